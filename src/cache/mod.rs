@@ -1,0 +1,4 @@
+//! cache.
+mod settings;
+
+pub use settings::*;

@@ -1,0 +1,20 @@
+//! What the configuration says about stored responses.
+
+use std::time::Duration;
+
+/// `[cache]`.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Most bytes (bodies, fields and keys) that stored responses may take in all.
+    pub max_bytes: u64,
+    /// Largest body that is stored, in bytes.
+    pub max_entry: usize,
+    /// How long before its first link dies a stored response stops being fresh.
+    pub link_margin: Duration,
+    /// Longest freshness lifetime of any stored response.
+    pub max_age: Duration,
+    /// Longest freshness lifetime where a link's end is not known; zero stores none of these.
+    pub default_age: Duration,
+    /// Most clients that may wait for one request in flight.
+    pub max_followers: usize,
+}

@@ -1,0 +1,4 @@
+//! credential.
+mod settings;
+
+pub use settings::*;

@@ -1,0 +1,67 @@
+//! What the journal holds: one [`Attempt`] per request that went to the upstream, and one [`Served`]
+//! per client that was answered by it.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use uuid::Uuid;
+
+/// One request to the upstream and what came of it.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// Names this attempt.
+    pub id: Uuid,
+    /// When it was sent (wall time, milliseconds are kept).
+    pub started: SystemTime,
+    /// From sending to the last byte read, or to the failure.
+    pub latency: Duration,
+    /// The upstream's root, such as `https://api.snyk.io`.
+    pub upstream: Arc<str>,
+    /// Name of the credential that was presented.
+    pub credential: Arc<str>,
+    /// `Exportgate-Request-Id` of the client request that caused it.
+    pub request: Uuid,
+    /// The client that caused it.
+    pub client: Arc<str>,
+    /// `snyk-request-id` as we sent it.
+    pub sent_id: Uuid,
+    /// `snyk-request-id` as it came back.
+    pub received_id: Option<String>,
+    /// `org` or `group`; `None` for a call that is no export call.
+    pub scope_kind: Option<&'static str>,
+    /// The org's or group's id.
+    pub scope_id: Option<String>,
+    /// The export's id.
+    pub export_id: Option<String>,
+    /// `start`, `job-status`, `results` or `other`.
+    pub operation: &'static str,
+    /// The request's method.
+    pub method: String,
+    /// The answer's status code.
+    pub status: Option<u16>,
+    /// `data.attributes.status` of the answer.
+    pub export_status: Option<String>,
+    /// Bytes of the answer's body.
+    pub bytes: Option<u64>,
+    /// `snyk-version-requested`.
+    pub version_requested: Option<String>,
+    /// `snyk-version-served`.
+    pub version_served: Option<String>,
+    /// `snyk-version-lifecycle-stage`.
+    pub lifecycle: Option<String>,
+    /// `deprecation`.
+    pub deprecation: Option<String>,
+    /// `sunset`.
+    pub sunset: Option<String>,
+    /// The kind of failure, where no whole answer came (an RFC 9209 error type).
+    pub error: Option<&'static str>,
+}
+
+/// A client's request that one attempt answered.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// The client's `Exportgate-Request-Id`.
+    pub request: Uuid,
+    /// The client.
+    pub client: Arc<str>,
+}

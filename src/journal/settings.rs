@@ -1,0 +1,37 @@
+//! What the configuration says about the journal.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `[journal]`.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The SQLite file.
+    pub path: PathBuf,
+    /// What a committed record survives.
+    pub durability: Durability,
+    /// What happens to answers while records cannot be written.
+    pub on_failure: OnFailure,
+    /// How long records are kept.
+    pub max_age: Duration,
+    /// Most attempts that are kept.
+    pub max_rows: u64,
+}
+
+/// What a committed record survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of the process, however it ends.
+    Process,
+    /// Also a power cut, at the price of an fsync per group.
+    Power,
+}
+
+/// What happens to answers while records cannot be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// They leave without a record; counted and logged.
+    Serve,
+    /// Clients get 503.
+    Refuse,
+}

@@ -1,0 +1,26 @@
+//! exportgate: a caching gateway for Snyk's Export API.
+//!
+//! The modules in reading order; `ARCHITECTURE.md` tells how they fit together.
+
+pub mod clock;
+pub mod secret;
+pub mod shutdown;
+
+pub mod route;
+pub mod transport;
+
+pub mod access;
+pub mod cache;
+pub mod credential;
+pub mod journal;
+pub mod listener;
+pub mod telemetry;
+pub mod upstream;
+
+pub mod gateway;
+
+pub mod app;
+pub mod config;
+
+pub mod cli;
+pub mod fake;

@@ -1,0 +1,4 @@
+//! listener.
+mod settings;
+
+pub use settings::*;

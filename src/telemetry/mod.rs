@@ -1,0 +1,4 @@
+//! telemetry.
+mod settings;
+
+pub use settings::*;

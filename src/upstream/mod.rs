@@ -1,0 +1,4 @@
+//! upstream.
+mod settings;
+
+pub use settings::*;
