@@ -1,1 +1,464 @@
-//! route.
+//! Which call a request is: method, path and query become a [`Route`], or a named refusal.
+//!
+//! This is a closed grammar. Ids and query pairs are parsed into values, and the upstream's path and
+//! query are written from those values, so that no byte of the client's target is ever copied. What
+//! is not recognised is refused; nothing is normalised and let through.
+
+use std::fmt::{self, Write as _};
+
+use http::{Method, Uri};
+
+/// The two kinds of tenant an export belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ScopeKind {
+    /// `/orgs/{id}`.
+    Org,
+    /// `/groups/{id}`.
+    Group,
+}
+
+impl ScopeKind {
+    /// `org` or `group`, as logs and the journal say it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Org => "org",
+            Self::Group => "group",
+        }
+    }
+
+    const fn collection(self) -> &'static str {
+        match self {
+            Self::Org => "orgs",
+            Self::Group => "groups",
+        }
+    }
+}
+
+/// An id in a path: 1 to 64 of `A-Z a-z 0-9 _ -`; one in UUID form is in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id(String);
+
+impl Id {
+    /// Longest id, in bytes.
+    pub const MAX: usize = 64;
+
+    /// Parses a path segment; `None` when it is no id. A UUID in its 8-4-4-4-12 form is
+    /// lower-cased, because Snyk and RFC 9562 §4 compare them without case.
+    #[must_use]
+    pub fn parse(segment: &str) -> Option<Self> {
+        let sane = (1..=Self::MAX).contains(&segment.len())
+            && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        sane.then(|| {
+            if is_hyphenated_uuid(segment) {
+                Self(segment.to_ascii_lowercase())
+            } else {
+                Self(segment.to_owned())
+            }
+        })
+    }
+
+    /// The id's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn is_hyphenated_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(i, b)| match i {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => b.is_ascii_hexdigit(),
+        })
+}
+
+/// An org or a group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// Which of the two.
+    pub kind: ScopeKind,
+    /// Its id.
+    pub id: Id,
+}
+
+/// What an export call asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Start an export (POST).
+    Start,
+    /// How far an export's job is (GET).
+    JobStatus(Id),
+    /// The links of an export (GET).
+    Results(Id),
+}
+
+impl Operation {
+    /// `start`, `job-status` or `results`.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::JobStatus(_) => "job-status",
+            Self::Results(_) => "results",
+        }
+    }
+
+    /// The export's id, where the call names one.
+    #[must_use]
+    pub const fn export(&self) -> Option<&Id> {
+        match self {
+            Self::Start => None,
+            Self::JobStatus(id) | Self::Results(id) => Some(id),
+        }
+    }
+
+    const fn method(&self) -> Method {
+        match self {
+            Self::Start => Method::POST,
+            Self::JobStatus(_) | Self::Results(_) => Method::GET,
+        }
+    }
+}
+
+/// One of the six export calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportCall {
+    /// Whose export.
+    pub scope: Scope,
+    /// What is asked.
+    pub operation: Operation,
+    /// The query, in canonical form.
+    pub query: Query,
+}
+
+impl ExportCall {
+    /// The request's method: each operation has exactly one.
+    #[must_use]
+    pub const fn method(&self) -> Method {
+        self.operation.method()
+    }
+
+    /// The path and query below the upstream's root, written from the parsed parts.
+    #[must_use]
+    pub fn target(&self) -> String {
+        let mut target = format!("/rest/{}/{}", self.scope.kind.collection(), self.scope.id.as_str());
+        match &self.operation {
+            Operation::Start => target.push_str("/export"),
+            Operation::JobStatus(id) => target.extend(["/jobs/export/", id.as_str()]),
+            Operation::Results(id) => target.extend(["/export/", id.as_str()]),
+        }
+        let _ = write!(target, "{}", self.query);
+        target
+    }
+}
+
+/// A call that is no export call and is passed on as it is (`routes.other = "forward"`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherCall {
+    /// The request's method.
+    pub method: Method,
+    /// Path and query below the upstream's root; the path begins with `/rest/` or `/v1/`.
+    pub target: String,
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// One of the six export calls.
+    Export(ExportCall),
+    /// Anything else below `/rest/` or `/v1/`.
+    Other(OtherCall),
+}
+
+/// Why a request is no call that we answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The target has no path (RFC 9112 §3.2: not in origin-form).
+    TargetForm,
+    /// The path has a dot segment, an empty segment, or a byte outside the closed grammar.
+    Path,
+    /// The query has a control byte, a broken percent-encoding or an encoded delimiter.
+    Query,
+    /// Nothing is served at this path.
+    Unknown,
+    /// The path is served, by this method only.
+    Method {
+        /// The `Allow` field.
+        allow: &'static str,
+    },
+}
+
+/// The methods that `routes.other = "forward"` passes on.
+const OTHER_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
+
+/// Recognises a request by its method, path and query.
+///
+/// # Errors
+/// A [`Refusal`] for everything that is not one of the six export calls, or, with `forward_other`,
+/// not a clean path below `/rest/` or `/v1/`.
+pub fn recognise(method: &Method, uri: &Uri, forward_other: bool) -> Result<Route, Refusal> {
+    if *method == Method::CONNECT {
+        return Err(Refusal::Method { allow: if forward_other { OTHER_METHODS } else { "GET, POST" } });
+    }
+    check_path(uri.path(), forward_other)?;
+    let query = uri.query().unwrap_or_default();
+    if let Some((scope, operation)) = export_path(uri.path()) {
+        if operation.method() != *method {
+            let allow = if operation == Operation::Start { "POST" } else { "GET" };
+            return Err(Refusal::Method { allow });
+        }
+        return Ok(Route::Export(ExportCall { scope, operation, query: Query::parse(query)? }));
+    }
+    let below_api = uri.path().starts_with("/rest/") || uri.path().starts_with("/v1/");
+    if !(forward_other && below_api) {
+        return Err(Refusal::Unknown);
+    }
+    if !OTHER_METHODS.split(", ").any(|known| known == method.as_str()) {
+        return Err(Refusal::Method { allow: OTHER_METHODS });
+    }
+    check_percent(query).ok_or(Refusal::Query)?;
+    let target = if query.is_empty() { uri.path().to_owned() } else { format!("{}?{query}", uri.path()) };
+    Ok(Route::Other(OtherCall { method: method.clone(), target }))
+}
+
+/// The six shapes, with or without `/rest`, and `export/jobs/{id}` as a second spelling of job status.
+fn export_path(path: &str) -> Option<(Scope, Operation)> {
+    let below = path.strip_prefix("/rest").filter(|rest| rest.starts_with('/')).unwrap_or(path);
+    let segments: Vec<&str> = below.split('/').skip(1).take(6).collect();
+    let [collection, scope, call @ ..] = segments.as_slice() else { return None };
+    let kind = match *collection {
+        "orgs" => ScopeKind::Org,
+        "groups" => ScopeKind::Group,
+        _ => return None,
+    };
+    let operation = match call {
+        ["export"] => Operation::Start,
+        ["jobs", "export", id] | ["export", "jobs", id] => Operation::JobStatus(Id::parse(id)?),
+        ["export", "jobs"] => return None,
+        ["export", id] => Operation::Results(Id::parse(id)?),
+        _ => return None,
+    };
+    Some((Scope { kind, id: Id::parse(scope)? }, operation))
+}
+
+/// Refuses what some server might read as another path: dot segments, empty segments, and every byte
+/// but RFC 3986's unreserved ones (for other calls also `: @ ! $ ' ( ) * + , =` and harmless
+/// percent-encodings; never an encoded slash, backslash, dot, percent sign or control byte).
+fn check_path(path: &str, forward_other: bool) -> Result<(), Refusal> {
+    let Some(below_root) = path.strip_prefix('/') else { return Err(Refusal::TargetForm) };
+    let mut segments = below_root.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let is_inner_gap = segment.is_empty() && segments.peek().is_some();
+        let clean = if forward_other { is_clean_segment(segment) } else { is_unreserved(segment) };
+        if is_inner_gap || segment == "." || segment == ".." || !clean {
+            return Err(Refusal::Path);
+        }
+    }
+    Ok(())
+}
+
+fn is_unreserved(text: &str) -> bool {
+    text.bytes().all(is_unreserved_byte)
+}
+
+const fn is_unreserved_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~')
+}
+
+fn is_clean_segment(segment: &str) -> bool {
+    check_percent(segment).is_some_and(|decoded| {
+        std::str::from_utf8(&decoded).is_ok()
+            && segment.bytes().all(|b| is_unreserved_byte(b) || b":@!$'()*+,=%".contains(&b))
+            && (!segment.contains('%') || !decoded.iter().any(|b| b"/\\%.;".contains(b)))
+    })
+}
+
+/// Percent-decodes `text`; `None` when an encoding is broken or a control or raw non-ASCII byte is in it.
+fn check_percent(text: &str) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let value = match byte {
+            b'%' => hex(bytes.next()?)? << 4 | hex(bytes.next()?)?,
+            0x21..=0x7e => byte,
+            _ => return None,
+        };
+        if value.is_ascii_control() {
+            return None;
+        }
+        decoded.push(value);
+    }
+    Some(decoded)
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+/// The query of an export call in canonical form: pairs in the order of their names, stably, each
+/// percent-encoded in one way (RFC 3986 §6.2.2). It is both what goes up and part of the cache key, so
+/// that the upstream sees nothing that the key does not.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Query(Vec<(String, Option<String>)>);
+
+impl Query {
+    /// Parses a raw query. Repeated and unknown names pass: they are the upstream's to judge.
+    fn parse(raw: &str) -> Result<Self, Refusal> {
+        let mut pairs = Vec::new();
+        for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
+            pairs.push(match pair.split_once('=') {
+                Some((name, value)) => (canonical(name)?, Some(canonical(value)?)),
+                None => (canonical(pair)?, None),
+            });
+        }
+        pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(Self(pairs))
+    }
+
+    /// Adds `version` where the client sent none.
+    pub fn default_version(&mut self, version: &str) {
+        if !self.0.iter().any(|(name, _)| name == "version") {
+            let at = self.0.partition_point(|(name, _)| name.as_str() < "version");
+            self.0.insert(at, ("version".to_owned(), Some(version.to_owned())));
+        }
+    }
+}
+
+impl fmt::Display for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (name, value)) in self.0.iter().enumerate() {
+            f.write_char(if i == 0 { '?' } else { '&' })?;
+            f.write_str(name)?;
+            if let Some(value) = value {
+                write!(f, "={value}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One canonical spelling of a name or value: unreserved bytes plain, other encodings in upper case.
+fn canonical(raw: &str) -> Result<String, Refusal> {
+    check_percent(raw).ok_or(Refusal::Query)?;
+    let mut text = String::with_capacity(raw.len());
+    let mut bytes = raw.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let digits = (bytes.next().and_then(hex), bytes.next().and_then(hex));
+            let (Some(high), Some(low)) = digits else { return Err(Refusal::Query) };
+            match high << 4 | low {
+                b'&' | b'=' | b'#' => return Err(Refusal::Query),
+                value if is_unreserved_byte(value) => text.push(char::from(value)),
+                value => push_encoded(&mut text, value),
+            }
+        } else if is_unreserved_byte(byte) || b"!$'()*+,;:@/?=".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            push_encoded(&mut text, byte);
+        }
+    }
+    Ok(text)
+}
+
+fn push_encoded(text: &mut String, byte: u8) {
+    let _ = write!(text, "%{byte:02X}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORG: &str = "825e79b7-0073-44c3-a5ea-e0aa8a3dbf38";
+
+    fn get(target: &str) -> Result<Route, Refusal> {
+        recognise(&Method::GET, &target.parse().expect("a URI"), false)
+    }
+
+    fn target(route: Result<Route, Refusal>) -> String {
+        match route {
+            Ok(Route::Export(call)) => call.target(),
+            Ok(Route::Other(call)) => call.target,
+            Err(refusal) => format!("{refusal:?}"),
+        }
+    }
+
+    #[test]
+    fn each_spelling_of_a_call_has_one_target() {
+        let upper = ORG.to_uppercase();
+        for (spelling, expected) in [
+            (format!("/orgs/{ORG}/export/E1?version=1"), format!("/rest/orgs/{ORG}/export/E1?version=1")),
+            (
+                format!("/rest/orgs/{upper}/export/E1?version=1"),
+                format!("/rest/orgs/{ORG}/export/E1?version=1"),
+            ),
+            (format!("/orgs/{ORG}/jobs/export/E1"), format!("/rest/orgs/{ORG}/jobs/export/E1")),
+            (format!("/orgs/{ORG}/export/jobs/E1"), format!("/rest/orgs/{ORG}/jobs/export/E1")),
+            ("/groups/g/export/e?b=2&a=1&b=1&&".to_owned(), "/rest/groups/g/export/e?a=1&b=2&b=1".to_owned()),
+            (
+                "/groups/g/export/e?a=%7e%2f[x]&k".to_owned(),
+                "/rest/groups/g/export/e?a=~%2F%5Bx%5D&k".to_owned(),
+            ),
+        ] {
+            assert_eq!(target(get(&spelling)), expected, "{spelling}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_refused_by_name() {
+        let long = format!("/orgs/{}/export/e", "x".repeat(65));
+        for (path, expected) in [
+            ("/orgs/a/export/jobs", Refusal::Unknown),
+            ("/orgs/a/export/e/", Refusal::Unknown),
+            ("/orgs/a/export/e/x", Refusal::Unknown),
+            ("/orgs/a/export/x.css", Refusal::Unknown),
+            (long.as_str(), Refusal::Unknown),
+            ("/rest/rest/orgs/a/export/e", Refusal::Unknown),
+            ("/restorgs/a/export/e", Refusal::Unknown),
+            ("/v1/orgs", Refusal::Unknown),
+            ("/", Refusal::Unknown),
+            ("/orgs/a/export/../e", Refusal::Path),
+            ("/orgs/./a/export/e", Refusal::Path),
+            ("/orgs//a/export/e", Refusal::Path),
+            ("//orgs/a/export/e", Refusal::Path),
+            ("/orgs/a/export/%2e%2e", Refusal::Path),
+            ("/orgs/a/export/e;x=1", Refusal::Path),
+            ("/orgs/a/export/e%00", Refusal::Path),
+            ("/orgs/a/export/e?x=%00", Refusal::Query),
+            ("/orgs/a/export/e?x=%26y", Refusal::Query),
+            ("/orgs/a/export/e?x=%3D", Refusal::Query),
+            ("/orgs/a/export/e?x=%23", Refusal::Query),
+            ("/orgs/a/export/e?x=%zz", Refusal::Query),
+            ("/orgs/a/export/e?x=%4", Refusal::Query),
+        ] {
+            assert_eq!(get(path), Err(expected), "{path}");
+        }
+        let post = recognise(&Method::POST, &"/orgs/a/export/e".parse().expect("a URI"), false);
+        assert_eq!(post, Err(Refusal::Method { allow: "GET" }));
+        let trace = recognise(&Method::TRACE, &"/orgs/a/export".parse().expect("a URI"), true);
+        assert_eq!(trace, Err(Refusal::Method { allow: "POST" }));
+    }
+
+    #[test]
+    fn other_calls_pass_only_where_they_are_clean_and_allowed() {
+        let other = |path: &str| target(recognise(&Method::DELETE, &path.parse().expect("a URI"), true));
+        assert_eq!(other("/v1/org/a%20b/x?cursor=a%3Db%26c"), "/v1/org/a%20b/x?cursor=a%3Db%26c");
+        assert_eq!(other("/rest/orgs/a/issues/pkg:npm@1.0.0"), "/rest/orgs/a/issues/pkg:npm@1.0.0");
+        for bad in ["/v1/a%2fb", "/v1/%2e%2e/x", "/v1/a%5cb", "/v1/%252e", "/v1/..;/x", "/v1/a//b", "/v1/%ff"]
+        {
+            assert_eq!(other(bad), "Path", "{bad}");
+        }
+        assert_eq!(other("/v2/x"), "Unknown");
+        assert_eq!(other("/v1/x?a=%00"), "Query");
+    }
+
+    #[test]
+    fn a_default_version_is_filled_in_only_where_none_came() {
+        let mut none = Query::parse("a=1&z=2").expect("a query");
+        none.default_version("2024-10-15");
+        assert_eq!(none.to_string(), "?a=1&version=2024-10-15&z=2");
+        let mut twice = Query::parse("version=1&version=2").expect("a query");
+        twice.default_version("3");
+        assert_eq!(twice.to_string(), "?version=1&version=2");
+    }
+}

@@ -1,1 +1,43 @@
-//! shutdown.
+//! Stopping: one signal that everybody can see, and a count of what is still running.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Everything that is spawned is spawned here, so that a drain waits for it.
+#[derive(Debug, Clone, Default)]
+pub struct Shutdown {
+    begun: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Shutdown {
+    /// Nothing runs yet and nobody has asked to stop.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs `task`; a drain waits for it.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Asks everybody to stop.
+    pub fn begin(&self) {
+        self.begun.cancel();
+    }
+
+    /// Resolves when somebody has asked to stop.
+    pub async fn begun(&self) {
+        self.begun.cancelled().await;
+    }
+
+    /// Waits until nothing runs any more, at most for `limit`; whether that was reached.
+    pub async fn drained(&self, limit: Duration) -> bool {
+        self.tasks.close();
+        tokio::time::timeout(limit, self.tasks.wait()).await.is_ok()
+    }
+}

@@ -1,1 +1,86 @@
-//! access.
+//! Who calls us.
+
+use std::sync::Arc;
+
+use http::header::HOST;
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderValue, Version};
+
+/// Who sent a request, as the journal and the log name them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// The client's name.
+    pub name: Arc<str>,
+}
+
+impl Principal {
+    /// Whoever can reach a loopback address or our Unix socket.
+    #[must_use]
+    pub fn local() -> Self {
+        Self { name: "local".into() }
+    }
+}
+
+/// The request does not say, exactly once and in a valid form, which host it is for
+/// (RFC 9110 §7.2, RFC 9112 §3.2, RFC 9113 §8.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadHost;
+
+/// Identifies who sent a request. Listeners are loopback addresses and Unix sockets only, so that this
+/// is always the local principal; a request whose `Host` is not sound is nobody's.
+///
+/// # Errors
+/// [`BadHost`].
+pub fn identify(parts: &Parts) -> Result<Principal, BadHost> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(BadHost);
+    }
+    let authority = match (parts.version >= Version::HTTP_2, parts.uri.authority(), host) {
+        // HTTP/1 says it in `Host`, and only there: an absolute-form target is a proxy's business.
+        (false, None, Some(host)) => authority_of(host)?,
+        (true, Some(authority), None) => authority.clone(),
+        (true, Some(authority), Some(host)) if authority_of(host)? == *authority => authority.clone(),
+        _ => return Err(BadHost),
+    };
+    if authority.as_str().contains('@') || authority.host().is_empty() {
+        return Err(BadHost);
+    }
+    Ok(Principal::local())
+}
+
+fn authority_of(host: &HeaderValue) -> Result<Authority, BadHost> {
+    Authority::try_from(host.as_bytes()).map_err(|_| BadHost)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn parts(version: Version, uri: &str, hosts: &[&str]) -> Parts {
+        let mut request = Request::builder().version(version).uri(uri);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        request.body(()).expect("a request").into_parts().0
+    }
+
+    #[test]
+    fn exactly_one_sound_host_is_needed() {
+        let h1 = |uri, hosts: &[&str]| identify(&parts(Version::HTTP_11, uri, hosts)).is_ok();
+        assert!(h1("/", &["localhost:7080"]));
+        assert!(h1("/", &["[::1]:7080"]));
+        for bad in [&[][..], &["a", "a"], &[""], &["a b"], &["user@a"], &["a/b"], &["a:b:c"]] {
+            assert!(!h1("/", bad), "{bad:?}");
+        }
+        assert!(!h1("http://localhost/", &["localhost"]));
+        let h2 = |hosts: &[&str]| identify(&parts(Version::HTTP_2, "http://a:1/", hosts)).is_ok();
+        assert!(h2(&[]));
+        assert!(h2(&["a:1"]));
+        assert!(!h2(&["b"]));
+    }
+}

@@ -1,0 +1,221 @@
+//! Requests on their way, and who waits for them: equal questions in flight cost one request.
+//!
+//! The first to ask *leads*: it is given a [`Lead`], which the fetch keeps (a task of its own, so that
+//! no client can cancel or slow it for the others). Everybody, the first included, waits on a
+//! [`Waiter`]. Closing the flight takes it off the map and tells who is waiting; nobody can join it
+//! after that. Landing it hands out the answer. A lead that is dropped (its task panicked) ends the
+//! wait of everybody with `None`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::key::Key;
+
+/// The flights of one gateway, by what they ask. `T` is what lands.
+#[derive(Debug)]
+pub struct Flights<T> {
+    by_key: Arc<Mutex<HashMap<Key, Arc<Flight<T>>>>>,
+    max_followers: usize,
+}
+
+/// A client that waits for a flight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The client's request id.
+    pub request: Uuid,
+    /// The client's name.
+    pub client: Arc<str>,
+}
+
+#[derive(Debug)]
+struct Flight<T> {
+    landed: watch::Sender<Option<T>>,
+    members: Mutex<HashMap<Uuid, Arc<str>>>,
+}
+
+/// How a request gets its answer.
+#[derive(Debug)]
+pub enum Boarding<T> {
+    /// Nobody asks this yet: fetch it, and wait like everybody.
+    Lead(Lead<T>, Waiter<T>),
+    /// It is being fetched.
+    Follow(Waiter<T>),
+    /// It is being fetched and too many wait for it already.
+    Full,
+}
+
+impl<T: Clone> Flights<T> {
+    /// No flights yet; at most `max_followers` may wait for one.
+    #[must_use]
+    pub fn new(max_followers: usize) -> Self {
+        Self { by_key: Arc::default(), max_followers }
+    }
+
+    /// Joins the flight of `key`, or starts one.
+    #[must_use]
+    pub fn board(&self, key: &Key, member: Member) -> Boarding<T> {
+        let mut by_key = lock(&self.by_key);
+        if let Some(flight) = by_key.get(key) {
+            if lock(&flight.members).len() > self.max_followers {
+                return Boarding::Full;
+            }
+            return Boarding::Follow(Waiter::join(flight, member));
+        }
+        let (lead, waiter) = Lead::start(Some((Arc::clone(&self.by_key), key.clone())), member);
+        by_key.insert(key.clone(), Arc::clone(&lead.flight));
+        Boarding::Lead(lead, waiter)
+    }
+
+    /// Starts a flight that nobody else can join.
+    #[must_use]
+    pub fn alone(&self, member: Member) -> (Lead<T>, Waiter<T>) {
+        Lead::start(None, member)
+    }
+}
+
+type OnMap<T> = (Arc<Mutex<HashMap<Key, Arc<Flight<T>>>>>, Key);
+
+/// The right to fetch, and the duty to land.
+#[derive(Debug)]
+pub struct Lead<T> {
+    flight: Arc<Flight<T>>,
+    on_map: Option<OnMap<T>>,
+}
+
+impl<T> Lead<T> {
+    fn start(on_map: Option<OnMap<T>>, member: Member) -> (Self, Waiter<T>) {
+        let flight = Arc::new(Flight { landed: watch::Sender::new(None), members: Mutex::default() });
+        let waiter = Waiter::join(&flight, member);
+        (Self { flight, on_map }, waiter)
+    }
+
+    /// Those who wait now and were not taken before.
+    #[must_use]
+    pub fn take_members(&self) -> Vec<Member> {
+        lock(&self.flight.members).drain().map(|(request, client)| Member { request, client }).collect()
+    }
+
+    /// Takes the flight off the map, so that nobody can join it any more, and tells who waits that was
+    /// not taken before.
+    pub fn close(&mut self) -> Vec<Member> {
+        if let Some((map, key)) = self.on_map.take() {
+            lock(&map).remove(&key);
+        }
+        self.take_members()
+    }
+
+    /// Hands `answer` to everybody who waits.
+    pub fn land(mut self, answer: T) {
+        self.close();
+        self.flight.landed.send_replace(Some(answer));
+    }
+}
+
+impl<T> Drop for Lead<T> {
+    fn drop(&mut self) {
+        self.close();
+        // A landed flight's waiters hold the answer; of any other, the wait ends with nothing.
+        self.flight.landed.send_if_modified(|_| true);
+    }
+}
+
+/// A place among those who wait for a flight.
+#[derive(Debug)]
+pub struct Waiter<T> {
+    flight: Arc<Flight<T>>,
+    landed: watch::Receiver<Option<T>>,
+    request: Uuid,
+}
+
+impl<T> Waiter<T> {
+    fn join(flight: &Arc<Flight<T>>, member: Member) -> Self {
+        let request = member.request;
+        lock(&flight.members).insert(request, member.client);
+        Self { landed: flight.landed.subscribe(), flight: Arc::clone(flight), request }
+    }
+}
+
+impl<T: Clone> Waiter<T> {
+    /// Waits until the flight lands; `None` when it never will.
+    pub async fn landed(mut self) -> Option<T> {
+        self.landed.changed().await.ok()?;
+        self.landed.borrow_and_update().clone()
+    }
+}
+
+impl<T> Drop for Waiter<T> {
+    fn drop(&mut self) {
+        lock(&self.flight.members).remove(&self.request);
+    }
+}
+
+/// A panic while the map was locked left it whole: each change is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::route::{Route, recognise};
+
+    fn key(export: &str) -> Key {
+        let uri = format!("/orgs/o/export/{export}").parse().expect("a URI");
+        match recognise(&http::Method::GET, &uri, false) {
+            Ok(Route::Export(call)) => Key::new("u", "c", &call, &[], &HeaderMap::new()),
+            _ => unreachable!("an export call"),
+        }
+    }
+
+    fn member(n: u128) -> Member {
+        Member { request: Uuid::from_u128(n), client: "test".into() }
+    }
+
+    #[tokio::test]
+    async fn followers_get_the_leaders_answer_and_later_ones_lead_again() {
+        let flights = Flights::new(10);
+        let Boarding::Lead(mut lead, first) = flights.board(&key("a"), member(1)) else {
+            panic!("first leads")
+        };
+        let Boarding::Follow(second) = flights.board(&key("a"), member(2)) else { panic!("second follows") };
+        assert!(matches!(flights.board(&key("b"), member(3)), Boarding::Lead(..)));
+        assert_eq!(lead.close().len(), 2);
+        assert!(matches!(flights.board(&key("a"), member(4)), Boarding::Lead(..)));
+        lead.land(7);
+        assert_eq!((first.landed().await, second.landed().await), (Some(7), Some(7)));
+    }
+
+    #[tokio::test]
+    async fn who_leaves_is_not_counted_and_changes_nothing() {
+        let flights = Flights::new(10);
+        let Boarding::Lead(mut lead, first) = flights.board(&key("a"), member(1)) else {
+            panic!("first leads")
+        };
+        let Boarding::Follow(second) = flights.board(&key("a"), member(2)) else { panic!("second follows") };
+        drop(first);
+        assert_eq!(lead.close(), vec![member(2)]);
+        lead.land(7);
+        assert_eq!(second.landed().await, Some(7));
+    }
+
+    #[tokio::test]
+    async fn a_lost_lead_ends_the_wait() {
+        let flights = Flights::<u8>::new(10);
+        let Boarding::Lead(lead, first) = flights.board(&key("a"), member(1)) else { panic!("first leads") };
+        drop(lead);
+        assert_eq!(first.landed().await, None);
+        assert!(matches!(flights.board(&key("a"), member(2)), Boarding::Lead(..)));
+    }
+
+    #[tokio::test]
+    async fn the_number_of_followers_is_limited() {
+        let flights = Flights::<u8>::new(1);
+        let boarded: Vec<_> = (1..=3).map(|n| flights.board(&key("a"), member(n))).collect();
+        assert!(matches!(boarded.as_slice(), [Boarding::Lead(..), Boarding::Follow(_), Boarding::Full]));
+    }
+}

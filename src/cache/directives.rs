@@ -1,0 +1,134 @@
+//! `Cache-Control` (RFC 9111 §5.2), of requests and of responses.
+
+use http::HeaderMap;
+use http::header::{CACHE_CONTROL, PRAGMA, VARY};
+
+/// The directives that matter here. A directive with a field list (`private="x"`) counts as the whole
+/// (RFC 9111 §5.2.2.4 allows it); a number that is none counts as zero, the careful reading (§4.2.1).
+#[expect(clippy::struct_excessive_bools, reason = "each is a directive of its own in the RFC")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Directives {
+    /// `no-cache`, or `Pragma: no-cache` in a request without `Cache-Control`.
+    pub no_cache: bool,
+    /// `no-store`.
+    pub no_store: bool,
+    /// `private` (responses).
+    pub private: bool,
+    /// `only-if-cached` (requests).
+    pub only_if_cached: bool,
+    /// `max-age`, in seconds.
+    pub max_age: Option<u64>,
+    /// `s-maxage`, in seconds (responses).
+    pub s_maxage: Option<u64>,
+    /// `min-fresh`, in seconds (requests).
+    pub min_fresh: Option<u64>,
+}
+
+impl Directives {
+    /// Those of a request.
+    #[must_use]
+    pub fn of_request(fields: &HeaderMap) -> Self {
+        let mut directives = Self::of_response(fields);
+        if !fields.contains_key(CACHE_CONTROL) {
+            directives.no_cache = lists(fields, &PRAGMA).any(|(name, _)| name == "no-cache");
+        }
+        directives
+    }
+
+    /// Those of a response.
+    #[must_use]
+    pub fn of_response(fields: &HeaderMap) -> Self {
+        let mut found = Self::default();
+        for (name, value) in lists(fields, &CACHE_CONTROL) {
+            let seconds = || Some(value.trim_matches('"').parse().unwrap_or(0));
+            match name.as_str() {
+                "no-cache" => found.no_cache = true,
+                "no-store" => found.no_store = true,
+                "private" => found.private = true,
+                "only-if-cached" => found.only_if_cached = true,
+                "max-age" => found.max_age = found.max_age.min(seconds()).or_else(seconds),
+                "s-maxage" => found.s_maxage = found.s_maxage.min(seconds()).or_else(seconds),
+                "min-fresh" => found.min_fresh = found.min_fresh.max(seconds()),
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
+/// Whether `Vary` names nothing but `Accept-Encoding`: we always ask for identity, so that one stored
+/// response is right for every client.
+#[must_use]
+pub(super) fn vary_names_only_encodings(fields: &HeaderMap) -> bool {
+    fields.get_all(VARY).iter().all(|value| {
+        value.to_str().is_ok_and(|names| {
+            names
+                .split(',')
+                .map(str::trim)
+                .all(|name| name.is_empty() || name.eq_ignore_ascii_case("accept-encoding"))
+        })
+    })
+}
+
+/// The comma-separated `name[=value]` members of every line of a field; commas in quotes do not count.
+fn lists(fields: &HeaderMap, name: &http::HeaderName) -> impl Iterator<Item = (String, String)> {
+    fields.get_all(name).iter().flat_map(|value| {
+        let mut quoted = false;
+        let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let members: Vec<_> = text
+            .split(|c| {
+                quoted ^= c == '"';
+                c == ',' && !quoted
+            })
+            .map(|member| {
+                let (name, value) = member.split_once('=').unwrap_or((member, ""));
+                (name.trim().to_ascii_lowercase(), value.trim().to_owned())
+            })
+            .collect();
+        members
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(value: &'static str) -> Directives {
+        let mut fields = HeaderMap::new();
+        fields.insert(CACHE_CONTROL, http::HeaderValue::from_static(value));
+        Directives::of_request(&fields)
+    }
+
+    #[test]
+    fn directives_are_read_whatever_their_spelling() {
+        assert!(request("No-Cache").no_cache);
+        assert!(request("max-age=3 , no-store").no_store);
+        assert!(request("private=\"a, no-store\"").private);
+        assert!(!request("private=\"a, no-store\"").no_store);
+        assert_eq!(request("max-age=30, max-age=10").max_age, Some(10));
+        assert_eq!(request("max-age=x").max_age, Some(0));
+        assert_eq!(request("min-fresh=\"60\"").min_fresh, Some(60));
+        assert_eq!(request("").max_age, None);
+    }
+
+    #[test]
+    fn pragma_counts_only_without_cache_control() {
+        let mut fields = HeaderMap::new();
+        fields.insert(PRAGMA, http::HeaderValue::from_static("no-cache"));
+        assert!(Directives::of_request(&fields).no_cache);
+        fields.insert(CACHE_CONTROL, http::HeaderValue::from_static("max-age=5"));
+        assert!(!Directives::of_request(&fields).no_cache);
+    }
+
+    #[test]
+    fn vary_on_anything_but_encodings_forbids_storing() {
+        let mut fields = HeaderMap::new();
+        assert!(vary_names_only_encodings(&fields));
+        fields.insert(VARY, http::HeaderValue::from_static("Accept-Encoding"));
+        assert!(vary_names_only_encodings(&fields));
+        for other in ["*", "accept-encoding, origin"] {
+            fields.insert(VARY, http::HeaderValue::from_static(other));
+            assert!(!vary_names_only_encodings(&fields), "{other}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! One stored response.
+
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use uuid::Uuid;
+
+use super::directives::Directives;
+use super::freshness::{Freshness, age};
+use crate::clock::Now;
+
+/// A stored response, as it is replayed.
+pub struct Entry {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its end-to-end fields.
+    pub fields: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+    /// Its strong validator (RFC 9110 §8.8.3), made from the body.
+    pub etag: HeaderValue,
+    /// The attempt that fetched it.
+    pub attempt: Uuid,
+    freshness: Freshness,
+    received: Now,
+    /// `Age` when it arrived.
+    initial_age: Duration,
+}
+
+impl Entry {
+    /// Makes an entry of an answer that was received at `received`.
+    #[must_use]
+    pub fn new(
+        (status, fields, body): (StatusCode, HeaderMap, Bytes),
+        freshness: Freshness,
+        received: Now,
+        attempt: Uuid,
+    ) -> Self {
+        let etag = etag(&body);
+        let initial_age = age(&fields);
+        Self { status, fields, body, etag, attempt, freshness, received, initial_age }
+    }
+
+    /// Whether it is fresh by both clocks.
+    #[must_use]
+    pub fn is_fresh(&self, now: Now) -> bool {
+        now.wall < self.freshness.until && now.mono < self.freshness.until_mono
+    }
+
+    /// Whether the client's directives let this (fresh) response answer it (RFC 9111 §5.2.1).
+    /// `min-fresh` asks for links that are good for so many seconds more.
+    #[must_use]
+    pub fn satisfies(&self, directives: &Directives, now: Now) -> bool {
+        let good_until = self.freshness.links_end.unwrap_or(self.freshness.until);
+        let good_for = good_until.duration_since(now.wall).unwrap_or_default().as_secs();
+        !directives.no_cache
+            && directives.max_age.is_none_or(|most| self.age(now) <= most)
+            && directives.min_fresh.is_none_or(|least| good_for >= least)
+    }
+
+    /// The `Age` field's value, in seconds (RFC 9111 §4.2.3).
+    #[must_use]
+    pub fn age(&self, now: Now) -> u64 {
+        let by_wall = now.wall.duration_since(self.received.wall).unwrap_or_default();
+        let resident = by_wall.max(now.mono.saturating_duration_since(self.received.mono));
+        (self.initial_age + resident).as_secs()
+    }
+
+    /// Seconds of freshness left.
+    #[must_use]
+    pub fn ttl(&self, now: Now) -> u64 {
+        let by_wall = self.freshness.until.duration_since(now.wall).unwrap_or_default();
+        by_wall.min(self.freshness.until_mono.saturating_duration_since(now.mono)).as_secs()
+    }
+
+    /// When its first link dies; `None` where a link does not say.
+    #[must_use]
+    pub fn links_end(&self) -> Option<SystemTime> {
+        self.freshness.links_end
+    }
+
+    /// Whether `cache.default_age` limits it, because a link's end is not certain.
+    #[must_use]
+    pub fn is_uncertain(&self) -> bool {
+        self.freshness.uncertain
+    }
+
+    /// How long after its arrival it is of any use.
+    pub(super) fn links_live_for(&self) -> Duration {
+        let end = self.freshness.links_end.unwrap_or(self.freshness.until);
+        end.duration_since(self.received.wall).unwrap_or_default()
+    }
+
+    /// The bytes that it takes.
+    pub(super) fn weight(&self) -> usize {
+        let fields: usize =
+            self.fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
+        self.body.len() + fields + size_of::<Self>()
+    }
+}
+
+impl std::fmt::Debug for Entry {
+    /// Says nothing of the body: its links are bearer secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry")
+            .field("status", &self.status)
+            .field("bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Half of a SHA-256 in hex: equal exactly where the bytes are.
+fn etag(body: &[u8]) -> HeaderValue {
+    use std::fmt::Write as _;
+    let mut text = String::with_capacity(34);
+    text.push('"');
+    for byte in &digest(&SHA256, body).as_ref()[..16] {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text.push('"');
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("\"-\""))
+}

@@ -1,0 +1,121 @@
+//! The cache key: everything that decides an answer, written so that no two questions share one.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName};
+
+use crate::route::ExportCall;
+
+/// Names one question to one upstream with one credential. Equal keys mean the same bytes go up.
+///
+/// The text's parts are separated by line feeds, which none of them can hold: the upstream's root and
+/// the credential's name come from checked configuration, the target is written from parsed ids and
+/// percent-encoded pairs, and field values cannot carry line feeds (RFC 9110 §5.5).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(Arc<str>);
+
+impl Key {
+    /// The key of `call`, asked of `upstream` with the credential *named* `credential` (a rotation
+    /// keeps its entries), with the client's fields that `forwarded` names.
+    #[must_use]
+    pub fn new(
+        upstream: &str,
+        credential: &str,
+        call: &ExportCall,
+        forwarded: &[HeaderName],
+        fields: &HeaderMap,
+    ) -> Self {
+        let target = call.target();
+        let mut text = String::with_capacity(upstream.len() + credential.len() + target.len() + 2);
+        text.extend([upstream, "\n", credential, "\n", &target]);
+        for name in forwarded {
+            for value in fields.get_all(name) {
+                text.extend(["\n", name.as_str(), ":"]);
+                text.extend(value.as_bytes().iter().flat_map(|b| b.escape_ascii()).map(char::from));
+            }
+        }
+        Self(text.into())
+    }
+
+    /// The bytes that a key takes.
+    pub(super) fn weight(&self) -> usize {
+        self.0.len() + size_of::<Self>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use http::{HeaderValue, Method};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::route::{Route, recognise};
+
+    fn call(target: &str) -> Option<ExportCall> {
+        match recognise(&Method::GET, &target.parse().ok()?, false).ok()? {
+            Route::Export(call) => Some(call),
+            Route::Other(_) => None,
+        }
+    }
+
+    /// One question, as the parts that a client chooses, drawn from few enough values that
+    /// collisions would show.
+    fn question() -> impl Strategy<Value = [String; 7]> {
+        (
+            "https://(a|b)\\.x",
+            "[ab]{1,2}",
+            "orgs|groups",
+            "[aA1_-]{1,3}",
+            "(jobs/)?export",
+            "[ab]{1,2}",
+            "(([ab]|%2f|%7e)(=([ab:/?@]|%0b0|%20|%2F|=){0,3})?&?){0,3}",
+        )
+            .prop_map(|(a, b, c, d, e, f, g)| [a, b, c, d, e, f, g])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn different_questions_never_share_a_key(questions in prop::collection::vec(question(), 2..40)) {
+            let mut seen: HashMap<Key, (String, String, ExportCall)> = HashMap::new();
+            for [upstream, credential, kind, scope, operation, export, query] in questions {
+                let Some(call) = call(&format!("/{kind}/{scope}/{operation}/{export}?{query}")) else { continue };
+                let key = Key::new(&upstream, &credential, &call, &[], &HeaderMap::new());
+                let question = (upstream, credential, call);
+                if let Some(earlier) = seen.insert(key, question.clone()) {
+                    prop_assert_eq!(earlier, question);
+                }
+            }
+        }
+
+        #[test]
+        fn both_spellings_of_a_path_share_one(kind in "orgs|groups", scope in "[a-z0-9]{1,9}", export in "[a-z]{1,9}") {
+            let key = |target: &str| {
+                Key::new("u", "c", &call(target).expect("a call"), &[], &HeaderMap::new())
+            };
+            let short = format!("/{kind}/{scope}/export/{export}?b=1&a=2");
+            let long = format!("/rest/{kind}/{scope}/export/{export}?a=2&b=1");
+            prop_assert_eq!(key(&short), key(&long));
+            let jobs = format!("/{kind}/{scope}/jobs/export/{export}");
+            prop_assert_eq!(key(&jobs), key(&format!("/rest/{kind}/{scope}/export/jobs/{export}")));
+            prop_assert_ne!(key(&short), key(&jobs));
+        }
+    }
+
+    #[test]
+    fn forwarded_fields_are_part_of_the_key() {
+        let name = HeaderName::from_static("x-tenant");
+        let call = call("/orgs/o/export/e").expect("a call");
+        let key = |values: &[&'static str]| {
+            let fields = values.iter().map(|v| (name.clone(), HeaderValue::from_static(v))).collect();
+            Key::new("u", "c", &call, std::slice::from_ref(&name), &fields)
+        };
+        assert_ne!(key(&["a"]), key(&["b"]));
+        assert_ne!(key(&["a"]), key(&[]));
+        assert_ne!(key(&["a", "b"]), key(&["a\tb"]));
+        assert_eq!(key(&["a"]), key(&["a"]));
+    }
+}
