@@ -22,37 +22,43 @@ impl Principal {
     }
 }
 
-/// The request does not say, exactly once and in a valid form, which host it is for
-/// (RFC 9110 §7.2, RFC 9112 §3.2, RFC 9113 §8.3.1).
+/// Why a request is nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BadHost;
+pub enum Unidentified {
+    /// It does not say, exactly once and in a valid form, which host it is for (RFC 9110 §7.2,
+    /// RFC 9112 §3.2, RFC 9113 §8.3.1).
+    Host,
+    /// Its target is in absolute-form (RFC 9112 §3.2.2), which is for forward proxies.
+    TargetForm,
+}
 
 /// Identifies who sent a request. Listeners are loopback addresses and Unix sockets only, so that this
-/// is always the local principal; a request whose `Host` is not sound is nobody's.
+/// is always the local principal.
 ///
 /// # Errors
-/// [`BadHost`].
-pub fn identify(parts: &Parts) -> Result<Principal, BadHost> {
+/// [`Unidentified`].
+pub fn identify(parts: &Parts) -> Result<Principal, Unidentified> {
     let mut hosts = parts.headers.get_all(HOST).iter();
-    let host = hosts.next();
+    let host = hosts.next().map(authority_of).transpose()?;
     if hosts.next().is_some() {
-        return Err(BadHost);
+        return Err(Unidentified::Host);
     }
     let authority = match (parts.version >= Version::HTTP_2, parts.uri.authority(), host) {
-        // HTTP/1 says it in `Host`, and only there: an absolute-form target is a proxy's business.
-        (false, None, Some(host)) => authority_of(host)?,
+        (false, Some(_), _) if parts.uri.scheme().is_some() => return Err(Unidentified::TargetForm),
+        // CONNECT's target is an authority without a scheme; the route refuses it.
+        (false, _, Some(host)) => host,
         (true, Some(authority), None) => authority.clone(),
-        (true, Some(authority), Some(host)) if authority_of(host)? == *authority => authority.clone(),
-        _ => return Err(BadHost),
+        (true, Some(authority), Some(host)) if host == *authority => host,
+        _ => return Err(Unidentified::Host),
     };
     if authority.as_str().contains('@') || authority.host().is_empty() {
-        return Err(BadHost);
+        return Err(Unidentified::Host);
     }
     Ok(Principal::local())
 }
 
-fn authority_of(host: &HeaderValue) -> Result<Authority, BadHost> {
-    Authority::try_from(host.as_bytes()).map_err(|_| BadHost)
+fn authority_of(host: &HeaderValue) -> Result<Authority, Unidentified> {
+    Authority::try_from(host.as_bytes()).map_err(|_| Unidentified::Host)
 }
 
 #[cfg(test)]

@@ -50,13 +50,13 @@ impl Entry {
     }
 
     /// Whether the client's directives let this (fresh) response answer it (RFC 9111 §5.2.1).
-    /// `min-fresh` asks for links that are good for so many seconds more.
+    /// `max-age=0` always asks again; `min-fresh` asks for links that are good for so many seconds more.
     #[must_use]
     pub fn satisfies(&self, directives: &Directives, now: Now) -> bool {
         let good_until = self.freshness.links_end.unwrap_or(self.freshness.until);
         let good_for = good_until.duration_since(now.wall).unwrap_or_default().as_secs();
         !directives.no_cache
-            && directives.max_age.is_none_or(|most| self.age(now) <= most)
+            && directives.max_age.is_none_or(|most| self.age(now) < most)
             && directives.min_fresh.is_none_or(|least| good_for >= least)
     }
 

@@ -1,4 +1,38 @@
-//! gateway.
+//! The request path: every request goes through [`Gateway::respond`], top to bottom.
+
+mod exchange;
+mod failure;
+mod fields;
+mod forward;
+mod reply;
+mod via;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, Request, Response};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+use uuid::Uuid;
+
+use crate::access;
+use crate::cache::{self, Boarding, Cache, Directives, Flights, Key, Member, Waiter};
+use crate::clock::Clock;
+use crate::credential::Credential;
+use crate::journal::{Journal, OnFailure};
+use crate::listener;
+use crate::route::{self, ExportCall, Operation, OtherCall, Route};
+use crate::shutdown::Shutdown;
+use crate::transport::Body;
+use crate::upstream::{self, Upstream};
+
+use exchange::{Exchange, Outcome, Why};
+use failure::{Failure, FailureKind};
+use forward::{Errand, Landed};
 
 /// `[routes]`: what happens to calls that are no export calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -7,4 +41,287 @@ pub enum Routes {
     ExportsOnly,
     /// Forwarded under `/rest/…` and `/v1/…`.
     Everything,
+}
+
+/// What a gateway works with.
+#[derive(Debug)]
+pub struct Collaborators {
+    /// The clock.
+    pub clock: Clock,
+    /// The upstream.
+    pub upstream: Upstream,
+    /// The credential.
+    pub credential: Arc<Credential>,
+    /// The journal.
+    pub journal: Journal,
+    /// Where tasks run.
+    pub shutdown: Shutdown,
+}
+
+/// The settings that the request path itself goes by.
+#[derive(Debug)]
+pub struct Settings<'a> {
+    /// `[routes]`.
+    pub routes: Routes,
+    /// `[cache]`.
+    pub cache: &'a cache::Settings,
+    /// `[listener]`.
+    pub listener: &'a listener::Settings,
+    /// `[upstream]`.
+    pub upstream: &'a upstream::Settings,
+    /// `journal.on_failure`.
+    pub on_journal_failure: OnFailure,
+}
+
+/// Everything between a request and its answer.
+#[derive(Debug)]
+pub struct Gateway {
+    clock: Clock,
+    upstream: Upstream,
+    upstream_name: Arc<str>,
+    credential: Arc<Credential>,
+    journal: Journal,
+    on_journal_failure: OnFailure,
+    cache: Cache,
+    cache_settings: cache::Settings,
+    flights: Flights<Landed>,
+    shutdown: Shutdown,
+    forward_other: bool,
+    forward_headers: Vec<HeaderName>,
+    default_version: Option<String>,
+    limits: Limits,
+    /// Our name in `Via`: one for each instance, so that a loop is seen and a chain is not.
+    pseudonym: String,
+}
+
+#[derive(Debug)]
+struct Limits {
+    target: usize,
+    body: usize,
+    body_timeout: Duration,
+    request_timeout: Duration,
+}
+
+impl Gateway {
+    /// Puts a gateway together.
+    #[must_use]
+    pub fn new(settings: &Settings<'_>, with: Collaborators) -> Self {
+        let Settings { routes, cache, listener, upstream, on_journal_failure } = settings;
+        Self {
+            upstream_name: with.upstream.root().to_string().into(),
+            clock: with.clock,
+            upstream: with.upstream,
+            credential: with.credential,
+            journal: with.journal,
+            on_journal_failure: *on_journal_failure,
+            cache: Cache::new(cache),
+            flights: Flights::new(cache.max_followers),
+            cache_settings: (*cache).clone(),
+            shutdown: with.shutdown,
+            forward_other: *routes == Routes::Everything,
+            forward_headers: upstream.forward_headers.clone(),
+            default_version: upstream.default_version.clone(),
+            limits: Limits {
+                target: listener.max_target,
+                body: listener.max_body,
+                body_timeout: listener.body_timeout,
+                request_timeout: listener.request_timeout,
+            },
+            pseudonym: format!("exportgate-{:08x}", Uuid::new_v4().as_fields().0),
+        }
+    }
+
+    /// Answers a request.
+    pub async fn respond(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let mut exchange = Exchange::begin(self.clock.now(), request.method());
+        let answer = self.answer(&mut exchange, request).await;
+        let failure = answer.as_ref().err().cloned();
+        let mut response = answer.unwrap_or_else(|failure| reply::failure(&failure, exchange.id));
+        exchange.stamp(response.headers_mut());
+        exchange.log(self.clock.now(), response.status(), response.headers(), failure.as_ref());
+        response
+    }
+
+    /// The path.
+    async fn answer(
+        self: &Arc<Self>,
+        exchange: &mut Exchange,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Failure> {
+        let deadline = Instant::now() + self.limits.request_timeout;
+        let (parts, body) = request.into_parts();
+
+        // 1. Identify who asks, and see that the request did not come from ourselves.
+        let principal = access::identify(&parts).map_err(FailureKind::from)?;
+        exchange.client = principal.name;
+        let via = via::append(&parts.headers, parts.version, &self.pseudonym).map_err(FailureKind::from)?;
+
+        // 2. Recognise what is asked. From here on, only what was parsed counts.
+        if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > self.limits.target) {
+            return Err(FailureKind::TargetTooLong.into());
+        }
+        let route = route::recognise(&parts.method, &parts.uri, self.forward_other)?;
+        exchange.asks(&route);
+        let is_shared = matches!(&route, Route::Export(call) if call.operation != Operation::Start);
+        let errand = Errand {
+            member: Member { request: exchange.id, client: Arc::clone(&exchange.client) },
+            fields: if is_shared {
+                fields::for_get(&parts.headers, &self.forward_headers)
+            } else {
+                fields::for_one(&parts.headers, &self.forward_headers)
+            },
+            via,
+            sent_id: fields::request_id(&parts.headers),
+        };
+        match route {
+            Route::Export(mut call) => {
+                if let Some(version) = &self.default_version {
+                    call.query.default_version(version);
+                }
+                let body = if is_shared { Bytes::new() } else { self.read_body(body).await? };
+                let waiting = self.export(exchange, call, &parts, (errand, body))?;
+                // 7. Reply.
+                match waiting {
+                    Waiting::Answered(response) => Ok(response),
+                    Waiting::For(waiter) => self.landed(exchange, waiter, &parts, deadline).await,
+                }
+            }
+            Route::Other(call) => self.other(exchange, call, (errand, body), deadline).await,
+        }
+    }
+
+    /// The path of an export call: the cache, then a flight.
+    fn export(
+        self: &Arc<Self>,
+        exchange: &mut Exchange,
+        call: ExportCall,
+        parts: &Parts,
+        (errand, body): (Errand, Bytes),
+    ) -> Result<Waiting, Failure> {
+        // 3. Look up. A start is never looked up, stored or shared; `no-store` says the same of a read.
+        let directives = Directives::of_request(&parts.headers);
+        let (why, key) = if call.operation == Operation::Start {
+            (Why::Method, None)
+        } else if directives.no_store {
+            (Why::Request, None)
+        } else {
+            let key = Key::new(
+                &self.upstream_name,
+                &self.credential.name,
+                &call,
+                &self.forward_headers,
+                &parts.headers,
+            );
+            let now = exchange.started;
+            match self.cache.find(&key) {
+                None => (Why::UriMiss, Some(key)),
+                Some(entry) if !entry.is_fresh(now) => (Why::Stale, Some(key)),
+                Some(entry) if !entry.satisfies(&directives, now) => (Why::Request, Some(key)),
+                Some(entry) => {
+                    exchange.outcome = Outcome::Hit { ttl: entry.ttl(now), uncertain: entry.is_uncertain() };
+                    exchange.attempt = Some(entry.attempt);
+                    return Ok(Waiting::Answered(reply::hit(&entry, &parts.headers, now)));
+                }
+            }
+        };
+        if directives.only_if_cached {
+            return Err(FailureKind::OnlyIfCached.into());
+        }
+        self.refuse_unrecorded()?;
+
+        // 4. Collapse: the first to ask has it fetched, everybody waits for it.
+        let member = errand.member.clone();
+        let (waiter, lead) = match key.as_ref().map(|key| self.flights.board(key, member.clone())) {
+            None => {
+                let (lead, waiter) = self.flights.alone(member);
+                (waiter, Some(lead))
+            }
+            Some(Boarding::Lead(lead, waiter)) => (waiter, Some(lead)),
+            Some(Boarding::Follow(waiter)) => (waiter, None),
+            Some(Boarding::Full) => return Err(FailureKind::TooManyFollowers.into()),
+        };
+        exchange.outcome = Outcome::Forwarded { why, status: None, stored: false, collapsed: lead.is_none() };
+
+        // 5. Forward, 6. record and store: a task of its own, so that no client can cancel it.
+        if let Some(lead) = lead {
+            self.shutdown.spawn(Arc::clone(self).fetch(call, (errand, body), key, lead));
+        }
+        Ok(Waiting::For(waiter))
+    }
+
+    /// Waits for a flight and makes the client's answer of what it brings.
+    async fn landed(
+        &self,
+        exchange: &mut Exchange,
+        waiter: Waiter<Landed>,
+        parts: &Parts,
+        deadline: Instant,
+    ) -> Result<Response<Body>, Failure> {
+        let landed = timeout_at(deadline, waiter.landed()).await.map_err(|_| FailureKind::Deadline)?;
+        let landing = landed.ok_or(FailureKind::Internal)??;
+        exchange.attempt = Some(landing.attempt);
+        if let Outcome::Forwarded { status, stored, .. } = &mut exchange.outcome {
+            (*status, *stored) = (Some(landing.status), landing.entry.is_some());
+        }
+        let fields = landing.fields.clone();
+        Ok(match &landing.entry {
+            Some(entry) => reply::stored(entry, fields, &parts.headers),
+            None => reply::whole(landing.status, fields, landing.body.clone()),
+        })
+    }
+
+    /// A call that is no export call: streamed, never stored or shared.
+    async fn other(
+        self: &Arc<Self>,
+        exchange: &mut Exchange,
+        call: OtherCall,
+        (errand, body): (Errand, Incoming),
+        deadline: Instant,
+    ) -> Result<Response<Body>, Failure> {
+        self.refuse_unrecorded()?;
+        exchange.outcome =
+            Outcome::Forwarded { why: Why::Bypass, status: None, stored: false, collapsed: false };
+        let (answer, answered) = oneshot::channel();
+        let sending = Arc::clone(self).pass_through(call, errand, body);
+        self.shutdown.spawn(async move {
+            // Who left gets nothing; the record is made all the same.
+            let _ = answer.send(sending.await);
+        });
+        let answered = timeout_at(deadline, answered).await.map_err(|_| FailureKind::Deadline)?;
+        let (attempt, response) = answered.map_err(|_| FailureKind::Internal)??;
+        exchange.attempt = Some(attempt);
+        if let Outcome::Forwarded { status, .. } = &mut exchange.outcome {
+            *status = Some(response.status());
+        }
+        let (head, body) = response.into_parts();
+        Ok(reply::streamed(head.status, fields::end_to_end(head.headers, self.upstream.root()), body))
+    }
+
+    /// Reads the body of a start call, bounded in size and time.
+    async fn read_body(&self, body: Incoming) -> Result<Bytes, Failure> {
+        if body.size_hint().lower() > self.limits.body as u64 {
+            return Err(FailureKind::BodyTooLarge.into());
+        }
+        let whole = Limited::new(body, self.limits.body).collect();
+        match timeout(self.limits.body_timeout, whole).await {
+            Err(_) => Err(FailureKind::BodyTimeout.into()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(FailureKind::BodyTooLarge.into()),
+            Ok(Err(error)) => Err(Failure { kind: FailureKind::BodyIncomplete, source: Some(error.into()) }),
+            Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        }
+    }
+
+    /// With `journal.on_failure = "refuse"`, nothing goes upstream that could not be recorded.
+    fn refuse_unrecorded(&self) -> Result<(), Failure> {
+        let refuses = self.on_journal_failure == OnFailure::Refuse && self.journal.is_failing();
+        if refuses { Err(FailureKind::Journal.into()) } else { Ok(()) }
+    }
+}
+
+/// How far an export call has come.
+enum Waiting {
+    /// The cache had it.
+    Answered(Response<Body>),
+    /// It is on its way.
+    For(Waiter<Landed>),
 }

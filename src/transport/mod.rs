@@ -98,7 +98,7 @@ pub fn client(
     let mut tcp = HttpConnector::new_with_resolver(service_fn(resolve));
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    tcp.set_keepalive(Some(Duration::from_secs(60)));
+    tcp.set_keepalive(Some(Duration::from_mins(1)));
     let over_tls = upstream.scheme_str() == Some("https");
     let connector = match Matcher::from_env().intercept(upstream).filter(|_| over_tls) {
         None => within(connect_timeout, https.wrap_connector(tcp)),

@@ -1,0 +1,189 @@
+//! One client request and its answer: the header fields, the log event and (later) the metrics are
+//! rendered from this value, so that they cannot disagree.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use uuid::Uuid;
+
+use super::failure::Failure;
+use super::fields;
+use crate::clock::Now;
+use crate::route::{Id, Route, ScopeKind};
+
+/// What is known of one exchange; it fills as the request goes its way.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    /// The `Exportgate-Request-Id`.
+    pub(super) id: Uuid,
+    /// When the request came.
+    pub(super) started: Now,
+    /// Who sent it.
+    pub(super) client: Arc<str>,
+    method: Method,
+    operation: &'static str,
+    scope: Option<(ScopeKind, Id)>,
+    export: Option<Id>,
+    /// How it was answered.
+    pub(super) outcome: Outcome,
+    /// The attempt that the answer came from.
+    pub(super) attempt: Option<Uuid>,
+}
+
+/// How a request was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// By ourselves, without the cache or the upstream.
+    Own,
+    /// From the cache.
+    Hit {
+        /// Seconds of freshness left.
+        ttl: u64,
+        /// Whether the links' end is not certain.
+        uncertain: bool,
+    },
+    /// By the upstream.
+    Forwarded {
+        /// Why the cache did not answer.
+        why: Why,
+        /// The upstream's status, where it gave one.
+        status: Option<StatusCode>,
+        /// Whether the answer was stored.
+        stored: bool,
+        /// Whether another client's request fetched it.
+        collapsed: bool,
+    },
+}
+
+/// Why a request went upstream (the `fwd` parameter, RFC 9211 §2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Nothing is stored for it.
+    UriMiss,
+    /// What is stored is not fresh.
+    Stale,
+    /// What is stored is fresh, but the client's directives forbid it.
+    Request,
+    /// It is none of the calls that are stored.
+    Bypass,
+    /// It is no GET.
+    Method,
+}
+
+impl Why {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::UriMiss => "uri-miss",
+            Self::Stale => "stale",
+            Self::Request => "request",
+            Self::Bypass => "bypass",
+            Self::Method => "method",
+        }
+    }
+}
+
+impl Exchange {
+    /// A request that just came.
+    pub(super) fn begin(started: Now, method: &Method) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            started,
+            client: "unknown".into(),
+            method: method.clone(),
+            operation: "none",
+            scope: None,
+            export: None,
+            outcome: Outcome::Own,
+            attempt: None,
+        }
+    }
+
+    /// Notes what is asked.
+    pub(super) fn asks(&mut self, route: &Route) {
+        match route {
+            Route::Export(call) => {
+                self.operation = call.operation.as_str();
+                self.scope = Some((call.scope.kind, call.scope.id.clone()));
+                self.export = call.operation.export().cloned();
+            }
+            Route::Other(_) => self.operation = "other",
+        }
+    }
+
+    /// Adds our own fields: `Exportgate-Request-Id` to every answer, `Cache-Status` (RFC 9211) where the
+    /// cache was asked.
+    pub(super) fn stamp(&self, fields: &mut HeaderMap) {
+        if let Ok(id) = HeaderValue::try_from(self.id.to_string()) {
+            fields.insert("exportgate-request-id", id);
+        }
+        if let Some(status) = self.cache_status().and_then(|text| HeaderValue::try_from(text).ok()) {
+            fields.append("cache-status", status);
+        }
+    }
+
+    fn cache_status(&self) -> Option<String> {
+        let mut text = String::from("exportgate");
+        match self.outcome {
+            Outcome::Own => return None,
+            Outcome::Hit { ttl, uncertain } => {
+                let _ = write!(text, "; hit; ttl={ttl}");
+                if uncertain {
+                    text.push_str("; detail=links-end-uncertain");
+                }
+            }
+            Outcome::Forwarded { why, status, stored, collapsed } => {
+                let _ = write!(text, "; fwd={}", why.as_str());
+                if let Some(status) = status {
+                    let _ = write!(text, "; fwd-status={}", status.as_u16());
+                }
+                text.push_str(if stored { "; stored" } else { "" });
+                text.push_str(if collapsed { "; collapsed" } else { "" });
+            }
+        }
+        Some(text)
+    }
+
+    /// Writes the one log event of this exchange. Everything in it is ours or was parsed; of the answer,
+    /// only its status, length and Snyk's id.
+    pub(super) fn log(&self, now: Now, status: StatusCode, answer: &HeaderMap, failure: Option<&Failure>) {
+        let (cache, why) = match self.outcome {
+            Outcome::Own => ("none", None),
+            Outcome::Hit { .. } => ("hit", None),
+            Outcome::Forwarded { why, collapsed: true, .. } => ("collapsed", Some(why.as_str())),
+            Outcome::Forwarded { why, .. } => ("forwarded", Some(why.as_str())),
+        };
+        let error = failure.map(|failure| failure.kind.told().code);
+        let cause = failure.and_then(|failure| failure.source.as_deref());
+        macro_rules! event {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "exportgate::exchange",
+                    {
+                    exchange.id = %self.id,
+                    client.name = %self.client,
+                    http.request.method = self.method.as_str(),
+                    http.response.status_code = status.as_u16(),
+                    export.operation = self.operation,
+                    export.scope.kind = self.scope.as_ref().map(|(kind, _)| kind.as_str()),
+                    export.scope.id = self.scope.as_ref().map(|(_, id)| id.as_str()),
+                    export.id = self.export.as_ref().map(Id::as_str),
+                    cache.status = cache,
+                    cache.fwd = why,
+                    snyk.request.id = fields::text(answer, "snyk-request-id"),
+                    attempt.id = self.attempt.map(tracing::field::display),
+                    error.code = error,
+                    error.cause = cause.map(|cause| cause as &dyn std::error::Error),
+                    duration_ms = millis(now, self.started)
+                    },
+                    "exchange"
+                )
+            };
+        }
+        if status.is_server_error() { event!(warn) } else { event!(info) }
+    }
+}
+
+fn millis(now: Now, since: Now) -> f64 {
+    now.mono.saturating_duration_since(since.mono).as_secs_f64() * 1_000.0
+}

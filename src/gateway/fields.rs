@@ -1,0 +1,262 @@
+//! Header fields on their way through, in both directions (pure).
+//!
+//! Up, fields are made or taken by name: nothing else of a client's can get through. Down, everything
+//! passes but what belongs to the connection (RFC 9110 §7.6.1), to the upstream's own origin, or to us.
+
+use std::str::FromStr;
+
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE,
+    LOCATION, USER_AGENT,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use uuid::Uuid;
+
+use crate::upstream::Root;
+
+/// The id that Snyk's support asks for.
+pub(super) const SNYK_REQUEST_ID: HeaderName = HeaderName::from_static("snyk-request-id");
+
+/// What every GET of an export asks for, whoever asks: a stored or shared answer must suit all.
+const ACCEPT_EXPORT: HeaderValue =
+    HeaderValue::from_static("application/vnd.api+json, application/json;q=0.9, */*;q=0.8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("exportgate/", env!("CARGO_PKG_VERSION")));
+
+/// The client's fields that go up with a request that is its alone. `content-encoding` is there because
+/// bodies go byte for byte, and without it an encoded one could not be read.
+const PASSED: [HeaderName; 6] = [
+    ACCEPT,
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+    USER_AGENT,
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+];
+
+/// Fields of the connection, of the upstream's own origin (a cookie, or a promise about its TLS, is not
+/// ours to hand on), and lengths, which hyper writes.
+const DROPPED: [&str; 17] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "content-length",
+    "set-cookie",
+    "alt-svc",
+    "strict-transport-security",
+    "clear-site-data",
+    "nel",
+    "report-to",
+    "public-key-pins",
+];
+
+/// The fields of a GET of results or job status: the same for every client, but for `forwarded`, which
+/// are in the cache key.
+pub(super) fn for_get(client: &HeaderMap, forwarded: &[HeaderName]) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    fields.insert(ACCEPT, ACCEPT_EXPORT);
+    fields.insert(ACCEPT_ENCODING, IDENTITY);
+    fields.insert(CONTENT_TYPE, JSON);
+    fields.insert(USER_AGENT, AGENT);
+    pass(&mut fields, client, forwarded);
+    fields
+}
+
+/// The fields of a request that is one client's alone.
+pub(super) fn for_one(client: &HeaderMap, forwarded: &[HeaderName]) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    fields.insert(ACCEPT_ENCODING, IDENTITY);
+    pass(&mut fields, client, &PASSED);
+    pass(&mut fields, client, forwarded);
+    if !fields.contains_key(USER_AGENT) {
+        fields.insert(USER_AGENT, AGENT);
+    }
+    fields
+}
+
+fn pass(fields: &mut HeaderMap, client: &HeaderMap, names: &[HeaderName]) {
+    for name in names {
+        fields.remove(name);
+        for value in client.get_all(name) {
+            fields.append(name, value.clone());
+        }
+    }
+}
+
+/// The `snyk-request-id` to send: the client's own when it is one UUID, else a new one.
+pub(super) fn request_id(client: &HeaderMap) -> Uuid {
+    let mut given = client.get_all(SNYK_REQUEST_ID).iter();
+    match (given.next().and_then(|value| value.to_str().ok()), given.next()) {
+        (Some(text), None) if text.len() == 36 => Uuid::from_str(text).unwrap_or_else(|_| Uuid::new_v4()),
+        _ => Uuid::new_v4(),
+    }
+}
+
+/// A field of an answer as text, capped and without anything that is not visible.
+pub(super) fn text(fields: &HeaderMap, name: &str) -> Option<String> {
+    let value = fields.get(name)?.as_bytes();
+    Some(
+        value
+            .iter()
+            .take(256)
+            .map(|&b| if (0x20..0x7f).contains(&b) { char::from(b) } else { '?' })
+            .collect(),
+    )
+}
+
+/// The end-to-end fields of an answer, as clients get them.
+pub(super) fn end_to_end(mut fields: HeaderMap, root: &Root) -> HeaderMap {
+    let nominated: Vec<HeaderName> = fields
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|names| names.split(','))
+        .filter_map(|name| HeaderName::from_str(name.trim()).ok())
+        .collect();
+    let ours = fields.keys().filter(|name| name.as_str().starts_with("exportgate-")).cloned();
+    for name in nominated.into_iter().chain(ours.collect::<Vec<_>>()) {
+        fields.remove(name);
+    }
+    for name in DROPPED {
+        fields.remove(name);
+    }
+    for name in [LOCATION, CONTENT_LOCATION] {
+        if let Some(local) = fields.get(&name).and_then(|value| path_absolute(value, root)) {
+            fields.insert(name, local);
+        }
+    }
+    fields
+}
+
+/// An absolute reference to the upstream as a path on us; `None` for any other (RFC 3986 §4.2).
+fn path_absolute(reference: &HeaderValue, root: &Root) -> Option<HeaderValue> {
+    let uri = Uri::try_from(reference.as_bytes()).ok()?;
+    let same_scheme = uri.scheme()? == &root.scheme;
+    let default_port = if root.scheme == http::uri::Scheme::HTTPS { 443 } else { 80 };
+    let authority = uri.authority()?;
+    let same_host = authority.host().eq_ignore_ascii_case(root.authority.host());
+    let port = |authority: &http::uri::Authority| authority.port_u16().unwrap_or(default_port);
+    if !(same_scheme && same_host && port(authority) == port(&root.authority)) {
+        return None;
+    }
+    let target = uri.path_and_query()?.as_str();
+    let below = target.strip_prefix(&root.prefix).filter(|below| below.starts_with('/'))?;
+    HeaderValue::from_str(below).ok()
+}
+
+/// Takes away what is about one exchange with the upstream and not about its answer: a replay must not
+/// repeat it.
+pub(super) fn for_replay(mut fields: HeaderMap) -> HeaderMap {
+    let about_one: Vec<HeaderName> = fields
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-ratelimit-") || name.as_str() == "retry-after")
+        .cloned()
+        .collect();
+    for name in about_one {
+        fields.remove(name);
+    }
+    fields.remove(CONTENT_LENGTH);
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    fn root(prefix: &str) -> Root {
+        Root {
+            scheme: http::uri::Scheme::HTTPS,
+            authority: http::uri::Authority::from_static("api.snyk.io"),
+            prefix: prefix.into(),
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_client_goes_up_but_what_is_named() {
+        let client = fields(&[
+            ("authorization", "token secret"),
+            ("session-token", "secret"),
+            ("cookie", "a=b"),
+            ("connection", "authorization"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("accept", "text/html"),
+            ("accept-encoding", "gzip"),
+            ("user-agent", "curl"),
+            ("x-tenant", "t"),
+        ]);
+        let tenant = [HeaderName::from_static("x-tenant")];
+        let get = for_get(&client, &tenant);
+        assert_eq!(get.keys_len(), 5);
+        assert_eq!(
+            (&get["accept"], &get["user-agent"], &get["x-tenant"]),
+            (&ACCEPT_EXPORT, &AGENT, &"t".parse().expect("a value"))
+        );
+        assert_eq!(for_get(&client, &[]), for_get(&HeaderMap::new(), &[]));
+        let post = for_one(&client, &[]);
+        assert_eq!(post.keys_len(), 3);
+        assert_eq!(
+            (&post["accept"], &post["user-agent"], &post["accept-encoding"]),
+            (&"text/html".parse().expect("a value"), &"curl".parse().expect("a value"), &IDENTITY)
+        );
+    }
+
+    #[test]
+    fn what_belongs_to_the_connection_or_the_origin_stays_there() {
+        let down = end_to_end(
+            fields(&[
+                ("connection", "x-private, close"),
+                ("x-private", "1"),
+                ("transfer-encoding", "chunked"),
+                ("set-cookie", "session=1"),
+                ("alt-svc", "h3=\":443\""),
+                ("exportgate-request-id", "forged"),
+                ("x-kept", "1"),
+            ]),
+            &root(""),
+        );
+        assert_eq!(down, fields(&[("x-kept", "1")]));
+    }
+
+    #[test]
+    fn references_to_the_upstream_lead_to_us() {
+        let local = |text: &'static str, prefix: &str| {
+            let down = end_to_end(fields(&[("location", text)]), &root(prefix));
+            down["location"].to_str().expect("text").to_owned()
+        };
+        assert_eq!(
+            local("https://API.snyk.io:443/rest/orgs/o/export/e?version=1", ""),
+            "/rest/orgs/o/export/e?version=1"
+        );
+        assert_eq!(local("https://api.snyk.io/snyk/rest/x", "/snyk"), "/rest/x");
+        for other in [
+            "https://evil.example/rest/x",
+            "http://api.snyk.io/rest/x",
+            "/rest/x",
+            "https://api.snyk.io:8443/x",
+        ] {
+            assert_eq!(local(other, ""), other);
+        }
+        assert_eq!(local("https://api.snyk.io/snykother/x", "/snyk"), "https://api.snyk.io/snykother/x");
+    }
+
+    #[test]
+    fn a_clients_own_request_id_is_sent_only_when_it_is_a_uuid() {
+        let own = "2b3c4d5e-0000-4000-8000-000000000001";
+        assert_eq!(request_id(&fields(&[("snyk-request-id", own)])).to_string(), own);
+        assert_ne!(
+            request_id(&fields(&[("snyk-request-id", "x")])),
+            request_id(&fields(&[("snyk-request-id", "x")]))
+        );
+    }
+}

@@ -1,0 +1,97 @@
+//! Answers to clients, made of what the cache, the upstream or a failure gives.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, IF_NONE_MATCH, PRAGMA};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::failure::Failure;
+use crate::cache::Entry;
+use crate::clock::Now;
+use crate::transport::Body;
+
+/// Ask again each time, with the validator: so a purge or a revoked right works at once.
+const ASK_AGAIN: HeaderValue = HeaderValue::from_static("private, no-cache");
+const JSON_API: HeaderValue = HeaderValue::from_static("application/vnd.api+json");
+const AGE: HeaderName = http::header::AGE;
+
+/// A stored response, replayed (RFC 9111 §4).
+pub(super) fn hit(entry: &Entry, client: &HeaderMap, now: Now) -> Response<Body> {
+    let mut fields = entry.fields.clone();
+    fields.insert(AGE, HeaderValue::from(entry.age(now)));
+    stored(entry, fields, client)
+}
+
+/// An answer that was just stored; `fields` are the upstream's own.
+pub(super) fn stored(entry: &Entry, mut fields: HeaderMap, client: &HeaderMap) -> Response<Body> {
+    fields.remove(EXPIRES);
+    fields.remove(PRAGMA);
+    fields.insert(CACHE_CONTROL, ASK_AGAIN);
+    fields.insert(ETAG, entry.etag.clone());
+    if let Some(end) = entry.links_end() {
+        let text = humantime::format_rfc3339_seconds(end).to_string();
+        if let Ok(value) = HeaderValue::try_from(text) {
+            fields.insert("exportgate-links-expire", value);
+        }
+    }
+    if has_current(client, &entry.etag) {
+        fields.remove(CONTENT_TYPE);
+        fields.remove(CONTENT_ENCODING);
+        return whole(StatusCode::NOT_MODIFIED, fields, Bytes::new());
+    }
+    whole(entry.status, fields, entry.body.clone())
+}
+
+/// Whether `If-None-Match` names `etag` (RFC 9110 §13.1.2; the comparison is weak).
+fn has_current(client: &HeaderMap, etag: &HeaderValue) -> bool {
+    client.get_all(IF_NONE_MATCH).iter().any(|value| {
+        let tags = value.as_bytes().split(|&b| b == b',').map(<[u8]>::trim_ascii);
+        tags.into_iter().any(|tag| tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == etag.as_bytes())
+    })
+}
+
+/// An answer that we hold whole.
+pub(super) fn whole(status: StatusCode, fields: HeaderMap, body: Bytes) -> Response<Body> {
+    let mut response = Response::new(Either::Left(Full::new(body)));
+    *response.status_mut() = status;
+    *response.headers_mut() = fields;
+    response
+}
+
+/// An answer that streams through.
+pub(super) fn streamed(status: StatusCode, fields: HeaderMap, body: Incoming) -> Response<Body> {
+    let mut response = Response::new(Either::Right(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = fields;
+    response
+}
+
+/// An error document of our own, in Snyk's shape, and `Proxy-Status` (RFC 9209).
+pub(super) fn failure(failure: &Failure, request: Uuid) -> Response<Body> {
+    let told = failure.kind.told();
+    let document = json!({
+        "jsonapi": { "version": "1.0" },
+        "errors": [{
+            "id": request.to_string(),
+            "status": told.status.as_str(),
+            "code": told.code,
+            "title": told.title,
+            "detail": told.detail,
+            "meta": { "source": "exportgate", "request_id": request.to_string() },
+        }],
+    });
+    let mut fields = HeaderMap::new();
+    fields.insert(CONTENT_TYPE, JSON_API);
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    if let Ok(status) = HeaderValue::try_from(format!("exportgate; error={}", told.proxy_error)) {
+        fields.insert("proxy-status", status);
+    }
+    if let Some(allow) = told.allow {
+        fields.insert(http::header::ALLOW, HeaderValue::from_static(allow));
+    }
+    whole(told.status, fields, Bytes::from(document.to_string()))
+}

@@ -1,0 +1,87 @@
+//! The `Via` field (RFC 9110 §7.6.3): who passed a request on, and whether it came back to us.
+
+use http::header::VIA;
+use http::{HeaderMap, HeaderValue, Version};
+
+/// More gateways on the way than this is no way.
+const MAX_MEMBERS: usize = 32;
+
+/// Why a request's `Via` is not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BadVia {
+    /// We are in it.
+    Loop,
+    /// It cannot be read.
+    Malformed,
+}
+
+/// The `Via` to send on: what came, without comments, and ourselves as `pseudonym`.
+pub(super) fn append(fields: &HeaderMap, version: Version, pseudonym: &str) -> Result<HeaderValue, BadVia> {
+    let mut members = Vec::new();
+    for value in fields.get_all(VIA) {
+        let text = without_comments(value.to_str().map_err(|_| BadVia::Malformed)?)?;
+        for member in text.split(',').map(str::trim).filter(|member| !member.is_empty()) {
+            let mut words = member.split_ascii_whitespace();
+            let (Some(protocol), Some(by), None) = (words.next(), words.next(), words.next()) else {
+                return Err(BadVia::Malformed);
+            };
+            if by.eq_ignore_ascii_case(pseudonym) {
+                return Err(BadVia::Loop);
+            }
+            members.push(format!("{protocol} {by}"));
+        }
+    }
+    if members.len() >= MAX_MEMBERS {
+        return Err(BadVia::Malformed);
+    }
+    let received = if version >= Version::HTTP_2 { "2.0" } else { "1.1" };
+    members.push(format!("{received} {pseudonym}"));
+    HeaderValue::try_from(members.join(", ")).map_err(|_| BadVia::Malformed)
+}
+
+/// Drops comments, which may hold commas and may be nested (RFC 9110 §5.6.5).
+fn without_comments(text: &str) -> Result<String, BadVia> {
+    let mut depth = 0_usize;
+    let mut kept = String::with_capacity(text.len());
+    let mut escaped = false;
+    for c in text.chars() {
+        match c {
+            _ if std::mem::take(&mut escaped) => {}
+            '\\' if depth > 0 => escaped = true,
+            '(' => depth += 1,
+            ')' => depth = depth.checked_sub(1).ok_or(BadVia::Malformed)?,
+            _ if depth == 0 => kept.push(c),
+            _ => {}
+        }
+    }
+    if depth == 0 { Ok(kept) } else { Err(BadVia::Malformed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn via(values: &[&'static str]) -> Result<String, BadVia> {
+        let fields: HeaderMap = values.iter().map(|v| (VIA, HeaderValue::from_static(v))).collect();
+        append(&fields, Version::HTTP_11, "exportgate-1")
+            .map(|value| value.to_str().expect("visible text").to_owned())
+    }
+
+    #[test]
+    fn we_are_added_to_what_came() {
+        assert_eq!(via(&[]).as_deref(), Ok("1.1 exportgate-1"));
+        assert_eq!(
+            via(&["1.0 a, HTTP/2 b:80 (x, (y\\)) z)", "1.1 c"]).as_deref(),
+            Ok("1.0 a, HTTP/2 b:80, 1.1 c, 1.1 exportgate-1")
+        );
+    }
+
+    #[test]
+    fn a_loop_and_nonsense_are_told_apart() {
+        assert_eq!(via(&["1.1 a", "1.1 Exportgate-1 (x)"]), Err(BadVia::Loop));
+        for bad in ["1.1", "1.1 a b", "1.1 a (", "1.1 a )"] {
+            assert_eq!(via(&[bad]), Err(BadVia::Malformed), "{bad}");
+        }
+        assert_eq!(via(&["1.1 a"; 40]), Err(BadVia::Malformed));
+    }
+}
