@@ -1,1 +1,178 @@
-//! cli.
+//! The command line: one file for each subcommand, each with its `run`.
+
+mod check;
+mod demo;
+mod fake_snyk;
+mod requests;
+mod serve;
+
+use std::error::Error;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Problems, Resolved, Sources};
+use crate::shutdown::Shutdown;
+
+/// A caching gateway for Snyk's Export API.
+///
+/// Tools point at it instead of api.snyk.io and need no Snyk credential. With nothing but SNYK_TOKEN
+/// in the environment, `exportgate serve` listens on 127.0.0.1:7080 and [::1]:7080.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve clients until SIGTERM or Ctrl-C.
+    Serve(Configured),
+    /// Start a fake Snyk and a gateway, run an export through them, and show what happened.
+    Demo(demo::Args),
+    /// Find the request IDs of what was asked of Snyk, whether the gateway runs or not.
+    Requests {
+        #[command(flatten)]
+        args: requests::Args,
+        #[command(flatten)]
+        configured: Configured,
+    },
+    /// Print the resolved configuration, redacted, with where each value came from.
+    Check {
+        /// Print an example file with every key, its default and what it does.
+        #[arg(long)]
+        example: bool,
+        #[command(flatten)]
+        configured: Configured,
+    },
+    /// Run a scripted Snyk by itself, for trying things out and for CI.
+    FakeSnyk(fake_snyk::Args),
+}
+
+/// Where the configuration comes from. Flags come before EXPORTGATE_… variables, these before the file.
+#[derive(Debug, Clone, Default, Args)]
+struct Configured {
+    /// A TOML file; see config/exportgate.example.toml [env: EXPORTGATE_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where to listen; repeat for more. `unix:/path` is a Unix socket [env: EXPORTGATE_LISTEN]
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<String>,
+    /// The API's root, such as https://api.eu.snyk.io [env: EXPORTGATE_UPSTREAM_URL]
+    #[arg(long, value_name = "URL")]
+    upstream: Option<String>,
+    /// The file with the records of requests [env: EXPORTGATE_JOURNAL_PATH]
+    #[arg(long, value_name = "PATH")]
+    journal: Option<PathBuf>,
+}
+
+impl Configured {
+    fn resolve(&self) -> Result<(Config, Resolved), Problems> {
+        Config::resolve(&self.sources()?)
+    }
+
+    fn sources(&self) -> Result<Sources, Problems> {
+        let journal = self.journal.as_deref().map(Path::to_string_lossy);
+        let mut flags = Vec::new();
+        if !self.listen.is_empty() {
+            flags.push(("listen", self.listen.join(","), "--listen"));
+        }
+        flags.extend(self.upstream.iter().map(|url| ("upstream.url", url.clone(), "--upstream")));
+        flags.extend(journal.iter().map(|path| ("journal.path", path.to_string(), "--journal")));
+        Sources::from_process(self.config.as_deref(), flags)
+    }
+}
+
+/// Why a subcommand failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration is not valid; exit code 2.
+    #[error(transparent)]
+    Problems(#[from] Problems),
+    /// Anything else; exit code 1.
+    #[error("{0}")]
+    Other(&'static str, #[source] Box<dyn Error + Send + Sync>),
+}
+
+impl Cli {
+    /// Runs the subcommand.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub fn run(self) -> Result<(), Failure> {
+        let mut out = anstream::stdout();
+        match self.command {
+            Command::Serve(configured) => serve::run(configured.resolve()?.0),
+            Command::Demo(args) => demo::run(&args),
+            Command::Requests { args, configured } => {
+                let journal = configured.sources()?.journal_path()?;
+                let now = crate::clock::Clock::system().now().wall;
+                requests::run(&args, &journal, &mut out, now)
+                    .map_err(|error| Failure::Other("the requests cannot be listed", error.into()))
+            }
+            Command::Check { example, configured } => {
+                let resolved = if example { Resolved::defaults() } else { configured.resolve()?.1 };
+                check::run(&resolved, example, &mut out)
+                    .map_err(|error| Failure::Other("cannot write", error.into()))
+            }
+            Command::FakeSnyk(args) => fake_snyk::run(&args),
+        }
+    }
+}
+
+/// Prints the chain of what went wrong to standard error; gives the exit code.
+pub fn report(failure: &Failure) -> ExitCode {
+    let mut err = anstream::stderr();
+    let style = anstyle::AnsiColor::Red.on_default().bold();
+    let _ = write!(err, "{style}error:{style:#} {failure}");
+    let mut cause = failure.source();
+    while let Some(error) = cause {
+        let _ = write!(err, ": {error}");
+        cause = error.source();
+    }
+    let _ = writeln!(err);
+    match failure {
+        Failure::Problems(_) => ExitCode::from(2),
+        Failure::Other(..) => ExitCode::FAILURE,
+    }
+}
+
+/// Runs `work` on a runtime with a thread for each core.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Other("no runtime", error.into()))?;
+    let done = runtime.block_on(work);
+    // What a drain did not wait for is not waited for here either.
+    runtime.shutdown_background();
+    done
+}
+
+/// Begins `shutdown` at SIGTERM or Ctrl-C; a second signal ends the process at once.
+fn stop_on_signal(shutdown: &Shutdown) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stopping = shutdown.clone();
+    // Not on the tracker: a drain must not wait for the second signal.
+    #[expect(clippy::disallowed_methods, reason = "it lives as long as the process and is never drained")]
+    tokio::spawn(async move {
+        for signals in 1.. {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if signals == 1 {
+                tracing::info!("stopping: requests in flight finish first; signal again to stop at once");
+                stopping.begin();
+            } else {
+                std::process::exit(130);
+            }
+        }
+    });
+    Ok(())
+}

@@ -1,22 +1,104 @@
-//! The configuration: file, environment and flags become one typed [`Config`] or a list of problems.
+//! The configuration: defaults, `SNYK_API`, a file, `EXPORTGATE_…` variables and flags, in the order of
+//! rising precedence, become one typed [`Config`], or a list of all problems.
+//!
+//! Each key is declared once, where it is read (see [`reader`]): its name, default, bounds and comment
+//! stand in one place, and the example file and `exportgate check` are printed from the same values.
 
-use crate::{cache, credential, gateway, journal, listener, telemetry, upstream};
+mod cache;
+mod credential;
+mod journal;
+mod listener;
+mod log;
+mod reader;
+mod routes;
+mod sources;
+mod upstream;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::{gateway, telemetry};
+
+pub use reader::{Key, Problem, Resolved};
+pub use sources::Sources;
 
 /// Everything that can be set. An invalid one cannot exist.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// `listen` and `[listener]`.
-    pub listener: listener::Settings,
+    pub listener: crate::listener::Settings,
     /// `[upstream]`.
-    pub upstream: upstream::Settings,
+    pub upstream: crate::upstream::Settings,
     /// `[credential]` and `SNYK_TOKEN`.
-    pub credential: credential::Settings,
+    pub credential: crate::credential::Settings,
     /// `[cache]`.
-    pub cache: cache::Settings,
+    pub cache: crate::cache::Settings,
     /// `[routes]`.
     pub routes: gateway::Routes,
     /// `[journal]`.
-    pub journal: journal::Settings,
+    pub journal: crate::journal::Settings,
     /// `[log]`.
     pub log: telemetry::Settings,
 }
+
+/// All that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration is not valid")?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Config {
+    /// Resolves `sources`.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn resolve(sources: &Sources) -> Result<(Self, Resolved), Problems> {
+        let mut reader = reader::Reader::new(sources);
+        let config = Self::read(&mut reader);
+        let resolved = reader.finish()?;
+        // A section gives nothing only where it has noted a problem, and then `finish` has failed.
+        config.map(|config| (config, resolved)).ok_or(Problems(Vec::new()))
+    }
+
+    fn read(reader: &mut reader::Reader<'_>) -> Option<Self> {
+        let listener = listener::read(reader);
+        let upstream = upstream::read(reader, &listener);
+        let credential = credential::read(reader);
+        let cache = cache::read(reader, upstream.max_answer);
+        let (routes, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
+        Some(Self { listener, upstream, credential: credential?, cache, routes, journal: journal?, log })
+    }
+}
+
+impl Sources {
+    /// Where the journal is, whatever else is set: `exportgate requests` needs no credential.
+    ///
+    /// # Errors
+    /// When no place for it is known.
+    pub fn journal_path(&self) -> Result<PathBuf, Problems> {
+        let mut reader = reader::Reader::new(self);
+        let found = journal::read(&mut reader).map(|settings| settings.path);
+        found.ok_or_else(|| Problems(reader.into_problems()))
+    }
+}
+
+impl Resolved {
+    /// Every key with its default.
+    #[must_use]
+    pub fn defaults() -> Self {
+        let sources = Sources::default();
+        let mut reader = reader::Reader::new(&sources);
+        let _ = Config::read(&mut reader);
+        reader.into_resolved()
+    }
+}
+
+#[cfg(test)]
+mod tests;

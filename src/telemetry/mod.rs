@@ -54,3 +54,11 @@ pub fn init(settings: &Settings) -> Result<(), LogError> {
     }
     Ok(())
 }
+
+/// Whether `filter` can be read.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    EnvFilter::try_new(filter).map(drop).map_err(|error| error.to_string())
+}

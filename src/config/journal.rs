@@ -1,0 +1,56 @@
+//! `[journal]`.
+
+use std::path::PathBuf;
+
+use super::reader::Reader;
+use crate::journal::{Durability, OnFailure, Settings};
+
+/// Gives nothing only after noting a problem.
+pub(super) fn read(r: &mut Reader<'_>) -> Option<Settings> {
+    let set = r.path((
+        "journal.path",
+        "",
+        "The SQLite file of the records; by default in the user's state directory.",
+    ));
+    let path = set.or_else(|| {
+        let found = state_directory(r);
+        if let Some(path) = &found {
+            r.show("journal.path", &path.to_string_lossy(), "default");
+        } else {
+            r.problem(
+                "journal.path",
+                "",
+                "no state directory is known: set journal.path (EXPORTGATE_JOURNAL_PATH)",
+            );
+        }
+        found
+    });
+    let durability = r.choice(
+        (
+            "journal.durability",
+            "process",
+            "What a record survives: the end of the \"process\", or also a \"power\" cut.",
+        ),
+        &[("process", Durability::Process), ("power", Durability::Power)],
+    );
+    let on_failure = r.choice(
+        (
+            "journal.on_failure",
+            "serve",
+            "While records cannot be written: \"serve\" without, or \"refuse\" with 503.",
+        ),
+        &[("serve", OnFailure::Serve), ("refuse", OnFailure::Refuse)],
+    );
+    let max_age = r.duration(("journal.max_age", "30d", "How long records are kept."), ("1m", "10y"));
+    let max_rows =
+        r.number(("journal.max_rows", "1000000", "Most records that are kept."), 1..=1_000_000_000);
+    Some(Settings { path: path?, durability, on_failure, max_age, max_rows })
+}
+
+/// systemd's state directory, or the user's (XDG Base Directory Specification).
+fn state_directory(r: &Reader<'_>) -> Option<PathBuf> {
+    let variable = |name| r.sources.env.get(name).filter(|text| text.starts_with('/')).map(PathBuf::from);
+    let user = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
+    let directory = variable("STATE_DIRECTORY").or_else(|| user.map(|user| user.join("exportgate")));
+    directory.map(|directory| directory.join("journal.db"))
+}

@@ -1,0 +1,21 @@
+//! `[log]`.
+
+use super::reader::Reader;
+use crate::telemetry::{Format, Settings};
+
+pub(super) fn read(r: &mut Reader<'_>) -> Settings {
+    let format = r.choice(
+        ("log.format", "auto", "\"text\", \"json\", or \"auto\": text on a terminal, JSON otherwise."),
+        &[("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json)],
+    );
+    let filter = r.text((
+        "log.filter",
+        "info",
+        "What is logged, such as \"info\" or \"exportgate=debug\"; RUST_LOG comes first.",
+    ));
+    if let Err(what) = crate::telemetry::check_filter(&filter) {
+        let place = r.given("log.filter").map(|given| given.place).unwrap_or_default();
+        r.problem(&place, "log.filter", what);
+    }
+    Settings { format, filter }
+}

@@ -1,0 +1,155 @@
+#![expect(clippy::expect_used, reason = "tests")]
+
+use super::*;
+use crate::credential::Source;
+use crate::listener::Address;
+
+const TOKEN: &str = "f00dfeed-0000-4000-8000-00000000cafe";
+
+fn sources(file: &str, env: &[(&str, &str)], flags: &[(&str, &str, &str)]) -> Sources {
+    let mut sources = Sources::default();
+    let usual = [("SNYK_TOKEN", TOKEN), ("HOME", "/home/u")];
+    for (name, value) in usual.iter().chain(env) {
+        sources.env.insert((*name).to_owned(), (*value).to_owned());
+    }
+    sources.read_file("e.toml", file);
+    for (key, text, flag) in flags {
+        let given = sources::Given { place: (*flag).to_owned(), text: vec![(*text).to_owned()] };
+        sources.flags.insert((*key).to_owned(), given);
+    }
+    sources
+}
+
+fn resolve(file: &str, env: &[(&str, &str)], flags: &[(&str, &str, &str)]) -> Result<Config, String> {
+    Config::resolve(&sources(file, env, flags))
+        .map(|(config, _)| config)
+        .map_err(|problems| problems.to_string())
+}
+
+fn problems(file: &str, env: &[(&str, &str)]) -> String {
+    resolve(file, env, &[]).expect_err("a problem")
+}
+
+#[test]
+fn nothing_but_a_token_is_needed() {
+    let config = resolve("", &[], &[]).expect("a configuration");
+    assert_eq!(config.upstream.root.to_string(), "https://api.snyk.io");
+    let listen: Vec<String> = config.listener.listen.iter().map(Address::to_string).collect();
+    assert_eq!(listen, ["127.0.0.1:7080", "[::1]:7080"]);
+    assert_eq!(config.journal.path, PathBuf::from("/home/u/.local/state/exportgate/journal.db"));
+}
+
+#[test]
+fn flags_come_before_variables_before_the_file_before_snyk_api() {
+    let root = |file: &str, env: &[(&str, &str)], flags: &[(&str, &str, &str)]| {
+        resolve(file, env, flags).expect("a configuration").upstream.root.to_string()
+    };
+    let (file, snyk_api) =
+        ("[upstream]\nurl = 'https://file.example'", ("SNYK_API", "https://api.eu.snyk.io/v1"));
+    let variable = ("EXPORTGATE_UPSTREAM_URL", "https://env.example");
+    assert_eq!(root("", &[snyk_api], &[]), "https://api.eu.snyk.io");
+    assert_eq!(root(file, &[snyk_api], &[]), "https://file.example");
+    assert_eq!(root(file, &[snyk_api, variable], &[]), "https://env.example");
+    let flag = [("upstream.url", "https://flag.example/", "--upstream")];
+    assert_eq!(root(file, &[snyk_api, variable], &flag), "https://flag.example");
+    // A region in a higher layer wins over a URL in a lower one.
+    assert_eq!(root(file, &[("EXPORTGATE_UPSTREAM_REGION", "au")], &[]), "https://api.au.snyk.io");
+    assert!(problems("[upstream]\nurl='https://a.example'\nregion='eu'", &[]).contains("not both"));
+    let list = resolve("listen = ['127.0.0.1:1']", &[("EXPORTGATE_LISTEN", "127.0.0.1:2, unix:/run/x")], &[]);
+    assert_eq!(list.expect("a configuration").listener.listen.len(), 2);
+}
+
+#[test]
+fn all_problems_are_reported_together_with_their_lines() {
+    let text = problems(
+        "listen = [\"0.0.0.0:80\"]\n[upstream]\nconect_timeout = \"5s\"\nmax_answer = \"lots\"\n[cache]\nmax_age = 5\n[nowhere]\nx = 1\n",
+        &[("EXPORTGATE_JOURNAL_PTH", "x"), ("SNYK_TOKEN", "two words")],
+    );
+    for expected in [
+        "e.toml:1: listen: only loopback",
+        "e.toml:3: upstream.conect_timeout: no such key; did you mean upstream.connect_timeout?",
+        "e.toml:4: upstream.max_answer: must be a size",
+        "e.toml:6: cache.max_age: must be a duration",
+        "e.toml:8: nowhere.x: no such key",
+        "EXPORTGATE_JOURNAL_PTH: no such setting; did you mean EXPORTGATE_JOURNAL_PATH?",
+        "SNYK_TOKEN: the token has a character",
+    ] {
+        assert!(text.contains(expected), "{expected} in\n{text}");
+    }
+    assert!(!text.contains("two words"));
+    assert!(problems("x = [", &[]).contains("e.toml:1: "));
+    assert!(problems("[upstream]\nurl = {a = 1}", &[]).contains("e.toml:2: upstream.url.a: no such key"));
+}
+
+#[test]
+fn urls_are_brought_into_one_form_or_refused_without_an_echo() {
+    let root = |url: &str| {
+        resolve("", &[("EXPORTGATE_UPSTREAM_URL", url)], &[]).map(|c| c.upstream.root.to_string())
+    };
+    for (given, expected) in [
+        ("https://API.Snyk.io:443/rest/", "https://api.snyk.io"),
+        ("https://gw.example/snyk/v1", "https://gw.example/snyk"),
+        ("http://127.0.0.1:9/rest", "http://127.0.0.1:9"),
+        ("http://[::1]:9", "http://[::1]:9"),
+    ] {
+        assert_eq!(root(given).as_deref(), Ok(expected));
+    }
+    for bad in [
+        "http://api.snyk.io",
+        "ftp://api.snyk.io",
+        "api.snyk.io",
+        "https://u:hunter2@api.snyk.io",
+        "https://a/?hunter2",
+        "https://a/#hunter2",
+        "https://a/../b",
+        "https://a//b",
+    ] {
+        let text = root(bad).expect_err(bad);
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+    let allowed = "[upstream]\nurl = 'http://snyk.test'\nplain_http_hosts = ['snyk.test']";
+    assert!(resolve(allowed, &[], &[]).is_ok());
+}
+
+#[test]
+fn the_gateway_itself_is_no_upstream() {
+    let text = problems("", &[("SNYK_API", "http://localhost:7080/rest")]);
+    assert!(text.contains("SNYK_API: upstream.url: this is the gateway itself"), "{text}");
+    assert!(problems("[upstream]\nurl = 'http://[::1]:7080'", &[]).contains("the gateway itself"));
+}
+
+#[test]
+fn a_token_is_never_shown() {
+    let (config, resolved) = Config::resolve(&sources("", &[], &[])).expect("a configuration");
+    assert!(!format!("{config:?} {resolved:?}").contains(TOKEN));
+    let text = problems(&format!("[credential]\ntoken = '{TOKEN}'"), &[]);
+    assert!(text.contains("does not belong in a file") && !text.contains(TOKEN), "{text}");
+    let none = problems("", &[("SNYK_TOKEN", " ")]);
+    assert!(none.contains("SNYK_TOKEN: the token is empty"), "{none}");
+    let file = resolve("[credential]\ntoken_file = '/t'", &[], &[]).expect("a configuration");
+    assert!(matches!(file.credential.source, Source::File(_)));
+}
+
+#[test]
+fn fields_that_identify_or_frame_are_never_forwarded() {
+    for name in
+        ["Authorization", "cookie", "session-token", "x-forwarded-for", "proxy-foo", "a_b", "te", "a b"]
+    {
+        let file = format!("[upstream]\nforward_headers = ['{name}']");
+        assert!(resolve(&file, &[], &[]).is_err(), "{name}");
+    }
+    let tenant = resolve("[upstream]\nforward_headers = ['X-Tenant']", &[], &[]).expect("a configuration");
+    assert_eq!(tenant.upstream.forward_headers, ["x-tenant"]);
+}
+
+#[test]
+fn every_key_has_an_environment_variable() {
+    let resolved = Resolved::defaults();
+    assert!(resolved.keys.len() > 30);
+    for key in &resolved.keys {
+        let bad = sources("", &[(&sources::variable(key.name), "\u{1}nonsense,")], &[]);
+        let read = Config::resolve(&bad).err().map(|problems| problems.to_string());
+        let seen = bad.env.len() == 3 && !read.is_some_and(|text| text.contains("no such setting"));
+        assert!(seen, "{}", key.name);
+    }
+}

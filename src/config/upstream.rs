@@ -1,0 +1,243 @@
+//! `[upstream]` and `SNYK_API`.
+
+use http::HeaderName;
+use http::uri::{Authority, Scheme, Uri};
+
+use super::listener::size;
+use super::reader::Reader;
+use crate::listener::{Address, Settings as Listener};
+use crate::upstream::{Root, Settings};
+
+/// Snyk's regions.
+const REGIONS: [(&str, &str); 5] = [
+    ("us", "https://api.snyk.io"),
+    ("us2", "https://api.us.snyk.io"),
+    ("eu", "https://api.eu.snyk.io"),
+    ("au", "https://api.au.snyk.io"),
+    ("gov", "https://api.snykgov.io"),
+];
+
+/// Client fields that never go up: credentials, the connection's, and what claims another origin.
+const NEVER_FORWARDED: [&str; 17] = [
+    "authorization",
+    "connection",
+    "content-length",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "session-token",
+    "snyk-request-id",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+    "x-api-key",
+    "accept-encoding",
+];
+
+pub(super) fn read(r: &mut Reader<'_>, listener: &Listener) -> Settings {
+    let _ = r.text((
+        "upstream.url",
+        "https://api.snyk.io",
+        "The API's root; a trailing /rest or /v1 is dropped.",
+    ));
+    let _ =
+        r.text(("upstream.region", "", "Instead of the URL: \"us\", \"us2\", \"eu\", \"au\" or \"gov\"."));
+    let plain = r.list(
+        ("upstream.plain_http_hosts", "", "Hosts that may be reached without TLS, besides loopback."),
+        |host| Ok(host.to_ascii_lowercase()),
+    );
+    let root = root(r, &plain);
+    refuse_ourselves(r, &root, listener);
+    let ca_file = r.path(("upstream.ca_file", "", "PEM certificates to trust instead of the platform's."));
+    if let Some(error) = ca_file.as_ref().and_then(|path| std::fs::File::open(path).err()) {
+        let place = r.given("upstream.ca_file").map(|given| given.place).unwrap_or_default();
+        r.problem(&place, "upstream.ca_file", format!("cannot be read: {error}"));
+    }
+    Settings {
+        root,
+        ca_file,
+        connect_timeout: r.duration(
+            ("upstream.connect_timeout", "10s", "Longest wait for name, TCP, proxy and TLS together."),
+            ("10ms", "10m"),
+        ),
+        header_timeout: r.duration(
+            ("upstream.header_timeout", "30s", "Longest wait for an answer's header section."),
+            ("10ms", "1h"),
+        ),
+        request_timeout: r.duration(
+            ("upstream.request_timeout", "60s", "Longest time that one request may take in all."),
+            ("10ms", "1h"),
+        ),
+        max_answer: size(
+            r,
+            ("upstream.max_answer", "16MiB", "Largest answer of an export call."),
+            ("1KiB", "1GiB"),
+        ),
+        forward_headers: r.list(
+            (
+                "upstream.forward_headers",
+                "",
+                "Client fields that go up besides the standard ones; part of the cache key.",
+            ),
+            forwarded,
+        ),
+        default_version: version(r),
+    }
+}
+
+fn forwarded(name: &str) -> Result<HeaderName, String> {
+    let parsed: HeaderName = name.parse().map_err(|_| format!("{name:?} is no field name"))?;
+    let name = parsed.as_str();
+    let never = NEVER_FORWARDED.contains(&name)
+        || name.contains('_')
+        || name.starts_with("proxy-")
+        || name.starts_with("x-forwarded")
+        || name.starts_with("exportgate-");
+    if never { Err(format!("{name} is never forwarded: leave it out")) } else { Ok(parsed) }
+}
+
+fn version(r: &mut Reader<'_>) -> Option<String> {
+    let key = (
+        "upstream.default_version",
+        "",
+        "The version parameter where a client sends none, such as \"2024-10-15\".",
+    );
+    let text = r.text(key);
+    let (date, stage) = text.split_once('~').unwrap_or((&text, "ga"));
+    let is_date = date.len() == 10
+        && date
+            .bytes()
+            .enumerate()
+            .all(|(i, b)| if i == 4 || i == 7 { b == b'-' } else { b.is_ascii_digit() });
+    let is_stage = ["ga", "beta", "experimental"].contains(&stage);
+    if !text.is_empty() && (!is_date || !is_stage) {
+        let place = r.given(key.0).map(|given| given.place).unwrap_or_default();
+        r.problem(&place, key.0, "must be YYYY-MM-DD, with ~beta or ~experimental behind it where it is one");
+    }
+    (!text.is_empty()).then_some(text)
+}
+
+/// The root by the highest of flag, variable and file; then `SNYK_API`; then the default.
+fn root(r: &mut Reader<'_>, plain: &[String]) -> Root {
+    let rank = |place: &str| {
+        if place.starts_with("--") {
+            3
+        } else if place.starts_with("EXPORTGATE_") {
+            2
+        } else {
+            1
+        }
+    };
+    let url = r.given("upstream.url").filter(|given| !given.text.concat().is_empty());
+    let region = r.given("upstream.region").filter(|given| !given.text.concat().is_empty());
+    let (key, place, text) = match (url, region) {
+        (Some(url), Some(region)) if rank(&url.place) == rank(&region.place) => {
+            r.problem(
+                &region.place,
+                "upstream.region",
+                "set either upstream.url or upstream.region, not both",
+            );
+            ("upstream.url", url.place, url.text.concat())
+        }
+        (Some(url), Some(region)) if rank(&url.place) > rank(&region.place) => {
+            ("upstream.url", url.place, url.text.concat())
+        }
+        (_, Some(region)) => {
+            let word = region.text.concat();
+            let known = REGIONS.iter().find(|(name, _)| *name == word);
+            if known.is_none() {
+                let what = "must be \"us\", \"us2\", \"eu\", \"au\" or \"gov\"";
+                r.problem(&region.place, "upstream.region", what);
+            }
+            ("upstream.region", region.place, known.map_or(REGIONS[0].1, |(_, url)| url).to_owned())
+        }
+        (Some(url), None) => ("upstream.url", url.place, url.text.concat()),
+        (None, None) => match r.sources.env.get("SNYK_API").filter(|text| !text.is_empty()) {
+            Some(text) => ("upstream.url", "SNYK_API".to_owned(), text.clone()),
+            None => ("upstream.url", "default".to_owned(), REGIONS[0].1.to_owned()),
+        },
+    };
+    match parse(&text, plain) {
+        Ok(root) => {
+            r.show("upstream.url", &root.to_string(), &place);
+            root
+        }
+        Err(what) => {
+            r.problem(&place, key, what);
+            Root {
+                scheme: Scheme::HTTPS,
+                authority: Authority::from_static("api.snyk.io"),
+                prefix: String::new(),
+            }
+        }
+    }
+}
+
+/// Parses a root. Nothing of the text is in an error: it might hold a password.
+fn parse(text: &str, plain: &[String]) -> Result<Root, String> {
+    let example = "write it like https://api.snyk.io";
+    let uri: Uri = text.trim().parse().map_err(|_| format!("is no URL: {example}"))?;
+    let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+        return Err(format!("must begin with https://: {example}"));
+    };
+    if authority.as_str().contains('@') {
+        return Err("must not hold a user name or password".to_owned());
+    }
+    if uri.query().is_some() || text.contains('#') {
+        return Err(format!("must not hold a query or fragment: {example}"));
+    }
+    let host = authority.host().to_ascii_lowercase();
+    let default_port = match scheme.as_str() {
+        "https" => 443,
+        "http" if is_loopback(&host) || plain.contains(&host) => 80,
+        "http" => {
+            return Err(
+                "must begin with https://; http:// is for loopback and upstream.plain_http_hosts".to_owned()
+            );
+        }
+        _ => return Err(format!("must begin with https://: {example}")),
+    };
+    let port = authority.port_u16().filter(|port| *port != default_port);
+    let authority = port.map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
+    let path = uri.path().trim_end_matches('/');
+    let prefix = path.strip_suffix("/rest").or_else(|| path.strip_suffix("/v1")).unwrap_or(path);
+    let plain_path = prefix.split('/').skip(1).all(|segment| {
+        !segment.is_empty()
+            && !segment.starts_with('.')
+            && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b))
+    });
+    let authority = authority.parse().map_err(|_| format!("is no URL: {example}"))?;
+    if plain_path {
+        Ok(Root { scheme: scheme.clone(), authority, prefix: prefix.to_owned() })
+    } else {
+        Err("has a path with parts that are not plain".to_owned())
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// In a pod the tools' `SNYK_API` points at us, and we may be given the same environment.
+fn refuse_ourselves(r: &mut Reader<'_>, root: &Root, listener: &Listener) {
+    let default_port = if root.scheme == Scheme::HTTPS { 443 } else { 80 };
+    let port = root.authority.port_u16().unwrap_or(default_port);
+    let ours = listener.listen.iter().any(|address| match address {
+        Address::Tcp(address) => address.port() == port && port != 0 && is_loopback(root.authority.host()),
+        Address::Unix(_) => false,
+    });
+    if ours {
+        let place = ["upstream.url", "upstream.region"].iter().find_map(|key| r.given(key));
+        let place = place.map_or_else(|| "SNYK_API".to_owned(), |given| given.place);
+        r.problem(
+            &place,
+            "upstream.url",
+            "this is the gateway itself (SNYK_API is meant for the tools): set upstream.url or upstream.region to Snyk's API",
+        );
+    }
+}
