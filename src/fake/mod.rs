@@ -1,1 +1,257 @@
-//! fake.
+//! A scripted Snyk for demos, tests and benches: the six export operations over real TLS, links that
+//! serve files and expire, faults on demand, and a count of every request.
+//!
+//! It imports nothing of the gateway, so that it cannot share its mistakes.
+
+mod answers;
+mod links;
+mod script;
+mod server;
+mod wire;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use links::LinkForm;
+pub use script::{Hits, Script, State};
+
+use script::Stage;
+
+/// Most requests and signatures that are kept for [`Fake::requests`] and [`Fake::signatures`].
+const KEPT: usize = 200_000;
+
+/// How a fake is started.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Whether it speaks TLS, with a certificate made at start.
+    pub tls: bool,
+    /// The only token that it accepts; `None` accepts any.
+    pub token: Option<String>,
+    /// How exports go.
+    pub script: Script,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            tls: true,
+            token: None,
+            script: Script::default(),
+        }
+    }
+}
+
+/// Something that goes wrong with an API call; files are never touched. Those that break the framing
+/// need HTTP/1.1.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// The answer waits.
+    Delay(Duration),
+    /// This status with an error document.
+    Status(u16),
+    /// 429 with `Retry-After`.
+    TooManyRequests {
+        /// Seconds.
+        retry_after: u64,
+    },
+    /// The connection ends before the head.
+    Reset,
+    /// The connection ends within the body.
+    ResetMidBody,
+    /// What comes is no HTTP.
+    Garbage,
+    /// Nothing comes.
+    Hang,
+    /// The body stops coming.
+    HangMidBody,
+    /// A body of so many bytes.
+    Oversize(usize),
+    /// 200 with a page.
+    Html,
+    /// 303 to this place.
+    Redirect(String),
+    /// Interim responses without an end.
+    EndlessContinue,
+    /// 101, unasked.
+    SwitchingProtocols,
+    /// A header section of so many bytes.
+    BigHeaders(usize),
+    /// A body that claims to be compressed.
+    Gzip,
+    /// A chunk whose size cannot be read.
+    BadChunk,
+    /// A field on the normal answer.
+    ExtraHeader(String, String),
+}
+
+/// A request as it was received.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// The method.
+    pub method: String,
+    /// The target, exactly.
+    pub target: String,
+    /// All fields, in order.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+    /// The version.
+    pub version: http::Version,
+}
+
+impl Seen {
+    /// The values of a field.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Vec<&str> {
+        self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect()
+    }
+}
+
+/// A running fake; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Fake {
+    address: SocketAddr,
+    tls: bool,
+    ca_pem: String,
+    shared: Arc<Shared>,
+    _running: DropGuard,
+}
+
+/// What all connections share.
+#[derive(Debug)]
+struct Shared {
+    stage: Mutex<Stage>,
+    api_hits: watch::Sender<u64>,
+    held: watch::Sender<usize>,
+    token: Option<String>,
+    base: String,
+}
+
+impl Shared {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// While it lives, answers to API calls wait.
+#[derive(Debug)]
+pub struct Gate(Arc<Shared>);
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.0.held.send_modify(|held| *held -= 1);
+    }
+}
+
+impl Fake {
+    /// Starts a fake.
+    ///
+    /// # Errors
+    /// When it cannot listen or make a certificate.
+    pub async fn start(settings: Settings) -> io::Result<Self> {
+        let listener = TcpListener::bind(settings.listen).await?;
+        let address = listener.local_addr()?;
+        let (acceptor, ca_pem) = if settings.tls {
+            let (acceptor, ca_pem) = server::tls().map_err(io::Error::other)?;
+            (Some(acceptor), ca_pem)
+        } else {
+            (None, String::new())
+        };
+        let scheme = if settings.tls { "https" } else { "http" };
+        let shared = Arc::new(Shared {
+            stage: Mutex::new(Stage::new(settings.script)),
+            api_hits: watch::Sender::new(0),
+            held: watch::Sender::new(0),
+            token: settings.token,
+            base: format!("{scheme}://{address}"),
+        });
+        let running = CancellationToken::new();
+        server::spawn(server::accept(listener, acceptor, Arc::clone(&shared), running.clone()));
+        Ok(Self { address, tls: settings.tls, ca_pem, shared, _running: running.drop_guard() })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its root, such as `https://127.0.0.1:4711`, without `/rest`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.shared.base.clone()
+    }
+
+    /// The certificate that its own is signed with; empty without TLS.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        debug_assert_eq!(self.tls, !self.ca_pem.is_empty());
+        &self.ca_pem
+    }
+
+    /// How often each operation was called.
+    #[must_use]
+    pub fn hits(&self) -> Hits {
+        self.shared.stage().hits
+    }
+
+    /// Every request that was seen, files left out.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Seen> {
+        self.shared.stage().seen.clone()
+    }
+
+    /// Every signature that was handed out in a link.
+    #[must_use]
+    pub fn signatures(&self) -> Vec<String> {
+        self.shared.stage().signatures.clone()
+    }
+
+    /// Defines an export of `scope` (`orgs/<id>` or `groups/<id>`), or what it is from now on.
+    pub fn put_export(&self, scope: &str, export: &str, state: State) {
+        self.shared.stage().put(scope, export, state);
+    }
+
+    /// Changes the script while it runs.
+    pub fn script(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.shared.stage().script);
+    }
+
+    /// Lets the next `times` API calls (all of them: `None`) go wrong.
+    pub fn fault(&self, fault: Fault, times: Option<u32>) {
+        self.shared.stage().faults.push_back((fault, times));
+    }
+
+    /// Ends all faults.
+    pub fn clear_faults(&self) {
+        self.shared.stage().faults.clear();
+    }
+
+    /// Lets API calls be received and counted, but not answered, until the gate is dropped.
+    #[must_use]
+    pub fn hold(&self) -> Gate {
+        self.shared.held.send_modify(|held| *held += 1);
+        Gate(Arc::clone(&self.shared))
+    }
+
+    /// Resolves when so many API calls have been received in all.
+    pub async fn wait_for_hits(&self, hits: u64) {
+        let mut seen = self.shared.api_hits.subscribe();
+        let _ = seen.wait_for(|seen| *seen >= hits).await;
+    }
+
+    /// Moves its clock: `Date`, and when links are signed and die.
+    pub fn step_clock(&self, seconds: i64) {
+        self.shared.stage().clock_offset += seconds;
+    }
+}

@@ -1,0 +1,89 @@
+//! A connection whose next answer can be replaced by raw bytes, to send what no HTTP library would.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+/// What is written instead of the next answer.
+#[derive(Debug, Clone)]
+pub(super) struct Raw {
+    pub(super) bytes: Vec<u8>,
+    /// Written again and again, with a pause, instead of once.
+    pub(super) endless: bool,
+}
+
+/// The service's end of the switch.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Switch(Arc<Mutex<Option<Raw>>>);
+
+impl Switch {
+    pub(super) fn replace_answer(&self, raw: Raw) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(raw);
+    }
+
+    fn armed(&self) -> Option<Raw> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The stream with the switch in it.
+pub(super) struct Wire<S> {
+    inner: S,
+    switch: Switch,
+    written: usize,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Wire<S> {
+    pub(super) fn new(inner: S, switch: Switch) -> Self {
+        Self { inner, switch, written: 0, pause: None }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let Some(raw) = self.switch.armed() else { return Pin::new(&mut self.inner).poll_write(cx, buf) };
+        loop {
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
+            while self.written < raw.bytes.len() {
+                let rest = &raw.bytes[self.written..];
+                let wrote = ready!(Pin::new(&mut self.inner).poll_write(cx, rest))?;
+                self.written += wrote;
+            }
+            ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+            if !raw.endless {
+                ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            self.written = 0;
+            self.pause = Some(Box::pin(tokio::time::sleep(Duration::from_millis(20))));
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
