@@ -1,15 +1,225 @@
-//! `exportgate demo`.
+//! `exportgate demo`: a fake Snyk, a gateway in front of it, and one export from its start to a cached
+//! result, all over real sockets.
 
-use super::Failure;
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Uri};
+use http_body_util::{BodyExt, Either, Full};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Failure, block_on, requests, stop_on_signal};
+use crate::app::App;
+use crate::clock::Clock;
+use crate::config::{Config, Sources};
+use crate::fake::{Fake, Script, Settings};
+use crate::journal::{Query, find};
+use crate::listener::Address;
+use crate::shutdown::Shutdown;
+use crate::transport;
+
+/// The org that the demo exports.
+const ORG: &str = "825e79b7-0073-44c3-a5ea-e0aa8a3dbf38";
+const VERSION: &str = "version=2024-10-15";
 
 /// Options of the demo.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// End after the run, with exit code 0, instead of serving on.
+    /// End after the run, with exit code 0, instead of serving on
     #[arg(long)]
     once: bool,
+    /// Where the gateway listens; a free port unless given
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    listen: String,
 }
 
-pub(super) fn run(_: &Args) -> Result<(), Failure> {
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+pub(super) fn run(args: &Args) -> Result<(), Failure> {
+    block_on(async { show(args).await.map_err(|error| Failure::Other("the demo failed", error)) })
+}
+
+async fn show(args: &Args) -> Result<(), BoxError> {
+    let mut out = anstream::stdout();
+    let shutdown = Shutdown::new();
+    stop_on_signal(&shutdown)?;
+    let directory = Directory::create()?;
+
+    // 1. A fake Snyk, and a gateway that trusts it and holds the credential.
+    let script = Script { polls: 4, ..Script::default() };
+    let fake = Fake::start(Settings { script, ..Settings::default() }).await?;
+    let ca_file = directory.0.join("ca.pem");
+    std::fs::write(&ca_file, fake.ca_pem())?;
+    let journal = directory.0.join("journal.db");
+    let flags = vec![
+        ("listen", args.listen.clone(), "--listen"),
+        ("upstream.url", fake.url(), "the demo"),
+        ("upstream.ca_file", ca_file.display().to_string(), "the demo"),
+        ("journal.path", journal.display().to_string(), "the demo"),
+    ];
+    let (config, _) = Config::resolve(&Sources::for_demo(flags))?;
+    let app = App::bind(config, Clock::system(), shutdown.clone()).await?;
+    let Some(Address::Tcp(address)) = app.addresses().into_iter().next() else {
+        return Err("the demo's gateway needs a TCP address".into());
+    };
+    let root = format!("http://{address}");
+    let serving = app.run();
+    tokio::pin!(serving);
+
+    // 2. One export, by a tool that has no credential; and what came of it.
+    let story = async {
+        let mut tool =
+            Tool { client: transport::client(&root.parse()?, None, Duration::from_secs(5))?, root: &root };
+        narrate(&mut out, &mut tool, &fake, &journal).await?;
+        if args.once {
+            return Ok(());
+        }
+        invite(&mut out, &root, &journal)?;
+        shutdown.begun().await;
+        Ok(())
+    };
+    let told = tokio::select! {
+        told = story => told,
+        () = &mut serving => return Err("the gateway ended by itself".into()),
+    };
+    shutdown.begin();
+    serving.await;
+    told
+}
+
+/// A tool that speaks to the gateway as it would to Snyk, without a token.
+struct Tool<'a> {
+    client: transport::Client,
+    root: &'a str,
+}
+
+/// What the tool sees of an answer.
+struct Seen {
+    status: u16,
+    cache: String,
+    request_id: String,
+    body: Value,
+}
+
+impl Tool<'_> {
+    async fn call(&mut self, method: Method, target: &str, body: &Value) -> Result<Seen, BoxError> {
+        let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("{}{target}", self.root).parse::<Uri>()?)
+            .header("content-type", "application/vnd.api+json")
+            .body(Either::Left(Full::new(body)))?;
+        let (head, body) = self.client.request(request).await?.into_parts();
+        let field =
+            |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
+        let (cache, request_id) = (field("cache-status"), field("exportgate-request-id"));
+        let body = serde_json::from_slice(&body.collect().await?.to_bytes())?;
+        Ok(Seen { status: head.status.as_u16(), cache, request_id, body })
+    }
+}
+
+async fn narrate(
+    out: &mut impl Write,
+    tool: &mut Tool<'_>,
+    fake: &Fake,
+    journal: &Path,
+) -> Result<(), BoxError> {
+    let bold = anstyle::Style::new().bold();
+    writeln!(out, "{bold}exportgate demo{bold:#}")?;
+    writeln!(out, "  fake Snyk  {}   (TLS, a real certificate, signed links that expire)", fake.url())?;
+    writeln!(out, "  gateway    {}   (holds the credential; tools need none)\n", tool.root)?;
+
+    let bar = ProgressBar::new(5).with_style(ProgressStyle::with_template("  {bar:20} {msg}")?);
+    let step = |seen: &Seen, what: &str| {
+        let status = seen.body["data"]["attributes"]["status"].as_str().unwrap_or("-").to_owned();
+        bar.set_message(format!("{what}: {status}"));
+        bar.inc(1);
+        bar.suspend(|| {
+            let mut out = anstream::stdout();
+            let line = format!("  {what:<12} {} {status:<9} {}", seen.status, seen.cache);
+            let _ = writeln!(out, "{line}");
+        });
+        status
+    };
+
+    // Start the export and poll until it is finished, as every tool does.
+    let start =
+        json!({"data": {"type": "resource", "attributes": {"formats": ["csv"], "dataset": "issues"}}});
+    let started = tool.call(Method::POST, &format!("/orgs/{ORG}/export?{VERSION}"), &start).await?;
+    step(&started, "start");
+    let export = started.body["data"]["id"].as_str().ok_or("the start gave no id")?.to_owned();
+    let results = format!("/orgs/{ORG}/export/{export}?{VERSION}");
+    loop {
+        let polled = tool.call(Method::GET, &results, &Value::Null).await?;
+        if step(&polled, "results") == "FINISHED" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let before = fake.hits().results;
+
+    // Other tools ask for the same results: the gateway has them.
+    let mut last = String::new();
+    for _ in 0..3 {
+        let again = tool.call(Method::GET, &results, &Value::Null).await?;
+        step(&again, "results");
+        last = again.request_id;
+    }
+    bar.finish_and_clear();
+    let hits = fake.hits();
+    writeln!(out, "\n{bold}What went to Snyk{bold:#}")?;
+    writeln!(
+        out,
+        "  {} start call, {} results calls; {} more were answered from the cache.",
+        hits.start,
+        hits.results,
+        3 - (hits.results - before)
+    )?;
+    writeln!(out, "  The last tool's Exportgate-Request-Id is {last}.")?;
+    if hits.results != before {
+        return Err("the cache did not answer".into());
+    }
+
+    let rows = find(journal, &Query { limit: 20, ..Query::default() })?;
+    writeln!(out, "\n{bold}Request IDs on record{bold:#}\n{}", requests::table(&rows))?;
+    out.flush()?;
     Ok(())
+}
+
+fn invite(out: &mut impl Write, root: &str, journal: &Path) -> Result<(), BoxError> {
+    let export = Uuid::new_v4();
+    writeln!(out, "\nThe gateway serves on; end it with Ctrl-C. Try:")?;
+    writeln!(
+        out,
+        "  curl -i -X POST '{root}/orgs/{ORG}/export?{VERSION}' -H 'Content-Type: application/vnd.api+json' \\\n    -d '{{\"data\":{{\"type\":\"resource\",\"attributes\":{{\"formats\":[\"csv\"]}}}}}}'"
+    )?;
+    writeln!(
+        out,
+        "  curl -i '{root}/orgs/{ORG}/export/ID-FROM-ABOVE?{VERSION}'        # five times: the last comes from the cache"
+    )?;
+    writeln!(out, "  curl -i '{root}/orgs/{ORG}/export/{export}?{VERSION}'   # unknown to Snyk")?;
+    writeln!(out, "  exportgate requests --journal {}", journal.display())?;
+    Ok(())
+}
+
+/// A directory of the demo's own, removed at its end.
+struct Directory(std::path::PathBuf);
+
+impl Directory {
+    fn create() -> std::io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        let path = std::env::temp_dir().join(format!("exportgate-demo-{}", Uuid::new_v4().simple()));
+        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }

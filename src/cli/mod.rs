@@ -1,5 +1,7 @@
 //! The command line: one file for each subcommand, each with its `run`.
 
+#![expect(clippy::doc_markdown, reason = "clap prints these comments as they are")]
+
 mod check;
 mod demo;
 mod fake_snyk;
@@ -124,6 +126,7 @@ impl Cli {
 }
 
 /// Prints the chain of what went wrong to standard error; gives the exit code.
+#[must_use]
 pub fn report(failure: &Failure) -> ExitCode {
     let mut err = anstream::stderr();
     let style = anstyle::AnsiColor::Red.on_default().bold();

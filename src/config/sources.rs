@@ -68,11 +68,23 @@ impl Sources {
                 }
             }
         }
-        for (key, text, flag) in flags {
-            let given = Given { place: flag.to_owned(), text: vec![text] };
-            sources.flags.insert(key.to_owned(), given);
-        }
+        sources.take_flags(flags);
         Ok(sources)
+    }
+
+    /// A demo takes nothing from its surroundings: flags alone, and a token that is no secret.
+    #[must_use]
+    pub fn for_demo(flags: Vec<(&'static str, String, &'static str)>) -> Self {
+        let env = BTreeMap::from([("SNYK_TOKEN".to_owned(), "demo-token".to_owned())]);
+        let mut sources = Self { env, ..Self::default() };
+        sources.take_flags(flags);
+        sources
+    }
+
+    fn take_flags(&mut self, flags: Vec<(&'static str, String, &'static str)>) {
+        for (key, text, flag) in flags {
+            self.flags.insert(key.to_owned(), Given { place: flag.to_owned(), text: vec![text] });
+        }
     }
 
     /// Takes in the text of a configuration file.

@@ -1,5 +1,7 @@
 //! Signed links: making them in the form of each store, and checking them when a file is fetched.
 
+use std::fmt::Write as _;
+
 use aws_lc_rs::hmac;
 
 /// How links are signed.
@@ -78,7 +80,10 @@ pub(super) fn check(key: &hmac::Key, path: &str, query: &str, now: u64) -> Resul
 
 fn signature(key: &hmac::Key, path: &str, end: u64) -> String {
     let tag = hmac::sign(key, format!("{path}\n{end}").as_bytes());
-    tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    tag.as_ref().iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 fn rfc3339(at: u64) -> String {

@@ -265,10 +265,11 @@ fn found(
 fn results(shared: &Shared, (scope, export): (&str, &str), now: u64) -> Vec<Value> {
     let mut stage = shared.stage();
     let form = stage.script.link_form;
-    match form {
-        LinkForm::NoLinks => return Vec::new(),
-        LinkForm::EmptyObjects => return vec![json!({})],
-        _ => {}
+    if form == LinkForm::NoLinks {
+        return Vec::new();
+    }
+    if form == LinkForm::EmptyObjects {
+        return vec![json!({})];
     }
     (0..stage.script.parts)
         .map(|part| {
@@ -317,9 +318,9 @@ async fn spoil(fault: Fault, response: Response<Body>, switch: &Switch) -> Resul
     let mut response = response;
     match fault {
         Fault::Delay(time) => tokio::time::sleep(time).await,
-        Fault::Status(status) => response = renewed(response, error(status, "Fault", "The fake was told to.")),
+        Fault::Status(status) => response = renewed(&response, error(status, "Fault", "The fake was told to.")),
         Fault::TooManyRequests { retry_after } => {
-            response = renewed(response, error(429, "Too many requests", "The fake was told to."));
+            response = renewed(&response, error(429, "Too many requests", "The fake was told to."));
             set(response.headers_mut(), "retry-after", &retry_after.to_string());
         }
         Fault::Reset => return Err("told to reset".into()),
@@ -335,11 +336,11 @@ async fn spoil(fault: Fault, response: Response<Body>, switch: &Switch) -> Resul
         ),
         Fault::Oversize(size) => {
             let text = format!("{{\"data\":{{\"attributes\":{{\"status\":\"FINISHED\",\"x\":\"{}\"}}}}}}", "x".repeat(size));
-            response = renewed(response, answers::respond(200, "application/vnd.api+json", text));
+            response = renewed(&response, answers::respond(200, "application/vnd.api+json", text));
         }
-        Fault::Html => response = renewed(response, answers::respond(200, "text/html", "<html>maintenance</html>")),
+        Fault::Html => response = renewed(&response, answers::respond(200, "text/html", "<html>maintenance</html>")),
         Fault::Redirect(to) => {
-            response = renewed(response, answers::respond(303, "text/plain", ""));
+            response = renewed(&response, answers::respond(303, "text/plain", ""));
             set(response.headers_mut(), "location", &to);
         }
         Fault::BigHeaders(size) => set(response.headers_mut(), "x-big", &"x".repeat(size)),
@@ -353,7 +354,7 @@ async fn spoil(fault: Fault, response: Response<Body>, switch: &Switch) -> Resul
 }
 
 /// `new` with the standard fields of `old`.
-fn renewed(old: Response<Body>, mut new: Response<Body>) -> Response<Body> {
+fn renewed(old: &Response<Body>, mut new: Response<Body>) -> Response<Body> {
     for name in [
         "snyk-request-id",
         "snyk-version-requested",

@@ -1,29 +1,27 @@
-//! journal.
+//! The journal: a record of every request to the upstream, and of every client it answered.
+//!
+//! Snyk's support asks for a `snyk-request-id`; the journal is where it is found, hours later, for any
+//! client's request. An answer leaves only when its record is committed, so the journal never knows
+//! less than a client does. `docs/decisions/0002-journal.md` tells why it is built this way.
+//!
+//! Reading order: [`record`](Attempt) (what is kept), `store` (the handle that the gateway holds),
+//! `writer` (the thread behind it), `database` and `schema` (the file), `prune`, `query` (reading).
+
+mod database;
+mod fault;
+mod prune;
+mod query;
 mod record;
+mod row;
+mod schema;
 mod settings;
+mod store;
+#[cfg(test)]
+mod tests;
+mod writer;
 
+pub use query::{Query, QueryError, StatusFilter, StatusFilterError, find};
 pub use record::{Attempt, Served};
-pub use settings::*;
-
-/// Stub.
-#[derive(Debug, Clone)]
-pub struct Journal;
-/// Stub.
-#[derive(Debug)]
-pub struct Unrecorded;
-#[expect(missing_docs, clippy::unused_async)]
-impl Journal {
-    pub fn open(_: Settings, _: crate::clock::Clock) -> Self {
-        Self
-    }
-    pub async fn record(&self, _: Attempt, _: Vec<Served>) -> Result<(), Unrecorded> {
-        Ok(())
-    }
-    pub async fn serve(&self, _: uuid::Uuid, _: Vec<Served>) -> Result<(), Unrecorded> {
-        Ok(())
-    }
-    pub fn is_failing(&self) -> bool {
-        false
-    }
-    pub async fn close(&self) {}
-}
+pub use row::Row;
+pub use settings::{Durability, OnFailure, Settings};
+pub use store::{Journal, Unrecorded};

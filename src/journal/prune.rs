@@ -1,0 +1,98 @@
+//! Forgetting: attempts beyond `max_rows` or older than `max_age`, and whom they answered.
+//!
+//! A chunk is one short transaction, and records that wait are written between two chunks, so pruning
+//! never holds an answer up noticeably. Rows are counted by their ever growing `seq` (newest minus
+//! `max_rows`), since counting them would read the whole table.
+
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::database::unix_ms;
+use super::fault::Fault;
+use super::settings::Settings;
+use crate::clock::Now;
+
+/// Most rows that one chunk deletes.
+const CHUNK: usize = 500;
+/// A chunk is due after this time, however little was written,
+const EVERY: Duration = Duration::from_secs(5);
+/// or after this many attempts.
+const EVERY_ATTEMPTS: usize = 1_000;
+
+/// When the next chunk is due.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    due: Instant,
+    attempts: usize,
+    behind: bool,
+}
+
+impl Schedule {
+    /// The first chunk is due at once.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { due: now, attempts: 0, behind: false }
+    }
+
+    /// Notes that attempts were written.
+    pub(super) fn wrote(&mut self, attempts: usize) {
+        self.attempts += attempts;
+    }
+
+    /// How long until a chunk is due.
+    pub(super) fn wait(&self, now: Instant) -> Duration {
+        if self.behind || self.attempts >= EVERY_ATTEMPTS {
+            return Duration::ZERO;
+        }
+        self.due.saturating_duration_since(now)
+    }
+
+    /// Notes that a chunk is done; `behind` when there is more to delete.
+    pub(super) fn pruned(&mut self, now: Instant, behind: bool) {
+        *self = Self { due: now + EVERY, attempts: 0, behind };
+    }
+}
+
+/// Deletes one chunk; `true` when there may be more.
+pub(super) fn prune(connection: &mut Connection, settings: &Settings, now: Now) -> Result<bool, Fault> {
+    let max_rows = i64::try_from(settings.max_rows).unwrap_or(i64::MAX);
+    let newest: Option<i64> = connection.query_row("SELECT max(seq) FROM attempts", [], |row| row.get(0))?;
+    let last_surplus = newest.unwrap_or(0).saturating_sub(max_rows);
+    let oldest_ms = now.wall.checked_sub(settings.max_age).map_or(i64::MIN, unix_ms);
+
+    let mut victims = seqs(connection, "seq <= ?1 ORDER BY seq", last_surplus)?;
+    if victims.len() < CHUNK {
+        victims.extend(seqs(connection, "started_ms < ?1 ORDER BY started_ms", oldest_ms)?);
+    }
+    if victims.is_empty() {
+        return Ok(false);
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let mut room = CHUNK;
+    {
+        let mut forget_served = transaction.prepare_cached(
+            "DELETE FROM served WHERE attempt = ?1 AND request_id IN
+                (SELECT request_id FROM served WHERE attempt = ?1 LIMIT ?2)",
+        )?;
+        let mut forget_attempt = transaction.prepare_cached("DELETE FROM attempts WHERE seq = ?1")?;
+        for seq in victims {
+            room -= forget_served.execute((seq, i64::try_from(room).unwrap_or(0)))?;
+            if room == 0 {
+                break;
+            }
+            room -= forget_attempt.execute([seq])?;
+            if room == 0 {
+                break;
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(room == 0)
+}
+
+/// The first attempts that meet a condition.
+fn seqs(connection: &Connection, condition: &str, bound: i64) -> rusqlite::Result<Vec<i64>> {
+    let mut select =
+        connection.prepare_cached(&format!("SELECT seq FROM attempts WHERE {condition} LIMIT {CHUNK}"))?;
+    select.query_map([bound], |row| row.get(0))?.collect()
+}

@@ -1,0 +1,145 @@
+//! The handle through which the gateway records what it did.
+//!
+//! [`Journal::record`] resolves when the record is committed, so that an answer sent after it can always
+//! be found. A journal that cannot be written says so at once and never holds an answer up; whether the
+//! answer leaves unrecorded is the gateway's decision ([`OnFailure`](super::OnFailure)).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tracing::error;
+use uuid::Uuid;
+
+use super::database::Work;
+use super::record::{Attempt, Served};
+use super::settings::Settings;
+use super::writer::{Command, Health, Job, RETRY, Writer};
+use crate::clock::Clock;
+
+/// Most records that wait for the writer; beyond it, callers wait to queue.
+const QUEUE: usize = 1_024;
+
+/// Why something is not on record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unrecorded {
+    /// The file cannot be written at the moment; the log says why.
+    #[error("the journal cannot be written at the moment")]
+    Failing,
+    /// The attempt was never recorded, or has been pruned.
+    #[error("the attempt is not in the journal")]
+    NoAttempt,
+    /// The journal was closed, or its thread died.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+/// The journal. Clones share one writer thread.
+#[derive(Debug, Clone)]
+pub struct Journal(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    sender: mpsc::Sender<Command>,
+    health: Arc<Health>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Journal {
+    /// Starts the writer. Never fails: a file that cannot be opened is a failing journal, tried again.
+    #[must_use]
+    pub fn open(settings: Settings, clock: Clock) -> Self {
+        Self::open_with_retry(settings, clock, RETRY)
+    }
+
+    /// [`Journal::open`], trying again after `retry`.
+    pub(super) fn open_with_retry(settings: Settings, clock: Clock, retry: Duration) -> Self {
+        Self::start(move |health, receiver| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()
+                .unwrap_or_else(|error| panic!("the journal's thread cannot start: {error}"));
+            runtime.block_on(Writer::new(settings, clock, retry, health).run(receiver));
+        })
+    }
+
+    /// Runs `body` on the writer's thread. Its death shows as failing and fails whoever waits.
+    pub(super) fn start(body: impl FnOnce(Arc<Health>, mpsc::Receiver<Command>) + Send + 'static) -> Self {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let health = Arc::new(Health::default());
+        let shared = Arc::clone(&health);
+        let guarded = move || {
+            let for_body = Arc::clone(&shared);
+            if catch_unwind(AssertUnwindSafe(|| body(for_body, receiver))).is_err() {
+                shared.failing.store(true, Ordering::SeqCst);
+                error!("the journal's thread died: restart exportgate and report this");
+            }
+        };
+        let thread = thread::Builder::new().name("journal".to_owned()).spawn(guarded);
+        let thread = thread.inspect_err(|error| {
+            health.failing.store(true, Ordering::SeqCst);
+            error!(%error, "the journal's thread cannot be started: raise the limit on threads and restart");
+        });
+        Self(Arc::new(Inner { sender, health, thread: Mutex::new(thread.ok()) }))
+    }
+
+    /// Records an attempt and whom it answered. `Ok` means committed.
+    pub async fn record(&self, attempt: Attempt, served: Vec<Served>) -> Result<(), Unrecorded> {
+        self.submit(Work::Attempt(Box::new(attempt), served)).await
+    }
+
+    /// Records whom an attempt that is on record answered since. `Ok` means committed.
+    pub async fn serve(&self, attempt: Uuid, served: Vec<Served>) -> Result<(), Unrecorded> {
+        self.submit(Work::Serve(attempt, served)).await
+    }
+
+    /// Whether the last try to write failed.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.0.health.failing.load(Ordering::SeqCst)
+    }
+
+    /// How many calls went unrecorded since the start.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.0.health.dropped.load(Ordering::Relaxed)
+    }
+
+    /// How many groups were committed since the start.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.0.health.commits.load(Ordering::Relaxed)
+    }
+
+    /// Writes what is queued, moves the log into the file and ends the thread. Later calls are refused.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.0.sender.send(Command::Close(done)).await.is_ok() {
+            // Resolves, as an error, when the thread drops the sender on its way out.
+            drop(closed.await);
+        }
+        let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // The thread has nothing left to do, so this waits for its exit only; a panic was logged.
+            drop(thread.join());
+        }
+    }
+
+    async fn submit(&self, work: Work) -> Result<(), Unrecorded> {
+        let (done, answer) = oneshot::channel();
+        if self.0.sender.send(Command::Write(Job { work, done })).await.is_err() {
+            return Err(self.lost());
+        }
+        answer.await.unwrap_or_else(|_| Err(self.lost()))
+    }
+
+    /// The thread is gone, and with it the writer's own count.
+    fn lost(&self) -> Unrecorded {
+        self.0.health.failing.store(true, Ordering::SeqCst);
+        self.0.health.dropped.fetch_add(1, Ordering::Relaxed);
+        Unrecorded::Closed
+    }
+}

@@ -1,0 +1,171 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::*;
+use crate::clock::Clock;
+
+fn settings(path: &Path) -> Settings {
+    Settings {
+        path: path.to_owned(),
+        durability: Durability::Process,
+        on_failure: OnFailure::Serve,
+        max_age: Duration::from_hours(24),
+        max_rows: 1_000_000,
+    }
+}
+
+fn journal(path: &Path) -> Journal {
+    Journal::open_with_retry(settings(path), Clock::system(), Duration::from_millis(1))
+}
+
+fn attempt(n: u128) -> Attempt {
+    Attempt {
+        id: Uuid::from_u128(n),
+        started: Clock::system().now().wall,
+        latency: Duration::from_millis(12),
+        upstream: Arc::from("https://api.snyk.io"),
+        credential: Arc::from("default"),
+        request: Uuid::from_u128(1_000 + n),
+        client: Arc::from("alice"),
+        sent_id: Uuid::from_u128(2_000 + n),
+        received_id: Some(format!("returned-{n}")),
+        scope_kind: Some("org"),
+        scope_id: Some("o1".into()),
+        export_id: Some(format!("e{n}")),
+        operation: "results",
+        method: "GET".into(),
+        status: Some(if n.is_multiple_of(2) { 200 } else { 503 }),
+        export_status: Some("FINISHED".into()),
+        bytes: Some(10),
+        version_requested: None,
+        version_served: None,
+        lifecycle: None,
+        deprecation: None,
+        sunset: None,
+        error: None,
+    }
+}
+
+fn served(n: u128, client: &str) -> Served {
+    Served { request: Uuid::from_u128(n), client: Arc::from(client) }
+}
+
+fn count(path: &Path, query: &Query) -> usize {
+    find(path, &Query { limit: 100_000, ..query.clone() }).unwrap().len()
+}
+
+#[tokio::test]
+async fn what_was_recorded_is_found_by_every_id_and_filter() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("deep/journal.db");
+    let journal = journal(&path);
+    for n in 1..=4 {
+        journal.record(attempt(n), vec![served(1_000 + n, "alice"), served(9_000 + n, "bob")]).await.unwrap();
+    }
+    journal.serve(Uuid::from_u128(2), vec![served(77, "carol")]).await.unwrap();
+    assert_eq!(journal.serve(Uuid::from_u128(99), vec![]).await, Err(Unrecorded::NoAttempt));
+    let by_id = |id: String| count(&path, &Query { id: Some(id), ..Query::default() });
+    for id in [1_002, 9_002, 77, 2_002].map(|n| Uuid::from_u128(n).to_string().to_uppercase()) {
+        assert_eq!(by_id(id.clone()), 1, "{id}");
+    }
+    assert_eq!(by_id("RETURNED-3".into()), 1);
+    assert_eq!(by_id("unknown".into()), 0);
+    let with = |query: Query| count(&path, &query);
+    assert_eq!(with(Query { export: Some("e1".into()), ..Query::default() }), 1);
+    assert_eq!(with(Query { org: Some("o1".into()), ..Query::default() }), 4);
+    assert_eq!(with(Query { group: Some("o1".into()), ..Query::default() }), 0);
+    assert_eq!(with(Query { client: Some("carol".into()), ..Query::default() }), 1);
+    assert_eq!(with(Query { status: Some("5xx".parse().unwrap()), ..Query::default() }), 2);
+    assert_eq!(with(Query { status: Some("200".parse().unwrap()), ..Query::default() }), 2);
+    assert_eq!(with(Query { status: Some(StatusFilter::Error), ..Query::default() }), 0);
+    let later = Some(Clock::system().now().wall + Duration::from_mins(1));
+    assert_eq!(with(Query { since: later, ..Query::default() }), 0);
+    assert_eq!(with(Query { until: later, ..Query::default() }), 4);
+    let newest = find(&path, &Query { limit: 1, ..Query::default() }).unwrap();
+    assert_eq!((newest[0].export_id.as_deref(), newest[0].clients), (Some("e4"), 2));
+    journal.close().await;
+    assert_eq!(journal.record(attempt(5), vec![]).await, Err(Unrecorded::Closed));
+}
+
+#[tokio::test]
+async fn two_processes_share_one_file() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    let (a, b) = (journal(&path), journal(&path));
+    let writes = (1..=200).map(|n| {
+        let journal = if n % 2 == 0 { a.clone() } else { b.clone() };
+        async move { journal.record(attempt(n), vec![served(n, "alice")]).await }
+    });
+    let results = futures_util::future::join_all(writes).await;
+    assert!(results.iter().all(Result::is_ok));
+    assert!(a.commits() < 100, "what waits is committed as a group");
+    assert_eq!(count(&path, &Query::default()), 200);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_journal_is_left_alone_and_the_journal_recovers() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    std::fs::write(&path, "this is a letter, not a database").unwrap();
+    let journal = journal(&path);
+    assert_eq!(journal.record(attempt(1), vec![]).await, Err(Unrecorded::Failing));
+    assert!(journal.is_failing());
+    assert_eq!(journal.dropped(), 1);
+    assert!(std::fs::read_to_string(&path).unwrap().starts_with("this is a letter"));
+    assert!(matches!(find(&path, &Query::default()), Err(QueryError::Unreadable { .. })));
+    std::fs::remove_file(&path).unwrap();
+    while journal.record(attempt(2), vec![]).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!journal.is_failing());
+    assert_eq!(count(&path, &Query::default()), 1);
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_untouched() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    let first = journal(&path);
+    first.record(attempt(1), vec![]).await.unwrap();
+    first.close().await;
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let second = journal(&path);
+    assert_eq!(second.record(attempt(2), vec![]).await, Err(Unrecorded::Failing));
+    assert!(find(&path, &Query::default()).is_err());
+}
+
+#[tokio::test]
+async fn the_journal_is_bounded_by_rows_and_age() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    let first = journal(&path);
+    for n in 1..=50 {
+        first.record(attempt(n), vec![served(n, "alice")]).await.unwrap();
+    }
+    first.close().await;
+    let clock = Clock::system();
+    let mut connection = rusqlite::Connection::open(&path).unwrap();
+    let fewer = Settings { max_rows: 20, ..settings(&path) };
+    assert!(!prune::prune(&mut connection, &fewer, clock.now()).unwrap());
+    assert_eq!(count(&path, &Query::default()), 20);
+    let later = Clock::movable();
+    later.step_wall(2 * 24 * 3_600);
+    assert!(!prune::prune(&mut connection, &fewer, later.now()).unwrap());
+    assert_eq!(count(&path, &Query::default()), 0);
+    let left: i64 = connection.query_row("SELECT count(*) FROM served", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_writer_that_dies_shows_as_failing_and_holds_nobody_up() {
+    let journal = Journal::start(|_, _| panic!("on purpose"));
+    assert_eq!(journal.record(attempt(1), vec![]).await, Err(Unrecorded::Closed));
+    assert!(journal.is_failing());
+    journal.close().await;
+}
