@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn finished(ends: Vec<End>) -> Peek {
-        Peek { status: "FINISHED".into(), ends }
+        Peek { status: "FINISHED".into(), id: None, ends }
     }
 
     /// The lifetime in seconds, or why there is none.
@@ -305,7 +305,7 @@ mod tests {
     fn only_a_whole_finished_export_in_plain_json_is_stored() {
         let end = || vec![End::At(wall(NOW + 60 * MIN))];
         for word in ["PENDING", "STARTED", "ERRORED", "ERROR", "finished", "FINISHED ", ""] {
-            let peek = Peek { status: word.into(), ends: end() };
+            let peek = Peek { status: word.into(), id: None, ends: end() };
             assert_eq!(lifetime(&json(&[]), &peek), Err(NotStored::NotFinished), "{word}");
         }
         let gzip = json(&[("content-encoding", "gzip")]);

@@ -1,4 +1,4 @@
-//! Reads the two things that matter in an export's document: the status word and the links' ends.
+//! Reads what matters in an export's document: the status word, the id and the links' ends.
 
 use std::fmt;
 
@@ -8,11 +8,13 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use super::links::{End, end_of};
 
 /// What a document says. Reading is bounded: `serde_json` refuses a nesting of more than 128 levels, and
-/// nothing but the status word is copied.
+/// nothing but the status word and the id is copied.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Peek {
     /// `data.attributes.status`, exactly as it was spelled.
     pub status: String,
+    /// `data.id`: the export's id, in the answer to a start.
+    pub id: Option<String>,
     /// The end of each link anywhere in `data.attributes`.
     pub(super) ends: Vec<End>,
 }
@@ -23,7 +25,7 @@ impl Peek {
     pub fn of(body: &[u8]) -> Option<Self> {
         let document: Document = serde_json::from_slice(body).ok()?;
         let Attributes { status, ends } = document.data.attributes;
-        Some(Self { status: status?, ends: ends.0 })
+        Some(Self { status: status?, id: document.data.id, ends: ends.0 })
     }
 }
 
@@ -34,6 +36,8 @@ struct Document {
 
 #[derive(Deserialize)]
 struct Data {
+    #[serde(default)]
+    id: Option<String>,
     attributes: Attributes,
 }
 
@@ -149,7 +153,14 @@ mod tests {
 
     #[test]
     fn the_published_example_is_pending_without_links() {
-        assert_eq!(Peek::of(PUBLISHED.as_bytes()), Some(Peek { status: "PENDING".into(), ends: vec![] }));
+        assert_eq!(
+            Peek::of(PUBLISHED.as_bytes()),
+            Some(Peek {
+                status: "PENDING".into(),
+                id: Some("d6b640e5-d88c-4c17-9bf0-93597b7a1ce2".into()),
+                ends: vec![]
+            })
+        );
     }
 
     #[test]

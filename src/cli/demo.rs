@@ -61,7 +61,7 @@ async fn show(args: &Args) -> Result<(), BoxError> {
         ("upstream.ca_file", ca_file.display().to_string(), "the demo"),
         ("journal.path", journal.display().to_string(), "the demo"),
     ];
-    let (config, _) = Config::resolve(&Sources::for_demo(flags))?;
+    let (config, _) = Config::resolve(&Sources::isolated("demo-token", flags))?;
     let app = App::bind(config, Clock::system(), shutdown.clone()).await?;
     let Some(Address::Tcp(address)) = app.addresses().into_iter().next() else {
         return Err("the demo's gateway needs a TCP address".into());

@@ -72,10 +72,10 @@ impl Sources {
         Ok(sources)
     }
 
-    /// A demo takes nothing from its surroundings: flags alone, and a token that is no secret.
+    /// Takes nothing from the surroundings: a token and flags alone, as a demo and tests want it.
     #[must_use]
-    pub fn for_demo(flags: Vec<(&'static str, String, &'static str)>) -> Self {
-        let env = BTreeMap::from([("SNYK_TOKEN".to_owned(), "demo-token".to_owned())]);
+    pub fn isolated(token: &str, flags: Vec<(&'static str, String, &'static str)>) -> Self {
+        let env = BTreeMap::from([("SNYK_TOKEN".to_owned(), token.to_owned())]);
         let mut sources = Self { env, ..Self::default() };
         sources.take_flags(flags);
         sources

@@ -14,7 +14,7 @@ use super::{Gateway, fields};
 use crate::cache::{self, Entry, Key, Lead, Member, Peek};
 use crate::clock::Now;
 use crate::journal::{Attempt, OnFailure, Served};
-use crate::route::{ExportCall, OtherCall};
+use crate::route::{ExportCall, Id, OtherCall};
 use crate::transport::Body;
 use crate::upstream::{Answer, Outgoing};
 
@@ -199,6 +199,11 @@ fn note(attempt: &mut Attempt, answer: &Result<Answer, crate::upstream::Failed>,
             note_head(attempt, answer.status, &answer.fields);
             attempt.bytes = Some(answer.body.len() as u64);
             attempt.export_status = peek.map(|peek| peek.status.clone());
+            if attempt.export_id.is_none() {
+                // The answer to a start names the export that it began.
+                let id = peek.and_then(|peek| Id::parse(peek.id.as_deref()?));
+                attempt.export_id = id.map(|id| id.as_str().to_owned());
+            }
         }
         Err(failed) => {
             attempt.error = Some(failed.kind.as_str());

@@ -31,10 +31,7 @@ pub enum LogError {
 /// When the filter cannot be read, or logs are set up already.
 pub fn init(settings: &Settings) -> Result<(), LogError> {
     let given = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(&settings.filter))?;
-    let mut filter = given;
-    for quiet in QUIET {
-        filter = filter.add_directive(quiet.parse::<Directive>()?);
-    }
+    let filter = quietened(given)?;
     let text = match settings.format {
         Format::Text => true,
         Format::Json => false,
@@ -53,6 +50,18 @@ pub fn init(settings: &Settings) -> Result<(), LogError> {
             .try_init()?;
     }
     Ok(())
+}
+
+/// Takes from a filter what would open the libraries' finer levels.
+///
+/// # Errors
+/// Never, as long as the list of libraries can be read.
+pub fn quietened(given: EnvFilter) -> Result<EnvFilter, LogError> {
+    let mut filter = given;
+    for quiet in QUIET {
+        filter = filter.add_directive(quiet.parse::<Directive>()?);
+    }
+    Ok(filter)
 }
 
 /// Whether `filter` can be read.

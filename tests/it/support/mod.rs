@@ -1,0 +1,228 @@
+//! What all tests use: a gateway in this process or as the real program, a client, and a place where
+//! everything that was written is kept, to be searched for secrets at the end.
+
+pub(crate) mod program;
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::time::Duration;
+
+use bytes::Bytes;
+use exportgate::app::App;
+use exportgate::clock::Clock;
+use exportgate::config::{Config, Sources};
+use exportgate::fake::{Fake, Settings};
+use exportgate::listener::Address;
+use exportgate::shutdown::Shutdown;
+use exportgate::transport;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Either, Full};
+use tempfile::TempDir;
+use tracing_subscriber::EnvFilter;
+
+/// The token of all tests: what no log, error, journal or `check` may ever hold.
+pub(crate) const TOKEN: &str = "7e57c0de-5eed-4bad-9b1e-0123456789ab";
+pub(crate) const ORG: &str = "825e79b7-0073-44c3-a5ea-e0aa8a3dbf38";
+pub(crate) const V: &str = "version=2024-10-15";
+
+/// Where tests leave what was written: `test.sh` searches it for what stands in `secrets`.
+pub(crate) fn artefacts() -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("artefacts");
+    std::fs::create_dir_all(&path).expect("a directory for artefacts");
+    path
+}
+
+/// Notes text that must be in no artefact.
+pub(crate) fn keep_secret(secrets: impl IntoIterator<Item = String>) {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("secrets");
+    std::fs::create_dir_all(&directory).expect("a directory for secrets");
+    let file = directory.join(format!("{}.txt", std::process::id()));
+    let mut file = OpenOptions::new().create(true).append(true).open(file).expect("a file for secrets");
+    let lines: String = secrets.into_iter().map(|secret| secret + "\n").collect();
+    file.write_all(lines.as_bytes()).expect("secrets are noted");
+}
+
+/// Keeps every event at every level that the program could be asked for.
+fn keep_logs() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        keep_secret([TOKEN.to_owned(), TOKEN[..18].to_owned(), TOKEN[18..].to_owned()]);
+        let path = artefacts().join(format!("in-process-{}.log", std::process::id()));
+        let file = std::fs::File::create(path).expect("a log file");
+        let filter = exportgate::telemetry::quietened(EnvFilter::new("trace")).expect("a filter");
+        let events = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+        events.with_writer(std::sync::Mutex::new(file)).init();
+    });
+}
+
+/// Settings as they would be given by flags.
+pub(crate) type Flags = Vec<(&'static str, String, &'static str)>;
+
+pub(crate) fn flag(key: &'static str, value: impl ToString) -> (&'static str, String, &'static str) {
+    (key, value.to_string(), "test")
+}
+
+/// A fake Snyk and a gateway in front of it, both in this process.
+pub(crate) struct World {
+    pub(crate) fake: Fake,
+    pub(crate) clock: Clock,
+    pub(crate) root: String,
+    pub(crate) directory: TempDir,
+    client: transport::Client,
+    shutdown: Shutdown,
+    running: tokio::task::JoinHandle<()>,
+}
+
+/// An answer that was read whole.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Got {
+    pub(crate) status: StatusCode,
+    pub(crate) fields: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Got {
+    pub(crate) fn field(&self, name: &str) -> &str {
+        self.fields.get(name).map_or("", |value| value.to_str().expect("text"))
+    }
+
+    pub(crate) fn cache(&self) -> &str {
+        self.field("cache-status")
+    }
+
+    pub(crate) fn is_hit(&self) -> bool {
+        self.cache().starts_with("exportgate; hit")
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+
+    /// The `code` of an error document of ours.
+    pub(crate) fn code(&self) -> String {
+        let document = self.json();
+        assert_eq!(document["errors"][0]["meta"]["source"], "exportgate");
+        assert_eq!(document["errors"][0]["status"], self.status.as_str());
+        assert!(!self.field("proxy-status").is_empty());
+        document["errors"][0]["code"].as_str().expect("a code").to_owned()
+    }
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        Self::with(Settings::default(), vec![]).await
+    }
+
+    pub(crate) async fn with(fake: Settings, flags: Flags) -> Self {
+        keep_logs();
+        let fake = Fake::start(fake).await.expect("a fake");
+        let upstream = fake.url();
+        Self::before(fake, &upstream, flags).await
+    }
+
+    /// A gateway whose upstream is `upstream`, whatever the fake is.
+    pub(crate) async fn before(fake: Fake, upstream: &str, mut flags: Flags) -> Self {
+        let directory = TempDir::new().expect("a directory");
+        if !fake.ca_pem().is_empty() {
+            let ca = directory.path().join("ca.pem");
+            std::fs::write(&ca, fake.ca_pem()).expect("a CA file");
+            if !flags.iter().any(|(key, ..)| *key == "upstream.ca_file") {
+                flags.push(flag("upstream.ca_file", ca.display()));
+            }
+        }
+        for (key, value) in [
+            ("listen", "127.0.0.1:0".to_owned()),
+            ("upstream.url", upstream.to_owned()),
+            ("journal.path", directory.path().join("journal.db").display().to_string()),
+        ] {
+            if !flags.iter().any(|(given, ..)| *given == key) {
+                flags.push(flag(key, value));
+            }
+        }
+        let (config, _) = Config::resolve(&Sources::isolated(TOKEN, flags)).expect("a configuration");
+        let (clock, shutdown) = (Clock::movable(), Shutdown::new());
+        let app = App::bind(config, clock.clone(), shutdown.clone()).await.expect("a gateway");
+        let root = match &app.addresses()[0] {
+            Address::Tcp(address) => format!("http://{address}"),
+            Address::Unix(path) => format!("unix:{}", path.display()),
+        };
+        let client = transport::client(&"http://x".parse().expect("a URI"), None, Duration::from_secs(10));
+        let running = tokio::spawn(app.run());
+        let client = client.expect("a client");
+        Self { fake, clock, root, directory, client, shutdown, running }
+    }
+
+    pub(crate) async fn get(&self, target: &str) -> Got {
+        self.get_with(target, &[]).await
+    }
+
+    pub(crate) async fn get_with(&self, target: &str, fields: &[(&str, &str)]) -> Got {
+        self.send(Method::GET, target, fields, "").await
+    }
+
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &str,
+    ) -> Got {
+        self.try_send(method, target, fields, body).await.expect("an answer")
+    }
+
+    pub(crate) async fn try_send(
+        &self,
+        method: Method,
+        target: &str,
+        fields: &[(&str, &str)],
+        body: &str,
+    ) -> Result<Got, Box<dyn std::error::Error + Send + Sync>> {
+        let mut request = Request::builder().method(method).uri(format!("{}{target}", self.root));
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Either::Left(Full::new(Bytes::copy_from_slice(body.as_bytes()))))?;
+        let (head, body) = self.client.request(request).await?.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok(Got { status: head.status, fields: head.headers, body })
+    }
+
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.directory.path().join("journal.db")
+    }
+
+    /// All records, the newest first.
+    pub(crate) fn records(&self) -> Vec<exportgate::journal::Row> {
+        let query = exportgate::journal::Query { limit: 100_000, ..Default::default() };
+        exportgate::journal::find(&self.journal(), &query).expect("records")
+    }
+
+    /// Stops the gateway as a signal would.
+    pub(crate) async fn stop(self) {
+        self.shutdown.begin();
+        self.running.await.expect("the gateway ended well");
+        keep_secret(self.fake.signatures());
+        keep_file(&self.directory.path().join("journal.db"));
+    }
+}
+
+/// Copies a file to where secrets are searched for.
+pub(crate) fn keep_file(path: &Path) {
+    if path.exists() {
+        let name =
+            format!("{}-{}", uuid::Uuid::new_v4().simple(), path.file_name().unwrap().to_string_lossy());
+        std::fs::copy(path, artefacts().join(name)).expect("the file is kept");
+    }
+}
+
+/// The target of an export's results.
+pub(crate) fn results(export: &str) -> String {
+    format!("/orgs/{ORG}/export/{export}?{V}")
+}
+
+/// The fake's name for the tests' org.
+pub(crate) fn scope() -> String {
+    format!("orgs/{ORG}")
+}

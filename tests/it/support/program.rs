@@ -1,0 +1,82 @@
+//! The real program, as a user starts it.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use exportgate::fake::Fake;
+
+use super::{TOKEN, artefacts, keep_secret};
+
+/// A running `exportgate serve`.
+pub(crate) struct Program {
+    pub(crate) child: Child,
+    pub(crate) address: SocketAddr,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+/// `exportgate` with nothing of this process's environment but what it needs.
+pub(crate) fn exportgate(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_exportgate"));
+    command.env_clear().env("HOME", home).env("RUST_LOG", "trace").stdin(Stdio::null());
+    command
+}
+
+impl Program {
+    /// Starts it before `fake`, with `args`, and waits until it listens.
+    pub(crate) fn serve(home: &Path, fake: &Fake, args: &[&str], env: &[(&str, &str)]) -> Self {
+        keep_secret([TOKEN.to_owned(), TOKEN[..18].to_owned(), TOKEN[18..].to_owned()]);
+        let ca = home.join("ca.pem");
+        std::fs::write(&ca, fake.ca_pem()).expect("a CA file");
+        let mut command = exportgate(home);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--upstream", &fake.url()]).args(args);
+        if !env.iter().any(|(name, _)| name.starts_with("EXPORTGATE_CREDENTIAL")) {
+            command.env("SNYK_TOKEN", TOKEN);
+        }
+        command.env("EXPORTGATE_UPSTREAM_CA_FILE", &ca).envs(env.iter().copied());
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
+        let stderr = BufReader::new(child.stderr.take().expect("its standard error"));
+        let (listening, address) = mpsc::channel();
+        let log = artefacts().join(format!("program-{}.log", child.id()));
+        let reader = std::thread::spawn(move || {
+            use std::io::Write as _;
+            let mut log = std::fs::File::create(log).expect("a log file");
+            for line in stderr.lines().map_while(Result::ok) {
+                let event: Option<serde_json::Value> = serde_json::from_str(&line).ok();
+                if let Some(event) = event.filter(|event| event["message"] == "listening") {
+                    let address = event["server.address"].as_str().and_then(|text| text.parse().ok());
+                    let _ = listening.send(address.expect("an address"));
+                }
+                writeln!(log, "{line}").expect("the log is kept");
+            }
+        });
+        let address = address.recv_timeout(Duration::from_secs(30)).expect("it listens");
+        Self { child, address, reader: Some(reader) }
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it is killed");
+        self.child.wait().expect("it is gone");
+    }
+
+    /// SIGTERM; its exit code.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
