@@ -73,6 +73,12 @@ impl App {
         self.listener.addresses()
     }
 
+    /// The gateway, to look at while it runs.
+    #[must_use]
+    pub fn gateway(&self) -> Arc<Gateway> {
+        Arc::clone(&self.gateway)
+    }
+
     /// Serves until a stop is asked for, drains, and closes the journal.
     pub async fn run(self) {
         for address in self.addresses() {

@@ -69,6 +69,12 @@ impl<T: Clone> Flights<T> {
         Boarding::Lead(lead, waiter)
     }
 
+    /// How many wait, over all flights that can be joined.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        lock(&self.by_key).values().map(|flight| lock(&flight.members).len()).sum()
+    }
+
     /// Starts a flight that nobody else can join.
     #[must_use]
     pub fn alone(&self, member: Member) -> (Lead<T>, Waiter<T>) {

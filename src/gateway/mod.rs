@@ -131,6 +131,12 @@ impl Gateway {
         }
     }
 
+    /// How many clients wait for answers that are on their way.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.flights.waiting()
+    }
+
     /// Answers a request.
     pub async fn respond(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let mut exchange = Exchange::begin(self.clock.now(), request.method());

@@ -6,7 +6,7 @@ pub(crate) mod program;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use exportgate::app::App;
 use exportgate::clock::Clock;
 use exportgate::config::{Config, Sources};
 use exportgate::fake::{Fake, Settings};
+use exportgate::gateway::Gateway;
 use exportgate::listener::Address;
 use exportgate::shutdown::Shutdown;
 use exportgate::transport;
@@ -71,6 +72,7 @@ pub(crate) struct World {
     pub(crate) root: String,
     pub(crate) directory: TempDir,
     client: transport::Client,
+    gateway: Arc<Gateway>,
     shutdown: Shutdown,
     running: tokio::task::JoinHandle<()>,
 }
@@ -149,9 +151,10 @@ impl World {
             Address::Unix(path) => format!("unix:{}", path.display()),
         };
         let client = transport::client(&"http://x".parse().expect("a URI"), None, Duration::from_secs(10));
+        let gateway = app.gateway();
         let running = tokio::spawn(app.run());
         let client = client.expect("a client");
-        Self { fake, clock, root, directory, client, shutdown, running }
+        Self { fake, clock, root, directory, client, gateway, shutdown, running }
     }
 
     pub(crate) async fn get(&self, target: &str) -> Got {
@@ -187,6 +190,13 @@ impl World {
         let (head, body) = self.client.request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();
         Ok(Got { status: head.status, fields: head.headers, body })
+    }
+
+    /// Resolves when exactly so many clients wait for answers on their way.
+    pub(crate) async fn wait_for_followers(&self, count: usize) {
+        while self.gateway.waiting() != count {
+            tokio::task::yield_now().await;
+        }
     }
 
     pub(crate) fn journal(&self) -> PathBuf {
