@@ -209,6 +209,13 @@ impl World {
         exportgate::journal::find(&self.journal(), &query).expect("records")
     }
 
+    /// Stops the gateway as a signal would; leaves its directory.
+    pub(crate) async fn stop_keeping(self) -> TempDir {
+        self.shutdown.begin();
+        self.running.await.expect("the gateway ended well");
+        self.directory
+    }
+
     /// Stops the gateway as a signal would.
     pub(crate) async fn stop(self) {
         self.shutdown.begin();
