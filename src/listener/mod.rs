@@ -248,6 +248,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(settings.header_timeout)
         .max_headers(settings.max_headers)
+        .max_header_size(settings.max_head)
         .max_buf_size(settings.max_head)
         .serve_connection(TokioIo::new(stream), answering(respond));
     log_end(watcher.watch(connection).await);

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 
-use crate::transport::{Body, Client, TransportError, client};
+use crate::transport::{Body, Client, MAX_RESPONSE_HEAD, TransportError, client};
 
 pub use failed::{Failed, FailedKind};
 pub use settings::{Root, Settings};
@@ -117,6 +117,9 @@ impl Upstream {
             }
             // We never ask to upgrade; a 101 would turn the connection into something else.
             Ok(Ok(response)) if response.status().is_informational() => Err(Failed::of(FailedKind::Protocol)),
+            Ok(Ok(response)) if head_len(response.headers()) > MAX_RESPONSE_HEAD => {
+                Err(Failed::of(FailedKind::HeadTooLarge))
+            }
             Ok(Ok(response)) => Ok(response),
         }
     }
@@ -134,4 +137,9 @@ impl Upstream {
             Ok(Ok(whole)) => Ok(whole.to_bytes()),
         }
     }
+}
+
+/// The bytes of a header section, as RFC 9113 §6.5.2 counts them.
+fn head_len(fields: &HeaderMap) -> usize {
+    fields.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }

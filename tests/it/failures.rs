@@ -22,6 +22,7 @@ async fn fails(world: &World, name: &str) -> (u16, String) {
     let begun = Instant::now();
     let got = world.get(&results("e1")).await;
     assert!(begun.elapsed() < Duration::from_secs(5), "{name}");
+    assert!(got.status.is_server_error(), "{name}: {got:?}");
     let code = got.code();
     assert_eq!(got.field("proxy-status"), format!("exportgate; error={code}"), "{name}");
     assert_eq!(got.cache(), "exportgate; fwd=uri-miss", "{name}");
