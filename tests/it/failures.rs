@@ -1,5 +1,6 @@
 //! The upstream, the journal and clients go wrong: each gets the right status, document and record.
 
+use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use exportgate::fake::{Fake, Fault, Settings, State};
@@ -181,7 +182,6 @@ async fn bodies_have_limits_of_size_and_time() {
     assert_eq!((long.status.as_u16(), long.code().as_str()), (414, "target_too_long"));
     // A body that is announced and never comes.
     let mut stream = std::net::TcpStream::connect(world.root.trim_start_matches("http://")).unwrap();
-    use std::io::{Read as _, Write as _};
     write!(stream, "POST {start} HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nab").unwrap();
     let mut answer = String::new();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

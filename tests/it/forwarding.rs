@@ -74,7 +74,7 @@ async fn a_start_goes_up_byte_for_byte_with_what_describes_it() {
         ("user-agent", "tool/1"),
         ("traceparent", "00-1-2-01"),
     ]);
-    let target = format!("/groups/g_1/export?include_deleted=true&version=2024-10-15&version=2024-10-15");
+    let target = "/groups/g_1/export?include_deleted=true&version=2024-10-15&version=2024-10-15".to_string();
     let got = world.send(Method::POST, &target, &fields, body).await;
     assert_eq!(got.status, 202);
     assert_eq!(got.field("retry-after"), "1");

@@ -1,6 +1,11 @@
 //! exportgate, tested through its doors: real sockets, real TLS, and a fake Snyk that counts its hits.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "a test spawns what it likes, says its cases at length, and stops where it cannot go on"
+)]
 
 mod attacks;
 mod caching;

@@ -28,6 +28,14 @@ pub(crate) const TOKEN: &str = "7e57c0de-5eed-4bad-9b1e-0123456789ab";
 pub(crate) const ORG: &str = "825e79b7-0073-44c3-a5ea-e0aa8a3dbf38";
 pub(crate) const V: &str = "version=2024-10-15";
 
+/// The same in base64.
+const TOKEN_BASE64: &str = "N2U1N2MwZGUtNWVlZC00YmFkLTliMWUtMDEyMzQ1Njc4OWFi";
+
+/// Notes the token, whole, in parts and encoded.
+pub(crate) fn keep_token_secret() {
+    keep_secret([TOKEN, &TOKEN[..18], &TOKEN[18..], TOKEN_BASE64].map(str::to_owned));
+}
+
 /// Where tests leave what was written: `test.sh` searches it for what stands in `secrets`.
 pub(crate) fn artefacts() -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("artefacts");
@@ -49,7 +57,7 @@ pub(crate) fn keep_secret(secrets: impl IntoIterator<Item = String>) {
 fn keep_logs() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        keep_secret([TOKEN.to_owned(), TOKEN[..18].to_owned(), TOKEN[18..].to_owned()]);
+        keep_token_secret();
         let path = artefacts().join(format!("in-process-{}.log", std::process::id()));
         let file = std::fs::File::create(path).expect("a log file");
         let filter = exportgate::telemetry::quietened(EnvFilter::new("trace")).expect("a filter");
@@ -61,7 +69,7 @@ fn keep_logs() {
 /// Settings as they would be given by flags.
 pub(crate) type Flags = Vec<(&'static str, String, &'static str)>;
 
-pub(crate) fn flag(key: &'static str, value: impl ToString) -> (&'static str, String, &'static str) {
+pub(crate) fn flag(key: &'static str, value: impl std::fmt::Display) -> (&'static str, String, &'static str) {
     (key, value.to_string(), "test")
 }
 

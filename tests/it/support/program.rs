@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use exportgate::fake::Fake;
 
-use super::{TOKEN, artefacts, keep_secret};
+use super::{TOKEN, artefacts, keep_token_secret};
 
 /// A running `exportgate serve`.
 pub(crate) struct Program {
@@ -28,7 +28,7 @@ pub(crate) fn exportgate(home: &Path) -> Command {
 impl Program {
     /// Starts it before `fake`, with `args`, and waits until it listens.
     pub(crate) fn serve(home: &Path, fake: &Fake, args: &[&str], env: &[(&str, &str)]) -> Self {
-        keep_secret([TOKEN.to_owned(), TOKEN[..18].to_owned(), TOKEN[18..].to_owned()]);
+        keep_token_secret();
         let ca = home.join("ca.pem");
         std::fs::write(&ca, fake.ca_pem()).expect("a CA file");
         let mut command = exportgate(home);
