@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::HOST;
+use http::header::{HOST, ORIGIN};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderValue, Version};
@@ -28,6 +28,8 @@ pub enum Unidentified {
     /// It does not say, exactly once and in a valid form, which host it is for (RFC 9110 §7.2,
     /// RFC 9112 §3.2, RFC 9113 §8.3.1).
     Host,
+    /// It has an `Origin` (RFC 6454 §7): a web page makes a browser send it, from wherever that page is.
+    WebPage,
     /// Its target is in absolute-form (RFC 9112 §3.2.2), which is for forward proxies.
     TargetForm,
 }
@@ -38,6 +40,9 @@ pub enum Unidentified {
 /// # Errors
 /// [`Unidentified`].
 pub fn identify(parts: &Parts) -> Result<Principal, Unidentified> {
+    if parts.headers.contains_key(ORIGIN) {
+        return Err(Unidentified::WebPage);
+    }
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next().map(authority_of).transpose()?;
     if hosts.next().is_some() {
@@ -84,6 +89,9 @@ mod tests {
             assert!(!h1("/", bad), "{bad:?}");
         }
         assert!(!h1("http://localhost/", &["localhost"]));
+        let mut page = parts(Version::HTTP_11, "/", &["localhost"]);
+        page.headers.insert(ORIGIN, HeaderValue::from_static("https://page.example"));
+        assert_eq!(identify(&page), Err(Unidentified::WebPage));
         let h2 = |hosts: &[&str]| identify(&parts(Version::HTTP_2, "http://a:1/", hosts)).is_ok();
         assert!(h2(&[]));
         assert!(h2(&["a:1"]));

@@ -202,7 +202,9 @@ fn invite(out: &mut impl Write, root: &str, journal: &Path) -> Result<(), BoxErr
         "  curl -i '{root}/orgs/{ORG}/export/ID-FROM-ABOVE?{VERSION}'        # five times: the last comes from the cache"
     )?;
     writeln!(out, "  curl -i '{root}/orgs/{ORG}/export/{export}?{VERSION}'   # unknown to Snyk")?;
-    writeln!(out, "  exportgate requests --journal {}", journal.display())?;
+    let program =
+        std::env::current_exe().map_or_else(|_| "exportgate".to_owned(), |path| path.display().to_string());
+    writeln!(out, "  {program} requests --journal {}", journal.display())?;
     Ok(())
 }
 

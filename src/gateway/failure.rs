@@ -24,6 +24,8 @@ pub(super) struct Failure {
 pub(super) enum FailureKind {
     /// No sound `Host`.
     Host,
+    /// A web page sent it.
+    WebPage,
     /// `Via` cannot be read.
     Via,
     /// This very instance is on the request's way already.
@@ -62,6 +64,7 @@ impl From<Unidentified> for FailureKind {
     fn from(why: Unidentified) -> Self {
         match why {
             Unidentified::Host => Self::Host,
+            Unidentified::WebPage => Self::WebPage,
             Unidentified::TargetForm => Self::Refused(Refusal::TargetForm),
         }
     }
@@ -127,6 +130,13 @@ impl FailureKind {
                 "bad_host",
                 "The Host field is missing or not valid",
                 "Send exactly one Host field with the name and port of the gateway.",
+            ),
+            Self::WebPage => told(
+                S::FORBIDDEN,
+                "http_request_denied",
+                "web_page",
+                "Requests of web pages are refused",
+                "The request has an Origin field, which browsers send for pages; tools send none.",
             ),
             Self::Via => told(
                 S::BAD_REQUEST,

@@ -283,6 +283,8 @@ async fn client_directives_are_obeyed() {
     assert!(first.cache().ends_with("stored"));
     assert!(ask("only-if-cached").await.is_hit());
     assert_eq!(ask("no-store").await.cache(), "exportgate; fwd=request; fwd-status=200");
+    // A second later the links are signed anew.
+    world.fake.step_clock(1);
     let renewed = ask("no-cache").await;
     assert!(renewed.cache().starts_with("exportgate; fwd=request"));
     assert_ne!(renewed.body, first.body);

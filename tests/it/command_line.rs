@@ -203,3 +203,36 @@ fn the_demo_runs_to_a_cached_result() {
         "{text}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_2_in_the_clear_is_spoken_only_where_it_is_opened() {
+    let fake = Fake::start(Settings::default()).await.unwrap();
+    let home = TempDir::new().unwrap();
+    let ask = |program: &Program, version: &str| {
+        let url = format!("http://{}{}", program.address, results("e1"));
+        let shown = "%{http_code} %{http_version}";
+        let curl = std::process::Command::new("curl")
+            .args(["-s", version, "-w", shown, "-o", "/dev/null", &url])
+            .output();
+        String::from_utf8(curl.expect("curl runs").stdout).unwrap()
+    };
+    let open = Program::serve(home.path(), &fake, &[], &[("EXPORTGATE_LISTENER_H2C", "true")]);
+    assert_eq!(ask(&open, "--http2-prior-knowledge"), "404 2");
+    assert_eq!(ask(&open, "--http1.1"), "404 1.1");
+    let closed = Program::serve(home.path(), &fake, &[], &[]);
+    assert!(ask(&closed, "--http2-prior-knowledge").starts_with("000"));
+    // An offer to upgrade is not taken up.
+    assert_eq!(ask(&closed, "--http2"), "404 1.1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_page_starts_no_export() {
+    let fake = Fake::start(Settings::default()).await.unwrap();
+    let home = TempDir::new().unwrap();
+    let program = Program::serve(home.path(), &fake, &[], &[]);
+    let url = format!("http://{}/{}/export?version=2024-10-15", program.address, scope());
+    let page = ["-s", "-H", "origin: https://page.example", "-d", "{}", &url];
+    let curl = std::process::Command::new("curl").args(page).output().expect("curl runs");
+    assert!(String::from_utf8(curl.stdout).unwrap().contains("\"code\":\"web_page\""));
+    assert_eq!(fake.hits().api(), 0);
+}
