@@ -9,17 +9,18 @@ mod credential;
 mod journal;
 mod listener;
 mod log;
+mod problem;
 mod reader;
 mod routes;
 mod sources;
 mod upstream;
 
-use std::fmt;
 use std::path::PathBuf;
 
 use crate::{gateway, telemetry};
 
-pub use reader::{Key, Problem, Resolved};
+pub use problem::{Problem, Problems};
+pub use reader::{Key, Resolved};
 pub use sources::Sources;
 
 /// Everything that can be set. An invalid one cannot exist.
@@ -40,19 +41,6 @@ pub struct Config {
     /// `[log]`.
     pub log: telemetry::Settings,
 }
-
-/// All that is wrong with a configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems(pub Vec<Problem>);
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the configuration is not valid")?;
-        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
-    }
-}
-
-impl std::error::Error for Problems {}
 
 impl Config {
     /// Resolves `sources`.

@@ -6,32 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::Problems;
+use super::problem::{Problem, Problems};
 use super::sources::{Given, Sources, variable};
-
-/// Something that is wrong, where, and what to write instead.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// `exportgate.toml:12`, `EXPORTGATE_LISTEN`, `--listen`, or what else was looked at.
-    pub place: String,
-    /// The key; may be empty.
-    pub key: String,
-    /// What is wrong and what to do. Never a secret.
-    pub what: String,
-}
-
-impl Problem {
-    pub(super) fn new(place: &str, key: &str, what: impl Into<String>) -> Self {
-        Self { place: place.to_owned(), key: key.to_owned(), what: what.into() }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { place, key, what } = self;
-        if key.is_empty() { write!(f, "{place}: {what}") } else { write!(f, "{place}: {key}: {what}") }
-    }
-}
 
 /// A key, what it is and where that comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]

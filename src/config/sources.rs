@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::Problems;
-use super::reader::Problem;
+use super::problem::{Problem, Problems};
 
 /// All that was given, before anything of it is understood.
 #[derive(Debug, Clone, Default)]

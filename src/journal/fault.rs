@@ -6,6 +6,20 @@ use std::path::PathBuf;
 
 use rusqlite::ErrorCode;
 
+/// Why something is not on record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unrecorded {
+    /// The file cannot be written at the moment; the log says why.
+    #[error("the journal cannot be written at the moment")]
+    Failing,
+    /// The attempt was never recorded, or has been pruned.
+    #[error("the attempt is not in the journal")]
+    NoAttempt,
+    /// The journal was closed, or its thread died.
+    #[error("the journal is closed")]
+    Closed,
+}
+
 /// Why opening or writing the file failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {

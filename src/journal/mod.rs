@@ -20,8 +20,9 @@ mod store;
 mod tests;
 mod writer;
 
+pub use fault::Unrecorded;
 pub use query::{Query, QueryError, StatusFilter, StatusFilterError, find};
 pub use record::{Attempt, Served};
 pub use row::Row;
 pub use settings::{Durability, OnFailure, Settings};
-pub use store::{Journal, Unrecorded};
+pub use store::Journal;

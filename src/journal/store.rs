@@ -15,6 +15,7 @@ use tracing::error;
 use uuid::Uuid;
 
 use super::database::Work;
+use super::fault::Unrecorded;
 use super::record::{Attempt, Served};
 use super::settings::Settings;
 use super::writer::{Command, Health, Job, RETRY, Writer};
@@ -22,20 +23,6 @@ use crate::clock::Clock;
 
 /// Most records that wait for the writer; beyond it, callers wait to queue.
 const QUEUE: usize = 1_024;
-
-/// Why something is not on record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unrecorded {
-    /// The file cannot be written at the moment; the log says why.
-    #[error("the journal cannot be written at the moment")]
-    Failing,
-    /// The attempt was never recorded, or has been pruned.
-    #[error("the attempt is not in the journal")]
-    NoAttempt,
-    /// The journal was closed, or its thread died.
-    #[error("the journal is closed")]
-    Closed,
-}
 
 /// The journal. Clones share one writer thread.
 #[derive(Debug, Clone)]

@@ -15,10 +15,9 @@ use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use super::database::{Database, Work};
-use super::fault::Fault;
+use super::fault::{Fault, Unrecorded};
 use super::prune::{self, Schedule};
 use super::settings::Settings;
-use super::store::Unrecorded;
 use crate::clock::Clock;
 
 /// Most pieces of work in one transaction.

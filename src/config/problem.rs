@@ -1,0 +1,40 @@
+//! What is wrong with a configuration, said so that it can be mended.
+
+use std::fmt;
+
+/// Something that is wrong, where, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// `exportgate.toml:12`, `EXPORTGATE_LISTEN`, `--listen`, or what else was looked at.
+    pub place: String,
+    /// The key; may be empty.
+    pub key: String,
+    /// What is wrong and what to do. Never a secret.
+    pub what: String,
+}
+
+impl Problem {
+    pub(super) fn new(place: &str, key: &str, what: impl Into<String>) -> Self {
+        Self { place: place.to_owned(), key: key.to_owned(), what: what.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { place, key, what } = self;
+        if key.is_empty() { write!(f, "{place}: {what}") } else { write!(f, "{place}: {key}: {what}") }
+    }
+}
+
+/// All that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration is not valid")?;
+        self.0.iter().try_for_each(|problem| write!(f, "\n  {problem}"))
+    }
+}
+
+impl std::error::Error for Problems {}
