@@ -65,7 +65,11 @@ pub(super) fn read(r: &mut Reader<'_>, listener: &Listener) -> Settings {
             ("10ms", "10m"),
         ),
         header_timeout: r.duration(
-            ("upstream.header_timeout", "30s", "Longest wait for an answer's header section."),
+            (
+                "upstream.header_timeout",
+                "30s",
+                "Longest wait for an answer's header section, beyond connect_timeout.",
+            ),
             ("10ms", "1h"),
         ),
         request_timeout: r.duration(

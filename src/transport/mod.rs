@@ -35,7 +35,7 @@ type Connector = BoxCloneSyncService<Uri, MaybeHttpsStream<TokioIo<TcpStream>>, 
 
 /// Idle connections are dropped before a load balancer's usual minute is over.
 const POOL_IDLE: Duration = Duration::from_secs(45);
-/// Largest response header section, in bytes. hyper holds to it roughly: [`crate::upstream`] exactly.
+/// Largest response header section, in bytes. hyper holds to it roughly; who sends checks it exactly.
 pub const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 
 /// Why no client could be made.

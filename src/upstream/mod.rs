@@ -21,7 +21,8 @@ pub use settings::{Root, Settings};
 pub struct Upstream {
     root: Root,
     client: Client,
-    header_timeout: Duration,
+    /// Connecting and waiting for the head each have their limit; only the first knows when it ends.
+    head_timeout: Duration,
     request_timeout: Duration,
     max_answer: usize,
 }
@@ -63,7 +64,7 @@ impl Upstream {
         Ok(Self {
             client: client(&uri, settings.ca_file.as_deref(), settings.connect_timeout)?,
             root,
-            header_timeout: settings.header_timeout,
+            head_timeout: settings.connect_timeout + settings.header_timeout,
             request_timeout: settings.request_timeout,
             max_answer: settings.max_answer,
         })
@@ -108,7 +109,7 @@ impl Upstream {
             .path_and_query(format!("{prefix}{}", outgoing.target))
             .build()
             .map_err(|error| Failed { source: Some(error.into()), ..Failed::of(FailedKind::Protocol) })?;
-        let head_by = deadline.min(Instant::now() + self.header_timeout);
+        let head_by = deadline.min(Instant::now() + self.head_timeout);
         match timeout_at(head_by, self.client.request(request)).await {
             Err(_) => Err(Failed::of(FailedKind::ResponseTimeout)),
             Ok(Err(error)) => {

@@ -15,7 +15,7 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
     /// Longest wait for TCP, a proxy's CONNECT and TLS together.
     pub connect_timeout: Duration,
-    /// Longest wait for the response header section after the request was sent.
+    /// Longest wait for the response header section, beyond `connect_timeout`.
     pub header_timeout: Duration,
     /// Longest time one attempt may take in all.
     pub request_timeout: Duration,

@@ -22,7 +22,8 @@ fn impatient() -> crate::support::Flags {
 async fn fails(world: &World, name: &str) -> (u16, String) {
     let begun = Instant::now();
     let got = world.get(&results("e1")).await;
-    assert!(begun.elapsed() < Duration::from_secs(5), "{name}");
+    // The limits are under a second; their defaults are a minute and more.
+    assert!(begun.elapsed() < Duration::from_secs(30), "{name}");
     assert!(got.status.is_server_error(), "{name}: {got:?}");
     let code = got.code();
     assert_eq!(got.field("proxy-status"), format!("exportgate; error={code}"), "{name}");
