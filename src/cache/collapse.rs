@@ -54,19 +54,31 @@ impl<T: Clone> Flights<T> {
         Self { by_key: Arc::default(), max_followers }
     }
 
-    /// Joins the flight of `key`, or starts one.
-    #[must_use]
-    pub fn board(&self, key: &Key, member: Member) -> Boarding<T> {
+    /// Joins the flight of `key`, or starts one, unless `stored` finds that an earlier one has landed
+    /// since the cache was looked at. A flight is stored before it is taken off the map, so that under
+    /// the map's lock one of the two is seen.
+    ///
+    /// # Errors
+    /// What `stored` found.
+    pub fn board<S>(
+        &self,
+        key: &Key,
+        member: Member,
+        stored: impl FnOnce() -> Option<S>,
+    ) -> Result<Boarding<T>, S> {
         let mut by_key = lock(&self.by_key);
         if let Some(flight) = by_key.get(key) {
             if lock(&flight.members).len() > self.max_followers {
-                return Boarding::Full;
+                return Ok(Boarding::Full);
             }
-            return Boarding::Follow(Waiter::join(flight, member));
+            return Ok(Boarding::Follow(Waiter::join(flight, member)));
+        }
+        if let Some(stored) = stored() {
+            return Err(stored);
         }
         let (lead, waiter) = Lead::start(Some((Arc::clone(&self.by_key), key.clone())), member);
         by_key.insert(key.clone(), Arc::clone(&lead.flight));
-        Boarding::Lead(lead, waiter)
+        Ok(Boarding::Lead(lead, waiter))
     }
 
     /// How many wait, over all flights that can be joined.
@@ -182,16 +194,27 @@ mod tests {
         Member { request: Uuid::from_u128(n), client: "test".into() }
     }
 
+    fn board<T: Clone>(flights: &Flights<T>, export: &str, n: u128) -> Boarding<T> {
+        let boarded = flights.board(&key(export), member(n), || None::<()>);
+        boarded.unwrap_or_else(|()| unreachable!("nothing is stored"))
+    }
+
+    #[test]
+    fn what_has_landed_meanwhile_is_found_and_a_flight_comes_before_it() {
+        let flights = Flights::<u8>::new(10);
+        assert!(matches!(flights.board(&key("a"), member(1), || Some("stored")), Err("stored")));
+        let _leading = board(&flights, "a", 2);
+        assert!(matches!(flights.board(&key("a"), member(3), || Some("stored")), Ok(Boarding::Follow(_))));
+    }
+
     #[tokio::test]
     async fn followers_get_the_leaders_answer_and_later_ones_lead_again() {
         let flights = Flights::new(10);
-        let Boarding::Lead(mut lead, first) = flights.board(&key("a"), member(1)) else {
-            panic!("first leads")
-        };
-        let Boarding::Follow(second) = flights.board(&key("a"), member(2)) else { panic!("second follows") };
-        assert!(matches!(flights.board(&key("b"), member(3)), Boarding::Lead(..)));
+        let Boarding::Lead(mut lead, first) = board(&flights, "a", 1) else { panic!("first leads") };
+        let Boarding::Follow(second) = board(&flights, "a", 2) else { panic!("second follows") };
+        assert!(matches!(board(&flights, "b", 3), Boarding::Lead(..)));
         assert_eq!(lead.close().len(), 2);
-        assert!(matches!(flights.board(&key("a"), member(4)), Boarding::Lead(..)));
+        assert!(matches!(board(&flights, "a", 4), Boarding::Lead(..)));
         lead.land(7);
         assert_eq!((first.landed().await, second.landed().await), (Some(7), Some(7)));
     }
@@ -199,10 +222,8 @@ mod tests {
     #[tokio::test]
     async fn who_leaves_is_not_counted_and_changes_nothing() {
         let flights = Flights::new(10);
-        let Boarding::Lead(mut lead, first) = flights.board(&key("a"), member(1)) else {
-            panic!("first leads")
-        };
-        let Boarding::Follow(second) = flights.board(&key("a"), member(2)) else { panic!("second follows") };
+        let Boarding::Lead(mut lead, first) = board(&flights, "a", 1) else { panic!("first leads") };
+        let Boarding::Follow(second) = board(&flights, "a", 2) else { panic!("second follows") };
         drop(first);
         assert_eq!(lead.close(), vec![member(2)]);
         lead.land(7);
@@ -212,16 +233,16 @@ mod tests {
     #[tokio::test]
     async fn a_lost_lead_ends_the_wait() {
         let flights = Flights::<u8>::new(10);
-        let Boarding::Lead(lead, first) = flights.board(&key("a"), member(1)) else { panic!("first leads") };
+        let Boarding::Lead(lead, first) = board(&flights, "a", 1) else { panic!("first leads") };
         drop(lead);
         assert_eq!(first.landed().await, None);
-        assert!(matches!(flights.board(&key("a"), member(2)), Boarding::Lead(..)));
+        assert!(matches!(board(&flights, "a", 2), Boarding::Lead(..)));
     }
 
     #[tokio::test]
     async fn the_number_of_followers_is_limited() {
         let flights = Flights::<u8>::new(1);
-        let boarded: Vec<_> = (1..=3).map(|n| flights.board(&key("a"), member(n))).collect();
+        let boarded: Vec<_> = (1..=3).map(|n| board(&flights, "a", n)).collect();
         assert!(matches!(boarded.as_slice(), [Boarding::Lead(..), Boarding::Follow(_), Boarding::Full]));
     }
 }

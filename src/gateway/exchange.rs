@@ -4,13 +4,15 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use uuid::Uuid;
 
 use super::failure::Failure;
-use super::fields;
+use super::{fields, reply};
+use crate::cache::Entry;
 use crate::clock::Now;
 use crate::route::{Id, Route, ScopeKind};
+use crate::transport::Body;
 
 /// What is known of one exchange; it fills as the request goes its way.
 #[derive(Debug)]
@@ -109,6 +111,14 @@ impl Exchange {
             }
             Route::Other(_) => self.operation = "other",
         }
+    }
+
+    /// Answers from the cache, and notes it.
+    pub(super) fn hit(&mut self, entry: &Entry, client: &HeaderMap) -> Response<Body> {
+        let now = self.started;
+        self.outcome = Outcome::Hit { ttl: entry.ttl(now), uncertain: entry.is_uncertain() };
+        self.attempt = Some(entry.attempt);
+        reply::hit(entry, client, now)
     }
 
     /// Adds our own fields: `Exportgate-Request-Id` to every answer, `Cache-Status` (RFC 9211) where the

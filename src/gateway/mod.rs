@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
 use crate::access;
-use crate::cache::{self, Boarding, Cache, Directives, Flights, Key, Member, Waiter};
+use crate::cache::{self, Boarding, Cache, Directives, Entry, Flights, Key, Member, Waiter};
 use crate::clock::Clock;
 use crate::credential::Credential;
 use crate::journal::{Journal, OnFailure};
@@ -206,6 +206,7 @@ impl Gateway {
     ) -> Result<Waiting, Failure> {
         // 3. Look up. A start is never looked up, stored or shared; `no-store` says the same of a read.
         let directives = Directives::of_request(&parts.headers);
+        let now = exchange.started;
         let (why, key) = if call.operation == Operation::Start {
             (Why::Method, None)
         } else if directives.no_store {
@@ -218,16 +219,11 @@ impl Gateway {
                 &self.forward_headers,
                 &parts.headers,
             );
-            let now = exchange.started;
             match self.cache.find(&key) {
                 None => (Why::UriMiss, Some(key)),
                 Some(entry) if !entry.is_fresh(now) => (Why::Stale, Some(key)),
                 Some(entry) if !entry.satisfies(&directives, now) => (Why::Request, Some(key)),
-                Some(entry) => {
-                    exchange.outcome = Outcome::Hit { ttl: entry.ttl(now), uncertain: entry.is_uncertain() };
-                    exchange.attempt = Some(entry.attempt);
-                    return Ok(Waiting::Answered(reply::hit(&entry, &parts.headers, now)));
-                }
+                Some(entry) => return Ok(Waiting::Answered(exchange.hit(&entry, &parts.headers))),
             }
         };
         if directives.only_if_cached {
@@ -237,14 +233,19 @@ impl Gateway {
 
         // 4. Collapse: the first to ask has it fetched, everybody waits for it.
         let member = errand.member.clone();
-        let (waiter, lead) = match key.as_ref().map(|key| self.flights.board(key, member.clone())) {
+        let boarding = key.as_ref().map(|key| {
+            let usable = |entry: &Arc<Entry>| entry.is_fresh(now) && entry.satisfies(&directives, now);
+            self.flights.board(key, member.clone(), || self.cache.find(key).filter(usable))
+        });
+        let (waiter, lead) = match boarding {
             None => {
                 let (lead, waiter) = self.flights.alone(member);
                 (waiter, Some(lead))
             }
-            Some(Boarding::Lead(lead, waiter)) => (waiter, Some(lead)),
-            Some(Boarding::Follow(waiter)) => (waiter, None),
-            Some(Boarding::Full) => return Err(FailureKind::TooManyFollowers.into()),
+            Some(Ok(Boarding::Lead(lead, waiter))) => (waiter, Some(lead)),
+            Some(Ok(Boarding::Follow(waiter))) => (waiter, None),
+            Some(Ok(Boarding::Full)) => return Err(FailureKind::TooManyFollowers.into()),
+            Some(Err(entry)) => return Ok(Waiting::Answered(exchange.hit(&entry, &parts.headers))),
         };
         exchange.outcome = Outcome::Forwarded { why, status: None, stored: false, collapsed: lead.is_none() };
 
