@@ -21,7 +21,7 @@ use crate::shutdown::Shutdown;
 /// A caching gateway for Snyk's Export API.
 ///
 /// Tools point at it instead of api.snyk.io and need no Snyk credential. With nothing but SNYK_TOKEN
-/// in the environment, `exportgate serve` listens on 127.0.0.1:7080 and [::1]:7080.
+/// in the environment, `exportgate serve` listens on `127.0.0.1:7080` and `[::1]:7080`.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {

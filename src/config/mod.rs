@@ -1,7 +1,7 @@
 //! The configuration: defaults, `SNYK_API`, a file, `EXPORTGATE_…` variables and flags, in the order of
 //! rising precedence, become one typed [`Config`], or a list of all problems.
 //!
-//! Each key is declared once, where it is read (see [`reader`]): its name, default, bounds and comment
+//! Each key is declared once, where it is read (see `reader`): its name, default, bounds and comment
 //! stand in one place, and the example file and `exportgate check` are printed from the same values.
 
 mod cache;
