@@ -70,22 +70,35 @@ pub(super) fn vary_names_only_encodings(fields: &HeaderMap) -> bool {
     })
 }
 
-/// The comma-separated `name[=value]` members of every line of a field; commas in quotes do not count.
+/// The comma-separated `name[=value]` members of every line of a field; commas in quoted strings do not
+/// count (RFC 9110 §5.6.4). A line whose quotes do not close is read both ways, so that nothing in it is
+/// missed.
 fn lists(fields: &HeaderMap, name: &http::HeaderName) -> impl Iterator<Item = (String, String)> {
     fields.get_all(name).iter().flat_map(|value| {
-        let mut quoted = false;
         let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let members: Vec<_> = text
-            .split(|c| {
-                quoted ^= c == '"';
-                c == ',' && !quoted
-            })
-            .map(|member| {
-                let (name, value) = member.split_once('=').unwrap_or((member, ""));
-                (name.trim().to_ascii_lowercase(), value.trim().to_owned())
-            })
-            .collect();
-        members
+        let (mut quoted, mut escaped) = (false, false);
+        let mut parts = vec![String::new()];
+        for c in text.chars() {
+            let ends = c == ',' && !quoted;
+            match c {
+                _ if std::mem::take(&mut escaped) => {}
+                '\\' if quoted => escaped = true,
+                '"' => quoted = !quoted,
+                _ => {}
+            }
+            if ends {
+                parts.push(String::new());
+            } else if let Some(part) = parts.last_mut() {
+                part.push(c);
+            }
+        }
+        if quoted {
+            parts.extend(text.split(',').map(str::to_owned));
+        }
+        parts.into_iter().map(|member| {
+            let (name, value) = member.split_once('=').unwrap_or((&member, ""));
+            (name.trim().to_ascii_lowercase(), value.trim().to_owned())
+        })
     })
 }
 
@@ -105,6 +118,8 @@ mod tests {
         assert!(request("max-age=3 , no-store").no_store);
         assert!(request("private=\"a, no-store\"").private);
         assert!(!request("private=\"a, no-store\"").no_store);
+        assert!(request("ext=\"\\\"\", no-store").no_store);
+        assert!(request("ext=\"x, no-store").no_store);
         assert_eq!(request("max-age=30, max-age=10").max_age, Some(10));
         assert_eq!(request("max-age=x").max_age, Some(0));
         assert_eq!(request("min-fresh=\"60\"").min_fresh, Some(60));

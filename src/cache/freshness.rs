@@ -174,11 +174,18 @@ fn allowed_by_upstream(answer: &Answer<'_>) -> Option<Duration> {
     lifetime.checked_sub(age(answer.fields)).filter(|left| !left.is_zero())
 }
 
-/// The `Age` field; zero where there is none.
+/// The `Age` field; zero where there is none. Of several the largest counts, and a number that is too large
+/// to be read is the largest of all (RFC 9111 §1.2.2).
 pub(super) fn age(fields: &HeaderMap) -> Duration {
-    let seconds = fields.get(AGE).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
     // A year bounds what is added to a date below.
-    Duration::from_secs(seconds.unwrap_or(0).min(31_536_000))
+    const MOST: u64 = 31_536_000;
+    let seconds = |value: &http::HeaderValue| {
+        let digits = value.as_bytes();
+        let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+        is_number.then(|| value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(MOST))
+    };
+    let largest = fields.get_all(AGE).iter().filter_map(seconds).max().unwrap_or(0);
+    Duration::from_secs(largest.min(MOST))
 }
 
 fn date(fields: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {

@@ -13,34 +13,45 @@ pub(super) enum End {
     Unknown,
 }
 
+/// The last second that a time can be written for (RFC 3339 has four digits of year). What claims to live
+/// longer is not believed.
+const LAST: Duration = Duration::from_secs(253_402_300_799);
+
 /// Reads the end of `link`: Google Cloud Storage V4 and S3 V4 (`X-…-Date` and `X-…-Expires`), S3 V2 and
-/// CloudFront (`Expires`, Unix seconds), Azure (`se`, RFC 3339). Where several are shown, the earliest.
+/// CloudFront (`Expires`, Unix seconds), Azure (`se`, and `ske` of its key; RFC 3339). Where several are
+/// shown, also one twice, the earliest; where one of them cannot be read, that is the latest.
 pub(super) fn end_of(link: &str) -> End {
+    let link = link.split_once('#').map_or(link, |(link, _)| link);
     let query = link.split_once('?').map_or("", |(_, query)| query);
-    let query = query.split_once('#').map_or(query, |(query, _)| query);
-    let mut temporary = false;
-    let (mut goog, mut amz) = ((None, None), (None, None));
+    let mut uncertain = false;
+    let (mut goog, mut amz) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
     let mut ends = Vec::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         match &*name.to_ascii_lowercase() {
-            "x-goog-date" => goog.0 = Some(value),
-            "x-goog-expires" => goog.1 = Some(value),
-            "x-amz-date" => amz.0 = Some(value),
-            "x-amz-expires" => amz.1 = Some(value),
-            "x-amz-security-token" => temporary = true,
+            "x-goog-date" => goog.0.push(value),
+            "x-goog-expires" => goog.1.push(value),
+            "x-amz-date" => amz.0.push(value),
+            "x-amz-expires" => amz.1.push(value),
+            "x-amz-security-token" => uncertain = true,
             "expires" => ends.push(unix_seconds(&value)),
-            "se" => ends.push(humantime::parse_rfc3339_weak(&value).ok()),
+            "se" | "ske" => ends.push(humantime::parse_rfc3339_weak(&value).ok()),
             _ => {}
         }
     }
-    for (date, expires) in [goog, amz] {
-        if date.is_some() || expires.is_some() {
-            ends.push(date.zip(expires).and_then(|(date, expires)| dated(&date, &expires)));
+    for (dates, lives) in [goog, amz] {
+        if dates.is_empty() != lives.is_empty() {
+            ends.push(None);
         }
+        ends.extend(dates.iter().flat_map(|date| lives.iter().map(move |life| dated(date, life))));
     }
-    // A form that we know with a value that we do not must not count as no end at all.
-    let Some(Some(end)) = ends.into_iter().min() else { return End::Unknown };
-    if temporary { End::AtLatest(end) } else { End::At(end) }
+    let written = |end: &SystemTime| *end <= SystemTime::UNIX_EPOCH + LAST;
+    let readable: Vec<SystemTime> = ends.iter().flatten().copied().filter(written).collect();
+    uncertain |= readable.len() < ends.len();
+    match readable.into_iter().min() {
+        None => End::Unknown,
+        Some(end) if uncertain => End::AtLatest(end),
+        Some(end) => End::At(end),
+    }
 }
 
 /// `20260212T200947Z` and a number of seconds.
@@ -90,11 +101,26 @@ mod tests {
             ("X-Goog-Expires=3600", End::Unknown),
             ("X-Goog-Date=yesterday&X-Goog-Expires=3600", End::Unknown),
             ("X-Goog-Date=20260212T200947Z&X-Goog-Expires=99999999999999999999", End::Unknown),
-            ("X-Goog-Date=20260212T200947Z&X-Goog-Expires=3600&Expires=soon", End::Unknown),
+            // What cannot be read beside what can makes that the latest.
+            (
+                "X-Goog-Date=20260212T200947Z&X-Goog-Expires=3600&Expires=soon",
+                End::AtLatest(at("2026-02-12T21:09:47Z")),
+            ),
+            ("Expires=1770930587&se=2099-01-01", End::AtLatest(at("2026-02-12T21:09:47Z"))),
+            // Twice, in either order.
+            (
+                "X-Goog-Date=20260212T200947Z&X-Goog-Expires=60&X-Goog-Expires=3600",
+                End::At(at("2026-02-12T20:10:47Z")),
+            ),
+            ("se=2026-02-12T21%3A09%3A47Z&ske=2026-02-12T20%3A10%3A47Z", End::At(at("2026-02-12T20:10:47Z"))),
+            // Beyond what can be written: milliseconds, or nonsense.
+            ("Expires=1770930587000", End::Unknown),
+            ("X-Goog-Date=20260212T200947Z&X-Goog-Expires=999999999999", End::Unknown),
             ("Expires=18446744073709551615", End::Unknown),
         ] {
             assert_eq!(end_of(&format!("{base}?{query}")), expected, "{query}");
         }
         assert_eq!(end_of(base), End::Unknown);
+        assert_eq!(end_of(&format!("{base}#x?Expires=1770930587")), End::Unknown);
     }
 }

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor,
+};
 
 use super::links::{End, end_of};
 
@@ -23,120 +25,148 @@ impl Peek {
     /// Reads `body`; `None` when it is no such document, is cut short, or says something twice.
     #[must_use]
     pub fn of(body: &[u8]) -> Option<Self> {
-        let document: Document = serde_json::from_slice(body).ok()?;
-        let Attributes { status, ends } = document.data.attributes;
-        Some(Self { status: status?, id: document.data.id, ends: ends.0 })
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        let mut found = Found::default();
+        Reading { place: Place::Document, found: &mut found }.deserialize(&mut deserializer).ok()?;
+        deserializer.end().ok()?;
+        Some(Self { status: found.status?, id: found.id.and_then(|id| id.0), ends: found.ends })
     }
 }
 
-#[derive(Deserialize)]
-struct Document {
-    data: Data,
-}
-
-#[derive(Deserialize)]
-struct Data {
-    #[serde(default)]
-    id: Option<String>,
-    attributes: Attributes,
-}
-
-/// `results[]` is untyped in Snyk's document, so every string below `attributes` that is a web address
-/// counts as a link, wherever it stands: a link that is missed would be handed out dead.
-struct Attributes {
+/// What was found so far; a thing that was found is set.
+#[derive(Default)]
+struct Found {
+    data: Option<()>,
+    id: Option<Id>,
+    attributes: Option<()>,
     status: Option<String>,
-    ends: Ends,
+    ends: Vec<End>,
 }
 
-impl<'de> Deserialize<'de> for Attributes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(AttributesVisitor)
+/// `data.id`, which may be `null`.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Id(Option<String>);
+
+/// Where in a document a value stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Document,
+    Data,
+    Attributes,
+    /// `results[]` is untyped in Snyk's document, so every string below `attributes` that is a web address
+    /// counts as a link, wherever it stands: a link that is missed would be handed out dead.
+    Below,
+}
+
+/// Reads the value at one place. All but what is below must be objects: serde would take lists for them.
+struct Reading<'a> {
+    place: Place,
+    found: &'a mut Found,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Name {
+    Data,
+    Id,
+    Attributes,
+    Status,
+    #[serde(other)]
+    Other,
+}
+
+impl Reading<'_> {
+    fn below(&mut self) -> Reading<'_> {
+        Reading { place: Place::Below, found: self.found }
+    }
+
+    fn no_object<E: Error>(&self, what: Unexpected<'_>) -> Result<(), E> {
+        if self.place == Place::Below { Ok(()) } else { Err(E::invalid_type(what, self)) }
     }
 }
 
-struct AttributesVisitor;
+impl<'de> DeserializeSeed<'de> for Reading<'_> {
+    type Value = ();
 
-impl<'de> Visitor<'de> for AttributesVisitor {
-    type Value = Attributes;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Reading<'_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an export's attributes")
+        f.write_str("an export's document")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Attributes, A::Error> {
-        let mut attributes = Attributes { status: None, ends: Ends::default() };
-        while let Some(name) = map.next_key::<String>()? {
-            if name != "status" {
-                let Ends(found) = map.next_value()?;
-                attributes.ends.0.extend(found);
-            } else if attributes.status.replace(map.next_value()?).is_some() {
-                return Err(A::Error::duplicate_field("status"));
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        while let Some(name) = map.next_key()? {
+            let before = match (self.place, name) {
+                (Place::Document, Name::Data) => {
+                    map.next_value_seed(Reading { place: Place::Data, found: self.found })?;
+                    self.found.data.replace(()).is_some()
+                }
+                (Place::Data, Name::Id) => self.found.id.replace(map.next_value()?).is_some(),
+                (Place::Data, Name::Attributes) => {
+                    map.next_value_seed(Reading { place: Place::Attributes, found: self.found })?;
+                    self.found.attributes.replace(()).is_some()
+                }
+                (Place::Attributes, Name::Status) => self.found.status.replace(map.next_value()?).is_some(),
+                (Place::Attributes | Place::Below, _) => {
+                    map.next_value_seed(self.below())?;
+                    false
+                }
+                (Place::Document | Place::Data, _) => {
+                    map.next_value::<IgnoredAny>()?;
+                    false
+                }
+            };
+            if before {
+                return Err(A::Error::custom("said twice"));
             }
         }
-        Ok(attributes)
-    }
-}
-
-/// The ends of all links in a JSON value.
-#[derive(Default)]
-struct Ends(Vec<End>);
-
-impl<'de> Deserialize<'de> for Ends {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(EndsVisitor)
-    }
-}
-
-struct EndsVisitor;
-
-impl<'de> Visitor<'de> for EndsVisitor {
-    type Value = Ends;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
+        Ok(())
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Ends, E> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
+        self.no_object(Unexpected::Seq)?;
+        while seq.next_element_seed(self.below())?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
+        self.no_object(Unexpected::Str(text))?;
         let text = text.trim_start();
         let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
-        let is_link = scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("http");
-        Ok(Ends(if is_link { vec![end_of(text)] } else { Vec::new() }))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Ends, A::Error> {
-        let mut all = Vec::new();
-        while let Some(Ends(found)) = seq.next_element()? {
-            all.extend(found);
+        let is_link = scheme.eq_ignore_ascii_case("https")
+            || scheme.eq_ignore_ascii_case("http")
+            || text.starts_with("//");
+        if is_link {
+            self.found.ends.push(end_of(text));
         }
-        Ok(Ends(all))
+        Ok(())
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ends, A::Error> {
-        let mut all = Vec::new();
-        while let Some((IgnoredAny, Ends(found))) = map.next_entry()? {
-            all.extend(found);
-        }
-        Ok(Ends(all))
+    fn visit_bool<E: Error>(self, value: bool) -> Result<(), E> {
+        self.no_object(Unexpected::Bool(value))
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Ends, E> {
-        Ok(Ends::default())
+    fn visit_i64<E: Error>(self, value: i64) -> Result<(), E> {
+        self.no_object(Unexpected::Signed(value))
     }
 
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Ends, E> {
-        Ok(Ends::default())
+    fn visit_u64<E: Error>(self, value: u64) -> Result<(), E> {
+        self.no_object(Unexpected::Unsigned(value))
     }
 
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Ends, E> {
-        Ok(Ends::default())
+    fn visit_f64<E: Error>(self, value: f64) -> Result<(), E> {
+        self.no_object(Unexpected::Float(value))
     }
 
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Ends, E> {
-        Ok(Ends::default())
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Ends, E> {
-        Ok(Ends::default())
+    fn visit_unit<E: Error>(self) -> Result<(), E> {
+        self.no_object(Unexpected::Unit)
     }
 }
 
@@ -169,6 +199,9 @@ mod tests {
             r#"{"results":[{"url":"https:\/\/a\/x?Expires=1"},{"other":["HTTP://b/?Expires=2",7,null,true,1.5,-1]}],"status":"FINISHED"}"#,
         );
         assert_eq!(found.map(|peek| peek.ends.len()), Some(2));
+        let relative =
+            attributes(r#"{"results":["//a/x?Expires=1","/not/a/link?Expires=1"],"status":"FINISHED"}"#);
+        assert_eq!(relative.map(|peek| peek.ends.len()), Some(1));
     }
 
     #[test]
@@ -180,9 +213,19 @@ mod tests {
             r#"{"status":null}"#,
             r#"{"status":["FINISHED"]}"#,
             "[]",
+            r#"[{"status":"FINISHED"}]"#,
             r#"{"status":"FINISHED""#,
         ] {
             assert_eq!(attributes(text), None, "{text}");
+        }
+        for text in [
+            r#"[{"attributes":{"status":"FINISHED"}}]"#,
+            r#"{"data":[null,{"status":"FINISHED"}]}"#,
+            r#"[[null,{"status":"FINISHED"}]]"#,
+            r#"{"data":{"attributes":{"status":"FINISHED"},"attributes":{"status":"PENDING"}}}"#,
+            r#"{"data":{"attributes":{"status":"FINISHED"}},"data":{"attributes":{"status":"PENDING"}}}"#,
+        ] {
+            assert_eq!(Peek::of(text.as_bytes()), None, "{text}");
         }
         let whole = r#"{"data":{"attributes":{"status":"FINISHED"}}}"#;
         assert!(Peek::of(whole.as_bytes()).is_some());
