@@ -1,27 +1,48 @@
 //! The composition root: [`App::bind`] opens everything and knows its addresses, [`App::run`] serves
 //! until it is told to stop.
 
+use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::access::{Access, BadSource};
 use crate::clock::Clock;
-use crate::config::Config;
-use crate::credential::{BadCredential, Credential};
+use crate::config::{Config, clients};
+use crate::credential::{BadCredential, Credentials, SlotFile};
+use crate::files::{Followed, Unreadable};
 use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
 use crate::listener::{Address, BindError, Listener};
 use crate::shutdown::Shutdown;
-use crate::transport::TransportError;
+use crate::transport::{BadTls, ServerTls, TransportError};
 use crate::upstream::Upstream;
+
+/// How long requests may take to be recorded when the drain time is over.
+const LAST_RECORDS: Duration = Duration::from_secs(5);
 
 /// A gateway with its sockets open, not yet serving.
 #[derive(Debug)]
 pub struct App {
     listener: Listener,
     gateway: Arc<Gateway>,
-    credential: Arc<Credential>,
+    following: Following,
     journal: Journal,
+    clock: Clock,
     shutdown: Shutdown,
-    drain: std::time::Duration,
+    drain: Duration,
+}
+
+/// What is read again while we run.
+#[derive(Debug)]
+struct Following {
+    access: Arc<Access>,
+    clients: Option<Followed>,
+    jwks: Option<Followed>,
+    tls: Option<(ServerTls, Followed)>,
+    credentials: Arc<Credentials>,
+    tokens: Vec<SlotFile>,
+    interval: Duration,
 }
 
 /// Why it cannot start.
@@ -30,12 +51,21 @@ pub enum StartError {
     /// An address is not to be had.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The token file is not usable.
+    /// A credential is not usable.
     #[error("the Snyk credential is not usable")]
     Credential(#[from] BadCredential),
     /// The client to the upstream cannot be made.
     #[error("the connection to the upstream cannot be set up")]
     Transport(#[from] TransportError),
+    /// TLS cannot be spoken.
+    #[error("TLS cannot be spoken")]
+    Tls(#[from] BadTls),
+    /// The issuer's keys cannot be used.
+    #[error("the keys of oidc.issuer cannot be used")]
+    Keys(#[from] BadSource),
+    /// The file of clients cannot be read.
+    #[error("access.clients_file")]
+    Clients(#[from] Unreadable),
 }
 
 impl App {
@@ -44,9 +74,15 @@ impl App {
     /// # Errors
     /// [`StartError`].
     pub async fn bind(config: Config, clock: Clock, shutdown: Shutdown) -> Result<Self, StartError> {
-        let credential = Arc::new(Credential::open(config.credential)?);
+        let (credentials, tokens) = Credentials::open(config.credential, &clock)?;
+        let (access, jwks) = Access::open(config.access)?;
+        let (credentials, access) = (Arc::new(credentials), Arc::new(access));
+        let clients = config.clients_file.map(|path| Followed::open("access.clients_file", vec![path]));
+        let clients = clients.transpose()?.map(|(followed, _)| followed);
+        let tls = config.tls.map(ServerTls::open).transpose()?;
         let upstream = Upstream::new(&config.upstream)?;
-        let listener = Listener::bind(config.listener.clone()).await?;
+        let listener =
+            Listener::bind(config.listener.clone(), tls.as_ref().map(|(tls, _)| tls.clone())).await?;
         let on_journal_failure = config.journal.on_failure;
         let journal = Journal::open(config.journal, clock.clone());
         let settings = gateway::Settings {
@@ -57,14 +93,17 @@ impl App {
             on_journal_failure,
         };
         let with = Collaborators {
-            clock,
+            clock: clock.clone(),
             upstream,
-            credential: Arc::clone(&credential),
+            access: Arc::clone(&access),
+            credentials: Arc::clone(&credentials),
             journal: journal.clone(),
             shutdown: shutdown.clone(),
         };
         let gateway = Arc::new(Gateway::new(&settings, with));
-        Ok(Self { listener, gateway, credential, journal, shutdown, drain: config.listener.drain })
+        let interval = config.reload_interval;
+        let following = Following { access, clients, jwks, tls, credentials, tokens, interval };
+        Ok(Self { listener, gateway, following, journal, clock, shutdown, drain: config.listener.drain })
     }
 
     /// The addresses that clients can connect to.
@@ -84,20 +123,54 @@ impl App {
         for address in self.addresses() {
             tracing::info!(server.address = %address, "listening");
         }
-        let following = Arc::clone(&self.credential).follow_file();
-        let stop = self.shutdown.clone();
-        self.shutdown.spawn(async move {
-            tokio::select! {
-                () = following => {}
-                () = stop.begun() => {}
-            }
-        });
+        self.following.spawn(&self.shutdown);
         let gateway = self.gateway;
-        self.listener.serve(move |request| Arc::clone(&gateway).respond(request), &self.shutdown).await;
+        let respond = move |request, peer| Arc::clone(&gateway).respond(request, peer);
+        self.listener.serve(respond, &self.clock, &self.shutdown).await;
         if !self.shutdown.drained(self.drain).await {
-            tracing::warn!("requests to the upstream were still in flight when the drain time was over");
+            tracing::warn!("requests were still in flight when the drain time was over: they end now");
+            self.shutdown.end();
+            self.shutdown.drained(LAST_RECORDS).await;
         }
         self.journal.close().await;
         tracing::info!("stopped");
+    }
+}
+
+impl Following {
+    fn spawn(self, shutdown: &Shutdown) {
+        let Self { access, clients, jwks, tls, credentials, tokens, interval } = self;
+        let until_stopped = |work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+            let stop = shutdown.clone();
+            shutdown.spawn(async move {
+                tokio::select! {
+                    () = work => {}
+                    () = stop.begun() => {}
+                }
+            });
+        };
+        until_stopped(Box::pin(credentials.follow(tokens)));
+        if let Some(clients) = clients {
+            let access = Arc::clone(&access);
+            until_stopped(Box::pin(clients.follow(interval, move |contents| {
+                let content = contents.first().map_or(&[][..], |content| content.as_slice());
+                let roster =
+                    clients::parse(&Path::new("access.clients_file").display().to_string(), content)?;
+                access
+                    .replace_roster(roster)
+                    .map_err(|shared| format!("two clients are the same: {shared:?}"))?;
+                Ok(())
+            })));
+        }
+        if let Some(jwks) = jwks {
+            let access = Arc::clone(&access);
+            until_stopped(Box::pin(
+                jwks.follow(interval, move |contents| Ok(access.replace_keys(contents)?)),
+            ));
+        }
+        if let Some((tls, followed)) = tls {
+            until_stopped(Box::pin(followed.follow(interval, move |contents| Ok(tls.replace(contents)?))));
+        }
+        until_stopped(Box::pin(async move { access.follow_keys().await }));
     }
 }

@@ -3,6 +3,8 @@
 //! The modules in reading order; `ARCHITECTURE.md` tells how they fit together.
 
 pub mod clock;
+pub mod files;
+pub mod hardening;
 pub mod secret;
 pub mod shutdown;
 

@@ -160,6 +160,9 @@ pub struct OtherCall {
     pub method: Method,
     /// Path and query below the upstream's root; the path begins with `/rest/` or `/v1/`.
     pub target: String,
+    /// The orgs and groups that the path names; none where it does not begin with one, or where what it
+    /// names is no id.
+    pub scopes: Vec<Scope>,
 }
 
 /// What a request asks for.
@@ -169,6 +172,23 @@ pub enum Route {
     Export(ExportCall),
     /// Anything else below `/rest/` or `/v1/`.
     Other(OtherCall),
+}
+
+impl Route {
+    /// The orgs and groups that it is about.
+    #[must_use]
+    pub fn scopes(&self) -> &[Scope] {
+        match self {
+            Self::Export(call) => std::slice::from_ref(&call.scope),
+            Self::Other(call) => &call.scopes,
+        }
+    }
+
+    /// Whether one answer serves all who ask the same.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Export(call) if call.operation != Operation::Start)
+    }
 }
 
 /// Why a request is no call that we answer.
@@ -210,6 +230,11 @@ pub fn recognise(method: &Method, uri: &Uri, forward_other: bool) -> Result<Rout
         }
         return Ok(Route::Export(ExportCall { scope, operation, query: Query::parse(query)? }));
     }
+    // A lenient server might take another spelling of an export call for one; it must not pass as another.
+    let spelling = lenient(uri.path());
+    if export_path(&spelling).is_some() {
+        return Err(Refusal::Unknown);
+    }
     let below_api = uri.path().starts_with("/rest/") || uri.path().starts_with("/v1/");
     if !(forward_other && below_api) {
         return Err(Refusal::Unknown);
@@ -219,7 +244,37 @@ pub fn recognise(method: &Method, uri: &Uri, forward_other: bool) -> Result<Rout
     }
     check_percent(query).ok_or(Refusal::Query)?;
     let target = if query.is_empty() { uri.path().to_owned() } else { format!("{}?{query}", uri.path()) };
-    Ok(Route::Other(OtherCall { method: method.clone(), target }))
+    Ok(Route::Other(OtherCall { method: method.clone(), target, scopes: scopes(uri.path()) }))
+}
+
+/// What `/rest/` or `/v1/` is followed by, where that is an org or a group, and every org or group further
+/// on. Names are compared decoded and without case, as a lenient server might.
+fn scopes(path: &str) -> Vec<Scope> {
+    let decoded =
+        |segment| check_percent(segment).and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+    let segments: Vec<String> = path.split('/').skip(2).map(decoded).collect();
+    let mut found = Vec::new();
+    for (at, segment) in segments.iter().enumerate() {
+        let kind = match segment.to_ascii_lowercase().as_str() {
+            "org" | "orgs" => ScopeKind::Org,
+            "group" | "groups" => ScopeKind::Group,
+            _ if at == 0 => return Vec::new(),
+            _ => continue,
+        };
+        match segments.get(at + 1).map(|id| (Id::parse(id), id.is_empty())) {
+            Some((Some(id), _)) => found.push(Scope { kind, id }),
+            // A list of what is below the scope before it.
+            None | Some((None, true)) if at > 0 => {}
+            None | Some((None, _)) => return Vec::new(),
+        }
+    }
+    found
+}
+
+/// A path as a lenient server might read it: decoded, without case, without slashes at its end.
+fn lenient(path: &str) -> String {
+    let decoded = check_percent(path).and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
+    decoded.to_ascii_lowercase().trim_end_matches('/').to_owned()
 }
 
 /// The six shapes, with or without `/rest`, and `export/jobs/{id}` as a second spelling of job status.
@@ -314,6 +369,12 @@ impl Query {
         }
         pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(Self(pairs))
+    }
+
+    /// The `version` that is asked for: the first, where it came more than once.
+    #[must_use]
+    pub fn version(&self) -> Option<&str> {
+        self.0.iter().find(|(name, _)| name == "version").and_then(|(_, value)| value.as_deref())
     }
 
     /// Adds `version` where the client sent none.
@@ -449,6 +510,11 @@ mod tests {
             assert_eq!(other(bad), "Path", "{bad}");
         }
         assert_eq!(other("/v2/x"), "Unknown");
+        for disguised in
+            ["/rest/orgs/a/export/", "/rest/orgs/a/Export", "/rest/ORGS/a/export/e", "/rest/orgs/a/%65xport"]
+        {
+            assert_eq!(other(disguised), "Unknown", "{disguised}");
+        }
         assert_eq!(other("/v1/x?a=%00"), "Query");
     }
 

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     begun: CancellationToken,
+    over: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -33,6 +34,17 @@ impl Shutdown {
     /// Resolves when somebody has asked to stop.
     pub async fn begun(&self) {
         self.begun.cancelled().await;
+    }
+
+    /// Says that there is no time left: what waits for others is to end now.
+    pub fn end(&self) {
+        self.begun.cancel();
+        self.over.cancel();
+    }
+
+    /// Runs `work` to its end, unless there is no time left before; then `None`.
+    pub async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.over.run_until_cancelled(work).await
     }
 
     /// Waits until nothing runs any more, at most for `limit`; whether that was reached.

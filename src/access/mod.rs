@@ -1,100 +1,328 @@
-//! Who calls us.
+//! Who calls us, and what they may do.
+//!
+//! [`Access::identify`] finds who sent a request: by a key or JWT, else by the connection's certificate,
+//! else by the Unix socket's peer. [`Access::permit`] decides what they may do. Without a roster everybody
+//! who reaches a loopback address or a Unix socket is local and may do everything; with one, what it does
+//! not allow is denied. `docs/decisions/0005-access.md` tells why.
+
+mod guard;
+mod jwks;
+pub mod key;
+pub mod policy;
+mod quota;
+mod roster;
+mod settings;
+pub mod token;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use http::header::{HOST, ORIGIN};
+use arc_swap::ArcSwap;
+use http::HeaderName;
+use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::uri::Authority;
-use http::{HeaderValue, Version};
+
+use crate::clock::Now;
+use crate::files::{Content, Followed};
+use crate::route::Route;
+use crate::transport::{Peer, Via};
+
+pub use jwks::BadSource;
+pub use policy::{Allowed, Class, Denied, Policy};
+pub use quota::{Exceeded, Permit};
+pub use roster::{Claim, Client, Described, Roster, Shared};
+pub use settings::{KeySource, Settings, Tokens};
+
+use quota::{Failed, Failures};
+
+/// Where Snyk's own CLI puts its credential a second time.
+const SESSION_TOKEN: HeaderName = HeaderName::from_static("session-token");
 
 /// Who sent a request, as the journal and the log name them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Principal {
-    /// The client's name.
+    /// The client's name; `local` without a roster.
     pub name: Arc<str>,
-}
-
-impl Principal {
-    /// Whoever can reach a loopback address or our Unix socket.
-    #[must_use]
-    pub fn local() -> Self {
-        Self { name: "local".into() }
-    }
+    client: Option<Arc<Client>>,
 }
 
 /// Why a request is nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unidentified {
-    /// It does not say, exactly once and in a valid form, which host it is for (RFC 9110 §7.2,
-    /// RFC 9112 §3.2, RFC 9113 §8.3.1).
+    /// It does not say, exactly once and in a valid form, which host it is for (RFC 9110 §7.2).
     Host,
-    /// It has an `Origin` (RFC 6454 §7): a web page makes a browser send it, from wherever that page is.
+    /// Where its body ends can be read in two ways (RFC 9112 §6).
+    Framing,
+    /// It has an `Origin` (RFC 6454 §7): a web page makes a browser send it, from wherever that page is;
+    /// or `Sec-Fetch-Site` says that a page did.
     WebPage,
     /// Its target is in absolute-form (RFC 9112 §3.2.2), which is for forward proxies.
     TargetForm,
+    /// On a loopback listener, it is for a name that is not this machine's own.
+    ForeignHost,
+    /// On a loopback listener or a Unix socket, it was passed on by another proxy.
+    Forwarded,
+    /// It lacks `access.required_header`.
+    RequiredHeader,
+    /// Nobody known sent it.
+    Unknown(Reason),
+    /// The same, and its address has failed too often within a minute.
+    TooManyFailures(Reason),
 }
 
-/// Identifies who sent a request. Listeners are loopback addresses and Unix sockets only, so that this
-/// is always the local principal.
-///
-/// # Errors
-/// [`Unidentified`].
-pub fn identify(parts: &Parts) -> Result<Principal, Unidentified> {
-    if parts.headers.contains_key(ORIGIN) {
-        return Err(Unidentified::WebPage);
-    }
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    let host = hosts.next().map(authority_of).transpose()?;
-    if hosts.next().is_some() {
-        return Err(Unidentified::Host);
-    }
-    let authority = match (parts.version >= Version::HTTP_2, parts.uri.authority(), host) {
-        (false, Some(_), _) if parts.uri.scheme().is_some() => return Err(Unidentified::TargetForm),
-        // CONNECT's target is an authority without a scheme; the route refuses it.
-        (false, _, Some(host)) => host,
-        (true, Some(authority), None) => authority.clone(),
-        (true, Some(authority), Some(host)) if host == *authority => host,
-        _ => return Err(Unidentified::Host),
-    };
-    if authority.as_str().contains('@') || authority.host().is_empty() {
-        return Err(Unidentified::Host);
-    }
-    Ok(Principal::local())
+/// Why nobody known sent a request. Only the log is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// It has no key, token or certificate, and no known user sent it.
+    Nothing,
+    /// It has more than one credential, and they are not the same client's.
+    Conflicting,
+    /// A key with a typing error.
+    MalformedKey,
+    /// A key that nobody has.
+    UnknownKey,
+    /// A key whose time is over.
+    ExpiredKey,
+    /// A JWT that is not well made, or not for us.
+    BadToken,
+    /// A JWT that none of the issuer's keys signed.
+    UnknownSigner,
+    /// A JWT whose time is over.
+    ExpiredToken,
+    /// A good JWT with the claims of no client.
+    UnknownToken,
+    /// A good certificate with the names of no client.
+    UnknownCertificate,
+    /// A certificate whose time is over.
+    ExpiredCertificate,
+    /// A user of this machine that is no client.
+    UnknownUser,
+    /// More than one client is known by this.
+    Ambiguous,
 }
 
-fn authority_of(host: &HeaderValue) -> Result<Authority, Unidentified> {
-    Authority::try_from(host.as_bytes()).map_err(|_| Unidentified::Host)
-}
-
-#[cfg(test)]
-mod tests {
-    use http::Request;
-
-    use super::*;
-
-    fn parts(version: Version, uri: &str, hosts: &[&str]) -> Parts {
-        let mut request = Request::builder().version(version).uri(uri);
-        for host in hosts {
-            request = request.header(HOST, *host);
+impl Reason {
+    /// A word for the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nothing => "no_credential",
+            Self::Conflicting => "conflicting_credentials",
+            Self::MalformedKey => "malformed_key",
+            Self::UnknownKey => "unknown_key",
+            Self::ExpiredKey => "expired_key",
+            Self::BadToken => "bad_token",
+            Self::UnknownSigner => "unknown_signer",
+            Self::ExpiredToken => "expired_token",
+            Self::UnknownToken => "unknown_token",
+            Self::UnknownCertificate => "unknown_certificate",
+            Self::ExpiredCertificate => "expired_certificate",
+            Self::UnknownUser => "unknown_user",
+            Self::Ambiguous => "ambiguous",
         }
-        request.body(()).expect("a request").into_parts().0
+    }
+}
+
+type Presented = Result<Arc<Client>, Reason>;
+
+/// Why somebody who is known may not do what they ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotPermitted {
+    /// The policy does not allow it.
+    Denied(Denied),
+    /// Too much of it.
+    Exceeded(Exceeded),
+}
+
+/// Decides who gets in and what they may do.
+#[derive(Debug)]
+pub struct Access {
+    settings: Settings,
+    /// `None` without a roster: it never becomes so by a reload.
+    roster: Option<ArcSwap<Roster>>,
+    issuer: Option<(token::Expected, jwks::Jwks)>,
+    failures: Failures,
+}
+
+impl Access {
+    /// Opens what the settings name; the [`Followed`] is the file of the issuer's keys.
+    ///
+    /// # Errors
+    /// When the issuer's keys cannot be used.
+    pub fn open(settings: Settings) -> Result<(Self, Option<Followed>), BadSource> {
+        let issuer = settings.tokens.as_ref().map(|tokens| {
+            jwks::Jwks::open(&tokens.keys).map(|(jwks, followed)| ((tokens.expected.clone(), jwks), followed))
+        });
+        let (issuer, followed) = issuer.transpose()?.unzip();
+        // The configuration has checked that no two clients share anything.
+        let roster = |described| ArcSwap::from_pointee(Roster::new(described, None).unwrap_or_default());
+        let access = Self {
+            roster: settings.clients.clone().map(roster),
+            issuer,
+            failures: Failures::new(settings.max_failures),
+            settings,
+        };
+        Ok((access, followed.flatten()))
     }
 
-    #[test]
-    fn exactly_one_sound_host_is_needed() {
-        let h1 = |uri, hosts: &[&str]| identify(&parts(Version::HTTP_11, uri, hosts)).is_ok();
-        assert!(h1("/", &["localhost:7080"]));
-        assert!(h1("/", &["[::1]:7080"]));
-        for bad in [&[][..], &["a", "a"], &[""], &["a b"], &["user@a"], &["a/b"], &["a:b:c"]] {
-            assert!(!h1("/", bad), "{bad:?}");
-        }
-        assert!(!h1("http://localhost/", &["localhost"]));
-        let mut page = parts(Version::HTTP_11, "/", &["localhost"]);
-        page.headers.insert(ORIGIN, HeaderValue::from_static("https://page.example"));
-        assert_eq!(identify(&page), Err(Unidentified::WebPage));
-        let h2 = |hosts: &[&str]| identify(&parts(Version::HTTP_2, "http://a:1/", hosts)).is_ok();
-        assert!(h2(&[]));
-        assert!(h2(&["a:1"]));
-        assert!(!h2(&["b"]));
+    /// Takes a new roster.
+    ///
+    /// # Errors
+    /// When two clients would be known by the same thing; the old one stays in force.
+    pub fn replace_roster(&self, described: Vec<Described>) -> Result<(), Shared> {
+        let Some(roster) = &self.roster else { return Ok(()) };
+        let new = Roster::new(described, Some(&roster.load()))?;
+        roster.store(Arc::new(new));
+        Ok(())
     }
+
+    /// Takes new contents of the file of the issuer's keys.
+    ///
+    /// # Errors
+    /// When no key is in it; the old ones stay in force.
+    pub fn replace_keys(&self, contents: &[Content]) -> Result<(), token::BadKeys> {
+        self.issuer.as_ref().map_or(Ok(()), |(_, jwks)| jwks.replace(contents))
+    }
+
+    /// Fetches the issuer's keys over and over, where they are at a URL; never ends.
+    pub async fn follow_keys(&self) {
+        match &self.issuer {
+            Some((_, jwks)) => jwks.follow().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether who is not allowed something is told that it does not exist.
+    #[must_use]
+    pub fn hides(&self) -> bool {
+        self.settings.hide
+    }
+
+    /// Identifies who sent a request.
+    ///
+    /// # Errors
+    /// [`Unidentified`].
+    pub async fn identify(&self, parts: &Parts, peer: &Peer, now: Now) -> Result<Principal, Unidentified> {
+        guard::check(parts, peer.via, &self.settings)?;
+        let Some(roster) = &self.roster else {
+            return Ok(Principal { name: "local".into(), client: None });
+        };
+        match self.client(roster, parts, peer, now).await {
+            Ok(client) => Ok(Principal { name: Arc::clone(&client.name), client: Some(client) }),
+            Err(reason) => Err(self.failed(reason, peer.via, now.mono)),
+        }
+    }
+
+    async fn client(&self, roster: &ArcSwap<Roster>, parts: &Parts, peer: &Peer, now: Now) -> Presented {
+        let mut found: Option<Arc<Client>> = None;
+        for credential in presented(parts)? {
+            let client = match credential {
+                Credential::Key(key) if !key::is_well_formed(key) => Err(Reason::MalformedKey),
+                Credential::Key(key) => roster.load().by_key(key, now),
+                Credential::Token(token) => self.by_token(roster, token, now).await,
+            }?;
+            if found.as_ref().is_some_and(|other| !Arc::ptr_eq(other, &client)) {
+                return Err(Reason::Conflicting);
+            }
+            found = Some(client);
+        }
+        if let Some(client) = found {
+            return Ok(client);
+        }
+        if let Some(certificate) = &peer.certificate {
+            let (begins, ends) = certificate.valid;
+            if now.wall < begins || now.wall > ends {
+                return Err(Reason::ExpiredCertificate);
+            }
+            return roster.load().by_certificate(&certificate.names);
+        }
+        match peer.via {
+            Via::Unix(Some(user)) => roster.load().by_user(user).ok_or(Reason::UnknownUser),
+            Via::Unix(None) | Via::Loopback(_) | Via::Network(_) => Err(Reason::Nothing),
+        }
+    }
+
+    async fn by_token(&self, roster: &ArcSwap<Roster>, token: &str, now: Now) -> Presented {
+        let Some((expected, jwks)) = &self.issuer else { return Err(Reason::BadToken) };
+        let tries = jwks.tries();
+        let mut claims = token::verify(token, &jwks.now(), expected, now.wall);
+        if claims == Err(Reason::UnknownSigner) {
+            // The issuer may have a new key.
+            jwks.newer(tries).await;
+            claims = token::verify(token, &jwks.now(), expected, now.wall);
+        }
+        roster.load().by_claims(&claims?)
+    }
+
+    fn failed(&self, reason: Reason, via: Via, now: Instant) -> Unidentified {
+        let Some(address) = via.counted_as() else { return Unidentified::Unknown(reason) };
+        match self.failures.count(address, now) {
+            Failed::Counted => Unidentified::Unknown(reason),
+            Failed::FirstOver => {
+                tracing::warn!(
+                    client.address = %address,
+                    reason = reason.as_str(),
+                    "too many failed attempts from this address: more of this minute are not logged"
+                );
+                Unidentified::TooManyFailures(reason)
+            }
+            Failed::Over => Unidentified::TooManyFailures(reason),
+        }
+    }
+
+    /// Decides whether `principal` may do what `route` asks, and counts it.
+    ///
+    /// # Errors
+    /// [`NotPermitted`].
+    pub fn permit(&self, principal: &Principal, route: &Route, now: Instant) -> Result<Permit, NotPermitted> {
+        let Some(client) = &principal.client else { return Ok(Permit::unlimited()) };
+        client.policy.decide(route).map_err(NotPermitted::Denied)?;
+        let Policy { requests_per_minute, concurrent_requests, .. } = client.policy;
+        client.usage.admit(requests_per_minute, concurrent_requests, now).map_err(NotPermitted::Exceeded)
+    }
+}
+
+impl Exceeded {
+    /// When to try again.
+    #[must_use]
+    pub const fn retry_after(self) -> Duration {
+        match self {
+            Self::PerMinute { retry_after } => retry_after,
+            Self::AtOnce => Duration::from_secs(1),
+        }
+    }
+}
+
+enum Credential<'a> {
+    Key(&'a str),
+    Token(&'a str),
+}
+
+/// What a request presents that looks like ours: in `Authorization` with the scheme `token` or `bearer`, or
+/// in `Session-Token`. Anything else there (a Snyk token that a tool still sends, say) counts as nothing.
+fn presented(parts: &Parts) -> Result<Vec<Credential<'_>>, Reason> {
+    let mut found = Vec::new();
+    for name in [AUTHORIZATION, SESSION_TOKEN] {
+        let mut values = parts.headers.get_all(&name).iter();
+        let Some(value) = values.next() else { continue };
+        if values.next().is_some() {
+            return Err(Reason::Conflicting);
+        }
+        let Ok(text) = value.to_str() else { continue };
+        let bare = match text.trim().split_once(' ') {
+            Some((scheme, rest))
+                if ["token", "bearer"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) =>
+            {
+                rest.trim()
+            }
+            None if name == SESSION_TOKEN => text.trim(),
+            _ => continue,
+        };
+        if bare.starts_with(key::PREFIX) {
+            found.push(Credential::Key(bare));
+        } else if token::looks_like_one(bare) {
+            found.push(Credential::Token(bare));
+        }
+    }
+    Ok(found)
 }

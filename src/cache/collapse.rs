@@ -7,6 +7,7 @@
 //! wait of everybody with `None`.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -33,6 +34,8 @@ pub struct Member {
 #[derive(Debug)]
 struct Flight<T> {
     landed: watch::Sender<Option<T>>,
+    /// Whether its answer is there already, and only being recorded and stored.
+    arrived: AtomicBool,
     members: Mutex<HashMap<Uuid, Arc<str>>>,
 }
 
@@ -56,18 +59,23 @@ impl<T: Clone> Flights<T> {
 
     /// Joins the flight of `key`, or starts one, unless `stored` finds that an earlier one has landed
     /// since the cache was looked at. A flight is stored before it is taken off the map, so that under
-    /// the map's lock one of the two is seen.
+    /// the map's lock one of the two is seen. Who wants an answer that was made after it asked (`anew`)
+    /// joins no flight whose answer is there already; it leads one that nobody else can join.
     ///
     /// # Errors
     /// What `stored` found.
     pub fn board<S>(
         &self,
         key: &Key,
-        member: Member,
+        (member, anew): (Member, bool),
         stored: impl FnOnce() -> Option<S>,
     ) -> Result<Boarding<T>, S> {
         let mut by_key = lock(&self.by_key);
         if let Some(flight) = by_key.get(key) {
+            if anew && flight.arrived.load(Ordering::Acquire) {
+                let (lead, waiter) = Lead::start(None, member);
+                return Ok(Boarding::Lead(lead, waiter));
+            }
             if lock(&flight.members).len() > self.max_followers {
                 return Ok(Boarding::Full);
             }
@@ -105,14 +113,24 @@ pub struct Lead<T> {
 
 impl<T> Lead<T> {
     fn start(on_map: Option<OnMap<T>>, member: Member) -> (Self, Waiter<T>) {
-        let flight = Arc::new(Flight { landed: watch::Sender::new(None), members: Mutex::default() });
+        let flight = Arc::new(Flight {
+            landed: watch::Sender::new(None),
+            arrived: AtomicBool::new(false),
+            members: Mutex::default(),
+        });
         let waiter = Waiter::join(&flight, member);
         (Self { flight, on_map }, waiter)
     }
 
-    /// Those who wait now and were not taken before.
+    /// Says that the answer is there, and tells who waits now.
     #[must_use]
-    pub fn take_members(&self) -> Vec<Member> {
+    pub fn arrived(&self) -> Vec<Member> {
+        self.flight.arrived.store(true, Ordering::Release);
+        self.take_members()
+    }
+
+    /// Those who wait now and were not taken before.
+    fn take_members(&self) -> Vec<Member> {
         lock(&self.flight.members).drain().map(|(request, client)| Member { request, client }).collect()
     }
 
@@ -195,16 +213,19 @@ mod tests {
     }
 
     fn board<T: Clone>(flights: &Flights<T>, export: &str, n: u128) -> Boarding<T> {
-        let boarded = flights.board(&key(export), member(n), || None::<()>);
+        let boarded = flights.board(&key(export), (member(n), false), || None::<()>);
         boarded.unwrap_or_else(|()| unreachable!("nothing is stored"))
     }
 
     #[test]
     fn what_has_landed_meanwhile_is_found_and_a_flight_comes_before_it() {
         let flights = Flights::<u8>::new(10);
-        assert!(matches!(flights.board(&key("a"), member(1), || Some("stored")), Err("stored")));
+        assert!(matches!(flights.board(&key("a"), (member(1), false), || Some("stored")), Err("stored")));
         let _leading = board(&flights, "a", 2);
-        assert!(matches!(flights.board(&key("a"), member(3), || Some("stored")), Ok(Boarding::Follow(_))));
+        assert!(matches!(
+            flights.board(&key("a"), (member(3), false), || Some("stored")),
+            Ok(Boarding::Follow(_))
+        ));
     }
 
     #[tokio::test]
@@ -217,6 +238,17 @@ mod tests {
         assert!(matches!(board(&flights, "a", 4), Boarding::Lead(..)));
         lead.land(7);
         assert_eq!((first.landed().await, second.landed().await), (Some(7), Some(7)));
+    }
+
+    #[test]
+    fn who_wants_a_new_answer_joins_none_that_is_there_already() {
+        let flights = Flights::<u8>::new(10);
+        let Boarding::Lead(lead, _first) = board(&flights, "a", 1) else { panic!("first leads") };
+        let anew = |n| flights.board(&key("a"), (member(n), true), || None::<()>);
+        assert!(matches!(anew(2), Ok(Boarding::Follow(_))));
+        let _ = lead.arrived();
+        assert!(matches!(anew(3), Ok(Boarding::Lead(..))));
+        assert!(matches!(board(&flights, "a", 4), Boarding::Follow(_)));
     }
 
     #[tokio::test]

@@ -3,7 +3,11 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use crate::config::Resolved;
+use crate::access::Class;
+use crate::config::{Config, Resolved};
+use crate::credential::Scopes;
+use crate::gateway::{Routes, told_of};
+use crate::route;
 
 /// Prints `resolved` as TOML, each key with where its value comes from; or, as an example, each with its
 /// default and what it does.
@@ -11,15 +15,90 @@ pub(super) fn run(resolved: &Resolved, example: bool, out: &mut dyn Write) -> io
     out.write_all(if example { self::example(resolved) } else { listing(resolved) }.as_bytes())
 }
 
+/// What a dry run asks: may this client do this?
+#[derive(Debug)]
+pub(super) struct Asked<'a> {
+    pub(super) client: &'a str,
+    pub(super) method: &'a str,
+    pub(super) target: &'a str,
+}
+
+/// Says what would happen to a request and which rule decides; whether it would be let through.
+pub(super) fn dry_run(config: &Config, asked: &Asked<'_>, out: &mut dyn Write) -> io::Result<bool> {
+    let Asked { client, method, target } = asked;
+    writeln!(out, "{client}: {method} {target}")?;
+    let (Ok(method), Ok(uri)) = (method.parse(), target.parse::<http::Uri>()) else {
+        writeln!(out, "  refused: this is no method and path")?;
+        return Ok(false);
+    };
+    let route = match route::recognise(&method, &uri, config.routes == Routes::Everything) {
+        Ok(route) => route,
+        Err(refusal) => {
+            writeln!(out, "  refused: {}", told_of(refusal))?;
+            return Ok(false);
+        }
+    };
+    let status = if config.access.hide { 404 } else { 403 };
+    match &config.access.clients {
+        None if *client == "local" => {
+            writeln!(
+                out,
+                "  allowed: access.clients_file is not set, so that everybody local may do everything"
+            )?;
+        }
+        None => {
+            writeln!(out, "  refused: access.clients_file is not set; the only client is \"local\"")?;
+            return Ok(false);
+        }
+        Some(clients) => {
+            let Some(found) = clients.iter().find(|one| one.name == *client) else {
+                let names: Vec<&str> = clients.iter().map(|one| one.name.as_str()).collect();
+                writeln!(out, "  refused: 401, nobody is called so; there are: {}", names.join(", "))?;
+                return Ok(false);
+            };
+            if let Err(denied) = found.policy.decide(&route) {
+                writeln!(out, "  refused: {status}, clients.{client}.{}", denied.rule())?;
+                return Ok(false);
+            }
+            let class = Class::of(&route).as_str();
+            writeln!(out, "  allowed: clients.{client}.operations holds \"{class}\"")?;
+            for scope in route.scopes() {
+                let (kind, id) = (scope.kind.as_str(), scope.id.as_str());
+                writeln!(out, "  allowed: clients.{client}.{kind}s holds {kind} {id}, or \"*\"")?;
+            }
+            for (key, limit) in [
+                ("requests_per_minute", found.policy.requests_per_minute),
+                ("concurrent_requests", found.policy.concurrent_requests),
+            ] {
+                if let Some(limit) = limit {
+                    writeln!(out, "  limited: clients.{client}.{key} = {limit}; more get 429")?;
+                }
+            }
+        }
+    }
+    let rest = config.credential.credentials.iter().find(|one| one.scopes == Scopes::Rest);
+    let named = route.scopes().first();
+    let named =
+        named.and_then(|scope| config.credential.credentials.iter().find(|one| one.scopes.names(scope)));
+    if let Some(credential) = named.or(rest) {
+        writeln!(out, "  asks {} with the credential {}", config.upstream.root, credential.name)?;
+        return Ok(true);
+    }
+    writeln!(out, "  refused: 403 no_credential, no credential is for this org or group")?;
+    Ok(false)
+}
+
 fn listing(resolved: &Resolved) -> String {
     let shown = |name: &str, value: &str| format!("{} = {value}", name.rsplit('.').next().unwrap_or(name));
-    let lines = resolved.keys.iter().map(|key| shown(key.name, &key.value).chars().count());
+    let lines = resolved.keys.iter().map(|key| shown(&key.name, &key.value).chars().count());
     let width = lines.max().unwrap_or(0).min(60);
     let mut text = String::from("# The configuration is valid. Values, and where they come from:\n");
     for note in &resolved.notes {
         let _ = writeln!(text, "# {note}");
     }
-    sections(resolved, &mut text, |key| format!("{:width$}  # {}\n", shown(key.name, &key.value), key.place));
+    sections(resolved, &mut text, |key| {
+        format!("{:width$}  # {}\n", shown(&key.name, &key.value), key.place)
+    });
     text
 }
 
@@ -32,7 +111,7 @@ fn example(resolved: &Resolved) -> String {
          # The Snyk token itself is never in this file: set SNYK_TOKEN, or credential.token_file.\n",
     );
     sections(resolved, &mut text, |key| {
-        let name = key.name.rsplit('.').next().unwrap_or(key.name);
+        let name = key.name.rsplit('.').next().unwrap_or(&key.name);
         format!("\n# {}\n# {name} = {}\n", key.doc, key.default)
     });
     text

@@ -101,7 +101,7 @@ struct Tool<'a> {
 struct Seen {
     status: u16,
     cache: String,
-    request_id: String,
+    snyk_request_id: String,
     body: Value,
 }
 
@@ -116,9 +116,9 @@ impl Tool<'_> {
         let (head, body) = self.client.request(request).await?.into_parts();
         let field =
             |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
-        let (cache, request_id) = (field("cache-status"), field("exportgate-request-id"));
+        let (cache, snyk_request_id) = (field("cache-status"), field("snyk-request-id"));
         let body = serde_json::from_slice(&body.collect().await?.to_bytes())?;
-        Ok(Seen { status: head.status.as_u16(), cache, request_id, body })
+        Ok(Seen { status: head.status.as_u16(), cache, snyk_request_id, body })
     }
 }
 
@@ -167,7 +167,7 @@ async fn narrate(
     for _ in 0..3 {
         let again = tool.call(Method::GET, &results, &Value::Null).await?;
         step(&again, "results");
-        last = again.request_id;
+        last = again.snyk_request_id;
     }
     bar.finish_and_clear();
     let hits = fake.hits();
@@ -179,7 +179,7 @@ async fn narrate(
         hits.results,
         3 - (hits.results - before)
     )?;
-    writeln!(out, "  The last tool's Exportgate-Request-Id is {last}.")?;
+    writeln!(out, "  On all of these, snyk-request-id is {last}: it leads to the record.")?;
     if hits.results != before {
         return Err("the cache did not answer".into());
     }
@@ -199,7 +199,7 @@ fn invite(out: &mut impl Write, root: &str, journal: &Path) -> Result<(), BoxErr
     )?;
     writeln!(
         out,
-        "  curl -i '{root}/orgs/{ORG}/export/ID-FROM-ABOVE?{VERSION}'        # five times: the last comes from the cache"
+        "  curl -i '{root}/orgs/{ORG}/export/ID-FROM-ABOVE?{VERSION}'        # six times: the last comes from the cache"
     )?;
     writeln!(out, "  curl -i '{root}/orgs/{ORG}/export/{export}?{VERSION}'   # unknown to Snyk")?;
     let program =

@@ -5,6 +5,7 @@
 mod check;
 mod demo;
 mod fake_snyk;
+mod key;
 mod requests;
 mod serve;
 
@@ -47,9 +48,18 @@ enum Command {
         /// Print an example file with every key, its default and what it does.
         #[arg(long)]
         example: bool,
+        /// Say what would happen to a request of this client, and which rule decides: METHOD PATH
+        #[arg(long = "as", value_name = "CLIENT", requires = "request", conflicts_with = "example")]
+        client: Option<String>,
+        /// With --as: the method and the path, such as GET /orgs/ID/export/ID
+        #[arg(value_names = ["METHOD", "PATH"], num_args = 2, requires = "client")]
+        request: Vec<String>,
         #[command(flatten)]
         configured: Configured,
     },
+    /// Make keys for clients.
+    #[command(subcommand)]
+    Key(key::Command),
     /// Run a scripted Snyk by itself, for trying things out and for CI.
     FakeSnyk(fake_snyk::Args),
 }
@@ -94,9 +104,21 @@ pub enum Failure {
     /// The configuration is not valid; exit code 2.
     #[error(transparent)]
     Problems(#[from] Problems),
+    /// A dry run's request would be refused; it was said already. Exit code 1.
+    #[error("it would be refused")]
+    Refused,
     /// Anything else; exit code 1.
     #[error("{0}")]
     Other(&'static str, #[source] Box<dyn Error + Send + Sync>),
+}
+
+fn cannot_write(error: std::io::Error) -> Failure {
+    Failure::Other("cannot write", error.into())
+}
+
+/// Who reads may have had enough (`| head`): that is no failure.
+fn closed<T: Default>(error: std::io::Error) -> std::io::Result<T> {
+    if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(T::default()) } else { Err(error) }
 }
 
 impl Cli {
@@ -113,12 +135,23 @@ impl Cli {
                 let journal = configured.sources()?.journal_path()?;
                 let now = crate::clock::Clock::system().now().wall;
                 requests::run(&args, &journal, &mut out, now)
+                    .or_else(|error| if error.is_closed() { Ok(()) } else { Err(error) })
                     .map_err(|error| Failure::Other("the requests cannot be listed", error.into()))
             }
-            Command::Check { example, configured } => {
+            Command::Check { client: Some(client), request, configured, .. } => {
+                let config = configured.resolve()?.0;
+                let [method, target] = request.as_slice() else { return Ok(()) };
+                let asked = check::Asked { client: &client, method, target };
+                let allowed =
+                    check::dry_run(&config, &asked, &mut out).or_else(closed).map_err(cannot_write)?;
+                if allowed { Ok(()) } else { Err(Failure::Refused) }
+            }
+            Command::Check { example, configured, .. } => {
                 let resolved = if example { Resolved::defaults() } else { configured.resolve()?.1 };
-                check::run(&resolved, example, &mut out)
-                    .map_err(|error| Failure::Other("cannot write", error.into()))
+                check::run(&resolved, example, &mut out).or_else(closed).map_err(cannot_write)
+            }
+            Command::Key(key::Command::New(new)) => {
+                key::run(&new, &mut out, &mut anstream::stderr()).map_err(cannot_write)
             }
             Command::FakeSnyk(args) => fake_snyk::run(&args),
         }
@@ -128,6 +161,9 @@ impl Cli {
 /// Prints the chain of what went wrong to standard error; gives the exit code.
 #[must_use]
 pub fn report(failure: &Failure) -> ExitCode {
+    if let Failure::Refused = failure {
+        return ExitCode::FAILURE;
+    }
     let mut err = anstream::stderr();
     let style = anstyle::AnsiColor::Red.on_default().bold();
     let _ = write!(err, "{style}error:{style:#} {failure}");
@@ -139,7 +175,7 @@ pub fn report(failure: &Failure) -> ExitCode {
     let _ = writeln!(err);
     match failure {
         Failure::Problems(_) => ExitCode::from(2),
-        Failure::Other(..) => ExitCode::FAILURE,
+        Failure::Refused | Failure::Other(..) => ExitCode::FAILURE,
     }
 }
 

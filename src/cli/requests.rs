@@ -90,6 +90,25 @@ pub(super) enum Error {
     Json(#[from] serde_json::Error),
 }
 
+impl Error {
+    /// Whether who reads has had enough (`| head`).
+    pub(super) fn is_closed(&self) -> bool {
+        let kind = match self {
+            Self::Query(_) => None,
+            Self::Write(error) => Some(error.kind()),
+            Self::Csv(error) => {
+                if let csv::ErrorKind::Io(error) = error.kind() {
+                    Some(error.kind())
+                } else {
+                    None
+                }
+            }
+            Self::Json(error) => error.io_error_kind(),
+        };
+        kind == Some(io::ErrorKind::BrokenPipe)
+    }
+}
+
 pub(super) fn run(args: &Args, journal: &Path, out: &mut dyn Write, now: SystemTime) -> Result<(), Error> {
     let query = Query {
         export: args.export.clone(),
@@ -108,7 +127,11 @@ pub(super) fn run(args: &Args, journal: &Path, out: &mut dyn Write, now: SystemT
     }
     match args.format {
         Format::Table if rows.is_empty() => {
-            writeln!(out, "No such requests in {}. Fewer filters find more.", journal.display())?;
+            writeln!(
+                out,
+                "No such requests in {}. Fewer filters find more; ids must be whole.\nWhat the cache answered is in the gateway's log only: search for the snyk-request-id of such an answer.",
+                journal.display()
+            )?;
         }
         Format::Table => writeln!(out, "{}", table(&rows))?,
         Format::Json => {

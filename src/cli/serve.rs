@@ -9,6 +9,14 @@ use crate::telemetry;
 
 pub(super) fn run(config: Config) -> Result<(), Failure> {
     telemetry::init(&config.log).map_err(|error| Failure::Other("logs cannot be set up", error.into()))?;
+    crate::hardening::harden();
+    let most = u64::try_from(config.listener.max_connections).unwrap_or(u64::MAX);
+    if let Some(open) = crate::hardening::max_open_files().filter(|open| *open < most) {
+        tracing::warn!(
+            limit = open,
+            "fewer files may be open than listener.max_connections: raise the limit (LimitNOFILE=, ulimit -n)"
+        );
+    }
     block_on(async {
         let shutdown = Shutdown::new();
         stop_on_signal(&shutdown).map_err(|error| Failure::Other("no signals", error.into()))?;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::reader::Reader;
+use super::reader::{Declared, Reader};
 use crate::listener::{Address, Settings};
 
 pub(super) fn read(r: &mut Reader<'_>) -> Settings {
@@ -11,12 +11,20 @@ pub(super) fn read(r: &mut Reader<'_>) -> Settings {
         (
             "listen",
             "127.0.0.1:7080, [::1]:7080",
-            "Where clients connect: loopback addresses (port 0 takes a free one) or \"unix:/path\".",
+            "Where clients connect: \"ADDRESS:PORT\" (port 0 takes a free one), \"tls:…\", \"unix:/path\" or \"systemd\".",
         ),
         address,
     );
     if listen.is_empty() {
         r.problem("listen", "listen", "name at least one address, such as \"127.0.0.1:7080\"");
+    }
+    let repeated = listen.iter().enumerate().any(|(at, address)| {
+        let is_fixed = !matches!(address, Address::Tcp(tcp) | Address::Tls(tcp) if tcp.port() == 0);
+        is_fixed && listen[..at].contains(address)
+    });
+    if repeated {
+        let place = r.place("listen");
+        r.problem(&place, "listen", "names the same address twice");
     }
     Settings {
         listen,
@@ -27,16 +35,41 @@ pub(super) fn read(r: &mut Reader<'_>) -> Settings {
         )),
         max_connections: r
             .number(("listener.max_connections", "10000", "Most connections at once."), 1..=1_000_000),
+        max_connections_per_address: r.number(
+            (
+                "listener.max_connections_per_address",
+                "256",
+                "Most connections at once from one address of another machine (an IPv6 /64 counts as one).",
+            ),
+            1..=1_000_000,
+        ),
+        allow_plain_http: r.boolean((
+            "listener.allow_plain_http",
+            "false",
+            "Whether other machines may be served without TLS: only where TLS ends before the gateway.",
+        )),
+        handshake_timeout: r.duration(
+            ("listener.handshake_timeout", "10s", "Longest that a TLS handshake may take."),
+            ("100ms", "10m"),
+        ),
         header_timeout: r.duration(
             (
                 "listener.header_timeout",
                 "10s",
-                "Longest wait for a request's header section; also idle time.",
+                "Longest wait for a request's header section; also idle time of HTTP/1.1.",
             ),
+            ("100ms", "1h"),
+        ),
+        idle_timeout: r.duration(
+            ("listener.idle_timeout", "60s", "How long an HTTP/2 connection may idle."),
             ("100ms", "1h"),
         ),
         body_timeout: r.duration(
             ("listener.body_timeout", "30s", "Longest wait for the body of a start call."),
+            ("100ms", "1h"),
+        ),
+        send_timeout: r.duration(
+            ("listener.send_timeout", "30s", "Longest that a client may take none of an answer."),
             ("100ms", "1h"),
         ),
         request_timeout: r.duration(
@@ -47,6 +80,20 @@ pub(super) fn read(r: &mut Reader<'_>) -> Settings {
         max_headers: r.number(("listener.max_headers", "100", "Most header fields."), 1..=10_000),
         max_target: size(r, ("listener.max_target", "8KiB", "Longest request target."), ("256B", "60KiB")),
         max_body: size(r, ("listener.max_body", "1MiB", "Largest body of a start call."), ("1B", "1GiB")),
+        max_streams: r.number(
+            ("listener.max_streams", "128", "Most HTTP/2 streams that a connection may have open."),
+            1..=10_000,
+        ),
+        max_reset_streams: r.number(
+            (
+                "listener.max_reset_streams",
+                "20",
+                "Most HTTP/2 streams that a client may open and reset before they were looked at.",
+            ),
+            1..=10_000,
+        ),
+        unix_mode: mode(r),
+        unix_owner: owner(r),
         drain: r.duration(
             (
                 "listener.drain",
@@ -59,11 +106,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Settings {
 }
 
 /// A size that fits the machine's.
-pub(super) fn size(
-    r: &mut Reader<'_>,
-    key: (&'static str, &'static str, &'static str),
-    bounds: (&'static str, &'static str),
-) -> usize {
+pub(super) fn size(r: &mut Reader<'_>, key: Declared<'_>, bounds: (&'static str, &'static str)) -> usize {
     usize::try_from(r.bytes(key, bounds)).unwrap_or(usize::MAX)
 }
 
@@ -75,14 +118,45 @@ fn address(text: &str) -> Result<Address, String> {
             Err("a Unix socket needs an absolute path, such as \"unix:/run/exportgate.sock\"".to_owned())
         };
     }
-    let address: SocketAddr = text.parse().map_err(|_| {
-        "must be an address and port, such as \"127.0.0.1:7080\", or \"unix:/path\"".to_owned()
-    })?;
-    if address.ip().is_loopback() {
-        Ok(Address::Tcp(address))
-    } else {
-        Err("only loopback addresses and Unix sockets are served, because clients are not authenticated: \
-             use \"127.0.0.1:7080\" or \"unix:/path\""
-            .to_owned())
+    if text == "systemd" {
+        return Ok(Address::Systemd);
     }
+    let (made, bare): (fn(SocketAddr) -> Address, &str) = match text.strip_prefix("tls:") {
+        Some(bare) => (Address::Tls, bare),
+        None => (Address::Tcp, text),
+    };
+    bare.parse().map(made).map_err(|_| {
+        "must be an address and port, such as \"127.0.0.1:7080\" or \"tls:0.0.0.0:7443\", \"unix:/path\", or \"systemd\""
+            .to_owned()
+    })
+}
+
+/// An octal mode such as `"0660"`.
+fn mode(r: &mut Reader<'_>) -> u32 {
+    let key = ("listener.unix_mode", "0600", "The mode of Unix sockets: who may connect.");
+    let text = r.text(key);
+    let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.unwrap_or_else(|| {
+        let place = r.place(key.0);
+        r.problem(&place, key.0, "must be a mode in octal, such as \"0660\"");
+        0o600
+    })
+}
+
+/// `"user:group"` in numbers; either may be left out.
+fn owner(r: &mut Reader<'_>) -> (Option<u32>, Option<u32>) {
+    let key = (
+        "listener.unix_owner",
+        "",
+        "User and group of Unix sockets, in numbers: \"1000:1000\" or \":1000\".",
+    );
+    let text = r.text(key);
+    let (user, group) = text.split_once(':').unwrap_or((&text, ""));
+    let id = |text: &str| if text.is_empty() { Ok(None) } else { text.parse().map(Some) };
+    if let (Ok(user), Ok(group)) = (id(user), id(group)) {
+        return (user, group);
+    }
+    let place = r.place(key.0);
+    r.problem(&place, key.0, "must be \"user:group\" in numbers, such as \"1000:1000\" or \":1000\"");
+    (None, None)
 }

@@ -4,7 +4,9 @@
 //! Each key is declared once, where it is read (see `reader`): its name, default, bounds and comment
 //! stand in one place, and the example file and `exportgate check` are printed from the same values.
 
+mod access;
 mod cache;
+pub mod clients;
 mod credential;
 mod journal;
 mod listener;
@@ -13,12 +15,14 @@ mod problem;
 mod reader;
 mod routes;
 mod sources;
+mod tls;
 mod upstream;
 
 use std::path::PathBuf;
 
 use crate::{gateway, telemetry};
 
+pub use credential::is_name as is_client_name;
 pub use problem::{Problem, Problems};
 pub use reader::{Key, Resolved};
 pub use sources::Sources;
@@ -28,6 +32,14 @@ pub use sources::Sources;
 pub struct Config {
     /// `listen` and `[listener]`.
     pub listener: crate::listener::Settings,
+    /// `[tls]`.
+    pub tls: Option<crate::transport::ServerTlsSettings>,
+    /// `[access]` and `[oidc]`.
+    pub access: crate::access::Settings,
+    /// The file of clients, to be followed.
+    pub clients_file: Option<PathBuf>,
+    /// How often the files of clients, TLS and JWKS are read again.
+    pub reload_interval: std::time::Duration,
     /// `[upstream]`.
     pub upstream: crate::upstream::Settings,
     /// `[credential]` and `SNYK_TOKEN`.
@@ -57,11 +69,26 @@ impl Config {
 
     fn read(reader: &mut reader::Reader<'_>) -> Option<Self> {
         let listener = listener::read(reader);
-        let upstream = upstream::read(reader, &listener);
-        let credential = credential::read(reader);
+        let tls = tls::read(reader);
+        let (upstream, plain) = upstream::read(reader, &listener);
+        let access = access::read(reader, &plain);
+        access::check_doors(reader, &listener, access.clients_file.is_some(), tls.is_some());
+        let credential = credential::read(reader, &upstream, &plain);
         let cache = cache::read(reader, upstream.max_answer);
         let (routes, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
-        Some(Self { listener, upstream, credential: credential?, cache, routes, journal: journal?, log })
+        Some(Self {
+            listener,
+            tls,
+            access: access.settings,
+            clients_file: access.clients_file,
+            reload_interval: access.reload_interval,
+            upstream,
+            credential: credential?,
+            cache,
+            routes,
+            journal: journal?,
+            log,
+        })
     }
 }
 
@@ -81,7 +108,7 @@ impl Resolved {
     /// Every key with its default.
     #[must_use]
     pub fn defaults() -> Self {
-        let sources = Sources::default();
+        let sources = Sources::with_table("credentials.NAME");
         let mut reader = reader::Reader::new(&sources);
         let _ = Config::read(&mut reader);
         reader.into_resolved()

@@ -13,7 +13,7 @@ use super::sources::{Given, Sources, variable};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     /// Its dotted name.
-    pub name: &'static str,
+    pub name: String,
     /// One line about it.
     pub doc: &'static str,
     /// Its default, as it would be written in the file.
@@ -41,6 +41,9 @@ enum Shape {
     List,
 }
 
+/// A key as it is declared: its name, its default as one would write it, and one line about it.
+pub(super) type Declared<'k> = (&'k str, &'static str, &'static str);
+
 pub(super) struct Reader<'a> {
     pub(super) sources: &'a Sources,
     resolved: Resolved,
@@ -65,6 +68,11 @@ impl<'a> Reader<'a> {
         self.problems.push(Problem::new(place, key, what));
     }
 
+    /// Takes what is wrong with another file along.
+    pub(super) fn problems(&mut self, problems: Problems) {
+        self.problems.extend(problems.0);
+    }
+
     pub(super) fn note(&mut self, note: impl Into<String>) {
         self.resolved.notes.push(note.into());
     }
@@ -79,7 +87,7 @@ impl<'a> Reader<'a> {
     /// Reads a key with `parse`; a value that does not parse is a problem, and the default stands in.
     fn read<T>(
         &mut self,
-        (name, default, doc): (&'static str, &'static str, &'static str),
+        (name, default, doc): Declared<'_>,
         shape: Shape,
         parse: impl Fn(&[String]) -> Result<T, String>,
     ) -> T {
@@ -112,7 +120,13 @@ impl<'a> Reader<'a> {
             }
         };
         let defaults = if matches!(shape, Shape::List) { split(default) } else { vec![default.to_owned()] };
-        let key = Key { name, doc, default: shown(&defaults), value: shown(&text), place: place.clone() };
+        let key = Key {
+            name: name.to_owned(),
+            doc,
+            default: shown(&defaults),
+            value: shown(&text),
+            place: place.clone(),
+        };
         self.resolved.keys.push(key);
         parsed.unwrap_or_else(|what| {
             self.problem(&place, name, what);
@@ -120,24 +134,20 @@ impl<'a> Reader<'a> {
         })
     }
 
-    pub(super) fn text(&mut self, key: (&'static str, &'static str, &'static str)) -> String {
+    pub(super) fn text(&mut self, key: Declared<'_>) -> String {
         self.read(key, Shape::Text, |text| Ok(text.concat()))
     }
 
-    pub(super) fn path(&mut self, key: (&'static str, &'static str, &'static str)) -> Option<PathBuf> {
+    pub(super) fn path(&mut self, key: Declared<'_>) -> Option<PathBuf> {
         let text = self.text(key);
         (!text.is_empty()).then(|| PathBuf::from(text))
     }
 
-    pub(super) fn boolean(&mut self, key: (&'static str, &'static str, &'static str)) -> bool {
+    pub(super) fn boolean(&mut self, key: Declared<'_>) -> bool {
         self.read(key, Shape::Bare, |text| text[0].parse().map_err(|_| "must be true or false".to_owned()))
     }
 
-    pub(super) fn choice<T: Copy>(
-        &mut self,
-        key: (&'static str, &'static str, &'static str),
-        choices: &[(&'static str, T)],
-    ) -> T {
+    pub(super) fn choice<T: Copy>(&mut self, key: Declared<'_>, choices: &[(&'static str, T)]) -> T {
         self.read(key, Shape::Text, |text| {
             let found = choices.iter().find(|(word, _)| *word == text[0]);
             found.map(|(_, choice)| *choice).ok_or_else(|| {
@@ -147,11 +157,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    pub(super) fn number<T>(
-        &mut self,
-        key: (&'static str, &'static str, &'static str),
-        bounds: std::ops::RangeInclusive<T>,
-    ) -> T
+    pub(super) fn number<T>(&mut self, key: Declared<'_>, bounds: std::ops::RangeInclusive<T>) -> T
     where
         T: FromStr + PartialOrd + fmt::Display,
     {
@@ -162,11 +168,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A size such as `"64KiB"`; a bare number is in bytes.
-    pub(super) fn bytes(
-        &mut self,
-        key: (&'static str, &'static str, &'static str),
-        bounds: (&'static str, &'static str),
-    ) -> u64 {
+    pub(super) fn bytes(&mut self, key: Declared<'_>, bounds: (&'static str, &'static str)) -> u64 {
         let size = |text: &str| text.parse::<bytesize::ByteSize>().map(|size| size.as_u64());
         self.read(key, Shape::Text, |text| {
             let (least, most) = (size(bounds.0).unwrap_or(0), size(bounds.1).unwrap_or(u64::MAX));
@@ -178,11 +180,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A duration such as `"90s"` or `"15m"`.
-    pub(super) fn duration(
-        &mut self,
-        key: (&'static str, &'static str, &'static str),
-        bounds: (&'static str, &'static str),
-    ) -> Duration {
+    pub(super) fn duration(&mut self, key: Declared<'_>, bounds: (&'static str, &'static str)) -> Duration {
         let parse = |text: &str| humantime::parse_duration(text);
         self.read(key, Shape::Text, |text| {
             let least = parse(bounds.0).unwrap_or_default();
@@ -194,17 +192,37 @@ impl<'a> Reader<'a> {
         })
     }
 
-    pub(super) fn list<T>(
-        &mut self,
-        key: (&'static str, &'static str, &'static str),
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Vec<T> {
-        self.read(key, Shape::List, |text| text.iter().map(|item| parse(item)).collect())
+    pub(super) fn list<T>(&mut self, key: Declared<'_>, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+        self.read(key, Shape::List, |text| {
+            let (mut items, mut wrong) = (Vec::new(), Vec::new());
+            for item in text {
+                match parse(item) {
+                    Ok(item) => items.push(item),
+                    Err(what) if wrong.contains(&what) => {}
+                    Err(what) => wrong.push(what),
+                }
+            }
+            if wrong.is_empty() { Ok(items) } else { Err(wrong.join("; ")) }
+        })
+    }
+
+    /// The names of the tables that the file has below `above`.
+    pub(super) fn tables(&self, above: &str) -> Vec<String> {
+        let names = self.sources.file.keys().filter_map(|key| {
+            let (name, _) = key.strip_prefix(above)?.strip_prefix('.')?.split_once('.')?;
+            Some(name.to_owned())
+        });
+        names.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Where `key` was given, or that it was not.
+    pub(super) fn place(&self, key: &str) -> String {
+        self.given(key).map_or_else(|| "default".to_owned(), |given| given.place)
     }
 
     /// Ends reading: what was given and never read is unknown.
     pub(super) fn finish(mut self) -> Result<Resolved, Problems> {
-        let known: Vec<&str> = self.resolved.keys.iter().map(|key| key.name).collect();
+        let known: Vec<&str> = self.resolved.keys.iter().map(|key| key.name.as_str()).collect();
         let mut unknown = Vec::new();
         for (key, given) in &self.sources.file {
             if !known.contains(&key.as_str()) && !self.problems.iter().any(|problem| problem.key == *key) {

@@ -80,6 +80,12 @@ impl Sources {
         sources
     }
 
+    /// A file with one empty table, so that the keys below it are seen.
+    pub(super) fn with_table(name: &str) -> Self {
+        let given = Given { place: String::new(), text: Vec::new() };
+        Self { file: BTreeMap::from([(format!("{name}.orgs"), given)]), ..Self::default() }
+    }
+
     fn take_flags(&mut self, flags: Vec<(&'static str, String, &'static str)>) {
         for (key, text, flag) in flags {
             self.flags.insert(key.to_owned(), Given { place: flag.to_owned(), text: vec![text] });

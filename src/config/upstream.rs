@@ -1,10 +1,15 @@
 //! `[upstream]` and `SNYK_API`.
 
+use std::path::Path;
+
 use http::HeaderName;
 use http::uri::{Authority, Scheme, Uri};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 
 use super::listener::size;
 use super::reader::Reader;
+use crate::files;
 use crate::listener::{Address, Settings as Listener};
 use crate::upstream::{Root, Settings};
 
@@ -38,7 +43,8 @@ const NEVER_FORWARDED: [&str; 17] = [
     "accept-encoding",
 ];
 
-pub(super) fn read(r: &mut Reader<'_>, listener: &Listener) -> Settings {
+/// The settings, and the hosts that may be reached without TLS.
+pub(super) fn read(r: &mut Reader<'_>, listener: &Listener) -> (Settings, Vec<String>) {
     let _ = r.text((
         "upstream.url",
         "https://api.snyk.io",
@@ -53,11 +59,8 @@ pub(super) fn read(r: &mut Reader<'_>, listener: &Listener) -> Settings {
     let root = root(r, &plain);
     refuse_ourselves(r, &root, listener);
     let ca_file = r.path(("upstream.ca_file", "", "PEM certificates to trust instead of the platform's."));
-    if let Some(error) = ca_file.as_ref().and_then(|path| std::fs::File::open(path).err()) {
-        let place = r.given("upstream.ca_file").map(|given| given.place).unwrap_or_default();
-        r.problem(&place, "upstream.ca_file", format!("cannot be read: {error}"));
-    }
-    Settings {
+    check_certificates(r, "upstream.ca_file", ca_file.as_deref());
+    let settings = Settings {
         root,
         ca_file,
         connect_timeout: r.duration(
@@ -90,11 +93,42 @@ pub(super) fn read(r: &mut Reader<'_>, listener: &Listener) -> Settings {
             forwarded,
         ),
         default_version: version(r),
+    };
+    (settings, plain)
+}
+
+/// A file of certificates to trust must hold some.
+pub(super) fn check_certificates(r: &mut Reader<'_>, key: &str, path: Option<&Path>) {
+    let Some(path) = path else { return };
+    let what = match files::read(path) {
+        Err(error) => format!("cannot be read: {}", error.source),
+        Ok(pem) if CertificateDer::pem_slice_iter(&pem).any(|found| found.is_ok()) => return,
+        Ok(_) => "has no certificate in PEM in it".to_owned(),
+    };
+    let place = r.place(key);
+    r.problem(&place, key, what);
+}
+
+/// A URL of an endpoint that is not Snyk's API; HTTPS, but for loopback and hosts that are allowed by name.
+pub(super) fn endpoint(text: &str, plain: &[String]) -> Result<Uri, String> {
+    let example = "must be a URL such as https://host/path";
+    let uri: Uri = text.parse().map_err(|_| example.to_owned())?;
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return Err(example.to_owned());
+    };
+    let host = authority.host().to_ascii_lowercase();
+    if authority.as_str().contains('@') || text.contains('#') {
+        Err("must not hold a user name, a password or a fragment".to_owned())
+    } else if scheme == "https" || (scheme == "http" && (is_loopback(&host) || plain.contains(&host))) {
+        Ok(uri)
+    } else {
+        Err("must begin with https://; http:// is for loopback and upstream.plain_http_hosts".to_owned())
     }
 }
 
 fn forwarded(name: &str) -> Result<HeaderName, String> {
-    let parsed: HeaderName = name.parse().map_err(|_| format!("{name:?} is no field name"))?;
+    // What is no field name may be anything, a secret too: it is not repeated.
+    let parsed: HeaderName = name.parse().map_err(|_| "one of them is no field name".to_owned())?;
     let name = parsed.as_str();
     let never = NEVER_FORWARDED.contains(&name)
         || name.contains('_')
@@ -138,6 +172,12 @@ fn root(r: &mut Reader<'_>, plain: &[String]) -> Root {
     };
     let url = r.given("upstream.url").filter(|given| !given.text.concat().is_empty());
     let region = r.given("upstream.region").filter(|given| !given.text.concat().is_empty());
+    if let Some(region) = &region
+        && !REGIONS.iter().any(|(name, _)| *name == region.text.concat())
+    {
+        let what = "must be \"us\", \"us2\", \"eu\", \"au\" or \"gov\"";
+        r.problem(&region.place, "upstream.region", what);
+    }
     let (key, place, text) = match (url, region) {
         (Some(url), Some(region)) if rank(&url.place) == rank(&region.place) => {
             r.problem(
@@ -153,10 +193,6 @@ fn root(r: &mut Reader<'_>, plain: &[String]) -> Root {
         (_, Some(region)) => {
             let word = region.text.concat();
             let known = REGIONS.iter().find(|(name, _)| *name == word);
-            if known.is_none() {
-                let what = "must be \"us\", \"us2\", \"eu\", \"au\" or \"gov\"";
-                r.problem(&region.place, "upstream.region", what);
-            }
             ("upstream.region", region.place, known.map_or(REGIONS[0].1, |(_, url)| url).to_owned())
         }
         (Some(url), None) => ("upstream.url", url.place, url.text.concat()),
@@ -232,8 +268,10 @@ fn refuse_ourselves(r: &mut Reader<'_>, root: &Root, listener: &Listener) {
     let default_port = if root.scheme == Scheme::HTTPS { 443 } else { 80 };
     let port = root.authority.port_u16().unwrap_or(default_port);
     let ours = listener.listen.iter().any(|address| match address {
-        Address::Tcp(address) => address.port() == port && port != 0 && is_loopback(root.authority.host()),
-        Address::Unix(_) => false,
+        Address::Tcp(address) | Address::Tls(address) => {
+            address.port() == port && port != 0 && is_loopback(root.authority.host())
+        }
+        Address::Unix(_) | Address::Systemd => false,
     });
     if ours {
         let place = ["upstream.url", "upstream.region"].iter().find_map(|key| r.given(key));

@@ -1,36 +1,45 @@
-//! Where the Snyk credential comes from, and how it is replaced while we run.
+//! The Snyk credentials: where their values come from, which one is presented, and what happens when Snyk
+//! refuses it.
 //!
-//! A token file is read again at a fixed interval rather than watched: reading a hundred bytes a second
-//! costs nothing, and sees a rename, a swapped symlink (as Kubernetes does it) and an edit in place
-//! alike. A new value is taken only when two readings in a row agree, so that a half-written file is
-//! never used; a bad one keeps the old.
+//! A credential has a name, the orgs and groups that it is for, and one or two slots (`active`, `next`).
+//! A slot's value is fixed, followed in a file, or fetched as an OAuth access token. A value has a
+//! generation, so that an answer to an older value says nothing about the newer one.
 
+mod oauth;
+mod rotation;
 mod settings;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use http::HeaderValue;
 
+use crate::clock::{Clock, Now};
+use crate::files::{self, Followed, Unreadable};
+use crate::route::Scope;
 use crate::secret::Secret;
+use crate::transport::{self, TransportError};
 
-pub use settings::{Scheme, Settings, Source};
+pub use settings::{Described, Scheme, Scopes, Settings, Slot, Source};
+
+use oauth::OAuth;
+use rotation::{Pick, Rotation};
 
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 8_192;
+/// Shortest credential that is sought in answers, in bytes.
+const SHORTEST_SOUGHT: usize = 16;
+/// Longest wait for a connection to a token endpoint.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a value is no credential. It never says what the value was.
 #[derive(Debug, thiserror::Error)]
 pub enum BadCredential {
-    /// The file cannot be read.
-    #[error("cannot read the token file {path}")]
-    Unreadable {
-        /// Which file.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// Its file cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     /// There is nothing but white space.
     #[error("the token is empty")]
     Empty,
@@ -40,92 +49,338 @@ pub enum BadCredential {
     /// It has white space or other bytes that no token has.
     #[error("the token has a character that is not visible ASCII")]
     Malformed,
+    /// No client for the token endpoint can be made.
+    #[error("the connection to the token endpoint cannot be set up")]
+    Transport(#[from] TransportError),
 }
 
-/// The credential that is presented upstream.
+/// Why there is nothing to present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unavailable {
+    /// Snyk refused every value; they are tried again in turn.
+    Locked {
+        /// Until the next try.
+        retry_after: Duration,
+    },
+    /// No access token could be had.
+    NoToken {
+        /// Until the next try.
+        retry_after: Duration,
+    },
+}
+
+/// All credentials.
+#[derive(Debug)]
+pub struct Credentials {
+    all: Vec<Arc<Credential>>,
+    reload_interval: Duration,
+}
+
+/// One credential.
 #[derive(Debug)]
 pub struct Credential {
     /// The name that stands for it in cache keys, logs and the journal.
     pub name: Arc<str>,
-    settings: Settings,
-    current: ArcSwap<Presented>,
+    scopes: Scopes,
+    slots: Vec<Held>,
+    rotation: Mutex<Rotation>,
+    /// Held while a slot's source is asked again: one at a time, the others wait for what it brings.
+    renewing: tokio::sync::Mutex<()>,
+}
+
+/// A slot and what it holds.
+#[derive(Debug)]
+struct Held {
+    scheme: Scheme,
+    source: Source,
+    /// The value of a fixed token or a file.
+    value: ArcSwapOption<Value>,
+    oauth: Option<OAuth>,
 }
 
 #[derive(Debug)]
-struct Presented {
+struct Value {
     secret: Secret,
     field: HeaderValue,
+    generation: u64,
+}
+
+/// What is presented with one request.
+#[derive(Debug)]
+pub struct Presented {
+    /// The `Authorization` field.
+    pub field: HeaderValue,
+    slot: usize,
+    generation: u64,
+    is_probe: bool,
+}
+
+impl Presented {
+    /// Whether `bytes` hold the credential: an upstream that echoes it must not hand it to a client.
+    #[must_use]
+    pub fn is_in(&self, bytes: &[u8]) -> bool {
+        let field = self.field.as_bytes();
+        let secret = field.iter().position(|b| *b == b' ').map_or(field, |at| &field[at + 1..]);
+        // A very short one (in a test, say) would be found by chance.
+        secret.len() >= SHORTEST_SOUGHT && memchr::memmem::find(bytes, secret).is_some()
+    }
+
+    /// Whether any field's value holds the credential.
+    #[must_use]
+    pub fn is_in_fields(&self, fields: &http::HeaderMap) -> bool {
+        fields.values().any(|value| self.is_in(value.as_bytes()))
+    }
+}
+
+/// A file to follow, and the slot that it fills.
+#[derive(Debug)]
+pub struct SlotFile {
+    credential: Arc<Credential>,
+    slot: usize,
+    followed: Followed,
+}
+
+impl Credentials {
+    /// Reads all credentials for the first time.
+    ///
+    /// # Errors
+    /// The first that cannot be used. A `next` file need not be there yet.
+    pub fn open(settings: Settings, clock: &Clock) -> Result<(Self, Vec<SlotFile>), BadCredential> {
+        let (mut all, mut files) = (Vec::new(), Vec::new());
+        for described in settings.credentials {
+            let mut held = Vec::new();
+            let mut followed = Vec::new();
+            for (at, slot) in described.slots.into_iter().enumerate() {
+                let (slot, file) = hold(slot, at, settings.ca_file.as_deref(), clock)?;
+                held.push(slot);
+                followed.extend(file.map(|file| (at, file)));
+            }
+            let filled: Vec<bool> =
+                held.iter().map(|slot| slot.oauth.is_some() || slot.value.load().is_some()).collect();
+            let credential = Arc::new(Credential {
+                name: described.name.as_str().into(),
+                scopes: described.scopes,
+                rotation: Mutex::new(Rotation::new(&filled, settings.probe_interval)),
+                slots: held,
+                renewing: tokio::sync::Mutex::default(),
+            });
+            let file = |(slot, followed)| SlotFile { credential: Arc::clone(&credential), slot, followed };
+            files.extend(followed.into_iter().map(file));
+            all.push(credential);
+        }
+        Ok((Self { all, reload_interval: settings.reload_interval }, files))
+    }
+
+    /// The credential for a call that is about `scopes`: the one that names the first of them, else the one
+    /// for the rest.
+    #[must_use]
+    pub fn choose(&self, scopes: &[Scope]) -> Option<&Arc<Credential>> {
+        let named = scopes.first().and_then(|scope| self.all.iter().find(|one| one.scopes.names(scope)));
+        named.or_else(|| self.all.iter().find(|one| one.scopes == Scopes::Rest))
+    }
+
+    /// Keeps all values as their sources say; never ends.
+    pub async fn follow(self: Arc<Self>, files: Vec<SlotFile>) {
+        let following = files.into_iter().map(|file| file.follow(self.reload_interval));
+        let keeping = self.all.iter().flat_map(|one| &one.slots).filter_map(|slot| slot.oauth.as_ref());
+        let keeping = keeping.map(OAuth::keep);
+        futures_util::future::join(
+            futures_util::future::join_all(following),
+            futures_util::future::join_all(keeping),
+        )
+        .await;
+    }
+}
+
+impl SlotFile {
+    async fn follow(self, interval: Duration) {
+        let Self { credential, slot, followed } = self;
+        followed
+            .follow(interval, |contents| {
+                let text = contents.first().and_then(|content| std::str::from_utf8(content).ok());
+                credential.fill(slot, parse(text.unwrap_or_default())?)?;
+                Ok(())
+            })
+            .await;
+    }
 }
 
 impl Credential {
-    /// Reads the credential for the first time.
+    /// What to present at `now`.
     ///
     /// # Errors
-    /// When there is none that can be used.
-    pub fn open(settings: Settings) -> Result<Self, BadCredential> {
-        let secret = match &settings.source {
-            Source::Fixed(secret) => secret.clone(),
-            Source::File(path) => read(path)?,
+    /// [`Unavailable`]: then nothing may be sent.
+    pub async fn present(&self, now: Now) -> Result<Presented, Unavailable> {
+        let pick = self.rotation().pick(now.mono);
+        let (slot, is_probe) = match pick {
+            Pick::Use(slot) => (slot, false),
+            Pick::Probe(slot) => (slot, true),
+            Pick::Locked { retry_after } => return Err(Unavailable::Locked { retry_after }),
         };
-        let current = ArcSwap::from_pointee(present(secret, settings.scheme)?);
-        Ok(Self { name: settings.name.as_str().into(), settings, current })
-    }
-
-    /// The `Authorization` field as of now.
-    #[must_use]
-    pub fn authorization(&self) -> HeaderValue {
-        self.current.load().field.clone()
-    }
-
-    /// Keeps the credential as its file says; never ends. One that is fixed stays.
-    pub async fn follow_file(self: Arc<Self>) {
-        let Source::File(path) = self.settings.source.clone() else { return std::future::pending().await };
-        let mut seen: Option<Secret> = None;
-        let mut failing = false;
-        let mut ticks = tokio::time::interval(self.settings.reload_interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let file = path.clone();
-            let Ok(outcome) = tokio::task::spawn_blocking(move || read(&file)).await else { continue };
-            match outcome.and_then(|secret| self.offer(secret, &mut seen)) {
-                Ok(taken) => {
-                    if failing || taken {
-                        tracing::info!(credential.name = %self.name, credential.replaced = taken, "token file is good");
-                    }
-                    failing = false;
-                }
-                Err(error) => {
-                    if !failing {
-                        tracing::error!(
-                            credential.name = %self.name,
-                            error = &error as &dyn std::error::Error,
-                            "token file is not usable: the last good token stays in use until it is mended"
-                        );
-                    }
-                    (failing, seen) = (true, None);
-                }
+        match self.slots[slot].present(now).await {
+            Ok((field, generation)) => Ok(Presented { field, slot, generation, is_probe }),
+            Err(unavailable) => {
+                // Its token endpoint is down; the other slot may do meanwhile.
+                let other = self.rotation().open_but(Some(slot)).ok_or(unavailable)?;
+                self.present_slot(other, now).await
             }
         }
     }
 
-    /// Takes `secret` when it is new and was read twice in a row; whether it was taken.
-    fn offer(&self, secret: Secret, seen: &mut Option<Secret>) -> Result<bool, BadCredential> {
-        let presented = present(secret, self.settings.scheme)?;
-        let settled = seen.as_ref().is_some_and(|seen| seen.is_same(&presented.secret));
-        *seen = Some(presented.secret.clone());
-        let taken = settled && !presented.secret.is_same(&self.current.load().secret);
-        if taken {
-            self.current.store(Arc::new(presented));
+    async fn present_slot(&self, slot: usize, now: Now) -> Result<Presented, Unavailable> {
+        let (field, generation) = self.slots[slot].present(now).await?;
+        Ok(Presented { field, slot, generation, is_probe: false })
+    }
+
+    /// Snyk took what was presented.
+    pub fn accepted(&self, presented: &Presented) {
+        if self.slots[presented.slot].generation() == presented.generation {
+            self.rotation().accepted(presented.slot);
         }
-        Ok(taken)
+    }
+
+    /// Snyk refused what was presented (401). Asks the slot's source again; what to replay the request
+    /// with, once, if it may be replayed. With `may_lock`, the refusal counts against the slot.
+    pub async fn refused(&self, presented: &Presented, now: Now, may_lock: bool) -> Option<Presented> {
+        let slot = presented.slot;
+        {
+            let _one = self.renewing.lock().await;
+            if self.slots[slot].generation() == presented.generation {
+                self.renew(slot, presented.generation).await;
+            }
+        }
+        if self.slots[slot].generation() != presented.generation {
+            return self.present_slot(slot, now).await.ok();
+        }
+        if !may_lock {
+            return None;
+        }
+        let (locked, other) = {
+            let mut rotation = self.rotation();
+            (rotation.refused(slot, now.mono), rotation.open_but(Some(slot)))
+        };
+        if locked {
+            tracing::error!(
+                credential.name = %self.name,
+                credential.slot = slot_name(slot),
+                "Snyk refuses this credential (401): it is left alone, and tried once in a while; replace it"
+            );
+        }
+        match other {
+            _ if presented.is_probe => None,
+            Some(other) => self.present_slot(other, now).await.ok(),
+            None if locked => None,
+            None => self.present_slot(slot, now).await.ok(),
+        }
+    }
+
+    /// Asks a slot's source for a newer value.
+    async fn renew(&self, slot: usize, generation: u64) {
+        let held = &self.slots[slot];
+        if let Some(oauth) = &held.oauth {
+            oauth.newer(generation).await;
+            if held.generation() != generation {
+                self.rotation().renewed(slot);
+            }
+        } else if let Source::File(path) = &held.source {
+            let path = path.clone();
+            let reading = tokio::task::spawn_blocking(move || read(&path));
+            // What cannot be read now is told by who follows the file.
+            if let Ok(Ok(secret)) = reading.await {
+                let _ = self.fill(slot, secret);
+            }
+        }
+    }
+
+    /// Gives a slot a value; one that it has already changes nothing.
+    fn fill(&self, slot: usize, secret: Secret) -> Result<(), BadCredential> {
+        let held = &self.slots[slot];
+        let before = held.value.load_full();
+        if before.as_ref().is_some_and(|before| before.secret.is_same(&secret)) {
+            return Ok(());
+        }
+        let generation = before.map_or(0, |before| before.generation) + 1;
+        held.value.store(Some(Arc::new(value(secret, held.scheme, generation)?)));
+        self.rotation().renewed(slot);
+        tracing::info!(credential.name = %self.name, credential.slot = slot_name(slot), "a new value is in use");
+        Ok(())
+    }
+
+    fn rotation(&self) -> MutexGuard<'_, Rotation> {
+        self.rotation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Held {
+    async fn present(&self, now: Now) -> Result<(HeaderValue, u64), Unavailable> {
+        if let Some(oauth) = &self.oauth {
+            return oauth.present(now).await;
+        }
+        let value = self.value.load();
+        let value = value.as_ref().ok_or(Unavailable::NoToken { retry_after: Duration::from_secs(1) })?;
+        Ok((value.field.clone(), value.generation))
+    }
+
+    fn generation(&self) -> u64 {
+        match &self.oauth {
+            Some(oauth) => oauth.generation(),
+            None => self.value.load().as_ref().map_or(0, |value| value.generation),
+        }
+    }
+}
+
+/// Opens the source of the slot that is at place `at` of its credential.
+fn hold(
+    slot: Slot,
+    at: usize,
+    ca_file: Option<&Path>,
+    clock: &Clock,
+) -> Result<(Held, Option<Followed>), BadCredential> {
+    let Slot { source, scheme } = slot;
+    let mut held = Held { scheme, source: source.clone(), value: ArcSwapOption::empty(), oauth: None };
+    let mut followed = None;
+    let mut secret = None;
+    match source {
+        Source::Fixed(fixed) => secret = Some(fixed),
+        Source::File(path) => {
+            files::report_exposed(&path);
+            let (file, content) = if at == 0 {
+                let (file, mut contents) = Followed::open("credential", vec![path])?;
+                (file, contents.pop())
+            } else {
+                Followed::open_optional("next credential", path)?
+            };
+            let text = content.as_ref().map(|content| std::str::from_utf8(content).unwrap_or_default());
+            secret = match (at, text.map(parse)) {
+                (_, None) => None,
+                (0, Some(parsed)) => Some(parsed?),
+                // A next file may wait empty for its token.
+                (_, Some(parsed)) => parsed.ok(),
+            };
+            followed = Some(file);
+        }
+        Source::OAuth { token_url, client_id, secret_file } => {
+            let client = transport::client(&token_url, ca_file, CONNECT_TIMEOUT)?;
+            held.oauth = Some(OAuth::new(client, (token_url, client_id, secret_file), clock.clone()));
+        }
+    }
+    if let Some(secret) = secret {
+        held.value.store(Some(Arc::new(value(secret, scheme, 1)?)));
+    }
+    Ok((held, followed))
+}
+
+fn value(secret: Secret, scheme: Scheme, generation: u64) -> Result<Value, BadCredential> {
+    let field = secret.authorization(scheme.as_str()).map_err(|_| BadCredential::Malformed)?;
+    Ok(Value { secret, field, generation })
+}
+
+const fn slot_name(slot: usize) -> &'static str {
+    if slot == 0 { "active" } else { "next" }
+}
+
 fn read(path: &Path) -> Result<Secret, BadCredential> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| BadCredential::Unreadable { path: path.display().to_string(), source })?;
-    parse(&text)
+    parse(std::str::from_utf8(&files::read(path)?).unwrap_or("\u{fffd}"))
 }
 
 /// Checks the text of a token, without the white space around it.
@@ -145,38 +400,95 @@ pub fn parse(text: &str) -> Result<Secret, BadCredential> {
     }
 }
 
-fn present(secret: Secret, scheme: Scheme) -> Result<Presented, BadCredential> {
-    let field = secret.authorization(scheme.as_str()).map_err(|_| BadCredential::Malformed)?;
-    Ok(Presented { secret, field })
+impl Unavailable {
+    /// The time to tell a client.
+    #[must_use]
+    pub const fn retry_after(self) -> Duration {
+        match self {
+            Self::Locked { retry_after } | Self::NoToken { retry_after } => retry_after,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    #[test]
-    fn a_new_value_is_taken_when_read_twice_and_a_bad_one_never() {
-        let fixed = Source::Fixed(Secret::new("old".into()));
-        let settings = Settings {
-            name: "default".into(),
-            source: fixed,
+    fn fixed(name: &str, scopes: Scopes, tokens: &[&str]) -> Described {
+        let slot = |token: &&str| Slot {
+            source: Source::Fixed(Secret::new((*token).to_owned())),
             scheme: Scheme::Token,
-            reload_interval: Duration::from_secs(1),
         };
-        let credential = Credential::open(settings).expect("a credential");
-        let mut seen = None;
-        let mut offer = |text: &str| parse(text).and_then(|secret| credential.offer(secret, &mut seen)).ok();
-        assert_eq!(offer("half"), Some(false));
-        assert_eq!(offer("half-written"), Some(false));
-        assert_eq!(credential.authorization(), "token old");
-        assert_eq!(offer("half-written\n"), Some(true));
-        assert_eq!(credential.authorization(), "token half-written");
-        for bad in ["", " \n", "two words", "caf\u{e9}", &"x".repeat(MAX_TOKEN + 1)] {
-            assert_eq!(offer(bad), None);
+        Described { name: name.to_owned(), scopes, slots: tokens.iter().map(slot).collect() }
+    }
+
+    fn open(credentials: Vec<Described>) -> Credentials {
+        let settings = Settings {
+            credentials,
+            reload_interval: Duration::from_secs(1),
+            probe_interval: Duration::from_mins(1),
+            ca_file: None,
+        };
+        Credentials::open(settings, &Clock::system()).expect("credentials").0
+    }
+
+    #[test]
+    fn a_token_is_checked_and_never_shown() {
+        for bad in ["", " \n", "two words", "caf\u{e9}", "\u{fffd}", &"x".repeat(MAX_TOKEN + 1)] {
+            assert!(parse(bad).is_err());
         }
-        assert_eq!(credential.authorization(), "token half-written");
-        assert!(!format!("{credential:?}").contains("half"));
+        assert!(parse("good\n").is_ok());
+        assert!(!format!("{:?}", open(vec![fixed("a", Scopes::Rest, &["hidden"])])).contains("hidden"));
+    }
+
+    #[test]
+    fn the_credential_that_names_a_scope_comes_before_the_one_for_the_rest() {
+        use crate::route::{Id, ScopeKind};
+        let id = |text| Id::parse(text).expect("an id");
+        let named = Scopes::Named { orgs: vec![id("a")], groups: vec![id("g")] };
+        let all = open(vec![fixed("rest", Scopes::Rest, &["r"]), fixed("named", named.clone(), &["n"])]);
+        let choose = |kind, text| {
+            let scope = Scope { kind, id: id(text) };
+            all.choose(&[scope]).map(|one| one.name.to_string())
+        };
+        assert_eq!(choose(ScopeKind::Org, "a").as_deref(), Some("named"));
+        assert_eq!(choose(ScopeKind::Group, "g").as_deref(), Some("named"));
+        assert_eq!(choose(ScopeKind::Group, "a").as_deref(), Some("rest"));
+        assert_eq!(all.choose(&[]).map(|one| one.name.to_string()).as_deref(), Some("rest"));
+        let only = open(vec![fixed("named", named, &["n"])]);
+        assert!(only.choose(&[Scope { kind: ScopeKind::Org, id: id("b") }]).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_refused_value_gives_way_to_the_next_slot_and_an_old_refusal_says_nothing() {
+        let all = open(vec![fixed("a", Scopes::Rest, &["one", "two"])]);
+        let (one, now) = (Arc::clone(&all.all[0]), Clock::system().now());
+        let presented = one.present(now).await.expect("a value");
+        assert_eq!(presented.field, "token one");
+        let replay = one.refused(&presented, now, true).await.expect("a replay");
+        assert_eq!(replay.field, "token two");
+        // Another request with the value that is locked already.
+        assert_eq!(one.refused(&presented, now, true).await.expect("a replay").field, "token two");
+        one.fill(0, Secret::new("three".to_owned())).expect("a value");
+        assert_eq!(one.present(now).await.expect("a value").field, "token three");
+        // An answer to the old value does not lock the new one.
+        assert_eq!(one.refused(&presented, now, true).await.expect("a replay").field, "token three");
+        assert_eq!(one.present(now).await.expect("a value").field, "token three");
+    }
+
+    #[tokio::test]
+    async fn without_a_next_slot_one_replay_and_then_a_lock() {
+        let all = open(vec![fixed("a", Scopes::Rest, &["one"])]);
+        let (one, now) = (Arc::clone(&all.all[0]), Clock::system().now());
+        let presented = one.present(now).await.expect("a value");
+        assert!(one.refused(&presented, now, false).await.is_none());
+        let replay = one.refused(&presented, now, true).await.expect("a replay");
+        assert!(one.refused(&replay, now, true).await.is_none());
+        assert!(matches!(one.present(now).await, Err(Unavailable::Locked { .. })));
+        let later = Now { mono: now.mono + Duration::from_mins(1), ..now };
+        let probe = one.present(later).await.expect("a probe");
+        assert!(one.present(later).await.is_err());
+        one.accepted(&probe);
+        assert!(one.present(later).await.is_ok());
     }
 }

@@ -1,21 +1,70 @@
-//! What the configuration says about the Snyk credential.
+//! What the configuration says about Snyk credentials.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Uri;
+
+use crate::route::{Id, Scope, ScopeKind};
 use crate::secret::Secret;
 
-/// `[credential]` and `SNYK_TOKEN`.
+/// All credentials.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The name that stands for this credential in cache keys, logs and the journal.
+    /// At least one.
+    pub credentials: Vec<Described>,
+    /// How often token files are read again.
+    pub reload_interval: Duration,
+    /// How long a slot that Snyk refused is left alone, and how often it is then tried.
+    pub probe_interval: Duration,
+    /// PEM certificates to trust at token endpoints instead of the platform's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// One credential.
+#[derive(Debug, Clone)]
+pub struct Described {
+    /// The name that stands for it in cache keys, logs and the journal.
     pub name: String,
-    /// Where the value comes from.
+    /// Which orgs and groups it is for.
+    pub scopes: Scopes,
+    /// Where its value comes from: `active`, then (where there is one) `next`.
+    pub slots: Vec<Slot>,
+}
+
+/// Which orgs and groups a credential is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scopes {
+    /// All that no other credential names.
+    Rest,
+    /// These.
+    Named {
+        /// Org ids.
+        orgs: Vec<Id>,
+        /// Group ids.
+        groups: Vec<Id>,
+    },
+}
+
+impl Scopes {
+    /// Whether `scope` is named.
+    #[must_use]
+    pub fn names(&self, scope: &Scope) -> bool {
+        match (self, scope.kind) {
+            (Self::Rest, _) => false,
+            (Self::Named { orgs, .. }, ScopeKind::Org) => orgs.contains(&scope.id),
+            (Self::Named { groups, .. }, ScopeKind::Group) => groups.contains(&scope.id),
+        }
+    }
+}
+
+/// Where a value comes from and how it is presented.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    /// Where from.
     pub source: Source,
     /// The `Authorization` scheme word.
     pub scheme: Scheme,
-    /// How often a token file is read again.
-    pub reload_interval: Duration,
 }
 
 /// Where a credential's value comes from.
@@ -25,6 +74,15 @@ pub enum Source {
     Fixed(Secret),
     /// A file that holds the token and may be replaced at any time.
     File(PathBuf),
+    /// An OAuth client, which gets access tokens with its secret (RFC 6749 §4.4).
+    OAuth {
+        /// Where.
+        token_url: Uri,
+        /// `client_id`.
+        client_id: String,
+        /// A file with `client_secret`, read for each request.
+        secret_file: PathBuf,
+    },
 }
 
 /// Snyk's `Authorization` scheme words.

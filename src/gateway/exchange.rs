@@ -7,7 +7,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use uuid::Uuid;
 
-use super::failure::Failure;
+use super::failure::{Failure, FailureKind};
 use super::{fields, reply};
 use crate::cache::Entry;
 use crate::clock::Now;
@@ -164,7 +164,9 @@ impl Exchange {
             Outcome::Forwarded { why, .. } => ("forwarded", Some(why.as_str())),
         };
         let error = failure.map(|failure| failure.kind.told().code);
-        let cause = failure.and_then(|failure| failure.source.as_deref());
+        let reason = failure.and_then(|failure| failure.kind.reason());
+        let cause = failure.and_then(|failure| failure.source.as_deref()).map(|error| chain(error));
+        let attempt = self.attempt.or(failure.and_then(|failure| failure.attempt));
         macro_rules! event {
             ($level:ident) => {
                 tracing::$level!(
@@ -181,17 +183,38 @@ impl Exchange {
                     cache.status = cache,
                     cache.fwd = why,
                     snyk.request.id = fields::text(answer, "snyk-request-id"),
-                    attempt.id = self.attempt.map(tracing::field::display),
+                    attempt.id = attempt.map(tracing::field::display),
                     error.code = error,
-                    error.cause = cause.map(|cause| cause as &dyn std::error::Error),
+                    error.reason = reason,
+                    error.cause = cause,
                     duration_ms = millis(now, self.started)
                     },
                     "exchange"
                 )
             };
         }
-        if status.is_server_error() { event!(warn) } else { event!(info) }
+        match failure.map(|failure| failure.kind) {
+            // A flood of these is told once.
+            Some(FailureKind::TooManyFailures(_)) => event!(debug),
+            Some(FailureKind::OnlyIfCached) => event!(info),
+            _ if status.is_server_error() => event!(warn),
+            _ => event!(info),
+        }
     }
+}
+
+/// An error and what it came from, without saying anything twice.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            let _ = write!(text, ": {said}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 fn millis(now: Now, since: Now) -> f64 {

@@ -2,11 +2,14 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
+use uuid::Uuid;
 
 use super::via::BadVia;
-use crate::access::Unidentified;
+use crate::access::{Denied, Exceeded, NotPermitted, Reason, Unidentified};
+use crate::credential::Unavailable;
 use crate::route::Refusal;
 use crate::upstream::{Failed, FailedKind};
 
@@ -17,6 +20,8 @@ pub(super) struct Failure {
     pub(super) kind: FailureKind,
     /// What the libraries say; for the log only.
     pub(super) source: Option<Arc<dyn Error + Send + Sync>>,
+    /// The attempt that failed, where one was made.
+    pub(super) attempt: Option<Uuid>,
 }
 
 /// The kinds of failure.
@@ -24,8 +29,34 @@ pub(super) struct Failure {
 pub(super) enum FailureKind {
     /// No sound `Host`.
     Host,
+    /// How the body ends can be read in two ways.
+    Framing,
     /// A web page sent it.
     WebPage,
+    /// On a loopback listener, a name that is not this machine's own.
+    ForeignHost,
+    /// On a loopback listener or a Unix socket, passed on by another proxy.
+    Forwarded,
+    /// `access.required_header` is missing.
+    RequiredHeader,
+    /// Nobody known sent it.
+    Unauthenticated(Reason),
+    /// The same, from an address that failed too often.
+    TooManyFailures(Reason),
+    /// The policy does not allow it.
+    Denied(Denied),
+    /// The same, where `access.hide` is set.
+    Hidden(Denied),
+    /// The client asks more than it may.
+    Exceeded(Exceeded),
+    /// No credential is for this org or group.
+    NoCredential,
+    /// There is nothing to present to Snyk.
+    Unavailable(Unavailable),
+    /// Snyk refused the credential.
+    CredentialRejected,
+    /// The upstream's answer holds our credential.
+    Echo,
     /// `Via` cannot be read.
     Via,
     /// This very instance is on the request's way already.
@@ -56,7 +87,7 @@ pub(super) enum FailureKind {
 
 impl From<FailureKind> for Failure {
     fn from(kind: FailureKind) -> Self {
-        Self { kind, source: None }
+        Self { kind, source: None, attempt: None }
     }
 }
 
@@ -64,8 +95,25 @@ impl From<Unidentified> for FailureKind {
     fn from(why: Unidentified) -> Self {
         match why {
             Unidentified::Host => Self::Host,
+            Unidentified::Framing => Self::Framing,
             Unidentified::WebPage => Self::WebPage,
+            Unidentified::ForeignHost => Self::ForeignHost,
+            Unidentified::Forwarded => Self::Forwarded,
+            Unidentified::RequiredHeader => Self::RequiredHeader,
+            Unidentified::Unknown(reason) => Self::Unauthenticated(reason),
+            Unidentified::TooManyFailures(reason) => Self::TooManyFailures(reason),
             Unidentified::TargetForm => Self::Refused(Refusal::TargetForm),
+        }
+    }
+}
+
+impl FailureKind {
+    /// What a client is told that may not do what it asks.
+    pub(super) fn not_permitted(why: NotPermitted, hides: bool) -> Self {
+        match why {
+            NotPermitted::Denied(denied) if hides => Self::Hidden(denied),
+            NotPermitted::Denied(denied) => Self::Denied(denied),
+            NotPermitted::Exceeded(exceeded) => Self::Exceeded(exceeded),
         }
     }
 }
@@ -87,7 +135,7 @@ impl From<Refusal> for Failure {
 
 impl From<Failed> for Failure {
     fn from(failed: Failed) -> Self {
-        Self { kind: FailureKind::Upstream(failed.kind), source: failed.source.map(Arc::from) }
+        Self { kind: FailureKind::Upstream(failed.kind), source: failed.source.map(Arc::from), attempt: None }
     }
 }
 
@@ -106,6 +154,18 @@ pub(super) struct Told {
     pub(super) detail: &'static str,
     /// The `Allow` field, with 405.
     pub(super) allow: Option<&'static str>,
+    /// The `Retry-After` field, in seconds.
+    pub(super) retry_after: Option<u64>,
+    /// Whether the connection ends with this answer.
+    pub(super) close: bool,
+}
+
+impl Told {
+    /// With `Retry-After`: whole seconds, never too few.
+    fn after(self, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self { retry_after: Some(seconds.max(1)), ..self }
+    }
 }
 
 const fn told(
@@ -115,12 +175,24 @@ const fn told(
     title: &'static str,
     detail: &'static str,
 ) -> Told {
-    Told { status, proxy_error, code, title, detail, allow: None }
+    Told { status, proxy_error, code, title, detail, allow: None, retry_after: None, close: false }
 }
 
 impl FailureKind {
+    /// Why, in a word or a rule, where the client is not told: for the log.
+    pub(super) const fn reason(self) -> Option<&'static str> {
+        if let Self::Unauthenticated(reason) | Self::TooManyFailures(reason) = self {
+            Some(reason.as_str())
+        } else if let Self::Denied(denied) | Self::Hidden(denied) = self {
+            Some(denied.rule())
+        } else {
+            None
+        }
+    }
+
     /// The table.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "a table: a row for each kind")]
     pub(super) fn told(self) -> Told {
         use StatusCode as S;
         match self {
@@ -137,6 +209,89 @@ impl FailureKind {
                 "web_page",
                 "Requests of web pages are refused",
                 "The request has an Origin field, which browsers send for pages; tools send none.",
+            ),
+            Self::Framing => Told {
+                close: true,
+                ..told(
+                    S::BAD_REQUEST,
+                    "http_request_error",
+                    "bad_framing",
+                    "Where the body ends is not certain",
+                    "Send one plain Content-Length, or Transfer-Encoding: chunked, as RFC 9112 section 6 has it.",
+                )
+            },
+            Self::ForeignHost => told(
+                S::FORBIDDEN,
+                "http_request_denied",
+                "foreign_host",
+                "The Host field names another machine",
+                "Use localhost or a loopback address, or add the name to access.hosts.",
+            ),
+            Self::Forwarded => told(
+                S::FORBIDDEN,
+                "http_request_denied",
+                "forwarded",
+                "Another proxy passed this request on",
+                "Where that proxy is to be trusted, set access.allow_forwarded.",
+            ),
+            Self::RequiredHeader => told(
+                S::FORBIDDEN,
+                "http_request_denied",
+                "required_header",
+                "A field that this gateway asks for is missing",
+                "Send the field that access.required_header names.",
+            ),
+            Self::Unauthenticated(_) => told(
+                S::UNAUTHORIZED,
+                "http_request_denied",
+                "unauthorized",
+                "The gateway does not know who you are",
+                "Send your exportgate key where a Snyk token would be: Authorization: token KEY.",
+            ),
+            Self::TooManyFailures(_) => told(
+                S::TOO_MANY_REQUESTS,
+                "http_request_denied",
+                "too_many_failures",
+                "Your address has failed too often to say who it is",
+                "Mend the key; a valid one is accepted at once.",
+            )
+            .after(Duration::from_mins(1)),
+            Self::Denied(_) => told(
+                S::FORBIDDEN,
+                "http_request_denied",
+                "forbidden",
+                "The gateway's policy does not allow you this",
+                "Ask who runs the gateway: `exportgate check --as CLIENT METHOD PATH` names the rule.",
+            ),
+            Self::Hidden(_) => told(
+                S::NOT_FOUND,
+                "http_request_denied",
+                "not_found",
+                "There is nothing here for you",
+                "Check the path and the ids.",
+            ),
+            Self::Exceeded(exceeded) => exceeded_by(exceeded),
+            Self::NoCredential => told(
+                S::FORBIDDEN,
+                "http_request_denied",
+                "no_credential",
+                "The gateway has no Snyk credential for this org or group",
+                "Ask who runs the gateway to add it to [credentials.NAME], or to set one for the rest.",
+            ),
+            Self::Unavailable(unavailable) => no_credential_now(unavailable),
+            Self::CredentialRejected => told(
+                S::BAD_GATEWAY,
+                "http_request_denied",
+                "upstream_credential_rejected",
+                "Snyk refuses the gateway's credential",
+                "Your own key is fine. Ask who runs the gateway to replace its Snyk credential.",
+            ),
+            Self::Echo => told(
+                S::BAD_GATEWAY,
+                "http_protocol_error",
+                "upstream_echoes_credential",
+                "The upstream's answer held the gateway's credential and was withheld",
+                "Check that upstream.url is Snyk's API: what answers there echoes requests.",
             ),
             Self::Via => told(
                 S::BAD_REQUEST,
@@ -221,6 +376,43 @@ impl FailureKind {
     }
 }
 
+fn exceeded_by(exceeded: Exceeded) -> Told {
+    let too_many =
+        |code, title, detail| told(StatusCode::TOO_MANY_REQUESTS, "http_request_denied", code, title, detail);
+    match exceeded {
+        Exceeded::PerMinute { .. } => too_many(
+            "client_rate",
+            "You have used your requests for this minute",
+            "Wait as Retry-After says. The limit is your requests_per_minute at this gateway; Snyk was not asked.",
+        ),
+        Exceeded::AtOnce => too_many(
+            "client_concurrency",
+            "You have too many requests running",
+            "Wait for one to end. The limit is your concurrent_requests at this gateway; Snyk was not asked.",
+        ),
+    }
+    .after(exceeded.retry_after())
+}
+
+fn no_credential_now(unavailable: Unavailable) -> Told {
+    let unavailable_for = |code, title, detail| {
+        told(StatusCode::SERVICE_UNAVAILABLE, "http_request_denied", code, title, detail)
+    };
+    match unavailable {
+        Unavailable::Locked { .. } => unavailable_for(
+            "upstream_credential_locked",
+            "Snyk refuses the gateway's credential, which is being left alone",
+            "Your own key is fine. Ask who runs the gateway to replace its Snyk credential.",
+        ),
+        Unavailable::NoToken { .. } => unavailable_for(
+            "upstream_credential_unavailable",
+            "The gateway has no access token for Snyk at the moment",
+            "Try again as Retry-After says. The gateway's log tells why its token endpoint gives none.",
+        ),
+    }
+    .after(unavailable.retry_after())
+}
+
 fn refused(refusal: Refusal) -> Told {
     use StatusCode as S;
     let bad = |code, title, detail| told(S::BAD_REQUEST, "http_request_error", code, title, detail);
@@ -298,6 +490,13 @@ fn upstream(kind: FailedKind) -> Told {
         K::HeadTooLarge => {
             gateway("Snyk's answer has too large a header section", "Report this to Snyk's support.")
         }
+        K::Stopped => told(
+            S::SERVICE_UNAVAILABLE,
+            "proxy_internal_response",
+            "gateway_stopped",
+            "The gateway stopped before Snyk answered",
+            "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
+        ),
         K::Protocol => {
             gateway("What came from the upstream is no HTTP", "Check that upstream.url is Snyk's API.")
         }

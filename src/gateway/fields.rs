@@ -99,17 +99,21 @@ pub(super) fn request_id(client: &HeaderMap) -> Uuid {
     }
 }
 
-/// A field of an answer as text, capped and without anything that is not visible.
+/// A field of an answer as text for the log and the journal: a word, an id, a version or a date. Anything
+/// else is not what Snyk puts there; it could be a link or a credential, and is not written down.
 pub(super) fn text(fields: &HeaderMap, name: &str) -> Option<String> {
-    let value = fields.get(name)?.as_bytes();
-    Some(
-        value
-            .iter()
-            .take(256)
-            .map(|&b| if (0x20..0x7f).contains(&b) { char::from(b) } else { '?' })
-            .collect(),
-    )
+    let value = fields.get(name)?;
+    Some(value.to_str().ok().map_or_else(|| UNREADABLE.to_owned(), plain))
 }
+
+/// `text` itself when it is short and plain; else a word that says so.
+pub(super) fn plain(text: &str) -> String {
+    let is_plain =
+        text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b" -_.,:~+@".contains(&b));
+    if is_plain { text.to_owned() } else { UNREADABLE.to_owned() }
+}
+
+const UNREADABLE: &str = "(unreadable)";
 
 /// The end-to-end fields of an answer, as clients get them.
 pub(super) fn end_to_end(mut fields: HeaderMap, root: &Root) -> HeaderMap {
@@ -148,6 +152,10 @@ fn path_absolute(reference: &HeaderValue, root: &Root) -> Option<HeaderValue> {
     }
     let target = uri.path_and_query()?.as_str();
     let below = target.strip_prefix(&root.prefix).filter(|below| below.starts_with('/'))?;
+    // A second slash would make it the name of another host (RFC 3986 §4.2).
+    if below[1..].starts_with(['/', '\\']) {
+        return None;
+    }
     HeaderValue::from_str(below).ok()
 }
 
@@ -240,6 +248,7 @@ mod tests {
         );
         assert_eq!(local("https://api.snyk.io/snyk/rest/x", "/snyk"), "/rest/x");
         for other in [
+            "https://api.snyk.io//evil.example/x",
             "https://evil.example/rest/x",
             "http://api.snyk.io/rest/x",
             "/rest/x",

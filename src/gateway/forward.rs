@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
 use uuid::Uuid;
 
 use super::failure::{Failure, FailureKind};
 use super::{Gateway, fields};
 use crate::cache::{self, Entry, Key, Lead, Member, Peek};
 use crate::clock::Now;
-use crate::journal::{Attempt, OnFailure, Served};
+use crate::credential::{Credential, Presented};
+use crate::journal::{Attempt, OnFailure, Served, Unrecorded};
 use crate::route::{ExportCall, Id, OtherCall};
-use crate::transport::Body;
-use crate::upstream::{Answer, Outgoing};
+use crate::transport::Streamed;
+use crate::upstream::{Answer, Failed, FailedKind, Outgoing};
 
 /// What a flight brings.
 pub(super) type Landed = Result<Arc<Landing>, Failure>;
@@ -47,6 +47,17 @@ pub(super) struct Errand {
     pub(super) via: HeaderValue,
     /// The id to send to Snyk.
     pub(super) sent_id: Uuid,
+    /// The credential to present.
+    pub(super) credential: Arc<Credential>,
+}
+
+/// One request to Snyk, what came of it, and its record in the making.
+struct Asked {
+    attempt: Attempt,
+    answer: Result<Answer, Failure>,
+    peek: Option<Peek>,
+    sent: Now,
+    received: Now,
 }
 
 impl Gateway {
@@ -59,87 +70,167 @@ impl Gateway {
         store_as: Option<Key>,
         mut lead: Lead<Landed>,
     ) {
-        // 1. Ask.
-        let mut attempt = self.attempt(&errand, call.method().as_str(), call.operation.as_str());
-        attempt.scope_kind = Some(call.scope.kind.as_str());
-        attempt.scope_id = Some(call.scope.id.as_str().to_owned());
-        attempt.export_id = call.operation.export().map(|id| id.as_str().to_owned());
-        let sent = self.clock.now();
-        let body = Either::Left(Full::new(body));
-        let outgoing = self.outgoing(call.method(), call.target(), errand, body);
-        let answer = self.upstream.ask(outgoing).await;
-        let received = self.clock.now();
+        // 1. Ask; once more, where the credential was refused and may be good now.
+        let asked = match self.ask(&call, &errand, &body).await {
+            Ok(asked) => asked,
+            Err(failure) => return lead.land(Err(failure)),
+        };
+        let Asked { attempt, answer, peek, sent, received } = asked;
 
-        // 2. See what came, and whether it may be stored.
-        let peek = answer.as_ref().ok().and_then(|answer| Peek::of(&answer.body));
-        note(&mut attempt, &answer, peek.as_ref());
-        attempt.latency = received.mono.saturating_duration_since(sent.mono);
+        // 2. See whether it may be stored.
         let id = attempt.id;
-        let landed = answer.map_err(Failure::from).map(|answer| {
+        let landed = answer.map(|answer| {
             let entry =
                 store_as.as_ref().and_then(|_| self.entry(&answer, peek.as_ref(), (sent, received), id));
             let fields = fields::end_to_end(answer.fields, self.upstream.root());
             Arc::new(Landing { attempt: id, status: answer.status, fields, body: answer.body, entry })
         });
+        let landed = landed.map_err(|failure| Failure { attempt: Some(id), ..failure });
 
         // 3. Record it. An answer that will be stored may be joined until it is: a client that comes
         //    meanwhile finds either the flight or the stored response. Any other is over now, so that
         //    nobody gets an answer that had come before it asked.
         let stored = landed.as_ref().ok().and_then(|landing| landing.entry.clone()).zip(store_as);
-        let members = if stored.is_some() { lead.take_members() } else { lead.close() };
-        let recorded = self.journal.record(attempt, served(members)).await;
-        if recorded.is_err() && self.on_journal_failure == OnFailure::Refuse {
-            return lead.land(Err(FailureKind::Journal.into()));
+        let members = if stored.is_some() { lead.arrived() } else { lead.close() };
+        if let Err(failure) = self.must_be_recorded(self.journal.record(attempt, served(members)).await) {
+            return lead.land(Err(failure));
         }
 
         // 4. Store it, and record those who came meanwhile.
         if let Some((entry, key)) = stored {
             self.cache.store(key, entry);
             let late = lead.close();
-            if !late.is_empty() {
-                let _ = self.journal.serve(id, served(late)).await;
+            if !late.is_empty()
+                && let Err(failure) = self.must_be_recorded(self.journal.serve(id, served(late)).await)
+            {
+                return lead.land(Err(failure));
             }
         }
         lead.land(landed);
     }
 
+    /// Asks Snyk; a GET once more, where the credential was refused and another value is at hand.
+    async fn ask(&self, call: &ExportCall, errand: &Errand, body: &Bytes) -> Result<Asked, Failure> {
+        let credential = &errand.credential;
+        let mut presented = credential.present(self.clock.now()).await.map_err(FailureKind::Unavailable)?;
+        let (mut sent_id, mut may_replay) = (errand.sent_id, call.method() == Method::GET);
+        loop {
+            let mut asked = self.ask_once(call, (errand, sent_id), body.clone(), &presented).await;
+            let status = asked.answer.as_ref().ok().map(|answer| answer.status);
+            if status != Some(StatusCode::UNAUTHORIZED) {
+                if status.is_some_and(speaks_for_the_credential) {
+                    credential.accepted(&presented);
+                }
+                return Ok(asked);
+            }
+            let other = credential.refused(&presented, self.clock.now(), true).await;
+            let Some(other) = other.filter(|_| std::mem::take(&mut may_replay)) else {
+                asked.answer = Err(FailureKind::CredentialRejected.into());
+                return Ok(asked);
+            };
+            self.must_be_recorded(self.journal.record(asked.attempt, Vec::new()).await)?;
+            (presented, sent_id) = (other, Uuid::new_v4());
+        }
+    }
+
+    async fn ask_once(
+        &self,
+        call: &ExportCall,
+        (errand, sent_id): (&Errand, Uuid),
+        body: Bytes,
+        presented: &Presented,
+    ) -> Asked {
+        let mut attempt = self.attempt(errand, sent_id, (call.method().as_str(), call.operation.as_str()));
+        attempt.scope_kind = Some(call.scope.kind.as_str());
+        attempt.scope_id = Some(call.scope.id.as_str().to_owned());
+        attempt.export_id = call.operation.export().map(|id| id.as_str().to_owned());
+        attempt.version_requested = call.query.version().map(fields::plain);
+        let sent = self.clock.now();
+        let outgoing = Outgoing {
+            method: call.method(),
+            target: call.target(),
+            fields: outgoing_fields(errand, sent_id, presented),
+            body: Either::Left(Full::new(body)),
+        };
+        let answer = self.shutdown.in_time(self.upstream.ask(outgoing)).await;
+        let received = self.clock.now();
+        attempt.latency = received.mono.saturating_duration_since(sent.mono);
+        let answer = answer.unwrap_or_else(|| Err(Failed::of(FailedKind::Stopped)));
+        let echoes = answer
+            .as_ref()
+            .is_ok_and(|answer| presented.is_in(&answer.body) || presented.is_in_fields(&answer.fields));
+        if echoes {
+            attempt.error = Some("credential_echoed");
+            return Asked { attempt, answer: Err(FailureKind::Echo.into()), peek: None, sent, received };
+        }
+        // What is too large to be stored is not worth reading.
+        let readable =
+            answer.as_ref().ok().filter(|answer| answer.body.len() <= self.cache_settings.max_entry);
+        let peek = readable.and_then(|answer| Peek::of(&answer.body));
+        note(&mut attempt, &answer, peek.as_ref());
+        Asked { attempt, answer: answer.map_err(Failure::from), peek, sent, received }
+    }
+
     /// Sends a call that is no export call and lands its head; the body streams. Its record is committed
-    /// before the head leaves, and tells the bytes where the head announces them.
+    /// before the head leaves, and tells the bytes where the head announces them. It is never replayed,
+    /// and a 401 does not lock the credential: some of Snyk's other calls answer so for what a tenant has
+    /// not bought.
     pub(super) async fn pass_through(
         self: Arc<Self>,
         call: OtherCall,
         errand: Errand,
-        body: Incoming,
-    ) -> Result<(Uuid, http::Response<Incoming>), Failure> {
-        let mut attempt = self.attempt(&errand, call.method.as_str(), "other");
-        let members = vec![errand.member.clone()];
+        body: Streamed,
+    ) -> Result<(Uuid, http::Response<Streamed>), Failure> {
+        let presented =
+            errand.credential.present(self.clock.now()).await.map_err(FailureKind::Unavailable)?;
+        let mut attempt = self.attempt(&errand, errand.sent_id, (call.method.as_str(), "other"));
+        if let Some(scope) = call.scopes.first() {
+            attempt.scope_kind = Some(scope.kind.as_str());
+            attempt.scope_id = Some(scope.id.as_str().to_owned());
+        }
         let sent = self.clock.now();
-        let outgoing = self.outgoing(call.method, call.target, errand, Either::Right(body));
-        let answer = self.upstream.open(outgoing).await;
+        let outgoing = Outgoing {
+            method: call.method,
+            target: call.target,
+            fields: outgoing_fields(&errand, errand.sent_id, &presented),
+            body: Either::Right(body),
+        };
+        let answer = self.shutdown.in_time(self.upstream.open(outgoing)).await;
+        let answer = answer.unwrap_or_else(|| Err(Failed::of(FailedKind::Stopped)));
         attempt.latency = self.clock.now().mono.saturating_duration_since(sent.mono);
+        let mut instead = None;
         match &answer {
+            Ok(response) if presented.is_in_fields(response.headers()) => {
+                attempt.error = Some("credential_echoed");
+                instead = Some(FailureKind::Echo);
+            }
             Ok(response) => {
                 note_head(&mut attempt, response.status(), response.headers());
                 attempt.bytes = hyper::body::Body::size_hint(response.body()).exact();
+                if response.status() == StatusCode::UNAUTHORIZED {
+                    let _ = errand.credential.refused(&presented, self.clock.now(), false).await;
+                    instead = Some(FailureKind::CredentialRejected);
+                } else if speaks_for_the_credential(response.status()) {
+                    errand.credential.accepted(&presented);
+                }
             }
             Err(failed) => attempt.error = Some(failed.kind.as_str()),
         }
         let id = attempt.id;
-        let recorded = self.journal.record(attempt, served(members)).await;
-        if recorded.is_err() && self.on_journal_failure == OnFailure::Refuse {
-            return Err(FailureKind::Journal.into());
+        self.must_be_recorded(self.journal.record(attempt, served(vec![errand.member])).await)?;
+        match (instead, answer) {
+            (Some(kind), _) => Err(Failure { attempt: Some(id), ..kind.into() }),
+            (None, Ok(response)) => Ok((id, response)),
+            (None, Err(failed)) => Err(Failure { attempt: Some(id), ..failed.into() }),
         }
-        Ok((id, answer?))
     }
 
-    fn outgoing(&self, method: http::Method, target: String, errand: Errand, body: Body) -> Outgoing {
-        let mut fields = errand.fields;
-        fields.insert(http::header::VIA, errand.via);
-        if let Ok(id) = HeaderValue::try_from(errand.sent_id.to_string()) {
-            fields.insert(fields::SNYK_REQUEST_ID, id);
+    /// With `journal.on_failure = "refuse"`, no answer leaves that is not on record.
+    fn must_be_recorded(&self, recorded: Result<(), Unrecorded>) -> Result<(), Failure> {
+        match recorded {
+            Err(_) if self.on_journal_failure == OnFailure::Refuse => Err(FailureKind::Journal.into()),
+            _ => Ok(()),
         }
-        fields.insert(AUTHORIZATION, self.credential.authorization());
-        Outgoing { method, target, fields, body }
     }
 
     /// The stored response that `answer` becomes, if it may be stored.
@@ -164,16 +255,16 @@ impl Gateway {
         Some(Arc::new(entry))
     }
 
-    fn attempt(&self, errand: &Errand, method: &str, operation: &'static str) -> Attempt {
+    fn attempt(&self, errand: &Errand, sent_id: Uuid, (method, operation): (&str, &'static str)) -> Attempt {
         Attempt {
             id: Uuid::now_v7(),
             started: self.clock.now().wall,
             latency: std::time::Duration::ZERO,
             upstream: Arc::clone(&self.upstream_name),
-            credential: Arc::clone(&self.credential.name),
+            credential: Arc::clone(&errand.credential.name),
             request: errand.member.request,
             client: Arc::clone(&errand.member.client),
-            sent_id: errand.sent_id,
+            sent_id,
             received_id: None,
             scope_kind: None,
             scope_id: None,
@@ -193,12 +284,28 @@ impl Gateway {
     }
 }
 
-fn note(attempt: &mut Attempt, answer: &Result<Answer, crate::upstream::Failed>, peek: Option<&Peek>) {
+/// The fields of a request as it goes up.
+fn outgoing_fields(errand: &Errand, sent_id: Uuid, presented: &Presented) -> HeaderMap {
+    let mut fields = errand.fields.clone();
+    fields.insert(http::header::VIA, errand.via.clone());
+    if let Ok(id) = HeaderValue::try_from(sent_id.to_string()) {
+        fields.insert(fields::SNYK_REQUEST_ID, id);
+    }
+    fields.insert(AUTHORIZATION, presented.field.clone());
+    fields
+}
+
+/// Whether an answer shows that Snyk took the credential: a limit or a fault of its does not.
+fn speaks_for_the_credential(status: StatusCode) -> bool {
+    !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS
+}
+
+fn note(attempt: &mut Attempt, answer: &Result<Answer, Failed>, peek: Option<&Peek>) {
     match answer {
         Ok(answer) => {
             note_head(attempt, answer.status, &answer.fields);
             attempt.bytes = Some(answer.body.len() as u64);
-            attempt.export_status = peek.map(|peek| peek.status.clone());
+            attempt.export_status = peek.map(|peek| fields::plain(&peek.status));
             if attempt.export_id.is_none() {
                 // The answer to a start names the export that it began.
                 let id = peek.and_then(|peek| Id::parse(peek.id.as_deref()?));
@@ -217,7 +324,9 @@ fn note(attempt: &mut Attempt, answer: &Result<Answer, crate::upstream::Failed>,
 fn note_head(attempt: &mut Attempt, status: StatusCode, answer: &HeaderMap) {
     attempt.status = Some(status.as_u16());
     attempt.received_id = fields::text(answer, "snyk-request-id");
-    attempt.version_requested = fields::text(answer, "snyk-version-requested");
+    if let Some(requested) = fields::text(answer, "snyk-version-requested") {
+        attempt.version_requested = Some(requested);
+    }
     attempt.version_served = fields::text(answer, "snyk-version-served");
     attempt.lifecycle = fields::text(answer, "snyk-version-lifecycle-stage");
     attempt.deprecation = fields::text(answer, "deprecation");

@@ -19,20 +19,21 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
-use crate::access;
+use crate::access::Access;
 use crate::cache::{self, Boarding, Cache, Directives, Entry, Flights, Key, Member, Waiter};
 use crate::clock::Clock;
-use crate::credential::Credential;
+use crate::credential::Credentials;
 use crate::journal::{Journal, OnFailure};
 use crate::listener;
 use crate::route::{self, ExportCall, Operation, OtherCall, Route};
 use crate::shutdown::Shutdown;
-use crate::transport::Body;
+use crate::transport::{Body, Peer, Streamed};
 use crate::upstream::{self, Upstream};
 
 use exchange::{Exchange, Outcome, Why};
 use failure::{Failure, FailureKind};
 use forward::{Errand, Landed};
+use via::Keep;
 
 /// `[routes]`: what happens to calls that are no export calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +51,10 @@ pub struct Collaborators {
     pub clock: Clock,
     /// The upstream.
     pub upstream: Upstream,
-    /// The credential.
-    pub credential: Arc<Credential>,
+    /// Who calls, and what they may do.
+    pub access: Arc<Access>,
+    /// The credentials.
+    pub credentials: Arc<Credentials>,
     /// The journal.
     pub journal: Journal,
     /// Where tasks run.
@@ -79,7 +82,8 @@ pub struct Gateway {
     clock: Clock,
     upstream: Upstream,
     upstream_name: Arc<str>,
-    credential: Arc<Credential>,
+    access: Arc<Access>,
+    credentials: Arc<Credentials>,
     journal: Journal,
     on_journal_failure: OnFailure,
     cache: Cache,
@@ -111,7 +115,8 @@ impl Gateway {
             upstream_name: with.upstream.root().to_string().into(),
             clock: with.clock,
             upstream: with.upstream,
-            credential: with.credential,
+            access: with.access,
+            credentials: with.credentials,
             journal: with.journal,
             on_journal_failure: *on_journal_failure,
             cache: Cache::new(cache),
@@ -127,7 +132,7 @@ impl Gateway {
                 body_timeout: listener.body_timeout,
                 request_timeout: listener.request_timeout,
             },
-            pseudonym: format!("exportgate-{:08x}", Uuid::new_v4().as_fields().0),
+            pseudonym: format!("{}{:08x}", via::PSEUDONYM, Uuid::new_v4().as_fields().0),
         }
     }
 
@@ -138,9 +143,9 @@ impl Gateway {
     }
 
     /// Answers a request.
-    pub async fn respond(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+    pub async fn respond(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body> {
         let mut exchange = Exchange::begin(self.clock.now(), request.method());
-        let answer = self.answer(&mut exchange, request).await;
+        let answer = self.answer(&mut exchange, request, &peer).await;
         let failure = answer.as_ref().err().cloned();
         let mut response = answer.unwrap_or_else(|failure| reply::failure(&failure, exchange.id));
         exchange.stamp(response.headers_mut());
@@ -153,14 +158,15 @@ impl Gateway {
         self: &Arc<Self>,
         exchange: &mut Exchange,
         request: Request<Incoming>,
+        peer: &Peer,
     ) -> Result<Response<Body>, Failure> {
         let deadline = Instant::now() + self.limits.request_timeout;
         let (parts, body) = request.into_parts();
 
         // 1. Identify who asks, and see that the request did not come from ourselves.
-        let principal = access::identify(&parts).map_err(FailureKind::from)?;
-        exchange.client = principal.name;
-        let via = via::append(&parts.headers, parts.version, &self.pseudonym).map_err(FailureKind::from)?;
+        let principal = self.access.identify(&parts, peer, exchange.started).await;
+        let principal = principal.map_err(FailureKind::from)?;
+        exchange.client = Arc::clone(&principal.name);
 
         // 2. Recognise what is asked. From here on, only what was parsed counts.
         if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > self.limits.target) {
@@ -168,7 +174,15 @@ impl Gateway {
         }
         let route = route::recognise(&parts.method, &parts.uri, self.forward_other)?;
         exchange.asks(&route);
-        let is_shared = matches!(&route, Route::Export(call) if call.operation != Operation::Start);
+
+        // 3. Permit it: before the cache is looked at, so that who may not know learns nothing. The permit
+        //    is held until the answer is there.
+        let permitted = self.access.permit(&principal, &route, exchange.started.mono);
+        let _permit = permitted.map_err(|why| FailureKind::not_permitted(why, self.access.hides()))?;
+        let credential = self.credentials.choose(route.scopes()).ok_or(FailureKind::NoCredential)?;
+
+        let is_shared = route.is_shared();
+        let keep = if is_shared { Keep::Gateways } else { Keep::All };
         let errand = Errand {
             member: Member { request: exchange.id, client: Arc::clone(&exchange.client) },
             fields: if is_shared {
@@ -176,8 +190,10 @@ impl Gateway {
             } else {
                 fields::for_one(&parts.headers, &self.forward_headers)
             },
-            via,
+            via: via::append(&parts.headers, parts.version, (&self.pseudonym, keep))
+                .map_err(FailureKind::from)?,
             sent_id: fields::request_id(&parts.headers),
+            credential: Arc::clone(credential),
         };
         match route {
             Route::Export(mut call) => {
@@ -186,13 +202,16 @@ impl Gateway {
                 }
                 let body = if is_shared { Bytes::new() } else { self.read_body(body).await? };
                 let waiting = self.export(exchange, call, &parts, (errand, body))?;
-                // 7. Reply.
+                // 8. Reply.
                 match waiting {
                     Waiting::Answered(response) => Ok(response),
                     Waiting::For(waiter) => self.landed(exchange, waiter, &parts, deadline).await,
                 }
             }
-            Route::Other(call) => self.other(exchange, call, (errand, body), deadline).await,
+            Route::Other(call) => {
+                let body = Streamed::new(body, deadline);
+                self.other(exchange, call, (errand, body), deadline).await
+            }
         }
     }
 
@@ -204,7 +223,7 @@ impl Gateway {
         parts: &Parts,
         (errand, body): (Errand, Bytes),
     ) -> Result<Waiting, Failure> {
-        // 3. Look up. A start is never looked up, stored or shared; `no-store` says the same of a read.
+        // 4. Look up. A start is never looked up, stored or shared; `no-store` says the same of a read.
         let directives = Directives::of_request(&parts.headers);
         let now = exchange.started;
         let (why, key) = if call.operation == Operation::Start {
@@ -214,7 +233,7 @@ impl Gateway {
         } else {
             let key = Key::new(
                 &self.upstream_name,
-                &self.credential.name,
+                &errand.credential.name,
                 &call,
                 &self.forward_headers,
                 &parts.headers,
@@ -231,11 +250,12 @@ impl Gateway {
         }
         self.refuse_unrecorded()?;
 
-        // 4. Collapse: the first to ask has it fetched, everybody waits for it.
+        // 5. Collapse: the first to ask has it fetched, everybody waits for it.
         let member = errand.member.clone();
         let boarding = key.as_ref().map(|key| {
             let usable = |entry: &Arc<Entry>| entry.is_fresh(now) && entry.satisfies(&directives, now);
-            self.flights.board(key, member.clone(), || self.cache.find(key).filter(usable))
+            let anew = directives.no_cache || directives.max_age == Some(0);
+            self.flights.board(key, (member.clone(), anew), || self.cache.find(key).filter(usable))
         });
         let (waiter, lead) = match boarding {
             None => {
@@ -249,7 +269,7 @@ impl Gateway {
         };
         exchange.outcome = Outcome::Forwarded { why, status: None, stored: false, collapsed: lead.is_none() };
 
-        // 5. Forward, 6. record and store: a task of its own, so that no client can cancel it.
+        // 6. Forward, 7. record and store: a task of its own, so that no client can cancel it.
         if let Some(lead) = lead {
             self.shutdown.spawn(Arc::clone(self).fetch(call, (errand, body), key, lead));
         }
@@ -282,7 +302,7 @@ impl Gateway {
         self: &Arc<Self>,
         exchange: &mut Exchange,
         call: OtherCall,
-        (errand, body): (Errand, Incoming),
+        (errand, body): (Errand, Streamed),
         deadline: Instant,
     ) -> Result<Response<Body>, Failure> {
         self.refuse_unrecorded()?;
@@ -313,7 +333,9 @@ impl Gateway {
         match timeout(self.limits.body_timeout, whole).await {
             Err(_) => Err(FailureKind::BodyTimeout.into()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(FailureKind::BodyTooLarge.into()),
-            Ok(Err(error)) => Err(Failure { kind: FailureKind::BodyIncomplete, source: Some(error.into()) }),
+            Ok(Err(error)) => {
+                Err(Failure { source: Some(error.into()), ..FailureKind::BodyIncomplete.into() })
+            }
             Ok(Ok(whole)) => Ok(whole.to_bytes()),
         }
     }
@@ -323,6 +345,13 @@ impl Gateway {
         let refuses = self.on_journal_failure == OnFailure::Refuse && self.journal.is_failing();
         if refuses { Err(FailureKind::Journal.into()) } else { Ok(()) }
     }
+}
+
+/// What a client is told whose request is no call that we answer: status, code and what to do.
+#[must_use]
+pub fn told_of(refusal: route::Refusal) -> String {
+    let told = FailureKind::Refused(refusal).told();
+    format!("{} {}: {}", told.status.as_u16(), told.code, told.detail)
 }
 
 /// How far an export call has come.

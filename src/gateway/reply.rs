@@ -4,17 +4,20 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, IF_NONE_MATCH, PRAGMA};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::{Either, Full};
-use hyper::body::Incoming;
 use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::Failure;
 use crate::cache::Entry;
 use crate::clock::Now;
-use crate::transport::Body;
+use crate::transport::{Body, Streamed};
 
 /// Ask again each time, with the validator: so a purge or a revoked right works at once.
 const ASK_AGAIN: HeaderValue = HeaderValue::from_static("private, no-cache");
+/// Our documents are data: a browser that is made to show one must do nothing with it.
+const NOTHING: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox");
+/// How to say who you are (RFC 9110 §11.6.1, RFC 6750 §3); keys are bearer tokens.
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"exportgate\"");
 const JSON_API: HeaderValue = HeaderValue::from_static("application/vnd.api+json");
 const AGE: HeaderName = http::header::AGE;
 
@@ -62,7 +65,7 @@ pub(super) fn whole(status: StatusCode, fields: HeaderMap, body: Bytes) -> Respo
 }
 
 /// An answer that streams through.
-pub(super) fn streamed(status: StatusCode, fields: HeaderMap, body: Incoming) -> Response<Body> {
+pub(super) fn streamed(status: StatusCode, fields: HeaderMap, body: Streamed) -> Response<Body> {
     let mut response = Response::new(Either::Right(body));
     *response.status_mut() = status;
     *response.headers_mut() = fields;
@@ -89,6 +92,17 @@ pub(super) fn failure(failure: &Failure, request: Uuid) -> Response<Body> {
     fields.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
     if let Ok(status) = HeaderValue::try_from(format!("exportgate; error={}", told.proxy_error)) {
         fields.insert("proxy-status", status);
+    }
+    fields.insert("content-security-policy", NOTHING);
+    fields.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
+    if told.status == StatusCode::UNAUTHORIZED {
+        fields.insert(http::header::WWW_AUTHENTICATE, CHALLENGE);
+    }
+    if let Some(seconds) = told.retry_after {
+        fields.insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if told.close {
+        fields.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Some(allow) = told.allow {
         fields.insert(http::header::ALLOW, HeaderValue::from_static(allow));

@@ -15,8 +15,25 @@ pub(super) enum BadVia {
     Malformed,
 }
 
+/// What every pseudonym of a gateway of our kind begins with.
+pub(super) const PSEUDONYM: &str = "exportgate-";
+
+/// Which members of a `Via` are sent on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// All: the request is its client's alone.
+    All,
+    /// Only gateways of our kind, so that a loop is still seen: the answer is shared, and what one client
+    /// writes must not decide what others get.
+    Gateways,
+}
+
 /// The `Via` to send on: what came, without comments, and ourselves as `pseudonym`.
-pub(super) fn append(fields: &HeaderMap, version: Version, pseudonym: &str) -> Result<HeaderValue, BadVia> {
+pub(super) fn append(
+    fields: &HeaderMap,
+    version: Version,
+    (pseudonym, keep): (&str, Keep),
+) -> Result<HeaderValue, BadVia> {
     let mut members = Vec::new();
     for value in fields.get_all(VIA) {
         let text = without_comments(value.to_str().map_err(|_| BadVia::Malformed)?)?;
@@ -28,7 +45,9 @@ pub(super) fn append(fields: &HeaderMap, version: Version, pseudonym: &str) -> R
             if by.eq_ignore_ascii_case(pseudonym) {
                 return Err(BadVia::Loop);
             }
-            members.push(format!("{protocol} {by}"));
+            if keep == Keep::All || is_gateway(protocol, by) {
+                members.push(format!("{protocol} {by}"));
+            }
         }
     }
     if members.len() >= MAX_MEMBERS {
@@ -37,6 +56,12 @@ pub(super) fn append(fields: &HeaderMap, version: Version, pseudonym: &str) -> R
     let received = if version >= Version::HTTP_2 { "2.0" } else { "1.1" };
     members.push(format!("{received} {pseudonym}"));
     HeaderValue::try_from(members.join(", ")).map_err(|_| BadVia::Malformed)
+}
+
+/// Whether a member is what a gateway of our kind writes.
+fn is_gateway(protocol: &str, by: &str) -> bool {
+    let id = by.strip_prefix(PSEUDONYM).unwrap_or_default();
+    ["1.1", "2.0"].contains(&protocol) && id.len() == 8 && id.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// Drops comments, which may hold commas and may be nested (RFC 9110 §5.6.5).
@@ -63,7 +88,7 @@ mod tests {
 
     fn via(values: &[&'static str]) -> Result<String, BadVia> {
         let fields: HeaderMap = values.iter().map(|v| (VIA, HeaderValue::from_static(v))).collect();
-        append(&fields, Version::HTTP_11, "exportgate-1")
+        append(&fields, Version::HTTP_11, ("exportgate-1", Keep::All))
             .map(|value| value.to_str().expect("visible text").to_owned())
     }
 
@@ -74,6 +99,18 @@ mod tests {
             via(&["1.0 a, HTTP/2 b:80 (x, (y\\)) z)", "1.1 c"]).as_deref(),
             Ok("1.0 a, HTTP/2 b:80, 1.1 c, 1.1 exportgate-1")
         );
+    }
+
+    #[test]
+    fn of_a_shared_request_only_gateways_of_our_kind_are_sent_on() {
+        let long = "1.1 exportgate-0123456789";
+        let fields: HeaderMap =
+            ["1.1 proxy, 2.0 exportgate-01abcdef", "1.1 CloudEdge", long, "x exportgate-01abcdef"]
+                .map(|v| (VIA, HeaderValue::from_static(v)))
+                .into_iter()
+                .collect();
+        let sent = append(&fields, Version::HTTP_2, ("exportgate-1", Keep::Gateways)).expect("a value");
+        assert_eq!(sent, "2.0 exportgate-01abcdef, 2.0 exportgate-1");
     }
 
     #[test]

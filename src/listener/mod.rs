@@ -1,36 +1,33 @@
 //! Accepting connections and speaking HTTP to clients, within limits.
 
+mod connection;
+mod places;
 mod settings;
+mod socket;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
 
+use crate::clock::Clock;
 use crate::shutdown::Shutdown;
-use crate::transport::Body;
+use crate::transport::{Body, Peer, ServerTls};
 
 pub use settings::{Address, Settings};
 
-/// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4).
-const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
-/// HTTP/2 limits against floods; streams a client may have open at once.
-const MAX_STREAMS: u32 = 128;
+use connection::{FULL, FULL_FOR_ADDRESS, Serving, refuse, refuse_soon, via};
+use places::{NoPlace, Places};
+use socket::{Accepted, Socket};
+
 /// After an accept failed (say, no file descriptor is left), how long to wait.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Most connections that are told at once that there is no place for them.
+const MAX_REFUSALS: usize = 64;
 
 /// An address could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -47,23 +44,18 @@ pub struct BindError {
 pub struct Listener {
     sockets: Vec<Socket>,
     settings: Arc<Settings>,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    tls: Option<ServerTls>,
 }
 
 /// Answers one request; never fails.
-pub trait Respond: Fn(Request<Incoming>) -> Self::Answer + Clone + Send + Sync + 'static {
+pub trait Respond: Fn(Request<Incoming>, Arc<Peer>) -> Self::Answer + Clone + Send + Sync + 'static {
     /// The answer, some time later.
     type Answer: Future<Output = Response<Body>> + Send + 'static;
 }
 
 impl<F, A> Respond for F
 where
-    F: Fn(Request<Incoming>) -> A + Clone + Send + Sync + 'static,
+    F: Fn(Request<Incoming>, Arc<Peer>) -> A + Clone + Send + Sync + 'static,
     A: Future<Output = Response<Body>> + Send + 'static,
 {
     type Answer = A;
@@ -75,11 +67,11 @@ impl Listener {
     ///
     /// # Errors
     /// The first address that cannot be taken.
-    pub async fn bind(settings: Settings) -> Result<Self, BindError> {
+    pub async fn bind(settings: Settings, tls: Option<ServerTls>) -> Result<Self, BindError> {
         let mut sockets = Vec::new();
         for address in &settings.listen {
-            match bind(address).await {
-                Ok(socket) => sockets.push(socket),
+            match socket::bind(address, &settings, tls.is_some()).await {
+                Ok(bound) => sockets.extend(bound),
                 Err(source)
                     if source.kind() == io::ErrorKind::AddrNotAvailable && settings.listen.len() > 1 =>
                 {
@@ -88,87 +80,58 @@ impl Listener {
                 Err(source) => return Err(BindError { address: address.clone(), source }),
             }
         }
-        Ok(Self { sockets, settings: Arc::new(settings) })
+        Ok(Self { sockets, settings: Arc::new(settings), tls })
     }
 
     /// The addresses that were taken; a port 0 is a real one here.
     #[must_use]
     pub fn addresses(&self) -> Vec<Address> {
-        let address = |socket: &Socket| match socket {
-            Socket::Tcp(tcp) => tcp.local_addr().ok().map(Address::Tcp),
-            Socket::Unix(_, path) => Some(Address::Unix(path.clone())),
-        };
-        self.sockets.iter().filter_map(address).collect()
+        self.sockets.iter().filter_map(Socket::address).collect()
     }
 
-    /// Serves until a stop is asked for, then lets requests in flight finish within the drain time.
-    pub async fn serve(self, respond: impl Respond, shutdown: &Shutdown) {
-        let graceful = Arc::new(GracefulShutdown::new());
-        let permits = Arc::new(Semaphore::new(self.settings.max_connections));
+    /// Accepts until a stop is asked for. Connections run on the shutdown's tracker, which waits for them.
+    pub async fn serve(self, respond: impl Respond, clock: &Clock, shutdown: &Shutdown) {
+        let places = Places::new(self.settings.max_connections, self.settings.max_connections_per_address);
+        let (places, refusals) = (Arc::new(places), Arc::new(Semaphore::new(MAX_REFUSALS)));
+        let serving = Serving {
+            settings: self.settings,
+            tls: self.tls,
+            clock: clock.clone(),
+            shutdown: shutdown.clone(),
+        };
         let accepting = self.sockets.into_iter().map(|socket| {
-            let connections = Connections {
-                settings: Arc::clone(&self.settings),
-                graceful: Arc::clone(&graceful),
-                permits: Arc::clone(&permits),
-                shutdown: shutdown.clone(),
-                respond: respond.clone(),
+            let door = Door {
+                is_local: socket.is_local(),
+                socket,
+                serving: serving.clone(),
+                places: Arc::clone(&places),
+                refusals: Arc::clone(&refusals),
             };
-            connections.accept_all(socket)
+            door.accept_all(respond.clone())
         });
         futures_util::future::join_all(accepting).await;
-        if let Some(graceful) = Arc::into_inner(graceful) {
-            let drained = tokio::time::timeout(self.settings.drain, graceful.shutdown()).await;
-            if drained.is_err() {
-                tracing::warn!("requests were still in flight when the drain time was over");
-            }
-        }
     }
 }
 
-/// What each connection needs.
-struct Connections<R> {
-    settings: Arc<Settings>,
-    graceful: Arc<GracefulShutdown>,
-    permits: Arc<Semaphore>,
-    shutdown: Shutdown,
-    respond: R,
+/// One socket and what its connections need.
+struct Door {
+    socket: Socket,
+    is_local: bool,
+    serving: Serving,
+    places: Arc<Places>,
+    refusals: Arc<Semaphore>,
 }
 
-impl<R: Respond> Connections<R> {
-    /// Accepts until a stop is asked for. At the limit it stops accepting: new connections wait in the
-    /// kernel's queue.
-    async fn accept_all(self, socket: Socket) {
+impl Door {
+    async fn accept_all(self, respond: impl Respond) {
+        let shutdown = self.serving.shutdown.clone();
         loop {
-            let next = async {
-                let permit = Arc::clone(&self.permits).acquire_owned().await;
-                (permit, socket.accept().await)
-            };
-            let (permit, accepted) = tokio::select! {
-                () = self.shutdown.begun() => break,
-                next = next => next,
+            let accepted = tokio::select! {
+                () = shutdown.begun() => break,
+                accepted = self.socket.accept() => accepted,
             };
             match accepted {
-                Ok(Accepted::Tcp(stream)) => {
-                    let _ = stream.set_nodelay(true);
-                    let watcher = self.graceful.watcher();
-                    let (settings, respond) = (Arc::clone(&self.settings), self.respond.clone());
-                    self.shutdown.spawn(async move {
-                        let _permit = permit;
-                        if settings.h2c && speaks_h2(&stream, settings.header_timeout).await {
-                            serve_h2(stream, &settings, respond, watcher).await;
-                        } else {
-                            serve_h1(stream, &settings, respond, watcher).await;
-                        }
-                    });
-                }
-                Ok(Accepted::Unix(stream)) => {
-                    let watcher = self.graceful.watcher();
-                    let (settings, respond) = (Arc::clone(&self.settings), self.respond.clone());
-                    self.shutdown.spawn(async move {
-                        let _permit = permit;
-                        serve_h1(stream, &settings, respond, watcher).await;
-                    });
-                }
+                Ok(accepted) => self.admit(accepted, respond.clone()),
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "a connection was not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -176,106 +139,40 @@ impl<R: Respond> Connections<R> {
             }
         }
     }
-}
 
-enum Accepted {
-    Tcp(TcpStream),
-    Unix(tokio::net::UnixStream),
-}
-
-impl Socket {
-    async fn accept(&self) -> io::Result<Accepted> {
-        match self {
-            Self::Tcp(tcp) => tcp.accept().await.map(|(stream, _)| Accepted::Tcp(stream)),
-            Self::Unix(unix, _) => unix.accept().await.map(|(stream, _)| Accepted::Unix(stream)),
-        }
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-async fn bind(address: &Address) -> io::Result<Socket> {
-    match address {
-        Address::Tcp(address) => TcpListener::bind(address).await.map(Socket::Tcp),
-        Address::Unix(path) => {
-            remove_stale(path)?;
-            let socket = UnixListener::bind(path)?;
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-            Ok(Socket::Unix(socket, path.clone()))
-        }
-    }
-}
-
-/// Removes a socket that nobody listens on any more; one that is in use, or no socket, is an error.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether the first bytes are HTTP/2's preface. hyper-util's own detection waits for them without a
-/// limit of time.
-async fn speaks_h2(stream: &TcpStream, limit: Duration) -> bool {
-    let mut first = [0; H2_PREFACE.len()];
-    let peeked = tokio::time::timeout(limit, async {
-        loop {
-            let seen = stream.peek(&mut first).await?;
-            if seen == 0 || seen == first.len() || !H2_PREFACE.starts_with(&first[..seen]) {
-                return io::Result::Ok(seen);
+    /// Serves a connection, or says that there is no place for it.
+    fn admit(&self, accepted: Accepted, respond: impl Respond) {
+        let (serving, shutdown) = (self.serving.clone(), &self.serving.shutdown);
+        let (Accepted::Tcp(_, peer) | Accepted::Tls(_, peer)) = &accepted else {
+            // Who comes in by a Unix socket has the right to it: it is told nothing but a closed door.
+            if let (Accepted::Unix(stream), Ok(place)) = (accepted, self.places.take(None)) {
+                shutdown.spawn(async move {
+                    let _place = place;
+                    serving.unix(stream, respond).await;
+                });
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
-    matches!(peeked.await, Ok(Ok(seen)) if &first[..seen] == H2_PREFACE)
-}
-
-type Watcher = hyper_util::server::graceful::Watcher;
-
-async fn serve_h1<S>(stream: S, settings: &Settings, respond: impl Respond, watcher: Watcher)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(settings.header_timeout)
-        .max_headers(settings.max_headers)
-        .max_header_size(settings.max_head)
-        .max_buf_size(settings.max_head)
-        .serve_connection(TokioIo::new(stream), answering(respond));
-    log_end(watcher.watch(connection).await);
-}
-
-async fn serve_h2(stream: TcpStream, settings: &Settings, respond: impl Respond, watcher: Watcher) {
-    let connection = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .keep_alive_interval(settings.header_timeout)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX))
-        .serve_connection(TokioIo::new(stream), answering(respond));
-    log_end(watcher.watch(connection).await);
-}
-
-fn answering(
-    respond: impl Respond,
-) -> impl hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send + 'static> {
-    service_fn(move |request| {
-        let answer = respond(request);
-        async move { Ok::<_, Infallible>(answer.await) }
-    })
-}
-
-/// A connection that ends badly is its client's business: said at debug level only.
-fn log_end(end: hyper::Result<()>) {
-    if let Err(error) = end {
-        tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended early");
+            return;
+        };
+        let via = via(self.is_local, *peer);
+        let counted = if self.is_local { None } else { via.counted_as() };
+        let place = match self.places.take(counted) {
+            Ok(place) => place,
+            Err(why) => {
+                let refusal = if why == NoPlace::InAll { &FULL } else { &FULL_FOR_ADDRESS };
+                // A TLS client could not read it: the closed connection is its answer.
+                if let Accepted::Tcp(stream, _) = accepted {
+                    refuse_soon(&self.refusals, shutdown, refuse(stream, refusal));
+                }
+                return;
+            }
+        };
+        shutdown.spawn(async move {
+            let _place = place;
+            match accepted {
+                Accepted::Tcp(stream, _) => serving.tcp(stream, via, respond).await,
+                Accepted::Tls(stream, _) => serving.tls(stream, via, respond).await,
+                Accepted::Unix(stream) => serving.unix(stream, respond).await,
+            }
+        });
     }
 }

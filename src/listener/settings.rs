@@ -11,12 +11,22 @@ pub struct Settings {
     pub listen: Vec<Address>,
     /// Whether clear-text clients may speak HTTP/2 with prior knowledge.
     pub h2c: bool,
+    /// Whether addresses that other machines reach may be served without TLS.
+    pub allow_plain_http: bool,
     /// Most connections at once, over all addresses.
     pub max_connections: usize,
-    /// Longest wait for a request's header section; also how long a connection may idle.
+    /// Most connections at once from one address of another machine.
+    pub max_connections_per_address: usize,
+    /// Longest that a TLS handshake may take.
+    pub handshake_timeout: Duration,
+    /// Longest wait for a request's header section; also how long an HTTP/1.1 connection may idle.
     pub header_timeout: Duration,
+    /// How long an HTTP/2 connection may idle.
+    pub idle_timeout: Duration,
     /// Longest wait for a request's body.
     pub body_timeout: Duration,
+    /// Longest that a client may take none of an answer.
+    pub send_timeout: Duration,
     /// Longest a client is kept waiting for an answer.
     pub request_timeout: Duration,
     /// Largest header section, in bytes.
@@ -27,6 +37,14 @@ pub struct Settings {
     pub max_target: usize,
     /// Largest body of a start call, in bytes.
     pub max_body: usize,
+    /// Most HTTP/2 streams that a connection may have open.
+    pub max_streams: u32,
+    /// Most HTTP/2 streams that a client may reset before they were looked at.
+    pub max_reset_streams: usize,
+    /// The mode of Unix sockets.
+    pub unix_mode: u32,
+    /// User and group that Unix sockets belong to.
+    pub unix_owner: (Option<u32>, Option<u32>),
     /// How long requests in flight may take to finish after a signal to stop.
     pub drain: Duration,
 }
@@ -34,17 +52,23 @@ pub struct Settings {
 /// One place to listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// A TCP address; port 0 takes a free one.
+    /// A TCP address without TLS; port 0 takes a free one.
     Tcp(SocketAddr),
+    /// A TCP address with TLS, written `tls:…`.
+    Tls(SocketAddr),
     /// A Unix socket, written `unix:/path`.
     Unix(PathBuf),
+    /// The sockets that systemd passed, written `systemd`.
+    Systemd,
 }
 
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
+            Self::Tls(address) => write!(f, "tls:{address}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Systemd => f.write_str("systemd"),
         }
     }
 }

@@ -1,5 +1,9 @@
 //! The HTTP client to the upstream: TCP, a corporate proxy's tunnel, TLS and the connection pool.
 
+mod peer;
+mod server_tls;
+mod streamed;
+
 use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -8,8 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Uri;
-use http_body_util::{Either, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper_rustls::{HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -24,8 +27,12 @@ use tokio::net::TcpStream;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt, service_fn};
 
+pub use peer::{Certificate, Peer, User, Via};
+pub use server_tls::{BadTls, Loaded, ServerTls, Settings as ServerTlsSettings};
+pub use streamed::{StreamTimeout, Streamed};
+
 /// A message's body, in either direction: one that we hold, or one that streams through.
-pub type Body = Either<Full<Bytes>, Incoming>;
+pub type Body = Either<Full<Bytes>, Streamed>;
 
 /// The client with its pool.
 pub type Client = legacy::Client<Connector, Body>;
@@ -82,6 +89,39 @@ impl std::error::Error for DnsFailed {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.0)
     }
+}
+
+/// A small answer could not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// It did not come in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// No connection, or no HTTP.
+    #[error("no answer")]
+    Exchange(#[from] legacy::Error),
+    /// The body broke off or is too large.
+    #[error("the answer cannot be read")]
+    Body(#[source] BoxError),
+}
+
+/// Asks for something small that is not Snyk's API (keys, an access token), bounded in size and time.
+/// Redirects are not followed.
+///
+/// # Errors
+/// [`FetchError`].
+pub async fn fetch(
+    client: &Client,
+    request: http::Request<Body>,
+    limit: usize,
+    time: Duration,
+) -> Result<(http::StatusCode, Bytes), FetchError> {
+    let exchange = async {
+        let (head, body) = client.request(request).await?.into_parts();
+        let body = Limited::new(body, limit).collect().await.map_err(FetchError::Body)?;
+        Ok((head.status, body.to_bytes()))
+    };
+    tokio::time::timeout(time, exchange).await.unwrap_or(Err(FetchError::Timeout(time)))
 }
 
 /// Makes the client for `upstream`; `connect_timeout` covers name, TCP, tunnel and TLS together.

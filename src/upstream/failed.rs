@@ -20,7 +20,9 @@ pub struct Failed {
 }
 
 impl Failed {
-    pub(super) fn of(kind: FailedKind) -> Self {
+    /// One without head or source.
+    #[must_use]
+    pub fn of(kind: FailedKind) -> Self {
         Self { kind, head: None, source: None }
     }
 }
@@ -52,6 +54,8 @@ pub enum FailedKind {
     HeadTooLarge,
     /// What came is no HTTP.
     Protocol,
+    /// The gateway stopped while it waited.
+    Stopped,
 }
 
 impl FailedKind {
@@ -71,6 +75,7 @@ impl FailedKind {
             Self::TooLarge => "http_response_body_size",
             Self::HeadTooLarge => "http_response_header_section_size",
             Self::Protocol => "http_protocol_error",
+            Self::Stopped => "gateway_stopped",
         }
     }
 }

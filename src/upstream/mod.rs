@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 
-use crate::transport::{Body, Client, MAX_RESPONSE_HEAD, TransportError, client};
+use crate::transport::{Body, Client, MAX_RESPONSE_HEAD, Streamed, TransportError, client};
 
 pub use failed::{Failed, FailedKind};
 pub use settings::{Root, Settings};
@@ -90,12 +90,14 @@ impl Upstream {
         }
     }
 
-    /// Asks and gives the head as soon as it is there; the body streams.
+    /// Asks and gives the head as soon as it is there; the body streams, for as long as one request may take.
     ///
     /// # Errors
     /// [`Failed`].
-    pub async fn open(&self, outgoing: Outgoing) -> Result<Response<Incoming>, Failed> {
-        self.send(outgoing, Instant::now() + self.request_timeout).await
+    pub async fn open(&self, outgoing: Outgoing) -> Result<Response<Streamed>, Failed> {
+        let deadline = Instant::now() + self.request_timeout;
+        let response = self.send(outgoing, deadline).await?;
+        Ok(response.map(|body| Streamed::new(body, deadline)))
     }
 
     async fn send(&self, outgoing: Outgoing, deadline: Instant) -> Result<Response<Incoming>, Failed> {

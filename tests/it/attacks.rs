@@ -35,7 +35,7 @@ fn status(answer: &[u8]) -> u16 {
 }
 
 fn request(target: &str) -> Vec<u8> {
-    format!("GET {target} HTTP/1.1\r\nhost: gate\r\nconnection: close\r\n\r\n").into_bytes()
+    format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").into_bytes()
 }
 
 /// Whether a request that the upstream saw is one of ours: a known operation, sane ids, one credential.
@@ -204,27 +204,27 @@ fn heads() -> Vec<Vec<u8>> {
         "http://[::1]:80",
         "http://169.254.169.254",
     ] {
-        heads.push(format!("GET {form}{target} HTTP/1.1\r\nhost: gate\r\n\r\n"));
-        heads.push(format!("GET {form} HTTP/1.1\r\nhost: gate\r\n\r\n"));
-        heads.push(format!("CONNECT {form} HTTP/1.1\r\nhost: gate\r\n\r\n"));
+        heads.push(format!("GET {form}{target} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
+        heads.push(format!("GET {form} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
+        heads.push(format!("CONNECT {form} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
     }
     for method in [
         "TRACE", "CONNECT", "PUT", "DELETE", "PATCH", "PRI", "get", "post", "G\u{e9}T", "OPTIONS", "HEAD",
         "PROPFIND",
     ] {
-        heads.push(format!("{method} {target} HTTP/1.1\r\nhost: gate\r\n\r\n"));
-        heads.push(format!("{method} /orgs/{ORG}/export?{V} HTTP/1.1\r\nhost: gate\r\n\r\n"));
+        heads.push(format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
+        heads.push(format!("{method} /orgs/{ORG}/export?{V} HTTP/1.1\r\nhost: localhost\r\n\r\n"));
     }
     for host in [
         "",
         "host:\r\n",
-        "host: a\r\nhost: b\r\n",
-        "host: a\r\nhost: a\r\n",
-        "host: a b\r\n",
+        "host: localhost\r\nhost: b\r\n",
+        "host: localhost\r\nhost: localhost\r\n",
+        "host: localhost b\r\n",
         "host: u@a\r\n",
-        "host: a/b\r\n",
-        "host: a:b:c\r\n",
-        "host: a, b\r\n",
+        "host: localhost/b\r\n",
+        "host: localhost:b:c\r\n",
+        "host: localhost, b\r\n",
         "host: \u{7f}\r\n",
     ] {
         heads.push(format!("GET {target} HTTP/1.1\r\n{host}\r\n"));
@@ -268,7 +268,7 @@ fn heads() -> Vec<Vec<u8>> {
         "user-agent: a\u{1b}[31mb\r\n",
     ];
     let smuggled = format!(
-        "GET /rest/self HTTP/1.1\r\nhost: gate\r\n\r\nGET /orgs/{ORG}/../x HTTP/1.1\r\nhost: gate\r\n\r\n"
+        "GET /rest/self HTTP/1.1\r\nhost: localhost\r\n\r\nGET /orgs/{ORG}/../x HTTP/1.1\r\nhost: localhost\r\n\r\n"
     );
     for fields in framing {
         for version in ["1.0", "1.1"] {
@@ -283,7 +283,7 @@ fn heads() -> Vec<Vec<u8>> {
                     smuggled.as_str(),
                 ] {
                     heads.push(format!(
-                        "{method} {target} HTTP/{version}\r\nhost: gate\r\n{fields}\r\n{body}"
+                        "{method} {target} HTTP/{version}\r\nhost: localhost\r\n{fields}\r\n{body}"
                     ));
                 }
             }
@@ -291,13 +291,13 @@ fn heads() -> Vec<Vec<u8>> {
     }
     heads.push(format!("GET {target}\r\n\r\n"));
     heads.push(format!("GET {target} HTTP/0.9\r\n\r\n"));
-    heads.push(format!("GET {target} HTTP/2.0\r\nhost: gate\r\n\r\n"));
-    heads.push(format!("GET {target} HTTP/1.1\nhost: gate\n\n"));
+    heads.push(format!("GET {target} HTTP/2.0\r\nhost: localhost\r\n\r\n"));
+    heads.push(format!("GET {target} HTTP/1.1\nhost: localhost\n\n"));
     heads.push("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned());
     heads.push("\u{16}\u{3}\u{1}".to_owned());
-    heads.push(format!("GET {target} HTTP/1.1\r\nhost: gate\r\n{}\r\n", "x: y\r\n".repeat(200)));
-    heads.push(format!("GET {target} HTTP/1.1\r\nhost: gate\r\nx: {}\r\n\r\n", "y".repeat(100_000)));
-    heads.push(format!("GET /{} HTTP/1.1\r\nhost: gate\r\n\r\n", "y".repeat(70_000)));
+    heads.push(format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(200)));
+    heads.push(format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(100_000)));
+    heads.push(format!("GET /{} HTTP/1.1\r\nhost: localhost\r\n\r\n", "y".repeat(70_000)));
     heads.into_iter().map(String::into_bytes).collect()
 }
 
@@ -364,25 +364,25 @@ async fn each_trick_with_a_path_is_refused_by_its_status() {
     let fields = "x: y\r\n".repeat(200);
     let long = format!("x: {}\r\n", "y".repeat(100_000));
     for (case, expected) in [
-        (format!("GET {base}/../x HTTP/1.1\r\nhost: g\r\n\r\n"), 400),
-        (format!("GET {base}/%2e%2e HTTP/1.1\r\nhost: g\r\n\r\n"), 400),
-        (format!("GET {base}/a%2fb HTTP/1.1\r\nhost: g\r\n\r\n"), 400),
-        (format!("GET {base}//a HTTP/1.1\r\nhost: g\r\n\r\n"), 400),
-        (format!("GET {base}/a;x HTTP/1.1\r\nhost: g\r\n\r\n"), 400),
-        (format!("GET {base}/a?x=%26 HTTP/1.1\r\nhost: g\r\n\r\n"), 400),
-        (format!("GET {base}/a/ HTTP/1.1\r\nhost: g\r\n\r\n"), 404),
-        (format!("GET {base}/a.css HTTP/1.1\r\nhost: g\r\n\r\n"), 404),
-        (format!("GET http://g{base}/a HTTP/1.1\r\nhost: g\r\n\r\n"), 400),
-        ("GET * HTTP/1.1\r\nhost: g\r\n\r\n".to_owned(), 400),
-        ("CONNECT g:443 HTTP/1.1\r\nhost: g\r\n\r\n".to_owned(), 405),
-        (format!("TRACE {base}/a HTTP/1.1\r\nhost: g\r\n\r\n"), 405),
-        (format!("get {base}/a HTTP/1.1\r\nhost: g\r\n\r\n"), 405),
+        (format!("GET {base}/../x HTTP/1.1\r\nhost: localhost\r\n\r\n"), 400),
+        (format!("GET {base}/%2e%2e HTTP/1.1\r\nhost: localhost\r\n\r\n"), 400),
+        (format!("GET {base}/a%2fb HTTP/1.1\r\nhost: localhost\r\n\r\n"), 400),
+        (format!("GET {base}//a HTTP/1.1\r\nhost: localhost\r\n\r\n"), 400),
+        (format!("GET {base}/a;x HTTP/1.1\r\nhost: localhost\r\n\r\n"), 400),
+        (format!("GET {base}/a?x=%26 HTTP/1.1\r\nhost: localhost\r\n\r\n"), 400),
+        (format!("GET {base}/a/ HTTP/1.1\r\nhost: localhost\r\n\r\n"), 404),
+        (format!("GET {base}/a.css HTTP/1.1\r\nhost: localhost\r\n\r\n"), 404),
+        (format!("GET http://g{base}/a HTTP/1.1\r\nhost: localhost\r\n\r\n"), 400),
+        ("GET * HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(), 400),
+        ("CONNECT g:443 HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(), 405),
+        (format!("TRACE {base}/a HTTP/1.1\r\nhost: localhost\r\n\r\n"), 405),
+        (format!("get {base}/a HTTP/1.1\r\nhost: localhost\r\n\r\n"), 405),
         (format!("GET {base}/a HTTP/1.1\r\n\r\n"), 400),
-        (format!("GET {base}/a HTTP/1.1\r\nhost: a\r\nhost: a\r\n\r\n"), 400),
-        (format!("GET {base}/a HTTP/1.1\r\nhost: g\r\ncontent-length: +1\r\n\r\n"), 400),
-        (format!("GET {base}/a HTTP/1.1\r\nhost: g\r\n{fields}\r\n"), 431),
-        (format!("GET {base}/a HTTP/1.1\r\nhost: g\r\n{long}\r\n"), 431),
-        (format!("GET {oversized} HTTP/1.1\r\nhost: g\r\n\r\n"), 414),
+        (format!("GET {base}/a HTTP/1.1\r\nhost: localhost\r\nhost: localhost\r\n\r\n"), 400),
+        (format!("GET {base}/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: +1\r\n\r\n"), 400),
+        (format!("GET {base}/a HTTP/1.1\r\nhost: localhost\r\n{fields}\r\n"), 431),
+        (format!("GET {base}/a HTTP/1.1\r\nhost: localhost\r\n{long}\r\n"), 431),
+        (format!("GET {oversized} HTTP/1.1\r\nhost: localhost\r\n\r\n"), 414),
     ] {
         let case = case.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
         let answer = raw(program.address, case.as_bytes());

@@ -37,7 +37,7 @@ fn every_problem_is_reported_at_once_with_exit_code_2() {
         "e.toml:1: lisen: no such key; did you mean listen?",
         "e.toml:3: credential.token",
         "e.toml:5: cache.max_age",
-        "--listen: listen: only loopback",
+        "--listen: listen: other machines reach 0.0.0.0:1",
         "no Snyk credential",
     ] {
         assert!(text.contains(expected), "{expected} in {text}");
@@ -73,9 +73,9 @@ fn an_unusable_token_file_is_a_clear_error() {
         command.output().unwrap()
     };
     let output = serve();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(
-        text(&output).contains("the Snyk credential is not usable: cannot read the token file"),
+        text(&output).contains("EXPORTGATE_CREDENTIAL_TOKEN_FILE: credential.token_file: cannot be read"),
         "{}",
         text(&output)
     );

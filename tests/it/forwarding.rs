@@ -23,7 +23,7 @@ const UNWANTED: [(&str, &str); 12] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_get_goes_up_with_the_same_fields_whoever_asks() {
-    let world = World::new().await;
+    let world = World::with(Settings::default(), vec![flag("access.allow_forwarded", "true")]).await;
     world.fake.put_export(&scope(), "e1", State::Word("PENDING".into()));
     let own_id = "11111111-2222-4333-8444-555555555555";
     let mut fields = UNWANTED.to_vec();
@@ -66,7 +66,7 @@ async fn a_get_goes_up_with_the_same_fields_whoever_asks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_goes_up_byte_for_byte_with_what_describes_it() {
-    let world = World::new().await;
+    let world = World::with(Settings::default(), vec![flag("access.allow_forwarded", "true")]).await;
     let body = "{\"data\" : {\"type\":\"export\",\n \"odd\": \"\u{fc}\", \"attributes\":{}} }";
     let mut fields = UNWANTED.to_vec();
     fields.extend([
@@ -142,7 +142,9 @@ async fn what_belongs_to_snyks_own_origin_stays_there() {
 async fn a_loop_is_recognised_and_a_chain_is_not() {
     let inner = World::new().await;
     inner.fake.put_export(&scope(), "e1", State::Word("PENDING".into()));
-    inner.get_with(&results("e1"), &[("via", "1.0 fred, 1.1 p.example.net (Apache/1.1)")]).await;
+    let start = format!("/orgs/{ORG}/export?{V}");
+    let chain = [("via", "1.0 fred, 1.1 p.example.net (Apache/1.1)")];
+    inner.send(Method::POST, &start, &chain, "{}").await;
     let via = inner.fake.requests()[0].header("via").concat();
     let (before, ours) = via.rsplit_once(", ").unwrap();
     assert_eq!(before, "1.0 fred, 1.1 p.example.net");
@@ -150,6 +152,9 @@ async fn a_loop_is_recognised_and_a_chain_is_not() {
     let looped = inner.get_with(&results("e1"), &[("via", &via)]).await;
     assert_eq!((looped.status.as_u16(), looped.code().as_str()), (502, "loop"));
     assert_eq!(inner.fake.hits().api(), 1);
+    // What is shared has none of what its first client wrote.
+    inner.get_with(&results("e1"), &chain).await;
+    assert_eq!(inner.fake.requests()[1].header("via"), [ours]);
     // Another gateway in front of this one is a chain.
     let fake = exportgate::fake::Fake::start(Settings::default()).await.unwrap();
     let outer = World::before(fake, &inner.root.clone(), vec![]).await;

@@ -22,7 +22,7 @@ fn ask(
     let Ok(stream) = TcpStream::connect(address) else { return };
     let mut reader = BufReader::new(stream);
     for target in targets.iter().cycle() {
-        if write!(reader.get_mut(), "GET {target} HTTP/1.1\r\nhost: g\r\n\r\n").is_err() {
+        if write!(reader.get_mut(), "GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n").is_err() {
             return;
         }
         let (mut id, mut length, mut hit) = (None, 0, false);

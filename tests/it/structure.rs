@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 const RANKS: [&[&str]; 6] = [
-    &["clock", "secret", "shutdown"],
+    &["clock", "files", "hardening", "secret", "shutdown"],
     &["route", "transport"],
     &["access", "cache", "credential", "journal", "listener", "telemetry", "upstream"],
     &["gateway"],

@@ -156,7 +156,8 @@ impl World {
         let app = App::bind(config, clock.clone(), shutdown.clone()).await.expect("a gateway");
         let root = match &app.addresses()[0] {
             Address::Tcp(address) => format!("http://{address}"),
-            Address::Unix(path) => format!("unix:{}", path.display()),
+            Address::Tls(address) => format!("https://{address}"),
+            Address::Unix(_) | Address::Systemd => String::new(),
         };
         let client = transport::client(&"http://x".parse().expect("a URI"), None, Duration::from_secs(10));
         let gateway = app.gateway();

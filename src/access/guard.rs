@@ -1,0 +1,238 @@
+//! What a request must look like to be for us at all, whoever sends it: one sound `Host`, origin-form, no
+//! web page, and on this machine's own doors nothing that a browser or a forged request could send.
+
+use http::header::{CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderName, HeaderValue, Version};
+
+use super::{Settings, Unidentified};
+use crate::transport::Via;
+
+/// Which page made a browser send a request; `none` where a person did.
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
+/// Fields that say a request was passed on for somebody else.
+const FORWARDED: [HeaderName; 4] = [
+    HeaderName::from_static("forwarded"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-real-ip"),
+];
+
+/// Checks a request that came in `via`.
+///
+/// # Errors
+/// What it is refused for.
+pub(super) fn check(parts: &Parts, via: Via, settings: &Settings) -> Result<(), Unidentified> {
+    framing(parts)?;
+    let authority = authority(parts)?;
+    let from_page = parts.headers.get(SEC_FETCH_SITE).is_some_and(|site| site != "none");
+    if from_page || parts.headers.contains_key(ORIGIN) {
+        return Err(Unidentified::WebPage);
+    }
+    if let Some((name, value)) = &settings.required_header {
+        let mut given = parts.headers.get_all(name).iter();
+        let (first, more) = (given.next(), given.next());
+        let right = first.is_some_and(|first| value.as_ref().is_none_or(|value| value == first));
+        if !right || more.is_some() {
+            return Err(Unidentified::RequiredHeader);
+        }
+    }
+    match via {
+        Via::Network(_) => return Ok(()),
+        Via::Unix(_) => {}
+        Via::Loopback(_) if is_ours(authority.host(), &settings.hosts) => {}
+        Via::Loopback(_) => return Err(Unidentified::ForeignHost),
+    }
+    if !settings.allow_forwarded && FORWARDED.iter().any(|name| parts.headers.contains_key(name)) {
+        return Err(Unidentified::Forwarded);
+    }
+    Ok(())
+}
+
+/// Refuses lengths that another server could read otherwise (RFC 9112 §6): what is no plain chunked coding,
+/// what HTTP/1.0 does not have, and numbers that are not written plainly.
+fn framing(parts: &Parts) -> Result<(), Unidentified> {
+    if parts.version >= Version::HTTP_2 {
+        return Ok(());
+    }
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    let coding = codings.next();
+    let plain_coding = coding.is_none_or(|coding| {
+        parts.version == Version::HTTP_11 && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+    });
+    let mut lengths = parts.headers.get_all(CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    let plain_length = length.is_none_or(|length| {
+        let digits = length.as_bytes();
+        digits.iter().all(u8::is_ascii_digit)
+            && (digits == b"0" || digits.first().is_some_and(|d| *d != b'0'))
+    });
+    let one_of_each = codings.next().is_none() && lengths.next().is_none();
+    let one_of_both = coding.is_none() || length.is_none();
+    let sound = plain_coding && plain_length && one_of_each && one_of_both;
+    sound.then_some(()).ok_or(Unidentified::Framing)
+}
+
+/// Which host a request is for (RFC 9110 §7.2, RFC 9112 §3.2, RFC 9113 §8.3.1).
+fn authority(parts: &Parts) -> Result<Authority, Unidentified> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = hosts.next().map(authority_of).transpose()?;
+    if hosts.next().is_some() {
+        return Err(Unidentified::Host);
+    }
+    let authority = match (parts.version >= Version::HTTP_2, parts.uri.authority(), host) {
+        (false, Some(_), _) if parts.uri.scheme().is_some() => return Err(Unidentified::TargetForm),
+        // CONNECT's target is an authority without a scheme; the route refuses it.
+        (false, _, Some(host)) => host,
+        (true, Some(authority), None) => authority.clone(),
+        (true, Some(authority), Some(host)) if host == *authority => host,
+        _ => return Err(Unidentified::Host),
+    };
+    let sound = !authority.as_str().contains('@') && !authority.host().is_empty();
+    sound.then_some(authority).ok_or(Unidentified::Host)
+}
+
+fn authority_of(host: &HeaderValue) -> Result<Authority, Unidentified> {
+    Authority::try_from(host.as_bytes()).map_err(|_| Unidentified::Host)
+}
+
+/// Whether a name leads to this machine whatever a name server says: DNS rebinding uses any other.
+fn is_ours(host: &str, named: &[String]) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        || named.iter().any(|name| name.eq_ignore_ascii_case(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    const LOOPBACK: Via =
+        Via::Loopback(std::net::SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1));
+
+    fn parts(version: Version, uri: &str, fields: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().version(version).uri(uri);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(()).expect("a request").into_parts().0
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            clients: None,
+            hosts: vec!["gate.internal".to_owned()],
+            allow_forwarded: false,
+            required_header: None,
+            hide: false,
+            max_failures: 1,
+            tokens: None,
+        }
+    }
+
+    fn h1(via: Via, fields: &[(&str, &str)], settings: &Settings) -> Result<(), Unidentified> {
+        check(&parts(Version::HTTP_11, "/", fields), via, settings)
+    }
+
+    #[test]
+    fn exactly_one_sound_host_is_needed() {
+        let network = Via::Network(([192, 0, 2, 1], 1).into());
+        let settings = settings();
+        assert_eq!(h1(network, &[("host", "any.example:7080")], &settings), Ok(()));
+        for bad in [
+            &[][..],
+            &[("host", "a"), ("host", "a")],
+            &[("host", "")],
+            &[("host", "a b")],
+            &[("host", "u@a")],
+            &[("host", "a/b")],
+            &[("host", "a:b:c")],
+        ] {
+            assert_eq!(h1(network, bad, &settings), Err(Unidentified::Host), "{bad:?}");
+        }
+        let absolute = parts(Version::HTTP_11, "http://a/", &[("host", "a")]);
+        assert_eq!(check(&absolute, network, &settings), Err(Unidentified::TargetForm));
+        let h2 = |fields: &[(&str, &str)]| {
+            check(&parts(Version::HTTP_2, "http://a:1/", fields), network, &settings)
+        };
+        assert_eq!(h2(&[]), Ok(()));
+        assert_eq!(h2(&[("host", "a:1")]), Ok(()));
+        assert_eq!(h2(&[("host", "b")]), Err(Unidentified::Host));
+    }
+
+    #[test]
+    fn a_length_that_can_be_read_in_two_ways_is_refused() {
+        let settings = settings();
+        let with = |name, value| [("host", "localhost"), (name, value)];
+        for (name, value) in [
+            ("transfer-encoding", "gzip, chunked"),
+            ("transfer-encoding", ",chunked"),
+            ("transfer-encoding", "chunked,"),
+            ("content-length", "010"),
+            ("content-length", "+1"),
+            ("content-length", "1, 1"),
+            ("content-length", ""),
+        ] {
+            assert_eq!(h1(LOOPBACK, &with(name, value), &settings), Err(Unidentified::Framing), "{value}");
+        }
+        for (name, value) in
+            [("transfer-encoding", "Chunked"), ("content-length", "0"), ("content-length", "10")]
+        {
+            assert_eq!(h1(LOOPBACK, &with(name, value), &settings), Ok(()), "{value}");
+        }
+        let old = parts(Version::HTTP_10, "/", &with("transfer-encoding", "chunked"));
+        assert_eq!(check(&old, LOOPBACK, &settings), Err(Unidentified::Framing));
+    }
+
+    #[test]
+    fn on_loopback_only_names_of_this_machine_are_answered() {
+        let settings = settings();
+        for ours in
+            ["localhost:7080", "LOCALHOST", "127.0.0.1:1", "127.9.9.9", "[::1]:7080", "Gate.Internal:1"]
+        {
+            assert_eq!(h1(LOOPBACK, &[("host", ours)], &settings), Ok(()), "{ours}");
+        }
+        for foreign in
+            ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1", "[::2]"]
+        {
+            assert_eq!(
+                h1(LOOPBACK, &[("host", foreign)], &settings),
+                Err(Unidentified::ForeignHost),
+                "{foreign}"
+            );
+        }
+        assert_eq!(h1(Via::Unix(None), &[("host", "any.example")], &settings), Ok(()));
+    }
+
+    #[test]
+    fn what_a_browser_or_another_proxy_sends_is_refused_by_its_reason() {
+        let mut settings = settings();
+        let with = |name, value| [("host", "localhost"), (name, value)];
+        assert_eq!(h1(LOOPBACK, &with("origin", "null"), &settings), Err(Unidentified::WebPage));
+        for site in ["same-origin", "same-site", "cross-site"] {
+            assert_eq!(h1(LOOPBACK, &with("sec-fetch-site", site), &settings), Err(Unidentified::WebPage));
+        }
+        assert_eq!(h1(LOOPBACK, &with("sec-fetch-site", "none"), &settings), Ok(()));
+        for name in ["x-forwarded-for", "forwarded", "x-real-ip", "x-forwarded-host"] {
+            assert_eq!(h1(LOOPBACK, &with(name, "x"), &settings), Err(Unidentified::Forwarded), "{name}");
+            assert_eq!(
+                h1(Via::Unix(None), &with(name, "x"), &settings),
+                Err(Unidentified::Forwarded),
+                "{name}"
+            );
+        }
+        settings.allow_forwarded = true;
+        assert_eq!(h1(LOOPBACK, &with("x-forwarded-for", "x"), &settings), Ok(()));
+        let name = HeaderName::from_static("x-gate");
+        settings.required_header = Some((name.clone(), None));
+        assert_eq!(h1(LOOPBACK, &with("accept", "x"), &settings), Err(Unidentified::RequiredHeader));
+        assert_eq!(h1(LOOPBACK, &with("x-gate", "any"), &settings), Ok(()));
+        settings.required_header = Some((name, Some(HeaderValue::from_static("yes"))));
+        assert_eq!(h1(LOOPBACK, &with("x-gate", "any"), &settings), Err(Unidentified::RequiredHeader));
+        assert_eq!(h1(LOOPBACK, &with("x-gate", "yes"), &settings), Ok(()));
+    }
+}

@@ -1,0 +1,186 @@
+//! What a client may do (pure).
+
+use std::collections::BTreeSet;
+
+use crate::route::{Id, Operation, Route, ScopeKind};
+
+/// What a client may do. The default is nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Which orgs.
+    pub orgs: Allowed,
+    /// Which groups.
+    pub groups: Allowed,
+    /// Which operations.
+    pub operations: BTreeSet<Class>,
+    /// Most requests in any minute.
+    pub requests_per_minute: Option<u32>,
+    /// Most requests at once.
+    pub concurrent_requests: Option<u32>,
+}
+
+/// Some ids, or all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Allowed {
+    /// `"*"`.
+    All,
+    /// Just these.
+    Some(BTreeSet<Id>),
+}
+
+impl Default for Allowed {
+    fn default() -> Self {
+        Self::Some(BTreeSet::new())
+    }
+}
+
+impl Allowed {
+    /// Whether `id` is among them.
+    #[must_use]
+    pub fn has(&self, id: &Id) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(ids) => ids.contains(id),
+        }
+    }
+}
+
+/// The classes of operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// Job status and results.
+    Read,
+    /// Start an export.
+    Start,
+    /// Whatever `routes.other` opens.
+    Other,
+}
+
+impl Class {
+    /// Of a route.
+    #[must_use]
+    pub const fn of(route: &Route) -> Self {
+        match route {
+            Route::Export(call) => match call.operation {
+                Operation::Start => Self::Start,
+                Operation::JobStatus(_) | Operation::Results(_) => Self::Read,
+            },
+            Route::Other(_) => Self::Other,
+        }
+    }
+
+    /// As it is written in the roster.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Start => "start",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Why a call is not allowed: the key of the roster that does not hold what it would need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    /// `operations` does not hold its class.
+    Operation(Class),
+    /// `orgs` or `groups` does not hold its scope.
+    Scope(ScopeKind),
+    /// Its path names no scope, and the client is limited to some.
+    Unscoped,
+}
+
+impl Denied {
+    /// The rule, as a person reads it.
+    #[must_use]
+    pub const fn rule(self) -> &'static str {
+        match self {
+            Self::Operation(Class::Read) => "operations does not hold \"read\"",
+            Self::Operation(Class::Start) => "operations does not hold \"start\"",
+            Self::Operation(Class::Other) => "operations does not hold \"other\"",
+            Self::Scope(ScopeKind::Org) => "orgs does not hold this org",
+            Self::Scope(ScopeKind::Group) => "groups does not hold this group",
+            Self::Unscoped => {
+                "the path names no org or group, which needs orgs = [\"*\"] and groups = [\"*\"]"
+            }
+        }
+    }
+}
+
+impl Policy {
+    /// Whether the policy lets a call through.
+    ///
+    /// # Errors
+    /// Which rule does not.
+    pub fn decide(&self, route: &Route) -> Result<(), Denied> {
+        let class = Class::of(route);
+        if !self.operations.contains(&class) {
+            return Err(Denied::Operation(class));
+        }
+        let scopes = route.scopes();
+        if scopes.is_empty() && (self.orgs != Allowed::All || self.groups != Allowed::All) {
+            return Err(Denied::Unscoped);
+        }
+        let outside = scopes.iter().find(|scope| match scope.kind {
+            ScopeKind::Org => !self.orgs.has(&scope.id),
+            ScopeKind::Group => !self.groups.has(&scope.id),
+        });
+        outside.map_or(Ok(()), |scope| Err(Denied::Scope(scope.kind)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::route::recognise;
+
+    fn route(method: &Method, path: &str) -> Route {
+        recognise(method, &path.parse().expect("a URI"), true).expect("a route")
+    }
+
+    fn some(ids: &[&str]) -> Allowed {
+        Allowed::Some(ids.iter().filter_map(|id| Id::parse(id)).collect())
+    }
+
+    #[test]
+    fn nothing_is_allowed_that_is_not_named() {
+        let everything = BTreeSet::from([Class::Read, Class::Start, Class::Other]);
+        let limited = Policy { orgs: some(&["a"]), operations: everything.clone(), ..Policy::default() };
+        let all =
+            Policy { orgs: Allowed::All, groups: Allowed::All, operations: everything, ..Policy::default() };
+        let reader = Policy { operations: BTreeSet::from([Class::Read]), ..all.clone() };
+        let org = Err(Denied::Scope(ScopeKind::Org));
+        let group = Err(Denied::Scope(ScopeKind::Group));
+        for (policy, method, path, expected) in [
+            (&limited, Method::GET, "/orgs/a/export/e", Ok(())),
+            (&limited, Method::POST, "/orgs/a/export", Ok(())),
+            (&limited, Method::GET, "/orgs/b/export/e", org),
+            (&limited, Method::GET, "/groups/a/export/e", group),
+            (&limited, Method::GET, "/rest/orgs/a/issues", Ok(())),
+            (&limited, Method::GET, "/v1/org/a/projects", Ok(())),
+            (&limited, Method::GET, "/v1/org/b/projects", org),
+            (&limited, Method::GET, "/v1/ORG/b/projects", org),
+            (&limited, Method::GET, "/v1/%6frg/b/projects", org),
+            (&limited, Method::GET, "/v1/org/%62/projects", org),
+            (&limited, Method::GET, "/rest/orgs/a/x/orgs/b", org),
+            (&limited, Method::GET, "/rest/groups/g/orgs/a", group),
+            (&limited, Method::GET, "/rest/self", Err(Denied::Unscoped)),
+            (&limited, Method::GET, "/rest/orgs", Err(Denied::Unscoped)),
+            (&limited, Method::GET, "/rest/orgs/", Err(Denied::Unscoped)),
+            (&limited, Method::GET, "/rest/orgs/a%20b/x", Err(Denied::Unscoped)),
+            (&limited, Method::GET, "/rest/x/orgs/a", Err(Denied::Unscoped)),
+            (&limited, Method::GET, "/rest/orgs/a/groups/b%20c", Err(Denied::Unscoped)),
+            (&limited, Method::POST, "/v1/reporting/issues", Err(Denied::Unscoped)),
+            (&all, Method::POST, "/v1/reporting/issues", Ok(())),
+            (&all, Method::GET, "/groups/a/export/e", Ok(())),
+            (&reader, Method::POST, "/orgs/a/export", Err(Denied::Operation(Class::Start))),
+            (&reader, Method::GET, "/rest/self", Err(Denied::Operation(Class::Other))),
+            (&Policy::default(), Method::GET, "/orgs/a/export/e", Err(Denied::Operation(Class::Read))),
+        ] {
+            assert_eq!(policy.decide(&route(&method, path)), expected, "{method} {path}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! How much a client may ask, and how often an address may fail (pure counting; takes `now`).
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+const MINUTE: Duration = Duration::from_mins(1);
+/// Most addresses whose failures are counted; beyond it, the least recent are forgotten.
+const MAX_ADDRESSES: usize = 10_000;
+
+/// What one client has used. It survives a reload of the roster.
+#[derive(Debug, Default)]
+pub struct Usage {
+    running: AtomicU32,
+    /// When each request of the last minute came, the oldest first.
+    recent: Mutex<VecDeque<Instant>>,
+}
+
+/// Why a client must wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exceeded {
+    /// `requests_per_minute` are used up.
+    PerMinute {
+        /// Until one is free again.
+        retry_after: Duration,
+    },
+    /// `concurrent_requests` run already.
+    AtOnce,
+}
+
+/// A place among a client's requests, given back when dropped.
+#[derive(Debug)]
+pub struct Permit(Option<Arc<Usage>>);
+
+impl Permit {
+    /// One that counts nowhere.
+    #[must_use]
+    pub fn unlimited() -> Self {
+        Self(None)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(usage) = &self.0 {
+            usage.running.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Usage {
+    /// Counts a request that came at `now`. At most `per_minute` are let through in any minute, wherever
+    /// it begins; those that are refused do not count.
+    ///
+    /// # Errors
+    /// [`Exceeded`].
+    pub fn admit(
+        self: &Arc<Self>,
+        per_minute: Option<u32>,
+        at_once: Option<u32>,
+        now: Instant,
+    ) -> Result<Permit, Exceeded> {
+        let running = self.running.fetch_add(1, Ordering::AcqRel);
+        // From here on, every way out gives the place back.
+        let permit = Permit(Some(Arc::clone(self)));
+        if at_once.is_some_and(|most| running >= most) {
+            return Err(Exceeded::AtOnce);
+        }
+        if let Some(most) = per_minute {
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            while recent.front().is_some_and(|at| now.saturating_duration_since(*at) >= MINUTE) {
+                recent.pop_front();
+            }
+            if recent.len() >= most as usize {
+                let oldest = recent.get(recent.len().saturating_sub(most.max(1) as usize)).copied().unwrap_or(now);
+                let retry_after = MINUTE.saturating_sub(now.saturating_duration_since(oldest));
+                return Err(Exceeded::PerMinute { retry_after });
+            }
+            recent.push_back(now);
+        }
+        Ok(permit)
+    }
+}
+
+/// Failed attempts to identify, by address, in minutes that begin with the first of them.
+#[derive(Debug)]
+pub(super) struct Failures {
+    most: u32,
+    by_address: Mutex<HashMap<IpAddr, (Instant, u32)>>,
+}
+
+/// What a failure is answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// As usual.
+    Counted,
+    /// This one is over the limit, the first one of its minute to be: worth a line in the log.
+    FirstOver,
+    /// Over the limit.
+    Over,
+}
+
+impl Failures {
+    /// At most `most` a minute and address are answered as usual.
+    #[must_use]
+    pub(super) fn new(most: u32) -> Self {
+        Self { most, by_address: Mutex::default() }
+    }
+
+    /// Counts a failure.
+    pub(super) fn count(&self, address: IpAddr, now: Instant) -> Failed {
+        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if by_address.len() >= MAX_ADDRESSES && !by_address.contains_key(&address) {
+            by_address.retain(|_, (since, _)| now.saturating_duration_since(*since) < MINUTE);
+            if by_address.len() >= MAX_ADDRESSES {
+                // So many addresses fail within a minute that counting each means little.
+                by_address.clear();
+            }
+        }
+        let (since, count) = by_address.entry(address).or_insert((now, 0));
+        if now.saturating_duration_since(*since) >= MINUTE {
+            (*since, *count) = (now, 0);
+        }
+        *count = count.saturating_add(1);
+        match (*count).cmp(&(self.most + 1)) {
+            std::cmp::Ordering::Less => Failed::Counted,
+            std::cmp::Ordering::Equal => Failed::FirstOver,
+            std::cmp::Ordering::Greater => Failed::Over,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_minute_holds_more_than_its_requests() {
+        let (usage, begin) = (Arc::new(Usage::default()), Instant::now());
+        let admit = |second: u64| usage.admit(Some(2), None, begin + Duration::from_secs(second)).map(drop);
+        assert_eq!([admit(0), admit(30)], [Ok(()), Ok(())]);
+        let wait = |seconds| Err(Exceeded::PerMinute { retry_after: Duration::from_secs(seconds) });
+        assert_eq!([admit(31), admit(59)], [wait(29), wait(1)]);
+        assert_eq!([admit(60), admit(61), admit(90)], [Ok(()), wait(29), Ok(())]);
+    }
+
+    #[test]
+    fn a_place_is_given_back_also_by_who_was_refused() {
+        let (usage, now) = (Arc::new(Usage::default()), Instant::now());
+        let first = usage.admit(None, Some(1), now).expect("a place");
+        assert_eq!(usage.admit(None, Some(1), now).err(), Some(Exceeded::AtOnce));
+        drop(first);
+        assert!(usage.admit(Some(0), Some(1), now).is_err());
+        assert!(usage.admit(None, Some(1), now).is_ok());
+    }
+
+    #[test]
+    fn failures_are_counted_by_address_and_minute_in_bounded_memory() {
+        let (failures, begin) = (Failures::new(2), Instant::now());
+        let home = IpAddr::from([127, 0, 0, 1]);
+        let counted: Vec<Failed> = (0..4).map(|_| failures.count(home, begin)).collect();
+        assert_eq!(counted, [Failed::Counted, Failed::Counted, Failed::FirstOver, Failed::Over]);
+        assert_eq!(failures.count([127, 0, 0, 2].into(), begin), Failed::Counted);
+        assert_eq!(failures.count(home, begin + MINUTE), Failed::Counted);
+        for n in 0..30_000_u32 {
+            failures.count(IpAddr::from(n.to_be_bytes()), begin);
+        }
+        assert!(failures.by_address.lock().expect("no panic").len() <= MAX_ADDRESSES);
+    }
+}

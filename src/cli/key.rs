@@ -1,0 +1,55 @@
+//! `exportgate key new`.
+
+use std::io::{self, Write};
+
+use crate::access::key::{Digest, generate, parse_time};
+
+/// What to do with keys.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Make a key for a client and print it once, with what to write into the file of clients.
+    New(New),
+}
+
+/// A new key.
+#[derive(Debug, clap::Args)]
+pub(super) struct New {
+    /// Whose key it is
+    #[arg(long, value_name = "NAME", value_parser = client_name)]
+    client: String,
+    /// When it ends to be good (UTC), such as 2027-01-31
+    #[arg(long, value_name = "DATE", value_parser = until)]
+    until: Option<String>,
+}
+
+fn client_name(text: &str) -> Result<String, String> {
+    if crate::config::is_client_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 64 letters, digits, \"-\", \"_\" or \".\"".to_owned())
+    }
+}
+
+fn until(text: &str) -> Result<String, String> {
+    parse_time(text).map(|_| text.to_owned())
+}
+
+/// Prints a key to standard output; nothing else goes there, so that it can be piped into a secret store.
+pub(super) fn run(New { client, until }: &New, out: &mut dyn Write, notes: &mut dyn Write) -> io::Result<()> {
+    let key = generate().map_err(|_| io::Error::other("the system has no randomness"))?;
+    let until = until.as_ref().map_or_else(String::new, |until| format!(" until {until}"));
+    writeln!(out, "{}", *key)?;
+    out.flush()?;
+    write!(
+        notes,
+        "\nThis is the key, shown once: give it to the tool in place of its Snyk token.\n\
+         Add its SHA-256 to the file that access.clients_file names (several keys may be listed while one\n\
+         replaces another):\n\n\
+         [clients.{client}]\n\
+         keys = [\"sha256:{}{until}\"]\n\
+         orgs = []                # ids of orgs, or \"*\"\n\
+         groups = []              # ids of groups, or \"*\"\n\
+         operations = [\"read\"]    # \"read\", \"start\", \"other\"\n",
+        Digest::of(&key).to_hex()
+    )
+}

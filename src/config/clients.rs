@@ -1,0 +1,132 @@
+//! The file of clients: `[clients.NAME]` for each.
+
+use super::credential::{NAME, is_name};
+use super::problem::{Problem, Problems};
+use super::reader::Reader;
+use super::sources::Sources;
+use crate::access::key::Key;
+use crate::access::{Allowed, Claim, Class, Described, Policy, Roster};
+use crate::route::Id;
+
+/// Reads the file of clients that is called `name`.
+///
+/// # Errors
+/// All problems at once.
+pub fn parse(name: &str, content: &[u8]) -> Result<Vec<Described>, Problems> {
+    let mut sources = Sources::default();
+    match std::str::from_utf8(content) {
+        Ok(text) => sources.read_file(name, text),
+        Err(_) => return Err(Problems(vec![Problem::new(name, "", "is not UTF-8")])),
+    }
+    let mut reader = Reader::new(&sources);
+    let clients: Vec<Described> =
+        reader.tables("clients").into_iter().map(|table| client(&mut reader, name, &table)).collect();
+    if let Err(shared) = Roster::new(clients.clone(), None) {
+        let what = format!(
+            "{} and {} have the same in {}: nobody would know which of the two it is",
+            shared.first, shared.second, shared.key
+        );
+        reader.problem(name, &format!("clients.{}.{}", shared.second, shared.key), what);
+    }
+    reader.finish()?;
+    Ok(clients)
+}
+
+fn client(r: &mut Reader<'_>, file: &str, table: &str) -> Described {
+    let key = |name: &str| format!("clients.{table}.{name}");
+    if !is_name(table) || table == "local" || table == "unknown" {
+        r.problem(
+            file,
+            &format!("clients.{table}"),
+            format!("the name must be {NAME}, and not \"local\" or \"unknown\""),
+        );
+    }
+    let described = Described {
+        name: table.to_owned(),
+        keys: r.list(
+            (&key("keys"), "", "SHA-256 of its keys, as `exportgate key new` prints them."),
+            Key::parse,
+        ),
+        certificates: r.list(
+            (&key("certificates"), "", "Names in its certificates: \"uri:…\", \"dns:…\" or \"subject:…\"."),
+            certificate,
+        ),
+        tokens: r.list((&key("tokens"), "", "Claims of its JWTs, such as \"sub=…\": one of these."), claim),
+        unix_users: r.list((&key("unix_users"), "", "User ids that it has on Unix sockets."), id),
+        unix_groups: r.list((&key("unix_groups"), "", "Primary group ids that it has there."), id),
+        policy: Policy {
+            orgs: allowed(r, (&key("orgs"), "", "Its orgs: ids, or \"*\".")),
+            groups: allowed(r, (&key("groups"), "", "Its groups: ids, or \"*\".")),
+            operations: r
+                .list((&key("operations"), "read", "\"read\", \"start\", \"other\"."), operation)
+                .into_iter()
+                .collect(),
+            requests_per_minute: limit(
+                r,
+                (&key("requests_per_minute"), "0", "Most requests in any minute; 0: no limit."),
+            ),
+            concurrent_requests: limit(
+                r,
+                (&key("concurrent_requests"), "0", "Most requests at once; 0: no limit."),
+            ),
+        },
+    };
+    let is_known_by_nothing = described.keys.is_empty()
+        && described.certificates.is_empty()
+        && described.tokens.is_empty()
+        && described.unix_users.is_empty()
+        && described.unix_groups.is_empty();
+    if is_known_by_nothing {
+        let what = "is known by nothing: set keys (`exportgate key new`), certificates, tokens, unix_users or unix_groups";
+        r.problem(file, &format!("clients.{table}"), what);
+    }
+    described
+}
+
+fn certificate(text: &str) -> Result<String, String> {
+    let (kind, name) = text.split_once(':').unwrap_or_default();
+    match kind {
+        _ if name.is_empty() => Err(()),
+        "uri" | "subject" => Ok(text.to_owned()),
+        "dns" => Ok(text.to_ascii_lowercase()),
+        _ => Err(()),
+    }
+    .map_err(|()| "must be names such as \"uri:spiffe://…\", \"dns:host\" or \"subject:CN=…\"".to_owned())
+}
+
+fn claim(text: &str) -> Result<Claim, String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+            Ok(Claim { name: name.to_owned(), value: value.to_owned() })
+        }
+        _ => Err("must be claims such as \"sub=system:serviceaccount:ns:name\"".to_owned()),
+    }
+}
+
+fn id(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "must be numbers, such as 1000".to_owned())
+}
+
+fn operation(text: &str) -> Result<Class, String> {
+    let known = [Class::Read, Class::Start, Class::Other];
+    known
+        .into_iter()
+        .find(|class| class.as_str() == text)
+        .ok_or_else(|| "must be of \"read\", \"start\" and \"other\"".to_owned())
+}
+
+fn allowed(r: &mut Reader<'_>, key: super::reader::Declared<'_>) -> Allowed {
+    let ids = r.list(key, |text| match (text, Id::parse(text)) {
+        ("*", _) => Ok(None),
+        (_, Some(id)) => Ok(Some(id)),
+        _ => Err("must be ids, such as \"825e79b7-0073-44c3-a5ea-e0aa8a3dbf38\", or \"*\"".to_owned()),
+    });
+    match ids.into_iter().collect::<Option<_>>() {
+        Some(ids) => Allowed::Some(ids),
+        None => Allowed::All,
+    }
+}
+
+fn limit(r: &mut Reader<'_>, key: super::reader::Declared<'_>) -> Option<u32> {
+    Some(r.number(key, 0..=100_000)).filter(|limit| *limit > 0)
+}

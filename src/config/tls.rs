@@ -1,0 +1,38 @@
+//! `[tls]`.
+
+use super::reader::Reader;
+use crate::transport::{ServerTls, ServerTlsSettings};
+
+pub(super) fn read(r: &mut Reader<'_>) -> Option<ServerTlsSettings> {
+    let certificate = r.path((
+        "tls.certificate",
+        "",
+        "PEM: the certificate of \"tls:\" addresses, then those that signed it; read again when it changes.",
+    ));
+    let key = r.path(("tls.key", "", "PEM: its private key."));
+    let client_ca =
+        r.path(("tls.client_ca", "", "PEM: who signs client certificates; without it none are asked for."));
+    let client_crl = r.path((
+        "tls.client_crl",
+        "",
+        "PEM: the revocation lists of all who sign client certificates; one that is out of date revokes all.",
+    ));
+    let (certificate, key) = match (certificate, key) {
+        (Some(certificate), Some(key)) => (certificate, key),
+        (None, None) if client_ca.is_none() && client_crl.is_none() => return None,
+        _ => {
+            r.problem("tls", "", "set tls.certificate and tls.key together");
+            return None;
+        }
+    };
+    if client_crl.is_some() && client_ca.is_none() {
+        let place = r.place("tls.client_crl");
+        r.problem(&place, "tls.client_crl", "needs tls.client_ca");
+    }
+    let settings = ServerTlsSettings { certificate, key, client_ca, client_crl };
+    if let Err(error) = ServerTls::open(settings.clone()) {
+        let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+        r.problem("tls", "", format!("{error}{cause}"));
+    }
+    Some(settings)
+}

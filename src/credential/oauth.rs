@@ -1,0 +1,255 @@
+//! Access tokens for a service account (OAuth 2.0 client credentials, RFC 6749 §4.4).
+//!
+//! One task fetches a token, renews it ahead of its end, and tries again with growing pauses where that
+//! fails. Requests only ever read what it holds; those that come before the first token wait for it. A
+//! token is never used past its end by either clock.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::{Either, Full};
+use serde::Deserialize;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use zeroize::Zeroizing;
+
+use super::{BadCredential, Scheme, Unavailable, parse};
+use crate::clock::{Clock, Now};
+use crate::files::{self, Unreadable};
+use crate::transport::{self, Client, FetchError};
+
+/// Longest wait for the token endpoint.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest that a request waits for the first token.
+const WAIT: Duration = Duration::from_secs(10);
+/// Shortest time between two requests to the token endpoint.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause after failures.
+const MAX_PAUSE: Duration = Duration::from_mins(1);
+/// Largest answer of a token endpoint, in bytes.
+const MAX_ANSWER: usize = 64 * 1024;
+/// A life that an endpoint does not tell (RFC 6749 §5.1 only recommends it).
+const UNTOLD_LIFE: u64 = 300;
+/// Longest life that is believed.
+const MAX_LIFE: u64 = 24 * 3_600;
+
+/// An OAuth client and the token that it has now.
+#[derive(Debug)]
+pub(super) struct OAuth {
+    client: Client,
+    token_url: Uri,
+    client_id: String,
+    secret_file: PathBuf,
+    clock: Clock,
+    state: watch::Sender<State>,
+    /// A newer token is wanted before its time.
+    wanted: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    token: Option<Token>,
+    /// Counts tokens.
+    generation: u64,
+    /// Counts tries.
+    tries: u64,
+    /// After a failure: when the next try begins.
+    retry_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Token {
+    field: HeaderValue,
+    ends: Now,
+    life: Duration,
+}
+
+impl Token {
+    fn is_good(&self, now: Now) -> bool {
+        now.wall < self.ends.wall && now.mono < self.ends.mono
+    }
+}
+
+/// Why no token was had. It never says what the answer was.
+#[derive(Debug, thiserror::Error)]
+enum NoToken {
+    #[error(transparent)]
+    Secret(#[from] Unreadable),
+    #[error("the client secret")]
+    BadSecret(#[source] BadCredential),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("the token endpoint refused with {status} ({error})")]
+    Refused { status: StatusCode, error: &'static str },
+    #[error("the token endpoint's answer is no token (RFC 6749 section 5.1)")]
+    BadAnswer,
+    #[error("the access token")]
+    BadToken(#[source] BadCredential),
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    access_token: String,
+    token_type: String,
+    expires_in: Option<u64>,
+}
+
+impl OAuth {
+    pub(super) fn new(
+        client: Client,
+        (token_url, client_id, secret_file): (Uri, String, PathBuf),
+        clock: Clock,
+    ) -> Self {
+        files::report_exposed(&secret_file);
+        let (state, wanted) = (watch::Sender::default(), Notify::new());
+        Self { client, token_url, client_id, secret_file, clock, state, wanted }
+    }
+
+    /// Keeps a token at hand; never ends.
+    pub(super) async fn keep(&self) {
+        let pauses = || {
+            let growing = ExponentialBuilder::default().with_min_delay(PAUSE).with_max_delay(MAX_PAUSE);
+            growing.without_max_times().with_jitter().build()
+        };
+        let (mut backoff, mut failing) = (pauses(), false);
+        loop {
+            let began = Instant::now();
+            let pause = match self.fetch().await {
+                Ok(token) => {
+                    tracing::info!(
+                        oauth.client_id = %self.client_id,
+                        token.life_s = token.life.as_secs(),
+                        "an access token was fetched"
+                    );
+                    (backoff, failing) = (pauses(), false);
+                    // Between 70 and 80 percent of its life, so that many gateways do not come at once.
+                    let pause = token.life.mul_f64(0.8 - 0.1 * fastrand::f64());
+                    self.state.send_modify(|state| {
+                        state.token = Some(token);
+                        state.generation += 1;
+                        state.tries += 1;
+                        state.retry_at = None;
+                    });
+                    pause
+                }
+                Err(error) => {
+                    let pause = backoff.next().unwrap_or(MAX_PAUSE).min(MAX_PAUSE);
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::error!(
+                            oauth.client_id = %self.client_id,
+                            error = &error as &dyn std::error::Error,
+                            "no access token was had: trying again"
+                        );
+                    }
+                    self.state.send_modify(|state| {
+                        state.tries += 1;
+                        state.retry_at = Some(Instant::now() + pause);
+                    });
+                    pause
+                }
+            };
+            // Whoever wants a newer token does not get past a failure's pause.
+            if failing {
+                sleep(pause).await;
+            } else {
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = self.wanted.notified() => sleep_until(began + PAUSE).await,
+                }
+            }
+        }
+    }
+
+    /// The `Authorization` field and the generation of its token.
+    pub(super) async fn present(&self, now: Now) -> Result<(HeaderValue, u64), Unavailable> {
+        let mut state = self.state.subscribe();
+        let failed = |state: &State| state.retry_at.filter(|at| *at > Instant::now());
+        let settled = |state: &State| {
+            state.token.as_ref().is_some_and(|token| token.is_good(now)) || failed(state).is_some()
+        };
+        let Ok(Ok(state)) = timeout(WAIT, state.wait_for(settled)).await else {
+            return Err(Unavailable::NoToken { retry_after: PAUSE });
+        };
+        if let Some(token) = state.token.as_ref().filter(|token| token.is_good(now)) {
+            return Ok((token.field.clone(), state.generation));
+        }
+        let retry_after = failed(&state).map_or(PAUSE, |at| at.saturating_duration_since(Instant::now()));
+        Err(Unavailable::NoToken { retry_after })
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.state.borrow().generation
+    }
+
+    /// Waits for a token newer than `generation`, or for a try to get one that failed.
+    pub(super) async fn newer(&self, generation: u64) {
+        let mut state = self.state.subscribe();
+        let (tries, is_failing) = {
+            let state = state.borrow_and_update();
+            (state.tries, state.retry_at.is_some())
+        };
+        if self.generation() == generation && !is_failing {
+            self.wanted.notify_one();
+            let ended = state.wait_for(|state| state.generation > generation || state.tries > tries);
+            drop(timeout(WAIT, ended).await);
+        }
+    }
+
+    async fn fetch(&self) -> Result<Token, NoToken> {
+        let content = files::read(&self.secret_file)?;
+        let secret = std::str::from_utf8(&content).unwrap_or_default();
+        parse(secret).map_err(NoToken::BadSecret)?;
+        let form = form_urlencoded::Serializer::new(String::new())
+            .append_pair("grant_type", "client_credentials")
+            .append_pair("client_id", &self.client_id)
+            .append_pair("client_secret", secret.trim())
+            .finish();
+        let mut request = Request::new(Either::Left(Full::new(Bytes::from(form))));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.token_url.clone();
+        let fields = request.headers_mut();
+        fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        // Its life is counted from before it was asked for.
+        let asked = self.clock.now();
+        let (status, body) = transport::fetch(&self.client, request, MAX_ANSWER, FETCH_TIMEOUT).await?;
+        if status != StatusCode::OK {
+            return Err(NoToken::Refused { status, error: error_code(&body) });
+        }
+        let answer: Answer = serde_json::from_slice(&body).map_err(|_| NoToken::BadAnswer)?;
+        let life = Duration::from_secs(answer.expires_in.unwrap_or(UNTOLD_LIFE).min(MAX_LIFE));
+        if !answer.token_type.eq_ignore_ascii_case("bearer") || life.is_zero() {
+            return Err(NoToken::BadAnswer);
+        }
+        let secret = parse(&Zeroizing::new(answer.access_token)).map_err(NoToken::BadToken)?;
+        let field = secret.authorization(Scheme::Bearer.as_str());
+        let field = field.map_err(|_| NoToken::BadToken(BadCredential::Malformed))?;
+        // What is sent now must still be good when it arrives.
+        let good_for = life.saturating_sub((life / 10).min(Duration::from_secs(10)));
+        let ends = Now { wall: asked.wall + good_for, mono: asked.mono + good_for };
+        Ok(Token { field, ends, life })
+    }
+}
+
+/// The error code of RFC 6749 §5.2, which is all that is said of a refusal: the rest is the endpoint's text.
+fn error_code(body: &[u8]) -> &'static str {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: String,
+    }
+    const KNOWN: [&str; 6] = [
+        "invalid_request",
+        "invalid_client",
+        "invalid_grant",
+        "unauthorized_client",
+        "unsupported_grant_type",
+        "invalid_scope",
+    ];
+    let refusal: Option<Refusal> = serde_json::from_slice(body).ok();
+    let known = refusal.and_then(|refusal| KNOWN.into_iter().find(|known| *known == refusal.error));
+    known.unwrap_or("no known error code")
+}

@@ -1,0 +1,232 @@
+//! Files that may be replaced while we run: tokens, keys, certificates, the roster.
+//!
+//! They are read again at a fixed interval rather than watched: reading a few kilobytes a second costs
+//! nothing, and sees a rename, a swapped symlink (as Kubernetes does it) and an edit in place alike. A new
+//! content is taken only when two readings in a row agree, so that a half-written file is never used; what
+//! cannot be used leaves the last good one in force, and is said once.
+
+use std::error::Error;
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aws_lc_rs::digest::{Context, Digest, SHA256};
+use zeroize::Zeroizing;
+
+/// Largest file that is read, in bytes.
+pub const MAX_FILE: u64 = 4 * 1024 * 1024;
+/// Readable or writable by others than owner and group.
+const OTHERS: u32 = 0o006;
+
+/// The bytes of a file; zeroed when dropped, for it may hold a secret.
+pub type Content = Zeroizing<Vec<u8>>;
+
+/// A file cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {}", path.display())]
+pub struct Unreadable {
+    /// Which file.
+    pub path: PathBuf,
+    /// Why.
+    pub source: io::Error,
+}
+
+impl Unreadable {
+    fn is_missing(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+/// Reads a regular file of at most [`MAX_FILE`].
+///
+/// # Errors
+/// [`Unreadable`].
+pub fn read(path: &Path) -> Result<Content, Unreadable> {
+    let reading = || {
+        let metadata = std::fs::metadata(path)?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        if metadata.len() > MAX_FILE {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 4 MiB"));
+        }
+        let mut content =
+            Zeroizing::new(Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1));
+        std::fs::File::open(path)?.take(MAX_FILE).read_to_end(&mut content)?;
+        Ok(content)
+    };
+    reading().map_err(|source| Unreadable { path: path.to_owned(), source })
+}
+
+/// Warns when others may read or change a file that holds a secret.
+pub fn report_exposed(path: &Path) {
+    let mode = std::fs::metadata(path).map_or(0, |found| found.permissions().mode());
+    if mode & OTHERS != 0 {
+        tracing::warn!(
+            file.path = %path.display(),
+            file.mode = format!("{:04o}", mode & 0o7777),
+            "everybody on this machine can read or change this secret file: chmod 0600 (Kubernetes: defaultMode 0400)"
+        );
+    }
+}
+
+/// Some files that belong together, and what was taken of them last.
+#[derive(Debug)]
+pub struct Followed {
+    what: &'static str,
+    paths: Vec<PathBuf>,
+    /// The content in force.
+    taken: Digest,
+    /// The content of the last reading.
+    seen: Option<Digest>,
+    failing: bool,
+    /// Whether it is fine that they are not there yet.
+    optional: bool,
+}
+
+impl Followed {
+    /// Reads `paths` for the first time. `what` names them in the log.
+    ///
+    /// # Errors
+    /// The first that cannot be read.
+    pub fn open(what: &'static str, paths: Vec<PathBuf>) -> Result<(Self, Vec<Content>), Unreadable> {
+        let contents = paths.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
+        let taken = digest(&contents);
+        Ok((Self { what, paths, taken, seen: Some(taken), failing: false, optional: false }, contents))
+    }
+
+    /// The same for a file that need not be there yet.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub fn open_optional(what: &'static str, path: PathBuf) -> Result<(Self, Option<Content>), Unreadable> {
+        match read(&path) {
+            Err(error) if error.is_missing() => {
+                let taken = digest(&[]);
+                Ok((
+                    Self { what, paths: vec![path], taken, seen: None, failing: false, optional: true },
+                    None,
+                ))
+            }
+            Err(error) => Err(error),
+            Ok(_) => {
+                let (followed, mut contents) = Self::open(what, vec![path])?;
+                Ok((Self { optional: true, ..followed }, contents.pop()))
+            }
+        }
+    }
+
+    /// Reads every `interval` and hands new contents to `take`; never ends.
+    pub async fn follow(
+        mut self,
+        interval: Duration,
+        mut take: impl FnMut(&[Content]) -> Result<(), Box<dyn Error + Send + Sync>>,
+    ) {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let paths = self.paths.clone();
+            let reading = tokio::task::spawn_blocking(move || {
+                paths.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()
+            });
+            let Ok(read) = reading.await else { continue };
+            if self.optional && read.as_ref().is_err_and(Unreadable::is_missing) {
+                continue;
+            }
+            match read.map_err(Into::into).and_then(|contents| self.offer(&contents, &mut take)) {
+                Ok(taken) => {
+                    if taken || self.failing {
+                        tracing::info!(files = self.what, files.replaced = taken, "the files are good");
+                    }
+                    self.failing = false;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut self.failing, true) {
+                        tracing::error!(
+                            files = self.what,
+                            error = &*error as &(dyn Error + 'static),
+                            "the files are not usable: the last good ones stay in force until they are mended"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes `contents` when they are new and were read twice in a row; whether they were taken.
+    fn offer(
+        &mut self,
+        contents: &[Content],
+        take: &mut impl FnMut(&[Content]) -> Result<(), Box<dyn Error + Send + Sync>>,
+    ) -> Result<bool, Box<dyn Error + Send + Sync>> {
+        let digest = digest(contents);
+        let is = |other: &Digest| other.as_ref() == digest.as_ref();
+        let settled = self.seen.replace(digest).as_ref().is_some_and(is);
+        if is(&self.taken) {
+            return Ok(false);
+        }
+        if !settled {
+            // Not yet known to be good or bad.
+            return if self.failing { Err("changed, and read again".into()) } else { Ok(false) };
+        }
+        take(contents)?;
+        self.taken = digest;
+        Ok(true)
+    }
+}
+
+fn digest(contents: &[Content]) -> Digest {
+    let mut context = Context::new(&SHA256);
+    for content in contents {
+        context.update(&content.len().to_be_bytes());
+        context.update(content);
+    }
+    context.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_is_taken_once_when_read_twice_and_a_bad_one_never() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("f");
+        std::fs::write(&path, "old").expect("a file");
+        let (mut followed, contents) = Followed::open("test", vec![path]).expect("readable");
+        assert_eq!(contents[0].as_slice(), b"old");
+        let mut in_force = String::new();
+        let mut offer = |text: &str| {
+            let content = [Zeroizing::new(text.as_bytes().to_vec())];
+            followed
+                .offer(&content, &mut |contents| {
+                    let text = String::from_utf8(contents[0].to_vec())?;
+                    if text == "bad" {
+                        return Err("bad".into());
+                    }
+                    in_force = text;
+                    Ok(())
+                })
+                .ok()
+        };
+        assert_eq!(offer("half"), Some(false));
+        assert_eq!(offer("half-written"), Some(false));
+        assert_eq!(offer("half-written"), Some(true));
+        assert_eq!(offer("half-written"), Some(false));
+        assert_eq!(offer("bad"), Some(false));
+        assert_eq!(offer("bad"), None);
+        assert_eq!(in_force, "half-written");
+    }
+
+    #[test]
+    fn only_regular_files_of_a_sane_size_are_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert!(read(directory.path()).is_err());
+        assert!(read(Path::new("/dev/zero")).is_err());
+        let large = directory.path().join("large");
+        std::fs::File::create(&large).expect("a file").set_len(MAX_FILE + 1).expect("a length");
+        assert!(read(&large).is_err());
+    }
+}

@@ -1,0 +1,353 @@
+//! One connection from its first byte to its end: TLS, HTTP/1.1 or HTTP/2, and the limits on both.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::{Respond, Settings};
+use crate::clock::Clock;
+use crate::shutdown::Shutdown;
+use crate::transport::{Body, Certificate, Loaded, Peer, ServerTls, User, Via};
+
+/// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4).
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+/// The first byte of a TLS handshake (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+/// How long a connection that gets no HTTP of ours is listened to after its answer.
+const LINGER: Duration = Duration::from_secs(1);
+/// Largest header block list that HTTP/2's table may hold for a client, in bytes.
+const MAX_HEADER_TABLE: u32 = 4_096;
+
+/// What every connection is served with.
+#[derive(Debug, Clone)]
+pub(super) struct Serving {
+    pub(super) settings: Arc<Settings>,
+    pub(super) tls: Option<ServerTls>,
+    pub(super) clock: Clock,
+    pub(super) shutdown: Shutdown,
+}
+
+/// The other end, and what its certificate is worth now.
+struct Other {
+    via: Via,
+    tls: Option<(ServerTls, Vec<CertificateDer<'static>>)>,
+    /// The settings that the certificate was last verified by, and what came of it.
+    seen: Mutex<(Option<Arc<Loaded>>, Arc<Peer>)>,
+    clock: Clock,
+}
+
+impl Other {
+    fn plain(via: Via, clock: Clock) -> Self {
+        let peer = Arc::new(Peer { via, certificate: None });
+        Self { via, tls: None, seen: Mutex::new((None, peer)), clock }
+    }
+
+    /// The peer as of now. A connection outlives the files that its certificate was verified by, so it is
+    /// verified again when they were replaced.
+    fn now(&self) -> Arc<Peer> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((tls, chain)) = &self.tls {
+            let loaded = tls.now();
+            if !seen.0.as_ref().is_some_and(|before| Arc::ptr_eq(before, &loaded)) {
+                let certificate = loaded.verify(chain, self.clock.now().wall);
+                *seen = (Some(loaded), Arc::new(Peer { via: self.via, certificate }));
+            }
+        }
+        Arc::clone(&seen.1)
+    }
+}
+
+impl Serving {
+    /// Serves a connection without TLS.
+    pub(super) async fn tcp(self, stream: TcpStream, via: Via, respond: impl Respond) {
+        let _ = stream.set_nodelay(true);
+        let other = Other::plain(via, self.clock.clone());
+        if self.settings.h2c && speaks_h2(&stream, self.settings.header_timeout).await {
+            self.h2(stream, other, respond).await;
+        } else {
+            self.h1(stream, other, respond).await;
+        }
+    }
+
+    /// Serves a connection on a Unix socket.
+    pub(super) async fn unix(self, stream: UnixStream, respond: impl Respond) {
+        let user = stream.peer_cred().ok().map(|user| User { uid: user.uid(), gid: user.gid() });
+        let other = Other::plain(Via::Unix(user), self.clock.clone());
+        self.h1(stream, other, respond).await;
+    }
+
+    /// Serves a connection with TLS.
+    pub(super) async fn tls(self, stream: TcpStream, via: Via, respond: impl Respond) {
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = self.tls.clone() else { return };
+        let loaded = tls.now();
+        let handshake = async {
+            let mut first = [0];
+            if stream.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
+                refuse(stream, &PLAIN_HTTP).await;
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "no TLS"));
+            }
+            TlsAcceptor::from(Arc::clone(&loaded.config)).accept(stream).await
+        };
+        let stream = match timeout(self.settings.handshake_timeout, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "a TLS handshake failed");
+                return;
+            }
+            Err(_) => {
+                tracing::debug!("a TLS handshake took longer than listener.handshake_timeout");
+                return;
+            }
+        };
+        let session = stream.get_ref().1;
+        let is_h2 = session.alpn_protocol() == Some(b"h2");
+        let chain: Vec<CertificateDer<'static>> = session
+            .peer_certificates()
+            .unwrap_or_default()
+            .iter()
+            .cloned()
+            .map(CertificateDer::into_owned)
+            .collect();
+        let certificate = chain.first().and_then(Certificate::read).map(Arc::new);
+        let peer = Arc::new(Peer { via, certificate });
+        let other = Other {
+            via,
+            tls: (!chain.is_empty()).then_some((tls, chain)),
+            seen: Mutex::new((Some(loaded), peer)),
+            clock: self.clock.clone(),
+        };
+        if is_h2 {
+            self.h2(stream, other, respond).await;
+        } else {
+            self.h1(stream, other, respond).await;
+        }
+    }
+
+    async fn h1<S>(self, stream: S, other: Other, respond: impl Respond)
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let settings = &self.settings;
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(settings.header_timeout)
+            .max_headers(settings.max_headers)
+            .max_header_size(settings.max_head)
+            .max_buf_size(settings.max_head)
+            .serve_connection(self.io(stream), answering(respond, other, Arc::default()));
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.shutdown.begun() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        log_end(ended);
+    }
+
+    async fn h2<S>(self, stream: S, other: Other, respond: impl Respond)
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let settings = &self.settings;
+        let activity = Arc::new(Activity::default());
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(settings.idle_timeout.min(Duration::from_secs(30)))
+            .keep_alive_timeout(settings.header_timeout)
+            .max_concurrent_streams(settings.max_streams)
+            .max_pending_accept_reset_streams(settings.max_reset_streams)
+            .max_local_error_reset_streams(settings.max_reset_streams)
+            .header_table_size(MAX_HEADER_TABLE)
+            .max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX))
+            .serve_connection(self.io(stream), answering(respond, other, Arc::clone(&activity)));
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => Some(ended),
+            () = self.shutdown.begun() => {
+                connection.as_mut().graceful_shutdown();
+                Some(connection.await)
+            }
+            () = activity.idle_for(settings.idle_timeout) => {
+                // Streams whose answers the client does not take would keep it open for ever.
+                connection.as_mut().graceful_shutdown();
+                timeout(settings.send_timeout, connection).await.ok()
+            }
+        };
+        if let Some(ended) = ended {
+            log_end(ended);
+        }
+    }
+
+    /// A stream that fails when its client takes nothing for `listener.send_timeout`.
+    fn io<S: AsyncRead + AsyncWrite>(&self, stream: S) -> TokioIo<Pin<Box<TimeoutStream<S>>>> {
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.settings.send_timeout));
+        TokioIo::new(Box::pin(stream))
+    }
+}
+
+/// Whether requests are being answered on a connection.
+#[derive(Debug, Default)]
+struct Activity {
+    running: AtomicUsize,
+    changed: Notify,
+}
+
+impl Activity {
+    fn begin(self: &Arc<Self>) -> Busy {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_one();
+        Busy(Arc::clone(self))
+    }
+
+    /// Resolves when nothing was answered for so long.
+    async fn idle_for(&self, limit: Duration) {
+        loop {
+            let is_idle = self.running.load(Ordering::Acquire) == 0;
+            let waited = timeout(limit, self.changed.notified()).await;
+            if is_idle && waited.is_err() && self.running.load(Ordering::Acquire) == 0 {
+                return;
+            }
+        }
+    }
+}
+
+struct Busy(Arc<Activity>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+        self.0.changed.notify_one();
+    }
+}
+
+fn answering(
+    respond: impl Respond,
+    other: Other,
+    activity: Arc<Activity>,
+) -> impl hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send + 'static> {
+    service_fn(move |request| {
+        let busy = activity.begin();
+        let answer = respond(request, other.now());
+        async move {
+            let answer = answer.await;
+            drop(busy);
+            Ok::<_, Infallible>(answer)
+        }
+    })
+}
+
+/// Whether the first bytes are HTTP/2's preface. hyper-util's own detection waits for them without a
+/// limit of time.
+async fn speaks_h2(stream: &TcpStream, limit: Duration) -> bool {
+    let mut first = [0; H2_PREFACE.len()];
+    let peeked = timeout(limit, async {
+        loop {
+            let seen = stream.peek(&mut first).await?;
+            if seen == 0 || seen == first.len() || !H2_PREFACE.starts_with(&first[..seen]) {
+                return io::Result::Ok(seen);
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+    matches!(peeked.await, Ok(Ok(seen)) if &first[..seen] == H2_PREFACE)
+}
+
+/// An answer to a connection that no HTTP is spoken on.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: &'static str,
+    code: &'static str,
+    title: &'static str,
+    detail: &'static str,
+}
+
+/// HTTP without TLS on a TLS address.
+pub(super) const PLAIN_HTTP: Refusal = Refusal {
+    status: "400 Bad Request",
+    code: "tls_needed",
+    title: "This address speaks TLS",
+    detail: "Use https:// instead of http://.",
+};
+/// `listener.max_connections`.
+pub(super) const FULL: Refusal = Refusal {
+    status: "503 Service Unavailable",
+    code: "too_many_connections",
+    title: "The gateway has too many connections",
+    detail: "Try again in a moment, or raise listener.max_connections.",
+};
+/// `listener.max_connections_per_address`.
+pub(super) const FULL_FOR_ADDRESS: Refusal = Refusal {
+    status: "429 Too Many Requests",
+    code: "too_many_connections_of_address",
+    title: "Your address has too many connections",
+    detail: "Use fewer connections, or raise listener.max_connections_per_address.",
+};
+
+/// Writes `refusal` and closes the connection, in bounded time.
+pub(super) async fn refuse(mut stream: TcpStream, refusal: &Refusal) {
+    let Refusal { status, code, title, detail } = refusal;
+    let document = format!(
+        "{{\"jsonapi\":{{\"version\":\"1.0\"}},\"errors\":[{{\"status\":\"{}\",\"code\":\"{code}\",\"title\":\"{title}\",\"detail\":\"{detail}\",\"meta\":{{\"source\":\"exportgate\"}}}}]}}",
+        &status[..3]
+    );
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/vnd.api+json\r\ncache-control: no-store\r\nretry-after: 1\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{document}",
+        document.len()
+    );
+    let saying = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        // What came unread would make the close a reset, which takes the answer along.
+        let mut rest = [0; 1_024];
+        while stream.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = timeout(LINGER, saying).await;
+}
+
+/// Where a TCP connection came in.
+pub(super) fn via(is_local: bool, peer: SocketAddr) -> Via {
+    if is_local { Via::Loopback(peer) } else { Via::Network(peer) }
+}
+
+/// A connection that ends badly is its client's business: said at debug level only.
+fn log_end(end: hyper::Result<()>) {
+    if let Err(error) = end {
+        tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended early");
+    }
+}
+
+/// Runs `saying` unless too many are being refused already: a flood of refusals is closed without a word.
+pub(super) fn refuse_soon(
+    refusals: &Arc<tokio::sync::Semaphore>,
+    shutdown: &Shutdown,
+    saying: impl Future<Output = ()> + Send + 'static,
+) {
+    if let Ok(permit) = Arc::clone(refusals).try_acquire_owned() {
+        shutdown.spawn(async move {
+            let _permit = permit;
+            saying.await;
+        });
+    }
+}

@@ -1,0 +1,178 @@
+//! TLS towards clients: the certificate we show, the client certificates we trust, and their replacement.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::crypto::CryptoProvider;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+
+use super::peer::Certificate;
+use crate::files::{self, Content, Followed, Unreadable};
+
+/// `[tls]`.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// PEM: our certificate, then those that signed it.
+    pub certificate: PathBuf,
+    /// PEM: its private key.
+    pub key: PathBuf,
+    /// PEM: who signs client certificates. None are asked for without it.
+    pub client_ca: Option<PathBuf>,
+    /// PEM: client certificates that are revoked.
+    pub client_crl: Option<PathBuf>,
+}
+
+/// Why TLS cannot be spoken with these files.
+#[derive(Debug, thiserror::Error)]
+pub enum BadTls {
+    /// A file cannot be read.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// A file is not what it should be.
+    #[error("{key}: {what}")]
+    Pem {
+        /// The configuration key of the file.
+        key: &'static str,
+        /// What is wrong.
+        what: String,
+    },
+    /// Certificate and key do not fit, or TLS refuses them.
+    #[error("tls.certificate and tls.key")]
+    Refused(#[from] rustls::Error),
+    /// The client CA or its revocation list cannot be used.
+    #[error("tls.client_ca or tls.client_crl")]
+    Clients(#[from] rustls::server::VerifierBuilderError),
+    /// The ticketer could not be made.
+    #[error("session tickets")]
+    Tickets(#[source] rustls::Error),
+}
+
+/// TLS as it is spoken now. Clones share it.
+#[derive(Debug, Clone)]
+pub struct ServerTls(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    provider: Arc<CryptoProvider>,
+    /// Kept across reloads, so that sessions stay resumable.
+    ticketer: Arc<dyn ProducesTickets>,
+    current: ArcSwap<Loaded>,
+}
+
+/// What was made of one reading of the files.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The settings for handshakes.
+    pub config: Arc<ServerConfig>,
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl ServerTls {
+    /// Reads the files for the first time; the [`Followed`] keeps them read.
+    ///
+    /// # Errors
+    /// [`BadTls`].
+    pub fn open(settings: Settings) -> Result<(Self, Followed), BadTls> {
+        files::report_exposed(&settings.key);
+        let mut paths = vec![settings.certificate.clone(), settings.key.clone()];
+        paths.extend(settings.client_ca.clone());
+        paths.extend(settings.client_crl.clone());
+        let (followed, contents) = Followed::open("tls", paths)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(BadTls::Tickets)?;
+        let loaded = load(&settings, &provider, &ticketer, &contents)?;
+        let shared = Shared { settings, provider, ticketer, current: ArcSwap::from_pointee(loaded) };
+        Ok((Self(Arc::new(shared)), followed))
+    }
+
+    /// Takes new contents of the files.
+    ///
+    /// # Errors
+    /// [`BadTls`]; the old ones stay in force.
+    pub fn replace(&self, contents: &[Content]) -> Result<(), BadTls> {
+        let Shared { settings, provider, ticketer, current } = &*self.0;
+        current.store(Arc::new(load(settings, provider, ticketer, contents)?));
+        Ok(())
+    }
+
+    /// What handshakes use now.
+    #[must_use]
+    pub fn now(&self) -> Arc<Loaded> {
+        self.0.current.load_full()
+    }
+}
+
+impl Loaded {
+    /// Verifies a client's certificates as a new handshake would; what they say, where they are good.
+    #[must_use]
+    pub fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: std::time::SystemTime,
+    ) -> Option<Arc<Certificate>> {
+        let (end_entity, intermediates) = chain.split_first()?;
+        let since_1970 = now.duration_since(std::time::SystemTime::UNIX_EPOCH).ok()?;
+        let verifier = self.verifier.as_ref()?;
+        verifier
+            .verify_client_cert(end_entity, intermediates, UnixTime::since_unix_epoch(since_1970))
+            .ok()?;
+        Certificate::read(end_entity).map(Arc::new)
+    }
+}
+
+fn load(
+    settings: &Settings,
+    provider: &Arc<CryptoProvider>,
+    ticketer: &Arc<dyn ProducesTickets>,
+    contents: &[Content],
+) -> Result<Loaded, BadTls> {
+    let mut contents = contents.iter();
+    let mut next = || contents.next().map_or(&[][..], |content| content.as_slice());
+    let chain: Vec<CertificateDer<'static>> = pem_all("tls.certificate", next())?;
+    let key = PrivateKeyDer::from_pem_slice(next())
+        .map_err(|error| BadTls::Pem { key: "tls.key", what: format!("no private key in it ({error})") })?;
+    let mut verifier: Option<Arc<dyn ClientCertVerifier>> = None;
+    if settings.client_ca.is_some() {
+        let mut roots = RootCertStore::empty();
+        for certificate in pem_all::<CertificateDer<'static>>("tls.client_ca", next())? {
+            roots.add(certificate)?;
+        }
+        let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+            .allow_unauthenticated();
+        if settings.client_crl.is_some() {
+            let lists: Vec<CertificateRevocationListDer<'static>> = pem_all("tls.client_crl", next())?;
+            builder =
+                builder.with_crls(lists).only_check_end_entity_revocation().enforce_revocation_expiration();
+        }
+        verifier = Some(builder.build()?);
+    }
+    let versions =
+        ServerConfig::builder_with_provider(Arc::clone(provider)).with_safe_default_protocol_versions()?;
+    let mut config = match &verifier {
+        None => versions.with_no_client_auth(),
+        Some(verifier) => versions.with_client_cert_verifier(Arc::clone(verifier)),
+    }
+    .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if verifier.is_some() {
+        // A resumed session skips the check of the client's certificate.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    } else {
+        config.ticketer = Arc::clone(ticketer);
+    }
+    Ok(Loaded { config: Arc::new(config), verifier })
+}
+
+fn pem_all<T: PemObject>(key: &'static str, pem: &[u8]) -> Result<Vec<T>, BadTls> {
+    let bad = |what: String| BadTls::Pem { key, what };
+    let found: Vec<T> =
+        T::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| bad(format!("no PEM ({error})")))?;
+    if found.is_empty() { Err(bad("nothing usable in it".to_owned())) } else { Ok(found) }
+}
