@@ -74,7 +74,8 @@ impl Usage {
                 recent.pop_front();
             }
             if recent.len() >= most as usize {
-                let oldest = recent.get(recent.len().saturating_sub(most.max(1) as usize)).copied().unwrap_or(now);
+                let oldest =
+                    recent.get(recent.len().saturating_sub(most.max(1) as usize)).copied().unwrap_or(now);
                 let retry_after = MINUTE.saturating_sub(now.saturating_duration_since(oldest));
                 return Err(Exceeded::PerMinute { retry_after });
             }

@@ -208,7 +208,7 @@ impl<'a> Reader<'a> {
 
     /// The names of the tables that the file has below `above`.
     pub(super) fn tables(&self, above: &str) -> Vec<String> {
-        let names = self.sources.file.keys().filter_map(|key| {
+        let names = self.sources.file.keys().chain(self.sources.flags.keys()).filter_map(|key| {
             let (name, _) = key.strip_prefix(above)?.strip_prefix('.')?.split_once('.')?;
             Some(name.to_owned())
         });

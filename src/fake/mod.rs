@@ -133,7 +133,6 @@ struct Shared {
     stage: Mutex<Stage>,
     api_hits: watch::Sender<u64>,
     held: watch::Sender<usize>,
-    token: Option<String>,
     base: String,
 }
 
@@ -168,11 +167,12 @@ impl Fake {
             (None, String::new())
         };
         let scheme = if settings.tls { "https" } else { "http" };
+        let mut stage = Stage::new(settings.script);
+        stage.accepted = settings.token.map(|token| vec![token]);
         let shared = Arc::new(Shared {
-            stage: Mutex::new(Stage::new(settings.script)),
+            stage: Mutex::new(stage),
             api_hits: watch::Sender::new(0),
             held: watch::Sender::new(0),
-            token: settings.token,
             base: format!("{scheme}://{address}"),
         });
         let running = CancellationToken::new();
@@ -232,9 +232,26 @@ impl Fake {
         self.shared.stage().faults.push_back((fault, times));
     }
 
+    /// The same for requests for an access token.
+    pub fn token_fault(&self, fault: Fault, times: Option<u32>) {
+        self.shared.stage().token_faults.push_back((fault, times));
+    }
+
     /// Ends all faults.
     pub fn clear_faults(&self) {
-        self.shared.stage().faults.clear();
+        let mut stage = self.shared.stage();
+        stage.faults.clear();
+        stage.token_faults.clear();
+    }
+
+    /// Accepts only these tokens from now on; others get 401.
+    pub fn accept(&self, tokens: &[&str]) {
+        self.shared.stage().accepted = Some(tokens.iter().map(|token| (*token).to_owned()).collect());
+    }
+
+    /// Revokes every access token that was handed out.
+    pub fn revoke_tokens(&self) {
+        self.shared.stage().revoke_issued();
     }
 
     /// Lets API calls be received and counted, but not answered, until the gate is dropped.

@@ -26,6 +26,10 @@ pub struct Script {
     pub link_seconds: Vec<u64>,
     /// Start calls an hour; more get 429.
     pub starts_per_hour: Option<u32>,
+    /// The secret of any OAuth client. With it, the tokens that were handed out are accepted, until they end.
+    pub oauth_secret: Option<String>,
+    /// How long access tokens live.
+    pub token_seconds: u64,
     /// Requests a minute; over it every request gets 429 until none comes for a minute.
     pub requests_per_minute: Option<u32>,
 }
@@ -40,6 +44,8 @@ impl Default for Script {
             parts: 2,
             link_seconds: vec![3_600],
             starts_per_hour: None,
+            oauth_secret: None,
+            token_seconds: 3_600,
             requests_per_minute: None,
         }
     }
@@ -78,6 +84,8 @@ pub struct Hits {
     pub other: u64,
     /// Files.
     pub file: u64,
+    /// Access tokens that were asked for.
+    pub token: u64,
 }
 
 impl Hits {
@@ -104,6 +112,11 @@ pub(super) struct Stage {
     pub(super) seen: Vec<Seen>,
     pub(super) signatures: Vec<String>,
     pub(super) faults: VecDeque<(Fault, Option<u32>)>,
+    pub(super) token_faults: VecDeque<(Fault, Option<u32>)>,
+    /// The only tokens that are accepted, besides those that were handed out.
+    pub(super) accepted: Option<Vec<String>>,
+    /// Access tokens that were handed out, and when they end (Unix milliseconds).
+    issued: Vec<(String, u64)>,
     pub(super) clock_offset: i64,
     pub(super) key: hmac::Key,
     exports: HashMap<(String, String), Export>,
@@ -120,6 +133,9 @@ impl Stage {
             seen: Vec::new(),
             signatures: Vec::new(),
             faults: VecDeque::new(),
+            token_faults: VecDeque::new(),
+            accepted: None,
+            issued: Vec::new(),
             clock_offset: 0,
             key: hmac::Key::new(hmac::HMAC_SHA256, Uuid::new_v4().as_bytes()),
             exports: HashMap::new(),
@@ -208,17 +224,46 @@ impl Stage {
         }
     }
 
+    /// Hands out an access token.
+    pub(super) fn issue(&mut self, now_ms: u64) -> String {
+        let token = format!("issued-{}", Uuid::new_v4());
+        self.issued.push((token.clone(), now_ms + self.script.token_seconds * 1_000));
+        token
+    }
+
+    /// Whether an API call with this token is answered.
+    pub(super) fn accepts(&self, token: &str, now_ms: u64) -> bool {
+        let anything = self.accepted.is_none() && self.script.oauth_secret.is_none();
+        anything
+            || self.accepted.iter().flatten().any(|accepted| accepted == token)
+            || self.issued.iter().any(|(issued, ends)| issued == token && now_ms < *ends)
+    }
+
+    /// Forgets what was handed out: it is accepted no more.
+    pub(super) fn revoke_issued(&mut self) {
+        self.issued.clear();
+    }
+
     /// The faults of this request. One that bears no end stays.
     pub(super) fn next_faults(&mut self) -> Vec<Fault> {
-        let mut due = Vec::new();
-        self.faults.retain_mut(|(fault, times)| {
-            due.push(fault.clone());
-            let Some(left) = times else { return true };
-            *left = left.saturating_sub(1);
-            *left > 0
-        });
-        due
+        due(&mut self.faults)
     }
+
+    /// The faults of this request for an access token.
+    pub(super) fn next_token_faults(&mut self) -> Vec<Fault> {
+        due(&mut self.token_faults)
+    }
+}
+
+fn due(faults: &mut VecDeque<(Fault, Option<u32>)>) -> Vec<Fault> {
+    let mut due = Vec::new();
+    faults.retain_mut(|(fault, times)| {
+        due.push(fault.clone());
+        let Some(left) = times else { return true };
+        *left = left.saturating_sub(1);
+        *left > 0
+    });
+    due
 }
 
 #[cfg(test)]

@@ -112,6 +112,9 @@ async fn answer(
         return Ok(file(&shared, &parts));
     }
     let headers = parts.headers.iter();
+    if parts.uri.path() == "/oauth2/token" {
+        return token(&shared, &switch, &body).await;
+    }
     let seen = Seen {
         method: parts.method.to_string(),
         target: parts.uri.to_string(),
@@ -147,6 +150,36 @@ async fn answer(
     }
     for fault in faults {
         response = spoil(fault, response, &switch).await?;
+    }
+    Ok(response)
+}
+
+/// The token endpoint (RFC 6749 §4.4), for any client with the one secret.
+async fn token(shared: &Shared, switch: &Switch, body: &[u8]) -> Result<Response<Body>, BoxError> {
+    let pairs: Vec<(String, String)> = form_urlencoded::parse(body).into_owned().collect();
+    let value = |name: &str| pairs.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+    let (mut response, faults) = {
+        let mut stage = shared.stage();
+        stage.hits.token += 1;
+        let known = stage.script.oauth_secret.is_some()
+            && value("client_secret") == stage.script.oauth_secret.as_deref();
+        let document = if value("grant_type") != Some("client_credentials") {
+            Err("unsupported_grant_type")
+        } else if !known || value("client_id").is_none() {
+            Err("invalid_client")
+        } else {
+            let now = now_ms(stage.clock_offset);
+            let (access_token, life) = (stage.issue(now), stage.script.token_seconds);
+            Ok(json!({"access_token": access_token, "token_type": "bearer", "expires_in": life}))
+        };
+        let response = match document {
+            Ok(document) => answers::respond(200, "application/json", document.to_string()),
+            Err(code) => answers::respond(401, "application/json", json!({"error": code}).to_string()),
+        };
+        (response, stage.next_token_faults())
+    };
+    for fault in faults {
+        response = spoil(fault, response, switch).await?;
     }
     Ok(response)
 }
@@ -192,7 +225,7 @@ fn call(shared: &Shared, seen: &Seen, now: u64) -> Response<Body> {
     let token = given
         .split_once(' ')
         .filter(|(scheme, _)| ["token", "bearer"].contains(&&*scheme.to_ascii_lowercase()));
-    if token.is_none() || shared.token.as_ref().is_some_and(|wanted| token.map(|(_, t)| t) != Some(wanted)) {
+    if !token.is_some_and(|(_, token)| shared.stage().accepts(token, now)) {
         return error(401, "Unauthorized", "The token is not valid.");
     }
     let (path, query) = seen.target.split_once('?').unwrap_or((&seen.target, ""));

@@ -7,6 +7,7 @@
     reason = "a test spawns what it likes, says its cases at length, and stops where it cannot go on"
 )]
 
+mod access;
 mod attacks;
 mod caching;
 mod command_line;
@@ -14,5 +15,6 @@ mod credentials;
 mod failures;
 mod forwarding;
 mod kill;
+mod oauth;
 mod structure;
 mod support;

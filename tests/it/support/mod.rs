@@ -1,6 +1,8 @@
 //! What all tests use: a gateway in this process or as the real program, a client, and a place where
 //! everything that was written is kept, to be searched for secrets at the end.
 
+pub(crate) mod doors;
+pub(crate) mod pki;
 pub(crate) mod program;
 
 use std::fs::OpenOptions;
@@ -79,6 +81,7 @@ pub(crate) struct World {
     pub(crate) clock: Clock,
     pub(crate) root: String,
     pub(crate) directory: TempDir,
+    pub(crate) addresses: Vec<Address>,
     client: transport::Client,
     gateway: Arc<Gateway>,
     shutdown: Shutdown,
@@ -154,7 +157,8 @@ impl World {
         let (config, _) = Config::resolve(&Sources::isolated(TOKEN, flags)).expect("a configuration");
         let (clock, shutdown) = (Clock::movable(), Shutdown::new());
         let app = App::bind(config, clock.clone(), shutdown.clone()).await.expect("a gateway");
-        let root = match &app.addresses()[0] {
+        let addresses = app.addresses();
+        let root = match &addresses[0] {
             Address::Tcp(address) => format!("http://{address}"),
             Address::Tls(address) => format!("https://{address}"),
             Address::Unix(_) | Address::Systemd => String::new(),
@@ -163,7 +167,7 @@ impl World {
         let gateway = app.gateway();
         let running = tokio::spawn(app.run());
         let client = client.expect("a client");
-        Self { fake, clock, root, directory, client, gateway, shutdown, running }
+        Self { fake, clock, root, directory, addresses, client, gateway, shutdown, running }
     }
 
     pub(crate) async fn get(&self, target: &str) -> Got {
@@ -205,6 +209,16 @@ impl World {
     pub(crate) async fn wait_for_followers(&self, count: usize) {
         while self.gateway.waiting() != count {
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// The door at `at` in the order of `listen`; `config` is what a TLS client shows.
+    pub(crate) fn door(&self, at: usize, config: Option<&Arc<rustls::ClientConfig>>) -> doors::Door {
+        match (&self.addresses[at], config) {
+            (Address::Tcp(address), _) => doors::Door::Plain(*address),
+            (Address::Tls(address), Some(config)) => doors::Door::Tls(*address, Arc::clone(config)),
+            (Address::Unix(path), _) => doors::Door::Unix(path.clone()),
+            (other, _) => panic!("no door at {other}"),
         }
     }
 
