@@ -16,5 +16,6 @@ mod failures;
 mod forwarding;
 mod kill;
 mod oauth;
+mod rotation;
 mod structure;
 mod support;
