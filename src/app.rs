@@ -127,7 +127,8 @@ impl App {
         let gateway = self.gateway;
         let respond = move |request, peer| Arc::clone(&gateway).respond(request, peer);
         self.listener.serve(respond, &self.clock, &self.shutdown).await;
-        if !self.shutdown.drained(self.drain).await {
+        let drained = self.shutdown.in_time(self.shutdown.drained(self.drain)).await;
+        if drained != Some(true) {
             tracing::warn!("requests were still in flight when the drain time was over: they end now");
             self.shutdown.end();
             self.shutdown.drained(LAST_RECORDS).await;

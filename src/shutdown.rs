@@ -42,6 +42,11 @@ impl Shutdown {
         self.over.cancel();
     }
 
+    /// Resolves when there is no time left.
+    pub async fn over(&self) {
+        self.over.cancelled().await;
+    }
+
     /// Runs `work` to its end, unless there is no time left before; then `None`.
     pub async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         self.over.run_until_cancelled(work).await

@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         requests_per_minute: args.requests_per_minute,
         ..Script::default()
     };
-    let settings = Settings { listen: args.listen, tls: !args.plain, token: None, script };
+    let settings = Settings { listen: args.listen, tls: !args.plain, script, ..Settings::default() };
     block_on(async {
         let failed = |error: std::io::Error| Failure::Other("the fake cannot start", error.into());
         let shutdown = Shutdown::new();

@@ -191,7 +191,8 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     done
 }
 
-/// Begins `shutdown` at SIGTERM or Ctrl-C; a second signal ends the process at once.
+/// Begins `shutdown` at SIGTERM or Ctrl-C; a second signal ends what is in flight, a third
+/// the process.
 fn stop_on_signal(shutdown: &Shutdown) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
@@ -208,6 +209,9 @@ fn stop_on_signal(shutdown: &Shutdown) -> std::io::Result<()> {
             if signals == 1 {
                 tracing::info!("stopping: requests in flight finish first; signal again to stop at once");
                 stopping.begin();
+            } else if signals == 2 {
+                tracing::warn!("stopping at once: what is in flight is recorded and ends");
+                stopping.end();
             } else {
                 std::process::exit(130);
             }

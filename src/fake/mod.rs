@@ -34,6 +34,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Whether it speaks TLS, with a certificate made at start.
     pub tls: bool,
+    /// The years between whose beginnings its certificate is valid; a long time where not set.
+    pub valid: Option<(i32, i32)>,
     /// The only token that it accepts; `None` accepts any.
     pub token: Option<String>,
     /// How exports go.
@@ -45,6 +47,7 @@ impl Default for Settings {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             tls: true,
+            valid: None,
             token: None,
             script: Script::default(),
         }
@@ -161,7 +164,7 @@ impl Fake {
         let listener = TcpListener::bind(settings.listen).await?;
         let address = listener.local_addr()?;
         let (acceptor, ca_pem) = if settings.tls {
-            let (acceptor, ca_pem) = server::tls().map_err(io::Error::other)?;
+            let (acceptor, ca_pem) = server::tls(settings.valid).map_err(io::Error::other)?;
             (Some(acceptor), ca_pem)
         } else {
             (None, String::new())

@@ -38,14 +38,19 @@ fn now_ms(offset: i64) -> u64 {
 }
 
 /// A certificate authority and a certificate for this machine's own names.
-pub(super) fn tls() -> Result<(TlsAcceptor, String), BoxError> {
+pub(super) fn tls(valid: Option<(i32, i32)>) -> Result<(TlsAcceptor, String), BoxError> {
     let mut authority = CertificateParams::new(Vec::new())?;
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     authority.distinguished_name.push(DnType::CommonName, "exportgate fake Snyk");
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
     let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new(names)?.signed_by(&key, &authority)?;
+    let mut params = CertificateParams::new(names)?;
+    if let Some((from, until)) = valid {
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+    }
+    let certificate = params.signed_by(&key, &authority)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

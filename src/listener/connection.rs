@@ -32,6 +32,8 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 const TLS_HANDSHAKE: u8 = 0x16;
 /// How long a connection that gets no HTTP of ours is listened to after its answer.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long connections have for their last answers when the drain time is over.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Largest header block list that HTTP/2's table may hold for a client, in bytes.
 const MAX_HEADER_TABLE: u32 = 4_096;
 
@@ -158,7 +160,7 @@ impl Serving {
             ended = connection.as_mut() => ended,
             () = self.shutdown.begun() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                self.until_over(connection).await
             }
         };
         log_end(ended);
@@ -185,7 +187,7 @@ impl Serving {
             ended = connection.as_mut() => Some(ended),
             () = self.shutdown.begun() => {
                 connection.as_mut().graceful_shutdown();
-                Some(connection.await)
+                Some(self.until_over(connection).await)
             }
             () = activity.idle_for(settings.idle_timeout) => {
                 // Streams whose answers the client does not take would keep it open for ever.
@@ -195,6 +197,18 @@ impl Serving {
         };
         if let Some(ended) = ended {
             log_end(ended);
+        }
+    }
+
+    /// Lets a connection that is told to end do so; when there is no time left, only for its last answers.
+    async fn until_over(&self, connection: impl Future<Output = hyper::Result<()>>) -> hyper::Result<()> {
+        let over = async {
+            self.shutdown.over().await;
+            sleep(LAST_ANSWERS).await;
+        };
+        tokio::select! {
+            ended = connection => ended,
+            () = over => Ok(()),
         }
     }
 

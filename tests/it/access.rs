@@ -15,6 +15,9 @@ use crate::support::{Flags, Got, ORG, V, World, flag, keep_secret, results, scop
 
 const OTHER_ORG: &str = "00000000-1111-4222-8333-444444444444";
 
+/// A name, a door and the fields that are sent.
+type Caller = (&'static str, Door, Vec<(String, String)>);
+
 /// Everything that callers of the tests are known by.
 pub(crate) struct Known {
     pub(crate) directory: TempDir,
@@ -81,7 +84,7 @@ impl Known {
     }
 
     /// Each kind of caller: its name, its door and the fields that it sends.
-    fn callers(&self, world: &World) -> Vec<(&'static str, Door, Vec<(String, String)>)> {
+    fn callers(&self, world: &World) -> Vec<Caller> {
         let field = |name: &str, value: String| vec![(name.to_owned(), value)];
         let plain = || world.door(0, None);
         let token = self.issuer.token("system:serviceaccount:ci:exporter", 600);
@@ -113,8 +116,11 @@ fn borrowed(fields: &[(String, String)]) -> Vec<(&str, &str)> {
     fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
+/// A status, fields and a body.
+type Plain = (u16, Vec<(String, String)>, String);
+
 /// An answer without what names one request.
-fn without_ids(got: &Got) -> (u16, Vec<(String, String)>, String) {
+fn without_ids(got: &Got) -> Plain {
     let id = got.field("exportgate-request-id").to_owned();
     let fields =
         got.fields.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
@@ -233,7 +239,7 @@ async fn nobody_known_gets_401_and_no_reason() {
         change(&mut claims);
         known.issuer.sign(&claims)
     };
-    let mut reference: Option<(u16, Vec<(String, String)>, String)> = None;
+    let mut reference: Option<Plain> = None;
     let no_alg = {
         let token = known.issuer.token(good, 600);
         // {"alg":"none"}

@@ -351,6 +351,13 @@ async fn nothing_but_the_six_operations_reaches_the_upstream() {
     let answer = raw(address, &request(&format!("/orgs/{ORG}/export/e1?{V}")));
     assert_eq!(status(&answer), 404);
     assert_eq!(program.terminate(), Some(0));
+    // Nothing of it could break a line of the log or draw in a terminal.
+    let log = std::fs::read_to_string(program.log()).unwrap();
+    for line in log.lines() {
+        assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
+        assert!(line.chars().all(|c| !c.is_control() && c != '\u{2028}'), "{line}");
+    }
+    assert!(log.lines().count() > count / 2);
     keep_secret(fake.signatures());
 }
 

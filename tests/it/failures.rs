@@ -114,6 +114,14 @@ async fn a_bad_certificate_gets_no_byte_of_a_request() {
     assert_eq!(fails(&world, "other CA").await, (502, "tls_certificate_error".to_owned()));
     assert_eq!(world.fake.hits().api(), 0);
     world.stop().await;
+    // Over, or not begun.
+    for years in [(2000, 2001), (2200, 2201)] {
+        let settings = Settings { valid: Some(years), ..Settings::default() };
+        let world = World::with(settings, impatient()).await;
+        assert_eq!(fails(&world, "another time").await, (502, "tls_certificate_error".to_owned()));
+        assert_eq!(world.fake.hits().api(), 0);
+        world.stop().await;
+    }
     // Made for another name.
     let elsewhere = Settings { listen: "127.0.0.2:0".parse().unwrap(), ..Settings::default() };
     let world = World::with(elsewhere, impatient()).await;
@@ -189,5 +197,67 @@ async fn bodies_have_limits_of_size_and_time() {
     let _ = stream.read_to_string(&mut answer);
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
     assert_eq!(world.fake.hits().api(), 0);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_flight_when_the_drain_is_over_is_recorded() {
+    let world = World::with(Settings::default(), vec![flag("listener.drain", "200ms")]).await;
+    world.fake.fault(Fault::Hang, None);
+    let journal = world.journal();
+    let start = format!("/orgs/{ORG}/export?{V}");
+    let asked = world.send(Method::POST, &start, &[], "{}");
+    let stopping = async {
+        world.fake.wait_for_hits(1).await;
+        world.begin_stop();
+    };
+    let (answer, ()) = tokio::join!(asked, stopping);
+    // The client is told; above all, the start is on record.
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (503, "gateway_stopped"));
+    let directory = world.stop_keeping().await;
+    let query = exportgate::journal::Query { limit: 10, ..Default::default() };
+    let rows = exportgate::journal::find(&journal, &query).unwrap();
+    assert_eq!((rows.len(), rows[0].error.as_deref()), (1, Some("gateway_stopped")));
+    assert_eq!(rows[0].version_requested.as_deref(), Some("2024-10-15"));
+    drop(directory);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_beyond_all_time_is_an_uncertain_one_and_no_fault_of_ours() {
+    let world = World::new().await;
+    for (export, query) in [
+        ("ms", "Expires=1795000000000"),
+        ("long", "X-Goog-Date=20260101T000000Z&X-Goog-Expires=999999999999&X-Goog-Signature=ab"),
+    ] {
+        let document = format!(
+            r#"{{"data":{{"attributes":{{"status":"FINISHED","results":[{{"url":"https://files.test/x?{query}"}}]}}}}}}"#
+        );
+        let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+        world.fake.put_export(&scope(), export, State::Raw { status: 200, headers, body: document.into() });
+        for hit in [false, true] {
+            let got = world.get(&results(export)).await;
+            assert_eq!((got.status.as_u16(), got.is_hit()), (200, hit), "{export}");
+            assert!(got.field("exportgate-links-expire").is_empty(), "{export}");
+        }
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_upstream_says_of_itself_is_written_down_only_where_it_is_plain() {
+    let world = World::new().await;
+    let link = "https://files.test/x?X-Goog-Signature=5161a7e0f";
+    crate::support::keep_secret(["5161a7e0f".to_owned()]);
+    for name in ["snyk-request-id", "snyk-version-served", "sunset", "deprecation"] {
+        world.fake.fault(Fault::ExtraHeader(name.into(), link.into()), Some(1));
+        world.get(&results("e1")).await;
+    }
+    let document = format!(r#"{{"data":{{"attributes":{{"status":"{link}"}}}}}}"#);
+    let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+    world.fake.put_export(&scope(), "odd", State::Raw { status: 200, headers, body: document.into() });
+    world.get(&results("odd")).await;
+    let told = format!("{:?}", world.records());
+    assert!(!told.contains("files.test"), "{told}");
+    assert_eq!(told.matches("(unreadable)").count(), 3, "{told}");
     world.stop().await;
 }

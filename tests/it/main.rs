@@ -12,6 +12,7 @@ mod attacks;
 mod caching;
 mod command_line;
 mod credentials;
+mod doors;
 mod failures;
 mod forwarding;
 mod kill;

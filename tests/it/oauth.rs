@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use exportgate::fake::{Fault, Script, Settings, State};
+use futures_util::StreamExt as _;
 use http::Method;
 use tempfile::TempDir;
 
@@ -124,7 +125,6 @@ async fn a_refused_credential_is_tried_twice_then_left_alone_and_probed() {
         let (world, target) = (&world, results(&format!("e{n}")));
         async move { world.get(&target).await }
     });
-    use futures_util::StreamExt as _;
     let mut answers = futures_util::stream::iter(asking).buffer_unordered(64);
     while let Some(got) = answers.next().await {
         assert_eq!((got.status.as_u16(), got.code().as_str()), (503, "upstream_credential_locked"));

@@ -232,6 +232,11 @@ impl World {
         exportgate::journal::find(&self.journal(), &query).expect("records")
     }
 
+    /// Asks the gateway to stop.
+    pub(crate) fn begin_stop(&self) {
+        self.shutdown.begin();
+    }
+
     /// Stops the gateway as a signal would; leaves its directory.
     pub(crate) async fn stop_keeping(self) -> TempDir {
         self.shutdown.begin();

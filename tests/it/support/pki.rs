@@ -44,7 +44,7 @@ impl Authority {
     /// A certificate for this machine's own names.
     pub(crate) fn server(&self) -> Identity {
         let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-        self.sign(CertificateParams::new(names).unwrap())
+        self.sign(&CertificateParams::new(names).unwrap())
     }
 
     /// A client's certificate: `serial` to revoke it by, `uri` and `common_name` to know it by.
@@ -54,10 +54,10 @@ impl Authority {
         params.subject_alt_names.extend(uri.map(|uri| SanType::URI(uri.try_into().unwrap())));
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, common_name);
-        self.sign(params)
+        self.sign(&params)
     }
 
-    fn sign(&self, params: CertificateParams) -> Identity {
+    fn sign(&self, params: &CertificateParams) -> Identity {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
         Identity {

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -28,11 +28,27 @@ pub(crate) fn exportgate(home: &Path) -> Command {
 impl Program {
     /// Starts it before `fake`, with `args`, and waits until it listens.
     pub(crate) fn serve(home: &Path, fake: &Fake, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut command = exportgate(home);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--upstream", &fake.url()]).args(args);
+        Self::start(command, home, fake, env)
+    }
+
+    /// Starts it where `EXPORTGATE_LISTEN` says; by way of bash's `script`, where there is one.
+    pub(crate) fn serve_at(home: &Path, fake: &Fake, script: Option<&str>, env: &[(&str, &str)]) -> Self {
+        let mut command = exportgate(home);
+        if let Some(script) = script {
+            command = Command::new("bash");
+            command.env_clear().env("HOME", home).env("RUST_LOG", "trace").stdin(Stdio::null());
+            command.args(["-c", script, env!("CARGO_BIN_EXE_exportgate")]);
+        }
+        command.args(["serve", "--upstream", &fake.url()]);
+        Self::start(command, home, fake, env)
+    }
+
+    fn start(mut command: Command, home: &Path, fake: &Fake, env: &[(&str, &str)]) -> Self {
         keep_token_secret();
         let ca = home.join("ca.pem");
         std::fs::write(&ca, fake.ca_pem()).expect("a CA file");
-        let mut command = exportgate(home);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--upstream", &fake.url()]).args(args);
         if !env.iter().any(|(name, _)| name.starts_with("EXPORTGATE_CREDENTIAL")) {
             command.env("SNYK_TOKEN", TOKEN);
         }
@@ -40,7 +56,7 @@ impl Program {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
         let stderr = BufReader::new(child.stderr.take().expect("its standard error"));
         let (listening, address) = mpsc::channel();
-        let log = artefacts().join(format!("program-{}.log", child.id()));
+        let log = log_of(&child);
         let reader = std::thread::spawn(move || {
             use std::io::Write as _;
             let mut log = std::fs::File::create(log).expect("a log file");
@@ -58,6 +74,11 @@ impl Program {
         Self { child, address, reader: Some(reader) }
     }
 
+    /// Where its log is kept.
+    pub(crate) fn log(&self) -> PathBuf {
+        log_of(&self.child)
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("it is killed");
@@ -68,8 +89,17 @@ impl Program {
     pub(crate) fn terminate(&mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
-        self.child.wait().expect("it ends").code()
+        let code = self.child.wait().expect("it ends").code();
+        // All that it said is in its log from here on.
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        code
     }
+}
+
+fn log_of(child: &Child) -> PathBuf {
+    artefacts().join(format!("program-{}.log", child.id()))
 }
 
 impl Drop for Program {
