@@ -120,6 +120,41 @@ fn the_gateway_itself_is_no_upstream() {
 }
 
 #[test]
+fn the_example_of_clients_is_one() {
+    let clients = clients::parse("clients.toml", include_bytes!("../../config/clients.example.toml"));
+    let names: Vec<String> = clients.expect("clients").into_iter().map(|client| client.name).collect();
+    assert_eq!(names, ["build-agents", "dashboard", "local-admin", "nightly-export"]);
+}
+
+#[test]
+fn credentials_are_for_scopes_and_secrets_are_never_in_the_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("secret");
+    std::fs::write(&path, "x").expect("a file");
+    let secret = format!("client_id = 'c'\nclient_secret_file = '{}'\n", path.display());
+    let eu = format!("[credentials.eu]\norgs = ['a']\n{secret}[credentials.eu.next]\ntoken_file = '/not/there/yet'\n");
+    let config = resolve(&eu, &[], &[]).expect("a configuration");
+    let names: Vec<(&str, usize)> =
+        config.credential.credentials.iter().map(|one| (one.name.as_str(), one.slots.len())).collect();
+    assert_eq!(names, [("default", 1), ("eu", 2)]);
+    for (file, expected) in [
+        ("[credentials.eu]\norgs = ['a']", "has no value"),
+        ("[credential]\nclient_id = 'c'", "client_id and client_secret_file together"),
+        ("[credential]\nclient_secret = 'hunter2'", "does not belong in a file"),
+        ("[credentials.\"a b\"]\norgs = ['a']", "the name must be"),
+    ] {
+        let text = problems(file, &[]);
+        assert!(text.contains(expected) && !text.contains("hunter2"), "{text}");
+    }
+    let unscoped = problems(&format!("[credentials.eu]\n{secret}"), &[]);
+    assert!(unscoped.contains("names no org and no group"), "{unscoped}");
+    let twice = problems(&format!("{eu}[credentials.us]\norgs = ['a']\n{secret}"), &[]);
+    assert!(twice.contains("credentials.us: names an org or group that credentials.eu names too"), "{twice}");
+    let plain = format!("[credential]\n{secret}token_url = 'http://login.example/x'");
+    assert!(problems(&plain, &[]).contains("credential.token_url: must begin with https://"));
+}
+
+#[test]
 fn a_token_is_never_shown() {
     let (config, resolved) = Config::resolve(&sources("", &[], &[])).expect("a configuration");
     assert!(!format!("{config:?} {resolved:?}").contains(TOKEN));
