@@ -2,15 +2,15 @@
 //! until it is told to stop.
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::{Access, BadSource};
 use crate::clock::Clock;
-use crate::config::{Config, clients};
+use crate::config::{Config, Problems, clients};
 use crate::credential::{BadCredential, Credentials, SlotFile};
-use crate::files::{Followed, Unreadable};
+use crate::files::{Content, Followed, Unreadable};
 use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
 use crate::listener::{Address, BindError, Listener};
@@ -37,7 +37,7 @@ pub struct App {
 #[derive(Debug)]
 struct Following {
     access: Arc<Access>,
-    clients: Option<Followed>,
+    clients: Option<(PathBuf, Followed)>,
     jwks: Option<Followed>,
     tls: Option<(ServerTls, Followed)>,
     credentials: Arc<Credentials>,
@@ -66,6 +66,21 @@ pub enum StartError {
     /// The file of clients cannot be read.
     #[error("access.clients_file")]
     Clients(#[from] Unreadable),
+    /// It changed since it was read first, and is not valid.
+    #[error(transparent)]
+    BadClients(#[from] Problems),
+}
+
+impl StartError {
+    /// Whether what was asked for is refused because it would not be safe.
+    #[must_use]
+    pub fn is_unsafe(&self) -> bool {
+        if let Self::Bind(bind) = self {
+            bind.source.kind() == std::io::ErrorKind::InvalidInput
+        } else {
+            false
+        }
+    }
 }
 
 impl App {
@@ -77,8 +92,7 @@ impl App {
         let (credentials, tokens) = Credentials::open(config.credential, &clock)?;
         let (access, jwks) = Access::open(config.access)?;
         let (credentials, access) = (Arc::new(credentials), Arc::new(access));
-        let clients = config.clients_file.map(|path| Followed::open("access.clients_file", vec![path]));
-        let clients = clients.transpose()?.map(|(followed, _)| followed);
+        let clients = config.clients_file.map(|path| follow_clients(path, &access)).transpose()?;
         let tls = config.tls.map(ServerTls::open).transpose()?;
         let upstream = Upstream::new(&config.upstream)?;
         let listener =
@@ -138,6 +152,19 @@ impl App {
     }
 }
 
+/// Opens the file of clients and takes what is in it: what was read with the configuration may be older.
+fn follow_clients(path: PathBuf, access: &Access) -> Result<(PathBuf, Followed), StartError> {
+    let (followed, contents) = Followed::open("access.clients_file", vec![path.clone()])?;
+    take_clients(&path, &contents, access)?;
+    Ok((path, followed))
+}
+
+fn take_clients(path: &Path, contents: &[Content], access: &Access) -> Result<(), Problems> {
+    let content = contents.first().map_or(&[][..], |content| content.as_slice());
+    access.replace_roster(clients::parse(&path.display().to_string(), content)?);
+    Ok(())
+}
+
 impl Following {
     fn spawn(self, shutdown: &Shutdown) {
         let Self { access, clients, jwks, tls, credentials, tokens, interval } = self;
@@ -151,17 +178,10 @@ impl Following {
             });
         };
         until_stopped(Box::pin(credentials.follow(tokens)));
-        if let Some(clients) = clients {
+        if let Some((path, clients)) = clients {
             let access = Arc::clone(&access);
-            until_stopped(Box::pin(clients.follow(interval, move |contents| {
-                let content = contents.first().map_or(&[][..], |content| content.as_slice());
-                let roster =
-                    clients::parse(&Path::new("access.clients_file").display().to_string(), content)?;
-                access
-                    .replace_roster(roster)
-                    .map_err(|shared| format!("two clients are the same: {shared:?}"))?;
-                Ok(())
-            })));
+            let take = move |contents: &[Content]| Ok(take_clients(&path, contents, &access)?);
+            until_stopped(Box::pin(clients.follow(interval, take)));
         }
         if let Some(jwks) = jwks {
             let access = Arc::clone(&access);

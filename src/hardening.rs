@@ -5,19 +5,22 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpabl
 /// Turns core dumps and reading this process's memory by its own user off, so that a crash leaves no
 /// credential on a disk; lets it open as many sockets as the machine's hard limit allows.
 ///
-/// What cannot be had is said and not fatal: a container may forbid it.
-pub fn harden() {
+/// What cannot be had is given back, to be said when there is a log, and not fatal: a container may forbid it.
+#[must_use]
+pub fn harden() -> Vec<String> {
+    let mut denied = Vec::new();
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     if let Err(error) = setrlimit(Resource::Core, none) {
-        tracing::warn!(%error, "core dumps cannot be turned off");
+        denied.push(format!("core dumps cannot be turned off: {error}"));
     }
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::warn!(%error, "this process's memory cannot be closed to its own user");
+        denied.push(format!("this process's memory cannot be closed to its own user: {error}"));
     }
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::debug!(%error, "the limit on open files cannot be raised");
+        denied.push(format!("the limit on open files cannot be raised: {error}"));
     }
+    denied
 }
 
 /// How many files and sockets may be open at once; `None` without a limit.

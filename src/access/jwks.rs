@@ -3,7 +3,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -11,8 +10,8 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION};
 use http::{HeaderValue, Method, Request, Uri};
 use http_body_util::{Either, Full};
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::settings::KeySource;
 use super::token::{BadKeys, Keys};
@@ -21,6 +20,8 @@ use crate::transport::{self, Client, FetchError, TransportError};
 
 /// Shortest time between two tries to fetch the keys, whatever clients send.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How soon a try that failed is made again.
+const RETRY: Duration = Duration::from_secs(5);
 /// Longest wait for the keys.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest key set, in bytes.
@@ -59,8 +60,6 @@ enum FetchKeys {
 pub(super) struct Jwks {
     current: ArcSwap<Keys>,
     remote: Option<Remote>,
-    /// Counts tries, so that those who wait for one see that it was made.
-    tries: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -69,26 +68,31 @@ struct Remote {
     url: Uri,
     token_file: Option<PathBuf>,
     refresh: Duration,
-    /// When the last try began, and whether it failed.
-    last: Mutex<(Option<Instant>, bool)>,
+    /// Counts tries, so that those who wait for one see that it was made.
+    tries: watch::Sender<u64>,
+    /// Newer keys are wanted before their time.
+    wanted: Notify,
 }
 
 impl Jwks {
     /// Reads a file, or gets ready to ask a URL.
     pub(super) fn open(source: &KeySource) -> Result<(Self, Option<Followed>), BadSource> {
-        let with =
-            |keys, remote| Self { current: ArcSwap::from_pointee(keys), remote, tries: AtomicU64::new(0) };
         match source {
             KeySource::File(path) => {
                 let (followed, contents) = Followed::open("oidc.jwks_file", vec![path.clone()])?;
-                let keys = Keys::parse(contents.first().map_or(&[], |content| content.as_slice()))?;
-                Ok((with(keys, None), Some(followed)))
+                let jwks = Self { current: ArcSwap::from_pointee(Keys::default()), remote: None };
+                jwks.replace(&contents)?;
+                Ok((jwks, Some(followed)))
             }
             KeySource::Url { url, ca_file, token_file, refresh } => {
+                if let Some(path) = token_file {
+                    files::report_exposed(path);
+                }
                 let client = transport::client(url, ca_file.as_deref(), TIMEOUT)?;
                 let (url, token_file, refresh) = (url.clone(), token_file.clone(), *refresh);
-                let remote = Remote { client, url, token_file, refresh, last: Mutex::new((None, false)) };
-                Ok((with(Keys::default(), Some(remote)), None))
+                let (tries, wanted) = (watch::Sender::new(0), Notify::new());
+                let remote = Some(Remote { client, url, token_file, refresh, tries, wanted });
+                Ok((Self { current: ArcSwap::from_pointee(Keys::default()), remote }, None))
             }
         }
     }
@@ -97,55 +101,51 @@ impl Jwks {
         self.current.load_full()
     }
 
-    /// How many tries to get newer keys have ended.
-    pub(super) fn tries(&self) -> u64 {
-        self.tries.load(Ordering::Acquire)
-    }
-
     pub(super) fn replace(&self, contents: &[Content]) -> Result<(), BadKeys> {
-        self.current
-            .store(Arc::new(Keys::parse(contents.first().map_or(&[], |content| content.as_slice()))?));
+        let content = contents.first().map_or(&[][..], |content| content.as_slice());
+        self.current.store(Arc::new(Keys::parse(content)?));
         Ok(())
     }
 
     /// Fetches the keys over and over; never ends.
     pub(super) async fn follow(&self) {
         let Some(remote) = &self.remote else { return std::future::pending().await };
+        let mut failing = false;
         loop {
-            self.newer(self.tries()).await;
-            tokio::time::sleep(remote.refresh).await;
+            let began = Instant::now();
+            match remote.fetch().await {
+                Ok(keys) => {
+                    if std::mem::take(&mut failing) {
+                        tracing::info!("the issuer's keys can be fetched again");
+                    }
+                    self.current.store(Arc::new(keys));
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            "the issuer's keys cannot be fetched: the last good ones stay in force"
+                        );
+                    }
+                }
+            }
+            remote.tries.send_modify(|tries| *tries += 1);
+            // Without keys nobody can be known: that is tried again soon.
+            let pause = if failing { remote.refresh.min(RETRY) } else { remote.refresh };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = remote.wanted.notified() => sleep_until(began + PAUSE).await,
+            }
         }
     }
 
-    /// Waits for a try to fetch the keys that ends after the `seen` ones; makes it, at most one a second
-    /// for all who wait.
-    pub(super) async fn newer(&self, seen: u64) {
+    /// Asks for newer keys, and waits until the next try has ended; in bounded time.
+    pub(super) async fn newer(&self) {
         let Some(remote) = &self.remote else { return };
-        let mut last = remote.last.lock().await;
-        if self.tries() > seen {
-            return;
-        }
-        if let Some(began) = last.0 {
-            tokio::time::sleep_until(began + PAUSE).await;
-        }
-        last.0 = Some(Instant::now());
-        let fetched = remote.fetch().await;
-        let failed = fetched.is_err();
-        match fetched {
-            Ok(keys) => {
-                if last.1 {
-                    tracing::info!("the issuer's keys can be fetched again");
-                }
-                self.current.store(Arc::new(keys));
-            }
-            Err(error) if !last.1 => tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "the issuer's keys cannot be fetched: the last good ones stay in force"
-            ),
-            Err(_) => {}
-        }
-        last.1 = failed;
-        self.tries.fetch_add(1, Ordering::Release);
+        let mut tries = remote.tries.subscribe();
+        tries.mark_unchanged();
+        remote.wanted.notify_one();
+        drop(timeout(PAUSE + TIMEOUT, tries.changed()).await);
     }
 }
 
@@ -156,7 +156,9 @@ impl Remote {
         *request.uri_mut() = self.url.clone();
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(path) = &self.token_file {
-            let content = files::read(path)?;
+            let path = path.clone();
+            let reading = tokio::task::spawn_blocking(move || files::read(&path));
+            let content = reading.await.map_err(|_| FetchKeys::BadToken)??;
             let token = std::str::from_utf8(&content).map_err(|_| FetchKeys::BadToken)?;
             let mut value =
                 HeaderValue::try_from(format!("Bearer {}", token.trim())).map_err(|_| FetchKeys::BadToken)?;

@@ -99,6 +99,8 @@ pub enum Reason {
     UnknownUser,
     /// More than one client is known by this.
     Ambiguous,
+    /// The request itself is none that is for us, whoever sent it.
+    NotForUs,
 }
 
 impl Reason {
@@ -119,6 +121,7 @@ impl Reason {
             Self::ExpiredCertificate => "expired_certificate",
             Self::UnknownUser => "unknown_user",
             Self::Ambiguous => "ambiguous",
+            Self::NotForUs => "not_for_us",
         }
     }
 }
@@ -165,15 +168,12 @@ impl Access {
         Ok((access, followed.flatten()))
     }
 
-    /// Takes a new roster.
-    ///
-    /// # Errors
-    /// When two clients would be known by the same thing; the old one stays in force.
-    pub fn replace_roster(&self, described: Vec<Described>) -> Result<(), Shared> {
-        let Some(roster) = &self.roster else { return Ok(()) };
-        let new = Roster::new(described, Some(&roster.load()))?;
-        roster.store(Arc::new(new));
-        Ok(())
+    /// Takes a new roster. Its parser has made sure that no two clients are known by the same thing.
+    pub fn replace_roster(&self, described: Vec<Described>) {
+        let Some(roster) = &self.roster else { return };
+        if let Ok(new) = Roster::new(described, Some(&roster.load())) {
+            roster.store(Arc::new(new));
+        }
     }
 
     /// Takes new contents of the file of the issuer's keys.
@@ -203,22 +203,29 @@ impl Access {
     /// # Errors
     /// [`Unidentified`].
     pub async fn identify(&self, parts: &Parts, peer: &Peer, now: Now) -> Result<Principal, Unidentified> {
-        guard::check(parts, peer.via, &self.settings)?;
+        guard::check(parts, peer.via, &self.settings).map_err(|why| match peer.via {
+            // From other machines these count like wrong keys, so that a flood of them is told once.
+            Via::Network(_) => {
+                let counted = self.failed(Reason::NotForUs, peer.via, now.mono);
+                if let Unidentified::TooManyFailures(_) = counted { counted } else { why }
+            }
+            Via::Loopback(_) | Via::Unix(_) => why,
+        })?;
         let Some(roster) = &self.roster else {
             return Ok(Principal { name: "local".into(), client: None });
         };
-        match self.client(roster, parts, peer, now).await {
+        match self.client(&roster.load_full(), parts, peer, now).await {
             Ok(client) => Ok(Principal { name: Arc::clone(&client.name), client: Some(client) }),
             Err(reason) => Err(self.failed(reason, peer.via, now.mono)),
         }
     }
 
-    async fn client(&self, roster: &ArcSwap<Roster>, parts: &Parts, peer: &Peer, now: Now) -> Presented {
+    async fn client(&self, roster: &Roster, parts: &Parts, peer: &Peer, now: Now) -> Presented {
         let mut found: Option<Arc<Client>> = None;
         for credential in presented(parts)? {
             let client = match credential {
                 Credential::Key(key) if !key::is_well_formed(key) => Err(Reason::MalformedKey),
-                Credential::Key(key) => roster.load().by_key(key, now),
+                Credential::Key(key) => roster.by_key(key, now),
                 Credential::Token(token) => self.by_token(roster, token, now).await,
             }?;
             if found.as_ref().is_some_and(|other| !Arc::ptr_eq(other, &client)) {
@@ -234,24 +241,26 @@ impl Access {
             if now.wall < begins || now.wall > ends {
                 return Err(Reason::ExpiredCertificate);
             }
-            return roster.load().by_certificate(&certificate.names);
+            return roster.by_certificate(&certificate.names);
         }
         match peer.via {
-            Via::Unix(Some(user)) => roster.load().by_user(user).ok_or(Reason::UnknownUser),
+            Via::Unix(Some(user)) => roster.by_user(user).ok_or(Reason::UnknownUser),
             Via::Unix(None) | Via::Loopback(_) | Via::Network(_) => Err(Reason::Nothing),
         }
     }
 
-    async fn by_token(&self, roster: &ArcSwap<Roster>, token: &str, now: Now) -> Presented {
+    async fn by_token(&self, roster: &Roster, token: &str, now: Now) -> Presented {
         let Some((expected, jwks)) = &self.issuer else { return Err(Reason::BadToken) };
-        let tries = jwks.tries();
         let mut claims = token::verify(token, &jwks.now(), expected, now.wall);
-        if claims == Err(Reason::UnknownSigner) {
-            // The issuer may have a new key.
-            jwks.newer(tries).await;
+        // The issuer may have a new key. A try that was under way may have come too early to see it.
+        for _ in 0..2 {
+            if claims != Err(Reason::UnknownSigner) {
+                break;
+            }
+            jwks.newer().await;
             claims = token::verify(token, &jwks.now(), expected, now.wall);
         }
-        roster.load().by_claims(&claims?)
+        roster.by_claims(&claims?)
     }
 
     fn failed(&self, reason: Reason, via: Via, now: Instant) -> Unidentified {

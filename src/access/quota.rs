@@ -62,12 +62,13 @@ impl Usage {
         at_once: Option<u32>,
         now: Instant,
     ) -> Result<Permit, Exceeded> {
-        let running = self.running.fetch_add(1, Ordering::AcqRel);
-        // From here on, every way out gives the place back.
-        let permit = Permit(Some(Arc::clone(self)));
-        if at_once.is_some_and(|most| running >= most) {
+        let more =
+            |running: u32| at_once.is_none_or(|most| running < most).then(|| running.saturating_add(1));
+        if self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_err() {
             return Err(Exceeded::AtOnce);
         }
+        // From here on, every way out gives the place back.
+        let permit = Permit(Some(Arc::clone(self)));
         if let Some(most) = per_minute {
             let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
             while recent.front().is_some_and(|at| now.saturating_duration_since(*at) >= MINUTE) {

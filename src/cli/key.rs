@@ -23,10 +23,10 @@ pub(super) struct New {
 }
 
 fn client_name(text: &str) -> Result<String, String> {
-    if crate::config::is_client_name(text) {
+    if crate::config::clients::is_client_name(text) {
         Ok(text.to_owned())
     } else {
-        Err("must be 1 to 64 letters, digits, \"-\", \"_\" or \".\"".to_owned())
+        Err("must be 1 to 64 letters, digits, \"-\" or \"_\", and not \"local\" or \"unknown\"".to_owned())
     }
 }
 

@@ -107,6 +107,9 @@ pub enum Failure {
     /// A dry run's request would be refused; it was said already. Exit code 1.
     #[error("it would be refused")]
     Refused,
+    /// What is set is not safe, or does not fit what is there; exit code 2.
+    #[error("{0}")]
+    Unsafe(&'static str, #[source] Box<dyn Error + Send + Sync>),
     /// Anything else; exit code 1.
     #[error("{0}")]
     Other(&'static str, #[source] Box<dyn Error + Send + Sync>),
@@ -129,7 +132,11 @@ impl Cli {
     pub fn run(self) -> Result<(), Failure> {
         let mut out = anstream::stdout();
         match self.command {
-            Command::Serve(configured) => serve::run(configured.resolve()?.0),
+            Command::Serve(configured) => {
+                // Before the first secret is read.
+                let denied = crate::hardening::harden();
+                serve::run(configured.resolve()?.0, denied)
+            }
             Command::Demo(args) => demo::run(&args),
             Command::Requests { args, configured } => {
                 let journal = configured.sources()?.journal_path()?;
@@ -174,7 +181,7 @@ pub fn report(failure: &Failure) -> ExitCode {
     }
     let _ = writeln!(err);
     match failure {
-        Failure::Problems(_) => ExitCode::from(2),
+        Failure::Problems(_) | Failure::Unsafe(..) => ExitCode::from(2),
         Failure::Refused | Failure::Other(..) => ExitCode::FAILURE,
     }
 }

@@ -7,9 +7,11 @@ use crate::config::Config;
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
-pub(super) fn run(config: Config) -> Result<(), Failure> {
+pub(super) fn run(config: Config, denied: Vec<String>) -> Result<(), Failure> {
     telemetry::init(&config.log).map_err(|error| Failure::Other("logs cannot be set up", error.into()))?;
-    crate::hardening::harden();
+    for denied in denied {
+        tracing::warn!("{denied}");
+    }
     let most = u64::try_from(config.listener.max_connections).unwrap_or(u64::MAX);
     if let Some(open) = crate::hardening::max_open_files().filter(|open| *open < most) {
         tracing::warn!(
@@ -26,9 +28,13 @@ pub(super) fn run(config: Config) -> Result<(), Failure> {
             journal.path = %config.journal.path.display(),
             "starting"
         );
-        let app = App::bind(config, Clock::system(), shutdown)
-            .await
-            .map_err(|error| Failure::Other("cannot start", error.into()))?;
+        let app = App::bind(config, Clock::system(), shutdown).await.map_err(|error| {
+            if error.is_unsafe() {
+                Failure::Unsafe("cannot start", error.into())
+            } else {
+                Failure::Other("cannot start", error.into())
+            }
+        })?;
         app.run().await;
         Ok(())
     })

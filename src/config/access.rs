@@ -180,7 +180,7 @@ fn algorithm(word: &str) -> Result<Algorithm, String> {
 }
 
 /// Other machines are served only where clients are known and TLS is spoken, here or before us.
-pub(super) fn check_doors(r: &mut Reader<'_>, listener: &Listener, has_roster: bool, has_tls: bool) {
+pub(super) fn check_doors(r: &mut Reader<'_>, listener: &Listener, has_tls: bool) {
     let place = r.place("listen");
     for address in &listener.listen {
         let what = match address {
@@ -199,7 +199,7 @@ pub(super) fn check_doors(r: &mut Reader<'_>, listener: &Listener, has_roster: b
             Address::Tcp(tcp) | Address::Tls(tcp) => !tcp.ip().is_loopback(),
             Address::Unix(_) | Address::Systemd => false,
         };
-        if reached && !has_roster {
+        if reached && !listener.has_roster {
             let what = format!(
                 "other machines reach {address}, and whoever does could do what the Snyk token can: set access.clients_file, so that clients are known (`exportgate key new` makes a key), or use a loopback address or \"unix:/path\""
             );

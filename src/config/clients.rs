@@ -32,9 +32,15 @@ pub fn parse(name: &str, content: &[u8]) -> Result<Vec<Described>, Problems> {
     Ok(clients)
 }
 
+/// Whether `text` can name a client: `local` and `unknown` are who they are without a roster.
+#[must_use]
+pub fn is_client_name(text: &str) -> bool {
+    is_name(text) && !["local", "unknown"].contains(&text)
+}
+
 fn client(r: &mut Reader<'_>, file: &str, table: &str) -> Described {
     let key = |name: &str| format!("clients.{table}.{name}");
-    if !is_name(table) || table == "local" || table == "unknown" {
+    if !is_client_name(table) {
         r.problem(
             file,
             &format!("clients.{table}"),

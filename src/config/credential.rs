@@ -200,12 +200,11 @@ fn scheme(r: &mut Reader<'_>, above: &str) -> Scheme {
 }
 
 /// What a name is made of.
-pub(super) const NAME: &str = "1 to 64 letters, digits, \"-\", \"_\" or \".\"";
+pub(super) const NAME: &str = "1 to 64 letters, digits, \"-\" or \"_\"";
 
-/// Whether `text` can name a credential or a client: 1 to 64 letters, digits, `-`, `_` or `.`.
-#[must_use]
-pub fn is_name(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+/// Whether `text` is one.
+pub(super) fn is_name(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
 }
 
 fn name(r: &mut Reader<'_>, key: super::reader::Declared<'_>) -> String {

@@ -28,6 +28,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Settings {
     }
     Settings {
         listen,
+        has_roster: false,
         h2c: r.boolean((
             "listener.h2c",
             "false",

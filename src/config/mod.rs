@@ -22,7 +22,6 @@ use std::path::PathBuf;
 
 use crate::{gateway, telemetry};
 
-pub use credential::is_name as is_client_name;
 pub use problem::{Problem, Problems};
 pub use reader::{Key, Resolved};
 pub use sources::Sources;
@@ -68,11 +67,12 @@ impl Config {
     }
 
     fn read(reader: &mut reader::Reader<'_>) -> Option<Self> {
-        let listener = listener::read(reader);
+        let mut listener = listener::read(reader);
         let tls = tls::read(reader);
         let (upstream, plain) = upstream::read(reader, &listener);
         let access = access::read(reader, &plain);
-        access::check_doors(reader, &listener, access.clients_file.is_some(), tls.is_some());
+        listener.has_roster = access.clients_file.is_some();
+        access::check_doors(reader, &listener, tls.is_some());
         let credential = credential::read(reader, &upstream, &plain);
         let cache = cache::read(reader, upstream.max_answer);
         let (routes, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));

@@ -132,7 +132,9 @@ fn credentials_are_for_scopes_and_secrets_are_never_in_the_file() {
     let path = directory.path().join("secret");
     std::fs::write(&path, "x").expect("a file");
     let secret = format!("client_id = 'c'\nclient_secret_file = '{}'\n", path.display());
-    let eu = format!("[credentials.eu]\norgs = ['a']\n{secret}[credentials.eu.next]\ntoken_file = '/not/there/yet'\n");
+    let eu = format!(
+        "[credentials.eu]\norgs = ['a']\n{secret}[credentials.eu.next]\ntoken_file = '/not/there/yet'\n"
+    );
     let config = resolve(&eu, &[], &[]).expect("a configuration");
     let names: Vec<(&str, usize)> =
         config.credential.credentials.iter().map(|one| (one.name.as_str(), one.slots.len())).collect();

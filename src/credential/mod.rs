@@ -29,6 +29,8 @@ use rotation::{Pick, Rotation};
 
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 8_192;
+/// Between the two readings of a token file after a refusal.
+const SETTLING: Duration = Duration::from_millis(20);
 /// Shortest credential that is sought in answers, in bytes.
 const SHORTEST_SOUGHT: usize = 16;
 /// Longest wait for a connection to a token endpoint.
@@ -84,6 +86,7 @@ pub struct Credential {
     scopes: Scopes,
     slots: Vec<Held>,
     rotation: Mutex<Rotation>,
+    probe_interval: Duration,
     /// Held while a slot's source is asked again: one at a time, the others wait for what it brings.
     renewing: tokio::sync::Mutex<()>,
 }
@@ -162,6 +165,7 @@ impl Credentials {
                 scopes: described.scopes,
                 rotation: Mutex::new(Rotation::new(&filled, settings.probe_interval)),
                 slots: held,
+                probe_interval: settings.probe_interval,
                 renewing: tokio::sync::Mutex::default(),
             });
             let file = |(slot, followed)| SlotFile { credential: Arc::clone(&credential), slot, followed };
@@ -227,6 +231,18 @@ impl Credential {
         }
     }
 
+    /// The same for a request whose answer says nothing about the credential: it is no probe.
+    ///
+    /// # Errors
+    /// [`Unavailable`].
+    pub async fn present_unlocked(&self, now: Now) -> Result<Presented, Unavailable> {
+        let open = self.rotation().open_but(None);
+        match open {
+            Some(slot) => self.present_slot(slot, now).await,
+            None => Err(Unavailable::Locked { retry_after: self.probe_interval }),
+        }
+    }
+
     async fn present_slot(&self, slot: usize, now: Now) -> Result<Presented, Unavailable> {
         let (field, generation) = self.slots[slot].present(now).await?;
         Ok(Presented { field, slot, generation, is_probe: false })
@@ -235,7 +251,7 @@ impl Credential {
     /// Snyk took what was presented.
     pub fn accepted(&self, presented: &Presented) {
         if self.slots[presented.slot].generation() == presented.generation {
-            self.rotation().accepted(presented.slot);
+            self.rotation().accepted(presented.slot, presented.is_probe);
         }
     }
 
@@ -245,7 +261,8 @@ impl Credential {
         let slot = presented.slot;
         {
             let _one = self.renewing.lock().await;
-            if self.slots[slot].generation() == presented.generation {
+            let is_current = self.slots[slot].generation() == presented.generation;
+            if is_current && self.rotation().may_ask(slot, now.mono) {
                 self.renew(slot, presented.generation).await;
             }
         }
@@ -278,15 +295,18 @@ impl Credential {
     async fn renew(&self, slot: usize, generation: u64) {
         let held = &self.slots[slot];
         if let Some(oauth) = &held.oauth {
+            // The slot is not opened by it: a client that Snyk has shut out gets new tokens all the same.
             oauth.newer(generation).await;
-            if held.generation() != generation {
-                self.rotation().renewed(slot);
-            }
         } else if let Source::File(path) = &held.source {
             let path = path.clone();
-            let reading = tokio::task::spawn_blocking(move || read(&path));
+            let reading = tokio::task::spawn_blocking(move || {
+                let first = read(&path)?;
+                std::thread::sleep(SETTLING);
+                let second = read(&path)?;
+                Ok::<_, BadCredential>(first.is_same(&second).then_some(second))
+            });
             // What cannot be read now is told by who follows the file.
-            if let Ok(Ok(secret)) = reading.await {
+            if let Ok(Ok(Some(secret))) = reading.await {
                 let _ = self.fill(slot, secret);
             }
         }
@@ -295,13 +315,15 @@ impl Credential {
     /// Gives a slot a value; one that it has already changes nothing.
     fn fill(&self, slot: usize, secret: Secret) -> Result<(), BadCredential> {
         let held = &self.slots[slot];
+        // One at a time: two may read the same new value, and it must be one generation.
+        let mut rotation = self.rotation();
         let before = held.value.load_full();
         if before.as_ref().is_some_and(|before| before.secret.is_same(&secret)) {
             return Ok(());
         }
         let generation = before.map_or(0, |before| before.generation) + 1;
         held.value.store(Some(Arc::new(value(secret, held.scheme, generation)?)));
-        self.rotation().renewed(slot);
+        rotation.renewed(slot);
         tracing::info!(credential.name = %self.name, credential.slot = slot_name(slot), "a new value is in use");
         Ok(())
     }
@@ -352,10 +374,17 @@ fn hold(
             };
             let text = content.as_ref().map(|content| std::str::from_utf8(content).unwrap_or_default());
             secret = match (at, text.map(parse)) {
-                (_, None) => None,
                 (0, Some(parsed)) => Some(parsed?),
                 // A next file may wait empty for its token.
-                (_, Some(parsed)) => parsed.ok(),
+                (_, None | Some(Err(BadCredential::Empty))) => None,
+                (_, Some(Err(error))) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the next token is not usable: the slot is empty until its file is mended"
+                    );
+                    None
+                }
+                (_, Some(Ok(secret))) => Some(secret),
             };
             followed = Some(file);
         }

@@ -200,7 +200,9 @@ impl OAuth {
     }
 
     async fn fetch(&self) -> Result<Token, NoToken> {
-        let content = files::read(&self.secret_file)?;
+        let path = self.secret_file.clone();
+        let reading = tokio::task::spawn_blocking(move || files::read(&path));
+        let content = reading.await.map_err(|_| NoToken::BadSecret(BadCredential::Empty))??;
         let secret = std::str::from_utf8(&content).unwrap_or_default();
         parse(secret).map_err(NoToken::BadSecret)?;
         let form = form_urlencoded::Serializer::new(String::new())

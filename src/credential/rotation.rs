@@ -39,6 +39,8 @@ pub(super) enum Pick {
 #[derive(Debug)]
 pub(super) struct Rotation {
     slots: Vec<State>,
+    /// When the source of each was last asked because of a refusal.
+    asked: Vec<Option<Instant>>,
     probe_interval: Duration,
 }
 
@@ -47,7 +49,7 @@ impl Rotation {
     #[must_use]
     pub(super) fn new(filled: &[bool], probe_interval: Duration) -> Self {
         let state = |filled: &bool| if *filled { State::Open { strikes: 0 } } else { State::Empty };
-        Self { slots: filled.iter().map(state).collect(), probe_interval }
+        Self { slots: filled.iter().map(state).collect(), asked: vec![None; filled.len()], probe_interval }
     }
 
     /// Picks a slot for a request at `now`. A probe takes its turn: the next is an interval later.
@@ -73,14 +75,30 @@ impl Rotation {
         (0..self.slots.len()).find(|at| Some(*at) != but && matches!(self.slots[*at], State::Open { .. }))
     }
 
-    /// Snyk took the value of slot `at`.
-    pub(super) fn accepted(&mut self, at: usize) {
-        self.slots[at] = State::Open { strikes: 0 };
+    /// Snyk took the value of slot `at`. A locked one is opened by its probe alone: other answers may be to
+    /// requests that were sent before it was locked.
+    pub(super) fn accepted(&mut self, at: usize, is_probe: bool) {
+        if is_probe || matches!(self.slots[at], State::Open { .. }) {
+            self.slots[at] = State::Open { strikes: 0 };
+            self.asked[at] = None;
+        }
     }
 
     /// The slot has another value: what was refused is gone.
     pub(super) fn renewed(&mut self, at: usize) {
         self.slots[at] = State::Open { strikes: 0 };
+    }
+
+    /// Whether the source of slot `at` may be asked for a newer value, because Snyk refused the one that it gave:
+    /// once in a `probe_interval`, unless Snyk took a value since. Else a source that keeps giving values which
+    /// Snyk refuses would never be locked.
+    pub(super) fn may_ask(&mut self, at: usize, now: Instant) -> bool {
+        let recently = |asked: Instant| now.saturating_duration_since(asked) < self.probe_interval;
+        if self.asked[at].is_some_and(recently) {
+            return false;
+        }
+        self.asked[at] = Some(now);
+        true
     }
 
     /// Snyk refused the value of slot `at`; whether it is locked now. It is at once where another slot is
@@ -122,7 +140,10 @@ mod tests {
         assert!(rotation.refused(0, at(61)));
         assert!(matches!(rotation.pick(at(120)), Pick::Locked { .. }));
         assert_eq!(rotation.pick(at(121)), Pick::Probe(0));
-        rotation.accepted(0);
+        // An answer to a request of before the lock says nothing.
+        rotation.accepted(0, false);
+        assert!(matches!(rotation.pick(at(122)), Pick::Locked { .. }));
+        rotation.accepted(0, true);
         assert_eq!(rotation.pick(at(121)), Pick::Use(0));
     }
 
@@ -130,8 +151,13 @@ mod tests {
     fn an_acceptance_between_two_refusals_clears_the_first() {
         let (mut rotation, now) = (Rotation::new(&[true], MINUTE), Instant::now());
         assert!(!rotation.refused(0, now));
-        rotation.accepted(0);
+        rotation.accepted(0, false);
         assert!(!rotation.refused(0, now));
+        // A source is asked again at once where its value was good meanwhile, else once in a minute.
+        assert!(rotation.may_ask(0, now) && !rotation.may_ask(0, now));
+        rotation.accepted(0, false);
+        assert!(rotation.may_ask(0, now));
+        assert!(rotation.may_ask(0, now + MINUTE));
     }
 
     #[test]

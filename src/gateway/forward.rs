@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::failure::{Failure, FailureKind};
 use super::{Gateway, fields};
+use crate::access::Permit;
 use crate::cache::{self, Entry, Key, Lead, Member, Peek};
 use crate::clock::Now;
 use crate::credential::{Credential, Presented};
@@ -49,6 +50,8 @@ pub(super) struct Errand {
     pub(super) sent_id: Uuid,
     /// The credential to present.
     pub(super) credential: Arc<Credential>,
+    /// The place among its client's requests, held until this has ended.
+    pub(super) permit: Arc<Permit>,
 }
 
 /// One request to Snyk, what came of it, and its record in the making.
@@ -156,9 +159,10 @@ impl Gateway {
         let received = self.clock.now();
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
         let answer = answer.unwrap_or_else(|| Err(Failed::of(FailedKind::Stopped)));
-        let echoes = answer
-            .as_ref()
-            .is_ok_and(|answer| presented.is_in(&answer.body) || presented.is_in_fields(&answer.fields));
+        let echoes = match &answer {
+            Ok(answer) => presented.is_in(&answer.body) || presented.is_in_fields(&answer.fields),
+            Err(failed) => failed.head.as_ref().is_some_and(|head| presented.is_in_fields(&head.1)),
+        };
         if echoes {
             attempt.error = Some("credential_echoed");
             return Asked { attempt, answer: Err(FailureKind::Echo.into()), peek: None, sent, received };
@@ -182,7 +186,7 @@ impl Gateway {
         body: Streamed,
     ) -> Result<(Uuid, http::Response<Streamed>), Failure> {
         let presented =
-            errand.credential.present(self.clock.now()).await.map_err(FailureKind::Unavailable)?;
+            errand.credential.present_unlocked(self.clock.now()).await.map_err(FailureKind::Unavailable)?;
         let mut attempt = self.attempt(&errand, errand.sent_id, (call.method.as_str(), "other"));
         if let Some(scope) = call.scopes.first() {
             attempt.scope_kind = Some(scope.kind.as_str());
@@ -210,8 +214,6 @@ impl Gateway {
                 if response.status() == StatusCode::UNAUTHORIZED {
                     let _ = errand.credential.refused(&presented, self.clock.now(), false).await;
                     instead = Some(FailureKind::CredentialRejected);
-                } else if speaks_for_the_credential(response.status()) {
-                    errand.credential.accepted(&presented);
                 }
             }
             Err(failed) => attempt.error = Some(failed.kind.as_str()),
@@ -220,7 +222,10 @@ impl Gateway {
         self.must_be_recorded(self.journal.record(attempt, served(vec![errand.member])).await)?;
         match (instead, answer) {
             (Some(kind), _) => Err(Failure { attempt: Some(id), ..kind.into() }),
-            (None, Ok(response)) => Ok((id, response)),
+            (None, Ok(mut response)) => {
+                response.body_mut().hold(errand.permit);
+                Ok((id, response))
+            }
             (None, Err(failed)) => Err(Failure { attempt: Some(id), ..failed.into() }),
         }
     }

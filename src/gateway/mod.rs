@@ -163,7 +163,11 @@ impl Gateway {
         let deadline = Instant::now() + self.limits.request_timeout;
         let (parts, body) = request.into_parts();
 
-        // 1. Identify who asks, and see that the request did not come from ourselves.
+        // 1. See that the request did not come from ourselves, and identify who asks.
+        let via_of = |keep| {
+            via::append(&parts.headers, parts.version, (&self.pseudonym, keep)).map_err(FailureKind::from)
+        };
+        let _ = via_of(Keep::All)?;
         let principal = self.access.identify(&parts, peer, exchange.started).await;
         let principal = principal.map_err(FailureKind::from)?;
         exchange.client = Arc::clone(&principal.name);
@@ -176,9 +180,10 @@ impl Gateway {
         exchange.asks(&route);
 
         // 3. Permit it: before the cache is looked at, so that who may not know learns nothing. The permit
-        //    is held until the answer is there.
+        //    is held until the answer is there, and by a fetch until that has ended, whoever leaves.
         let permitted = self.access.permit(&principal, &route, exchange.started.mono);
-        let _permit = permitted.map_err(|why| FailureKind::not_permitted(why, self.access.hides()))?;
+        let permit = permitted.map_err(|why| FailureKind::not_permitted(why, self.access.hides()))?;
+        let permit = Arc::new(permit);
         let credential = self.credentials.choose(route.scopes()).ok_or(FailureKind::NoCredential)?;
 
         let is_shared = route.is_shared();
@@ -190,10 +195,10 @@ impl Gateway {
             } else {
                 fields::for_one(&parts.headers, &self.forward_headers)
             },
-            via: via::append(&parts.headers, parts.version, (&self.pseudonym, keep))
-                .map_err(FailureKind::from)?,
+            via: via_of(keep)?,
             sent_id: fields::request_id(&parts.headers),
             credential: Arc::clone(credential),
+            permit: Arc::clone(&permit),
         };
         match route {
             Route::Export(mut call) => {

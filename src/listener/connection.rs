@@ -7,8 +7,9 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -32,6 +33,8 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 const TLS_HANDSHAKE: u8 = 0x16;
 /// How long a connection that gets no HTTP of ours is listened to after its answer.
 const LINGER: Duration = Duration::from_secs(1);
+/// After so long, an open connection's certificate is verified again.
+const VERIFIED_FOR: Duration = Duration::from_mins(1);
 /// How long connections have for their last answers when the drain time is over.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Largest header block list that HTTP/2's table may hold for a client, in bytes.
@@ -50,29 +53,37 @@ pub(super) struct Serving {
 struct Other {
     via: Via,
     tls: Option<(ServerTls, Vec<CertificateDer<'static>>)>,
-    /// The settings that the certificate was last verified by, and what came of it.
-    seen: Mutex<(Option<Arc<Loaded>>, Arc<Peer>)>,
+    /// What the certificate was last verified by, and when, and what came of it.
+    seen: Mutex<Verified>,
     clock: Clock,
+}
+
+struct Verified {
+    by: Option<Arc<Loaded>>,
+    at: Instant,
+    peer: Arc<Peer>,
 }
 
 impl Other {
     fn plain(via: Via, clock: Clock) -> Self {
         let peer = Arc::new(Peer { via, certificate: None });
-        Self { via, tls: None, seen: Mutex::new((None, peer)), clock }
+        let seen = Mutex::new(Verified { by: None, at: clock.now().mono, peer });
+        Self { via, tls: None, seen, clock }
     }
 
-    /// The peer as of now. A connection outlives the files that its certificate was verified by, so it is
-    /// verified again when they were replaced.
+    /// The peer as of now. A connection outlives what its certificate was verified by: it is verified again
+    /// when the files were replaced, and once in a while, for they have an end too.
     fn now(&self) -> Arc<Peer> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((tls, chain)) = &self.tls {
-            let loaded = tls.now();
-            if !seen.0.as_ref().is_some_and(|before| Arc::ptr_eq(before, &loaded)) {
-                let certificate = loaded.verify(chain, self.clock.now().wall);
-                *seen = (Some(loaded), Arc::new(Peer { via: self.via, certificate }));
+            let (loaded, now) = (tls.now(), self.clock.now());
+            let same = seen.by.as_ref().is_some_and(|before| Arc::ptr_eq(before, &loaded));
+            if !same || now.mono.saturating_duration_since(seen.at) >= VERIFIED_FOR {
+                let peer = Arc::new(Peer { via: self.via, certificate: loaded.verify(chain, now.wall) });
+                *seen = Verified { by: Some(loaded), at: now.mono, peer };
             }
         }
-        Arc::clone(&seen.1)
+        Arc::clone(&seen.peer)
     }
 }
 
@@ -133,7 +144,7 @@ impl Serving {
         let other = Other {
             via,
             tls: (!chain.is_empty()).then_some((tls, chain)),
-            seen: Mutex::new((Some(loaded), peer)),
+            seen: Mutex::new(Verified { by: Some(loaded), at: self.clock.now().mono, peer }),
             clock: self.clock.clone(),
         };
         if is_h2 {
@@ -264,8 +275,11 @@ fn answering(
         let busy = activity.begin();
         let answer = respond(request, other.now());
         async move {
-            let answer = answer.await;
-            drop(busy);
+            let mut answer = answer.await;
+            // A body that streams keeps its connection busy until it has ended.
+            if let Either::Right(streamed) = answer.body_mut() {
+                streamed.hold(busy);
+            }
             Ok::<_, Infallible>(answer)
         }
     })

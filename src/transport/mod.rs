@@ -49,7 +49,7 @@ pub const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// `upstream.ca_file` cannot be read or holds no certificate.
-    #[error("upstream.ca_file {}: no usable certificate in it", path.display())]
+    #[error("{}: no usable certificate in it", path.display())]
     CaFile {
         /// Which file.
         path: PathBuf,
@@ -57,7 +57,7 @@ pub enum TransportError {
         source: Option<rustls_pki_types::pem::Error>,
     },
     /// The platform has no root certificates.
-    #[error("this machine has no root certificates: install ca-certificates, or set upstream.ca_file")]
+    #[error("this machine has no root certificates: install ca-certificates, or name a ca_file")]
     NoRoots,
     /// The TLS library refused its settings.
     #[error("TLS")]

@@ -14,6 +14,17 @@ use super::BoxError;
 pub struct Streamed {
     body: Incoming,
     deadline: Pin<Box<Sleep>>,
+    held: Held,
+}
+
+/// What is given back when the body has ended.
+#[derive(Default)]
+struct Held(Vec<Box<dyn Send>>);
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} held", self.0.len())
+    }
 }
 
 /// The body took longer than it may.
@@ -25,7 +36,12 @@ impl Streamed {
     /// Lets `body` stream until `deadline`.
     #[must_use]
     pub fn new(body: Incoming, deadline: Instant) -> Self {
-        Self { body, deadline: Box::pin(sleep_until(deadline)) }
+        Self { body, deadline: Box::pin(sleep_until(deadline)), held: Held::default() }
+    }
+
+    /// Keeps `guard` until the body has ended or is dropped.
+    pub fn hold(&mut self, guard: impl Send + 'static) {
+        self.held.0.push(Box::new(guard));
     }
 }
 
