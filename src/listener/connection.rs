@@ -5,11 +5,11 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use http_body_util::Either;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -17,18 +17,18 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
+use super::activity::{Activity, Taken};
 use super::{Respond, Settings};
 use crate::clock::Clock;
 use crate::shutdown::Shutdown;
 use crate::transport::{Body, Certificate, Loaded, Peer, ServerTls, User, Via};
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4).
-const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of a TLS handshake (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 /// How long a connection that gets no HTTP of ours is listened to after its answer.
@@ -39,6 +39,9 @@ const VERIFIED_FOR: Duration = Duration::from_mins(1);
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Largest header block list that HTTP/2's table may hold for a client, in bytes.
 const MAX_HEADER_TABLE: u32 = 4_096;
+/// How much of an HTTP/2 answer may wait for its client, in bytes. What waits here counts as taken, so it
+/// is little.
+const SEND_BUFFER: usize = 65_536;
 
 /// What every connection is served with.
 #[derive(Debug, Clone)]
@@ -92,7 +95,19 @@ impl Serving {
     pub(super) async fn tcp(self, stream: TcpStream, via: Via, respond: impl Respond) {
         let _ = stream.set_nodelay(true);
         let other = Other::plain(via, self.clock.clone());
-        if self.settings.h2c && speaks_h2(&stream, self.settings.header_timeout).await {
+        if !self.settings.h2c {
+            return self.h1(stream, other, respond).await;
+        }
+        let mut stream = stream;
+        let Ok(Ok(first)) = timeout(self.settings.header_timeout, beginning(&mut stream)).await else {
+            tracing::debug!("a connection did not begin within listener.header_timeout");
+            return;
+        };
+        let is_h2 = first == H2_PREFACE;
+        // Both protocols read what was read already once more.
+        let (read, write) = stream.into_split();
+        let stream = tokio::io::join(io::Cursor::new(first).chain(read), write);
+        if is_h2 {
             self.h2(stream, other, respond).await;
         } else {
             self.h1(stream, other, respond).await;
@@ -165,7 +180,7 @@ impl Serving {
             .max_headers(settings.max_headers)
             .max_header_size(settings.max_head)
             .max_buf_size(settings.max_head)
-            .serve_connection(self.io(stream), answering(respond, other, Arc::default()));
+            .serve_connection(self.io(stream), answering(respond, other));
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -183,6 +198,7 @@ impl Serving {
     {
         let settings = &self.settings;
         let activity = Arc::new(Activity::default());
+        let watched = (Arc::clone(&activity), settings.max_headers);
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(settings.idle_timeout.min(Duration::from_secs(30)))
@@ -192,7 +208,8 @@ impl Serving {
             .max_local_error_reset_streams(settings.max_reset_streams)
             .header_table_size(MAX_HEADER_TABLE)
             .max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX))
-            .serve_connection(self.io(stream), answering(respond, other, Arc::clone(&activity)));
+            .max_send_buf_size(SEND_BUFFER)
+            .serve_connection(self.io(stream), answering_h2(respond, other, watched));
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
@@ -231,74 +248,53 @@ impl Serving {
     }
 }
 
-/// Whether requests are being answered on a connection.
-#[derive(Debug, Default)]
-struct Activity {
-    running: AtomicUsize,
-    changed: Notify,
-}
-
-impl Activity {
-    fn begin(self: &Arc<Self>) -> Busy {
-        self.running.fetch_add(1, Ordering::AcqRel);
-        self.changed.notify_one();
-        Busy(Arc::clone(self))
-    }
-
-    /// Resolves when nothing was answered for so long.
-    async fn idle_for(&self, limit: Duration) {
-        loop {
-            let is_idle = self.running.load(Ordering::Acquire) == 0;
-            let waited = timeout(limit, self.changed.notified()).await;
-            if is_idle && waited.is_err() && self.running.load(Ordering::Acquire) == 0 {
-                return;
-            }
-        }
-    }
-}
-
-struct Busy(Arc<Activity>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
-        self.0.changed.notify_one();
-    }
-}
-
 fn answering(
     respond: impl Respond,
     other: Other,
-    activity: Arc<Activity>,
 ) -> impl hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send + 'static> {
     service_fn(move |request| {
-        let busy = activity.begin();
         let answer = respond(request, other.now());
+        async move { Ok::<_, Infallible>(answer.await) }
+    })
+}
+
+/// The same for HTTP/2, whose connections are watched, and whose fields nobody counted yet.
+fn answering_h2(
+    respond: impl Respond,
+    other: Other,
+    (activity, max_headers): (Arc<Activity>, usize),
+) -> impl hyper::service::HttpService<Incoming, ResBody = Taken, Error = Infallible, Future: Send + 'static> {
+    service_fn(move |request: Request<Incoming>| {
+        let busy = activity.begin();
+        let activity = Arc::clone(&activity);
+        let fields = request.headers().len();
+        let answer = (fields <= max_headers).then(|| respond(request, other.now()));
         async move {
-            let mut answer = answer.await;
-            // A body that streams keeps its connection busy until it has ended.
-            if let Either::Right(streamed) = answer.body_mut() {
-                streamed.hold(busy);
-            }
-            Ok::<_, Infallible>(answer)
+            let answer = if let Some(answer) = answer {
+                answer.await
+            } else {
+                tracing::debug!(fields, "a request has more header fields than listener.max_headers");
+                let mut refusal = Response::new(Body::Left(Full::default()));
+                *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                refusal
+            };
+            drop(busy);
+            Ok::<_, Infallible>(answer.map(|body| Taken::new(body, activity)))
         }
     })
 }
 
-/// Whether the first bytes are HTTP/2's preface. hyper-util's own detection waits for them without a
-/// limit of time.
-async fn speaks_h2(stream: &TcpStream, limit: Duration) -> bool {
-    let mut first = [0; H2_PREFACE.len()];
-    let peeked = timeout(limit, async {
-        loop {
-            let seen = stream.peek(&mut first).await?;
-            if seen == 0 || seen == first.len() || !H2_PREFACE.starts_with(&first[..seen]) {
-                return io::Result::Ok(seen);
-            }
-            sleep(Duration::from_millis(5)).await;
+/// What a connection begins with, as far as it takes to tell whether that is HTTP/2's preface.
+/// hyper-util's own detection waits for it without a limit of time.
+async fn beginning(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut first = Vec::with_capacity(H2_PREFACE.len());
+    while first.len() < H2_PREFACE.len() && H2_PREFACE.starts_with(&first) {
+        let missing = (H2_PREFACE.len() - first.len()) as u64;
+        if (&mut *stream).take(missing).read_buf(&mut first).await? == 0 {
+            break;
         }
-    });
-    matches!(peeked.await, Ok(Ok(seen)) if &first[..seen] == H2_PREFACE)
+    }
+    Ok(first)
 }
 
 /// An answer to a connection that no HTTP is spoken on.

@@ -1,5 +1,6 @@
 //! Accepting connections and speaking HTTP to clients, within limits.
 
+mod activity;
 mod connection;
 mod places;
 mod settings;

@@ -2,8 +2,10 @@
 //! everything that was written is kept, to be searched for secrets at the end.
 
 pub(crate) mod doors;
+pub(crate) mod h2;
 pub(crate) mod pki;
 pub(crate) mod program;
+pub(crate) mod raw;
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
