@@ -15,7 +15,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<ServerTlsSettings> {
     let client_crl = r.path((
         "tls.client_crl",
         "",
-        "PEM: the revocation lists of all who sign client certificates; one that is out of date revokes all.",
+        "PEM: the revocation lists of all authorities on the way to client_ca; one that is out of date revokes all.",
     ));
     let (certificate, key) = match (certificate, key) {
         (Some(certificate), Some(key)) => (certificate, key),

@@ -122,10 +122,17 @@ impl Presented {
     /// Whether `bytes` hold the credential: an upstream that echoes it must not hand it to a client.
     #[must_use]
     pub fn is_in(&self, bytes: &[u8]) -> bool {
+        let secret = self.secret();
+        !secret.is_empty() && memchr::memmem::find(bytes, secret).is_some()
+    }
+
+    /// The credential as it would stand in an answer; empty where it is so short (in a test, say) that it
+    /// would be found by chance.
+    #[must_use]
+    pub fn secret(&self) -> &[u8] {
         let field = self.field.as_bytes();
         let secret = field.iter().position(|b| *b == b' ').map_or(field, |at| &field[at + 1..]);
-        // A very short one (in a test, say) would be found by chance.
-        secret.len() >= SHORTEST_SOUGHT && memchr::memmem::find(bytes, secret).is_some()
+        if secret.len() >= SHORTEST_SOUGHT { secret } else { &[] }
     }
 
     /// Whether any field's value holds the credential.

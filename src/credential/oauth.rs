@@ -127,7 +127,7 @@ impl OAuth {
                     );
                     (backoff, failing) = (pauses(), false);
                     // Between 70 and 80 percent of its life, so that many gateways do not come at once.
-                    let pause = token.life.mul_f64(0.8 - 0.1 * fastrand::f64());
+                    let pause = token.life.mul_f64(0.8 - 0.1 * fastrand::f64()).max(PAUSE);
                     self.state.send_modify(|state| {
                         state.token = Some(token);
                         state.generation += 1;

@@ -164,6 +164,8 @@ impl Exchange {
             Outcome::Forwarded { why, .. } => ("forwarded", Some(why.as_str())),
         };
         let error = failure.map(|failure| failure.kind.told().code);
+        // A method may be as long as a head.
+        let method = Some(self.method.as_str()).filter(|method| method.len() <= 32).unwrap_or("(long)");
         let reason = failure.and_then(|failure| failure.kind.reason());
         let cause = failure.and_then(|failure| failure.source.as_deref()).map(|error| chain(error));
         let attempt = self.attempt.or(failure.and_then(|failure| failure.attempt));
@@ -174,7 +176,7 @@ impl Exchange {
                     {
                     exchange.id = %self.id,
                     client.name = %self.client,
-                    http.request.method = self.method.as_str(),
+                    http.request.method = method,
                     http.response.status_code = status.as_u16(),
                     export.operation = self.operation,
                     export.scope.kind = self.scope.as_ref().map(|(kind, _)| kind.as_str()),

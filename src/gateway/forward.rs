@@ -224,6 +224,7 @@ impl Gateway {
             (Some(kind), _) => Err(Failure { attempt: Some(id), ..kind.into() }),
             (None, Ok(mut response)) => {
                 response.body_mut().hold(errand.permit);
+                response.body_mut().withhold(presented.secret());
                 Ok((id, response))
             }
             (None, Err(failed)) => Err(Failure { attempt: Some(id), ..failed.into() }),
@@ -300,9 +301,10 @@ fn outgoing_fields(errand: &Errand, sent_id: Uuid, presented: &Presented) -> Hea
     fields
 }
 
-/// Whether an answer shows that Snyk took the credential: a limit or a fault of its does not.
+/// Whether an answer shows that Snyk took the credential. Others may be given before it is looked at: 400 and
+/// 404 for the version, 429 and 5xx for anything.
 fn speaks_for_the_credential(status: StatusCode) -> bool {
-    !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS
+    status.is_success()
 }
 
 fn note(attempt: &mut Attempt, answer: &Result<Answer, Failed>, peek: Option<&Peek>) {

@@ -147,8 +147,7 @@ fn load(
             .allow_unauthenticated();
         if settings.client_crl.is_some() {
             let lists: Vec<CertificateRevocationListDer<'static>> = pem_all("tls.client_crl", next())?;
-            builder =
-                builder.with_crls(lists).only_check_end_entity_revocation().enforce_revocation_expiration();
+            builder = builder.with_crls(lists).enforce_revocation_expiration();
         }
         verifier = Some(builder.build()?);
     }

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use zeroize::Zeroizing;
+
 use super::BoxError;
 
 /// A body that was not read whole.
@@ -15,6 +17,37 @@ pub struct Streamed {
     body: Incoming,
     deadline: Pin<Box<Sleep>>,
     held: Held,
+    withheld: Withheld,
+}
+
+/// What must not be in the body, and the last bytes that went through, for it may be cut in two.
+#[derive(Default)]
+struct Withheld {
+    secret: Zeroizing<Vec<u8>>,
+    last: Zeroizing<Vec<u8>>,
+}
+
+impl Withheld {
+    /// Whether it is in what went through, with `data` behind that.
+    fn is_in(&mut self, data: &[u8]) -> bool {
+        if self.secret.is_empty() {
+            return false;
+        }
+        let kept = self.secret.len() - 1;
+        let head = &data[..data.len().min(kept)];
+        let seam: Zeroizing<Vec<u8>> = Zeroizing::new([self.last.as_slice(), head].concat());
+        let found = memchr::memmem::find(&seam, &self.secret).is_some()
+            || memchr::memmem::find(data, &self.secret).is_some();
+        let tail = if data.len() >= kept { data } else { seam.as_slice() };
+        self.last = Zeroizing::new(tail[tail.len().saturating_sub(kept)..].to_vec());
+        found
+    }
+}
+
+impl std::fmt::Debug for Withheld {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Withheld")
+    }
 }
 
 /// What is given back when the body has ended.
@@ -32,11 +65,26 @@ impl std::fmt::Debug for Held {
 #[error("the body did not end in time")]
 pub struct StreamTimeout;
 
+/// The body holds what it must not.
+#[derive(Debug, thiserror::Error)]
+#[error("the body holds the gateway's credential")]
+struct Echoed;
+
 impl Streamed {
     /// Lets `body` stream until `deadline`.
     #[must_use]
     pub fn new(body: Incoming, deadline: Instant) -> Self {
-        Self { body, deadline: Box::pin(sleep_until(deadline)), held: Held::default() }
+        Self {
+            body,
+            deadline: Box::pin(sleep_until(deadline)),
+            held: Held::default(),
+            withheld: Withheld::default(),
+        }
+    }
+
+    /// Breaks the body off rather than let `secret` through.
+    pub fn withhold(&mut self, secret: &[u8]) {
+        self.withheld.secret = Zeroizing::new(secret.to_vec());
     }
 
     /// Keeps `guard` until the body has ended or is dropped.
@@ -57,6 +105,12 @@ impl Body for Streamed {
             return Poll::Ready(Some(Err(StreamTimeout.into())));
         }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && frame.data_ref().is_some_and(|data| self.withheld.is_in(data))
+        {
+            tracing::error!("the upstream's answer holds the gateway's credential: it is broken off");
+            return Poll::Ready(Some(Err(Echoed.into())));
+        }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
@@ -66,5 +120,30 @@ impl Body for Streamed {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_found_however_it_is_cut() {
+        let secret = b"0123456789abcdef";
+        for pieces in [&[16][..], &[1; 16], &[8, 8], &[15, 1], &[3, 10, 3]] {
+            let mut withheld =
+                Withheld { secret: Zeroizing::new(secret.to_vec()), last: Zeroizing::default() };
+            assert!(!withheld.is_in(b"before 0123456789"));
+            let (mut found, mut at) = (false, 0);
+            for piece in pieces {
+                found |= withheld.is_in(&secret[at..at + piece]);
+                at += piece;
+            }
+            assert!(found, "{pieces:?}");
+            assert!(
+                !Withheld { secret: Zeroizing::new(secret.to_vec()), last: Zeroizing::default() }
+                    .is_in(b"0123")
+            );
+        }
     }
 }

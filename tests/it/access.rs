@@ -364,6 +364,61 @@ async fn a_client_may_ask_only_so_much_and_its_neighbour_is_unharmed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_does_not_free_its_place_before_its_request_has_ended() {
+    let known = Known::new();
+    let digest = Digest::of(&known.key).to_hex();
+    let roster =
+        format!("[clients.one]\nkeys = ['sha256:{digest}']\norgs = ['*']\nconcurrent_requests = 1\n");
+    let world = known.world(&roster).await;
+    let key = format!("token {}", known.key);
+    let fields = [("authorization", key.as_str())];
+    let gate = world.fake.hold();
+    {
+        let target = results("left");
+        let leaving = world.get_with(&target, &fields);
+        tokio::select! {
+            _ = leaving => panic!("it was held"),
+            () = world.fake.wait_for_hits(1) => {}
+        }
+    }
+    // The connection is gone, the request to Snyk is not.
+    for n in 0..20 {
+        let got = world.get_with(&results(&format!("e{n}")), &fields).await;
+        assert_eq!(got.code(), "client_concurrency");
+    }
+    assert_eq!(world.fake.hits().api(), 1);
+    drop(gate);
+    while world.get_with(&results("e1"), &fields).await.status == 429 {}
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_have_a_policy_and_those_who_may_share_a_flight() {
+    let known = Known::new();
+    let world = known.world(&known.roster("groups = ['g_1']")).await;
+    let callers = known.callers(&world);
+    let gate = world.fake.hold();
+    let target = format!("/groups/g_1/export/e1?{V}");
+    let asking = callers.iter().map(|(name, door, fields)| {
+        let target = &target;
+        async move { (*name, door.get(target, &borrowed(fields)).await) }
+    });
+    let landing = async {
+        world.wait_for_followers(callers.len()).await;
+        drop(gate);
+    };
+    let (answers, ()) = tokio::join!(futures_util::future::join_all(asking), landing);
+    assert!(answers.iter().all(|(_, got)| got.status == 404), "{answers:?}");
+    assert_eq!(world.fake.hits().api(), 1);
+    for (name, door, fields) in &callers {
+        let fields = borrowed(fields);
+        assert_eq!(door.get(&results("e1"), &fields).await.status, 403, "{name}");
+        assert_eq!(door.get(&format!("/groups/g_2/export/e1?{V}"), &fields).await.status, 403, "{name}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn other_calls_stay_within_the_scopes_that_their_path_names() {
     let known = Known::new();
     let mut flags = known.flags(&known.roster(&format!("orgs = ['{ORG}']\noperations = ['read', 'other']")));

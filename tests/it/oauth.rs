@@ -151,8 +151,46 @@ async fn a_locked_credential_that_is_good_again_is_found_by_a_probe() {
     }
     assert_eq!(world.fake.hits().api(), before + 1);
     world.fake.accept(&[crate::support::TOKEN]);
-    while world.get(&results("e1")).await.status != 404 {}
-    assert_eq!(world.get(&results("e1")).await.status, 404);
+    world.fake.put_export(&scope(), "e1", State::Word("PENDING".into()));
+    while world.get(&results("e1")).await.status != 200 {}
+    assert_eq!(world.get(&results("e1")).await.status, 200);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_account_that_snyk_has_shut_out_is_locked_whatever_tokens_it_gets() {
+    let directory = TempDir::new().unwrap();
+    let world = World::with(oauth(Script::default()), service_account(&directory)).await;
+    world.fake.put_export(&scope(), "e1", State::Word("PENDING".into()));
+    assert_eq!(world.get(&results("e1")).await.status, 200);
+    let (api, token) = (world.fake.hits().api(), world.fake.hits().token);
+    world.fake.fault(Fault::Status(401), None);
+    let mut codes = Vec::new();
+    for n in 0..200 {
+        codes.push(world.get(&results(&format!("e{n}"))).await.code());
+    }
+    assert_eq!(codes[0], "upstream_credential_rejected");
+    assert!(codes[5..].iter().all(|code| code == "upstream_credential_locked"), "{codes:?}");
+    assert!(world.fake.hits().api() - api <= 4, "{}", world.fake.hits().api() - api);
+    assert_eq!(world.fake.hits().token - token, 1);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_client_can_neither_open_a_locked_credential_nor_take_its_probes() {
+    let flags = vec![flag("credential.probe_interval", "200ms"), flag("routes.other", "forward")];
+    let world = World::with(Settings::default(), flags).await;
+    world.fake.accept(&["another"]);
+    assert_eq!(world.get(&results("e1")).await.status, 502);
+    let before = world.fake.hits();
+    // Calls of routes.other are never probes; what Snyk answers before it looks at the token opens nothing.
+    for _ in 0..50 {
+        assert_eq!(world.get("/v1/org/a/entitlement").await.code(), "upstream_credential_locked");
+    }
+    assert_eq!(world.fake.hits().other, before.other);
+    world.fake.fault(Fault::Status(400), Some(1));
+    while world.get(&results("e1")).await.status != 400 {}
+    assert_eq!(world.get(&results("e1")).await.code(), "upstream_credential_locked");
     world.stop().await;
 }
 
