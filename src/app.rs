@@ -161,7 +161,13 @@ fn follow_clients(path: PathBuf, access: &Access) -> Result<(PathBuf, Followed),
 
 fn take_clients(path: &Path, contents: &[Content], access: &Access) -> Result<(), Problems> {
     let content = contents.first().map_or(&[][..], |content| content.as_slice());
-    access.replace_roster(clients::parse(&path.display().to_string(), content)?);
+    let roster = clients::parse(&path.display().to_string(), content)?;
+    if roster.is_empty() {
+        tracing::warn!(path = %path.display(), "the file of clients names nobody: nobody gets in");
+    } else {
+        tracing::info!(path = %path.display(), clients = roster.len(), "these clients are in force");
+    }
+    access.replace_roster(roster);
     Ok(())
 }
 

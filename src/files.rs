@@ -146,7 +146,7 @@ impl Followed {
                     if !std::mem::replace(&mut self.failing, true) {
                         tracing::error!(
                             files = self.what,
-                            error = &*error as &(dyn Error + 'static),
+                            error = crate::chain::chain(&*error),
                             "the files are not usable: the last good ones stay in force until they are mended"
                         );
                     }

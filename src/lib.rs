@@ -2,6 +2,7 @@
 //!
 //! The modules in reading order; `ARCHITECTURE.md` tells how they fit together.
 
+pub mod chain;
 pub mod clock;
 pub mod files;
 pub mod hardening;

@@ -123,7 +123,7 @@ impl Jwks {
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
                         tracing::error!(
-                            error = &error as &dyn std::error::Error,
+                            error = crate::chain::chain(&error),
                             "the issuer's keys cannot be fetched: the last good ones stay in force"
                         );
                     }

@@ -95,6 +95,8 @@ pub enum Reason {
     UnknownCertificate,
     /// A certificate whose time is over.
     ExpiredCertificate,
+    /// A certificate that was revoked, or whose authority is gone, since its connection was made.
+    RefusedCertificate,
     /// A user of this machine that is no client.
     UnknownUser,
     /// More than one client is known by this.
@@ -119,6 +121,7 @@ impl Reason {
             Self::UnknownToken => "unknown_token",
             Self::UnknownCertificate => "unknown_certificate",
             Self::ExpiredCertificate => "expired_certificate",
+            Self::RefusedCertificate => "refused_certificate",
             Self::UnknownUser => "unknown_user",
             Self::Ambiguous => "ambiguous",
             Self::NotForUs => "not_for_us",
@@ -242,6 +245,9 @@ impl Access {
                 return Err(Reason::ExpiredCertificate);
             }
             return roster.by_certificate(&certificate.names);
+        }
+        if peer.is_refused {
+            return Err(Reason::RefusedCertificate);
         }
         match peer.via {
             Via::Unix(Some(user)) => roster.by_user(user).ok_or(Reason::UnknownUser),

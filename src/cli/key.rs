@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use crate::access::key::{Digest, generate, parse_time};
+use crate::clock::Clock;
 
 /// What to do with keys.
 #[derive(Debug, clap::Subcommand)]
@@ -31,7 +32,11 @@ fn client_name(text: &str) -> Result<String, String> {
 }
 
 fn until(text: &str) -> Result<String, String> {
-    parse_time(text).map(|_| text.to_owned())
+    if parse_time(text)? > Clock::system().now().wall {
+        Ok(text.to_owned())
+    } else {
+        Err("is over already".to_owned())
+    }
 }
 
 /// Prints a key to standard output; nothing else goes there, so that it can be piped into a secret store.

@@ -69,6 +69,9 @@ pub(super) fn read(r: &mut Reader<'_>, plain: &[String]) -> Read {
         ("10ms", "1h"),
     );
     let tokens = oidc(r, plain);
+    if tokens.is_none() && clients.iter().flatten().any(|client| !client.tokens.is_empty()) {
+        r.note("some clients are known by tokens, and [oidc] is not set: theirs are never taken");
+    }
     let settings = Settings { clients, hosts, allow_forwarded, required_header, hide, max_failures, tokens };
     Read { settings, clients_file, reload_interval }
 }

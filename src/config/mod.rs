@@ -71,6 +71,13 @@ impl Config {
         let tls = tls::read(reader);
         let (upstream, plain) = upstream::read(reader, &listener);
         let access = access::read(reader, &plain);
+        let certified =
+            access.settings.clients.iter().flatten().any(|client| !client.certificates.is_empty());
+        if certified && tls.as_ref().is_none_or(|tls| tls.client_ca.is_none()) {
+            reader.note(
+                "some clients are known by certificates, and tls.client_ca is not set: none are asked for",
+            );
+        }
         listener.has_roster = access.clients_file.is_some();
         access::check_doors(reader, &listener, tls.is_some());
         let credential = credential::read(reader, &upstream, &plain);

@@ -386,7 +386,7 @@ fn hold(
                 (_, None | Some(Err(BadCredential::Empty))) => None,
                 (_, Some(Err(error))) => {
                     tracing::warn!(
-                        error = &error as &dyn std::error::Error,
+                        error = crate::chain::chain(&error),
                         "the next token is not usable: the slot is empty until its file is mended"
                     );
                     None

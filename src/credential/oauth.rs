@@ -141,7 +141,7 @@ impl OAuth {
                     if !std::mem::replace(&mut failing, true) {
                         tracing::error!(
                             oauth.client_id = %self.client_id,
-                            error = &error as &dyn std::error::Error,
+                            error = crate::chain::chain(&error),
                             "no access token was had: trying again"
                         );
                     }

@@ -2,6 +2,7 @@
 //! rendered from this value, so that they cannot disagree.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
@@ -12,7 +13,7 @@ use super::{fields, reply};
 use crate::cache::Entry;
 use crate::clock::Now;
 use crate::route::{Id, Route, ScopeKind};
-use crate::transport::Body;
+use crate::transport::{Body, Via};
 
 /// What is known of one exchange; it fills as the request goes its way.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(super) struct Exchange {
     pub(super) started: Now,
     /// Who sent it.
     pub(super) client: Arc<str>,
+    /// From where, where that is an address.
+    address: Option<IpAddr>,
     method: Method,
     operation: &'static str,
     scope: Option<(ScopeKind, Id)>,
@@ -87,11 +90,12 @@ impl Why {
 
 impl Exchange {
     /// A request that just came.
-    pub(super) fn begin(started: Now, method: &Method) -> Self {
+    pub(super) fn begin(started: Now, method: &Method, via: Via) -> Self {
         Self {
             id: Uuid::now_v7(),
             started,
             client: "unknown".into(),
+            address: via.address().map(|address| address.ip()),
             method: method.clone(),
             operation: "none",
             scope: None,
@@ -167,7 +171,8 @@ impl Exchange {
         // A method may be as long as a head.
         let method = Some(self.method.as_str()).filter(|method| method.len() <= 32).unwrap_or("(long)");
         let reason = failure.and_then(|failure| failure.kind.reason());
-        let cause = failure.and_then(|failure| failure.source.as_deref()).map(|error| chain(error));
+        let cause =
+            failure.and_then(|failure| failure.source.as_deref()).map(|error| crate::chain::chain(error));
         let attempt = self.attempt.or(failure.and_then(|failure| failure.attempt));
         macro_rules! event {
             ($level:ident) => {
@@ -176,6 +181,7 @@ impl Exchange {
                     {
                     exchange.id = %self.id,
                     client.name = %self.client,
+                    client.address = self.address.map(tracing::field::display),
                     http.request.method = method,
                     http.response.status_code = status.as_u16(),
                     export.operation = self.operation,
@@ -203,20 +209,6 @@ impl Exchange {
             _ => event!(info),
         }
     }
-}
-
-/// An error and what it came from, without saying anything twice.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let said = cause.to_string();
-        if !text.ends_with(&said) {
-            let _ = write!(text, ": {said}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 fn millis(now: Now, since: Now) -> f64 {

@@ -246,7 +246,7 @@ impl FailureKind {
                 "http_request_denied",
                 "unauthorized",
                 "The gateway does not know who you are",
-                "Send your exportgate key where a Snyk token would be: Authorization: token KEY.",
+                "Send your exportgate key where a Snyk token would be (Authorization: token KEY), or the JWT or certificate that you are known by.",
             ),
             Self::TooManyFailures(_) => told(
                 S::TOO_MANY_REQUESTS,

@@ -144,7 +144,7 @@ impl Gateway {
 
     /// Answers a request.
     pub async fn respond(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body> {
-        let mut exchange = Exchange::begin(self.clock.now(), request.method());
+        let mut exchange = Exchange::begin(self.clock.now(), request.method(), peer.via);
         let answer = self.answer(&mut exchange, request, &peer).await;
         let failure = answer.as_ref().err().cloned();
         let mut response = answer.unwrap_or_else(|failure| reply::failure(&failure, exchange.id));

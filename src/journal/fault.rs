@@ -1,6 +1,5 @@
 //! Why the journal cannot be written, and what its operator can do about it.
 
-use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
@@ -63,14 +62,7 @@ impl Fault {
 
     /// The fault and its causes in one line.
     pub(super) fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
+        crate::chain::chain(self)
     }
 
     fn code(&self) -> Option<ErrorCode> {

@@ -69,7 +69,7 @@ struct Verified {
 
 impl Other {
     fn plain(via: Via, clock: Clock) -> Self {
-        let peer = Arc::new(Peer { via, certificate: None });
+        let peer = Arc::new(Peer { via, certificate: None, is_refused: false });
         let seen = Mutex::new(Verified { by: None, at: clock.now().mono, peer });
         Self { via, tls: None, seen, clock }
     }
@@ -82,7 +82,9 @@ impl Other {
             let (loaded, now) = (tls.now(), self.clock.now());
             let same = seen.by.as_ref().is_some_and(|before| Arc::ptr_eq(before, &loaded));
             if !same || now.mono.saturating_duration_since(seen.at) >= VERIFIED_FOR {
-                let peer = Arc::new(Peer { via: self.via, certificate: loaded.verify(chain, now.wall) });
+                let certificate = loaded.verify(chain, now.wall);
+                let is_refused = certificate.is_none();
+                let peer = Arc::new(Peer { via: self.via, certificate, is_refused });
                 *seen = Verified { by: Some(loaded), at: now.mono, peer };
             }
         }
@@ -137,7 +139,7 @@ impl Serving {
         let stream = match timeout(self.settings.handshake_timeout, handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "a TLS handshake failed");
+                tracing::debug!(error = crate::chain::chain(&error), "a TLS handshake failed");
                 return;
             }
             Err(_) => {
@@ -155,7 +157,7 @@ impl Serving {
             .map(CertificateDer::into_owned)
             .collect();
         let certificate = chain.first().and_then(Certificate::read).map(Arc::new);
-        let peer = Arc::new(Peer { via, certificate });
+        let peer = Arc::new(Peer { via, certificate, is_refused: false });
         let other = Other {
             via,
             tls: (!chain.is_empty()).then_some((tls, chain)),
@@ -358,7 +360,7 @@ pub(super) fn via(is_local: bool, peer: SocketAddr) -> Via {
 /// A connection that ends badly is its client's business: said at debug level only.
 fn log_end(end: hyper::Result<()>) {
     if let Err(error) = end {
-        tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended early");
+        tracing::debug!(error = crate::chain::chain(&error), "a connection ended early");
     }
 }
 

@@ -134,7 +134,7 @@ impl Door {
             match accepted {
                 Ok(accepted) => self.admit(accepted, respond.clone()),
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "a connection was not accepted");
+                    tracing::warn!(error = crate::chain::chain(&error), "a connection was not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

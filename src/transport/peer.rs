@@ -16,6 +16,8 @@ pub struct Peer {
     pub via: Via,
     /// The client certificate, verified by TLS.
     pub certificate: Option<Arc<Certificate>>,
+    /// Whether it showed one that is not good any more.
+    pub is_refused: bool,
 }
 
 /// Where a connection came in.
@@ -39,11 +41,19 @@ pub struct User {
 }
 
 impl Via {
+    /// The peer's address, where it has one.
+    #[must_use]
+    pub const fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Loopback(address) | Self::Network(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// The address to count a peer by; an IPv6 peer counts by its /64, which one host may hold whole.
     #[must_use]
     pub fn counted_as(&self) -> Option<IpAddr> {
-        let (Self::Loopback(address) | Self::Network(address)) = self else { return None };
-        Some(match address.ip().to_canonical() {
+        Some(match self.address()?.ip().to_canonical() {
             IpAddr::V6(v6) if !v6.is_loopback() => {
                 let [a, b, c, d, ..] = v6.segments();
                 IpAddr::V6([a, b, c, d, 0, 0, 0, 0].into())

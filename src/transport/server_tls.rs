@@ -147,6 +147,10 @@ fn load(
             .allow_unauthenticated();
         if settings.client_crl.is_some() {
             let lists: Vec<CertificateRevocationListDer<'static>> = pem_all("tls.client_crl", next())?;
+            if lists.iter().any(is_out_of_date) {
+                let what = "a list in it is out of date, and would revoke all".to_owned();
+                return Err(BadTls::Pem { key: "tls.client_crl", what });
+            }
             builder = builder.with_crls(lists).enforce_revocation_expiration();
         }
         verifier = Some(builder.build()?);
@@ -167,6 +171,13 @@ fn load(
         config.ticketer = Arc::clone(ticketer);
     }
     Ok(Loaded { config: Arc::new(config), verifier })
+}
+
+/// Whether a list's time is over (RFC 5280 §5.1.2.5). One that cannot be read is the verifier's to refuse.
+fn is_out_of_date(list: &CertificateRevocationListDer<'_>) -> bool {
+    let read = x509_parser::parse_x509_crl(list).ok();
+    read.and_then(|(_, list)| list.next_update())
+        .is_some_and(|next| next < x509_parser::time::ASN1Time::now())
 }
 
 fn pem_all<T: PemObject>(key: &'static str, pem: &[u8]) -> Result<Vec<T>, BadTls> {

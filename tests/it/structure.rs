@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-const RANKS: [&[&str]; 6] = [
+const RANKS: [&[&str]; 7] = [
+    &["chain"],
     &["clock", "files", "hardening", "secret", "shutdown"],
     &["route", "transport"],
     &["access", "cache", "credential", "journal", "listener", "telemetry", "upstream"],
