@@ -93,6 +93,9 @@ case $found in
     *) fail "the search for secrets ended with $found" ;;
 esac
 
+step "Other people's tools: TLS, the answers' fields, our own OpenAPI document, secrets in the repository"
+tests/tools.sh "${CARGO_TARGET_DIR:-target}/debug/exportgate"
+
 step 'Documentation'
 RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked
 

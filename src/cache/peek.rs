@@ -3,9 +3,7 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{
-    DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor,
-};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
 use super::links::{End, end_of};
 
@@ -57,6 +55,8 @@ enum Place {
     /// `results[]` is untyped in Snyk's document, so every string below `attributes` that is a web address
     /// counts as a link, wherever it stands: a link that is missed would be handed out dead.
     Below,
+    /// What does not matter is read all the same, so that a document that is none is seen.
+    Outside,
 }
 
 /// Reads the value at one place. All but what is below must be objects: serde would take lists for them.
@@ -77,12 +77,21 @@ enum Name {
 }
 
 impl Reading<'_> {
-    fn below(&mut self) -> Reading<'_> {
-        Reading { place: Place::Below, found: self.found }
+    /// What stands in the value at this place.
+    fn inner(&mut self) -> Reading<'_> {
+        let place = match self.place {
+            Place::Attributes | Place::Below => Place::Below,
+            Place::Document | Place::Data | Place::Outside => Place::Outside,
+        };
+        Reading { place, found: self.found }
     }
 
     fn no_object<E: Error>(&self, what: Unexpected<'_>) -> Result<(), E> {
-        if self.place == Place::Below { Ok(()) } else { Err(E::invalid_type(what, self)) }
+        if matches!(self.place, Place::Below | Place::Outside) {
+            Ok(())
+        } else {
+            Err(E::invalid_type(what, self))
+        }
     }
 }
 
@@ -114,12 +123,8 @@ impl<'de> Visitor<'de> for Reading<'_> {
                     self.found.attributes.replace(()).is_some()
                 }
                 (Place::Attributes, Name::Status) => self.found.status.replace(map.next_value()?).is_some(),
-                (Place::Attributes | Place::Below, _) => {
-                    map.next_value_seed(self.below())?;
-                    false
-                }
-                (Place::Document | Place::Data, _) => {
-                    map.next_value::<IgnoredAny>()?;
+                _ => {
+                    map.next_value_seed(self.inner())?;
                     false
                 }
             };
@@ -132,7 +137,7 @@ impl<'de> Visitor<'de> for Reading<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<(), A::Error> {
         self.no_object(Unexpected::Seq)?;
-        while seq.next_element_seed(self.below())?.is_some() {}
+        while seq.next_element_seed(self.inner())?.is_some() {}
         Ok(())
     }
 
@@ -143,7 +148,7 @@ impl<'de> Visitor<'de> for Reading<'_> {
         let is_link = scheme.eq_ignore_ascii_case("https")
             || scheme.eq_ignore_ascii_case("http")
             || text.starts_with("//");
-        if is_link {
+        if is_link && self.place == Place::Below {
             self.found.ends.push(end_of(text));
         }
         Ok(())
@@ -227,6 +232,18 @@ mod tests {
         ] {
             assert_eq!(Peek::of(text.as_bytes()), None, "{text}");
         }
+        for text in [
+            &b"{\"x\":\"\xff\",\"data\":{\"attributes\":{\"status\":\"FINISHED\"}}}"[..],
+            b"{\"x\":{\"\xff\":1},\"data\":{\"attributes\":{\"status\":\"FINISHED\"}}}",
+            b"{\"data\":{\"attributes\":{\"status\":\"FINISHED\"},\"y\":\"\xff\"}}",
+            br#"{"x":"\ud800","data":{"attributes":{"status":"FINISHED"}}}"#,
+            br#"{"x":1e999,"data":{"attributes":{"status":"FINISHED"}}}"#,
+        ] {
+            assert_eq!(Peek::of(text), None, "{}", String::from_utf8_lossy(text));
+        }
+        let outside =
+            r#"{"links":{"self":"https://a/?Expires=1"},"data":{"attributes":{"status":"FINISHED"}}}"#;
+        assert_eq!(Peek::of(outside.as_bytes()).map(|peek| peek.ends.len()), Some(0));
         let whole = r#"{"data":{"attributes":{"status":"FINISHED"}}}"#;
         assert!(Peek::of(whole.as_bytes()).is_some());
         for end in 0..whole.len() {

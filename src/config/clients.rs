@@ -4,7 +4,7 @@ use super::credential::{NAME, is_name};
 use super::problem::{Problem, Problems};
 use super::reader::Reader;
 use super::sources::Sources;
-use crate::access::key::Key;
+use crate::access::key::{Key, PREFIX};
 use crate::access::{Allowed, Claim, Class, Described, Policy, Roster};
 use crate::route::Id;
 
@@ -35,7 +35,7 @@ pub fn parse(name: &str, content: &[u8]) -> Result<Vec<Described>, Problems> {
 /// Whether `text` can name a client: `local` and `unknown` are who they are without a roster.
 #[must_use]
 pub fn is_client_name(text: &str) -> bool {
-    is_name(text) && !["local", "unknown"].contains(&text)
+    is_name(text) && !text.starts_with(PREFIX) && !["local", "unknown"].contains(&text)
 }
 
 fn client(r: &mut Reader<'_>, file: &str, table: &str) -> Described {

@@ -315,27 +315,36 @@ impl FailureKind {
                 "The request target is too long",
                 "Send a shorter path and query, or raise listener.max_target.",
             ),
-            Self::BodyTooLarge => told(
-                S::PAYLOAD_TOO_LARGE,
-                "http_request_error",
-                "body_too_large",
-                "The request body is too large",
-                "Send a smaller body, or raise listener.max_body.",
-            ),
-            Self::BodyTimeout => told(
-                S::REQUEST_TIMEOUT,
-                "http_request_error",
-                "body_timeout",
-                "The request body did not arrive in time",
-                "Send the whole body at once, or raise listener.body_timeout.",
-            ),
-            Self::BodyIncomplete => told(
-                S::BAD_REQUEST,
-                "http_request_error",
-                "body_incomplete",
-                "The request body broke off",
-                "Send the body that Content-Length or the chunks announce.",
-            ),
+            Self::BodyTooLarge => Told {
+                close: true,
+                ..told(
+                    S::PAYLOAD_TOO_LARGE,
+                    "http_request_error",
+                    "body_too_large",
+                    "The request body is too large",
+                    "Send a smaller body, or raise listener.max_body.",
+                )
+            },
+            Self::BodyTimeout => Told {
+                close: true,
+                ..told(
+                    S::REQUEST_TIMEOUT,
+                    "http_request_error",
+                    "body_timeout",
+                    "The request body did not arrive in time",
+                    "Send the whole body at once, or raise listener.body_timeout.",
+                )
+            },
+            Self::BodyIncomplete => Told {
+                close: true,
+                ..told(
+                    S::BAD_REQUEST,
+                    "http_request_error",
+                    "body_incomplete",
+                    "The request body broke off",
+                    "Send the body that Content-Length or the chunks announce.",
+                )
+            },
             Self::OnlyIfCached => told(
                 S::GATEWAY_TIMEOUT,
                 "proxy_internal_response",

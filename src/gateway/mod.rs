@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderName, Request, Response};
+use http::{HeaderName, Request, Response, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::oneshot;
@@ -145,9 +146,14 @@ impl Gateway {
     /// Answers a request.
     pub async fn respond(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body> {
         let mut exchange = Exchange::begin(self.clock.now(), request.method(), peer.via);
+        let version = request.version();
         let answer = self.answer(&mut exchange, request, &peer).await;
         let failure = answer.as_ref().err().cloned();
         let mut response = answer.unwrap_or_else(|failure| reply::failure(&failure, exchange.id));
+        if version >= Version::HTTP_2 {
+            // HTTP/2 has no such field (RFC 9113 §8.2.2).
+            response.headers_mut().remove(CONNECTION);
+        }
         exchange.stamp(response.headers_mut());
         exchange.log(self.clock.now(), response.status(), response.headers(), failure.as_ref());
         response

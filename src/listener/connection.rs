@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
@@ -131,7 +131,7 @@ impl Serving {
         let handshake = async {
             let mut first = [0];
             if stream.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
-                refuse(stream, &PLAIN_HTTP).await;
+                refuse(stream, &PLAIN_HTTP, self.clock.now().wall).await;
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "no TLS"));
             }
             TlsAcceptor::from(Arc::clone(&loaded.config)).accept(stream).await
@@ -306,6 +306,8 @@ pub(super) struct Refusal {
     code: &'static str,
     title: &'static str,
     detail: &'static str,
+    /// `Retry-After`, in seconds.
+    retry_after: Option<u32>,
 }
 
 /// HTTP without TLS on a TLS address.
@@ -314,6 +316,7 @@ pub(super) const PLAIN_HTTP: Refusal = Refusal {
     code: "tls_needed",
     title: "This address speaks TLS",
     detail: "Use https:// instead of http://.",
+    retry_after: None,
 };
 /// `listener.max_connections`.
 pub(super) const FULL: Refusal = Refusal {
@@ -321,6 +324,7 @@ pub(super) const FULL: Refusal = Refusal {
     code: "too_many_connections",
     title: "The gateway has too many connections",
     detail: "Try again in a moment, or raise listener.max_connections.",
+    retry_after: Some(1),
 };
 /// `listener.max_connections_per_address`.
 pub(super) const FULL_FOR_ADDRESS: Refusal = Refusal {
@@ -328,17 +332,22 @@ pub(super) const FULL_FOR_ADDRESS: Refusal = Refusal {
     code: "too_many_connections_of_address",
     title: "Your address has too many connections",
     detail: "Use fewer connections, or raise listener.max_connections_per_address.",
+    retry_after: Some(1),
 };
 
 /// Writes `refusal` and closes the connection, in bounded time.
-pub(super) async fn refuse(mut stream: TcpStream, refusal: &Refusal) {
-    let Refusal { status, code, title, detail } = refusal;
+pub(super) async fn refuse(mut stream: TcpStream, refusal: &Refusal, now: SystemTime) {
+    let Refusal { status, code, title, detail, retry_after } = refusal;
+    let retry_after = retry_after.map_or_else(String::new, |seconds| format!("retry-after: {seconds}\r\n"));
+    let date = httpdate::fmt_http_date(now);
     let document = format!(
         "{{\"jsonapi\":{{\"version\":\"1.0\"}},\"errors\":[{{\"status\":\"{}\",\"code\":\"{code}\",\"title\":\"{title}\",\"detail\":\"{detail}\",\"meta\":{{\"source\":\"exportgate\"}}}}]}}",
         &status[..3]
     );
     let answer = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/vnd.api+json\r\ncache-control: no-store\r\nretry-after: 1\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{document}",
+        "HTTP/1.1 {status}\r\ndate: {date}\r\ncontent-type: application/vnd.api+json\r\ncache-control: no-store\r\n\
+         x-content-type-options: nosniff\r\ncontent-security-policy: default-src 'none'; frame-ancestors 'none'\r\n\
+         referrer-policy: no-referrer\r\n{retry_after}content-length: {}\r\nconnection: close\r\n\r\n{document}",
         document.len()
     );
     let saying = async {

@@ -162,7 +162,11 @@ impl Door {
                 let refusal = if why == NoPlace::InAll { &FULL } else { &FULL_FOR_ADDRESS };
                 // A TLS client could not read it: the closed connection is its answer.
                 if let Accepted::Tcp(stream, _) = accepted {
-                    refuse_soon(&self.refusals, shutdown, refuse(stream, refusal));
+                    refuse_soon(
+                        &self.refusals,
+                        shutdown,
+                        refuse(stream, refusal, self.serving.clock.now().wall),
+                    );
                 }
                 return;
             }
