@@ -44,6 +44,7 @@ fn pure(c: &mut Criterion) {
         link_margin: Duration::from_mins(15),
         max_age: Duration::from_mins(55),
         default_age: Duration::from_mins(10),
+        refresh_ahead: true,
         max_followers: 1,
     };
     let mut fields = HeaderMap::new();

@@ -12,11 +12,12 @@ use crate::config::{Config, Problems, clients};
 use crate::credential::{BadCredential, Credentials, SlotFile};
 use crate::files::{Content, Followed, Unreadable};
 use crate::gateway::{self, Collaborators, Gateway};
-use crate::journal::Journal;
+use crate::journal::{Journal, Sends, Sent};
 use crate::listener::{Address, BindError, Listener};
 use crate::shutdown::Shutdown;
 use crate::transport::{BadTls, ServerTls, TransportError};
 use crate::upstream::Upstream;
+use crate::upstream::gate::Elsewhere;
 
 /// How long requests may take to be recorded when the drain time is over.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
@@ -27,6 +28,7 @@ pub struct App {
     listener: Listener,
     gateway: Arc<Gateway>,
     following: Following,
+    pacing: Pacing,
     journal: Journal,
     clock: Clock,
     shutdown: Shutdown,
@@ -43,6 +45,42 @@ struct Following {
     credentials: Arc<Credentials>,
     tokens: Vec<SlotFile>,
     interval: Duration,
+}
+
+/// What gives turns to send, and writes them down where other processes see them.
+#[derive(Debug)]
+struct Pacing {
+    upstream: Upstream,
+    journal: Journal,
+    clock: Clock,
+}
+
+impl Pacing {
+    fn spawn(self, shutdown: &Shutdown) {
+        for (credential, pacer) in self.upstream.pacers() {
+            let sends = Arc::new(Sends::new(&self.upstream.root().to_string(), credential));
+            let (journal, clock, pacer) = (self.journal.clone(), self.clock.clone(), Arc::clone(pacer));
+            let reserve = move |count, starts| {
+                let (journal, clock, sends) = (journal.clone(), clock.clone(), Arc::clone(&sends));
+                async move {
+                    let others = journal.spend(&sends, (count, starts), clock.now().wall).await;
+                    let now = clock.now();
+                    // Their clock is this machine's wall clock; ours is monotonic.
+                    let ours = |at| {
+                        let ago = now.wall.duration_since(at).unwrap_or_default();
+                        now.mono.checked_sub(ago).unwrap_or(now.mono)
+                    };
+                    let each = |sent: Sent| {
+                        let start = sent.start.map(Arc::from);
+                        std::iter::repeat_n(Elsewhere { at: ours(sent.at), start }, sent.count as usize)
+                    };
+                    others.into_iter().flat_map(each).collect()
+                }
+            };
+            // Requests in flight may wait for their turn until the last of them has ended.
+            shutdown.spawn_helper(pacer.run(reserve));
+        }
+    }
 }
 
 /// Why it cannot start.
@@ -94,7 +132,7 @@ impl App {
         let (credentials, access) = (Arc::new(credentials), Arc::new(access));
         let clients = config.clients_file.map(|path| follow_clients(path, &access)).transpose()?;
         let tls = config.tls.map(ServerTls::open).transpose()?;
-        let upstream = Upstream::new(&config.upstream)?;
+        let upstream = Upstream::new(&config.upstream, &config.sparing, credentials.names())?;
         let listener =
             Listener::bind(config.listener.clone(), tls.as_ref().map(|(tls, _)| tls.clone())).await?;
         let on_journal_failure = config.journal.on_failure;
@@ -108,7 +146,7 @@ impl App {
         };
         let with = Collaborators {
             clock: clock.clone(),
-            upstream,
+            upstream: upstream.clone(),
             access: Arc::clone(&access),
             credentials: Arc::clone(&credentials),
             journal: journal.clone(),
@@ -116,8 +154,18 @@ impl App {
         };
         let gateway = Arc::new(Gateway::new(&settings, with));
         let interval = config.reload_interval;
+        let pacing = Pacing { upstream, journal: journal.clone(), clock: clock.clone() };
         let following = Following { access, clients, jwks, tls, credentials, tokens, interval };
-        Ok(Self { listener, gateway, following, journal, clock, shutdown, drain: config.listener.drain })
+        Ok(Self {
+            listener,
+            gateway,
+            following,
+            pacing,
+            journal,
+            clock,
+            shutdown,
+            drain: config.listener.drain,
+        })
     }
 
     /// The addresses that clients can connect to.
@@ -138,6 +186,7 @@ impl App {
             tracing::info!(server.address = %address, "listening");
         }
         self.following.spawn(&self.shutdown);
+        self.pacing.spawn(&self.shutdown);
         let gateway = self.gateway;
         let respond = move |request, peer| Arc::clone(&gateway).respond(request, peer);
         self.listener.serve(respond, &self.clock, &self.shutdown).await;

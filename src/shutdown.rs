@@ -11,6 +11,8 @@ use tokio_util::task::TaskTracker;
 pub struct Shutdown {
     begun: CancellationToken,
     over: CancellationToken,
+    /// Nothing runs any more that was waited for.
+    drained: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -42,6 +44,15 @@ impl Shutdown {
         self.over.cancel();
     }
 
+    /// Runs `task`, which others need until they have ended: a drain does not wait for it, and ends it.
+    pub fn spawn_helper(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let over = self.drained.clone();
+        #[expect(clippy::disallowed_methods, reason = "it ends with the drain, which must not wait for it")]
+        tokio::spawn(async move {
+            over.run_until_cancelled(task).await;
+        });
+    }
+
     /// Resolves when there is no time left.
     pub async fn over(&self) {
         self.over.cancelled().await;
@@ -55,6 +66,10 @@ impl Shutdown {
     /// Waits until nothing runs any more, at most for `limit`; whether that was reached.
     pub async fn drained(&self, limit: Duration) -> bool {
         self.tasks.close();
-        tokio::time::timeout(limit, self.tasks.wait()).await.is_ok()
+        let in_time = tokio::time::timeout(limit, self.tasks.wait()).await.is_ok();
+        if in_time {
+            self.drained.cancel();
+        }
+        in_time
     }
 }

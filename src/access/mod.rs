@@ -46,6 +46,14 @@ pub struct Principal {
     client: Option<Arc<Client>>,
 }
 
+impl Principal {
+    /// Its share of what may be sent to Snyk, where that is short.
+    #[must_use]
+    pub fn share(&self) -> u32 {
+        self.client.as_ref().map_or(1, |client| client.policy.share.max(1))
+    }
+}
+
 /// Why a request is nobody's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unidentified {

@@ -17,6 +17,8 @@ pub struct Policy {
     pub requests_per_minute: Option<u32>,
     /// Most requests at once.
     pub concurrent_requests: Option<u32>,
+    /// Its share of what may be sent to Snyk, where that is short; 0 counts as 1.
+    pub share: u32,
 }
 
 /// Some ids, or all.

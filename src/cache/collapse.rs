@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use super::key::Key;
@@ -36,6 +36,8 @@ struct Flight<T> {
     landed: watch::Sender<Option<T>>,
     /// Whether its answer is there already, and only being recorded and stored.
     arrived: AtomicBool,
+    /// Told when somebody left and nobody waits any more.
+    left: Notify,
     members: Mutex<HashMap<Uuid, Arc<str>>>,
 }
 
@@ -89,6 +91,18 @@ impl<T: Clone> Flights<T> {
         Ok(Boarding::Lead(lead, waiter))
     }
 
+    /// Starts a flight for nobody, unless there is one of `key`: who comes meanwhile may join it.
+    #[must_use]
+    pub fn ahead(&self, key: &Key) -> Option<Lead<T>> {
+        let mut by_key = lock(&self.by_key);
+        if by_key.contains_key(key) {
+            return None;
+        }
+        let lead = Lead::empty(Some((Arc::clone(&self.by_key), key.clone())));
+        by_key.insert(key.clone(), Arc::clone(&lead.flight));
+        Some(lead)
+    }
+
     /// How many wait, over all flights that can be joined.
     #[must_use]
     pub fn waiting(&self) -> usize {
@@ -113,13 +127,38 @@ pub struct Lead<T> {
 
 impl<T> Lead<T> {
     fn start(on_map: Option<OnMap<T>>, member: Member) -> (Self, Waiter<T>) {
+        let lead = Self::empty(on_map);
+        let waiter = Waiter::join(&lead.flight, member);
+        (lead, waiter)
+    }
+
+    fn empty(on_map: Option<OnMap<T>>) -> Self {
         let flight = Arc::new(Flight {
             landed: watch::Sender::new(None),
             arrived: AtomicBool::new(false),
+            left: Notify::new(),
             members: Mutex::default(),
         });
-        let waiter = Waiter::join(&flight, member);
-        (Self { flight, on_map }, waiter)
+        Self { flight, on_map }
+    }
+
+    /// Resolves when the last of those who waited has left.
+    pub async fn abandoned(&self) {
+        self.flight.left.notified().await;
+    }
+
+    /// Takes the flight off the map if nobody waits for it any more; whether that is so.
+    pub fn give_up(&mut self) -> bool {
+        let map = self.on_map.as_ref().map(|(map, key)| (Arc::clone(map), key.clone()));
+        let guard = map.as_ref().map(|(map, key)| (lock(map), key));
+        if !lock(&self.flight.members).is_empty() {
+            return false;
+        }
+        if let Some((mut by_key, key)) = guard {
+            by_key.remove(key);
+        }
+        self.on_map = None;
+        true
     }
 
     /// Says that the answer is there, and tells who waits now.
@@ -184,7 +223,14 @@ impl<T: Clone> Waiter<T> {
 
 impl<T> Drop for Waiter<T> {
     fn drop(&mut self) {
-        lock(&self.flight.members).remove(&self.request);
+        let nobody = {
+            let mut members = lock(&self.flight.members);
+            members.remove(&self.request);
+            members.is_empty()
+        };
+        if nobody {
+            self.flight.left.notify_one();
+        }
     }
 }
 

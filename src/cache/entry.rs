@@ -1,5 +1,6 @@
 //! One stored response.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -10,6 +11,11 @@ use uuid::Uuid;
 use super::directives::Directives;
 use super::freshness::{Freshness, age};
 use crate::clock::Now;
+
+/// A link that dies sooner is as good as dead.
+const LEAST_LIFE: Duration = Duration::from_mins(1);
+/// Seconds between two tries to fetch an entry ahead.
+const RETRY_AHEAD: u64 = 10;
 
 /// A stored response, as it is replayed.
 pub struct Entry {
@@ -27,6 +33,8 @@ pub struct Entry {
     received: Now,
     /// `Age` when it arrived.
     initial_age: Duration,
+    /// Seconds after its arrival when it was last fetched ahead; 0 for never.
+    refreshed: AtomicU64,
 }
 
 impl Entry {
@@ -40,13 +48,53 @@ impl Entry {
     ) -> Self {
         let etag = etag(&body);
         let initial_age = age(&fields);
-        Self { status, fields, body, etag, attempt, freshness, received, initial_age }
+        Self {
+            status,
+            fields,
+            body,
+            etag,
+            attempt,
+            freshness,
+            received,
+            initial_age,
+            refreshed: AtomicU64::new(0),
+        }
     }
 
     /// Whether it is fresh by both clocks.
     #[must_use]
     pub fn is_fresh(&self, now: Now) -> bool {
         now.wall < self.freshness.until && now.mono < self.freshness.until_mono
+    }
+
+    /// Whether it is of use past its freshness: its links are certain to live for a while, by both clocks.
+    #[must_use]
+    pub fn links_live(&self, now: Now) -> bool {
+        let Some(end) = self.freshness.links_end else { return false };
+        let end = end - LEAST_LIFE;
+        let lived = now.mono.saturating_duration_since(self.received.mono);
+        now.wall < end && self.received.wall + lived < end
+    }
+
+    /// Whether this reader should have it fetched again ahead of its end: it is in the last tenth of its freshness,
+    /// and nobody did within `RETRY_AHEAD`.
+    #[must_use]
+    pub fn wants_refresh(&self, now: Now) -> bool {
+        let lifetime = self.freshness.until.duration_since(self.received.wall).unwrap_or_default();
+        if !self.is_fresh(now) || self.ttl(now) > lifetime.as_secs() / 10 {
+            return false;
+        }
+        let second = now.mono.saturating_duration_since(self.received.mono).as_secs().max(1);
+        let last = self.refreshed.load(Ordering::Relaxed);
+        let due = last == 0 || second >= last + RETRY_AHEAD;
+        due && self.refreshed.compare_exchange(last, second, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Seconds that its freshness is over; negative `ttl` (RFC 9211 §2.6).
+    #[must_use]
+    pub fn stale_for(&self, now: Now) -> u64 {
+        let by_wall = now.wall.duration_since(self.freshness.until).unwrap_or_default();
+        by_wall.max(now.mono.saturating_duration_since(self.freshness.until_mono)).as_secs()
     }
 
     /// Whether the client's directives let this (fresh) response answer it (RFC 9111 §5.2.1).

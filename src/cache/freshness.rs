@@ -217,6 +217,7 @@ mod tests {
             link_margin: Duration::from_secs(15 * MIN),
             max_age: Duration::from_secs(55 * MIN),
             default_age: Duration::from_secs(10 * MIN),
+            refresh_ahead: true,
             max_followers: 10,
         }
     }

@@ -15,6 +15,8 @@ pub struct Settings {
     pub max_age: Duration,
     /// Longest freshness lifetime where a link's end is not known; zero stores none of these.
     pub default_age: Duration,
+    /// Whether an entry is fetched again ahead of its end.
+    pub refresh_ahead: bool,
     /// Most clients that may wait for one request in flight.
     pub max_followers: usize,
 }

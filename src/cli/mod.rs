@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod fake_snyk;
 mod key;
+mod live;
 mod requests;
 mod serve;
 
@@ -48,6 +49,9 @@ enum Command {
         /// Print an example file with every key, its default and what it does.
         #[arg(long)]
         example: bool,
+        /// Ask Snyk once with each credential: whether token, region and clock are right
+        #[arg(long, conflicts_with_all = ["example", "client"])]
+        live: bool,
         /// Say what would happen to a request of this client, and which rule decides: METHOD PATH
         #[arg(long = "as", value_name = "CLIENT", requires = "request", conflicts_with = "example")]
         client: Option<String>,
@@ -104,8 +108,8 @@ pub enum Failure {
     /// The configuration is not valid; exit code 2.
     #[error(transparent)]
     Problems(#[from] Problems),
-    /// A dry run's request would be refused; it was said already. Exit code 1.
-    #[error("it would be refused")]
+    /// What was looked at is not good; it was said already. Exit code 1.
+    #[error("not good")]
     Refused,
     /// What is set is not safe, or does not fit what is there; exit code 2.
     #[error("{0}")]
@@ -152,6 +156,11 @@ impl Cli {
                 let allowed =
                     check::dry_run(&config, &asked, &mut out).or_else(closed).map_err(cannot_write)?;
                 if allowed { Ok(()) } else { Err(Failure::Refused) }
+            }
+            Command::Check { live: true, configured, .. } => {
+                let config = configured.resolve()?.0;
+                let good = block_on(live::run(config, &mut out))?;
+                if good { Ok(()) } else { Err(Failure::Refused) }
             }
             Command::Check { example, configured, .. } => {
                 let resolved = if example { Resolved::defaults() } else { configured.resolve()?.1 };

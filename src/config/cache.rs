@@ -22,6 +22,11 @@ pub(super) fn read(r: &mut Reader<'_>, max_answer: usize) -> Settings {
             ),
             ("0s", "7d"),
         ),
+        refresh_ahead: r.boolean((
+            "cache.refresh_ahead",
+            "true",
+            "Whether an entry that is read in the last tenth of its freshness is fetched again for its next readers.",
+        )),
         max_followers: r.number(
             ("cache.max_followers", "10000", "Most clients that may wait for one request in flight."),
             1..=1_000_000,

@@ -71,6 +71,10 @@ fn client(r: &mut Reader<'_>, file: &str, table: &str) -> Described {
                 r,
                 (&key("requests_per_minute"), "0", "Most requests in any minute; 0: no limit."),
             ),
+            share: r.number(
+                (&key("share"), "1", "Its share of Snyk's limit, beside the others' shares."),
+                1..=1_000,
+            ),
             concurrent_requests: limit(
                 r,
                 (&key("concurrent_requests"), "0", "Most requests at once; 0: no limit."),

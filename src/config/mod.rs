@@ -15,6 +15,7 @@ mod problem;
 mod reader;
 mod routes;
 mod sources;
+mod sparing;
 mod tls;
 mod upstream;
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub reload_interval: std::time::Duration,
     /// `[upstream]`.
     pub upstream: crate::upstream::Settings,
+    /// `[budget]`, `[queue]`, `[hold]`, `[retry]` and `[breaker]`.
+    pub sparing: crate::upstream::Sparing,
     /// `[credential]` and `SNYK_TOKEN`.
     pub credential: crate::credential::Settings,
     /// `[cache]`.
@@ -81,6 +84,7 @@ impl Config {
         listener.has_roster = access.clients_file.is_some();
         access::check_doors(reader, &listener, tls.is_some());
         let credential = credential::read(reader, &upstream, &plain);
+        let sparing = sparing::read(reader);
         let cache = cache::read(reader, upstream.max_answer);
         let (routes, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
         Some(Self {
@@ -90,6 +94,7 @@ impl Config {
             clients_file: access.clients_file,
             reload_interval: access.reload_interval,
             upstream,
+            sparing,
             credential: credential?,
             cache,
             routes,

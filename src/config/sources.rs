@@ -133,5 +133,6 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
     let text = value.as_str().map(str::to_owned);
     let number = || value.as_integer().filter(|number| number.radix() == 10);
     text.or_else(|| number().map(|number| number.as_str().to_owned()))
+        .or_else(|| value.as_float().map(|number| number.as_str().to_owned()))
         .or_else(|| value.as_bool().map(|yes| yes.to_string()))
 }

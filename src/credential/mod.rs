@@ -182,6 +182,16 @@ impl Credentials {
         Ok((Self { all, reload_interval: settings.reload_interval }, files))
     }
 
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Credential> {
+        self.all.iter().map(|one| &**one)
+    }
+
+    /// The names of all.
+    pub fn names(&self) -> impl Iterator<Item = Arc<str>> {
+        self.all.iter().map(|one| Arc::clone(&one.name))
+    }
+
     /// The credential for a call that is about `scopes`: the one that names the first of them, else the one
     /// for the rest.
     #[must_use]

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use links::LinkForm;
-pub use script::{Hits, Script, State};
+pub use script::{Hits, Limiter, Script, State};
 
 use script::Stage;
 
@@ -95,6 +95,8 @@ pub enum Fault {
     BadChunk,
     /// A field on the normal answer.
     ExtraHeader(String, String),
+    /// A field in place of the normal answer's.
+    ReplaceHeader(String, String),
 }
 
 /// A request as it was received.

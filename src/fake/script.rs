@@ -121,8 +121,34 @@ pub(super) struct Stage {
     pub(super) key: hmac::Key,
     exports: HashMap<(String, String), Export>,
     starts: VecDeque<u64>,
+    limiter: Limiter,
+}
+
+/// Snyk's limit for one credential: over it, everything is refused until nothing comes for a minute.
+#[derive(Debug, Clone, Default)]
+pub struct Limiter {
     recent: VecDeque<u64>,
     locked_out: bool,
+}
+
+impl Limiter {
+    /// Notes a request at its time (milliseconds); whether it is let through, with so many a minute.
+    pub fn admit(&mut self, most: u32, now_ms: u64) -> bool {
+        let quiet = self.recent.back().is_none_or(|last| last + 60_000 <= now_ms);
+        self.locked_out &= !quiet;
+        while self.recent.front().is_some_and(|at| at + 60_000 <= now_ms) {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(now_ms);
+        self.locked_out |= self.recent.len() > most as usize;
+        !self.locked_out
+    }
+
+    /// Requests left in this minute.
+    #[must_use]
+    pub fn remaining(&self, most: u32) -> u32 {
+        most.saturating_sub(u32::try_from(self.recent.len()).unwrap_or(u32::MAX))
+    }
 }
 
 impl Stage {
@@ -140,8 +166,7 @@ impl Stage {
             key: hmac::Key::new(hmac::HMAC_SHA256, Uuid::new_v4().as_bytes()),
             exports: HashMap::new(),
             starts: VecDeque::new(),
-            recent: VecDeque::new(),
-            locked_out: false,
+            limiter: Limiter::default(),
         }
     }
 
@@ -192,24 +217,14 @@ impl Stage {
         own.or_else(scripted).unwrap_or(3_600)
     }
 
-    /// Notes a request at its time; whether the rate limit lets it through. Over the limit, everything
-    /// is refused until nothing comes for a minute.
+    /// Notes a request at its time; whether the rate limit lets it through.
     pub(super) fn admit(&mut self, now_ms: u64) -> bool {
-        let Some(most) = self.script.requests_per_minute else { return true };
-        let quiet = self.recent.back().is_none_or(|last| last + 60_000 <= now_ms);
-        self.locked_out &= !quiet;
-        while self.recent.front().is_some_and(|at| at + 60_000 <= now_ms) {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(now_ms);
-        self.locked_out |= self.recent.len() > most as usize;
-        !self.locked_out
+        self.script.requests_per_minute.is_none_or(|most| self.limiter.admit(most, now_ms))
     }
 
     /// Requests left in this minute.
     pub(super) fn remaining(&self) -> Option<u32> {
-        let used = u32::try_from(self.recent.len()).unwrap_or(u32::MAX);
-        self.script.requests_per_minute.map(|most| most.saturating_sub(used))
+        self.script.requests_per_minute.map(|most| self.limiter.remaining(most))
     }
 
     pub(super) fn keep(&mut self, seen: Seen) {

@@ -134,7 +134,7 @@ async fn answer(
         let now = now_ms(stage.clock_offset);
         count(&mut stage.hits, &seen);
         stage.keep(seen.clone());
-        (stage.next_faults(), now, stage.admit(now), stage.remaining())
+        (stage.next_faults(), now, stage.admit(now), stage.remaining().zip(stage.script.requests_per_minute))
     };
     shared.api_hits.send_modify(|hits| *hits += 1);
     let mut held = shared.held.subscribe();
@@ -149,7 +149,8 @@ async fn answer(
         set(response.headers_mut(), "retry-after", "60");
     }
     standard_fields(&mut response, &seen, now);
-    if let Some(remaining) = remaining {
+    if let Some((remaining, most)) = remaining {
+        set(response.headers_mut(), "x-ratelimit-limit", &format!("{most}, {most};w=60;name=\"fake\""));
         set(response.headers_mut(), "x-ratelimit-remaining", &remaining.to_string());
         set(response.headers_mut(), "x-ratelimit-reset", "60");
     }
@@ -387,6 +388,10 @@ async fn spoil(fault: Fault, response: Response<Body>, switch: &Switch) -> Resul
             *response.body_mut() = answers::full(&b"\x1f\x8b\x08 not really"[..]);
         }
         Fault::ExtraHeader(name, value) => set(response.headers_mut(), &name, &value),
+        Fault::ReplaceHeader(name, value) => {
+            response.headers_mut().remove(&name);
+            set(response.headers_mut(), &name, &value);
+        }
     }
     Ok(response)
 }

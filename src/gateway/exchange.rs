@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use uuid::Uuid;
 
 use super::failure::{Failure, FailureKind};
+use super::forward::Sending;
 use super::{fields, reply};
 use crate::cache::Entry;
 use crate::clock::Now;
@@ -34,6 +35,8 @@ pub(super) struct Exchange {
     pub(super) outcome: Outcome,
     /// The attempt that the answer came from.
     pub(super) attempt: Option<Uuid>,
+    /// How that came to be sent.
+    pub(super) sending: Option<Sending>,
 }
 
 /// How a request was answered.
@@ -47,6 +50,13 @@ pub(super) enum Outcome {
         ttl: u64,
         /// Whether the links' end is not certain.
         uncertain: bool,
+    },
+    /// From the cache, past its freshness.
+    Stale {
+        /// Seconds that its freshness is over.
+        for_seconds: u64,
+        /// Why, where asking was tried.
+        detail: Option<&'static str>,
     },
     /// By the upstream.
     Forwarded {
@@ -102,6 +112,7 @@ impl Exchange {
             export: None,
             outcome: Outcome::Own,
             attempt: None,
+            sending: None,
         }
     }
 
@@ -125,11 +136,35 @@ impl Exchange {
         reply::hit(entry, client, now)
     }
 
+    /// Answers with what is past its freshness, and notes it: because nothing may be asked now, or, with
+    /// `detail`, after asking failed.
+    pub(super) fn stale(
+        &mut self,
+        entry: &Entry,
+        client: &HeaderMap,
+        detail: Option<&'static str>,
+    ) -> Response<Body> {
+        let now = self.started;
+        self.outcome = Outcome::Stale { for_seconds: entry.stale_for(now), detail };
+        self.attempt = Some(entry.attempt);
+        reply::hit(entry, client, now)
+    }
+
     /// Adds our own fields: `Exportgate-Request-Id` to every answer, `Cache-Status` (RFC 9211) where the
     /// cache was asked.
     pub(super) fn stamp(&self, fields: &mut HeaderMap) {
         if let Ok(id) = HeaderValue::try_from(self.id.to_string()) {
             fields.insert("exportgate-request-id", id);
+        }
+        if let Some(sending) = self.sending {
+            fields.insert("exportgate-attempts", HeaderValue::from(sending.tries));
+            let mut queued = sending.queued.as_millis().to_string();
+            if let Some(waited_for) = sending.waited_for {
+                let _ = write!(queued, "; for={waited_for}");
+            }
+            if let Ok(value) = HeaderValue::try_from(queued) {
+                fields.insert("exportgate-queued-ms", value);
+            }
         }
         if let Some(status) = self.cache_status().and_then(|text| HeaderValue::try_from(text).ok()) {
             fields.append("cache-status", status);
@@ -145,6 +180,12 @@ impl Exchange {
                 if uncertain {
                     text.push_str("; detail=links-end-uncertain");
                 }
+            }
+            Outcome::Stale { for_seconds, detail: None } => {
+                let _ = write!(text, "; hit; ttl=-{for_seconds}");
+            }
+            Outcome::Stale { detail: Some(detail), .. } => {
+                let _ = write!(text, "; fwd=stale; detail={detail}");
             }
             Outcome::Forwarded { why, status, stored, collapsed } => {
                 let _ = write!(text, "; fwd={}", why.as_str());
@@ -164,6 +205,7 @@ impl Exchange {
         let (cache, why) = match self.outcome {
             Outcome::Own => ("none", None),
             Outcome::Hit { .. } => ("hit", None),
+            Outcome::Stale { .. } => ("stale", Some("stale")),
             Outcome::Forwarded { why, collapsed: true, .. } => ("collapsed", Some(why.as_str())),
             Outcome::Forwarded { why, .. } => ("forwarded", Some(why.as_str())),
         };
@@ -192,6 +234,9 @@ impl Exchange {
                     cache.fwd = why,
                     snyk.request.id = fields::text(answer, "snyk-request-id"),
                     attempt.id = attempt.map(tracing::field::display),
+                    attempt.tries = self.sending.map(|sending| sending.tries),
+                    queue.duration_ms = self.sending.map(|sending| sending.queued.as_secs_f64() * 1_000.0),
+                    queue.reason = self.sending.and_then(|sending| sending.waited_for),
                     error.code = error,
                     error.reason = reason,
                     error.cause = cause,

@@ -11,7 +11,8 @@ use super::via::BadVia;
 use crate::access::{Denied, Exceeded, NotPermitted, Reason, Unidentified};
 use crate::credential::Unavailable;
 use crate::route::Refusal;
-use crate::upstream::{Failed, FailedKind};
+use crate::upstream::gate::Why;
+use crate::upstream::{Failed, FailedKind, NotNow};
 
 /// A request that gets an answer of our own instead of the upstream's.
 #[derive(Debug, Clone)]
@@ -79,6 +80,10 @@ pub(super) enum FailureKind {
     Deadline,
     /// The journal cannot be written and `journal.on_failure` is `refuse`.
     Journal,
+    /// Nothing is sent to Snyk at the moment, so that Snyk is spared.
+    NotNow(NotNow),
+    /// Nobody waits for it any more.
+    Abandoned,
     /// The upstream gave no whole answer.
     Upstream(FailedKind),
     /// A fault of our own.
@@ -179,6 +184,18 @@ const fn told(
 }
 
 impl FailureKind {
+    /// Whether it is Snyk, or our way to it, that is in trouble.
+    pub(super) const fn is_about_snyk(self) -> bool {
+        matches!(
+            self,
+            Self::NotNow(_)
+                | Self::Upstream(_)
+                | Self::Unavailable(_)
+                | Self::CredentialRejected
+                | Self::Deadline
+        )
+    }
+
     /// Why, in a word or a rule, where the client is not told: for the log.
     pub(super) const fn reason(self) -> Option<&'static str> {
         if let Self::Unauthenticated(reason) | Self::TooManyFailures(reason) = self {
@@ -373,8 +390,9 @@ impl FailureKind {
                 "The gateway cannot record requests and is set to refuse them then",
                 "Tell who runs the gateway to look at its log: the journal's disk or file needs mending.",
             ),
+            Self::NotNow(why) => not_now(why),
             Self::Upstream(kind) => upstream(kind),
-            Self::Internal => told(
+            Self::Abandoned | Self::Internal => told(
                 S::INTERNAL_SERVER_ERROR,
                 "proxy_internal_error",
                 "internal",
@@ -420,6 +438,42 @@ fn no_credential_now(unavailable: Unavailable) -> Told {
         ),
     }
     .after(unavailable.retry_after())
+}
+
+fn not_now(why: NotNow) -> Told {
+    let (no_turn, retry_after) = match why {
+        NotNow::Broken { retry_after } => (None, retry_after),
+        NotNow::NoTurn(no_turn) => (Some(no_turn.why), no_turn.retry_after),
+    };
+    let spared =
+        |code, title, detail| told(StatusCode::TOO_MANY_REQUESTS, "http_request_denied", code, title, detail);
+    match no_turn {
+        Some(Why::Budget) => spared(
+            "budget",
+            "Snyk's limit is used up for the moment",
+            "Wait as Retry-After says. Snyk was not asked, so that nobody is locked out of it.",
+        ),
+        Some(Why::Hold) => spared(
+            "hold",
+            "Snyk asked to be left alone",
+            "Wait as Retry-After says. Snyk was not asked: asking earlier would prolong it.",
+        ),
+        Some(Why::Concurrency | Why::Queue) => told(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "connection_limit_reached",
+            "too_many_queued",
+            "Too many requests wait for Snyk",
+            "Wait as Retry-After says, or raise queue.max_running or queue.max_waiting.",
+        ),
+        None => told(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "destination_unavailable",
+            "upstream_left_alone",
+            "Snyk keeps failing and is left alone for a moment",
+            "Wait as Retry-After says, and look at Snyk's status page.",
+        ),
+    }
+    .after(retry_after)
 }
 
 fn refused(refusal: Refusal) -> Told {

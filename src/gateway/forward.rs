@@ -1,11 +1,13 @@
 //! The part of the path that talks to the upstream: one attempt, its record, and what is kept of it.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{Either, Full};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::failure::{Failure, FailureKind};
@@ -15,9 +17,16 @@ use crate::cache::{self, Entry, Key, Lead, Member, Peek};
 use crate::clock::Now;
 use crate::credential::{Credential, Presented};
 use crate::journal::{Attempt, OnFailure, Served, Unrecorded};
-use crate::route::{ExportCall, Id, OtherCall};
+use crate::route::{ExportCall, Id, Operation, OtherCall};
 use crate::transport::Streamed;
+use crate::upstream::budget::limits_told;
+use crate::upstream::gate::{Asking, Outcome, Told, Why};
+use crate::upstream::pacer::Pass;
+use crate::upstream::retry::Came;
 use crate::upstream::{Answer, Failed, FailedKind, Outgoing};
+
+/// After a longer wait for a turn, the credential is looked at again: an access token may have ended.
+const LONG_QUEUE: Duration = Duration::from_secs(1);
 
 /// What a flight brings.
 pub(super) type Landed = Result<Arc<Landing>, Failure>;
@@ -27,6 +36,8 @@ pub(super) type Landed = Result<Arc<Landing>, Failure>;
 pub(super) struct Landing {
     /// The attempt that fetched it.
     pub(super) attempt: Uuid,
+    /// How it came to be sent.
+    pub(super) sending: Sending,
     /// Its status.
     pub(super) status: StatusCode,
     /// Its end-to-end fields.
@@ -37,8 +48,19 @@ pub(super) struct Landing {
     pub(super) entry: Option<Arc<Entry>>,
 }
 
+/// How an answer came to be asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sending {
+    /// How many tries it took.
+    pub(super) tries: u32,
+    /// How long the last of them waited for its turn.
+    pub(super) queued: Duration,
+    /// What it waited for.
+    pub(super) waited_for: Option<&'static str>,
+}
+
 /// A request that is ready to go up, and for whom.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Errand {
     /// Who asks, and under which request id.
     pub(super) member: Member,
@@ -52,6 +74,17 @@ pub(super) struct Errand {
     pub(super) credential: Arc<Credential>,
     /// The place among its client's requests, held until this has ended.
     pub(super) permit: Arc<Permit>,
+    /// Its client's share, where sending is short.
+    pub(super) share: u32,
+    /// Until when its client waits.
+    pub(super) deadline: Instant,
+}
+
+impl Errand {
+    fn asking(&self, start: Option<Arc<str>>) -> Asking {
+        let client = Arc::clone(&self.member.client);
+        Asking { client, weight: self.share, start, deadline: self.deadline.into_std() }
+    }
 }
 
 /// One request to Snyk, what came of it, and its record in the making.
@@ -73,8 +106,8 @@ impl Gateway {
         store_as: Option<Key>,
         mut lead: Lead<Landed>,
     ) {
-        // 1. Ask; once more, where the credential was refused and may be good now.
-        let asked = match self.ask(&call, &errand, &body).await {
+        // 1. Ask, in turn; again, where that may help.
+        let asked = match self.ask(&call, &errand, &body, &mut lead).await {
             Ok(asked) => asked,
             Err(failure) => return lead.land(Err(failure)),
         };
@@ -82,11 +115,20 @@ impl Gateway {
 
         // 2. See whether it may be stored.
         let id = attempt.id;
+        let sending =
+            Sending { tries: attempt.number, queued: attempt.queued, waited_for: attempt.waited_for };
         let landed = answer.map(|answer| {
             let entry =
                 store_as.as_ref().and_then(|_| self.entry(&answer, peek.as_ref(), (sent, received), id));
             let fields = fields::end_to_end(answer.fields, self.upstream.root());
-            Arc::new(Landing { attempt: id, status: answer.status, fields, body: answer.body, entry })
+            Arc::new(Landing {
+                attempt: id,
+                sending,
+                status: answer.status,
+                fields,
+                body: answer.body,
+                entry,
+            })
         });
         let landed = landed.map_err(|failure| Failure { attempt: Some(id), ..failure });
 
@@ -112,27 +154,90 @@ impl Gateway {
         lead.land(landed);
     }
 
-    /// Asks Snyk; a GET once more, where the credential was refused and another value is at hand.
-    async fn ask(&self, call: &ExportCall, errand: &Errand, body: &Bytes) -> Result<Asked, Failure> {
+    /// Asks Snyk, in turn. A read is asked once more where the credential was refused and another value is at
+    /// hand, where it failed on the way, and after a 429 whose hold it can wait for.
+    async fn ask(
+        &self,
+        call: &ExportCall,
+        errand: &Errand,
+        body: &Bytes,
+        lead: &mut Lead<Landed>,
+    ) -> Result<Asked, Failure> {
         let credential = &errand.credential;
         let mut presented = credential.present(self.clock.now()).await.map_err(FailureKind::Unavailable)?;
-        let (mut sent_id, mut may_replay) = (errand.sent_id, call.method() == Method::GET);
+        let is_read = call.method() == Method::GET;
+        let (mut sent_id, mut may_replay, mut may_wait) = (errand.sent_id, is_read, is_read);
+        let (mut number, mut tries) = (0, 0);
+        let mut last: Option<Asked> = None;
         loop {
-            let mut asked = self.ask_once(call, (errand, sent_id), body.clone(), &presented).await;
-            let status = asked.answer.as_ref().ok().map(|answer| answer.status);
-            if status != Some(StatusCode::UNAUTHORIZED) {
-                if status.is_some_and(speaks_for_the_credential) {
-                    credential.accepted(&presented);
+            let pass = match (self.turn(call, errand, lead).await, last.take()) {
+                (Ok(pass), before) => {
+                    if let Some(before) = before {
+                        self.must_be_recorded(self.journal.record(before.attempt, Vec::new()).await)?;
+                        sent_id = Uuid::new_v4();
+                    }
+                    pass
                 }
+                // What the last try brought is better than nothing.
+                (Err(_), Some(last)) => return Ok(last),
+                (Err(failure), None) => return Err(failure),
+            };
+            if pass.queued > LONG_QUEUE {
+                presented = credential.present(self.clock.now()).await.map_err(FailureKind::Unavailable)?;
+            }
+            (number, tries) = (number + 1, tries + 1);
+            let (queued, why) = (pass.queued, pass.why);
+            let mut asked = self.ask_once(call, (errand, sent_id), body.clone(), &presented).await;
+            (asked.attempt.number, asked.attempt.queued) = (number, queued);
+            asked.attempt.waited_for = why.map(Why::as_str);
+            let outcome = outcome(&asked);
+            let told = asked.answer.as_ref().map(|answer| self.limits_of(&answer.fields)).unwrap_or_default();
+            pass.ended(outcome, &told);
+            let status = asked.answer.as_ref().ok().map(|answer| answer.status);
+            if status.is_some_and(speaks_for_the_credential) {
+                credential.accepted(&presented);
+            }
+            let left = errand.deadline.saturating_duration_since(Instant::now());
+            let again = self.upstream.ended(came(&asked), (tries, left), is_read);
+            if status == Some(StatusCode::UNAUTHORIZED) {
+                let other = credential.refused(&presented, self.clock.now(), true).await;
+                let Some(other) = other.filter(|_| std::mem::take(&mut may_replay)) else {
+                    asked.answer = Err(FailureKind::CredentialRejected.into());
+                    return Ok(asked);
+                };
+                (presented, tries) = (other, 0);
+            } else if let Some(pause) = again {
+                tokio::time::sleep(pause).await;
+            } else if status == Some(StatusCode::TOO_MANY_REQUESTS) && std::mem::take(&mut may_wait) {
+                // The hold is known by now: whether the wait for it fits is the gate's to say.
+                tries = 0;
+            } else {
                 return Ok(asked);
             }
-            let other = credential.refused(&presented, self.clock.now(), true).await;
-            let Some(other) = other.filter(|_| std::mem::take(&mut may_replay)) else {
-                asked.answer = Err(FailureKind::CredentialRejected.into());
-                return Ok(asked);
-            };
-            self.must_be_recorded(self.journal.record(asked.attempt, Vec::new()).await)?;
-            (presented, sent_id) = (other, Uuid::new_v4());
+            last = Some(asked);
+        }
+    }
+
+    /// Waits for a turn to send; ends where nobody waits for the answer any more.
+    async fn turn(
+        &self,
+        call: &ExportCall,
+        errand: &Errand,
+        lead: &mut Lead<Landed>,
+    ) -> Result<Pass, Failure> {
+        let is_start = call.operation == Operation::Start;
+        let scope = || format!("{} {}", call.scope.kind.as_str(), call.scope.id.as_str()).into();
+        let turn = self.upstream.turn(&errand.credential.name, errand.asking(is_start.then(scope)));
+        let mut turn = std::pin::pin!(turn);
+        loop {
+            tokio::select! {
+                pass = turn.as_mut() => return pass.map_err(|why| FailureKind::NotNow(why).into()),
+                () = lead.abandoned() => {
+                    if lead.give_up() {
+                        return Err(FailureKind::Abandoned.into());
+                    }
+                }
+            }
         }
     }
 
@@ -175,6 +280,12 @@ impl Gateway {
         Asked { attempt, answer: answer.map_err(Failure::from), peek, sent, received }
     }
 
+    /// Waits for a turn of a call that is no export call.
+    pub(super) async fn turn_of_other(&self, errand: &Errand) -> Result<Pass, Failure> {
+        let turn = self.upstream.turn(&errand.credential.name, errand.asking(None)).await;
+        turn.map_err(|why| FailureKind::NotNow(why).into())
+    }
+
     /// Sends a call that is no export call and lands its head; the body streams. Its record is committed
     /// before the head leaves, and tells the bytes where the head announces them. It is never replayed,
     /// and a 401 does not lock the credential: some of Snyk's other calls answer so for what a tenant has
@@ -182,12 +293,14 @@ impl Gateway {
     pub(super) async fn pass_through(
         self: Arc<Self>,
         call: OtherCall,
-        errand: Errand,
-        body: Streamed,
-    ) -> Result<(Uuid, http::Response<Streamed>), Failure> {
+        (errand, body): (Errand, Streamed),
+        pass: Pass,
+    ) -> Result<(Uuid, Sending, http::Response<Streamed>), Failure> {
         let presented =
             errand.credential.present_unlocked(self.clock.now()).await.map_err(FailureKind::Unavailable)?;
         let mut attempt = self.attempt(&errand, errand.sent_id, (call.method.as_str(), "other"));
+        (attempt.queued, attempt.waited_for) = (pass.queued, pass.why.map(Why::as_str));
+        let sending = Sending { tries: 1, queued: attempt.queued, waited_for: attempt.waited_for };
         if let Some(scope) = call.scopes.first() {
             attempt.scope_kind = Some(scope.kind.as_str());
             attempt.scope_id = Some(scope.id.as_str().to_owned());
@@ -202,6 +315,20 @@ impl Gateway {
         let answer = self.shutdown.in_time(self.upstream.open(outgoing)).await;
         let answer = answer.unwrap_or_else(|| Err(Failed::of(FailedKind::Stopped)));
         attempt.latency = self.clock.now().mono.saturating_duration_since(sent.mono);
+        let came = match &answer {
+            Ok(response) => {
+                pass.ended(
+                    outcome_of(response.status(), response.headers(), self.clock.now().wall),
+                    &self.limits_of(response.headers()),
+                );
+                Came::Status(response.status().as_u16())
+            }
+            Err(failed) => {
+                pass.ended(Outcome::Failed, &Told::default());
+                Came::Failed(failed.kind)
+            }
+        };
+        let _ = self.upstream.ended(came, (1, Duration::ZERO), false);
         let mut instead = None;
         match &answer {
             Ok(response) if presented.is_in_fields(response.headers()) => {
@@ -225,9 +352,27 @@ impl Gateway {
             (None, Ok(mut response)) => {
                 response.body_mut().hold(errand.permit);
                 response.body_mut().withhold(presented.secret());
-                Ok((id, response))
+                Ok((id, sending, response))
             }
             (None, Err(failed)) => Err(Failure { attempt: Some(id), ..failed.into() }),
+        }
+    }
+
+    /// What the rate fields of an answer say. `X-Ratelimit-Remaining` is about the window whose limit comes first.
+    fn limits_of(&self, answer: &HeaderMap) -> Told {
+        let text = |name: &str| answer.get(name).and_then(|value| value.to_str().ok());
+        let number = |name: &str| text(name)?.trim().parse::<u32>().ok();
+        let Some(told) = text("x-ratelimit-limit") else { return Told::default() };
+        let Some(limits) = limits_told(told) else {
+            self.upstream.note_garbled();
+            return Told::default();
+        };
+        let reset = number("x-ratelimit-reset").map(|seconds| Duration::from_secs(seconds.into()));
+        Told {
+            limits,
+            first: told.split([',', ';']).next().and_then(|first| first.trim().parse().ok()),
+            remaining: number("x-ratelimit-remaining"),
+            reset,
         }
     }
 
@@ -262,31 +407,51 @@ impl Gateway {
     }
 
     fn attempt(&self, errand: &Errand, sent_id: Uuid, (method, operation): (&str, &'static str)) -> Attempt {
+        let with = (Arc::clone(&self.upstream_name), Arc::clone(&errand.credential.name));
         Attempt {
-            id: Uuid::now_v7(),
-            started: self.clock.now().wall,
-            latency: std::time::Duration::ZERO,
-            upstream: Arc::clone(&self.upstream_name),
-            credential: Arc::clone(&errand.credential.name),
             request: errand.member.request,
             client: Arc::clone(&errand.member.client),
-            sent_id,
-            received_id: None,
-            scope_kind: None,
-            scope_id: None,
-            export_id: None,
             operation,
             method: method.to_owned(),
-            status: None,
-            export_status: None,
-            bytes: None,
-            version_requested: None,
-            version_served: None,
-            lifecycle: None,
-            deprecation: None,
-            sunset: None,
-            error: None,
+            ..Attempt::new(self.clock.now().wall, with, sent_id)
         }
+    }
+}
+
+/// What a send came to, as far as the gate is concerned.
+fn outcome(asked: &Asked) -> Outcome {
+    match &asked.answer {
+        Ok(answer) => outcome_of(answer.status, &answer.fields, asked.received.wall),
+        Err(failure) if failure.kind == FailureKind::Echo => Outcome::Answered,
+        Err(_) => Outcome::Failed,
+    }
+}
+
+fn outcome_of(status: StatusCode, answer: &HeaderMap, now: SystemTime) -> Outcome {
+    if status != StatusCode::TOO_MANY_REQUESTS {
+        return Outcome::Answered;
+    }
+    let number =
+        |name: &str| answer.get(name).and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
+    let asked = answer.get("retry-after").and_then(|value| retry_after(value.to_str().ok()?, now));
+    let reset = || number("x-ratelimit-reset").map(Duration::from_secs);
+    Outcome::TooMany { retry_after: asked.or_else(reset), account_is_empty: false }
+}
+
+/// Reads `Retry-After` (RFC 9110 §10.2.3): seconds, or a date.
+fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let seconds = text.trim().parse().ok().map(Duration::from_secs);
+    let until = || httpdate::parse_http_date(text).ok();
+    seconds.or_else(|| Some(until()?.duration_since(now).unwrap_or_default()))
+}
+
+/// What a try of an export call came to.
+fn came(asked: &Asked) -> Came {
+    match &asked.answer {
+        Ok(answer) => Came::Status(answer.status.as_u16()),
+        Err(Failure { kind: FailureKind::Upstream(kind), .. }) => Came::Failed(*kind),
+        // It was there and answered, whatever we make of that.
+        Err(_) => Came::Status(200),
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderName, Request, Response, Version};
+use http::{HeaderName, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::sync::oneshot;
@@ -143,6 +143,12 @@ impl Gateway {
         self.flights.waiting()
     }
 
+    /// How many requests wait for their turn to be sent.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.upstream.pacers().map(|(_, pacer)| pacer.waiting()).sum()
+    }
+
     /// Answers a request.
     pub async fn respond(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body> {
         let mut exchange = Exchange::begin(self.clock.now(), request.method(), peer.via);
@@ -205,6 +211,8 @@ impl Gateway {
             sent_id: fields::request_id(&parts.headers),
             credential: Arc::clone(credential),
             permit: Arc::clone(&permit),
+            share: principal.share(),
+            deadline,
         };
         match route {
             Route::Export(mut call) => {
@@ -216,7 +224,13 @@ impl Gateway {
                 // 8. Reply.
                 match waiting {
                     Waiting::Answered(response) => Ok(response),
-                    Waiting::For(waiter) => self.landed(exchange, waiter, &parts, deadline).await,
+                    Waiting::For(waiter, stale) => {
+                        let landed = self.landed(exchange, waiter, &parts, deadline).await;
+                        match stale.filter(|_| is_no_use(&landed)) {
+                            Some(entry) => Ok(exchange.stale(&entry, &parts.headers, Some("stale-if-error"))),
+                            None => landed,
+                        }
+                    }
                 }
             }
             Route::Other(call) => {
@@ -237,6 +251,7 @@ impl Gateway {
         // 4. Look up. A start is never looked up, stored or shared; `no-store` says the same of a read.
         let directives = Directives::of_request(&parts.headers);
         let now = exchange.started;
+        let mut stale = None;
         let (why, key) = if call.operation == Operation::Start {
             (Why::Method, None)
         } else if directives.no_store {
@@ -251,9 +266,24 @@ impl Gateway {
             );
             match self.cache.find(&key) {
                 None => (Why::UriMiss, Some(key)),
-                Some(entry) if !entry.is_fresh(now) => (Why::Stale, Some(key)),
+                Some(entry) if !entry.is_fresh(now) => {
+                    // What is past its freshness is of use while Snyk cannot be asked, if its links live.
+                    stale = Some(entry)
+                        .filter(|entry| entry.links_live(now) && entry.satisfies(&directives, now));
+                    if let Some(entry) = &stale
+                        && self.upstream.is_held(&errand.credential.name)
+                    {
+                        return Ok(Waiting::Answered(exchange.stale(entry, &parts.headers, None)));
+                    }
+                    (Why::Stale, Some(key))
+                }
                 Some(entry) if !entry.satisfies(&directives, now) => (Why::Request, Some(key)),
-                Some(entry) => return Ok(Waiting::Answered(exchange.hit(&entry, &parts.headers))),
+                Some(entry) => {
+                    if self.cache_settings.refresh_ahead && entry.wants_refresh(now) {
+                        self.refresh(&call, &errand, key);
+                    }
+                    return Ok(Waiting::Answered(exchange.hit(&entry, &parts.headers)));
+                }
             }
         };
         if directives.only_if_cached {
@@ -284,7 +314,16 @@ impl Gateway {
         if let Some(lead) = lead {
             self.shutdown.spawn(Arc::clone(self).fetch(call, (errand, body), key, lead));
         }
-        Ok(Waiting::For(waiter))
+        Ok(Waiting::For(waiter, stale))
+    }
+
+    /// Fetches an entry again ahead of its end, once for all its readers, so that none of them waits for it.
+    fn refresh(self: &Arc<Self>, call: &ExportCall, errand: &Errand, key: Key) {
+        if let Some(lead) = self.flights.ahead(&key) {
+            let errand = Errand { sent_id: Uuid::new_v4(), ..errand.clone() };
+            let fetching = Arc::clone(self).fetch(call.clone(), (errand, Bytes::new()), Some(key), lead);
+            self.shutdown.spawn(fetching);
+        }
     }
 
     /// Waits for a flight and makes the client's answer of what it brings.
@@ -298,6 +337,7 @@ impl Gateway {
         let landed = timeout_at(deadline, waiter.landed()).await.map_err(|_| FailureKind::Deadline)?;
         let landing = landed.ok_or(FailureKind::Internal)??;
         exchange.attempt = Some(landing.attempt);
+        exchange.sending = Some(landing.sending);
         if let Outcome::Forwarded { status, stored, .. } = &mut exchange.outcome {
             (*status, *stored) = (Some(landing.status), landing.entry.is_some());
         }
@@ -319,15 +359,24 @@ impl Gateway {
         self.refuse_unrecorded()?;
         exchange.outcome =
             Outcome::Forwarded { why: Why::Bypass, status: None, stored: false, collapsed: false };
-        let (answer, answered) = oneshot::channel();
-        let sending = Arc::clone(self).pass_through(call, errand, body);
+        let (mut answer, answered) = oneshot::channel();
+        let gateway = Arc::clone(self);
         self.shutdown.spawn(async move {
-            // Who left gets nothing; the record is made all the same.
-            let _ = answer.send(sending.await);
+            // Who leaves while waiting is not sent; who leaves later gets nothing, and the record is made all
+            // the same.
+            let turn = tokio::select! {
+                turn = gateway.turn_of_other(&errand) => turn,
+                () = answer.closed() => return,
+            };
+            let came = match turn {
+                Ok(pass) => gateway.pass_through(call, (errand, body), pass).await,
+                Err(failure) => Err(failure),
+            };
+            let _ = answer.send(came);
         });
         let answered = timeout_at(deadline, answered).await.map_err(|_| FailureKind::Deadline)?;
-        let (attempt, response) = answered.map_err(|_| FailureKind::Internal)??;
-        exchange.attempt = Some(attempt);
+        let (attempt, sending, response) = answered.map_err(|_| FailureKind::Internal)??;
+        (exchange.attempt, exchange.sending) = (Some(attempt), Some(sending));
         if let Outcome::Forwarded { status, .. } = &mut exchange.outcome {
             *status = Some(response.status());
         }
@@ -370,5 +419,16 @@ enum Waiting {
     /// The cache had it.
     Answered(Response<Body>),
     /// It is on its way.
-    For(Waiter<Landed>),
+    For(Waiter<Landed>, Option<Arc<Entry>>),
+}
+
+/// Whether Snyk could not be asked, or gave nothing but its trouble: then an older answer is better than none
+/// (RFC 5861 §4).
+fn is_no_use(landed: &Result<Response<Body>, Failure>) -> bool {
+    match landed {
+        Ok(response) => {
+            response.status().is_server_error() || response.status() == StatusCode::TOO_MANY_REQUESTS
+        }
+        Err(failure) => failure.kind.is_about_snyk(),
+    }
 }

@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use super::fault::Fault;
 use super::record::{Attempt, Served};
 use super::schema;
+use super::sends::{Sends, Spend};
 use super::settings::{Durability, Settings};
 
 /// Longest text that is stored, in characters: an upstream cannot fill the disk through a header.
@@ -33,6 +35,8 @@ pub(super) enum Work {
     Attempt(Box<Attempt>, Vec<Served>),
     /// Whom an attempt that is on record answered later.
     Serve(Uuid, Vec<Served>),
+    /// What is about to be sent with a credential.
+    Spend(Arc<Sends>, Spend),
 }
 
 /// An open journal file.
@@ -86,6 +90,11 @@ impl Database {
                     (attempt.id, served)
                 }
                 Work::Serve(attempt, served) => (*attempt, served),
+                Work::Spend(sends, spend) => {
+                    sends.spend(&transaction, spend)?;
+                    on_record.push(true);
+                    continue;
+                }
             };
             on_record.push(insert_served(&transaction, attempt, served)?);
         }
@@ -110,10 +119,10 @@ fn insert_attempt(transaction: &Transaction<'_>, attempt: &Attempt) -> rusqlite:
     let mut insert = transaction.prepare_cached(
         "INSERT INTO attempts (id, started_ms, latency_us, upstream, credential, request_id, client, sent_id,
             received_id, scope_kind, scope_id, export_id, operation, method, status, export_status, bytes,
-            version_requested, version_served, lifecycle, deprecation, sunset, error)
+            version_requested, version_served, lifecycle, deprecation, sunset, error, try, queued_us, waited_for)
          VALUES (:id, :started, :latency, :upstream, :credential, :request, :client, :sent,
             :received, :scope_kind, :scope, :export, :operation, :method, :status, :export_status, :bytes,
-            :version_requested, :version_served, :lifecycle, :deprecation, :sunset, :error)
+            :version_requested, :version_served, :lifecycle, :deprecation, :sunset, :error, :try, :queued, :waited_for)
          ON CONFLICT (id) DO NOTHING",
     )?;
     insert.execute(named_params! {
@@ -140,6 +149,9 @@ fn insert_attempt(transaction: &Transaction<'_>, attempt: &Attempt) -> rusqlite:
         ":deprecation": attempt.deprecation.as_deref().map(capped),
         ":sunset": attempt.sunset.as_deref().map(capped),
         ":error": attempt.error,
+        ":try": attempt.number,
+        ":queued": i64::try_from(attempt.queued.as_micros()).unwrap_or(i64::MAX),
+        ":waited_for": attempt.waited_for,
     })?;
     Ok(())
 }

@@ -14,6 +14,7 @@ mod query;
 mod record;
 mod row;
 mod schema;
+mod sends;
 mod settings;
 mod store;
 #[cfg(test)]
@@ -24,5 +25,6 @@ pub use fault::Unrecorded;
 pub use query::{Query, QueryError, StatusFilter, StatusFilterError, find};
 pub use record::{Attempt, Served};
 pub use row::Row;
+pub use sends::{Sends, Sent};
 pub use settings::{Durability, OnFailure, Settings};
 pub use store::Journal;

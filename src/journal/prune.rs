@@ -10,6 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::database::unix_ms;
 use super::fault::Fault;
+use super::sends::KEPT;
 use super::settings::Settings;
 use crate::clock::Now;
 
@@ -60,6 +61,10 @@ pub(super) fn prune(connection: &mut Connection, settings: &Settings, now: Now) 
     let last_surplus = newest.unwrap_or(0).saturating_sub(max_rows);
     let oldest_ms = now.wall.checked_sub(settings.max_age).map_or(i64::MIN, unix_ms);
 
+    let sends_end = now.wall.checked_sub(KEPT).map_or(i64::MIN, unix_ms);
+    connection
+        .prepare_cached("DELETE FROM sends WHERE seq IN (SELECT seq FROM sends WHERE at_ms < ?1 LIMIT ?2)")?
+        .execute((sends_end, i64::try_from(CHUNK).unwrap_or(i64::MAX)))?;
     let mut victims = seqs(connection, "seq <= ?1 ORDER BY seq", last_surplus)?;
     if victims.len() < CHUNK {
         victims.extend(seqs(connection, "started_ms < ?1 ORDER BY started_ms", oldest_ms)?);

@@ -53,8 +53,50 @@ pub struct Attempt {
     pub deprecation: Option<String>,
     /// `sunset`.
     pub sunset: Option<String>,
+    /// Which try of its request this is, from 1.
+    pub number: u32,
+    /// How long it waited for its turn before it was sent.
+    pub queued: Duration,
+    /// What it waited for.
+    pub waited_for: Option<&'static str>,
     /// The kind of failure, where no whole answer came (an RFC 9209 error type).
     pub error: Option<&'static str>,
+}
+
+impl Attempt {
+    /// One that was sent at `started` to `upstream` with `credential`, of which nothing else is known yet.
+    #[must_use]
+    pub fn new(started: SystemTime, (upstream, credential): (Arc<str>, Arc<str>), sent_id: Uuid) -> Self {
+        let id = Uuid::now_v7();
+        Self {
+            id,
+            started,
+            latency: Duration::ZERO,
+            upstream,
+            credential,
+            request: id,
+            client: "exportgate".into(),
+            sent_id,
+            received_id: None,
+            scope_kind: None,
+            scope_id: None,
+            export_id: None,
+            operation: "other",
+            method: "GET".to_owned(),
+            status: None,
+            export_status: None,
+            bytes: None,
+            version_requested: None,
+            version_served: None,
+            lifecycle: None,
+            deprecation: None,
+            sunset: None,
+            number: 1,
+            queued: Duration::ZERO,
+            waited_for: None,
+            error: None,
+        }
+    }
 }
 
 /// A client's request that one attempt answered.

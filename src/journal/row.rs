@@ -52,13 +52,21 @@ pub struct Row {
     pub deprecation: Option<String>,
     /// `sunset`.
     pub sunset: Option<String>,
+    /// Which try of its request this is, from 1.
+    #[serde(rename = "try")]
+    pub number: u32,
+    /// How long it waited for its turn, in milliseconds.
+    pub queued_ms: f64,
+    /// What it waited for: `budget`, `hold` or `concurrency`.
+    pub waited_for: Option<String>,
 }
 
 impl Row {
     /// The columns of the view `requests`, in the order of the fields.
     pub(super) const COLUMNS: &'static str = "started, latency_ms, operation, method, scope_kind, scope_id, \
         export_id, status, export_status, error, received_id, sent_id, request_id, client, clients, upstream, \
-        credential, bytes, version_requested, version_served, lifecycle, deprecation, sunset";
+        credential, bytes, version_requested, version_served, lifecycle, deprecation, sunset, try, queued_ms, \
+        waited_for";
 
     pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -85,6 +93,9 @@ impl Row {
             lifecycle: row.get("lifecycle")?,
             deprecation: row.get("deprecation")?,
             sunset: row.get("sunset")?,
+            number: row.get("try")?,
+            queued_ms: row.get("queued_ms")?,
+            waited_for: row.get("waited_for")?,
         })
     }
 }

@@ -12,7 +12,7 @@ use super::fault::Fault;
 const APPLICATION_ID: i64 = 0x6578_6774;
 
 /// One step per schema version, oldest first.
-const MIGRATIONS: &[&str] = &[V1];
+const MIGRATIONS: &[&str] = &[V1, V2];
 
 /// Times are whole milliseconds (small, and quick to compare); the view `requests` shows them as text.
 ///
@@ -73,6 +73,33 @@ SELECT strftime('%Y-%m-%dT%H:%M:%fZ', a.started_ms / 1000.0, 'unixepoch') AS sta
        a.latency_us / 1000.0 AS latency_ms, a.operation, a.method, a.scope_kind, a.scope_id, a.export_id,
        a.status, a.export_status, a.error, a.received_id, a.sent_id, a.request_id, a.client,
        (SELECT count(*) FROM served s WHERE s.attempt = a.seq) AS clients,
+       a.upstream, a.credential, a.bytes, a.version_requested, a.version_served, a.lifecycle,
+       a.deprecation, a.sunset, a.id, a.seq
+FROM attempts a;
+";
+
+/// What was sent with each credential in the last hour; why a request waited, and which try it was.
+const V2: &str = "
+CREATE TABLE sends (
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    credential TEXT NOT NULL,
+    process    TEXT NOT NULL,
+    at_ms      INTEGER NOT NULL,
+    count      INTEGER NOT NULL,
+    start      TEXT
+) STRICT;
+CREATE INDEX sends_credential ON sends (credential, seq);
+CREATE INDEX sends_at ON sends (at_ms);
+ALTER TABLE attempts ADD COLUMN try INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE attempts ADD COLUMN queued_us INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE attempts ADD COLUMN waited_for TEXT;
+DROP VIEW requests;
+CREATE VIEW requests AS
+SELECT strftime('%Y-%m-%dT%H:%M:%fZ', a.started_ms / 1000.0, 'unixepoch') AS started,
+       a.latency_us / 1000.0 AS latency_ms, a.operation, a.method, a.scope_kind, a.scope_id, a.export_id,
+       a.status, a.export_status, a.error, a.received_id, a.sent_id, a.request_id, a.client,
+       (SELECT count(*) FROM served s WHERE s.attempt = a.seq) AS clients,
+       a.try, a.queued_us / 1000.0 AS queued_ms, a.waited_for,
        a.upstream, a.credential, a.bytes, a.version_requested, a.version_served, a.lifecycle,
        a.deprecation, a.sunset, a.id, a.seq
 FROM attempts a;

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
@@ -17,10 +17,13 @@ use uuid::Uuid;
 use super::database::Work;
 use super::fault::Unrecorded;
 use super::record::{Attempt, Served};
+use super::sends::{Sends, Sent, Spend};
 use super::settings::Settings;
 use super::writer::{Command, Health, Job, RETRY, Writer};
 use crate::clock::Clock;
 
+/// Longest that sends wait to be written down: a journal in trouble does not hold them up.
+const SPEND_WAIT: Duration = Duration::from_millis(500);
 /// Most records that wait for the writer; beyond it, callers wait to queue.
 const QUEUE: usize = 1_024;
 
@@ -81,6 +84,21 @@ impl Journal {
     /// Records whom an attempt that is on record answered since. `Ok` means committed.
     pub async fn serve(&self, attempt: Uuid, served: Vec<Served>) -> Result<(), Unrecorded> {
         self.submit(Work::Serve(attempt, served)).await
+    }
+
+    /// Writes down that `count` requests are about to be sent, and for which scopes `starts`, and tells what others sent that was not known yet:
+    /// how many, and when (by the wall clock). Nothing where the journal cannot be written.
+    pub async fn spend(
+        &self,
+        sends: &Arc<Sends>,
+        (count, starts): (u32, Vec<Arc<str>>),
+        at: SystemTime,
+    ) -> Vec<Sent> {
+        let written = self.submit(Work::Spend(Arc::clone(sends), Spend { count, starts, at }));
+        if tokio::time::timeout(SPEND_WAIT, written).await.is_err() {
+            tracing::warn!("the journal is slow: sends go up before they are written down");
+        }
+        sends.take_others()
     }
 
     /// Whether the last try to write failed.

@@ -48,6 +48,9 @@ fn attempt(n: u128) -> Attempt {
         lifecycle: None,
         deprecation: None,
         sunset: None,
+        number: 1,
+        queued: Duration::ZERO,
+        waited_for: None,
         error: None,
     }
 }

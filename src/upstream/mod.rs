@@ -1,20 +1,36 @@
 //! Sending a request to Snyk and reading what comes back.
 
+pub mod breaker;
+pub mod budget;
 mod failed;
+pub mod gate;
+pub mod hold;
+pub mod pacer;
+mod queue;
+pub mod retry;
 mod settings;
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Incoming};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use crate::transport::{Body, Client, MAX_RESPONSE_HEAD, Streamed, TransportError, client};
 
+use breaker::{Breaker, Change, Lets};
+use gate::{Asking, NoTurn};
+use pacer::{Pacer, Pass};
+use retry::Allowance;
+
 pub use failed::{Failed, FailedKind};
-pub use settings::{Root, Settings};
+pub use settings::{Root, Settings, Sparing};
 
 /// The upstream: one root, one connection pool.
 #[derive(Debug, Clone)]
@@ -25,6 +41,15 @@ pub struct Upstream {
     head_timeout: Duration,
     request_timeout: Duration,
     max_answer: usize,
+    /// By the credential's name.
+    pacers: Arc<HashMap<Arc<str>, Arc<Pacer>>>,
+    breaker: Arc<Mutex<Breaker>>,
+    /// It opened: nobody needs to wait for a turn.
+    opened: Arc<Notify>,
+    allowance: Arc<Mutex<Allowance>>,
+    retry: retry::Settings,
+    /// Rate fields that were not understood.
+    garbled: Arc<AtomicU64>,
 }
 
 /// A request as it goes up: everything in it was made by us.
@@ -56,7 +81,11 @@ impl Upstream {
     ///
     /// # Errors
     /// See [`TransportError`].
-    pub fn new(settings: &Settings) -> Result<Self, TransportError> {
+    pub fn new(
+        settings: &Settings,
+        sparing: &Sparing,
+        credentials: impl Iterator<Item = Arc<str>>,
+    ) -> Result<Self, TransportError> {
         let root = settings.root.clone();
         let authority = root.authority.as_str();
         let uri = Uri::builder().scheme(root.scheme.clone()).authority(authority).path_and_query("/").build();
@@ -67,7 +96,94 @@ impl Upstream {
             head_timeout: settings.connect_timeout + settings.header_timeout,
             request_timeout: settings.request_timeout,
             max_answer: settings.max_answer,
+            pacers: Arc::new(
+                credentials.map(|name| (Arc::clone(&name), Pacer::new(name, sparing.gate.clone()))).collect(),
+            ),
+            breaker: Arc::new(Mutex::new(Breaker::new(sparing.breaker))),
+            opened: Arc::default(),
+            allowance: Arc::new(Mutex::new(Allowance::new(sparing.retry.percent))),
+            retry: sparing.retry,
+            garbled: Arc::default(),
         })
+    }
+
+    /// Who gives turns for each credential.
+    pub fn pacers(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Pacer>)> {
+        self.pacers.iter()
+    }
+
+    /// Waits for a turn to send with the credential that is called `credential`.
+    ///
+    /// # Errors
+    /// [`NotNow`].
+    pub async fn turn(&self, credential: &str, asking: Asking) -> Result<Pass, NotNow> {
+        let broken = || match lock(&self.breaker).lets(std::time::Instant::now()) {
+            Lets::None { retry_after } => Err(NotNow::Broken { retry_after }),
+            Lets::All | Lets::Probe => Ok(()),
+        };
+        let opened = self.opened.notified();
+        broken()?;
+        let pacer = self.pacers.get(credential).ok_or(NotNow::Broken { retry_after: Duration::ZERO })?;
+        let pass = tokio::select! {
+            biased;
+            pass = pacer.turn(asking) => pass.map_err(NotNow::NoTurn)?,
+            () = opened => return Err(broken().err().unwrap_or(NotNow::Broken { retry_after: Duration::ZERO })),
+        };
+        let now = std::time::Instant::now();
+        let mut breaker = lock(&self.breaker);
+        if let Lets::None { retry_after } = breaker.lets(now) {
+            return Err(NotNow::Broken { retry_after });
+        }
+        breaker.sent(now);
+        Ok(pass)
+    }
+
+    /// Counts an answer whose rate fields are not understood.
+    pub fn note_garbled(&self) {
+        if self.garbled.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::warn!("the X-Ratelimit-Limit of an answer is not understood; said once");
+        }
+    }
+
+    /// How many answers had rate fields that were not understood.
+    #[must_use]
+    pub fn garbled(&self) -> u64 {
+        self.garbled.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is known that nothing is sent with this credential at the moment.
+    #[must_use]
+    pub fn is_held(&self, credential: &str) -> bool {
+        matches!(lock(&self.breaker).lets(std::time::Instant::now()), Lets::None { .. })
+            || self.pacers.get(credential).is_some_and(|pacer| pacer.is_held())
+    }
+
+    /// Says what came of a send; a try of a read that is to be made again, with the pause before it.
+    pub fn ended(
+        &self,
+        came: retry::Came,
+        (tries, left): (u32, Duration),
+        is_read: bool,
+    ) -> Option<Duration> {
+        let change = lock(&self.breaker).ended(came.is_the_upstreams_fault(), std::time::Instant::now());
+        match change {
+            Change::None => {}
+            Change::Opened => {
+                tracing::error!(upstream.url = %self.root, "the upstream keeps failing: it is left alone for breaker.pause");
+                self.opened.notify_waiters();
+            }
+            Change::Closed => {
+                tracing::info!(upstream.url = %self.root, "the upstream answers again");
+                self.pacers.values().for_each(|pacer| pacer.ramp());
+            }
+        }
+        let mut allowance = lock(&self.allowance);
+        if tries == 1 {
+            allowance.sent();
+        }
+        let pause = retry::pause(came, tries, fastrand::f64(), left, &self.retry)
+            .filter(|_| is_read && change != Change::Opened)?;
+        allowance.take().then_some(pause)
     }
 
     /// Where requests go.
@@ -140,6 +256,23 @@ impl Upstream {
             Ok(Ok(whole)) => Ok(whole.to_bytes()),
         }
     }
+}
+
+/// Nothing is sent at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotNow {
+    /// The upstream keeps failing.
+    Broken {
+        /// Until it is tried again.
+        retry_after: Duration,
+    },
+    /// The budget, a hold or the queue stand in the way.
+    NoTurn(NoTurn),
+}
+
+/// A panic while it was locked left it whole: each change is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The bytes of a header section, as RFC 9113 §6.5.2 counts them.

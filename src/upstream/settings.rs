@@ -27,6 +27,17 @@ pub struct Settings {
     pub default_version: Option<String>,
 }
 
+/// How Snyk is spared.
+#[derive(Debug, Clone)]
+pub struct Sparing {
+    /// `[budget]`, `[queue]` and `[hold]`.
+    pub gate: super::gate::Settings,
+    /// `[retry]`.
+    pub retry: super::retry::Settings,
+    /// `[breaker]`.
+    pub breaker: super::breaker::Settings,
+}
+
 /// The upstream's root: scheme, authority and, behind another gateway, a path prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {

@@ -346,3 +346,45 @@ async fn doubtful_framing_ends_the_connection_and_an_unread_body_is_no_second_re
     assert_eq!(fake.hits().results, 1);
     assert!(fake.requests().iter().all(|seen| !seen.target.contains("smuggled")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_check_tells_whether_token_and_clock_are_right() {
+    let fake = Fake::start(Settings { token: Some(TOKEN.to_owned()), ..Settings::default() }).await.unwrap();
+    let home = TempDir::new().unwrap();
+    let ca = home.path().join("ca.pem");
+    std::fs::write(&ca, fake.ca_pem()).unwrap();
+    let check = |token: &'static str, upstream: String| {
+        let mut command = exportgate(home.path());
+        command.args(["check", "--live", "--upstream", &upstream]).env("SNYK_TOKEN", token);
+        command.env("EXPORTGATE_UPSTREAM_CA_FILE", &ca);
+        tokio::task::spawn_blocking(move || {
+            let output = command.output().unwrap();
+            (output.status.code(), String::from_utf8(output.stdout).unwrap())
+        })
+    };
+    let (code, text) = check(TOKEN, fake.url()).await.unwrap();
+    assert!(
+        code == Some(0)
+            && text.contains("default: 200, the token is good, version 2024-10-15 served, clocks agree"),
+        "{text}"
+    );
+    let id = text.split("snyk-request-id ").nth(1).unwrap().trim_end().trim_end_matches(']').to_owned();
+    assert_eq!(fake.hits().other, 1);
+    let (code, text) = check("another-token-0123456789", fake.url()).await.unwrap();
+    assert!(
+        code == Some(1) && text.contains("401, refused: the token is wrong, or belongs to another region"),
+        "{text}"
+    );
+    fake.step_clock(600);
+    let (_, text) = check(TOKEN, fake.url()).await.unwrap();
+    assert!(text.contains("this clock is 9m") || text.contains("this clock is 10m"), "{text}");
+    assert!(text.contains("behind Snyk's"), "{text}");
+    let (code, text) = check(TOKEN, "https://127.0.0.1:1".to_owned()).await.unwrap();
+    assert!(
+        code == Some(1) && text.contains("no answer from https://127.0.0.1:1 (connection_refused"),
+        "{text}"
+    );
+    // Its calls are on record like any other.
+    let found = exportgate(home.path()).args(["requests", "--id", &id, "--format", "json"]).output().unwrap();
+    assert!(String::from_utf8(found.stdout).unwrap().contains("\"status\": 200"));
+}

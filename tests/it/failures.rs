@@ -15,6 +15,9 @@ fn impatient() -> crate::support::Flags {
         flag("upstream.request_timeout", "800ms"),
         flag("upstream.max_answer", "1MiB"),
         flag("cache.max_entry", "1MiB"),
+        flag("retry.max", 0),
+        flag("breaker.failures", 1_000),
+        flag("breaker.sample", 1_000),
     ]
 }
 

@@ -19,6 +19,8 @@ mod forwarding;
 mod kill;
 mod oauth;
 mod rotation;
+mod simulation;
 mod slow;
+mod sparing;
 mod structure;
 mod support;

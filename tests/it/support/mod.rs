@@ -224,6 +224,13 @@ impl World {
         }
     }
 
+    /// Resolves when exactly so many requests wait for their turn.
+    pub(crate) async fn wait_for_queued(&self, count: usize) {
+        while self.gateway.queued() != count {
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(crate) fn journal(&self) -> PathBuf {
         self.directory.path().join("journal.db")
     }

@@ -1,0 +1,378 @@
+//! How many requests a credential may still send (pure; takes `now`).
+//!
+//! Snyk counts in several windows at once (160 a second, 1,620 a minute, 97,200 an hour), and over one of
+//! them refuses everything. So every send is kept with its time, and the next one waits until it is within
+//! every window, wherever that begins. What others sent with the same credential (an earlier process, another
+//! one on this machine, another machine as far as Snyk's headers tell) counts like our own.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Windows up to this length are used as requests come.
+const UNPACED: Duration = Duration::from_secs(1);
+
+/// At most so many in any window of a length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// How many.
+    pub most: u32,
+    /// The window's length.
+    pub window: Duration,
+}
+
+/// How long a lower limit that Snyk told holds, where it says nothing more.
+const TOLD_FOR: Duration = Duration::from_hours(1);
+
+/// One of the limits, as configured, and what Snyk says of it.
+#[derive(Debug)]
+struct Window {
+    limit: Limit,
+    /// A lower limit, and until when it is believed.
+    told: Option<(u32, Instant)>,
+    /// How many of ours a window may hold because others spend too, and until when.
+    shared: Option<(u32, Instant)>,
+}
+
+impl Window {
+    /// The limit at `now`, others left aside.
+    fn most(&self, now: Instant) -> u32 {
+        let told = self.told.filter(|(_, until)| *until > now).map(|(most, _)| most);
+        told.map_or(self.limit.most, |told| told.min(self.limit.most)).max(1)
+    }
+
+    /// What others leave of it, and until when that counts.
+    fn shared(&self, now: Instant) -> Option<(u32, Instant)> {
+        self.shared.filter(|(_, until)| *until > now)
+    }
+
+    /// The limit at `now`, all told.
+    fn effective(&self, now: Instant) -> u32 {
+        self.shared(now).map_or(u32::MAX, |(most, _)| most).min(self.most(now))
+    }
+}
+
+/// What was sent, and what may be.
+#[derive(Debug)]
+pub struct Budget {
+    /// By length, the shortest first.
+    windows: Vec<Window>,
+    /// When each send of the longest window was, the oldest first.
+    sent: VecDeque<Instant>,
+    /// What each window is taken to be longer: a request is on its way for a while, and one may overtake another.
+    margin: Duration,
+}
+
+impl Budget {
+    /// Nothing was sent yet.
+    #[must_use]
+    pub fn new(mut limits: Vec<Limit>, margin: Duration) -> Self {
+        limits.sort_by_key(|limit| limit.window);
+        let windows = limits.into_iter().map(|limit| Window { limit, told: None, shared: None }).collect();
+        Self { windows, sent: VecDeque::new(), margin }
+    }
+
+    fn length(&self, window: &Window) -> Duration {
+        window.limit.window + self.margin
+    }
+
+    /// When the next send is within every window: `now`, or later.
+    #[must_use]
+    pub fn next(&self, now: Instant) -> Instant {
+        // When the oldest send has left the window that must have by then.
+        let free = |most: u32, length: Duration| {
+            let at = self.sent.len().checked_sub(most as usize)?;
+            Some(*self.sent.get(at)? + length)
+        };
+        let free_of = |window: &Window| {
+            let length = self.length(window);
+            let own = free(window.most(now), length);
+            // With no room at all it is free when that counts no more.
+            let shared = window.shared(now).and_then(|(most, until)| {
+                (self.within(length, now) >= most)
+                    .then(|| free(most, length).map_or(until, |free| free.min(until)))
+            });
+            own.max(shared)
+        };
+        self.windows.iter().filter_map(free_of).fold(now, Instant::max)
+    }
+
+    /// The same, but spread out once half of a long window is used up: what is left must last until the first of
+    /// what was sent leaves it, so that those who ask last do not wait for the rest of it.
+    #[must_use]
+    pub fn paced(&self, now: Instant) -> Instant {
+        let spread = |window: &Window| {
+            let (most, length) = (window.effective(now).max(1), self.length(window));
+            let recent = self.within(length, now);
+            if window.limit.window <= UNPACED || recent < most.div_ceil(2) {
+                return None;
+            }
+            let oldest = *self.sent.get(self.sent.len() - recent as usize)?;
+            let until_free = (oldest + length).saturating_duration_since(now);
+            let left = most.saturating_sub(recent);
+            let apart = (length / most).max(until_free / (left + 1));
+            Some(*self.sent.back()? + apart)
+        };
+        self.windows.iter().filter_map(spread).fold(self.next(now), Instant::max)
+    }
+
+    /// How many sends could follow at once at `now`.
+    #[must_use]
+    pub fn left(&self, now: Instant) -> u32 {
+        let left =
+            |window: &Window| window.effective(now).saturating_sub(self.within(self.length(window), now));
+        self.windows.iter().map(left).min().unwrap_or(u32::MAX)
+    }
+
+    /// Whether no window that ends at `now` holds more than it may: others may have sent what was ours.
+    #[must_use]
+    pub fn is_within(&self, now: Instant) -> bool {
+        self.windows.iter().all(|window| self.within(self.length(window), now) <= window.most(now))
+    }
+
+    /// The longest time between two sends, where they are spread evenly.
+    #[must_use]
+    pub fn interval(&self, now: Instant) -> Duration {
+        let interval = |window: &Window| window.limit.window / window.most(now);
+        self.windows.iter().map(interval).max().unwrap_or_default()
+    }
+
+    /// Whether nothing counts any more.
+    #[must_use]
+    pub fn is_unused(&self, now: Instant) -> bool {
+        self.windows.last().is_none_or(|longest| self.within(self.length(longest), now) == 0)
+    }
+
+    /// Counts a send at `at`, which may be earlier than others that are known already.
+    pub fn spend(&mut self, at: Instant, now: Instant) {
+        let at = at.min(now);
+        let place = self.sent.iter().rposition(|sent| *sent <= at).map_or(0, |before| before + 1);
+        self.sent.insert(place, at);
+        let longest = self.windows.last().map_or(Duration::ZERO, |longest| self.length(longest));
+        while self.sent.front().is_some_and(|sent| now.saturating_duration_since(*sent) >= longest) {
+            self.sent.pop_front();
+        }
+    }
+
+    /// One that was counted at `at` goes only `now`: writing it down took its time.
+    pub fn put_off(&mut self, at: Instant, now: Instant) {
+        if let Ok(place) = self.sent.binary_search(&at) {
+            self.sent.remove(place);
+            self.spend(now, now);
+        }
+    }
+
+    /// Takes in what Snyk said: it allows `most` in a window, and `remaining` of these are left. Less than we
+    /// thought counts in this window, for its length or `at_most` (a lower limit, for an hour): capacity is not
+    /// lost for good. More than is configured changes nothing.
+    pub fn learn(&mut self, told: Limit, remaining: Option<u32>, at_most: Duration, now: Instant) {
+        let sent = self.within(told.window, now);
+        let Some(window) = self.windows.iter_mut().find(|window| window.limit.window == told.window) else {
+            return;
+        };
+        if told.most < window.limit.most {
+            window.told = Some((told.most, now + TOLD_FOR));
+        } else {
+            window.told = None;
+        }
+        let Some(ours) = remaining.map(|remaining| sent.saturating_add(remaining)) else { return };
+        // An answer that was on its way longer than another knows less.
+        if ours < window.effective(now) {
+            window.shared = Some((ours, now + told.window.min(at_most)));
+        }
+    }
+
+    fn within(&self, window: Duration, now: Instant) -> u32 {
+        let before = self.sent.partition_point(|sent| now.saturating_duration_since(*sent) >= window);
+        u32::try_from(self.sent.len() - before).unwrap_or(u32::MAX)
+    }
+}
+
+/// Reads Snyk's `X-Ratelimit-Limit`: `160, 160;w=1;name="…", 1620;w=60;name="…"`. Nothing of a value that is not
+/// understood is taken; `None` then.
+#[must_use]
+pub fn limits_told(text: &str) -> Option<Vec<Limit>> {
+    let mut limits = Vec::new();
+    for member in text.split(',') {
+        let mut parts = member.split(';').map(str::trim);
+        let most: u32 = parts.next()?.parse().ok().filter(|most| *most > 0)?;
+        let mut seconds = None;
+        for parameter in parts {
+            if let Some(text) = parameter.strip_prefix("w=") {
+                seconds = Some(text.parse::<u32>().ok().filter(|seconds| *seconds > 0)?);
+            }
+        }
+        // The first member repeats one of the others without its window.
+        if let Some(seconds) = seconds {
+            limits.push(Limit { most, window: Duration::from_secs(u64::from(seconds)) });
+        }
+    }
+    (!limits.is_empty()).then_some(limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SNYK: [(u32, u64); 3] = [(160, 1_000), (1_620, 60_000), (97_200, 3_600_000)];
+
+    fn limits(limits: &[(u32, u64)]) -> Vec<Limit> {
+        limits.iter().map(|(most, ms)| Limit { most: *most, window: Duration::from_millis(*ms) }).collect()
+    }
+
+    /// Whether any window, wherever it begins, holds more than it may. By brute force.
+    fn exceeded(sent: &[u64], limits: &[(u32, u64)]) -> bool {
+        limits.iter().any(|(most, ms)| {
+            sent.iter().any(|from| {
+                sent.iter().filter(|at| **at >= *from && **at < from + ms).count() > *most as usize
+            })
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn no_window_is_ever_exceeded_and_no_capacity_is_lost(
+            limits_ms in prop::collection::vec((1_u32..6, 1_u64..200), 1..4),
+            wishes in prop::collection::vec(0_u64..60, 1..120),
+        ) {
+            let begin = Instant::now();
+            let mut budget = Budget::new(limits(&limits_ms), Duration::ZERO);
+            let (mut now, mut sent) = (0_u64, Vec::new());
+            for wish in wishes {
+                now += wish;
+                let at = |ms: u64| begin + Duration::from_millis(ms);
+                let next = budget.next(at(now));
+                let wait = u64::try_from(next.duration_since(at(now)).as_millis()).expect("short");
+                // Not a millisecond too early, and none too late: one earlier would exceed a window.
+                if wait > 0 {
+                    let mut early = sent.clone();
+                    early.push(now + wait - 1);
+                    prop_assert!(exceeded(&early, &limits_ms));
+                }
+                now += wait;
+                budget.spend(at(now), at(now));
+                sent.push(now);
+                prop_assert!(!exceeded(&sent, &limits_ms), "{sent:?} {limits_ms:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn snyks_own_windows_are_used_to_the_full_from_the_first_second() {
+        let begin = Instant::now();
+        let mut budget = Budget::new(limits(&SNYK), Duration::ZERO);
+        let mut now = begin;
+        let mut sent = 0;
+        while now < begin + Duration::from_mins(1) {
+            now = budget.next(now);
+            if now < begin + Duration::from_mins(1) {
+                budget.spend(now, now);
+                sent += 1;
+            }
+        }
+        assert_eq!(sent, 1_620);
+        assert_eq!(budget.left(now), 160);
+    }
+
+    #[test]
+    fn a_window_lasts_when_it_is_paced_and_is_used_to_the_full_all_the_same() {
+        let begin = Instant::now();
+        let mut budget = Budget::new(limits(&SNYK), Duration::ZERO);
+        let (mut now, mut gaps, mut by_minute) = (begin, Vec::new(), [0; 5]);
+        loop {
+            let next = budget.paced(now);
+            if next >= begin + Duration::from_mins(5) {
+                break;
+            }
+            gaps.push(next - now);
+            now = next;
+            budget.spend(now, now);
+            by_minute[usize::try_from((now - begin).as_secs() / 60).expect("short")] += 1;
+        }
+        // Nobody waits long for a turn, whenever it comes.
+        assert!(gaps.iter().all(|gap| *gap <= Duration::from_secs(1)), "{:?}", gaps.iter().max());
+        assert!(by_minute.iter().all(|count| (1_550..=1_620).contains(count)), "{by_minute:?}");
+    }
+
+    #[test]
+    fn what_others_sent_counts_whenever_it_becomes_known() {
+        let now = Instant::now();
+        let ago = |seconds| now.checked_sub(Duration::from_secs(seconds)).expect("a time");
+        let mut budget = Budget::new(limits(&[(3, 60_000)]), Duration::ZERO);
+        budget.spend(now, now);
+        budget.spend(ago(50), now);
+        budget.spend(ago(55), now);
+        assert_eq!(budget.next(now), now + Duration::from_secs(5));
+        // A time that has not come yet (another clock) is taken for now.
+        budget.spend(now + Duration::from_hours(1), now);
+        assert_eq!(budget.next(now), now + Duration::from_secs(10));
+    }
+
+    #[test]
+    fn snyks_word_makes_it_less_and_never_more() {
+        let now = Instant::now();
+        let minute = |most| Limit { most, window: Duration::from_mins(1) };
+        let mut budget = Budget::new(vec![minute(10)], Duration::ZERO);
+        budget.learn(minute(20), Some(15), Duration::MAX, now);
+        assert_eq!(budget.left(now), 10);
+        budget.learn(minute(20), Some(4), Duration::MAX, now);
+        assert_eq!(budget.left(now), 4);
+        budget.learn(minute(5), None, Duration::MAX, now);
+        assert_eq!(budget.left(now), 4);
+        assert_eq!(budget.left(now + Duration::from_mins(1)), 5);
+        budget.learn(Limit { most: 1, window: Duration::from_secs(7) }, Some(0), Duration::MAX, now);
+        assert_eq!(budget.left(now + Duration::from_mins(1)), 5);
+        // Nothing is lost for good: not by nonsense, nor where Snyk says nothing more.
+        budget.learn(minute(0), Some(0), Duration::from_secs(7), now);
+        assert_eq!(budget.next(now), now + Duration::from_secs(7));
+        assert_eq!(budget.left(now + Duration::from_hours(1)), 10);
+        budget.learn(minute(10), None, Duration::MAX, now);
+        assert_eq!(budget.left(now + Duration::from_mins(1)), 10);
+    }
+
+    #[test]
+    fn what_others_spend_of_one_window_takes_nothing_from_another() {
+        let now = Instant::now();
+        let mut budget = Budget::new(limits(&SNYK), Duration::ZERO);
+        budget.spend(now, now);
+        let hour = Limit { most: 97_200, window: Duration::from_hours(1) };
+        budget.learn(hour, Some(90_000), Duration::MAX, now);
+        assert_eq!((budget.left(now), budget.next(now), budget.paced(now)), (159, now, now));
+        budget.learn(hour, Some(7), Duration::MAX, now);
+        assert_eq!(budget.left(now), 7);
+    }
+
+    #[test]
+    fn a_send_that_is_put_off_counts_from_when_it_goes() {
+        let now = Instant::now();
+        let mut budget =
+            Budget::new(vec![Limit { most: 2, window: Duration::from_secs(10) }], Duration::ZERO);
+        budget.spend(now, now);
+        budget.spend(now, now);
+        budget.put_off(now, now + Duration::from_secs(3));
+        assert_eq!(budget.next(now + Duration::from_secs(3)), now + Duration::from_secs(10));
+        budget.spend(now + Duration::from_secs(10), now + Duration::from_secs(10));
+        assert_eq!(budget.next(now + Duration::from_secs(10)), now + Duration::from_secs(13));
+    }
+
+    #[test]
+    fn the_form_with_several_windows_is_read_and_nonsense_is_not() {
+        let told = limits_told(r#"160, 160;w=1;name="a", 1620;w=60;name="b", 97200;w=3600;name="c""#);
+        assert_eq!(told, Some(limits(&SNYK)));
+        for nonsense in [
+            "",
+            "160",
+            "many;w=1",
+            "1;w=0",
+            "0;w=1",
+            "1;w=x",
+            "160, 160;w=1;name=\"a\", -1;w=60",
+            "1;w=99999999999",
+        ] {
+            assert_eq!(limits_told(nonsense), None, "{nonsense}");
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! Waiting for one's turn to send: the [`Gate`] decides, this waits, wakes and writes down.
+//!
+//! One task for each credential asks the gate who is next, has the sends written down where other processes on
+//! this machine see them, and wakes their requests. A request that is dropped while it waits frees its place; a
+//! [`Pass`] that is dropped without an outcome counts as failed.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::sleep_until;
+
+use super::gate::{Asking, Elsewhere, Gate, NoTurn, Outcome, Settings, Ticket, Told, Turn, Why};
+
+/// Longest that is added to a hold by chance, so that many gateways do not come back at once.
+const JITTER: Duration = Duration::from_secs(2);
+
+/// The turns of one credential.
+#[derive(Debug)]
+pub struct Pacer {
+    /// The credential's name.
+    credential: Arc<str>,
+    inner: Mutex<Inner>,
+    /// Something came, ended or left.
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    gate: Gate,
+    waiting: HashMap<Ticket, Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    asking: Asking,
+    until: Instant,
+    told: oneshot::Sender<Result<Pass, NoTurn>>,
+}
+
+/// A turn that is given, but not taken yet.
+#[derive(Debug)]
+struct Given {
+    ticket: Ticket,
+    start: Option<Arc<str>>,
+    probe: bool,
+}
+
+/// The right to send one request, and the duty to say what came of it.
+#[derive(Debug)]
+pub struct Pass {
+    pacer: Arc<Pacer>,
+    start: Option<Arc<str>>,
+    probe: bool,
+    ended: bool,
+    /// How long it was waited for.
+    pub queued: Duration,
+    /// What stood in the way when the wait began, where it was worth a wait.
+    pub why: Option<Why>,
+}
+
+/// What those who wait are told. Kept until the lock is let go: a pass whose request has left ends at once,
+/// and takes the lock for it.
+type Telling = Vec<(oneshot::Sender<Result<Pass, NoTurn>>, Result<Pass, NoTurn>)>;
+
+impl Pacer {
+    /// An open one.
+    #[must_use]
+    pub fn new(credential: Arc<str>, settings: Settings) -> Arc<Self> {
+        let inner = Inner { gate: Gate::new(settings), waiting: HashMap::new() };
+        Arc::new(Self { credential, inner: Mutex::new(inner), changed: Notify::new() })
+    }
+
+    /// Waits for a turn.
+    ///
+    /// # Errors
+    /// [`NoTurn`], when it will not come in time.
+    pub async fn turn(self: &Arc<Self>, asking: Asking) -> Result<Pass, NoTurn> {
+        let began = Instant::now();
+        let (told, mut answer) = oneshot::channel();
+        let (ticket, why) = {
+            let mut inner = self.inner();
+            let why = inner.gate.stands_in_the_way(asking.start.as_ref(), began);
+            let (ticket, until) = inner.gate.ask(asking.clone(), began)?;
+            inner.waiting.insert(ticket, Waiter { asking, until, told });
+            (ticket, why)
+        };
+        self.changed.notify_one();
+        let place = Place { pacer: self, ticket };
+        let answered = (&mut answer).await;
+        std::mem::forget(place);
+        let pass =
+            answered.unwrap_or(Err(NoTurn { why: Why::Queue, retry_after: Duration::from_secs(1) }))?;
+        Ok(pass.waited(began.elapsed(), why))
+    }
+
+    /// Whether everything is held back at the moment: a wait for a turn would not be short.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.inner().gate.is_held(Instant::now())
+    }
+
+    /// The upstream is back after it was left alone.
+    pub fn ramp(&self) {
+        self.inner().gate.ramp(Instant::now());
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.inner().gate.waiting()
+    }
+
+    /// Gives turns; never ends. `reserve` writes down so many sends, and the scopes of the starts among them, and
+    /// gives back what others sent that was not known yet.
+    pub async fn run<R, F>(self: Arc<Self>, reserve: R)
+    where
+        R: Fn(u32, Vec<Arc<str>>) -> F,
+        F: Future<Output = Vec<Elsewhere>>,
+    {
+        self.learn(reserve(0, Vec::new()).await);
+        loop {
+            let (batch, at, next) = self.next();
+            if !batch.is_empty() {
+                let starts = batch.iter().filter_map(|given| given.start.clone()).collect();
+                let others = reserve(u32::try_from(batch.len()).unwrap_or(u32::MAX), starts).await;
+                self.learn(others);
+                self.release(batch, at);
+                continue;
+            }
+            let changed = self.changed.notified();
+            match next {
+                None => changed.await,
+                Some(at) => {
+                    tokio::select! {
+                        () = changed => {}
+                        () = sleep_until(at.into()) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn learn(&self, others: Vec<Elsewhere>) {
+        let now = Instant::now();
+        let mut inner = self.inner();
+        for sent in others {
+            inner.gate.spent_elsewhere(sent, now);
+        }
+    }
+
+    /// Those whose turn it is now, and when to look again.
+    fn next(&self) -> (Vec<Given>, Instant, Option<Instant>) {
+        let mut inner = self.inner();
+        let now = Instant::now();
+        let mut batch = Vec::new();
+        loop {
+            match inner.gate.turn(now) {
+                Turn::Send { ticket, probe } => {
+                    let start = inner.waiting.get(&ticket).and_then(|waiter| waiter.asking.start.clone());
+                    batch.push(Given { ticket, start, probe });
+                }
+                Turn::Refuse(ticket, refusal) => {
+                    if let Some(waiter) = inner.waiting.remove(&ticket) {
+                        let _ = waiter.told.send(Err(refusal));
+                    }
+                }
+                Turn::At(at) => return (batch, now, Some(at)),
+                Turn::Idle => return (batch, now, None),
+            }
+        }
+    }
+
+    /// Wakes those whose turn it was at `at`. Where others have used the budget up meanwhile, or a 429 came, they
+    /// wait on in their old place.
+    fn release(self: &Arc<Self>, batch: Vec<Given>, at: Instant) {
+        let now = Instant::now();
+        let mut tell: Telling = Vec::new();
+        {
+            let mut inner = self.inner();
+            // Put back from the last to the first, each comes to stand before those behind it.
+            for Given { ticket, start, probe } in batch.into_iter().rev() {
+                // One that has left is counted all the same: it is written down.
+                let Some(Waiter { asking, until, told }) = inner.waiting.remove(&ticket) else {
+                    inner.gate.not_sent(start.as_ref(), probe, now);
+                    continue;
+                };
+                if inner.gate.still(start.as_ref(), at, now) {
+                    tell.push((told, Ok(Pass::new(Arc::clone(self), start, probe))));
+                } else {
+                    inner.gate.not_sent(start.as_ref(), probe, now);
+                    inner.gate.again(ticket, asking.clone(), until);
+                    inner.waiting.insert(ticket, Waiter { asking, until, told });
+                }
+            }
+        }
+        for (told, turn) in tell.into_iter().rev() {
+            let _ = told.send(turn);
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pass {
+    const fn new(pacer: Arc<Pacer>, start: Option<Arc<str>>, probe: bool) -> Self {
+        Self { pacer, start, probe, ended: false, queued: Duration::ZERO, why: None }
+    }
+
+    const fn waited(mut self, queued: Duration, why: Option<Why>) -> Self {
+        self.queued = queued;
+        self.why = why;
+        self
+    }
+
+    /// What came of the send. `told` is what the answer's rate fields say.
+    pub fn ended(mut self, outcome: Outcome, told: &Told) {
+        self.end(outcome, told);
+    }
+
+    fn end(&mut self, mut outcome: Outcome, told: &Told) {
+        let now = Instant::now();
+        self.ended = true;
+        {
+            let mut inner = self.pacer.inner();
+            let was_held = inner.gate.is_held(now);
+            if let Outcome::TooMany { account_is_empty, .. } = &mut outcome {
+                *account_is_empty = inner.gate.is_empty(told);
+            }
+            let jitter = JITTER.mul_f64(fastrand::f64());
+            inner.gate.ended((self.start.as_ref(), self.probe), &outcome, jitter, now);
+            inner.gate.learn(told, self.start.is_some(), now);
+            self.log(
+                &outcome,
+                (was_held, inner.gate.is_held(now)),
+                inner.gate.held_for(self.start.as_ref(), now),
+            );
+        }
+        self.pacer.changed.notify_one();
+    }
+}
+
+impl Pass {
+    fn log(&self, outcome: &Outcome, (was_held, is_held): (bool, bool), held: Option<(bool, Duration)>) {
+        let name = &self.pacer.credential;
+        if let (Outcome::TooMany { .. }, Some((all, held))) = (outcome, held) {
+            let scope = self.start.as_deref().filter(|_| !all);
+            tracing::warn!(
+                credential.name = %name,
+                start.scope = scope,
+                hold.duration_s = held.as_secs(),
+                "Snyk answered 429: what it holds is not sent for a while"
+            );
+        } else if was_held && !is_held {
+            tracing::info!(credential.name = %name, "Snyk is asked again, in a ramp");
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(Outcome::Failed, &Told::default());
+        }
+    }
+}
+
+/// A place in the queue, given up when its request is dropped.
+struct Place<'a> {
+    pacer: &'a Arc<Pacer>,
+    ticket: Ticket,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.pacer.inner();
+        inner.gate.leave(self.ticket);
+        inner.waiting.remove(&self.ticket);
+        drop(inner);
+        self.pacer.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::budget::Limit;
+    use crate::upstream::hold;
+
+    fn pacer(max_running: usize) -> Arc<Pacer> {
+        let seconds = Duration::from_secs;
+        Pacer::new(
+            "snyk".into(),
+            Settings {
+                limits: vec![Limit { most: 100, window: seconds(60) }],
+                starts: None,
+                margin: Duration::ZERO,
+                hold: hold::Settings { usual: seconds(60), most: seconds(600), ramp: 10 },
+                max_wait: Duration::from_millis(200),
+                max_waiting: 10,
+                max_running,
+            },
+        )
+    }
+
+    fn asking() -> Asking {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        Asking { client: "c".into(), weight: 1, start: None, deadline }
+    }
+
+    /// A turn that was asked for but not looked at yet.
+    async fn asked(pacer: &Arc<Pacer>) -> std::pin::Pin<Box<dyn Future<Output = Result<Pass, NoTurn>> + '_>> {
+        let mut turn = Box::pin(pacer.turn(asking()));
+        let waits = std::future::poll_fn(|context| std::task::Poll::Ready(turn.as_mut().poll(context))).await;
+        assert!(waits.is_pending());
+        turn
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_nobody_takes_any_more_goes_to_the_next() {
+        let pacer = pacer(1);
+        let turn = asked(&pacer).await;
+        let mut running = tokio::task::JoinSet::new();
+        running.spawn(Arc::clone(&pacer).run(|_, _| async { Vec::new() }));
+        // One thread: the task has given the turn by the time that this goes on.
+        while pacer.waiting() > 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(turn);
+        assert!(pacer.turn(asking()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_leaves_frees_its_place() {
+        let pacer = pacer(1);
+        let turn = asked(&pacer).await;
+        assert_eq!(pacer.waiting(), 1);
+        drop(turn);
+        assert_eq!(pacer.waiting(), 0);
+    }
+    #[tokio::test]
+    async fn a_turn_is_taken_back_where_a_429_comes_before_it_is_used() {
+        let pacer = pacer(10);
+        let mut turn = asked(&pacer).await;
+        let (batch, at, _) = pacer.next();
+        let other = Pass::new(Arc::clone(&pacer), None, false);
+        let refused =
+            Outcome::TooMany { retry_after: Some(Duration::from_secs(30)), account_is_empty: false };
+        other.ended(refused, &Told::default());
+        pacer.release(batch, at);
+        assert_eq!(pacer.waiting(), 1);
+        let (none, _, _) = pacer.next();
+        assert!(none.is_empty());
+        let looked =
+            std::future::poll_fn(|context| std::task::Poll::Ready(turn.as_mut().poll(context))).await;
+        assert!(looked.is_pending());
+    }
+}
