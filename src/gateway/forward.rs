@@ -1,7 +1,7 @@
 //! The part of the path that talks to the upstream: one attempt, its record, and what is kept of it.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
@@ -10,6 +10,7 @@ use http_body_util::{Either, Full};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::answer::{self, Garbled};
 use super::failure::{Failure, FailureKind};
 use super::{Gateway, fields};
 use crate::access::Permit;
@@ -17,9 +18,8 @@ use crate::cache::{self, Entry, Key, Lead, Member, Peek};
 use crate::clock::Now;
 use crate::credential::{Credential, Presented};
 use crate::journal::{Attempt, OnFailure, Served, Unrecorded};
-use crate::route::{ExportCall, Id, Operation, OtherCall};
+use crate::route::{ExportCall, Operation, OtherCall};
 use crate::transport::Streamed;
-use crate::upstream::budget::limits_told;
 use crate::upstream::gate::{Asking, Outcome, Told, Why};
 use crate::upstream::pacer::Pass;
 use crate::upstream::retry::Came;
@@ -191,7 +191,7 @@ impl Gateway {
             (asked.attempt.number, asked.attempt.queued) = (number, queued);
             asked.attempt.waited_for = why.map(Why::as_str);
             let outcome = outcome(&asked);
-            let told = asked.answer.as_ref().map(|answer| self.limits_of(&answer.fields)).unwrap_or_default();
+            let told = asked.answer.as_ref().map(|answer| self.rate(&answer.fields)).unwrap_or_default();
             pass.ended(outcome, &told);
             let status = asked.answer.as_ref().ok().map(|answer| answer.status);
             if status.is_some_and(speaks_for_the_credential) {
@@ -276,7 +276,7 @@ impl Gateway {
         let readable =
             answer.as_ref().ok().filter(|answer| answer.body.len() <= self.cache_settings.max_entry);
         let peek = readable.and_then(|answer| Peek::of(&answer.body));
-        note(&mut attempt, &answer, peek.as_ref());
+        answer::note(&mut attempt, &answer, peek.as_ref());
         Asked { attempt, answer: answer.map_err(Failure::from), peek, sent, received }
     }
 
@@ -318,8 +318,8 @@ impl Gateway {
         let came = match &answer {
             Ok(response) => {
                 pass.ended(
-                    outcome_of(response.status(), response.headers(), self.clock.now().wall),
-                    &self.limits_of(response.headers()),
+                    answer::outcome(response.status(), response.headers(), self.clock.now().wall),
+                    &self.rate(response.headers()),
                 );
                 Came::Status(response.status().as_u16())
             }
@@ -336,7 +336,7 @@ impl Gateway {
                 instead = Some(FailureKind::Echo);
             }
             Ok(response) => {
-                note_head(&mut attempt, response.status(), response.headers());
+                answer::note_head(&mut attempt, response.status(), response.headers());
                 attempt.bytes = hyper::body::Body::size_hint(response.body()).exact();
                 if response.status() == StatusCode::UNAUTHORIZED {
                     let _ = errand.credential.refused(&presented, self.clock.now(), false).await;
@@ -358,22 +358,12 @@ impl Gateway {
         }
     }
 
-    /// What the rate fields of an answer say. `X-Ratelimit-Remaining` is about the window whose limit comes first.
-    fn limits_of(&self, answer: &HeaderMap) -> Told {
-        let text = |name: &str| answer.get(name).and_then(|value| value.to_str().ok());
-        let number = |name: &str| text(name)?.trim().parse::<u32>().ok();
-        let Some(told) = text("x-ratelimit-limit") else { return Told::default() };
-        let Some(limits) = limits_told(told) else {
+    /// What the rate fields of an answer say; nothing where they are not understood, which is counted.
+    fn rate(&self, answer: &HeaderMap) -> Told {
+        answer::rate(answer).unwrap_or_else(|Garbled| {
             self.upstream.note_garbled();
-            return Told::default();
-        };
-        let reset = number("x-ratelimit-reset").map(|seconds| Duration::from_secs(seconds.into()));
-        Told {
-            limits,
-            first: told.split([',', ';']).next().and_then(|first| first.trim().parse().ok()),
-            remaining: number("x-ratelimit-remaining"),
-            reset,
-        }
+            Told::default()
+        })
     }
 
     /// With `journal.on_failure = "refuse"`, no answer leaves that is not on record.
@@ -421,28 +411,10 @@ impl Gateway {
 /// What a send came to, as far as the gate is concerned.
 fn outcome(asked: &Asked) -> Outcome {
     match &asked.answer {
-        Ok(answer) => outcome_of(answer.status, &answer.fields, asked.received.wall),
+        Ok(answer) => answer::outcome(answer.status, &answer.fields, asked.received.wall),
         Err(failure) if failure.kind == FailureKind::Echo => Outcome::Answered,
         Err(_) => Outcome::Failed,
     }
-}
-
-fn outcome_of(status: StatusCode, answer: &HeaderMap, now: SystemTime) -> Outcome {
-    if status != StatusCode::TOO_MANY_REQUESTS {
-        return Outcome::Answered;
-    }
-    let number =
-        |name: &str| answer.get(name).and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
-    let asked = answer.get("retry-after").and_then(|value| retry_after(value.to_str().ok()?, now));
-    let reset = || number("x-ratelimit-reset").map(Duration::from_secs);
-    Outcome::TooMany { retry_after: asked.or_else(reset), account_is_empty: false }
-}
-
-/// Reads `Retry-After` (RFC 9110 §10.2.3): seconds, or a date.
-fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
-    let seconds = text.trim().parse().ok().map(Duration::from_secs);
-    let until = || httpdate::parse_http_date(text).ok();
-    seconds.or_else(|| Some(until()?.duration_since(now).unwrap_or_default()))
 }
 
 /// What a try of an export call came to.
@@ -470,39 +442,6 @@ fn outgoing_fields(errand: &Errand, sent_id: Uuid, presented: &Presented) -> Hea
 /// 404 for the version, 429 and 5xx for anything.
 fn speaks_for_the_credential(status: StatusCode) -> bool {
     status.is_success()
-}
-
-fn note(attempt: &mut Attempt, answer: &Result<Answer, Failed>, peek: Option<&Peek>) {
-    match answer {
-        Ok(answer) => {
-            note_head(attempt, answer.status, &answer.fields);
-            attempt.bytes = Some(answer.body.len() as u64);
-            attempt.export_status = peek.map(|peek| fields::plain(&peek.status));
-            if attempt.export_id.is_none() {
-                // The answer to a start names the export that it began.
-                let id = peek.and_then(|peek| Id::parse(peek.id.as_deref()?));
-                attempt.export_id = id.map(|id| id.as_str().to_owned());
-            }
-        }
-        Err(failed) => {
-            attempt.error = Some(failed.kind.as_str());
-            if let Some((status, fields)) = failed.head.as_deref() {
-                note_head(attempt, *status, fields);
-            }
-        }
-    }
-}
-
-fn note_head(attempt: &mut Attempt, status: StatusCode, answer: &HeaderMap) {
-    attempt.status = Some(status.as_u16());
-    attempt.received_id = fields::text(answer, "snyk-request-id");
-    if let Some(requested) = fields::text(answer, "snyk-version-requested") {
-        attempt.version_requested = Some(requested);
-    }
-    attempt.version_served = fields::text(answer, "snyk-version-served");
-    attempt.lifecycle = fields::text(answer, "snyk-version-lifecycle-stage");
-    attempt.deprecation = fields::text(answer, "deprecation");
-    attempt.sunset = fields::text(answer, "sunset");
 }
 
 fn served(members: Vec<Member>) -> Vec<Served> {

@@ -1,5 +1,6 @@
 //! The request path: every request goes through [`Gateway::respond`], top to bottom.
 
+mod answer;
 mod exchange;
 mod failure;
 mod fields;

@@ -306,7 +306,7 @@ mod tests {
         budget.spend(ago(50), now);
         budget.spend(ago(55), now);
         assert_eq!(budget.next(now), now + Duration::from_secs(5));
-        // A time that has not come yet (another clock) is taken for now.
+        // A time that has not come yet (another clock) is counts as now.
         budget.spend(now + Duration::from_hours(1), now);
         assert_eq!(budget.next(now), now + Duration::from_secs(10));
     }

@@ -1,0 +1,108 @@
+//! What an answer of the upstream says: to the gate that spares it, and to the record.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, StatusCode};
+
+use super::fields;
+use crate::cache::Peek;
+use crate::journal::Attempt;
+use crate::route::Id;
+use crate::upstream::budget::limits_told;
+use crate::upstream::gate::{Outcome, Told};
+use crate::upstream::{Answer, Failed};
+
+/// Rate fields that are not understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Garbled;
+
+/// What an answer is to the gate. `account_is_empty` is the gate's to say.
+pub(super) fn outcome(status: StatusCode, answer: &HeaderMap, now: SystemTime) -> Outcome {
+    if status != StatusCode::TOO_MANY_REQUESTS {
+        return Outcome::Answered;
+    }
+    let number =
+        |name: &str| answer.get(name).and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
+    let asked = answer.get("retry-after").and_then(|value| retry_after(value.to_str().ok()?, now));
+    let reset = || number("x-ratelimit-reset").map(Duration::from_secs);
+    Outcome::TooMany { retry_after: asked.or_else(reset), account_is_empty: false }
+}
+
+/// Reads `Retry-After` (RFC 9110 §10.2.3): seconds, or a date.
+fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let seconds = text.trim().parse().ok().map(Duration::from_secs);
+    let until = || httpdate::parse_http_date(text).ok();
+    seconds.or_else(|| Some(until()?.duration_since(now).unwrap_or_default()))
+}
+
+/// What the rate fields of an answer say. `X-Ratelimit-Remaining` is about the window whose limit comes first.
+///
+/// # Errors
+/// [`Garbled`], where the limits are not understood.
+pub(super) fn rate(answer: &HeaderMap) -> Result<Told, Garbled> {
+    let text = |name: &str| answer.get(name).and_then(|value| value.to_str().ok());
+    let number = |name: &str| text(name)?.trim().parse::<u32>().ok();
+    let Some(told) = text("x-ratelimit-limit") else { return Ok(Told::default()) };
+    Ok(Told {
+        limits: limits_told(told).ok_or(Garbled)?,
+        first: told.split([',', ';']).next().and_then(|first| first.trim().parse().ok()),
+        remaining: number("x-ratelimit-remaining"),
+        reset: number("x-ratelimit-reset").map(|seconds| Duration::from_secs(seconds.into())),
+    })
+}
+
+/// Notes what came in the record.
+pub(super) fn note(attempt: &mut Attempt, answer: &Result<Answer, Failed>, peek: Option<&Peek>) {
+    match answer {
+        Ok(answer) => {
+            note_head(attempt, answer.status, &answer.fields);
+            attempt.bytes = Some(answer.body.len() as u64);
+            attempt.export_status = peek.map(|peek| fields::plain(&peek.status));
+            if attempt.export_id.is_none() {
+                // The answer to a start names the export that it began.
+                let id = peek.and_then(|peek| Id::parse(peek.id.as_deref()?));
+                attempt.export_id = id.map(|id| id.as_str().to_owned());
+            }
+        }
+        Err(failed) => {
+            attempt.error = Some(failed.kind.as_str());
+            if let Some((status, fields)) = failed.head.as_deref() {
+                note_head(attempt, *status, fields);
+            }
+        }
+    }
+}
+
+/// The same of a head alone.
+pub(super) fn note_head(attempt: &mut Attempt, status: StatusCode, answer: &HeaderMap) {
+    attempt.status = Some(status.as_u16());
+    attempt.received_id = fields::text(answer, "snyk-request-id");
+    if let Some(requested) = fields::text(answer, "snyk-version-requested") {
+        attempt.version_requested = Some(requested);
+    }
+    attempt.version_served = fields::text(answer, "snyk-version-served");
+    attempt.lifecycle = fields::text(answer, "snyk-version-lifecycle-stage");
+    attempt.deprecation = fields::text(answer, "deprecation");
+    attempt.sunset = fields::text(answer, "sunset");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        for (text, seconds) in [
+            ("30", Some(30)),
+            ("0", Some(0)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("Thu, 01 Jan 1970 00:20:00 GMT", Some(200)),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("-5", None),
+            ("soon", None),
+        ] {
+            assert_eq!(retry_after(text, now), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
+}
