@@ -70,7 +70,7 @@ impl Entry {
     /// Whether it is of use past its freshness: its links are certain to live for a while, by both clocks.
     #[must_use]
     pub fn links_live(&self, now: Now) -> bool {
-        let Some(end) = self.freshness.links_end else { return false };
+        let Some(end) = self.freshness.links_end.filter(|_| !self.freshness.uncertain) else { return false };
         let end = end - LEAST_LIFE;
         let lived = now.mono.saturating_duration_since(self.received.mono);
         now.wall < end && self.received.wall + lived < end

@@ -142,9 +142,9 @@ impl Exchange {
         &mut self,
         entry: &Entry,
         client: &HeaderMap,
+        now: Now,
         detail: Option<&'static str>,
     ) -> Response<Body> {
-        let now = self.started;
         self.outcome = Outcome::Stale { for_seconds: entry.stale_for(now), detail };
         self.attempt = Some(entry.attempt);
         reply::hit(entry, client, now)

@@ -178,8 +178,13 @@ impl Gateway {
                     }
                     pass
                 }
-                // What the last try brought is better than nothing.
-                (Err(_), Some(last)) => return Ok(last),
+                // What the last try brought is better than nothing; a 401 is ours, not the client's.
+                (Err(_), Some(mut last)) => {
+                    if last.attempt.status == Some(StatusCode::UNAUTHORIZED.as_u16()) {
+                        last.answer = Err(FailureKind::CredentialRejected.into());
+                    }
+                    return Ok(last);
+                }
                 (Err(failure), None) => return Err(failure),
             };
             if pass.queued > LONG_QUEUE {
@@ -305,6 +310,7 @@ impl Gateway {
             attempt.scope_kind = Some(scope.kind.as_str());
             attempt.scope_id = Some(scope.id.as_str().to_owned());
         }
+        let uploads = !hyper::body::Body::is_end_stream(&body);
         let sent = self.clock.now();
         let outgoing = Outgoing {
             method: call.method,
@@ -328,7 +334,10 @@ impl Gateway {
                 Came::Failed(failed.kind)
             }
         };
-        let _ = self.upstream.ended(came, (1, Duration::ZERO), false);
+        // What its client uploads may have failed it, or kept it from an answer: that says nothing of the upstream.
+        if answer.is_ok() || !uploads {
+            let _ = self.upstream.ended(came, (1, Duration::ZERO), false);
+        }
         let mut instead = None;
         match &answer {
             Ok(response) if presented.is_in_fields(response.headers()) => {

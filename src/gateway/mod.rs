@@ -227,8 +227,12 @@ impl Gateway {
                     Waiting::Answered(response) => Ok(response),
                     Waiting::For(waiter, stale) => {
                         let landed = self.landed(exchange, waiter, &parts, deadline).await;
-                        match stale.filter(|_| is_no_use(&landed)) {
-                            Some(entry) => Ok(exchange.stale(&entry, &parts.headers, Some("stale-if-error"))),
+                        // The try took its time; the links must live still.
+                        let now = self.clock.now();
+                        match stale.filter(|entry| is_no_use(&landed) && entry.links_live(now)) {
+                            Some(entry) => {
+                                Ok(exchange.stale(&entry, &parts.headers, now, Some("stale-if-error")))
+                            }
                             None => landed,
                         }
                     }
@@ -274,7 +278,7 @@ impl Gateway {
                     if let Some(entry) = &stale
                         && self.upstream.is_held(&errand.credential.name)
                     {
-                        return Ok(Waiting::Answered(exchange.stale(entry, &parts.headers, None)));
+                        return Ok(Waiting::Answered(exchange.stale(entry, &parts.headers, now, None)));
                     }
                     (Why::Stale, Some(key))
                 }
@@ -320,7 +324,10 @@ impl Gateway {
 
     /// Fetches an entry again ahead of its end, once for all its readers, so that none of them waits for it.
     fn refresh(self: &Arc<Self>, call: &ExportCall, errand: &Errand, key: Key) {
-        if let Some(lead) = self.flights.ahead(&key) {
+        // An answer that may not leave is not worth asking for.
+        if self.refuse_unrecorded().is_ok()
+            && let Some(lead) = self.flights.ahead(&key)
+        {
             let errand = Errand { sent_id: Uuid::new_v4(), ..errand.clone() };
             let fetching = Arc::clone(self).fetch(call.clone(), (errand, Bytes::new()), Some(key), lead);
             self.shutdown.spawn(fetching);

@@ -65,6 +65,12 @@ impl Sends {
         let now = unix_ms(spend.at);
         let mut others = Vec::new();
         let mut seen = self.seen.load(Ordering::Relaxed);
+        let newest = "SELECT COALESCE(MAX(seq), 0) FROM sends";
+        let newest: i64 = transaction.prepare_cached(newest)?.query_row([], |row| row.get(0))?;
+        // Rows that are fewer than were seen are another file's.
+        if newest < seen && newest > 0 {
+            seen = 0;
+        }
         let mut find = transaction.prepare_cached(
             "SELECT seq, at_ms, count, process, start FROM sends WHERE credential = ?1 AND seq > ?2 AND at_ms > ?3 ORDER BY seq",
         )?;

@@ -98,7 +98,8 @@ impl Breaker {
         self.in_a_row = if failed { self.in_a_row + 1 } else { 0 };
         let open = State::Open { until: now + self.settings.pause };
         self.state = match before {
-            State::HalfOpen { .. } | State::Open { .. } if !failed => {
+            // One that was on its way when it opened shows nothing.
+            State::HalfOpen { .. } if !failed => {
                 self.last.clear();
                 State::Closed
             }
@@ -112,7 +113,7 @@ impl Breaker {
         };
         match (before, self.state) {
             (State::Closed, State::Open { .. }) => Change::Opened,
-            (State::HalfOpen { .. } | State::Open { .. }, State::Closed) => Change::Closed,
+            (State::HalfOpen { .. }, State::Closed) => Change::Closed,
             _ => Change::None,
         }
     }
@@ -165,6 +166,16 @@ mod tests {
             breaker.sent(at);
             assert!(matches!(breaker.lets(at), Lets::None { .. }));
         }
+    }
+
+    #[test]
+    fn one_that_was_on_its_way_when_it_opened_does_not_close_it() {
+        let (mut breaker, now) = breaker();
+        for _ in 0..3 {
+            breaker.ended(true, now);
+        }
+        assert_eq!(breaker.ended(false, now), Change::None);
+        assert!(matches!(breaker.lets(now), Lets::None { .. }));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Everything that stands between a request and Snyk's limit is decided here: the budget, holds after a 429, how
 //! many may run at once, and a fair queue before them. Doing it (waiting, waking, writing down) is `pacer`'s.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -169,8 +169,8 @@ pub struct Gate {
     hold: Hold,
     starts: HashMap<Arc<str>, Starts>,
     queue: FairQueue<Waiting>,
-    /// The ends of everybody's wait, the first first.
-    ends: BTreeSet<(Instant, Ticket)>,
+    /// The ends of everybody's wait, the first first, and whose they are.
+    ends: BTreeMap<(Instant, Ticket), Arc<str>>,
     running: usize,
     last_ticket: u64,
     /// The last time that each client was told to come back at.
@@ -186,7 +186,7 @@ impl Gate {
             hold: Hold::new(settings.hold),
             starts: HashMap::new(),
             queue: FairQueue::default(),
-            ends: BTreeSet::new(),
+            ends: BTreeMap::new(),
             running: 0,
             last_ticket: 0,
             promised: HashMap::new(),
@@ -209,15 +209,15 @@ impl Gate {
         }
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        self.ends.insert((until, ticket));
         let (client, weight) = (Arc::clone(&asking.client), asking.weight);
+        self.ends.insert((until, ticket), Arc::clone(&client));
         self.queue.push(&client, weight, Waiting { ticket, asking, until });
         Ok((ticket, until))
     }
 
     /// Decides what is next; to be asked again after each `Send` and `Refuse`.
     pub fn turn(&mut self, now: Instant) -> Turn {
-        let Some(&(first_end, first)) = self.ends.first() else { return Turn::Idle };
+        let Some((&(first_end, first), _)) = self.ends.first_key_value() else { return Turn::Idle };
         let free = match self.way(now) {
             Way::Open { probe } => match self.take(now) {
                 Ok(ticket) => return Turn::Send { ticket, probe },
@@ -226,8 +226,9 @@ impl Gate {
             Way::Closed(until) => until,
         };
         if first_end <= now {
-            let gone = self.queue.remove(|waiting| waiting.ticket == first).pop();
-            self.ends.remove(&(first_end, first));
+            let client = self.ends.remove(&(first_end, first));
+            let gone =
+                client.and_then(|client| self.queue.remove(&client, |waiting| waiting.ticket == first));
             if let Some(gone) = gone {
                 return Turn::Refuse(first, self.refusal(&gone.asking, now));
             }
@@ -274,8 +275,8 @@ impl Gate {
     }
 
     /// One that waited is gone.
-    pub fn leave(&mut self, ticket: Ticket) {
-        for waiting in self.queue.remove(|waiting| waiting.ticket == ticket) {
+    pub fn leave(&mut self, client: &Arc<str>, ticket: Ticket) {
+        if let Some(waiting) = self.queue.remove(client, |waiting| waiting.ticket == ticket) {
             self.ends.remove(&(waiting.until, waiting.ticket));
         }
     }
@@ -318,7 +319,7 @@ impl Gate {
                 }
             }
         }
-        self.starts.retain(|_, starts| !starts.hold.is_open() || !starts.budget.is_unused(now));
+        self.starts.retain(|_, starts| !starts.hold.is_over(now) || !starts.budget.is_unused(now));
     }
 
     /// What others sent with the same credential.
@@ -349,8 +350,8 @@ impl Gate {
 
     /// Queues one again whose turn could not be used: in its old place, and no longer than before.
     pub fn again(&mut self, ticket: Ticket, asking: Asking, until: Instant) {
-        self.ends.insert((until, ticket));
         let (client, weight) = (Arc::clone(&asking.client), asking.weight);
+        self.ends.insert((until, ticket), Arc::clone(&client));
         self.queue.put_back(&client, weight, Waiting { ticket, asking, until });
     }
 
@@ -544,7 +545,7 @@ mod tests {
         // Half is used: the other half is spread, which is a turn in 30 seconds.
         let (first, second) = (ask(&mut gate).expect("a place"), ask(&mut gate).expect("a place"));
         assert_eq!(ask(&mut gate).map_err(|no| no.why), Err(Why::Queue));
-        gate.leave(second);
+        gate.leave(&"c".into(), second);
         let third = ask(&mut gate).expect("a place");
         assert_eq!(gate.turn(now), Turn::At(now + seconds(30)));
         assert_eq!(gate.turn(now + seconds(30)), Turn::Send { ticket: first, probe: false });

@@ -143,10 +143,15 @@ impl Hold {
         }
     }
 
-    /// Whether nothing is held back any more.
+    /// Whether it is over, or so long ago that it need not be remembered.
     #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.state == State::Open
+    pub fn is_over(&self, now: Instant) -> bool {
+        match self.state {
+            State::Open => true,
+            State::Held { until, .. } => now >= until + self.settings.most,
+            State::Probing { .. } => false,
+            State::Ramp { since, .. } => now.saturating_duration_since(since).as_secs() >= RAMP_SECONDS,
+        }
     }
 }
 
@@ -188,7 +193,7 @@ mod tests {
         assert_eq!(sent, [2, 4, 8, 16]);
         assert_eq!(hold.may(at(42)), May::Send);
         hold.sent(at(42));
-        assert!(hold.is_open());
+        assert!(hold.is_over(at(42)));
     }
 
     #[test]

@@ -278,8 +278,9 @@ struct Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         let mut inner = self.pacer.inner();
-        inner.gate.leave(self.ticket);
-        inner.waiting.remove(&self.ticket);
+        if let Some(waiter) = inner.waiting.remove(&self.ticket) {
+            inner.gate.leave(&waiter.asking.client, self.ticket);
+        }
         drop(inner);
         self.pacer.changed.notify_one();
     }

@@ -53,10 +53,13 @@ impl<T> FairQueue<T> {
 
     /// Puts one that was taken back to the front of its client's line, as if it had not been.
     pub(super) fn put_back(&mut self, client: &Arc<str>, weight: u32, item: T) {
+        let is_known = self.clients.contains_key(client);
         self.push(client, weight, item);
         if let Some(line) = self.clients.get_mut(client) {
             line.waiting.rotate_right(1);
-            line.clock = line.clock.saturating_sub(STEP / u64::from(line.weight));
+            if is_known {
+                line.clock = line.clock.saturating_sub(STEP / u64::from(line.weight));
+            }
         }
     }
 
@@ -78,15 +81,12 @@ impl<T> FairQueue<T> {
         Some(item)
     }
 
-    /// Takes out all that `gone` names.
-    pub(super) fn remove(&mut self, gone: impl Fn(&T) -> bool) -> Vec<T> {
-        let mut removed = Vec::new();
-        for line in self.clients.values_mut() {
-            let (out, kept): (VecDeque<T>, VecDeque<T>) = line.waiting.drain(..).partition(&gone);
-            line.waiting = kept;
-            removed.extend(out);
-        }
-        self.waiting -= removed.len();
+    /// Takes one of `client` out that `gone` names.
+    pub(super) fn remove(&mut self, client: &Arc<str>, gone: impl Fn(&T) -> bool) -> Option<T> {
+        let line = self.clients.get_mut(client)?;
+        let at = line.waiting.iter().position(gone)?;
+        let removed = line.waiting.remove(at);
+        self.waiting -= 1;
         self.forget();
         removed
     }
@@ -159,7 +159,10 @@ mod tests {
         }
         assert_eq!(queue.pop(|item| *item == "read"), Some("read"));
         assert_eq!(queue.pop(|item| *item == "read"), None);
-        assert_eq!(queue.remove(|item| *item == "start").len(), 2);
+        assert_eq!(
+            ["a", "b"].map(|client| queue.remove(&name(client), |item| *item == "start")),
+            [Some("start"); 2]
+        );
         assert!(queue.len() == 0 && queue.clients.is_empty());
     }
 }

@@ -394,6 +394,42 @@ async fn what_is_past_its_freshness_is_served_while_snyk_fails_until_its_links_d
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn links_that_die_while_snyk_is_asked_or_may_be_dead_are_not_served_stale() {
+    let flags = || vec![flag("retry.max", 0)];
+    let world = World::with(Settings::default(), flags()).await;
+    world.fake.put_export(&scope(), "e1", State::Finished);
+    assert!(world.get(&results("e1")).await.cache().ends_with("stored"));
+    // Alive for two minutes more when it is asked for, and dead when Snyk's failure is there.
+    world.clock.step_wall(58 * 60);
+    world.fake.fault(Fault::Status(503), Some(2));
+    let gate = world.fake.hold();
+    let target = results("e1");
+    let (late, ()) = tokio::join!(world.get(&target), async {
+        world.fake.wait_for_hits(2).await;
+        world.clock.step_wall(3 * 60);
+        drop(gate);
+    });
+    assert_eq!(late.status, 503);
+    world.stop().await;
+
+    // Of one of two links it is not known when it dies.
+    let world = World::with(Settings::default(), flags()).await;
+    let end = std::time::SystemTime::now() + Duration::from_hours(1);
+    let end = end.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let body = format!(
+        r#"{{"data":{{"attributes":{{"finished":"2024-11-25T10:21:01Z","results":[{{"url":"https://s/a?Expires={end}"}},{{"url":"https://s/b"}}],"status":"FINISHED"}},"id":"e1","type":"resource"}},"jsonapi":{{"version":"1.0"}}}}"#
+    );
+    let headers = vec![("content-type".into(), "application/vnd.api+json".into())];
+    world.fake.put_export(&scope(), "e1", State::Raw { status: 200, headers, body: body.into() });
+    assert!(world.get(&results("e1")).await.cache().ends_with("stored"));
+    assert!(world.get(&results("e1")).await.cache().ends_with("detail=links-end-uncertain"));
+    world.clock.step_wall(11 * 60);
+    world.fake.fault(Fault::Status(503), Some(1));
+    assert_eq!(world.get(&results("e1")).await.status, 503);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_busy_export_is_fetched_ahead_of_its_end_once_for_all_readers() {
     let world = World::new().await;
     world.fake.put_export(&scope(), "e1", State::Finished);
