@@ -9,7 +9,9 @@ use std::error::Error;
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{Context, Digest, SHA256};
 use zeroize::Zeroizing;
@@ -71,16 +73,69 @@ pub fn report_exposed(path: &Path) {
     }
 }
 
+/// How some files that are followed fare, for whoever wants to know.
+#[derive(Debug)]
+pub struct Watched {
+    /// What they are: `configuration`, `clients`, `tls`, `jwks` or `credential`.
+    pub what: &'static str,
+    taken: AtomicU64,
+    failed: AtomicU64,
+    failing: Mutex<Option<(Instant, String)>>,
+}
+
+impl Watched {
+    /// Nothing was taken yet since the start.
+    #[must_use]
+    pub fn new(what: &'static str) -> Arc<Self> {
+        let (taken, failed) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { what, taken, failed, failing: Mutex::default() })
+    }
+
+    /// New contents were taken.
+    pub fn good(&self) {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        self.mended();
+    }
+
+    /// What is there is what is in force.
+    pub fn mended(&self) {
+        *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// What is there cannot be used; whether that is news.
+    pub fn bad(&self, why: String) -> bool {
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = failing.as_ref().is_none_or(|(_, before)| *before != why);
+        if is_news {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        let since = failing.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        *failing = Some((since, why));
+        is_news
+    }
+
+    /// How often new contents were taken, and how often they could not be.
+    #[must_use]
+    pub fn counts(&self) -> (u64, u64) {
+        (self.taken.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+
+    /// Since when they cannot be used, and why.
+    #[must_use]
+    pub fn failing(&self) -> Option<(Instant, String)> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Some files that belong together, and what was taken of them last.
 #[derive(Debug)]
 pub struct Followed {
-    what: &'static str,
+    watched: Arc<Watched>,
     paths: Vec<PathBuf>,
     /// The content in force.
     taken: Digest,
     /// The content of the last reading.
     seen: Option<Digest>,
-    failing: bool,
     /// Whether it is fine that they are not there yet.
     optional: bool,
 }
@@ -93,7 +148,8 @@ impl Followed {
     pub fn open(what: &'static str, paths: Vec<PathBuf>) -> Result<(Self, Vec<Content>), Unreadable> {
         let contents = paths.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
         let taken = digest(&contents);
-        Ok((Self { what, paths, taken, seen: Some(taken), failing: false, optional: false }, contents))
+        let watched = Watched::new(what);
+        Ok((Self { watched, paths, taken, seen: Some(taken), optional: false }, contents))
     }
 
     /// The same for a file that need not be there yet.
@@ -104,10 +160,8 @@ impl Followed {
         match read(&path) {
             Err(error) if error.is_missing() => {
                 let taken = digest(&[]);
-                Ok((
-                    Self { what, paths: vec![path], taken, seen: None, failing: false, optional: true },
-                    None,
-                ))
+                let watched = Watched::new(what);
+                Ok((Self { watched, paths: vec![path], taken, seen: None, optional: true }, None))
             }
             Err(error) => Err(error),
             Ok(_) => {
@@ -115,6 +169,12 @@ impl Followed {
                 Ok((Self { optional: true, ..followed }, contents.pop()))
             }
         }
+    }
+
+    /// How they fare.
+    #[must_use]
+    pub fn watched(&self) -> Arc<Watched> {
+        Arc::clone(&self.watched)
     }
 
     /// Reads every `interval` and hands new contents to `take`; never ends.
@@ -137,16 +197,25 @@ impl Followed {
             }
             match read.map_err(Into::into).and_then(|contents| self.offer(&contents, &mut take)) {
                 Ok(taken) => {
-                    if taken || self.failing {
-                        tracing::info!(files = self.what, files.replaced = taken, "the files are good");
+                    if taken || self.watched.failing().is_some() {
+                        tracing::info!(
+                            files = self.watched.what,
+                            files.replaced = taken,
+                            "the files are good"
+                        );
                     }
-                    self.failing = false;
+                    if taken {
+                        self.watched.good();
+                    } else {
+                        self.watched.mended();
+                    }
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut self.failing, true) {
+                    let error = crate::chain::chain(&*error);
+                    if self.watched.bad(error.clone()) {
                         tracing::error!(
-                            files = self.what,
-                            error = crate::chain::chain(&*error),
+                            files = self.watched.what,
+                            error,
                             "the files are not usable: the last good ones stay in force until they are mended"
                         );
                     }
@@ -169,7 +238,10 @@ impl Followed {
         }
         if !settled {
             // Not yet known to be good or bad.
-            return if self.failing { Err("changed, and read again".into()) } else { Ok(false) };
+            return match self.watched.failing() {
+                Some((_, why)) => Err(why.into()),
+                None => Ok(false),
+            };
         }
         take(contents)?;
         self.taken = digest;

@@ -8,6 +8,7 @@ pub mod files;
 pub mod hardening;
 pub mod secret;
 pub mod shutdown;
+pub mod systemd;
 
 pub mod route;
 pub mod transport;
@@ -20,6 +21,7 @@ pub mod listener;
 pub mod telemetry;
 pub mod upstream;
 
+pub mod admin;
 pub mod gateway;
 
 pub mod app;

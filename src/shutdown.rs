@@ -1,4 +1,7 @@
-//! Stopping: one signal that everybody can see, and a count of what is still running.
+//! Stopping: signals that everybody can see, and a count of what is still running.
+//!
+//! It is *announced* first (not ready any more, clients are led elsewhere), then *begun* (nothing new is
+//! accepted), and *over* when there is no time left.
 
 use std::future::Future;
 use std::time::Duration;
@@ -6,9 +9,19 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// `[shutdown]`: how long stopping may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Between the announcement and the beginning.
+    pub delay: Duration,
+    /// Between the beginning and the end of what is in flight.
+    pub drain: Duration,
+}
+
 /// Everything that is spawned is spawned here, so that a drain waits for it.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
+    announced: CancellationToken,
     begun: CancellationToken,
     over: CancellationToken,
     /// Nothing runs any more that was waited for.
@@ -28,8 +41,25 @@ impl Shutdown {
         self.tasks.spawn(task);
     }
 
+    /// Says that everybody will be asked to stop in a moment: clients are led elsewhere, and served still.
+    pub fn announce(&self) {
+        self.announced.cancel();
+    }
+
+    /// Resolves when it was said.
+    pub async fn announced(&self) {
+        self.announced.cancelled().await;
+    }
+
+    /// Whether it was said.
+    #[must_use]
+    pub fn is_announced(&self) -> bool {
+        self.announced.is_cancelled()
+    }
+
     /// Asks everybody to stop.
     pub fn begin(&self) {
+        self.announced.cancel();
         self.begun.cancel();
     }
 
@@ -40,7 +70,7 @@ impl Shutdown {
 
     /// Says that there is no time left: what waits for others is to end now.
     pub fn end(&self) {
-        self.begun.cancel();
+        self.begin();
         self.over.cancel();
     }
 
@@ -64,12 +94,13 @@ impl Shutdown {
     }
 
     /// Waits until nothing runs any more, at most for `limit`; whether that was reached.
-    pub async fn drained(&self, limit: Duration) -> bool {
+    pub async fn finished(&self, limit: Duration) -> bool {
         self.tasks.close();
-        let in_time = tokio::time::timeout(limit, self.tasks.wait()).await.is_ok();
-        if in_time {
-            self.drained.cancel();
-        }
-        in_time
+        tokio::time::timeout(limit, self.tasks.wait()).await.is_ok()
+    }
+
+    /// Ends the helpers: nobody needs them any more.
+    pub fn release(&self) {
+        self.drained.cancel();
     }
 }

@@ -75,7 +75,10 @@ fn framing(parts: &Parts) -> Result<(), Unidentified> {
 }
 
 /// Which host a request is for (RFC 9110 §7.2, RFC 9112 §3.2, RFC 9113 §8.3.1).
-fn authority(parts: &Parts) -> Result<Authority, Unidentified> {
+///
+/// # Errors
+/// When it does not say, or not soundly.
+pub fn authority(parts: &Parts) -> Result<Authority, Unidentified> {
     let mut hosts = parts.headers.get_all(HOST).iter();
     let host = hosts.next().map(authority_of).transpose()?;
     if hosts.next().is_some() {
@@ -98,7 +101,8 @@ fn authority_of(host: &HeaderValue) -> Result<Authority, Unidentified> {
 }
 
 /// Whether a name leads to this machine whatever a name server says: DNS rebinding uses any other.
-fn is_ours(host: &str, named: &[String]) -> bool {
+#[must_use]
+pub fn is_ours(host: &str, named: &[String]) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
         || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())

@@ -79,7 +79,7 @@ impl Jwks {
     pub(super) fn open(source: &KeySource) -> Result<(Self, Option<Followed>), BadSource> {
         match source {
             KeySource::File(path) => {
-                let (followed, contents) = Followed::open("oidc.jwks_file", vec![path.clone()])?;
+                let (followed, contents) = Followed::open("jwks", vec![path.clone()])?;
                 let jwks = Self { current: ArcSwap::from_pointee(Keys::default()), remote: None };
                 jwks.replace(&contents)?;
                 Ok((jwks, Some(followed)))

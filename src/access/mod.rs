@@ -27,6 +27,7 @@ use crate::files::{Content, Followed};
 use crate::route::Route;
 use crate::transport::{Peer, Via};
 
+pub use guard::{authority, is_ours};
 pub use jwks::BadSource;
 pub use policy::{Allowed, Class, Denied, Policy};
 pub use quota::{Exceeded, Permit};
@@ -151,7 +152,7 @@ pub enum NotPermitted {
 /// Decides who gets in and what they may do.
 #[derive(Debug)]
 pub struct Access {
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     /// `None` without a roster: it never becomes so by a reload.
     roster: Option<ArcSwap<Roster>>,
     issuer: Option<(token::Expected, jwks::Jwks)>,
@@ -173,10 +174,15 @@ impl Access {
         let access = Self {
             roster: settings.clients.clone().map(roster),
             issuer,
-            failures: Failures::new(settings.max_failures),
-            settings,
+            failures: Failures::default(),
+            settings: ArcSwap::from_pointee(settings),
         };
         Ok((access, followed.flatten()))
+    }
+
+    /// Goes by other settings from now on. Whether there is a roster, and who issues tokens, stays as it is.
+    pub fn set(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
     }
 
     /// Takes a new roster. Its parser has made sure that no two clients are known by the same thing.
@@ -206,7 +212,7 @@ impl Access {
     /// Whether who is not allowed something is told that it does not exist.
     #[must_use]
     pub fn hides(&self) -> bool {
-        self.settings.hide
+        self.settings.load().hide
     }
 
     /// Identifies who sent a request.
@@ -214,7 +220,7 @@ impl Access {
     /// # Errors
     /// [`Unidentified`].
     pub async fn identify(&self, parts: &Parts, peer: &Peer, now: Now) -> Result<Principal, Unidentified> {
-        guard::check(parts, peer.via, &self.settings).map_err(|why| match peer.via {
+        guard::check(parts, peer.via, &self.settings.load()).map_err(|why| match peer.via {
             // From other machines these count like wrong keys, so that a flood of them is told once.
             Via::Network(_) => {
                 let counted = self.failed(Reason::NotForUs, peer.via, now.mono);
@@ -279,7 +285,7 @@ impl Access {
 
     fn failed(&self, reason: Reason, via: Via, now: Instant) -> Unidentified {
         let Some(address) = via.counted_as() else { return Unidentified::Unknown(reason) };
-        match self.failures.count(address, now) {
+        match self.failures.count(address, self.settings.load().max_failures, now) {
             Failed::Counted => Unidentified::Unknown(reason),
             Failed::FirstOver => {
                 tracing::warn!(

@@ -87,9 +87,8 @@ impl Usage {
 }
 
 /// Failed attempts to identify, by address, in minutes that begin with the first of them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Failures {
-    most: u32,
     by_address: Mutex<HashMap<IpAddr, (Instant, u32)>>,
 }
 
@@ -105,14 +104,8 @@ pub(super) enum Failed {
 }
 
 impl Failures {
-    /// At most `most` a minute and address are answered as usual.
-    #[must_use]
-    pub(super) fn new(most: u32) -> Self {
-        Self { most, by_address: Mutex::default() }
-    }
-
-    /// Counts a failure.
-    pub(super) fn count(&self, address: IpAddr, now: Instant) -> Failed {
+    /// Counts a failure; at most `most` a minute and address are answered as usual.
+    pub(super) fn count(&self, address: IpAddr, most: u32, now: Instant) -> Failed {
         let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         if by_address.len() >= MAX_ADDRESSES && !by_address.contains_key(&address) {
             by_address.retain(|_, (since, _)| now.saturating_duration_since(*since) < MINUTE);
@@ -126,7 +119,7 @@ impl Failures {
             (*since, *count) = (now, 0);
         }
         *count = count.saturating_add(1);
-        match (*count).cmp(&(self.most + 1)) {
+        match (*count).cmp(&(most + 1)) {
             std::cmp::Ordering::Less => Failed::Counted,
             std::cmp::Ordering::Equal => Failed::FirstOver,
             std::cmp::Ordering::Greater => Failed::Over,
@@ -160,14 +153,14 @@ mod tests {
 
     #[test]
     fn failures_are_counted_by_address_and_minute_in_bounded_memory() {
-        let (failures, begin) = (Failures::new(2), Instant::now());
+        let (failures, begin) = (Failures::default(), Instant::now());
         let home = IpAddr::from([127, 0, 0, 1]);
-        let counted: Vec<Failed> = (0..4).map(|_| failures.count(home, begin)).collect();
+        let counted: Vec<Failed> = (0..4).map(|_| failures.count(home, 2, begin)).collect();
         assert_eq!(counted, [Failed::Counted, Failed::Counted, Failed::FirstOver, Failed::Over]);
-        assert_eq!(failures.count([127, 0, 0, 2].into(), begin), Failed::Counted);
-        assert_eq!(failures.count(home, begin + MINUTE), Failed::Counted);
+        assert_eq!(failures.count([127, 0, 0, 2].into(), 2, begin), Failed::Counted);
+        assert_eq!(failures.count(home, 2, begin + MINUTE), Failed::Counted);
         for n in 0..30_000_u32 {
-            failures.count(IpAddr::from(n.to_be_bytes()), begin);
+            failures.count(IpAddr::from(n.to_be_bytes()), 2, begin);
         }
         assert!(failures.by_address.lock().expect("no panic").len() <= MAX_ADDRESSES);
     }

@@ -35,6 +35,8 @@ pub struct Entry {
     initial_age: Duration,
     /// Seconds after its arrival when it was last fetched ahead; 0 for never.
     refreshed: AtomicU64,
+    /// How often it was served.
+    hits: AtomicU64,
 }
 
 impl Entry {
@@ -58,7 +60,25 @@ impl Entry {
             received,
             initial_age,
             refreshed: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
         }
+    }
+
+    /// Counts that it was served.
+    pub fn count_hit(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often it was served.
+    #[must_use]
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// When it arrived.
+    #[must_use]
+    pub fn received(&self) -> SystemTime {
+        self.received.wall
     }
 
     /// Whether it is fresh by both clocks.

@@ -37,6 +37,12 @@ impl Key {
         Self(text.into())
     }
 
+    /// The credential's name and the call's target, as they stand in it.
+    pub(super) fn parts(&self) -> Option<(&str, &str)> {
+        let mut lines = self.0.splitn(4, '\n').skip(1);
+        Some((lines.next()?, lines.next()?))
+    }
+
     /// The bytes that a key takes.
     pub(super) fn weight(&self) -> usize {
         self.0.len() + size_of::<Self>()

@@ -13,12 +13,17 @@ mod key;
 mod links;
 mod peek;
 mod settings;
+mod stored;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use moka::Expiry;
+use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
+
+use crate::clock::Now;
 
 pub use collapse::{Boarding, Flights, Lead, Member, Waiter};
 pub use directives::Directives;
@@ -27,17 +32,42 @@ pub use freshness::{Answer, Freshness, NotStored, assess};
 pub use key::Key;
 pub use peek::Peek;
 pub use settings::Settings;
+pub use stored::Stored;
 
 /// The store of finished exports: least recently used, bounded by bytes.
 #[derive(Debug, Clone)]
 pub struct Cache {
     entries: moka::sync::Cache<Key, Arc<Entry>>,
+    removals: Arc<Removals>,
+    /// Counts purges.
+    purges: Arc<AtomicU64>,
+    max_bytes: u64,
 }
+
+/// How many entries went, and why.
+#[derive(Debug, Default)]
+pub struct Removals {
+    /// Their links were dead.
+    pub expired: AtomicU64,
+    /// `cache.max_bytes` was reached.
+    pub size: AtomicU64,
+    /// A newer answer took their place.
+    pub replaced: AtomicU64,
+    /// Somebody purged them.
+    pub purged: AtomicU64,
+}
+
+/// How many purges there had been when an answer was asked for: what was asked for before a purge is not stored
+/// after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked(u64);
 
 impl Cache {
     /// An empty store of at most `settings.max_bytes`.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
+        let removals = Arc::new(Removals::default());
+        let counted = Arc::clone(&removals);
         let entries = moka::sync::Cache::builder()
             .max_capacity(settings.max_bytes)
             .weigher(|key: &Key, entry: &Arc<Entry>| {
@@ -46,8 +76,17 @@ impl Cache {
             // TinyLFU would not admit a new export into a cache of often-read ones.
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(UntilLinksEnd)
+            .eviction_listener(move |_, _, cause| {
+                let count = match cause {
+                    RemovalCause::Expired => &counted.expired,
+                    RemovalCause::Size => &counted.size,
+                    RemovalCause::Replaced => &counted.replaced,
+                    RemovalCause::Explicit => &counted.purged,
+                };
+                count.fetch_add(1, Ordering::Relaxed);
+            })
             .build();
-        Self { entries }
+        Self { entries, removals, purges: Arc::default(), max_bytes: settings.max_bytes }
     }
 
     /// The entry under `key`, fresh or not.
@@ -56,9 +95,77 @@ impl Cache {
         self.entries.get(key)
     }
 
-    /// Stores `entry`, in place of an older one.
-    pub fn store(&self, key: Key, entry: Arc<Entry>) {
-        self.entries.insert(key, entry);
+    /// To be read before an answer is asked for that may be stored.
+    #[must_use]
+    pub fn asked(&self) -> Asked {
+        Asked(self.purges.load(Ordering::SeqCst))
+    }
+
+    /// Stores `entry`, in place of an older one, unless there was a purge since it was asked for.
+    pub fn store(&self, key: &Key, entry: Arc<Entry>, asked: Asked) {
+        if asked == self.asked() {
+            self.entries.insert(key.clone(), entry);
+            if asked != self.asked() {
+                self.entries.invalidate(key);
+            }
+        }
+    }
+
+    /// Removes what is stored of an org's or group's export (results and job status); how many entries.
+    #[must_use = "it may have been none"]
+    pub fn purge(&self, scope: &str, export: &str) -> usize {
+        self.purges.fetch_add(1, Ordering::SeqCst);
+        let keys = self.entries.iter().filter(|(key, _)| {
+            stored::call(key).is_some_and(|call| {
+                let id = call.operation.export().map(crate::route::Id::as_str);
+                call.scope.id.as_str() == scope && id == Some(export)
+            })
+        });
+        let keys: Vec<_> = keys.map(|(key, _)| key).collect();
+        self.remove(&keys)
+    }
+
+    fn remove(&self, keys: &[Arc<Key>]) -> usize {
+        for key in keys {
+            self.entries.invalidate(&**key);
+        }
+        keys.len()
+    }
+
+    /// Removes everything; how many entries.
+    #[must_use = "it may have been none"]
+    pub fn purge_all(&self) -> usize {
+        self.purges.fetch_add(1, Ordering::SeqCst);
+        let keys: Vec<_> = self.entries.iter().map(|(key, _)| key).collect();
+        self.remove(&keys)
+    }
+
+    /// What is stored, the newest first. Never a body: links are bearer secrets.
+    #[must_use]
+    pub fn stored(&self, now: Now) -> Vec<Stored> {
+        let mut all: Vec<Stored> =
+            self.entries.iter().filter_map(|(key, entry)| Stored::of(&key, &entry, now)).collect();
+        all.sort_by_key(|stored| stored.age);
+        all
+    }
+
+    /// How many entries there are, and their bytes, with what moka has still to do done.
+    #[must_use]
+    pub fn size(&self) -> (u64, u64) {
+        self.entries.run_pending_tasks();
+        (self.entries.entry_count(), self.entries.weighted_size())
+    }
+
+    /// `cache.max_bytes`.
+    #[must_use]
+    pub fn max_bytes(&self) -> u64 {
+        self.max_bytes
+    }
+
+    /// How many entries went, and why.
+    #[must_use]
+    pub fn removals(&self) -> &Removals {
+        &self.removals
     }
 }
 

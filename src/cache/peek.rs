@@ -31,6 +31,14 @@ impl Peek {
     }
 }
 
+impl Peek {
+    /// Whether a link is of a form whose end cannot be read.
+    #[must_use]
+    pub fn has_unknown_link(&self) -> bool {
+        self.ends.contains(&End::Unknown)
+    }
+}
+
 /// What was found so far; a thing that was found is set.
 #[derive(Default)]
 struct Found {

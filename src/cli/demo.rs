@@ -40,7 +40,7 @@ pub(super) struct Args {
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    block_on(async { show(args).await.map_err(|error| Failure::Other("the demo failed", error)) })
+    block_on(async { Box::pin(show(args)).await.map_err(|error| Failure::Other("the demo failed", error)) })
 }
 
 async fn show(args: &Args) -> Result<(), BoxError> {

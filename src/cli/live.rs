@@ -26,15 +26,16 @@ const SKEW: Duration = Duration::from_secs(30);
 pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<bool, Failure> {
     let failed = |what| move |error: Box<dyn std::error::Error + Send + Sync>| Failure::Other(what, error);
     let (clock, shutdown) = (Clock::system(), Shutdown::new());
-    let (credentials, files) =
+    let (credentials, following) =
         Credentials::open(config.credential, &clock).map_err(|error| failed("a credential")(error.into()))?;
     let upstream = Upstream::new(&config.upstream, &config.sparing, credentials.names())
         .map_err(|error| failed("the upstream")(error.into()))?;
     let journal = Journal::open(config.journal, clock.clone());
-    let credentials = Arc::new(credentials);
-    shutdown.spawn_helper(Arc::clone(&credentials).follow(files));
+    for following in following {
+        shutdown.spawn_helper(following.run());
+    }
     let mut all_good = true;
-    for credential in credentials.all() {
+    for credential in &*credentials.all() {
         let (good, told) = ask(credential, &upstream, &journal, &clock).await;
         all_good &= good;
         writeln!(out, "{}: {told}", credential.name).map_err(|error| failed("cannot write")(error.into()))?;

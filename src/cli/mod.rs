@@ -90,6 +90,15 @@ impl Configured {
         Config::resolve(&self.sources()?)
     }
 
+    /// The file, where one is named.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the variable that names the file; Sources reads all others"
+    )]
+    fn file(&self) -> Option<PathBuf> {
+        self.config.clone().or_else(|| std::env::var_os("EXPORTGATE_CONFIG").map(PathBuf::from))
+    }
+
     fn sources(&self) -> Result<Sources, Problems> {
         let journal = self.journal.as_deref().map(Path::to_string_lossy);
         let mut flags = Vec::new();
@@ -139,7 +148,7 @@ impl Cli {
             Command::Serve(configured) => {
                 // Before the first secret is read.
                 let denied = crate::hardening::harden();
-                serve::run(configured.resolve()?.0, denied)
+                serve::run(configured, denied)
             }
             Command::Demo(args) => demo::run(&args),
             Command::Requests { args, configured } => {
@@ -224,7 +233,7 @@ fn stop_on_signal(shutdown: &Shutdown) -> std::io::Result<()> {
             }
             if signals == 1 {
                 tracing::info!("stopping: requests in flight finish first; signal again to stop at once");
-                stopping.begin();
+                stopping.announce();
             } else if signals == 2 {
                 tracing::warn!("stopping at once: what is in flight is recorded and ends");
                 stopping.end();

@@ -1,14 +1,20 @@
 //! `exportgate serve`.
 
-use super::{Failure, block_on, stop_on_signal};
-use crate::app::App;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use super::{Configured, Failure, block_on, stop_on_signal};
+use crate::app::{App, Reload};
 use crate::clock::Clock;
-use crate::config::Config;
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
-pub(super) fn run(config: Config, denied: Vec<String>) -> Result<(), Failure> {
-    telemetry::init(&config.log).map_err(|error| Failure::Other("logs cannot be set up", error.into()))?;
+pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Failure> {
+    let config = configured.resolve()?.0;
+    let log = telemetry::init(&config.log)
+        .map_err(|error| Failure::Other("logs cannot be set up", error.into()))?;
     for denied in denied {
         tracing::warn!("{denied}");
     }
@@ -21,7 +27,10 @@ pub(super) fn run(config: Config, denied: Vec<String>) -> Result<(), Failure> {
     }
     block_on(async {
         let shutdown = Shutdown::new();
-        stop_on_signal(&shutdown).map_err(|error| Failure::Other("no signals", error.into()))?;
+        let no_signals = |error: std::io::Error| Failure::Other("no signals", error.into());
+        stop_on_signal(&shutdown).map_err(no_signals)?;
+        let asked = Arc::new(Notify::new());
+        ask_on_hangup(&asked, &shutdown).map_err(no_signals)?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             upstream.url = %config.upstream.root,
@@ -35,7 +44,27 @@ pub(super) fn run(config: Config, denied: Vec<String>) -> Result<(), Failure> {
                 Failure::Other("cannot start", error.into())
             }
         })?;
-        app.run().await;
+        let file = configured.file();
+        let read = Box::new(move || Ok(configured.resolve()?.0));
+        app.reloading(Reload { read, file, log, asked }).run().await;
         Ok(())
     })
+}
+
+/// Has the configuration read again at SIGHUP.
+fn ask_on_hangup(asked: &Arc<Notify>, shutdown: &Shutdown) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (asked, stop) = (Arc::clone(asked), shutdown.clone());
+    shutdown.spawn(async move {
+        let asking = async {
+            while hangup.recv().await.is_some() {
+                asked.notify_one();
+            }
+        };
+        tokio::select! {
+            () = asking => {}
+            () = stop.begun() => {}
+        }
+    });
+    Ok(())
 }

@@ -95,14 +95,6 @@ pub(super) fn read(r: &mut Reader<'_>) -> Settings {
         ),
         unix_mode: mode(r),
         unix_owner: owner(r),
-        drain: r.duration(
-            (
-                "listener.drain",
-                "30s",
-                "How long requests in flight may take to finish after a signal to stop.",
-            ),
-            ("0s", "1h"),
-        ),
     }
 }
 
@@ -111,7 +103,7 @@ pub(super) fn size(r: &mut Reader<'_>, key: Declared<'_>, bounds: (&'static str,
     usize::try_from(r.bytes(key, bounds)).unwrap_or(usize::MAX)
 }
 
-fn address(text: &str) -> Result<Address, String> {
+pub(super) fn address(text: &str) -> Result<Address, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return if path.starts_with('/') {
             Ok(Address::Unix(PathBuf::from(path)))

@@ -5,6 +5,7 @@
 //! stand in one place, and the example file and `exportgate check` are printed from the same values.
 
 mod access;
+mod admin;
 mod cache;
 pub mod clients;
 mod credential;
@@ -14,6 +15,7 @@ mod log;
 mod problem;
 mod reader;
 mod routes;
+mod shutdown;
 mod sources;
 mod sparing;
 mod tls;
@@ -23,6 +25,7 @@ use std::path::PathBuf;
 
 use crate::{gateway, telemetry};
 
+pub use admin::Place as AdminPlace;
 pub use problem::{Problem, Problems};
 pub use reader::{Key, Resolved};
 pub use sources::Sources;
@@ -52,8 +55,14 @@ pub struct Config {
     pub routes: gateway::Routes,
     /// `[journal]`.
     pub journal: crate::journal::Settings,
+    /// `[admin]`.
+    pub admin: crate::admin::Settings,
+    /// `[shutdown]`.
+    pub shutdown: crate::shutdown::Settings,
     /// `[log]`.
     pub log: telemetry::Settings,
+    /// Every key as it was resolved.
+    pub resolved: Resolved,
 }
 
 impl Config {
@@ -66,6 +75,7 @@ impl Config {
         let config = Self::read(&mut reader);
         let resolved = reader.finish()?;
         // A section gives nothing only where it has noted a problem, and then `finish` has failed.
+        let config = config.map(|config| Self { resolved: resolved.clone(), ..config });
         config.map(|config| (config, resolved)).ok_or(Problems(Vec::new()))
     }
 
@@ -87,6 +97,11 @@ impl Config {
         let sparing = sparing::read(reader);
         let cache = cache::read(reader, upstream.max_answer);
         let (routes, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
+        let admin = crate::admin::Settings {
+            hosts: access.settings.hosts.clone(),
+            ..admin::read(reader, &listener, tls.as_ref())
+        };
+        let shutdown = shutdown::read(reader);
         Some(Self {
             listener,
             tls,
@@ -99,12 +114,61 @@ impl Config {
             cache,
             routes,
             journal: journal?,
+            admin,
+            shutdown,
             log,
+            resolved: Resolved::default(),
         })
     }
 }
 
+/// What takes effect after a restart only: keys, and beginnings of keys that end with a dot or an underscore.
+const AFTER_RESTART: [&str; 21] = [
+    "listen",
+    "listener.allow_plain_http",
+    "listener.unix_",
+    "admin.",
+    "access.reload_interval",
+    "oidc.",
+    "upstream.url",
+    "upstream.region",
+    "upstream.ca_file",
+    "upstream.connect_timeout",
+    "upstream.plain_http_hosts",
+    "credential.reload_interval",
+    "credential.probe_interval",
+    "credential.ca_file",
+    "cache.max_bytes",
+    "cache.max_followers",
+    "journal.path",
+    "journal.durability",
+    "journal.max_age",
+    "journal.max_rows",
+    "log.format",
+];
+
+/// Whether a change of `key` takes effect after a restart only.
+#[must_use]
+pub fn needs_restart(key: &str) -> bool {
+    AFTER_RESTART.iter().any(
+        |known| {
+            if known.ends_with(['.', '_']) { key.starts_with(known) } else { key == *known }
+        },
+    )
+}
+
 impl Sources {
+    /// Where the gateway is looked after, whatever else is set.
+    ///
+    /// # Errors
+    /// When what is set is not valid.
+    pub fn admin_place(&self) -> Result<AdminPlace, Problems> {
+        let mut reader = reader::Reader::new(self);
+        let place = admin::place(&mut reader);
+        let problems = reader.into_problems();
+        if problems.is_empty() { Ok(place) } else { Err(Problems(problems)) }
+    }
+
     /// Where the journal is, whatever else is set: `exportgate requests` needs no credential.
     ///
     /// # Errors

@@ -11,13 +11,13 @@ mod settings;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 
 use crate::clock::{Clock, Now};
-use crate::files::{self, Followed, Unreadable};
+use crate::files::{self, Followed, Unreadable, Watched};
 use crate::route::Scope;
 use crate::secret::Secret;
 use crate::transport::{self, TransportError};
@@ -71,11 +71,10 @@ pub enum Unavailable {
     },
 }
 
-/// All credentials.
+/// All credentials. They may be replaced while requests use them.
 #[derive(Debug)]
 pub struct Credentials {
-    all: Vec<Arc<Credential>>,
-    reload_interval: Duration,
+    all: ArcSwap<Vec<Arc<Credential>>>,
 }
 
 /// One credential.
@@ -83,7 +82,7 @@ pub struct Credentials {
 pub struct Credential {
     /// The name that stands for it in cache keys, logs and the journal.
     pub name: Arc<str>,
-    scopes: Scopes,
+    described: Described,
     slots: Vec<Held>,
     rotation: Mutex<Rotation>,
     probe_interval: Duration,
@@ -106,6 +105,21 @@ struct Value {
     secret: Secret,
     field: HeaderValue,
     generation: u64,
+    /// Since when it is in use.
+    since: Instant,
+}
+
+/// How a slot of a credential stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// `active` or `next`.
+    pub slot: &'static str,
+    /// `in_use`, `ready`, `locked` (Snyk refused it) or `empty`.
+    pub state: &'static str,
+    /// For how long its value is in use.
+    pub age: Option<Duration>,
+    /// How long an access token is good still; other values do not say.
+    pub expires_in: Option<Duration>,
 }
 
 /// What is presented with one request.
@@ -142,69 +156,109 @@ impl Presented {
     }
 }
 
-/// A file to follow, and the slot that it fills.
+/// A credential whose values are to be kept as their sources say.
 #[derive(Debug)]
-pub struct SlotFile {
+pub struct Following {
     credential: Arc<Credential>,
-    slot: usize,
-    followed: Followed,
+    /// The slots that are filled from files.
+    files: Vec<(usize, Followed)>,
+    interval: Duration,
 }
 
 impl Credentials {
-    /// Reads all credentials for the first time.
+    /// Reads all credentials for the first time; each [`Following`] is to be run.
     ///
     /// # Errors
     /// The first that cannot be used. A `next` file need not be there yet.
-    pub fn open(settings: Settings, clock: &Clock) -> Result<(Self, Vec<SlotFile>), BadCredential> {
-        let (mut all, mut files) = (Vec::new(), Vec::new());
+    pub fn open(settings: Settings, clock: &Clock) -> Result<(Self, Vec<Following>), BadCredential> {
+        let none = Self { all: ArcSwap::default() };
+        let following = none.replace(settings, clock)?;
+        Ok((none, following))
+    }
+
+    /// Takes other credentials. One that is described as before stays as it is, with its values; each of the
+    /// others has a [`Following`] that is to be run.
+    ///
+    /// # Errors
+    /// The first that cannot be used; then nothing is replaced.
+    pub fn replace(&self, settings: Settings, clock: &Clock) -> Result<Vec<Following>, BadCredential> {
+        let before = self.all();
+        let (mut all, mut new) = (Vec::new(), Vec::new());
         for described in settings.credentials {
-            let mut held = Vec::new();
-            let mut followed = Vec::new();
-            for (at, slot) in described.slots.into_iter().enumerate() {
+            if let Some(same) = before.iter().find(|one| one.described.is_same(&described)) {
+                all.push(Arc::clone(same));
+                continue;
+            }
+            let (mut slots, mut files) = (Vec::new(), Vec::new());
+            for (at, slot) in described.slots.iter().cloned().enumerate() {
                 let (slot, file) = hold(slot, at, settings.ca_file.as_deref(), clock)?;
-                held.push(slot);
-                followed.extend(file.map(|file| (at, file)));
+                slots.push(slot);
+                files.extend(file.map(|file| (at, file)));
             }
             let filled: Vec<bool> =
-                held.iter().map(|slot| slot.oauth.is_some() || slot.value.load().is_some()).collect();
+                slots.iter().map(|slot| slot.oauth.is_some() || slot.value.load().is_some()).collect();
             let credential = Arc::new(Credential {
                 name: described.name.as_str().into(),
-                scopes: described.scopes,
+                described,
                 rotation: Mutex::new(Rotation::new(&filled, settings.probe_interval)),
-                slots: held,
+                slots,
                 probe_interval: settings.probe_interval,
                 renewing: tokio::sync::Mutex::default(),
             });
-            let file = |(slot, followed)| SlotFile { credential: Arc::clone(&credential), slot, followed };
-            files.extend(followed.into_iter().map(file));
+            let interval = settings.reload_interval;
+            new.push(Following { credential: Arc::clone(&credential), files, interval });
             all.push(credential);
         }
-        Ok((Self { all, reload_interval: settings.reload_interval }, files))
+        self.all.store(Arc::new(all));
+        Ok(new)
     }
 
     /// All of them.
-    pub fn all(&self) -> impl Iterator<Item = &Credential> {
-        self.all.iter().map(|one| &**one)
+    #[must_use]
+    pub fn all(&self) -> Arc<Vec<Arc<Credential>>> {
+        self.all.load_full()
     }
 
     /// The names of all.
-    pub fn names(&self) -> impl Iterator<Item = Arc<str>> {
-        self.all.iter().map(|one| Arc::clone(&one.name))
+    #[must_use]
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.all.load().iter().map(|one| Arc::clone(&one.name)).collect()
     }
 
     /// The credential for a call that is about `scopes`: the one that names the first of them, else the one
     /// for the rest.
     #[must_use]
-    pub fn choose(&self, scopes: &[Scope]) -> Option<&Arc<Credential>> {
-        let named = scopes.first().and_then(|scope| self.all.iter().find(|one| one.scopes.names(scope)));
-        named.or_else(|| self.all.iter().find(|one| one.scopes == Scopes::Rest))
+    pub fn choose(&self, scopes: &[Scope]) -> Option<Arc<Credential>> {
+        let all = self.all.load();
+        let named = scopes.first().and_then(|scope| all.iter().find(|one| one.described.scopes.names(scope)));
+        named.or_else(|| all.iter().find(|one| one.described.scopes == Scopes::Rest)).cloned()
+    }
+}
+
+impl Following {
+    /// Which credential it is.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.credential.name
     }
 
-    /// Keeps all values as their sources say; never ends.
-    pub async fn follow(self: Arc<Self>, files: Vec<SlotFile>) {
-        let following = files.into_iter().map(|file| file.follow(self.reload_interval));
-        let keeping = self.all.iter().flat_map(|one| &one.slots).filter_map(|slot| slot.oauth.as_ref());
-        let keeping = keeping.map(OAuth::keep);
+    /// How its files fare.
+    pub fn watched(&self) -> impl Iterator<Item = Arc<Watched>> {
+        self.files.iter().map(|(_, followed)| followed.watched())
+    }
+
+    /// Keeps the values as their sources say; never ends.
+    pub async fn run(self) {
+        let Self { credential, files, interval } = self;
+        let following = files.into_iter().map(|(slot, followed)| {
+            let credential = Arc::clone(&credential);
+            followed.follow(interval, move |contents| {
+                let text = contents.first().and_then(|content| std::str::from_utf8(content).ok());
+                credential.fill(slot, parse(text.unwrap_or_default())?)?;
+                Ok(())
+            })
+        });
+        let keeping = credential.slots.iter().filter_map(|slot| slot.oauth.as_ref()).map(OAuth::keep);
         futures_util::future::join(
             futures_util::future::join_all(following),
             futures_util::future::join_all(keeping),
@@ -213,20 +267,24 @@ impl Credentials {
     }
 }
 
-impl SlotFile {
-    async fn follow(self, interval: Duration) {
-        let Self { credential, slot, followed } = self;
-        followed
-            .follow(interval, |contents| {
-                let text = contents.first().and_then(|content| std::str::from_utf8(content).ok());
-                credential.fill(slot, parse(text.unwrap_or_default())?)?;
-                Ok(())
-            })
-            .await;
-    }
-}
-
 impl Credential {
+    /// How its slots stand at `now`.
+    #[must_use]
+    pub fn standing(&self, now: Now) -> Vec<Standing> {
+        let slot = |(at, held): (usize, &Held)| {
+            let life = held.oauth.as_ref().map(|oauth| oauth.life(now));
+            let since = held.value.load().as_ref().map(|value| value.since);
+            let age = since.map(|since| now.mono.saturating_duration_since(since));
+            Standing {
+                slot: slot_name(at),
+                state: self.rotation().standing(at),
+                age: life.map_or(age, |life| life.map(|(age, _)| age)),
+                expires_in: life.flatten().map(|(_, left)| left),
+            }
+        };
+        self.slots.iter().enumerate().map(slot).collect()
+    }
+
     /// What to present at `now`.
     ///
     /// # Errors
@@ -387,7 +445,7 @@ fn hold(
                 let (file, mut contents) = Followed::open("credential", vec![path])?;
                 (file, contents.pop())
             } else {
-                Followed::open_optional("next credential", path)?
+                Followed::open_optional("credential", path)?
             };
             let text = content.as_ref().map(|content| std::str::from_utf8(content).unwrap_or_default());
             secret = match (at, text.map(parse)) {
@@ -418,7 +476,8 @@ fn hold(
 
 fn value(secret: Secret, scheme: Scheme, generation: u64) -> Result<Value, BadCredential> {
     let field = secret.authorization(scheme.as_str()).map_err(|_| BadCredential::Malformed)?;
-    Ok(Value { secret, field, generation })
+    let since = tokio::time::Instant::now().into_std();
+    Ok(Value { secret, field, generation, since })
 }
 
 const fn slot_name(slot: usize) -> &'static str {
@@ -508,7 +567,7 @@ mod tests {
     #[tokio::test]
     async fn a_refused_value_gives_way_to_the_next_slot_and_an_old_refusal_says_nothing() {
         let all = open(vec![fixed("a", Scopes::Rest, &["one", "two"])]);
-        let (one, now) = (Arc::clone(&all.all[0]), Clock::system().now());
+        let (one, now) = (Arc::clone(&all.all()[0]), Clock::system().now());
         let presented = one.present(now).await.expect("a value");
         assert_eq!(presented.field, "token one");
         let replay = one.refused(&presented, now, true).await.expect("a replay");
@@ -525,7 +584,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_next_slot_one_replay_and_then_a_lock() {
         let all = open(vec![fixed("a", Scopes::Rest, &["one"])]);
-        let (one, now) = (Arc::clone(&all.all[0]), Clock::system().now());
+        let (one, now) = (Arc::clone(&all.all()[0]), Clock::system().now());
         let presented = one.present(now).await.expect("a value");
         assert!(one.refused(&presented, now, false).await.is_none());
         let replay = one.refused(&presented, now, true).await.expect("a replay");

@@ -64,6 +64,7 @@ struct State {
 #[derive(Debug)]
 struct Token {
     field: HeaderValue,
+    fetched: std::time::Instant,
     ends: Now,
     life: Duration,
 }
@@ -181,6 +182,16 @@ impl OAuth {
         Err(Unavailable::NoToken { retry_after })
     }
 
+    /// How old the token is, and how long it is good still.
+    pub(super) fn life(&self, now: Now) -> Option<(Duration, Duration)> {
+        let state = self.state.borrow();
+        let token = state.token.as_ref()?;
+        Some((
+            now.mono.saturating_duration_since(token.fetched),
+            token.ends.mono.saturating_duration_since(now.mono),
+        ))
+    }
+
     pub(super) fn generation(&self) -> u64 {
         self.state.borrow().generation
     }
@@ -233,7 +244,7 @@ impl OAuth {
         // What is sent now must still be good when it arrives.
         let good_for = life.saturating_sub((life / 10).min(Duration::from_secs(10)));
         let ends = Now { wall: asked.wall + good_for, mono: asked.mono + good_for };
-        Ok(Token { field, ends, life })
+        Ok(Token { field, fetched: asked.mono, ends, life })
     }
 }
 

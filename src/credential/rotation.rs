@@ -69,6 +69,17 @@ impl Rotation {
         Pick::Locked { retry_after: soonest }
     }
 
+    /// A word for how slot `at` stands: `in_use`, `ready`, `locked` or `empty`.
+    #[must_use]
+    pub(super) fn standing(&self, at: usize) -> &'static str {
+        match self.slots[at] {
+            State::Empty => "empty",
+            State::Locked { .. } => "locked",
+            State::Open { .. } if self.open_but(None) == Some(at) => "in_use",
+            State::Open { .. } => "ready",
+        }
+    }
+
     /// The first open slot that is not `but`.
     #[must_use]
     pub(super) fn open_but(&self, but: Option<usize>) -> Option<usize> {

@@ -32,6 +32,16 @@ pub struct Described {
     pub slots: Vec<Slot>,
 }
 
+impl Described {
+    /// Whether another describes the same: a value that it holds is kept then.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.scopes == other.scopes
+            && self.slots.len() == other.slots.len()
+            && self.slots.iter().zip(&other.slots).all(|(one, other)| one.is_same(other))
+    }
+}
+
 /// Which orgs and groups a credential is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scopes {
@@ -65,6 +75,21 @@ pub struct Slot {
     pub source: Source,
     /// The `Authorization` scheme word.
     pub scheme: Scheme,
+}
+
+impl Slot {
+    fn is_same(&self, other: &Self) -> bool {
+        let same_source = match (&self.source, &other.source) {
+            (Source::Fixed(one), Source::Fixed(other)) => one.is_same(other),
+            (Source::File(one), Source::File(other)) => one == other,
+            (
+                Source::OAuth { token_url, client_id, secret_file },
+                Source::OAuth { token_url: url, client_id: id, secret_file: file },
+            ) => (token_url, client_id, secret_file) == (url, id, file),
+            (Source::Fixed(_) | Source::File(_) | Source::OAuth { .. }, _) => false,
+        };
+        self.scheme == other.scheme && same_source
+    }
 }
 
 /// Where a credential's value comes from.

@@ -8,6 +8,7 @@ use super::fields;
 use crate::cache::Peek;
 use crate::journal::Attempt;
 use crate::route::Id;
+use crate::telemetry::drift::Kind;
 use crate::upstream::budget::limits_told;
 use crate::upstream::gate::{Outcome, Told};
 use crate::upstream::{Answer, Failed};
@@ -15,6 +16,35 @@ use crate::upstream::{Answer, Failed};
 /// Rate fields that are not understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Garbled;
+
+/// The status words of exports, as Snyk's document and its guide spell them.
+const STATUS_WORDS: [&str; 5] = ["PENDING", "STARTED", "FINISHED", "ERRORED", "ERROR"];
+
+/// What of a recorded attempt shows that Snyk is not as we know it. All text is plain already.
+pub(super) fn drift(attempt: &Attempt, peek: Option<&Peek>) -> Vec<(Kind, String)> {
+    let mut found = Vec::new();
+    let version = attempt.version_served.as_deref().unwrap_or("(no version)");
+    if let Some(since) = &attempt.deprecation {
+        found.push((Kind::Deprecation, format!("version {version}: deprecated since {since}")));
+    }
+    if let Some(end) = &attempt.sunset {
+        found.push((Kind::Sunset, format!("version {version}: ends {end}")));
+    }
+    if let (Some(asked), Some(served)) = (&attempt.version_requested, &attempt.version_served)
+        && asked != served
+    {
+        found.push((Kind::Version, format!("version {asked} was asked for, and {served} was served")));
+    }
+    let Some(peek) = peek.filter(|_| attempt.status == Some(200)) else { return found };
+    if !STATUS_WORDS.contains(&peek.status.as_str()) {
+        found.push((Kind::StatusWord, format!("status {}", fields::plain(&peek.status))));
+    }
+    if peek.has_unknown_link() {
+        let export = attempt.export_id.as_deref().unwrap_or("(no id)");
+        found.push((Kind::LinkForm, format!("a link of export {export} does not say when it ends")));
+    }
+    found
+}
 
 /// What an answer is to the gate. `account_is_empty` is the gate's to say.
 pub(super) fn outcome(status: StatusCode, answer: &HeaderMap, now: SystemTime) -> Outcome {

@@ -1,4 +1,4 @@
-//! One client request and its answer: the header fields, the log event and (later) the metrics are
+//! One client request and its answer: the header fields, the log event and the metrics are
 //! rendered from this value, so that they cannot disagree.
 
 use std::fmt::Write as _;
@@ -14,6 +14,7 @@ use super::{fields, reply};
 use crate::cache::Entry;
 use crate::clock::Now;
 use crate::route::{Id, Route, ScopeKind};
+use crate::telemetry::metrics::{Answered, Metrics, Served};
 use crate::transport::{Body, Via};
 
 /// What is known of one exchange; it fills as the request goes its way.
@@ -133,6 +134,7 @@ impl Exchange {
         let now = self.started;
         self.outcome = Outcome::Hit { ttl: entry.ttl(now), uncertain: entry.is_uncertain() };
         self.attempt = Some(entry.attempt);
+        entry.count_hit();
         reply::hit(entry, client, now)
     }
 
@@ -147,6 +149,7 @@ impl Exchange {
     ) -> Response<Body> {
         self.outcome = Outcome::Stale { for_seconds: entry.stale_for(now), detail };
         self.attempt = Some(entry.attempt);
+        entry.count_hit();
         reply::hit(entry, client, now)
     }
 
@@ -169,6 +172,32 @@ impl Exchange {
         if let Some(status) = self.cache_status().and_then(|text| HeaderValue::try_from(text).ok()) {
             fields.append("cache-status", status);
         }
+    }
+
+    /// Counts it.
+    pub(super) fn count(
+        &self,
+        metrics: &Metrics,
+        now: Now,
+        (status, failure): (StatusCode, Option<&Failure>),
+    ) {
+        let served = match (failure.map(|failure| failure.kind), self.outcome) {
+            (Some(kind), _) if kind.is_denial() => Served::Denied,
+            (Some(_), _) | (None, Outcome::Own) => Served::Own,
+            (None, Outcome::Hit { .. }) => Served::Hit,
+            (None, Outcome::Stale { .. }) => Served::Stale,
+            (None, Outcome::Forwarded { collapsed: true, .. }) => Served::Collapsed,
+            (None, Outcome::Forwarded { why: Why::Bypass | Why::Method, .. }) => Served::Bypass,
+            (None, Outcome::Forwarded { .. }) => Served::Miss,
+        };
+        metrics.answered(&Answered {
+            operation: self.operation,
+            served,
+            status: status.as_u16(),
+            code: failure.map(|failure| failure.kind.told().code),
+            fresh_for: if let Outcome::Hit { ttl, .. } = self.outcome { Some(ttl) } else { None },
+            duration: now.mono.saturating_duration_since(self.started.mono),
+        });
     }
 
     fn cache_status(&self) -> Option<String> {

@@ -184,6 +184,23 @@ const fn told(
 }
 
 impl FailureKind {
+    /// Whether who asks is not known, or may not do it.
+    pub(super) const fn is_denial(self) -> bool {
+        matches!(
+            self,
+            Self::WebPage
+                | Self::ForeignHost
+                | Self::Forwarded
+                | Self::RequiredHeader
+                | Self::Unauthenticated(_)
+                | Self::TooManyFailures(_)
+                | Self::Denied(_)
+                | Self::Hidden(_)
+                | Self::Exceeded(_)
+                | Self::NoCredential
+        )
+    }
+
     /// Whether it is Snyk, or our way to it, that is in trouble.
     pub(super) const fn is_about_snyk(self) -> bool {
         matches!(

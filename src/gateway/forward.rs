@@ -19,6 +19,8 @@ use crate::clock::Now;
 use crate::credential::{Credential, Presented};
 use crate::journal::{Attempt, OnFailure, Served, Unrecorded};
 use crate::route::{ExportCall, Operation, OtherCall};
+use crate::telemetry::drift::Kind;
+use crate::telemetry::metrics::Attempted;
 use crate::transport::Streamed;
 use crate::upstream::gate::{Asking, Outcome, Told, Why};
 use crate::upstream::pacer::Pass;
@@ -107,6 +109,7 @@ impl Gateway {
         mut lead: Lead<Landed>,
     ) {
         // 1. Ask, in turn; again, where that may help.
+        let before = self.cache.asked();
         let asked = match self.ask(&call, &errand, &body, &mut lead).await {
             Ok(asked) => asked,
             Err(failure) => return lead.land(Err(failure)),
@@ -143,7 +146,7 @@ impl Gateway {
 
         // 4. Store it, and record those who came meanwhile.
         if let Some((entry, key)) = stored {
-            self.cache.store(key, entry);
+            self.cache.store(&key, entry, before);
             let late = lead.close();
             if !late.is_empty()
                 && let Err(failure) = self.must_be_recorded(self.journal.serve(id, served(late)).await)
@@ -191,10 +194,8 @@ impl Gateway {
                 presented = credential.present(self.clock.now()).await.map_err(FailureKind::Unavailable)?;
             }
             (number, tries) = (number + 1, tries + 1);
-            let (queued, why) = (pass.queued, pass.why);
-            let mut asked = self.ask_once(call, (errand, sent_id), body.clone(), &presented).await;
-            (asked.attempt.number, asked.attempt.queued) = (number, queued);
-            asked.attempt.waited_for = why.map(Why::as_str);
+            let queued = (number, pass.queued, pass.why.map(Why::as_str));
+            let mut asked = self.ask_once(call, (errand, sent_id), (body.clone(), queued), &presented).await;
             let outcome = outcome(&asked);
             let told = asked.answer.as_ref().map(|answer| self.rate(&answer.fields)).unwrap_or_default();
             pass.ended(outcome, &told);
@@ -250,10 +251,11 @@ impl Gateway {
         &self,
         call: &ExportCall,
         (errand, sent_id): (&Errand, Uuid),
-        body: Bytes,
+        (body, queued): (Bytes, (u32, Duration, Option<&'static str>)),
         presented: &Presented,
     ) -> Asked {
         let mut attempt = self.attempt(errand, sent_id, (call.method().as_str(), call.operation.as_str()));
+        (attempt.number, attempt.queued, attempt.waited_for) = queued;
         attempt.scope_kind = Some(call.scope.kind.as_str());
         attempt.scope_id = Some(call.scope.id.as_str().to_owned());
         attempt.export_id = call.operation.export().map(|id| id.as_str().to_owned());
@@ -275,13 +277,15 @@ impl Gateway {
         };
         if echoes {
             attempt.error = Some("credential_echoed");
+            self.count(&attempt, None, received);
             return Asked { attempt, answer: Err(FailureKind::Echo.into()), peek: None, sent, received };
         }
         // What is too large to be stored is not worth reading.
         let readable =
-            answer.as_ref().ok().filter(|answer| answer.body.len() <= self.cache_settings.max_entry);
+            answer.as_ref().ok().filter(|answer| answer.body.len() <= self.rules.load().cache.max_entry);
         let peek = readable.and_then(|answer| Peek::of(&answer.body));
         answer::note(&mut attempt, &answer, peek.as_ref());
+        self.count(&attempt, peek.as_ref(), received);
         Asked { attempt, answer: answer.map_err(Failure::from), peek, sent, received }
     }
 
@@ -354,6 +358,7 @@ impl Gateway {
             }
             Err(failed) => attempt.error = Some(failed.kind.as_str()),
         }
+        self.count(&attempt, None, self.clock.now());
         let id = attempt.id;
         self.must_be_recorded(self.journal.record(attempt, served(vec![errand.member])).await)?;
         match (instead, answer) {
@@ -370,15 +375,28 @@ impl Gateway {
     /// What the rate fields of an answer say; nothing where they are not understood, which is counted.
     fn rate(&self, answer: &HeaderMap) -> Told {
         answer::rate(answer).unwrap_or_else(|Garbled| {
-            self.upstream.note_garbled();
+            let what = "the X-Ratelimit-Limit of an answer is not understood";
+            self.metrics.drifted(Kind::RateFields, what, self.clock.now().wall);
             Told::default()
         })
+    }
+
+    /// Counts an attempt, and what it shows of Snyk.
+    fn count(&self, attempt: &Attempt, peek: Option<&Peek>, now: Now) {
+        let Attempt { operation, status, latency, queued, .. } = *attempt;
+        let status = status.filter(|_| attempt.error.is_none());
+        self.metrics.attempted(&Attempted { operation, status, latency, queued });
+        for (kind, detail) in answer::drift(attempt, peek) {
+            self.metrics.drifted(kind, &detail, now.wall);
+        }
     }
 
     /// With `journal.on_failure = "refuse"`, no answer leaves that is not on record.
     fn must_be_recorded(&self, recorded: Result<(), Unrecorded>) -> Result<(), Failure> {
         match recorded {
-            Err(_) if self.on_journal_failure == OnFailure::Refuse => Err(FailureKind::Journal.into()),
+            Err(_) if self.rules.load().on_journal_failure == OnFailure::Refuse => {
+                Err(FailureKind::Journal.into())
+            }
             _ => Ok(()),
         }
     }
@@ -393,7 +411,7 @@ impl Gateway {
     ) -> Option<Arc<Entry>> {
         let Answer { status, fields, body } = answer;
         let seen = cache::Answer { status: *status, fields, body_len: body.len(), peek, sent, received };
-        let freshness = match cache::assess(&seen, &self.cache_settings) {
+        let freshness = match cache::assess(&seen, &self.rules.load().cache) {
             Ok(freshness) => freshness,
             Err(why) => {
                 tracing::debug!(attempt.id = %attempt, cache.not_stored = ?why, "not stored");

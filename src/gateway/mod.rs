@@ -6,45 +6,39 @@ mod failure;
 mod fields;
 mod forward;
 mod reply;
+mod rules;
 mod via;
 
-use std::sync::Arc;
-use std::time::Duration;
-
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::request::Parts;
-use http::{HeaderName, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
+use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
 use crate::access::Access;
-use crate::cache::{self, Boarding, Cache, Directives, Entry, Flights, Key, Member, Waiter};
+use crate::cache::{Boarding, Cache, Directives, Entry, Flights, Key, Member, Waiter};
 use crate::clock::Clock;
 use crate::credential::Credentials;
 use crate::journal::{Journal, OnFailure};
-use crate::listener;
 use crate::route::{self, ExportCall, Operation, OtherCall, Route};
 use crate::shutdown::Shutdown;
+use crate::telemetry::metrics::Metrics;
 use crate::transport::{Body, Peer, Streamed};
-use crate::upstream::{self, Upstream};
+use crate::upstream::Upstream;
 
 use exchange::{Exchange, Outcome, Why};
 use failure::{Failure, FailureKind};
 use forward::{Errand, Landed};
+use rules::Rules;
 use via::Keep;
 
-/// `[routes]`: what happens to calls that are no export calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Routes {
-    /// Answered 404 by us.
-    ExportsOnly,
-    /// Forwarded under `/rest/…` and `/v1/…`.
-    Everything,
-}
+pub use rules::{Routes, Settings};
 
 /// What a gateway works with.
 #[derive(Debug)]
@@ -59,23 +53,10 @@ pub struct Collaborators {
     pub credentials: Arc<Credentials>,
     /// The journal.
     pub journal: Journal,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Where tasks run.
     pub shutdown: Shutdown,
-}
-
-/// The settings that the request path itself goes by.
-#[derive(Debug)]
-pub struct Settings<'a> {
-    /// `[routes]`.
-    pub routes: Routes,
-    /// `[cache]`.
-    pub cache: &'a cache::Settings,
-    /// `[listener]`.
-    pub listener: &'a listener::Settings,
-    /// `[upstream]`.
-    pub upstream: &'a upstream::Settings,
-    /// `journal.on_failure`.
-    pub on_journal_failure: OnFailure,
 }
 
 /// Everything between a request and its answer.
@@ -87,32 +68,19 @@ pub struct Gateway {
     access: Arc<Access>,
     credentials: Arc<Credentials>,
     journal: Journal,
-    on_journal_failure: OnFailure,
+    metrics: Arc<Metrics>,
     cache: Cache,
-    cache_settings: cache::Settings,
     flights: Flights<Landed>,
     shutdown: Shutdown,
-    forward_other: bool,
-    forward_headers: Vec<HeaderName>,
-    default_version: Option<String>,
-    limits: Limits,
+    rules: ArcSwap<Rules>,
     /// Our name in `Via`: one for each instance, so that a loop is seen and a chain is not.
     pseudonym: String,
-}
-
-#[derive(Debug)]
-struct Limits {
-    target: usize,
-    body: usize,
-    body_timeout: Duration,
-    request_timeout: Duration,
 }
 
 impl Gateway {
     /// Puts a gateway together.
     #[must_use]
     pub fn new(settings: &Settings<'_>, with: Collaborators) -> Self {
-        let Settings { routes, cache, listener, upstream, on_journal_failure } = settings;
         Self {
             upstream_name: with.upstream.root().to_string().into(),
             clock: with.clock,
@@ -120,22 +88,24 @@ impl Gateway {
             access: with.access,
             credentials: with.credentials,
             journal: with.journal,
-            on_journal_failure: *on_journal_failure,
-            cache: Cache::new(cache),
-            flights: Flights::new(cache.max_followers),
-            cache_settings: (*cache).clone(),
+            metrics: with.metrics,
+            cache: Cache::new(settings.cache),
+            flights: Flights::new(settings.cache.max_followers),
             shutdown: with.shutdown,
-            forward_other: *routes == Routes::Everything,
-            forward_headers: upstream.forward_headers.clone(),
-            default_version: upstream.default_version.clone(),
-            limits: Limits {
-                target: listener.max_target,
-                body: listener.max_body,
-                body_timeout: listener.body_timeout,
-                request_timeout: listener.request_timeout,
-            },
+            rules: ArcSwap::from_pointee(settings.into()),
             pseudonym: format!("{}{:08x}", via::PSEUDONYM, Uuid::new_v4().as_fields().0),
         }
+    }
+
+    /// Goes by other settings from now on. `cache.max_bytes` and `cache.max_followers` stay as they are.
+    pub fn set(&self, settings: &Settings<'_>) {
+        self.rules.store(Arc::new(settings.into()));
+    }
+
+    /// What is stored.
+    #[must_use]
+    pub fn cache(&self) -> Cache {
+        self.cache.clone()
     }
 
     /// How many clients wait for answers that are on their way.
@@ -147,7 +117,7 @@ impl Gateway {
     /// How many requests wait for their turn to be sent.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.upstream.pacers().map(|(_, pacer)| pacer.waiting()).sum()
+        self.upstream.pacers().values().map(|pacer| pacer.waiting()).sum()
     }
 
     /// Answers a request.
@@ -162,7 +132,9 @@ impl Gateway {
             response.headers_mut().remove(CONNECTION);
         }
         exchange.stamp(response.headers_mut());
-        exchange.log(self.clock.now(), response.status(), response.headers(), failure.as_ref());
+        let now = self.clock.now();
+        exchange.count(&self.metrics, now, (response.status(), failure.as_ref()));
+        exchange.log(now, response.status(), response.headers(), failure.as_ref());
         response
     }
 
@@ -173,7 +145,8 @@ impl Gateway {
         request: Request<Incoming>,
         peer: &Peer,
     ) -> Result<Response<Body>, Failure> {
-        let deadline = Instant::now() + self.limits.request_timeout;
+        let rules = self.rules.load_full();
+        let deadline = Instant::now() + rules.request_timeout;
         let (parts, body) = request.into_parts();
 
         // 1. See that the request did not come from ourselves, and identify who asks.
@@ -186,10 +159,10 @@ impl Gateway {
         exchange.client = Arc::clone(&principal.name);
 
         // 2. Recognise what is asked. From here on, only what was parsed counts.
-        if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > self.limits.target) {
+        if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > rules.max_target) {
             return Err(FailureKind::TargetTooLong.into());
         }
-        let route = route::recognise(&parts.method, &parts.uri, self.forward_other)?;
+        let route = route::recognise(&parts.method, &parts.uri, rules.forward_other)?;
         exchange.asks(&route);
 
         // 3. Permit it: before the cache is looked at, so that who may not know learns nothing. The permit
@@ -204,24 +177,24 @@ impl Gateway {
         let errand = Errand {
             member: Member { request: exchange.id, client: Arc::clone(&exchange.client) },
             fields: if is_shared {
-                fields::for_get(&parts.headers, &self.forward_headers)
+                fields::for_get(&parts.headers, &rules.forward_headers)
             } else {
-                fields::for_one(&parts.headers, &self.forward_headers)
+                fields::for_one(&parts.headers, &rules.forward_headers)
             },
             via: via_of(keep)?,
             sent_id: fields::request_id(&parts.headers),
-            credential: Arc::clone(credential),
+            credential,
             permit: Arc::clone(&permit),
             share: principal.share(),
             deadline,
         };
         match route {
             Route::Export(mut call) => {
-                if let Some(version) = &self.default_version {
+                if let Some(version) = &rules.default_version {
                     call.query.default_version(version);
                 }
-                let body = if is_shared { Bytes::new() } else { self.read_body(body).await? };
-                let waiting = self.export(exchange, call, &parts, (errand, body))?;
+                let body = if is_shared { Bytes::new() } else { read_body(&rules, body).await? };
+                let waiting = self.export(exchange, call, (&parts, &rules), (errand, body))?;
                 // 8. Reply.
                 match waiting {
                     Waiting::Answered(response) => Ok(response),
@@ -250,7 +223,7 @@ impl Gateway {
         self: &Arc<Self>,
         exchange: &mut Exchange,
         call: ExportCall,
-        parts: &Parts,
+        (parts, rules): (&Parts, &Rules),
         (errand, body): (Errand, Bytes),
     ) -> Result<Waiting, Failure> {
         // 4. Look up. A start is never looked up, stored or shared; `no-store` says the same of a read.
@@ -266,7 +239,7 @@ impl Gateway {
                 &self.upstream_name,
                 &errand.credential.name,
                 &call,
-                &self.forward_headers,
+                &rules.forward_headers,
                 &parts.headers,
             );
             match self.cache.find(&key) {
@@ -284,7 +257,7 @@ impl Gateway {
                 }
                 Some(entry) if !entry.satisfies(&directives, now) => (Why::Request, Some(key)),
                 Some(entry) => {
-                    if self.cache_settings.refresh_ahead && entry.wants_refresh(now) {
+                    if rules.cache.refresh_ahead && entry.wants_refresh(now) {
                         self.refresh(&call, &errand, key);
                     }
                     return Ok(Waiting::Answered(exchange.hit(&entry, &parts.headers)));
@@ -392,25 +365,9 @@ impl Gateway {
         Ok(reply::streamed(head.status, fields::end_to_end(head.headers, self.upstream.root()), body))
     }
 
-    /// Reads the body of a start call, bounded in size and time.
-    async fn read_body(&self, body: Incoming) -> Result<Bytes, Failure> {
-        if body.size_hint().lower() > self.limits.body as u64 {
-            return Err(FailureKind::BodyTooLarge.into());
-        }
-        let whole = Limited::new(body, self.limits.body).collect();
-        match timeout(self.limits.body_timeout, whole).await {
-            Err(_) => Err(FailureKind::BodyTimeout.into()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(FailureKind::BodyTooLarge.into()),
-            Ok(Err(error)) => {
-                Err(Failure { source: Some(error.into()), ..FailureKind::BodyIncomplete.into() })
-            }
-            Ok(Ok(whole)) => Ok(whole.to_bytes()),
-        }
-    }
-
     /// With `journal.on_failure = "refuse"`, nothing goes upstream that could not be recorded.
     fn refuse_unrecorded(&self) -> Result<(), Failure> {
-        let refuses = self.on_journal_failure == OnFailure::Refuse && self.journal.is_failing();
+        let refuses = self.rules.load().on_journal_failure == OnFailure::Refuse && self.journal.is_failing();
         if refuses { Err(FailureKind::Journal.into()) } else { Ok(()) }
     }
 }
@@ -420,6 +377,20 @@ impl Gateway {
 pub fn told_of(refusal: route::Refusal) -> String {
     let told = FailureKind::Refused(refusal).told();
     format!("{} {}: {}", told.status.as_u16(), told.code, told.detail)
+}
+
+/// Reads the body of a start call, bounded in size and time.
+async fn read_body(rules: &Rules, body: Incoming) -> Result<Bytes, Failure> {
+    if body.size_hint().lower() > rules.max_body as u64 {
+        return Err(FailureKind::BodyTooLarge.into());
+    }
+    let whole = Limited::new(body, rules.max_body).collect();
+    match timeout(rules.body_timeout, whole).await {
+        Err(_) => Err(FailureKind::BodyTimeout.into()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(FailureKind::BodyTooLarge.into()),
+        Ok(Err(error)) => Err(Failure { source: Some(error.into()), ..FailureKind::BodyIncomplete.into() }),
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+    }
 }
 
 /// How far an export call has come.

@@ -17,14 +17,16 @@ mod schema;
 mod sends;
 mod settings;
 mod store;
+mod support;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 pub use fault::Unrecorded;
-pub use query::{Query, QueryError, StatusFilter, StatusFilterError, find};
+pub use query::{Query, QueryError, StatusFilter, StatusFilterError, find, moment};
 pub use record::{Attempt, Served};
 pub use row::Row;
 pub use sends::{Sends, Sent};
 pub use settings::{Durability, OnFailure, Settings};
 pub use store::Journal;
+pub use support::support;

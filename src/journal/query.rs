@@ -49,6 +49,17 @@ pub enum StatusFilter {
     Error,
 }
 
+/// A time: as RFC 3339 writes it (`2026-02-12T20:00:00Z`), or a distance before `now` (`2h`).
+///
+/// # Errors
+/// What it must be.
+pub fn moment(text: &str, now: SystemTime) -> Result<SystemTime, &'static str> {
+    let ago = |ago| now.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
+    humantime::parse_rfc3339_weak(text)
+        .or_else(|_| humantime::parse_duration(text).map(ago))
+        .map_err(|_| "must be a UTC time such as 2026-02-12T20:00:00Z, or a distance such as 2h")
+}
+
 /// The text is no status filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a status such as 404, a class such as 5xx, or \"error\" for no whole answer")]

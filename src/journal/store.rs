@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 use uuid::Uuid;
@@ -111,6 +112,24 @@ impl Journal {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.0.health.dropped.load(Ordering::Relaxed)
+    }
+
+    /// How many calls were written since the start.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.0.health.written.load(Ordering::Relaxed)
+    }
+
+    /// How many records wait to be written.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.0.sender.max_capacity() - self.0.sender.capacity()
+    }
+
+    /// Seconds that commits took.
+    #[must_use]
+    pub fn commit_durations(&self) -> Histogram {
+        self.0.health.durations.clone()
     }
 
     /// How many groups were committed since the start.

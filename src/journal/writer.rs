@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
@@ -22,6 +23,8 @@ use crate::clock::Clock;
 
 /// Most pieces of work in one transaction.
 const GROUP: usize = 256;
+/// Seconds that a commit takes: some ten microseconds, or what an fsync takes.
+const COMMIT_SECONDS: [f64; 10] = [0.000_05, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 1.0, 5.0];
 /// How long a healthy writer waits for the file's lock.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a failing writer waits for it: those who ask meanwhile wait too.
@@ -30,11 +33,22 @@ const PATIENCE_FAILING: Duration = Duration::from_millis(100);
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// What callers see of the writer without asking it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Health {
     pub(super) failing: AtomicBool,
     pub(super) dropped: AtomicU64,
+    pub(super) written: AtomicU64,
     pub(super) commits: AtomicU64,
+    /// Seconds that commits took.
+    pub(super) durations: Histogram,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        let none = || AtomicU64::new(0);
+        let durations = Histogram::new(COMMIT_SECONDS);
+        Self { failing: AtomicBool::new(false), dropped: none(), written: none(), commits: none(), durations }
+    }
 }
 
 /// What the thread is told.
@@ -118,19 +132,25 @@ impl Writer {
 
     /// Writes one group and answers everybody in it.
     fn commit(&mut self, jobs: Vec<Job>) {
+        let began = self.clock.now().mono;
         let written =
             self.is_due().then(|| self.using(|database| database.write(jobs.iter().map(|j| &j.work))));
         let Some(Ok(on_record)) = written else {
             if let Some(Err(fault)) = &written {
                 self.failed(fault);
             }
-            self.count_dropped(jobs.len());
+            self.count_dropped(jobs.iter().filter(|job| is_record(job)).count());
             return answer(jobs, std::iter::repeat(Err(Unrecorded::Failing)));
         };
         self.health.commits.fetch_add(1, Ordering::Relaxed);
+        let took = self.clock.now().mono.saturating_duration_since(began);
+        self.health.durations.observe(took.as_secs_f64());
         self.works();
         self.schedule.wrote(jobs.iter().filter(|job| matches!(job.work, Work::Attempt(..))).count());
-        self.count_dropped(on_record.iter().filter(|found| !**found).count());
+        let records = || jobs.iter().zip(&on_record).filter(|(job, _)| is_record(job));
+        let kept = records().filter(|(_, found)| **found).count();
+        self.health.written.fetch_add(u64::try_from(kept).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.count_dropped(records().count() - kept);
         let results =
             on_record.into_iter().map(|found| if found { Ok(()) } else { Err(Unrecorded::NoAttempt) });
         answer(jobs, results);
@@ -225,6 +245,11 @@ impl Writer {
             debug!(cause = fault.chain(), "the journal was closed with its log left to be taken up");
         }
     }
+}
+
+/// Whether it is a record, and not a count of sends.
+fn is_record(job: &Job) -> bool {
+    matches!(job.work, Work::Attempt(..) | Work::Serve(..))
 }
 
 /// Nobody waiting any more is fine: the record is kept all the same.

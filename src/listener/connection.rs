@@ -8,7 +8,8 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{Request, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -22,7 +23,8 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::activity::{Activity, Taken};
-use super::{Respond, Settings};
+use super::counters::count;
+use super::{Counters, Respond, Settings};
 use crate::clock::Clock;
 use crate::shutdown::Shutdown;
 use crate::transport::{Body, Certificate, Loaded, Peer, ServerTls, User, Via};
@@ -50,6 +52,7 @@ pub(super) struct Serving {
     pub(super) tls: Option<ServerTls>,
     pub(super) clock: Clock,
     pub(super) shutdown: Shutdown,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// The other end, and what its certificate is worth now.
@@ -131,18 +134,24 @@ impl Serving {
         let handshake = async {
             let mut first = [0];
             if stream.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
+                count(&self.counters.plain_http);
                 refuse(stream, &PLAIN_HTTP, self.clock.now().wall).await;
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "no TLS"));
             }
             TlsAcceptor::from(Arc::clone(&loaded.config)).accept(stream).await
         };
         let stream = match timeout(self.settings.handshake_timeout, handshake).await {
-            Ok(Ok(stream)) => stream,
+            Ok(Ok(stream)) => {
+                count(&self.counters.handshakes);
+                stream
+            }
             Ok(Err(error)) => {
+                count(&self.counters.handshakes_failed);
                 tracing::debug!(error = crate::chain::chain(&error), "a TLS handshake failed");
                 return;
             }
             Err(_) => {
+                count(&self.counters.handshakes_timed_out);
                 tracing::debug!("a TLS handshake took longer than listener.handshake_timeout");
                 return;
             }
@@ -182,7 +191,7 @@ impl Serving {
             .max_headers(settings.max_headers)
             .max_header_size(settings.max_head)
             .max_buf_size(settings.max_head)
-            .serve_connection(self.io(stream), answering(respond, other));
+            .serve_connection(self.io(stream), answering(respond, other, self.shutdown.clone()));
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -253,10 +262,19 @@ impl Serving {
 fn answering(
     respond: impl Respond,
     other: Other,
+    shutdown: Shutdown,
 ) -> impl hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send + 'static> {
     service_fn(move |request| {
         let answer = respond(request, other.now());
-        async move { Ok::<_, Infallible>(answer.await) }
+        let shutdown = shutdown.clone();
+        async move {
+            let mut answer = answer.await;
+            if shutdown.is_announced() {
+                // Its client goes elsewhere with the next request, before this connection is closed under it.
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
     })
 }
 

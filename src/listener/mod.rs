@@ -2,6 +2,7 @@
 
 mod activity;
 mod connection;
+mod counters;
 mod places;
 mod settings;
 mod socket;
@@ -9,8 +10,10 @@ mod socket;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
@@ -19,9 +22,11 @@ use crate::clock::Clock;
 use crate::shutdown::Shutdown;
 use crate::transport::{Body, Peer, ServerTls};
 
+pub use counters::Counters;
 pub use settings::{Address, Settings};
 
 use connection::{FULL, FULL_FOR_ADDRESS, Serving, refuse, refuse_soon, via};
+use counters::count;
 use places::{NoPlace, Places};
 use socket::{Accepted, Socket};
 
@@ -44,9 +49,14 @@ pub struct BindError {
 #[derive(Debug)]
 pub struct Listener {
     sockets: Vec<Socket>,
-    settings: Arc<Settings>,
+    settings: Limits,
     tls: Option<ServerTls>,
+    counters: Arc<Counters>,
 }
+
+/// The settings by which connections are served. What is stored holds for those that come after; `listen` and
+/// what sockets are made by stay as they were.
+pub type Limits = Arc<ArcSwap<Settings>>;
 
 /// Answers one request; never fails.
 pub trait Respond: Fn(Request<Incoming>, Arc<Peer>) -> Self::Answer + Clone + Send + Sync + 'static {
@@ -81,7 +91,20 @@ impl Listener {
                 Err(source) => return Err(BindError { address: address.clone(), source }),
             }
         }
-        Ok(Self { sockets, settings: Arc::new(settings), tls })
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
+        Ok(Self { sockets, settings, tls, counters: Arc::default() })
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// The settings that may be replaced while it serves.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Arc::clone(&self.settings)
     }
 
     /// The addresses that were taken; a port 0 is a real one here.
@@ -92,18 +115,21 @@ impl Listener {
 
     /// Accepts until a stop is asked for. Connections run on the shutdown's tracker, which waits for them.
     pub async fn serve(self, respond: impl Respond, clock: &Clock, shutdown: &Shutdown) {
-        let places = Places::new(self.settings.max_connections, self.settings.max_connections_per_address);
-        let (places, refusals) = (Arc::new(places), Arc::new(Semaphore::new(MAX_REFUSALS)));
+        let places = Arc::new(Places::new(Arc::clone(&self.counters)));
+        let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
+        self.counters.max.store(self.settings.load().max_connections, Ordering::Relaxed);
         let serving = Serving {
-            settings: self.settings,
+            settings: self.settings.load_full(),
             tls: self.tls,
             clock: clock.clone(),
             shutdown: shutdown.clone(),
+            counters: self.counters,
         };
         let accepting = self.sockets.into_iter().map(|socket| {
             let door = Door {
                 is_local: socket.is_local(),
                 socket,
+                limits: Arc::clone(&self.settings),
                 serving: serving.clone(),
                 places: Arc::clone(&places),
                 refusals: Arc::clone(&refusals),
@@ -118,6 +144,7 @@ impl Listener {
 struct Door {
     socket: Socket,
     is_local: bool,
+    limits: Limits,
     serving: Serving,
     places: Arc<Places>,
     refusals: Arc<Semaphore>,
@@ -143,10 +170,17 @@ impl Door {
 
     /// Serves a connection, or says that there is no place for it.
     fn admit(&self, accepted: Accepted, respond: impl Respond) {
-        let (serving, shutdown) = (self.serving.clone(), &self.serving.shutdown);
+        let settings = self.limits.load_full();
+        let most = (settings.max_connections, settings.max_connections_per_address);
+        let (serving, shutdown) = (Serving { settings, ..self.serving.clone() }, &self.serving.shutdown);
+        count(match &accepted {
+            Accepted::Tcp(..) => &serving.counters.tcp,
+            Accepted::Tls(..) => &serving.counters.tls,
+            Accepted::Unix(_) => &serving.counters.unix,
+        });
         let (Accepted::Tcp(_, peer) | Accepted::Tls(_, peer)) = &accepted else {
             // Who comes in by a Unix socket has the right to it: it is told nothing but a closed door.
-            if let (Accepted::Unix(stream), Ok(place)) = (accepted, self.places.take(None)) {
+            if let (Accepted::Unix(stream), Ok(place)) = (accepted, self.places.take(None, most)) {
                 shutdown.spawn(async move {
                     let _place = place;
                     serving.unix(stream, respond).await;
@@ -156,7 +190,7 @@ impl Door {
         };
         let via = via(self.is_local, *peer);
         let counted = if self.is_local { None } else { via.counted_as() };
-        let place = match self.places.take(counted) {
+        let place = match self.places.take(counted, most) {
             Ok(place) => place,
             Err(why) => {
                 let refusal = if why == NoPlace::InAll { &FULL } else { &FULL_FOR_ADDRESS };

@@ -5,15 +5,14 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use super::counters::{Counters, Open, count};
 
 type ByAddress = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
 /// The places for connections.
 #[derive(Debug)]
 pub(super) struct Places {
-    free: Arc<Semaphore>,
-    per_address: usize,
+    counters: Arc<Counters>,
     by_address: ByAddress,
     /// Whether the last connection found no place: each change is said once.
     full: AtomicBool,
@@ -22,7 +21,7 @@ pub(super) struct Places {
 /// A connection's place, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
-    _in_all: OwnedSemaphorePermit,
+    _in_all: Open,
     counted: Option<(IpAddr, ByAddress)>,
 }
 
@@ -36,18 +35,18 @@ pub(super) enum NoPlace {
 }
 
 impl Places {
-    pub(super) fn new(in_all: usize, per_address: usize) -> Self {
-        Self {
-            free: Arc::new(Semaphore::new(in_all)),
-            per_address,
-            by_address: Arc::default(),
-            full: AtomicBool::new(false),
-        }
+    pub(super) fn new(counters: Arc<Counters>) -> Self {
+        Self { counters, by_address: Arc::default(), full: AtomicBool::new(false) }
     }
 
-    /// Takes a place for a connection; `address` where it counts by one.
-    pub(super) fn take(&self, address: Option<IpAddr>) -> Result<Place, NoPlace> {
-        let Ok(in_all) = Arc::clone(&self.free).try_acquire_owned() else {
+    /// Takes a place for a connection, of so many in all and for one address; `address` where it counts by one.
+    pub(super) fn take(
+        &self,
+        address: Option<IpAddr>,
+        (in_all, per_address): (usize, usize),
+    ) -> Result<Place, NoPlace> {
+        let Some(in_all) = self.counters.open(in_all) else {
+            count(&self.counters.full);
             if !self.full.swap(true, Ordering::Relaxed) {
                 tracing::warn!("listener.max_connections is reached: more are answered 503");
             }
@@ -59,12 +58,13 @@ impl Places {
         let mut place = Place { _in_all: in_all, counted: None };
         if let Some(address) = address {
             let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = by_address.entry(address).or_insert(0);
-            if *count >= self.per_address {
+            let taken = by_address.entry(address).or_insert(0);
+            if *taken >= per_address {
+                count(&self.counters.address_full);
                 return Err(NoPlace::OfAddress);
             }
-            *count += 1;
-            if *count == self.per_address {
+            *taken += 1;
+            if *taken == per_address {
                 tracing::warn!(
                     client.address = %address,
                     "listener.max_connections_per_address is reached: more of its connections are answered 429"
@@ -95,15 +95,16 @@ mod tests {
 
     #[test]
     fn places_are_counted_in_all_and_by_address_and_given_back() {
-        let places = Places::new(3, 2);
+        let places = Places::new(Arc::default());
+        let most = (3, 2);
         let (a, b) = (Some(IpAddr::from([192, 0, 2, 1])), Some(IpAddr::from([192, 0, 2, 2])));
-        let first = places.take(a).expect("a place");
-        let _second = places.take(a).expect("a place");
-        assert_eq!(places.take(a).err(), Some(NoPlace::OfAddress));
-        let _third = places.take(b).expect("a place");
-        assert_eq!(places.take(b).err(), Some(NoPlace::InAll));
+        let first = places.take(a, most).expect("a place");
+        let _second = places.take(a, most).expect("a place");
+        assert_eq!(places.take(a, most).err(), Some(NoPlace::OfAddress));
+        let _third = places.take(b, most).expect("a place");
+        assert_eq!(places.take(b, most).err(), Some(NoPlace::InAll));
         drop(first);
-        assert!(places.take(a).is_ok());
+        assert!(places.take(a, most).is_ok());
         assert_eq!(places.by_address.lock().expect("no panic").len(), 2);
     }
 }

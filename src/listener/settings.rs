@@ -47,8 +47,6 @@ pub struct Settings {
     pub unix_mode: u32,
     /// User and group that Unix sockets belong to.
     pub unix_owner: (Option<u32>, Option<u32>),
-    /// How long requests in flight may take to finish after a signal to stop.
-    pub drain: Duration,
 }
 
 /// One place to listen.

@@ -1,12 +1,17 @@
-//! Logs: readable on a terminal, JSON otherwise, and never a credential or a link.
+//! What is told of the gateway while it runs: logs (readable on a terminal, JSON otherwise), and what the request
+//! path counts. Never a credential or a link.
 
+pub mod drift;
+pub mod history;
+pub mod metrics;
 mod settings;
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::Directive;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
 
 pub use settings::{Format, Settings};
 
@@ -23,33 +28,63 @@ pub enum LogError {
     /// Something else in this process writes logs already.
     #[error("logs are set up already")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
+    /// What writes logs is gone.
+    #[error("the filter cannot be replaced")]
+    Reload(#[from] reload::Error),
+}
+
+/// What is logged; it may be changed while we run.
+#[derive(Clone)]
+pub struct LogFilter(Set);
+
+type Set = Arc<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
+
+impl std::fmt::Debug for LogFilter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogFilter")
+    }
+}
+
+impl LogFilter {
+    /// Logs what `settings` say from now on. `RUST_LOG` comes before `log.filter`.
+    ///
+    /// # Errors
+    /// When the filter cannot be read.
+    pub fn set(&self, settings: &Settings) -> Result<(), LogError> {
+        Ok((self.0)(filter(settings)?)?)
+    }
+}
+
+fn filter(settings: &Settings) -> Result<EnvFilter, LogError> {
+    let given = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(&settings.filter))?;
+    quietened(given)
 }
 
 /// Writes events to standard error from now on. `RUST_LOG` comes before `log.filter`.
 ///
 /// # Errors
 /// When the filter cannot be read, or logs are set up already.
-pub fn init(settings: &Settings) -> Result<(), LogError> {
-    let given = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(&settings.filter))?;
-    let filter = quietened(given)?;
+pub fn init(settings: &Settings) -> Result<LogFilter, LogError> {
     let text = match settings.format {
         Format::Text => true,
         Format::Json => false,
         Format::Auto => std::io::stderr().is_terminal(),
     };
-    let events = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let events = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    let filter = filter(settings)?;
     if text {
-        events.with_ansi(std::io::stderr().is_terminal()).finish().try_init()?;
+        let events = events.with_ansi(std::io::stderr().is_terminal());
+        let events = events.with_env_filter(filter).with_filter_reloading();
+        let handle = events.reload_handle();
+        events.finish().try_init()?;
+        Ok(LogFilter(Arc::new(move |filter| handle.reload(filter))))
     } else {
-        events
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .finish()
-            .try_init()?;
+        let events = events.json().flatten_event(true).with_current_span(false).with_span_list(false);
+        let events = events.with_env_filter(filter).with_filter_reloading();
+        let handle = events.reload_handle();
+        events.finish().try_init()?;
+        Ok(LogFilter(Arc::new(move |filter| handle.reload(filter))))
     }
-    Ok(())
 }
 
 /// Takes from a filter what would open the libraries' finer levels.

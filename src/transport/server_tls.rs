@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
@@ -15,7 +16,7 @@ use super::peer::Certificate;
 use crate::files::{self, Content, Followed, Unreadable};
 
 /// `[tls]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// PEM: our certificate, then those that signed it.
     pub certificate: PathBuf,
@@ -58,7 +59,7 @@ pub struct ServerTls(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     provider: Arc<CryptoProvider>,
     /// Kept across reloads, so that sessions stay resumable.
     ticketer: Arc<dyn ProducesTickets>,
@@ -70,6 +71,8 @@ struct Shared {
 pub struct Loaded {
     /// The settings for handshakes.
     pub config: Arc<ServerConfig>,
+    /// When our certificate's time is over.
+    pub ends: Option<SystemTime>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
@@ -79,14 +82,11 @@ impl ServerTls {
     /// # Errors
     /// [`BadTls`].
     pub fn open(settings: Settings) -> Result<(Self, Followed), BadTls> {
-        files::report_exposed(&settings.key);
-        let mut paths = vec![settings.certificate.clone(), settings.key.clone()];
-        paths.extend(settings.client_ca.clone());
-        paths.extend(settings.client_crl.clone());
-        let (followed, contents) = Followed::open("tls", paths)?;
+        let (followed, contents) = follow(&settings)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(BadTls::Tickets)?;
         let loaded = load(&settings, &provider, &ticketer, &contents)?;
+        let settings = ArcSwap::from_pointee(settings);
         let shared = Shared { settings, provider, ticketer, current: ArcSwap::from_pointee(loaded) };
         Ok((Self(Arc::new(shared)), followed))
     }
@@ -97,8 +97,27 @@ impl ServerTls {
     /// [`BadTls`]; the old ones stay in force.
     pub fn replace(&self, contents: &[Content]) -> Result<(), BadTls> {
         let Shared { settings, provider, ticketer, current } = &*self.0;
-        current.store(Arc::new(load(settings, provider, ticketer, contents)?));
+        current.store(Arc::new(load(&settings.load(), provider, ticketer, contents)?));
         Ok(())
+    }
+
+    /// Takes other files; the [`Followed`] takes the place of the one before.
+    ///
+    /// # Errors
+    /// [`BadTls`]; the old ones stay in force.
+    pub fn reopen(&self, new: Settings) -> Result<Followed, BadTls> {
+        let Shared { settings, provider, ticketer, current } = &*self.0;
+        let (followed, contents) = follow(&new)?;
+        let loaded = load(&new, provider, ticketer, &contents)?;
+        settings.store(Arc::new(new));
+        current.store(Arc::new(loaded));
+        Ok(followed)
+    }
+
+    /// Which files are in use.
+    #[must_use]
+    pub fn settings(&self) -> Arc<Settings> {
+        self.0.settings.load_full()
     }
 
     /// What handshakes use now.
@@ -111,19 +130,23 @@ impl ServerTls {
 impl Loaded {
     /// Verifies a client's certificates as a new handshake would; what they say, where they are good.
     #[must_use]
-    pub fn verify(
-        &self,
-        chain: &[CertificateDer<'_>],
-        now: std::time::SystemTime,
-    ) -> Option<Arc<Certificate>> {
+    pub fn verify(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Option<Arc<Certificate>> {
         let (end_entity, intermediates) = chain.split_first()?;
-        let since_1970 = now.duration_since(std::time::SystemTime::UNIX_EPOCH).ok()?;
+        let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         let verifier = self.verifier.as_ref()?;
         verifier
             .verify_client_cert(end_entity, intermediates, UnixTime::since_unix_epoch(since_1970))
             .ok()?;
         Certificate::read(end_entity).map(Arc::new)
     }
+}
+
+fn follow(settings: &Settings) -> Result<(Followed, Vec<Content>), Unreadable> {
+    files::report_exposed(&settings.key);
+    let mut paths = vec![settings.certificate.clone(), settings.key.clone()];
+    paths.extend(settings.client_ca.clone());
+    paths.extend(settings.client_crl.clone());
+    Followed::open("tls", paths)
 }
 
 fn load(
@@ -135,6 +158,7 @@ fn load(
     let mut contents = contents.iter();
     let mut next = || contents.next().map_or(&[][..], |content| content.as_slice());
     let chain: Vec<CertificateDer<'static>> = pem_all("tls.certificate", next())?;
+    let ends = chain.first().and_then(Certificate::read).map(|certificate| certificate.valid.1);
     let key = PrivateKeyDer::from_pem_slice(next())
         .map_err(|error| BadTls::Pem { key: "tls.key", what: format!("no private key in it ({error})") })?;
     let mut verifier: Option<Arc<dyn ClientCertVerifier>> = None;
@@ -170,7 +194,7 @@ fn load(
     } else {
         config.ticketer = Arc::clone(ticketer);
     }
-    Ok(Loaded { config: Arc::new(config), verifier })
+    Ok(Loaded { config: Arc::new(config), ends, verifier })
 }
 
 /// Whether a list's time is over (RFC 5280 §5.1.2.5). One that cannot be read is the verifier's to refuse.

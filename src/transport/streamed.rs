@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use zeroize::Zeroizing;
@@ -14,10 +15,19 @@ use super::BoxError;
 /// A body that was not read whole.
 #[derive(Debug)]
 pub struct Streamed {
-    body: Incoming,
+    body: From,
     deadline: Pin<Box<Sleep>>,
     held: Held,
     withheld: Withheld,
+}
+
+/// Where it comes from.
+#[derive(Debug)]
+enum From {
+    /// The other side of a proxied exchange.
+    Peer(Incoming),
+    /// Ourselves, piece by piece.
+    Us(mpsc::Receiver<Bytes>),
 }
 
 /// What must not be in the body, and the last bytes that went through, for it may be cut in two.
@@ -74,6 +84,16 @@ impl Streamed {
     /// Lets `body` stream until `deadline`.
     #[must_use]
     pub fn new(body: Incoming, deadline: Instant) -> Self {
+        Self::of(From::Peer(body), deadline)
+    }
+
+    /// A body of our own, that ends when its sender is dropped, or at `deadline`.
+    #[must_use]
+    pub fn of_pieces(pieces: mpsc::Receiver<Bytes>, deadline: Instant) -> Self {
+        Self::of(From::Us(pieces), deadline)
+    }
+
+    fn of(body: From, deadline: Instant) -> Self {
         Self {
             body,
             deadline: Box::pin(sleep_until(deadline)),
@@ -104,7 +124,10 @@ impl Body for Streamed {
         if self.deadline.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(StreamTimeout.into())));
         }
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let frame = match &mut self.body {
+            From::Peer(body) => ready!(Pin::new(body).poll_frame(cx)),
+            From::Us(pieces) => return pieces.poll_recv(cx).map(|piece| Some(Ok(Frame::data(piece?)))),
+        };
         if let Some(Ok(frame)) = &frame
             && frame.data_ref().is_some_and(|data| self.withheld.is_in(data))
         {
@@ -115,11 +138,11 @@ impl Body for Streamed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        if let From::Peer(body) = &self.body { body.is_end_stream() } else { false }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        if let From::Peer(body) = &self.body { body.size_hint() } else { SizeHint::default() }
     }
 }
 

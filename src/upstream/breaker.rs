@@ -81,6 +81,24 @@ impl Breaker {
         }
     }
 
+    /// How it stands at `now`, and how long that lasts at most, where it is known.
+    #[must_use]
+    pub fn standing(&self, now: Instant) -> (&'static str, Duration) {
+        match self.state {
+            State::Closed => ("closed", Duration::ZERO),
+            State::Open { until } => ("open", until.saturating_duration_since(now)),
+            State::HalfOpen { .. } => ("half_open", Duration::ZERO),
+        }
+    }
+
+    /// Goes by other settings from now on.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+        while self.last.len() > settings.sample as usize {
+            self.last.pop_front();
+        }
+    }
+
     /// A request was sent at `now`.
     pub fn sent(&mut self, now: Instant) {
         if self.lets(now) == Lets::Probe {

@@ -123,6 +123,19 @@ impl Budget {
         self.windows.iter().map(left).min().unwrap_or(u32::MAX)
     }
 
+    /// Each window's length, what may be sent in it, and what was, at `now`.
+    pub fn windows(&self, now: Instant) -> impl Iterator<Item = (Duration, u32, u32)> {
+        self.windows.iter().map(move |window| {
+            (window.limit.window, window.effective(now), self.within(self.length(window), now))
+        })
+    }
+
+    /// Takes other limits; what was sent counts on.
+    pub fn set_limits(&mut self, mut limits: Vec<Limit>) {
+        limits.sort_by_key(|limit| limit.window);
+        self.windows = limits.into_iter().map(|limit| Window { limit, told: None, shared: None }).collect();
+    }
+
     /// Whether no window that ends at `now` holds more than it may: others may have sent what was ours.
     #[must_use]
     pub fn is_within(&self, now: Instant) -> bool {

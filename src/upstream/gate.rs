@@ -131,6 +131,21 @@ pub struct Told {
     pub reset: Option<Duration>,
 }
 
+/// How a gate stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The length of each window, what may be sent in it, and what was.
+    pub windows: Vec<(Duration, u32, u32)>,
+    /// `none`, `held`, `probing` or `ramp`; and how long that lasts, where it is known.
+    pub hold: (&'static str, Duration),
+    /// The scopes whose starts are held, and how long still.
+    pub starts_held: Vec<(Arc<str>, Duration)>,
+    /// How many wait for their turn.
+    pub waiting: usize,
+    /// How many were sent and have no answer yet.
+    pub running: usize,
+}
+
 /// What came of a send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -415,6 +430,35 @@ impl Gate {
         self.hold.until(now).is_some() || self.hold.may(now) == May::WaitForProbe
     }
 
+    /// How it stands at `now`.
+    #[must_use]
+    pub fn standing(&self, now: Instant) -> Standing {
+        let starts = self.starts.iter().filter_map(|(scope, starts)| {
+            let (word, left) = starts.hold.standing(now);
+            (word != "none").then(|| (Arc::clone(scope), left))
+        });
+        let mut starts_held: Vec<_> = starts.collect();
+        starts_held.sort();
+        Standing {
+            windows: self.budget.windows(now).collect(),
+            hold: self.hold.standing(now),
+            starts_held,
+            waiting: self.waiting(),
+            running: self.running,
+        }
+    }
+
+    /// Goes by other settings from now on; what was sent, holds and who waits stay.
+    pub fn set(&mut self, settings: Settings) {
+        self.budget.set_limits(settings.limits.clone());
+        self.hold.set(settings.hold);
+        for starts in self.starts.values_mut() {
+            starts.hold.set(settings.hold);
+            starts.budget.set_limits(starts_limit(&settings));
+        }
+        self.settings = settings;
+    }
+
     /// How many wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
@@ -458,13 +502,14 @@ impl Gate {
     }
 }
 
+/// What a scope may start, where that is limited here.
+fn starts_limit(settings: &Settings) -> Vec<Limit> {
+    settings.starts.map_or_else(Vec::new, |most| vec![Limit { most, window: Duration::from_hours(1) }])
+}
+
 impl Starts {
     fn new(settings: &Settings) -> Self {
-        let hour = |most| vec![Limit { most, window: Duration::from_hours(1) }];
-        Self {
-            hold: Hold::new(settings.hold),
-            budget: Budget::new(settings.starts.map_or_else(Vec::new, hour), settings.margin),
-        }
+        Self { hold: Hold::new(settings.hold), budget: Budget::new(starts_limit(settings), settings.margin) }
     }
 
     /// When the next start may be sent.

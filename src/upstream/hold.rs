@@ -143,6 +143,25 @@ impl Hold {
         }
     }
 
+    /// A word for how it stands, and how long that lasts, where it is known.
+    #[must_use]
+    pub fn standing(&self, now: Instant) -> (&'static str, Duration) {
+        match self.state {
+            State::Held { until, .. } => ("held", until.saturating_duration_since(now)),
+            State::Probing { .. } => ("probing", Duration::ZERO),
+            State::Ramp { since, .. } if now.saturating_duration_since(since).as_secs() < RAMP_SECONDS => {
+                let end = since + Duration::from_secs(RAMP_SECONDS);
+                ("ramp", end.saturating_duration_since(now))
+            }
+            State::Open | State::Ramp { .. } => ("none", Duration::ZERO),
+        }
+    }
+
+    /// Goes by other settings from now on.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// Whether it is over, or so long ago that it need not be remembered.
     #[must_use]
     pub fn is_over(&self, now: Instant) -> bool {

@@ -11,10 +11,10 @@ pub mod retry;
 mod settings;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
@@ -37,20 +37,36 @@ pub use settings::{Root, Settings, Sparing};
 pub struct Upstream {
     root: Root,
     client: Client,
+    bounds: Arc<ArcSwap<Bounds>>,
+    /// By the credential's name.
+    pacers: Arc<ArcSwap<Pacers>>,
+    breaker: Arc<Mutex<Breaker>>,
+    /// It opened: nobody needs to wait for a turn.
+    opened: Arc<Notify>,
+    retries: Arc<Mutex<(Allowance, retry::Settings)>>,
+}
+
+/// How long one request may take, and how large its answer may be.
+#[derive(Debug)]
+struct Bounds {
     /// Connecting and waiting for the head each have their limit; only the first knows when it ends.
     head_timeout: Duration,
     request_timeout: Duration,
     max_answer: usize,
-    /// By the credential's name.
-    pacers: Arc<HashMap<Arc<str>, Arc<Pacer>>>,
-    breaker: Arc<Mutex<Breaker>>,
-    /// It opened: nobody needs to wait for a turn.
-    opened: Arc<Notify>,
-    allowance: Arc<Mutex<Allowance>>,
-    retry: retry::Settings,
-    /// Rate fields that were not understood.
-    garbled: Arc<AtomicU64>,
 }
+
+impl From<&Settings> for Bounds {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            head_timeout: settings.connect_timeout + settings.header_timeout,
+            request_timeout: settings.request_timeout,
+            max_answer: settings.max_answer,
+        }
+    }
+}
+
+/// Who gives turns, by the credential's name.
+pub type Pacers = HashMap<Arc<str>, Arc<Pacer>>;
 
 /// A request as it goes up: everything in it was made by us.
 #[derive(Debug)]
@@ -84,7 +100,7 @@ impl Upstream {
     pub fn new(
         settings: &Settings,
         sparing: &Sparing,
-        credentials: impl Iterator<Item = Arc<str>>,
+        credentials: Vec<Arc<str>>,
     ) -> Result<Self, TransportError> {
         let root = settings.root.clone();
         let authority = root.authority.as_str();
@@ -93,23 +109,53 @@ impl Upstream {
         Ok(Self {
             client: client(&uri, settings.ca_file.as_deref(), settings.connect_timeout)?,
             root,
-            head_timeout: settings.connect_timeout + settings.header_timeout,
-            request_timeout: settings.request_timeout,
-            max_answer: settings.max_answer,
-            pacers: Arc::new(
-                credentials.map(|name| (Arc::clone(&name), Pacer::new(name, sparing.gate.clone()))).collect(),
-            ),
+            bounds: Arc::new(ArcSwap::from_pointee(settings.into())),
+            pacers: Arc::new(ArcSwap::from_pointee(
+                credentials
+                    .into_iter()
+                    .map(|name| (Arc::clone(&name), Pacer::new(name, sparing.gate.clone())))
+                    .collect(),
+            )),
             breaker: Arc::new(Mutex::new(Breaker::new(sparing.breaker))),
             opened: Arc::default(),
-            allowance: Arc::new(Mutex::new(Allowance::new(sparing.retry.percent))),
-            retry: sparing.retry,
-            garbled: Arc::default(),
+            retries: Arc::new(Mutex::new((Allowance::new(sparing.retry.percent), sparing.retry))),
         })
     }
 
     /// Who gives turns for each credential.
-    pub fn pacers(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<Pacer>)> {
-        self.pacers.iter()
+    #[must_use]
+    pub fn pacers(&self) -> Arc<Pacers> {
+        self.pacers.load_full()
+    }
+
+    /// Goes by other settings from now on (root, certificates and connecting stay), and gives turns for `credentials`. Those that are new are given back: they
+    /// must be run. One that is gone gives turns still to those who have it.
+    pub fn set(&self, settings: &Settings, sparing: &Sparing, credentials: Vec<Arc<str>>) -> Pacers {
+        self.bounds.store(Arc::new(settings.into()));
+        lock(&self.breaker).set(sparing.breaker);
+        {
+            let mut retries = lock(&self.retries);
+            retries.0.set(sparing.retry.percent);
+            retries.1 = sparing.retry;
+        }
+        let (before, mut new) = (self.pacers(), Pacers::new());
+        let mut all = Pacers::clone(&before);
+        for pacer in before.values() {
+            pacer.set(sparing.gate.clone());
+        }
+        for name in credentials.into_iter().filter(|name| !before.contains_key(name)) {
+            let pacer = Pacer::new(Arc::clone(&name), sparing.gate.clone());
+            new.insert(Arc::clone(&name), Arc::clone(&pacer));
+            all.insert(name, pacer);
+        }
+        self.pacers.store(Arc::new(all));
+        new
+    }
+
+    /// How the circuit breaker stands, and how long that lasts, where it is known.
+    #[must_use]
+    pub fn breaker(&self) -> (&'static str, Duration) {
+        lock(&self.breaker).standing(std::time::Instant::now())
     }
 
     /// Waits for a turn to send with the credential that is called `credential`.
@@ -123,7 +169,8 @@ impl Upstream {
         };
         let opened = self.opened.notified();
         broken()?;
-        let pacer = self.pacers.get(credential).ok_or(NotNow::Broken { retry_after: Duration::ZERO })?;
+        let pacers = self.pacers.load_full();
+        let pacer = pacers.get(credential).ok_or(NotNow::Broken { retry_after: Duration::ZERO })?;
         let pass = tokio::select! {
             biased;
             pass = pacer.turn(asking) => pass.map_err(NotNow::NoTurn)?,
@@ -138,24 +185,11 @@ impl Upstream {
         Ok(pass)
     }
 
-    /// Counts an answer whose rate fields are not understood.
-    pub fn note_garbled(&self) {
-        if self.garbled.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::warn!("the X-Ratelimit-Limit of an answer is not understood; said once");
-        }
-    }
-
-    /// How many answers had rate fields that were not understood.
-    #[must_use]
-    pub fn garbled(&self) -> u64 {
-        self.garbled.load(Ordering::Relaxed)
-    }
-
     /// Whether it is known that nothing is sent with this credential at the moment.
     #[must_use]
     pub fn is_held(&self, credential: &str) -> bool {
         matches!(lock(&self.breaker).lets(std::time::Instant::now()), Lets::None { .. })
-            || self.pacers.get(credential).is_some_and(|pacer| pacer.is_held())
+            || self.pacers.load().get(credential).is_some_and(|pacer| pacer.is_held())
     }
 
     /// Says what came of a send; a try of a read that is to be made again, with the pause before it.
@@ -174,14 +208,15 @@ impl Upstream {
             }
             Change::Closed => {
                 tracing::info!(upstream.url = %self.root, "the upstream answers again");
-                self.pacers.values().for_each(|pacer| pacer.ramp());
+                self.pacers.load().values().for_each(|pacer| pacer.ramp());
             }
         }
-        let mut allowance = lock(&self.allowance);
+        let mut retries = lock(&self.retries);
+        let (allowance, settings) = &mut *retries;
         if tries == 1 {
             allowance.sent();
         }
-        let pause = retry::pause(came, tries, fastrand::f64(), left, &self.retry)
+        let pause = retry::pause(came, tries, fastrand::f64(), left, settings)
             .filter(|_| is_read && change != Change::Opened)?;
         allowance.take().then_some(pause)
     }
@@ -197,7 +232,7 @@ impl Upstream {
     /// # Errors
     /// [`Failed`], with the head where it had come.
     pub async fn ask(&self, outgoing: Outgoing) -> Result<Answer, Failed> {
-        let deadline = Instant::now() + self.request_timeout;
+        let deadline = Instant::now() + self.bounds.load().request_timeout;
         let (head, body) = self.send(outgoing, deadline).await?.into_parts();
         let (status, fields) = (head.status, head.headers);
         match self.read(body, deadline).await {
@@ -211,7 +246,7 @@ impl Upstream {
     /// # Errors
     /// [`Failed`].
     pub async fn open(&self, outgoing: Outgoing) -> Result<Response<Streamed>, Failed> {
-        let deadline = Instant::now() + self.request_timeout;
+        let deadline = Instant::now() + self.bounds.load().request_timeout;
         let response = self.send(outgoing, deadline).await?;
         Ok(response.map(|body| Streamed::new(body, deadline)))
     }
@@ -227,7 +262,7 @@ impl Upstream {
             .path_and_query(format!("{prefix}{}", outgoing.target))
             .build()
             .map_err(|error| Failed { source: Some(error.into()), ..Failed::of(FailedKind::Protocol) })?;
-        let head_by = deadline.min(Instant::now() + self.head_timeout);
+        let head_by = deadline.min(Instant::now() + self.bounds.load().head_timeout);
         match timeout_at(head_by, self.client.request(request)).await {
             Err(_) => Err(Failed::of(FailedKind::ResponseTimeout)),
             Ok(Err(error)) => {
@@ -244,10 +279,11 @@ impl Upstream {
     }
 
     async fn read(&self, body: Incoming, deadline: Instant) -> Result<Bytes, Failed> {
-        if body.size_hint().lower() > self.max_answer as u64 {
+        let max_answer = self.bounds.load().max_answer;
+        if body.size_hint().lower() > max_answer as u64 {
             return Err(Failed::of(FailedKind::TooLarge));
         }
-        match timeout_at(deadline, Limited::new(body, self.max_answer).collect()).await {
+        match timeout_at(deadline, Limited::new(body, max_answer).collect()).await {
             Err(_) => Err(Failed::of(FailedKind::ResponseTimeout)),
             Ok(Err(error)) => {
                 let kind = failed::in_body(&*error);

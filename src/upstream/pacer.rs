@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep_until;
 
-use super::gate::{Asking, Elsewhere, Gate, NoTurn, Outcome, Settings, Ticket, Told, Turn, Why};
+use super::gate::{Asking, Elsewhere, Gate, NoTurn, Outcome, Settings, Standing, Ticket, Told, Turn, Why};
 
 /// Longest that is added to a hold by chance, so that many gateways do not come back at once.
 const JITTER: Duration = Duration::from_secs(2);
@@ -105,6 +105,18 @@ impl Pacer {
     /// The upstream is back after it was left alone.
     pub fn ramp(&self) {
         self.inner().gate.ramp(Instant::now());
+    }
+
+    /// How things stand.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.inner().gate.standing(Instant::now())
+    }
+
+    /// Goes by other settings from now on.
+    pub fn set(&self, settings: Settings) {
+        self.inner().gate.set(settings);
+        self.changed.notify_one();
     }
 
     /// How many wait.

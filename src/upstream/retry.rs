@@ -36,6 +36,11 @@ impl Allowance {
         Self { percent, left: SAVED * COST }
     }
 
+    /// Goes by another part from now on.
+    pub fn set(&mut self, percent: u32) {
+        self.percent = percent;
+    }
+
     /// A request is sent for the first time.
     pub fn sent(&mut self) {
         self.left = (self.left + self.percent).min(SAVED * COST);

@@ -205,7 +205,7 @@ async fn bodies_have_limits_of_size_and_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_flight_when_the_drain_is_over_is_recorded() {
-    let world = World::with(Settings::default(), vec![flag("listener.drain", "200ms")]).await;
+    let world = World::with(Settings::default(), vec![flag("shutdown.drain", "200ms")]).await;
     world.fake.fault(Fault::Hang, None);
     let journal = world.journal();
     let start = format!("/orgs/{ORG}/export?{V}");

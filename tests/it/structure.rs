@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 const RANKS: [&[&str]; 7] = [
     &["chain"],
-    &["clock", "files", "hardening", "secret", "shutdown"],
+    &["clock", "files", "hardening", "secret", "shutdown", "systemd"],
     &["route", "transport"],
     &["access", "cache", "credential", "journal", "listener", "telemetry", "upstream"],
-    &["gateway"],
+    &["admin", "gateway"],
     &["config", "app"],
     &["cli"],
 ];

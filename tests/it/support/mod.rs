@@ -84,6 +84,8 @@ pub(crate) struct World {
     pub(crate) root: String,
     pub(crate) directory: TempDir,
     pub(crate) addresses: Vec<Address>,
+    /// The admin listener's root.
+    pub(crate) admin: String,
     client: transport::Client,
     gateway: Arc<Gateway>,
     shutdown: Shutdown,
@@ -150,6 +152,7 @@ impl World {
         for (key, value) in [
             ("listen", "127.0.0.1:0".to_owned()),
             ("upstream.url", upstream.to_owned()),
+            ("admin.listen", "127.0.0.1:0".to_owned()),
             ("journal.path", directory.path().join("journal.db").display().to_string()),
         ] {
             if !flags.iter().any(|(given, ..)| *given == key) {
@@ -160,16 +163,18 @@ impl World {
         let (clock, shutdown) = (Clock::movable(), Shutdown::new());
         let app = App::bind(config, clock.clone(), shutdown.clone()).await.expect("a gateway");
         let addresses = app.addresses();
-        let root = match &addresses[0] {
+        let root_of = |address: &Address| match address {
             Address::Tcp(address) => format!("http://{address}"),
             Address::Tls(address) => format!("https://{address}"),
             Address::Unix(_) | Address::Systemd => String::new(),
         };
+        let root = root_of(&addresses[0]);
+        let admin = app.admin_address().as_ref().map(root_of).unwrap_or_default();
         let client = transport::client(&"http://x".parse().expect("a URI"), None, Duration::from_secs(10));
         let gateway = app.gateway();
         let running = tokio::spawn(app.run());
         let client = client.expect("a client");
-        Self { fake, clock, root, directory, addresses, client, gateway, shutdown, running }
+        Self { fake, clock, root, directory, addresses, admin, client, gateway, shutdown, running }
     }
 
     pub(crate) async fn get(&self, target: &str) -> Got {
@@ -197,7 +202,8 @@ impl World {
         fields: &[(&str, &str)],
         body: &str,
     ) -> Result<Got, Box<dyn std::error::Error + Send + Sync>> {
-        let mut request = Request::builder().method(method).uri(format!("{}{target}", self.root));
+        let root = if target.starts_with('/') { self.root.as_str() } else { "" };
+        let mut request = Request::builder().method(method).uri(format!("{root}{target}"));
         for (name, value) in fields {
             request = request.header(*name, *value);
         }

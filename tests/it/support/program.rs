@@ -52,6 +52,7 @@ impl Program {
         if !env.iter().any(|(name, _)| name.starts_with("EXPORTGATE_CREDENTIAL")) {
             command.env("SNYK_TOKEN", TOKEN);
         }
+        command.env("EXPORTGATE_ADMIN_LISTEN", "127.0.0.1:0");
         command.env("EXPORTGATE_UPSTREAM_CA_FILE", &ca).envs(env.iter().copied());
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
         let stderr = BufReader::new(child.stderr.take().expect("its standard error"));

@@ -1,0 +1,374 @@
+//! How the gateway is looked after: health, metrics, what is stored, the request ids, and a page that shows it.
+//!
+//! It has a listener of its own, so that it answers while clients have taken all their connections. It reads what
+//! the other parts say of themselves and changes nothing but what is stored (a purge). Nothing that it shows holds
+//! a credential, a link or a body.
+
+mod api;
+mod board;
+mod events;
+mod exposition;
+mod guard;
+mod page;
+mod status;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::cache::Cache;
+use crate::clock::{Clock, Now};
+use crate::credential::Credentials;
+use crate::files::Watched;
+use crate::journal::Journal;
+use crate::listener::{self, Counters};
+use crate::shutdown::Shutdown;
+use crate::telemetry::history::History;
+use crate::telemetry::metrics::Metrics;
+use crate::transport::{Body, Peer, ServerTls, ServerTlsSettings};
+use crate::upstream::Upstream;
+
+use board::Board;
+
+/// How often the parts are looked at, for their histories.
+const LOOK: Duration = Duration::from_secs(1);
+/// Most searches in the journal at once.
+const MAX_SEARCHES: usize = 4;
+/// Most pages that are kept up to date at once.
+const MAX_EVENTS: usize = 16;
+
+/// `[admin]`.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Its listener; `None` for none.
+    pub listener: Option<listener::Settings>,
+    /// What it speaks TLS with.
+    pub tls: Option<ServerTlsSettings>,
+    /// A file with the token that callers present.
+    pub token_file: Option<PathBuf>,
+    /// Who signs certificates that stand for the token.
+    pub client_ca: Option<PathBuf>,
+    /// Whether the address is the default one: another gateway on this machine may have it.
+    pub is_default: bool,
+    /// Names by which a loopback address may be asked, besides `localhost` and loopback addresses.
+    pub hosts: Vec<String>,
+}
+
+/// What is looked at.
+#[derive(Debug)]
+pub struct Views {
+    /// The clock.
+    pub clock: Clock,
+    /// What is stored.
+    pub cache: Cache,
+    /// Where requests go.
+    pub upstream: Upstream,
+    /// The credentials.
+    pub credentials: Arc<Credentials>,
+    /// The journal.
+    pub journal: Journal,
+    /// Its file.
+    pub journal_path: PathBuf,
+    /// What the request path counts.
+    pub metrics: Arc<Metrics>,
+    /// What the clients' listener counts.
+    pub clients: Arc<Counters>,
+    /// Where it listens.
+    pub addresses: Vec<listener::Address>,
+    /// What it speaks TLS with.
+    pub tls: Option<ServerTls>,
+    /// How the files that are followed fare.
+    pub watched: Arc<Mutex<Vec<Arc<Watched>>>>,
+    /// How many clients wait for answers that are on their way.
+    pub followers: Followers,
+    /// Whether a stop was announced, and whether it has begun.
+    pub shutdown: Shutdown,
+}
+
+/// Counts the clients that wait for answers that are on their way.
+pub struct Followers(pub Box<dyn Fn() -> usize + Send + Sync>);
+
+impl std::fmt::Debug for Followers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", (self.0)())
+    }
+}
+
+/// Answers those who look after the gateway.
+#[derive(Debug)]
+pub struct Admin {
+    settings: Settings,
+    views: Views,
+    own: Arc<Counters>,
+    started: Now,
+    /// Whether answers are refused while the journal cannot be written.
+    refuses: AtomicBool,
+    /// The configuration in force, redacted, as `/api/config` shows it.
+    config: ArcSwap<Value>,
+    page_policy: HeaderValue,
+    board: Mutex<Board>,
+    history: Mutex<History>,
+    searches: Semaphore,
+    events: Arc<Semaphore>,
+}
+
+/// Why a call is not answered as asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    title: &'static str,
+    detail: &'static str,
+    allow: Option<&'static str>,
+}
+
+const fn refusal(
+    status: StatusCode,
+    code: &'static str,
+    title: &'static str,
+    detail: &'static str,
+) -> Refusal {
+    Refusal { status, code, title, detail, allow: None }
+}
+
+const NO_SUCH_CALL: Refusal = refusal(
+    StatusCode::NOT_FOUND,
+    "unknown_route",
+    "There is no such call",
+    "GET /api/openapi.json lists the calls.",
+);
+const BUSY: Refusal = refusal(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "too_many_callers",
+    "Too many ask this at the same time",
+    "Try again in a moment, or close other pages.",
+);
+
+impl Refusal {
+    const fn allowing(self, allow: &'static str) -> Self {
+        Self { allow: Some(allow), ..self }
+    }
+}
+
+const fn method_not_allowed(allow: &'static str) -> Refusal {
+    refusal(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "The call has no such method",
+        "Use a method that Allow names.",
+    )
+    .allowing(allow)
+}
+
+impl Admin {
+    /// Looks at `views`. `own` is what its own listener counts; `config` the configuration in force, redacted.
+    #[must_use]
+    pub fn new(settings: Settings, views: Views, own: Arc<Counters>, config: Value) -> Self {
+        Self {
+            started: views.clock.now(),
+            settings,
+            views,
+            own,
+            refuses: AtomicBool::new(false),
+            config: ArcSwap::from_pointee(config),
+            page_policy: page::policy().unwrap_or(NOTHING),
+            board: Mutex::default(),
+            history: Mutex::default(),
+            searches: Semaphore::new(MAX_SEARCHES),
+            events: Arc::new(Semaphore::new(MAX_EVENTS)),
+        }
+    }
+
+    /// Takes what `/api/config` shows, and whether a journal in trouble makes the gateway not ready.
+    pub fn set(&self, config: Value, refuses: bool) {
+        self.config.store(Arc::new(config));
+        self.refuses.store(refuses, Ordering::Relaxed);
+    }
+
+    /// Looks at the parts over and over, so that it is known since when they are as they are; never ends.
+    pub async fn look(&self) {
+        let mut ticks = tokio::time::interval(LOOK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let _ = self.health();
+            self.sample();
+        }
+    }
+
+    fn sample(&self) {
+        let totals = self.views.metrics.totals();
+        lock(&self.history).sample(totals, self.views.clock.now().wall);
+    }
+
+    /// Answers a call.
+    pub async fn respond(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body> {
+        let (parts, _) = request.into_parts();
+        let answer = self.answer(&parts, &peer).await;
+        let mut response = answer.unwrap_or_else(|refusal| {
+            tracing::info!(
+                target: "exportgate::admin",
+                {
+                http.request.method = short(&parts.method),
+                http.response.status_code = refusal.status.as_u16(),
+                client.address = peer.via.address().map(|address| tracing::field::display(address.ip())),
+                error.code = refusal.code
+                },
+                "an admin call was refused"
+            );
+            refused(&refusal)
+        });
+        let fields = response.headers_mut();
+        fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        fields.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        fields.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
+        fields.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+        fields.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
+        fields.entry("content-security-policy").or_insert(NOTHING);
+        if parts.method == Method::HEAD {
+            *response.body_mut() = Either::Left(Full::default());
+        }
+        response
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        parts: &http::request::Parts,
+        peer: &Peer,
+    ) -> Result<Response<Body>, Refusal> {
+        let path = parts.uri.path();
+        // What a kubelet asks, with an address as Host and without a credential, gets the bare status.
+        if let "/livez" | "/readyz" = path {
+            only(&parts.method, "GET, HEAD")?;
+            return Ok(self.probe(path));
+        }
+        // The page holds no data: it asks for that with the token.
+        if path == "/" {
+            only(&parts.method, "GET, HEAD")?;
+            return Ok(page::response(&self.page_policy));
+        }
+        guard::admit(parts, peer, &self.settings).await?;
+        let target: Vec<&str> = path.split('/').skip(1).collect();
+        if let ["api", "exports", rest @ ..] = target.as_slice() {
+            return self.exports(parts, rest);
+        }
+        only(&parts.method, "GET, HEAD")?;
+        match target.as_slice() {
+            ["metrics"] => Ok(self.metrics(&parts.headers)),
+            ["openapi.json"] => Ok(document(include_str!("../../docs/openapi.json"))),
+            ["api", "openapi.json"] => Ok(document(include_str!("../../docs/openapi-admin.json"))),
+            ["api", "status"] => Ok(json_answer(&self.status())),
+            ["api", "events"] => self.follow(),
+            ["api", "budget"] => Ok(json_answer(&self.budget())),
+            ["api", "config"] => Ok(json_answer(&self.config.load())),
+            ["api", "requests"] => self.requests(parts.uri.query().unwrap_or_default()).await,
+            _ => Err(NO_SUCH_CALL),
+        }
+    }
+
+    /// The bare status, with a word for people.
+    fn probe(&self, path: &str) -> Response<Body> {
+        let (is_ready, word) = self.health().readiness();
+        let (status, word) = match (path, is_ready) {
+            ("/livez", _) => (StatusCode::OK, "ok"),
+            (_, true) => (StatusCode::OK, word),
+            (_, false) => (StatusCode::SERVICE_UNAVAILABLE, word),
+        };
+        whole(status, "text/plain; charset=utf-8", format!("{word}\n"))
+    }
+
+    /// What is stored, and purges.
+    fn exports(&self, parts: &http::request::Parts, rest: &[&str]) -> Result<Response<Body>, Refusal> {
+        let purged = |count: usize| {
+            tracing::info!(target: "exportgate::admin", purged = count, "stored responses were purged");
+            json_answer(&json!({ "purged": count }))
+        };
+        match (&parts.method, rest) {
+            (&Method::GET | &Method::HEAD, []) => {
+                Ok(json_answer(&self.stored(parts.uri.query().unwrap_or_default())?))
+            }
+            (&Method::DELETE, []) => Ok(purged(self.views.cache.purge_all())),
+            (&Method::DELETE, [scope, export]) => Ok(purged(self.views.cache.purge(scope, export))),
+            (_, []) => Err(method_not_allowed("GET, HEAD, DELETE")),
+            (_, [_, _]) => Err(method_not_allowed("DELETE")),
+            _ => Err(NO_SUCH_CALL),
+        }
+    }
+
+    fn metrics(&self, fields: &HeaderMap) -> Response<Body> {
+        let accepted = fields.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let (kind, text) = exposition::of(self, accepted.contains("application/openmetrics-text"));
+        whole(StatusCode::OK, kind, text)
+    }
+
+    fn now(&self) -> Now {
+        self.views.clock.now()
+    }
+}
+
+/// Our documents are data: a browser that is made to show one must do nothing with it.
+const NOTHING: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox");
+
+fn only(method: &Method, allow: &'static str) -> Result<(), Refusal> {
+    if [Method::GET, Method::HEAD].contains(method) { Ok(()) } else { Err(method_not_allowed(allow)) }
+}
+
+/// A method may be as long as a head.
+fn short(method: &Method) -> &str {
+    Some(method.as_str()).filter(|method| method.len() <= 32).unwrap_or("(long)")
+}
+
+fn refused(refusal: &Refusal) -> Response<Body> {
+    let Refusal { status, code, title, detail, allow } = refusal;
+    let error = json!({ "error": { "code": code, "title": title, "detail": detail } });
+    let mut response = json_answer(&error);
+    *response.status_mut() = *status;
+    if let Some(allow) = allow {
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    if *status == StatusCode::UNAUTHORIZED {
+        let challenge = HeaderValue::from_static("Bearer realm=\"exportgate admin\"");
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+fn json_answer(value: &Value) -> Response<Body> {
+    whole(StatusCode::OK, "application/json", value.to_string())
+}
+
+fn document(text: &'static str) -> Response<Body> {
+    whole(StatusCode::OK, "application/json", text)
+}
+
+fn whole(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(Either::Left(Full::new(body.into())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// A time as RFC 3339 writes it, in UTC; nothing where it cannot.
+fn time(at: SystemTime) -> Value {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    match write!(text, "{}", humantime::format_rfc3339_seconds(at)) {
+        Ok(()) => Value::String(text),
+        Err(_) => Value::Null,
+    }
+}
+
+/// A panic while it was locked left it whole: each change is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

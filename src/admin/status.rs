@@ -1,0 +1,259 @@
+//! How the gateway stands, as JSON: for the page, `exportgate status` and whoever else asks.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::board::{Health, Part, State};
+use super::{Admin, lock, time};
+use crate::telemetry::history::STEP;
+use crate::telemetry::metrics::{Served, Totals};
+use crate::upstream::gate::Standing;
+
+impl Admin {
+    /// How each part stands now.
+    pub(super) fn health(&self) -> Health {
+        let parts = [
+            vec![self.configuration()],
+            self.credentials(),
+            vec![self.listeners(), self.journal(), self.upstream()],
+        ];
+        let parts: Vec<Part> = parts.into_iter().flatten().collect();
+        let since = lock(&self.board).note(&parts, self.now().wall);
+        Health { parts, since, is_stopping: self.views.shutdown.is_announced() }
+    }
+
+    /// What was read last of all files that are followed.
+    fn configuration(&self) -> Part {
+        let watched = lock(&self.views.watched);
+        let bad = watched.iter().find_map(|files| {
+            let (_, why) = files.failing()?;
+            Some(format!("{}: the last good one is in force; {why}", files.what))
+        });
+        Part {
+            name: "configuration".to_owned(),
+            state: if bad.is_some() { State::Degraded } else { State::Ok },
+            detail: bad.unwrap_or_else(|| "as it was read last".to_owned()),
+            is_needed: true,
+        }
+    }
+
+    /// One part for each credential. The gateway is ready where one of them is of use.
+    fn credentials(&self) -> Vec<Part> {
+        let now = self.now();
+        let all = self.views.credentials.all();
+        let mut parts: Vec<Part> = all
+            .iter()
+            .map(|credential| {
+                let slots = credential.standing(now);
+                let in_use = slots.iter().find(|slot| slot.state == "in_use");
+                let locked = slots.iter().any(|slot| slot.state == "locked");
+                let waits = in_use.is_some_and(|slot| slot.age.is_none());
+                let (state, detail) = match in_use {
+                    Some(_) if waits => (State::Failing, "no access token yet".to_owned()),
+                    Some(slot) if locked => {
+                        (State::Degraded, format!("{} in use; Snyk refused another slot", slot.slot))
+                    }
+                    Some(slot) => (State::Ok, format!("{} in use", slot.slot)),
+                    None => (State::Failing, "Snyk refused it (401): replace it".to_owned()),
+                };
+                Part { name: format!("credential {}", credential.name), state, detail, is_needed: false }
+            })
+            .collect();
+        if parts.iter().all(|part| part.state == State::Failing) {
+            for part in &mut parts {
+                part.is_needed = true;
+            }
+        }
+        parts
+    }
+
+    fn listeners(&self) -> Part {
+        let addresses: Vec<String> = self.views.addresses.iter().map(ToString::to_string).collect();
+        let is_stopping = self.views.shutdown.is_announced();
+        Part {
+            name: "listeners".to_owned(),
+            state: if is_stopping { State::Failing } else { State::Ok },
+            detail: if is_stopping { "stopping".to_owned() } else { addresses.join(", ") },
+            is_needed: true,
+        }
+    }
+
+    fn journal(&self) -> Part {
+        let refuses = self.refuses.load(Ordering::Relaxed);
+        let (state, detail) = match (self.views.journal.is_failing(), refuses) {
+            (false, _) => (State::Ok, "records are written"),
+            (true, true) => (State::Failing, "records cannot be written, and clients get 503: see the log"),
+            (true, false) => (State::Degraded, "records cannot be written: see the log"),
+        };
+        Part { name: "journal".to_owned(), state, detail: detail.to_owned(), is_needed: refuses }
+    }
+
+    /// Whether Snyk can be asked. It never makes the gateway not ready: what is stored is served all the same.
+    fn upstream(&self) -> Part {
+        let (breaker, left) = self.views.upstream.breaker();
+        let pacers = self.views.upstream.pacers();
+        let held = pacers.iter().find_map(|(name, pacer)| {
+            let (word, left) = pacer.standing().hold;
+            (word == "held" || word == "probing")
+                .then(|| format!("credential {name}: {word}, {} s left", whole_seconds(left)))
+        });
+        let trouble = match breaker {
+            "closed" => held,
+            "open" => Some(format!("circuit breaker open, {} s left", whole_seconds(left))),
+            _ => Some("circuit breaker half open: one request is on its way to see".to_owned()),
+        };
+        Part {
+            name: "upstream".to_owned(),
+            state: if trouble.is_some() { State::Degraded } else { State::Ok },
+            detail: trouble.unwrap_or_else(|| "requests may be sent".to_owned()),
+            is_needed: false,
+        }
+    }
+
+    /// Everything at a glance.
+    pub(super) fn status(&self) -> Value {
+        let now = self.now();
+        let health = self.health();
+        let parts: Vec<Value> = health
+            .parts
+            .iter()
+            .zip(&health.since)
+            .map(|(part, since)| {
+                let Part { name, state, detail, .. } = part;
+                json!({ "name": name, "state": state.as_str(), "since": time(*since), "detail": detail })
+            })
+            .collect();
+        let (entries, bytes) = self.views.cache.size();
+        let journal = &self.views.journal;
+        let waiting: usize = self.views.upstream.pacers().values().map(|pacer| pacer.waiting()).sum();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "started": time(self.started.wall),
+            "now": time(now.wall),
+            "uptime_s": now.mono.saturating_duration_since(self.started.mono).as_secs(),
+            "state": health.readiness().1,
+            "upstream": self.views.upstream.root().to_string(),
+            "parts": parts,
+            "totals": counts(&self.views.metrics.totals()),
+            "traffic": self.traffic(),
+            "cache": { "entries": entries, "bytes": bytes, "max_bytes": self.views.cache.max_bytes() },
+            "queue": { "waiting": waiting, "followers": (self.views.followers.0)() },
+            "budget": self.budget(),
+            "journal": {
+                "failing": journal.is_failing(),
+                "written": journal.written(),
+                "dropped": journal.dropped(),
+                "queued": journal.queued(),
+            },
+            "connections": {
+                "open": self.views.clients.open.load(Ordering::Relaxed),
+                "max": self.views.clients.max.load(Ordering::Relaxed),
+            },
+            "drift": self.drift(),
+            "reload": { "failing": self.reload_failing() },
+        })
+    }
+
+    fn traffic(&self) -> Value {
+        self.sample();
+        let history = lock(&self.history);
+        let points: Vec<Value> = history
+            .points()
+            .map(|point| {
+                let mut value = counts(&point.counts);
+                value["at"] = time(point.at);
+                value["upstream"] = point.counts.attempts.into();
+                value["upstream_errors"] = point.counts.failed.into();
+                value
+            })
+            .collect();
+        json!({ "step_s": STEP.as_secs(), "points": points })
+    }
+
+    fn drift(&self) -> Vec<Value> {
+        let seen = self.views.metrics.drift().seen().into_iter().map(|seen| {
+            json!({
+                "kind": seen.kind.as_str(), "count": seen.count, "last": time(seen.last), "detail": seen.detail,
+            })
+        });
+        seen.collect()
+    }
+
+    fn reload_failing(&self) -> Option<Value> {
+        let now = self.now();
+        let watched = lock(&self.views.watched);
+        watched.iter().find_map(|files| {
+            let (since, why) = files.failing()?;
+            let since = now.wall - now.mono.saturating_duration_since(since);
+            Some(json!({ "since": time(since), "detail": format!("{}: {why}", files.what) }))
+        })
+    }
+
+    /// What may be sent to Snyk, and what stands in the way.
+    pub(super) fn budget(&self) -> Value {
+        let now = self.now();
+        let pacers = self.views.upstream.pacers();
+        let credentials: Vec<Value> = self
+            .views
+            .credentials
+            .all()
+            .iter()
+            .map(|credential| {
+                let standing = pacers.get(&credential.name).map(|pacer| pacer.standing());
+                let slots: Vec<Value> = credential
+                    .standing(now)
+                    .into_iter()
+                    .map(|slot| {
+                        json!({
+                            "name": slot.slot,
+                            "state": slot.state,
+                            "age_s": slot.age.map(|age| age.as_secs()),
+                            "expires_in_s": slot.expires_in.map(|left| left.as_secs()),
+                        })
+                    })
+                    .collect();
+                let mut value = standing.as_ref().map_or_else(|| json!({}), gate);
+                value["name"] = (*credential.name).into();
+                value["slots"] = slots.into();
+                value
+            })
+            .collect();
+        let (state, left) = self.views.upstream.breaker();
+        json!({
+            "credentials": credentials,
+            "breaker": { "state": state, "seconds_left": whole_seconds(left) },
+        })
+    }
+}
+
+fn gate(standing: &Standing) -> Value {
+    let windows: Vec<Value> = standing
+        .windows
+        .iter()
+        .map(|(length, limit, used)| json!({ "seconds": length.as_secs(), "limit": limit, "used": used }))
+        .collect();
+    let starts: Vec<Value> = standing
+        .starts_held
+        .iter()
+        .map(|(scope, left)| json!({ "scope": **scope, "seconds_left": whole_seconds(*left) }))
+        .collect();
+    json!({
+        "waiting": standing.waiting,
+        "running": standing.running,
+        "windows": windows,
+        "hold": { "state": standing.hold.0, "seconds_left": whole_seconds(standing.hold.1) },
+        "starts_held": starts,
+    })
+}
+
+fn counts(totals: &Totals) -> Value {
+    let counts = Served::ALL.iter().zip(totals.served);
+    Value::Object(counts.map(|(served, count)| (served.as_str().to_owned(), count.into())).collect())
+}
+
+/// Never 0 while something is left.
+fn whole_seconds(left: Duration) -> u64 {
+    left.as_secs() + u64::from(left.subsec_nanos() > 0)
+}

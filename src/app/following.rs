@@ -1,0 +1,160 @@
+//! What is read again while we run: files of clients, keys, certificates and credentials.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::reload::{Reload, Reloader};
+use super::{Clients, take_clients};
+use crate::access::Access;
+use crate::credential;
+use crate::files::{Content, Followed, Watched};
+use crate::shutdown::Shutdown;
+use crate::transport::ServerTls;
+
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The tasks that follow files, by what they follow; one takes the place of another of the same name.
+#[derive(Debug)]
+pub(super) struct Following {
+    shutdown: Shutdown,
+    interval: Duration,
+    /// What is not running yet.
+    waiting: Vec<(String, Named)>,
+    running: HashMap<String, CancellationToken>,
+    by_name: HashMap<String, Vec<Arc<Watched>>>,
+    watched: Arc<Mutex<Vec<Arc<Watched>>>>,
+    is_running: bool,
+}
+
+struct Named(Work);
+
+impl std::fmt::Debug for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("work")
+    }
+}
+
+impl Following {
+    pub(super) fn new(shutdown: Shutdown, interval: Duration) -> Self {
+        Self {
+            shutdown,
+            interval,
+            waiting: Vec::new(),
+            running: HashMap::new(),
+            by_name: HashMap::new(),
+            watched: Arc::default(),
+            is_running: false,
+        }
+    }
+
+    /// How all files that are followed fare.
+    pub(super) fn watched(&self) -> Arc<Mutex<Vec<Arc<Watched>>>> {
+        Arc::clone(&self.watched)
+    }
+
+    /// Follows what new credentials are made of.
+    pub(super) fn credentials(&mut self, values: Vec<credential::Following>) {
+        for value in values {
+            let (name, watched) = (format!("credential {}", value.name()), value.watched().collect());
+            self.follow(name, watched, Box::pin(value.run()));
+        }
+    }
+
+    /// Forgets the credentials that are not among `names`.
+    pub(super) fn retain_credentials(&mut self, names: &[Arc<str>]) {
+        let is_gone = |name: &String| {
+            let credential = name.strip_prefix("credential ");
+            credential.is_some_and(|name| !names.iter().any(|known| **known == *name))
+        };
+        let gone: Vec<String> = self.running.keys().filter(|name| is_gone(name)).cloned().collect();
+        for name in gone {
+            self.running.remove(&name).inspect(CancellationToken::cancel);
+            self.by_name.remove(&name);
+        }
+        self.show();
+    }
+
+    /// Follows the issuer's keys, in a file or at a URL.
+    pub(super) fn fixed(&mut self, access: &Arc<Access>, jwks: Option<Followed>) {
+        if let Some(jwks) = jwks {
+            let access = Arc::clone(access);
+            let take = move |contents: &[Content]| Ok(access.replace_keys(contents)?);
+            self.follow("jwks".to_owned(), vec![jwks.watched()], Box::pin(jwks.follow(self.interval, take)));
+        }
+        let access = Arc::clone(access);
+        self.follow("issuer".to_owned(), Vec::new(), Box::pin(async move { access.follow_keys().await }));
+    }
+
+    /// Follows the file of clients.
+    pub(super) fn clients(&mut self, clients: Option<Clients>, access: &Arc<Access>) {
+        let Some((path, followed)) = clients else { return };
+        let access = Arc::clone(access);
+        let take = move |contents: &[Content]| Ok(take_clients(&path, contents, &access)?);
+        let watched = vec![followed.watched()];
+        self.follow("clients".to_owned(), watched, Box::pin(followed.follow(self.interval, take)));
+    }
+
+    /// Follows the files of TLS towards clients.
+    pub(super) fn tls(&mut self, tls: Option<(ServerTls, Followed)>) {
+        self.tls_as("tls", tls);
+    }
+
+    /// Follows the files of TLS towards who looks after the gateway.
+    pub(super) fn admin_tls(&mut self, tls: Option<(ServerTls, Followed)>) {
+        self.tls_as("admin tls", tls);
+    }
+
+    fn tls_as(&mut self, name: &str, tls: Option<(ServerTls, Followed)>) {
+        let Some((tls, followed)) = tls else { return };
+        let take = move |contents: &[Content]| Ok(tls.replace(contents)?);
+        let watched = vec![followed.watched()];
+        self.follow(name.to_owned(), watched, Box::pin(followed.follow(self.interval, take)));
+    }
+
+    /// Follows something, in place of what had its name.
+    pub(super) fn follow(&mut self, name: String, watched: Vec<Arc<Watched>>, work: Work) {
+        self.by_name.insert(name.clone(), watched);
+        self.show();
+        if self.is_running {
+            self.start(name, work);
+        } else {
+            self.waiting.push((name, Named(work)));
+        }
+    }
+
+    /// Runs all of it from now on, until a stop has begun.
+    pub(super) fn spawn(mut self, reloader: Box<Reloader>, reload: Option<Reload>) {
+        self.is_running = true;
+        for (name, Named(work)) in std::mem::take(&mut self.waiting) {
+            self.start(name, work);
+        }
+        if let Some(reload) = reload {
+            reload.spawn(reloader, self);
+        }
+    }
+
+    fn start(&mut self, name: String, work: Work) {
+        let token = CancellationToken::new();
+        let (replaced, stop) = (token.clone(), self.shutdown.clone());
+        if let Some(before) = self.running.insert(name, token) {
+            before.cancel();
+        }
+        self.shutdown.spawn(async move {
+            tokio::select! {
+                () = work => {}
+                () = replaced.cancelled() => {}
+                () = stop.begun() => {}
+            }
+        });
+    }
+
+    fn show(&self) {
+        let all = self.by_name.values().flatten().cloned().collect();
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = all;
+    }
+}

@@ -1,0 +1,311 @@
+//! The composition root: [`App::bind`] opens everything and knows its addresses, [`App::run`] serves
+//! until it is told to stop.
+
+mod following;
+mod pacing;
+mod reload;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::access::{Access, BadSource};
+use crate::admin::{self, Admin, Followers, Views};
+use crate::clock::Clock;
+use crate::config::{Config, Problems, clients};
+use crate::credential::{BadCredential, Credentials};
+use crate::files::{Content, Followed, Unreadable};
+use crate::gateway::{self, Collaborators, Gateway};
+use crate::journal::{Journal, OnFailure};
+use crate::listener::{Address, BindError, Listener};
+use crate::shutdown::{self, Shutdown};
+use crate::systemd;
+use crate::telemetry::metrics::Metrics;
+use crate::transport::{BadTls, ServerTls, TransportError};
+use crate::upstream::Upstream;
+
+use following::Following;
+use pacing::Pacing;
+use reload::Reloader;
+
+pub use reload::Reload;
+
+/// How long requests may take to be recorded when the drain time is over.
+const LAST_RECORDS: Duration = Duration::from_secs(5);
+/// How long who looks after the gateway may take to be answered when all else has ended.
+const LAST_LOOKS: Duration = Duration::from_secs(1);
+
+/// A gateway with its sockets open, not yet serving.
+#[derive(Debug)]
+pub struct App {
+    listener: Listener,
+    gateway: Arc<Gateway>,
+    admin: Option<(Listener, Arc<Admin>)>,
+    following: Following,
+    reloader: Box<Reloader>,
+    reload: Option<Reload>,
+    pacing: Pacing,
+    journal: Journal,
+    clock: Clock,
+    shutdown: Shutdown,
+    stop: Arc<ArcSwap<shutdown::Settings>>,
+}
+
+/// Why it cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address is not to be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A credential is not usable.
+    #[error("the Snyk credential is not usable")]
+    Credential(#[from] BadCredential),
+    /// The client to the upstream cannot be made.
+    #[error("the connection to the upstream cannot be set up")]
+    Transport(#[from] TransportError),
+    /// TLS cannot be spoken.
+    #[error("TLS cannot be spoken")]
+    Tls(#[from] BadTls),
+    /// The issuer's keys cannot be used.
+    #[error("the keys of oidc.issuer cannot be used")]
+    Keys(#[from] BadSource),
+    /// The file of clients cannot be read.
+    #[error("access.clients_file")]
+    Clients(#[from] Unreadable),
+    /// It changed since it was read first, and is not valid.
+    #[error(transparent)]
+    BadClients(#[from] Problems),
+}
+
+impl StartError {
+    /// Whether what was asked for is refused because it would not be safe.
+    #[must_use]
+    pub fn is_unsafe(&self) -> bool {
+        if let Self::Bind(bind) = self {
+            bind.source.kind() == std::io::ErrorKind::InvalidInput
+        } else {
+            false
+        }
+    }
+}
+
+impl App {
+    /// Opens everything that `config` names. Stopping is asked for with `shutdown`.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn bind(config: Config, clock: Clock, shutdown: Shutdown) -> Result<Self, StartError> {
+        let (credentials, values) = Credentials::open(config.credential.clone(), &clock)?;
+        let (access, jwks) = Access::open(config.access.clone())?;
+        let (credentials, access) = (Arc::new(credentials), Arc::new(access));
+        let clients = config.clients_file.as_deref().map(|path| follow_clients(path, &access)).transpose()?;
+        let (tls, tls_files) = config.tls.clone().map(ServerTls::open).transpose()?.unzip();
+        let upstream = Upstream::new(&config.upstream, &config.sparing, credentials.names())?;
+        let listener = Listener::bind(config.listener.clone(), tls.clone()).await?;
+        let journal = Journal::open(config.journal.clone(), clock.clone());
+        let metrics = Arc::new(Metrics::default());
+        let with = Collaborators {
+            clock: clock.clone(),
+            upstream: upstream.clone(),
+            access: Arc::clone(&access),
+            credentials: Arc::clone(&credentials),
+            journal: journal.clone(),
+            metrics: Arc::clone(&metrics),
+            shutdown: shutdown.clone(),
+        };
+        let gateway = Arc::new(Gateway::new(&settings(&config), with));
+        let mut following = Following::new(shutdown.clone(), config.reload_interval);
+        following.credentials(values);
+        following.fixed(&access, jwks);
+        following.clients(clients, &access);
+        following.tls(tls.clone().zip(tls_files));
+
+        let (waiting, views_tls) = (Arc::clone(&gateway), tls.clone());
+        let views = Views {
+            clock: clock.clone(),
+            cache: gateway.cache(),
+            upstream: upstream.clone(),
+            credentials: Arc::clone(&credentials),
+            journal: journal.clone(),
+            journal_path: config.journal.path.clone(),
+            metrics,
+            clients: listener.counters(),
+            addresses: listener.addresses(),
+            tls: views_tls,
+            watched: following.watched(),
+            followers: Followers(Box::new(move || waiting.waiting())),
+            shutdown: shutdown.clone(),
+        };
+        let admin = bind_admin(&config, views, &mut following).await?;
+        let stop = Arc::new(ArcSwap::from_pointee(config.shutdown));
+        let pacing = Pacing { upstream, journal: journal.clone(), clock: clock.clone() };
+        let reloader = Box::new(Reloader {
+            gateway: Arc::clone(&gateway),
+            access,
+            credentials,
+            tls,
+            pacing: pacing.clone(),
+            limits: listener.limits(),
+            admin: admin.as_ref().map(|(listener, admin)| (listener.limits(), Arc::clone(admin))),
+            stop: Arc::clone(&stop),
+            clock: clock.clone(),
+            shutdown: shutdown.clone(),
+            in_force: config,
+        });
+        Ok(Self {
+            listener,
+            gateway,
+            admin,
+            following,
+            reloader,
+            reload: None,
+            pacing,
+            journal,
+            clock,
+            shutdown,
+            stop,
+        })
+    }
+
+    /// Has the configuration read again when `reload` says so, and when its file changes.
+    #[must_use]
+    pub fn reloading(self, reload: Reload) -> Self {
+        Self { reload: Some(reload), ..self }
+    }
+
+    /// The addresses that clients can connect to.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<Address> {
+        self.listener.addresses()
+    }
+
+    /// Where the gateway is looked after.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<Address> {
+        self.admin.as_ref()?.0.addresses().pop()
+    }
+
+    /// The gateway, to look at while it runs.
+    #[must_use]
+    pub fn gateway(&self) -> Arc<Gateway> {
+        Arc::clone(&self.gateway)
+    }
+
+    /// Serves until a stop is asked for, drains, and closes the journal.
+    pub async fn run(self) {
+        let (shutdown, clock) = (self.shutdown, self.clock);
+        for address in self.listener.addresses() {
+            tracing::info!(server.address = %address, "listening");
+        }
+        self.pacing.spawn(&self.pacing.upstream.pacers(), &shutdown);
+        self.following.spawn(self.reloader, self.reload);
+        let last = Shutdown::new();
+        if let Some((listener, admin)) = self.admin {
+            for address in listener.addresses() {
+                tracing::info!(server.address = %address, "the admin listener: health, metrics and the status page");
+            }
+            let (looking, clock, last) = (Arc::clone(&admin), clock.clone(), last.clone());
+            shutdown.spawn_helper(async move { looking.look().await });
+            shutdown.spawn_helper(async move {
+                let respond = move |request, peer| Arc::clone(&admin).respond(request, peer);
+                listener.serve(respond, &clock, &last).await;
+            });
+        }
+        shutdown.spawn_helper(systemd::watchdog());
+        systemd::ready();
+
+        let gateway = self.gateway;
+        let respond = move |request, peer| Arc::clone(&gateway).respond(request, peer);
+        let stopping = async {
+            shutdown.announced().await;
+            systemd::stopping();
+            let delay = tokio::time::sleep(self.stop.load().delay);
+            tokio::select! {
+                () = delay => shutdown.begin(),
+                () = shutdown.begun() => {}
+            }
+        };
+        futures_util::future::join(self.listener.serve(respond, &clock, &shutdown), stopping).await;
+        let drain = self.stop.load().drain;
+        if !shutdown.in_time(shutdown.finished(drain)).await.unwrap_or(false) {
+            tracing::warn!("requests were still in flight when the drain time was over: they end now");
+            shutdown.end();
+            shutdown.finished(LAST_RECORDS).await;
+        }
+        // Whoever looks after it sees it stop to the end.
+        last.begin();
+        if !last.finished(LAST_LOOKS).await {
+            last.end();
+        }
+        shutdown.release();
+        self.journal.close().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Opens the admin listener. The default address may be another gateway's: then there is none.
+async fn bind_admin(
+    config: &Config,
+    views: Views,
+    following: &mut Following,
+) -> Result<Option<(Listener, Arc<Admin>)>, StartError> {
+    let Some(listening) = config.admin.listener.clone() else { return Ok(None) };
+    let (tls, files) = config.admin.tls.clone().map(ServerTls::open).transpose()?.unzip();
+    following.admin_tls(tls.clone().zip(files));
+    let listener = match Listener::bind(listening, tls).await {
+        Err(error) if config.admin.is_default && error.source.kind() == std::io::ErrorKind::AddrInUse => {
+            tracing::warn!(
+                server.address = %error.address,
+                "the admin listener's default address is in use: there are no health checks and no status page; set admin.listen"
+            );
+            return Ok(None);
+        }
+        bound => bound?,
+    };
+    if let Some(path) = &config.admin.token_file {
+        crate::files::report_exposed(path);
+    }
+    let admin = Arc::new(Admin::new(
+        admin::Settings { ..config.admin.clone() },
+        views,
+        listener.counters(),
+        reload::shown(&config.resolved),
+    ));
+    admin.set(reload::shown(&config.resolved), config.journal.on_failure == OnFailure::Refuse);
+    Ok(Some((listener, admin)))
+}
+
+/// What the request path goes by.
+fn settings(config: &Config) -> gateway::Settings<'_> {
+    gateway::Settings {
+        routes: config.routes,
+        cache: &config.cache,
+        listener: &config.listener,
+        upstream: &config.upstream,
+        on_journal_failure: config.journal.on_failure,
+    }
+}
+
+/// The file of clients, to be followed.
+type Clients = (PathBuf, Followed);
+
+/// Opens the file of clients and takes what is in it: what was read with the configuration may be older.
+fn follow_clients(path: &Path, access: &Access) -> Result<Clients, StartError> {
+    let (followed, contents) = Followed::open("clients", vec![path.to_owned()])?;
+    take_clients(path, &contents, access)?;
+    Ok((path.to_owned(), followed))
+}
+
+fn take_clients(path: &Path, contents: &[Content], access: &Access) -> Result<(), Problems> {
+    let content = contents.first().map_or(&[][..], |content| content.as_slice());
+    let roster = clients::parse(&path.display().to_string(), content)?;
+    if roster.is_empty() {
+        tracing::warn!(path = %path.display(), "the file of clients names nobody: nobody gets in");
+    } else {
+        tracing::info!(path = %path.display(), clients = roster.len(), "these clients are in force");
+    }
+    access.replace_roster(roster);
+    Ok(())
+}

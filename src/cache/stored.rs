@@ -1,0 +1,67 @@
+//! What is stored, as an operator may see it.
+
+use std::time::{Duration, SystemTime};
+
+use http::Method;
+
+use super::{Entry, Key};
+use crate::clock::Now;
+use crate::route::{ExportCall, Route, ScopeKind, recognise};
+
+/// One stored response. Nothing of its body is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Which call it answers: `results` or `job-status`.
+    pub operation: &'static str,
+    /// Org or group.
+    pub scope_kind: ScopeKind,
+    /// The org's or group's id.
+    pub scope_id: String,
+    /// The export's id.
+    pub export_id: String,
+    /// The query, as it went up.
+    pub query: String,
+    /// The credential's name.
+    pub credential: String,
+    /// When it arrived.
+    pub stored: SystemTime,
+    /// Its age.
+    pub age: Duration,
+    /// How long it is fresh still.
+    pub fresh_for: Duration,
+    /// When its first link dies, where that is known.
+    pub links_end: Option<SystemTime>,
+    /// How often it was served.
+    pub hits: u64,
+    /// Bytes of its body.
+    pub bytes: usize,
+}
+
+impl Stored {
+    pub(super) fn of(key: &Key, entry: &Entry, now: Now) -> Option<Self> {
+        let (credential, target) = key.parts()?;
+        let call = call(key)?;
+        Some(Self {
+            operation: call.operation.as_str(),
+            scope_kind: call.scope.kind,
+            scope_id: call.scope.id.as_str().to_owned(),
+            export_id: call.operation.export()?.as_str().to_owned(),
+            query: target.split_once('?').map_or_else(String::new, |(_, query)| query.to_owned()),
+            credential: credential.to_owned(),
+            stored: entry.received(),
+            age: Duration::from_secs(entry.age(now)),
+            fresh_for: Duration::from_secs(entry.ttl(now)),
+            links_end: entry.links_end(),
+            hits: entry.hits(),
+            bytes: entry.body.len(),
+        })
+    }
+}
+
+/// The call that a key stands for: its target was written from one.
+pub(super) fn call(key: &Key) -> Option<ExportCall> {
+    match recognise(&Method::GET, &key.parts()?.1.parse().ok()?, false).ok()? {
+        Route::Export(call) => Some(call),
+        Route::Other(_) => None,
+    }
+}

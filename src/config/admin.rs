@@ -1,0 +1,123 @@
+//! `[admin]`: how the gateway is looked after.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::listener::address;
+use super::reader::Reader;
+use crate::admin::Settings;
+use crate::listener::{self, Address};
+use crate::transport::ServerTlsSettings;
+
+/// Where the gateway is looked after: address and token, whatever else is set.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// `admin.listen`; `None` where it is empty.
+    pub listen: Option<Address>,
+    /// `admin.token_file`.
+    pub token_file: Option<PathBuf>,
+}
+
+/// Reads the keys that the command line needs to find the gateway.
+pub(super) fn place(r: &mut Reader<'_>) -> Place {
+    let key = (
+        "admin.listen",
+        "127.0.0.1:7081",
+        "Where health, metrics and the status page are: as in listen (one address), or \"\" for nowhere.",
+    );
+    let text = r.text(key);
+    let listen = (!text.is_empty()).then(|| address(&text));
+    let listen = listen.and_then(|listen| match listen {
+        Ok(Address::Systemd) => {
+            let place = r.place(key.0);
+            r.problem(&place, key.0, "cannot be a socket of systemd's: name an address");
+            None
+        }
+        Ok(listen) => Some(listen),
+        Err(what) => {
+            let place = r.place(key.0);
+            r.problem(&place, key.0, what);
+            None
+        }
+    });
+    let token_file = r.path((
+        "admin.token_file",
+        "",
+        "A file with the token that all but the health checks need (Authorization: Bearer …); read at each request.",
+    ));
+    Place { listen, token_file }
+}
+
+/// `listener` and `tls` are what clients are served with: its limits of time and size hold here too.
+pub(super) fn read(
+    r: &mut Reader<'_>,
+    listener: &listener::Settings,
+    tls: Option<&ServerTlsSettings>,
+) -> Settings {
+    let Place { listen, token_file } = place(r);
+    let client_ca = r.path((
+        "admin.client_ca",
+        "",
+        "PEM: who signs the certificates that may stand for the token on a \"tls:\" address.",
+    ));
+    let allow_plain_http = r.boolean((
+        "admin.allow_plain_http",
+        "false",
+        "Whether other machines may be served without TLS: only where nobody can read along.",
+    ));
+    let max_connections = r.number(
+        ("admin.max_connections", "64", "Most connections at once; clients have their own."),
+        1..=10_000,
+    );
+    if let Some(path) = &token_file
+        && let Err(error) = crate::files::read(path)
+    {
+        let place = r.place("admin.token_file");
+        r.problem(&place, "admin.token_file", format!("cannot be read: {}", error.source));
+    }
+    let mut problem = |what: String| {
+        let place = r.place("admin.listen");
+        r.problem(&place, "admin.listen", what);
+    };
+    let is_known = token_file.is_some() || client_ca.is_some();
+    let mut own_tls = None;
+    match &listen {
+        Some(Address::Tcp(tcp)) if !tcp.ip().is_loopback() && !allow_plain_http => problem(format!(
+            "other machines reach {tcp}, and the token would be readable on the way: write \"tls:{tcp}\" (with tls.certificate and tls.key), or set admin.allow_plain_http"
+        )),
+        Some(Address::Tls(tcp)) => match tls {
+            None => problem(format!("\"tls:{tcp}\" needs tls.certificate and tls.key")),
+            Some(tls) => {
+                own_tls =
+                    Some(ServerTlsSettings { client_ca: client_ca.clone(), client_crl: None, ..tls.clone() });
+            }
+        },
+        Some(Address::Tcp(_) | Address::Unix(_) | Address::Systemd) | None => {}
+    }
+    if let Some(Address::Tcp(tcp) | Address::Tls(tcp)) = &listen
+        && !tcp.ip().is_loopback()
+        && !is_known
+    {
+        problem(format!(
+            "other machines reach {tcp}, and whoever does could see and purge what is stored: set admin.token_file or admin.client_ca"
+        ));
+    }
+    if client_ca.is_some() && own_tls.is_none() {
+        let place = r.place("admin.client_ca");
+        r.problem(&place, "admin.client_ca", "needs a \"tls:\" address in admin.listen");
+    }
+    let is_default = r.given("admin.listen").is_none();
+    let listener = listen.map(|listen| listener::Settings {
+        listen: vec![listen],
+        max_connections,
+        max_connections_per_address: max_connections,
+        max_body: 0,
+        // A page that is open asks every few seconds.
+        header_timeout: listener.header_timeout.max(Duration::from_secs(10)),
+        has_roster: true,
+        h2c: false,
+        allow_plain_http,
+        ..listener.clone()
+    });
+    Settings { listener, tls: own_tls, token_file, client_ca, is_default, hosts: Vec::new() }
+}

@@ -1,0 +1,103 @@
+//! Signs that Snyk is not, or will not stay, as we know it: counted, and the last of each kind kept.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
+/// What is not as we know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A `Deprecation` field (RFC 9745).
+    Deprecation,
+    /// A `Sunset` field (RFC 8594).
+    Sunset,
+    /// Another version was served than was asked for.
+    Version,
+    /// A status word of an export that we do not know.
+    StatusWord,
+    /// A link whose end we cannot read.
+    LinkForm,
+    /// `X-Ratelimit-…` that we cannot read.
+    RateFields,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Deprecation, Self::Sunset, Self::Version, Self::StatusWord, Self::LinkForm, Self::RateFields];
+
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deprecation => "deprecation",
+            Self::Sunset => "sunset",
+            Self::Version => "version",
+            Self::StatusWord => "status_word",
+            Self::LinkForm => "link_form",
+            Self::RateFields => "rate_fields",
+        }
+    }
+}
+
+/// The last of a kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Which kind.
+    pub kind: Kind,
+    /// How often.
+    pub count: u64,
+    /// When last.
+    pub last: SystemTime,
+    /// What it said.
+    pub detail: String,
+}
+
+type Counters = Family<[(&'static str, &'static str); 1], Counter>;
+
+/// All that was seen.
+#[derive(Debug)]
+pub struct Drift {
+    counters: Counters,
+    by_kind: [Counter; Kind::ALL.len()],
+    last: Mutex<[Option<(SystemTime, String)>; Kind::ALL.len()]>,
+}
+
+impl Default for Drift {
+    fn default() -> Self {
+        let counters = Counters::default();
+        let by_kind = Kind::ALL.map(|kind| counters.get_or_create_owned(&[("kind", kind.as_str())]));
+        Self { counters, by_kind, last: Mutex::default() }
+    }
+}
+
+impl Drift {
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(super) fn note(&self, kind: Kind, detail: &str, now: SystemTime) {
+        if self.by_kind[kind as usize].inc() == 0 {
+            tracing::warn!(
+                drift.kind = kind.as_str(),
+                drift.detail = detail,
+                "Snyk is not as it was; said once"
+            );
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last[kind as usize] = Some((now, detail.to_owned()));
+    }
+
+    /// What was seen, one for each kind.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Seen> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = Kind::ALL.into_iter().zip(last.iter()).filter_map(|(kind, last)| {
+            let (last, detail) = last.clone()?;
+            Some(Seen { kind, count: self.by_kind[kind as usize].get(), last, detail })
+        });
+        seen.collect()
+    }
+}

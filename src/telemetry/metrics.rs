@@ -1,0 +1,318 @@
+//! What the request path counts. Every series is there from the start, and counting is one atomic addition: no
+//! map is walked and no lock is taken but a histogram's own.
+//!
+//! What other parts count (connections, the journal, the cache) they keep themselves; `admin` reads it when it is
+//! asked. `docs/metrics.md` is generated from the registry.
+
+use std::fmt::Debug;
+use std::time::{Duration, SystemTime};
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::drift::{self, Drift};
+
+/// The operations, as they are written in labels.
+const OPERATIONS: [&str; 5] = ["results", "job-status", "start", "other", "none"];
+/// What an attempt may come to.
+const RESULTS: [&str; 7] = ["2xx", "3xx", "4xx", "401", "429", "5xx", "error"];
+/// The classes of status codes.
+const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+
+/// Seconds that a client waits: a hit takes some ten microseconds, a request at most `listener.request_timeout`.
+const CLIENT_SECONDS: [f64; 17] = [
+    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
+    90.0,
+];
+/// Seconds that Snyk takes, and that a turn is waited for.
+const UPSTREAM_SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+/// Seconds of freshness left.
+const FRESHNESS_SECONDS: [f64; 8] = [60.0, 300.0, 600.0, 900.0, 1_200.0, 1_800.0, 2_700.0, 3_600.0];
+
+/// How a request was served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// From the cache.
+    Hit,
+    /// From the cache, past its freshness.
+    Stale,
+    /// From Snyk.
+    Miss,
+    /// From Snyk, by another client's request.
+    Collapsed,
+    /// From Snyk, as a call that is never stored: a start, or one that is no export call.
+    Bypass,
+    /// Not: who sent it is not known, or may not.
+    Denied,
+    /// By an answer of our own: an error.
+    Own,
+}
+
+impl Served {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Hit, Self::Stale, Self::Miss, Self::Collapsed, Self::Bypass, Self::Denied, Self::Own];
+
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Miss => "miss",
+            Self::Collapsed => "collapsed",
+            Self::Bypass => "bypass",
+            Self::Denied => "denied",
+            Self::Own => "own",
+        }
+    }
+}
+
+/// One answer to a client.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered {
+    /// The operation.
+    pub operation: &'static str,
+    /// How it was served.
+    pub served: Served,
+    /// Its status.
+    pub status: u16,
+    /// The code of an error of our own.
+    pub code: Option<&'static str>,
+    /// Seconds of freshness that a stored answer had left.
+    pub fresh_for: Option<u64>,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// One attempt at Snyk.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempted {
+    /// The operation.
+    pub operation: &'static str,
+    /// The status that came, unless no whole answer did.
+    pub status: Option<u16>,
+    /// From sending to the last byte, or to the failure.
+    pub latency: Duration,
+    /// How long it waited for its turn.
+    pub queued: Duration,
+}
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+/// Counts since the start, for the page's charts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Answers, by how they were served.
+    pub served: [u64; Served::ALL.len()],
+    /// Attempts at Snyk.
+    pub attempts: u64,
+    /// Those of them that came to 401, 429, 5xx or no whole answer.
+    pub failed: u64,
+}
+
+/// All that the request path counts.
+#[derive(Debug)]
+pub struct Metrics {
+    requests: Table<{ OPERATIONS.len() }, { Served::ALL.len() }>,
+    responses: Family<Labels<1>, Counter>,
+    by_class: [Counter; CLASSES.len()],
+    own_answers: Family<Labels<1>, Counter>,
+    request_duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    durations: [Histogram; Served::ALL.len()],
+    attempts: Table<{ OPERATIONS.len() }, { RESULTS.len() }>,
+    upstream_duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    latencies: [Histogram; OPERATIONS.len()],
+    queue_duration: Histogram,
+    freshness: Histogram,
+    drift: Drift,
+}
+
+/// Counters by two labels.
+#[derive(Debug)]
+struct Table<const R: usize, const C: usize> {
+    family: Family<Labels<2>, Counter>,
+    cells: [[Counter; C]; R],
+}
+
+impl<const R: usize, const C: usize> Table<R, C> {
+    fn new(
+        (row, rows): (&'static str, [&'static str; R]),
+        (column, columns): (&'static str, [&'static str; C]),
+    ) -> Self {
+        let family = Family::<Labels<2>, Counter>::default();
+        let cells = rows.map(|r| columns.map(|c| family.get_or_create_owned(&[(row, r), (column, c)])));
+        Self { family, cells }
+    }
+}
+
+fn of_clients() -> Histogram {
+    Histogram::new(CLIENT_SECONDS)
+}
+
+fn of_upstream() -> Histogram {
+    Histogram::new(UPSTREAM_SECONDS)
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let outcomes = Served::ALL.map(Served::as_str);
+        let responses = Family::<Labels<1>, Counter>::default();
+        let request_duration: Family<_, _, fn() -> Histogram> = Family::new_with_constructor(of_clients);
+        let upstream_duration: Family<_, _, fn() -> Histogram> = Family::new_with_constructor(of_upstream);
+        Self {
+            requests: Table::new(("operation", OPERATIONS), ("outcome", outcomes)),
+            by_class: CLASSES.map(|class| responses.get_or_create_owned(&[("class", class)])),
+            responses,
+            own_answers: Family::default(),
+            durations: outcomes.map(|outcome| request_duration.get_or_create_owned(&[("outcome", outcome)])),
+            request_duration,
+            attempts: Table::new(("operation", OPERATIONS), ("result", RESULTS)),
+            latencies: OPERATIONS.map(|word| upstream_duration.get_or_create_owned(&[("operation", word)])),
+            upstream_duration,
+            queue_duration: of_upstream(),
+            freshness: Histogram::new(FRESHNESS_SECONDS),
+            drift: Drift::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts an answer to a client.
+    pub fn answered(&self, answered: &Answered) {
+        let (row, column) = (operation(answered.operation), answered.served as usize);
+        self.requests.cells[row][column].inc();
+        self.by_class[usize::from(answered.status / 100).clamp(2, 5) - 2].inc();
+        self.durations[column].observe(answered.duration.as_secs_f64());
+        if let Some(code) = answered.code {
+            self.own_answers.get_or_create(&[("code", code)]).inc();
+        }
+        if let Some(seconds) = answered.fresh_for {
+            #[expect(clippy::cast_precision_loss, reason = "an hour in seconds is exact")]
+            self.freshness.observe(seconds as f64);
+        }
+    }
+
+    /// Counts an attempt at Snyk.
+    pub fn attempted(&self, attempted: &Attempted) {
+        let row = operation(attempted.operation);
+        let result = match attempted.status {
+            None => "error",
+            Some(401) => "401",
+            Some(429) => "429",
+            Some(status) => CLASSES[usize::from(status / 100).clamp(2, 5) - 2],
+        };
+        let column = RESULTS.iter().position(|word| *word == result).unwrap_or(0);
+        self.attempts.cells[row][column].inc();
+        self.latencies[row].observe(attempted.latency.as_secs_f64());
+        self.queue_duration.observe(attempted.queued.as_secs_f64());
+    }
+
+    /// Notes that Snyk is not as we know it; `detail` must be plain words.
+    pub fn drifted(&self, kind: drift::Kind, detail: &str, now: SystemTime) {
+        self.drift.note(kind, detail, now);
+    }
+
+    /// What of Snyk is not as we know it.
+    #[must_use]
+    pub fn drift(&self) -> &Drift {
+        &self.drift
+    }
+
+    /// The counts so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let column = |at: usize| self.requests.cells.iter().map(|row| row[at].get()).sum();
+        let results = |wanted: fn(&str) -> bool| {
+            let cells = self.attempts.cells.iter().flat_map(|row| row.iter().zip(RESULTS));
+            cells.filter(|(_, word)| wanted(word)).map(|(cell, _)| cell.get()).sum()
+        };
+        Totals {
+            served: Served::ALL.map(|served| column(served as usize)),
+            attempts: results(|_| true),
+            failed: results(|word| ["401", "429", "5xx", "error"].contains(&word)),
+        }
+    }
+
+    /// Has everything here written where `registry` is.
+    pub fn register(&self, registry: &mut Registry) {
+        let seconds = || Unit::Seconds;
+        registry.register(
+            "requests",
+            "Requests of clients, by operation and by how they were served",
+            self.requests.family.clone(),
+        );
+        registry.register(
+            "responses",
+            "Answers to clients, by the class of their status",
+            self.responses.clone(),
+        );
+        registry.register(
+            "own_answers",
+            "Error answers of the gateway itself, by the code in the answer",
+            self.own_answers.clone(),
+        );
+        registry.register_with_unit(
+            "request_duration",
+            "From a request's head to its answer's head, by how it was served",
+            seconds(),
+            self.request_duration.clone(),
+        );
+        registry.register(
+            "upstream_attempts",
+            "Requests to Snyk, by operation and by what came of them",
+            self.attempts.family.clone(),
+        );
+        registry.register_with_unit(
+            "upstream_duration",
+            "From sending a request to Snyk to the last byte of its answer, or to its failure",
+            seconds(),
+            self.upstream_duration.clone(),
+        );
+        registry.register_with_unit(
+            "queue_duration",
+            "How long requests to Snyk waited for their turn",
+            seconds(),
+            self.queue_duration.clone(),
+        );
+        registry.register_with_unit(
+            "served_freshness",
+            "Freshness that stored answers had left when they were served",
+            seconds(),
+            self.freshness.clone(),
+        );
+        registry.register(
+            "drift",
+            "Answers that show that Snyk is not, or will not stay, as exportgate knows it",
+            self.drift.counters().clone(),
+        );
+    }
+}
+
+fn operation(word: &str) -> usize {
+    OPERATIONS.iter().position(|known| *known == word).unwrap_or(OPERATIONS.len() - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_and_attempt_is_counted_once() {
+        let metrics = Metrics::default();
+        for (served, status) in Served::ALL.into_iter().zip([200, 200, 404, 200, 201, 403, 503]) {
+            let (operation, duration) = ("results", Duration::from_millis(1));
+            metrics.answered(&Answered { operation, served, status, code: None, fresh_for: None, duration });
+        }
+        for status in [Some(200), Some(304), Some(404), Some(401), Some(429), Some(503), None] {
+            let (latency, queued) = (Duration::from_millis(1), Duration::ZERO);
+            metrics.attempted(&Attempted { operation: "start", status, latency, queued });
+        }
+        let totals = metrics.totals();
+        assert_eq!(totals, Totals { served: [1; 7], attempts: 7, failed: 4 });
+        let classes = metrics.by_class.each_ref().map(Counter::get);
+        assert_eq!(classes, [4, 0, 2, 1]);
+    }
+}
