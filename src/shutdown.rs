@@ -1,7 +1,7 @@
 //! Stopping: signals that everybody can see, and a count of what is still running.
 //!
-//! It is *announced* first (not ready any more, clients are led elsewhere), then *begun* (nothing new is
-//! accepted), and *over* when there is no time left.
+//! It is *announced* first (not ready any more, clients are led elsewhere), then the *doors are closed* (no new
+//! connections), then it has *begun* (no new requests), and is *over* when there is no time left.
 
 use std::future::Future;
 use std::time::Duration;
@@ -22,6 +22,7 @@ pub struct Settings {
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     announced: CancellationToken,
+    doors_closed: CancellationToken,
     begun: CancellationToken,
     over: CancellationToken,
     /// Nothing runs any more that was waited for.
@@ -57,9 +58,20 @@ impl Shutdown {
         self.announced.is_cancelled()
     }
 
+    /// Has no more connections accepted. Who has just come in may ask still.
+    pub fn close_doors(&self) {
+        self.announced.cancel();
+        self.doors_closed.cancel();
+    }
+
+    /// Resolves when no more connections are to be accepted.
+    pub async fn doors_closed(&self) {
+        self.doors_closed.cancelled().await;
+    }
+
     /// Asks everybody to stop.
     pub fn begin(&self) {
-        self.announced.cancel();
+        self.close_doors();
         self.begun.cancel();
     }
 

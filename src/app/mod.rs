@@ -32,6 +32,8 @@ use reload::Reloader;
 
 pub use reload::Reload;
 
+/// How long those who connected at the last moment have to ask.
+const LAST_REQUESTS: Duration = Duration::from_millis(200);
 /// How long requests may take to be recorded when the drain time is over.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
 /// How long who looks after the gateway may take to be answered when all else has ended.
@@ -221,9 +223,14 @@ impl App {
         let stopping = async {
             shutdown.announced().await;
             systemd::stopping();
-            let delay = tokio::time::sleep(self.stop.load().delay);
+            let leading_away = async {
+                tokio::time::sleep(self.stop.load().delay).await;
+                shutdown.close_doors();
+                // Whoever came in at the last moment has not asked yet.
+                tokio::time::sleep(LAST_REQUESTS).await;
+            };
             tokio::select! {
-                () = delay => shutdown.begin(),
+                () = leading_away => shutdown.begin(),
                 () = shutdown.begun() => {}
             }
         };

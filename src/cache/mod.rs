@@ -145,7 +145,7 @@ impl Cache {
     pub fn stored(&self, now: Now) -> Vec<Stored> {
         let mut all: Vec<Stored> =
             self.entries.iter().filter_map(|(key, entry)| Stored::of(&key, &entry, now)).collect();
-        all.sort_by_key(|stored| stored.age);
+        all.sort_by_key(|one| std::cmp::Reverse(one.stored));
         all
     }
 

@@ -155,7 +155,7 @@ impl Door {
         let shutdown = self.serving.shutdown.clone();
         loop {
             let accepted = tokio::select! {
-                () = shutdown.begun() => break,
+                () = shutdown.doors_closed() => break,
                 accepted = self.socket.accept() => accepted,
             };
             match accepted {

@@ -55,9 +55,10 @@ impl LogFilter {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the one variable that all programs with these logs know")]
 fn filter(settings: &Settings) -> Result<EnvFilter, LogError> {
-    let given = EnvFilter::try_from_default_env().or_else(|_| EnvFilter::try_new(&settings.filter))?;
-    quietened(given)
+    let given = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
+    quietened(EnvFilter::try_new(given.as_deref().unwrap_or(&settings.filter))?)
 }
 
 /// Writes events to standard error from now on. `RUST_LOG` comes before `log.filter`.

@@ -8,6 +8,7 @@
 )]
 
 mod access;
+mod admin;
 mod attacks;
 mod caching;
 mod command_line;
@@ -17,7 +18,9 @@ mod failures;
 mod floods;
 mod forwarding;
 mod kill;
+mod metrics;
 mod oauth;
+mod reload;
 mod rotation;
 mod simulation;
 mod slow;

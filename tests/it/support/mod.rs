@@ -247,6 +247,16 @@ impl World {
         exportgate::journal::find(&self.journal(), &query).expect("records")
     }
 
+    /// Says that the gateway will be asked to stop, as a first signal does.
+    pub(crate) fn announce_stop(&self) {
+        self.shutdown.announce();
+    }
+
+    /// Resolves when the gateway has stopped by itself.
+    pub(crate) async fn ended(self) {
+        self.running.await.expect("the gateway ended well");
+    }
+
     /// Asks the gateway to stop.
     pub(crate) fn begin_stop(&self) {
         self.shutdown.begin();

@@ -1,0 +1,214 @@
+//! The configuration is read again, and the program replaced, under load: no request fails.
+
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use exportgate::fake::{Fake, Settings, State};
+use exportgate::transport::{self, Client};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Either, Full};
+use tempfile::TempDir;
+
+use crate::support::program::Program;
+use crate::support::{TOKEN, results, scope};
+
+/// Clients that ask all the time: some keep their connections, as hyper's client does, the others make a new one
+/// for each request. What is no 200 is a failure.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    failed: Arc<Mutex<Vec<String>>>,
+    running: tokio::task::JoinSet<()>,
+}
+
+impl Load {
+    fn begin(address: SocketAddr) -> Self {
+        let mut load = Self {
+            stop: Arc::default(),
+            answered: Arc::default(),
+            failed: Arc::default(),
+            running: tokio::task::JoinSet::new(),
+        };
+        let target = format!("http://{address}{}", results("e1"));
+        for client in 0..8 {
+            let kept = client < 4;
+            let (stop, answered, failed) =
+                (Arc::clone(&load.stop), Arc::clone(&load.answered), Arc::clone(&load.failed));
+            let target = target.clone();
+            load.running.spawn(async move {
+                let new = || {
+                    transport::client(&"http://x".parse().unwrap(), None, Duration::from_secs(10)).unwrap()
+                };
+                let mut client = new();
+                while !stop.load(Ordering::SeqCst) {
+                    if !kept {
+                        client = new();
+                    }
+                    match ask(&client, &target).await {
+                        Ok(()) => drop(answered.fetch_add(1, Ordering::SeqCst)),
+                        Err(why) => failed.lock().unwrap().push(why),
+                    }
+                }
+            });
+        }
+        load
+    }
+
+    /// Resolves when so many more answers have come.
+    async fn more(&self, count: usize) {
+        let until = self.answered.load(Ordering::SeqCst) + count;
+        while self.answered.load(Ordering::SeqCst) < until {
+            assert!(self.failed.lock().unwrap().is_empty(), "{:?}", self.failed.lock().unwrap());
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn end(mut self) -> usize {
+        self.stop.store(true, Ordering::SeqCst);
+        while let Some(ended) = self.running.join_next().await {
+            ended.unwrap();
+        }
+        assert!(self.failed.lock().unwrap().is_empty(), "{:?}", self.failed.lock().unwrap());
+        self.answered.load(Ordering::SeqCst)
+    }
+}
+
+async fn ask(client: &Client, target: &str) -> Result<(), String> {
+    let request = Request::builder().uri(target).body(Either::Left(Full::new(Bytes::new()))).unwrap();
+    let (head, body) = client.request(request).await.map_err(|error| format!("{error:?}"))?.into_parts();
+    body.collect().await.map_err(|error| format!("{error:?}"))?;
+    if head.status == StatusCode::OK { Ok(()) } else { Err(head.status.to_string()) }
+}
+
+async fn fake() -> Fake {
+    let fake = Fake::start(Settings::default()).await.unwrap();
+    fake.put_export(&scope(), "e1", State::Finished);
+    fake
+}
+
+fn signal(program: &Program, name: &str) {
+    let pid = program.child.id().to_string();
+    assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+}
+
+/// Resolves when the log holds `count` lines with `text`.
+async fn logged(program: &Program, text: &str, count: usize) -> String {
+    loop {
+        let log = std::fs::read_to_string(program.log()).unwrap_or_default();
+        if log.lines().filter(|line| line.contains(text)).count() >= count {
+            return log;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A configuration that differs from others in what may change: budget, log level, limits, clients' file, TLS.
+fn configuration(path: &Path, n: usize, more: &str) {
+    let text = format!(
+        "budget.share = 0.{}\nlog.filter = \"{}\"\nlistener.max_connections = {}\nhold.ramp = {}\n{more}\n",
+        n % 8 + 2,
+        ["info", "debug"][n % 2],
+        1_000 + n,
+        n % 50 + 1,
+    );
+    crate::access::replace(path, &text);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_reloads_under_load_fail_no_request() {
+    let (fake, home) = (fake().await, TempDir::new().unwrap());
+    let (config, token) = (home.path().join("exportgate.toml"), home.path().join("token"));
+    std::fs::write(&token, TOKEN).unwrap();
+    configuration(&config, 0, "");
+    let env = [
+        ("EXPORTGATE_CONFIG", config.to_str().unwrap()),
+        ("EXPORTGATE_CREDENTIAL_TOKEN_FILE", token.to_str().unwrap()),
+        // RUST_LOG would come before log.filter.
+        ("RUST_LOG", ""),
+    ];
+    let mut program = Program::serve(home.path(), &fake, &[], &env);
+    let load = Load::begin(program.address);
+    load.more(100).await;
+    for n in 1..=200 {
+        configuration(&config, n, "");
+        signal(&program, "HUP");
+        logged(&program, "the configuration was read again", n).await;
+        load.more(5).await;
+    }
+    let answered = load.end().await;
+    assert!(answered > 1_000, "{answered}");
+    assert_eq!(program.terminate(), Some(0));
+    let log = std::fs::read_to_string(program.log()).unwrap();
+    assert!(log.matches("a new configuration is in force").count() >= 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_configuration_changes_nothing_and_is_said_with_its_line() {
+    let (fake, home) = (fake().await, TempDir::new().unwrap());
+    let config = home.path().join("exportgate.toml");
+    configuration(&config, 0, "");
+    let mut program = Program::serve(
+        home.path(),
+        &fake,
+        &[],
+        &[("EXPORTGATE_CONFIG", config.to_str().unwrap()), ("RUST_LOG", "")],
+    );
+    configuration(&config, 1, "budget.nothing = 1");
+    // Without a signal: the file is looked at.
+    let log = logged(&program, "the files are not usable", 1).await;
+    assert!(log.contains("exportgate.toml:5: budget.nothing"), "{log}");
+    assert!(!log.contains("a new configuration is in force"));
+    // What is good again is taken, and what needs a restart is named.
+    configuration(&config, 2, "cache.max_bytes = \"1MiB\"");
+    let log = logged(&program, "take effect after a restart only", 1).await;
+    assert!(log.contains("\"keys\":\"cache.max_bytes\""), "{log}");
+    logged(&program, "a new configuration is in force", 1).await;
+    // Another credential is taken in the same way.
+    let token = home.path().join("token");
+    std::fs::write(&token, TOKEN).unwrap();
+    configuration(
+        &config,
+        2,
+        &format!("[credentials.more]\norgs = [\"o\"]\ntoken_file = \"{}\"", token.display()),
+    );
+    logged(&program, "a new configuration is in force", 2).await;
+    let load = Load::begin(program.address);
+    load.more(20).await;
+    load.end().await;
+    assert_eq!(program.terminate(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_replacements_of_the_program_under_load_fail_no_request() {
+    let (fake, home) = (fake().await, TempDir::new().unwrap());
+    // What systemd does for a socket unit: the socket outlives the program.
+    let passed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = passed.local_addr().unwrap();
+    rustix::io::fcntl_setfd(&passed, rustix::io::FdFlags::empty()).unwrap();
+    let script =
+        format!("exec 3<&{}; export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$0\" \"$@\"", passed.as_raw_fd());
+    let journal = home.path().join("journal.db").display().to_string();
+    let env = [
+        ("EXPORTGATE_LISTEN", "systemd"),
+        ("EXPORTGATE_JOURNAL_PATH", journal.as_str()),
+        ("RUST_LOG", "info"),
+    ];
+    let mut program = Program::serve_at(home.path(), &fake, Some(&script), &env);
+    let load = Load::begin(address);
+    load.more(50).await;
+    for _ in 0..20 {
+        let mut old = program;
+        assert_eq!(tokio::task::block_in_place(|| old.terminate()), Some(0));
+        program = Program::serve_at(home.path(), &fake, Some(&script), &env);
+        load.more(20).await;
+    }
+    let answered = load.end().await;
+    assert!(answered > 1_000, "{answered}");
+    assert_eq!(program.terminate(), Some(0));
+}
