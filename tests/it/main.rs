@@ -17,6 +17,7 @@ mod failures;
 mod floods;
 mod forwarding;
 mod kill;
+mod looking_after;
 mod oauth;
 mod rotation;
 mod simulation;
