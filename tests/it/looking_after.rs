@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use exportgate::fake::State;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::support::program::exportgate;
-use crate::support::{artefacts, keep_secret};
+use crate::support::{ORG, World, artefacts, keep_secret, results, scope};
 
 const ADMIN_TOKEN: &str = "adm1n-7e57-c0de-5eed-0123456789abcdef";
 const EXPORT: &str = "7c1e0000-0000-4000-8000-0000000000aa";
@@ -171,6 +172,32 @@ async fn the_gateway_that_runs_is_asked_by_tcp_and_unix_socket() {
         assert_eq!(asked[2], "GET /api/exports?limit=7 ");
         assert_eq!(asked[5], format!("DELETE /api/exports/825e79b7/{EXPORT} "));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_listener_answers_as_its_contract_says() {
+    let home = TempDir::new().unwrap();
+    let world = World::new().await;
+    world.fake.put_export(&scope(), "e1", State::Finished);
+    for _ in 0..2 {
+        assert_eq!(world.get(&results("e1")).await.status, 200);
+    }
+    let ask = |args: &[&str]| {
+        let (output, text) = run(home.path(), &[args, &["--admin", &world.admin]].concat(), &[]);
+        assert!(output.status.success(), "{text}");
+        text
+    };
+    assert_eq!(ask(&["status", "--probe", "ready"]), "");
+    let status = ask(&["status"]);
+    for expected in ["1 hit, 0 stale, 1 miss", "1 entries", "breaker      closed", "credential   default"] {
+        assert!(status.contains(expected), "{expected} in {status}");
+    }
+    let exports = ask(&["exports"]);
+    assert!(exports.contains(ORG) && exports.contains("e1"), "{exports}");
+    assert_eq!(ask(&["purge", ORG, "e1"]), "1 answer is stored no more.\n");
+    assert_eq!(ask(&["exports"]), "Nothing is stored.\n");
+    assert_eq!(ask(&["purge", "--all"]), "Nothing was stored of it.\n");
+    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,3 +25,4 @@ mod slow;
 mod sparing;
 mod structure;
 mod support;
+mod traces;
