@@ -23,6 +23,7 @@ use crate::listener::{Address, BindError, Listener};
 use crate::shutdown::{self, Shutdown};
 use crate::systemd;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::{Exporter, TraceError, Traces};
 use crate::transport::{BadTls, ServerTls, TransportError};
 use crate::upstream::Upstream;
 
@@ -53,6 +54,7 @@ pub struct App {
     clock: Clock,
     shutdown: Shutdown,
     stop: Arc<ArcSwap<shutdown::Settings>>,
+    exporter: Option<Exporter>,
 }
 
 /// Why it cannot start.
@@ -76,6 +78,9 @@ pub enum StartError {
     /// The file of clients cannot be read.
     #[error("access.clients_file")]
     Clients(#[from] Unreadable),
+    /// Traces cannot be sent.
+    #[error("traces cannot be sent")]
+    Traces(#[from] TraceError),
     /// It changed since it was read first, and is not valid.
     #[error(transparent)]
     BadClients(#[from] Problems),
@@ -108,6 +113,7 @@ impl App {
         let listener = Listener::bind(config.listener.clone(), tls.clone()).await?;
         let journal = Journal::open(config.journal.clone(), clock.clone());
         let metrics = Arc::new(Metrics::default());
+        let (traces, exporter) = config.traces.as_ref().map(Traces::open).transpose()?.unzip();
         let with = Collaborators {
             clock: clock.clone(),
             upstream: upstream.clone(),
@@ -115,6 +121,7 @@ impl App {
             credentials: Arc::clone(&credentials),
             journal: journal.clone(),
             metrics: Arc::clone(&metrics),
+            traces,
             shutdown: shutdown.clone(),
         };
         let gateway = Arc::new(Gateway::new(&settings(&config), with));
@@ -168,6 +175,7 @@ impl App {
             clock,
             shutdown,
             stop,
+            exporter,
         })
     }
 
@@ -201,6 +209,7 @@ impl App {
         for address in self.listener.addresses() {
             tracing::info!(server.address = %address, "listening");
         }
+        let exporting = self.exporter.map(Exporter::spawn);
         self.pacing.spawn(&self.pacing.upstream.pacers(), &shutdown);
         self.following.spawn(self.reloader, self.reload);
         let last = Shutdown::new();
@@ -248,6 +257,9 @@ impl App {
         }
         shutdown.release();
         self.journal.close().await;
+        if let Some(exporting) = exporting {
+            exporting.finish().await;
+        }
         tracing::info!("stopped");
     }
 }

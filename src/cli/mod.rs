@@ -2,20 +2,24 @@
 
 #![expect(clippy::doc_markdown, reason = "clap prints these comments as they are")]
 
+mod admin;
 mod check;
 mod demo;
+mod exports;
 mod fake_snyk;
 mod key;
 mod live;
+mod purge;
 mod requests;
 mod serve;
+mod status;
 
 use std::error::Error;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{Config, Problems, Resolved, Sources};
 use crate::shutdown::Shutdown;
@@ -44,6 +48,12 @@ enum Command {
         #[command(flatten)]
         configured: Configured,
     },
+    /// Say how the gateway that runs stands: its parts, requests, budget, journal.
+    Status(status::Args),
+    /// List what the gateway that runs has stored.
+    Exports(exports::Args),
+    /// Have the gateway that runs forget what it has stored.
+    Purge(purge::Args),
     /// Print the resolved configuration, redacted, with where each value came from.
     Check {
         /// Print an example file with every key, its default and what it does.
@@ -66,6 +76,17 @@ enum Command {
     Key(key::Command),
     /// Run a scripted Snyk by itself, for trying things out and for CI.
     FakeSnyk(fake_snyk::Args),
+    /// Print what makes a shell complete this command line.
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a directory.
+    #[command(hide = true)]
+    Man {
+        /// Which; it is made where it is missing
+        directory: PathBuf,
+    },
 }
 
 /// Where the configuration comes from. Flags come before EXPORTGATE_… variables, these before the file.
@@ -178,9 +199,24 @@ impl Cli {
             Command::Key(key::Command::New(new)) => {
                 key::run(&new, &mut out, &mut anstream::stderr()).map_err(cannot_write)
             }
+            Command::Status(args) => print(&mut out, &block_on(status::run(&args))?),
+            Command::Exports(args) => print(&mut out, &block_on(exports::run(&args))?),
+            Command::Purge(args) => print(&mut out, &block_on(purge::run(&args))?),
             Command::FakeSnyk(args) => fake_snyk::run(&args),
+            Command::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "exportgate", &mut script);
+                print(&mut out, &String::from_utf8_lossy(&script))
+            }
+            Command::Man { directory } => std::fs::create_dir_all(&directory)
+                .and_then(|()| clap_mangen::generate_to(Self::command(), &directory))
+                .map_err(cannot_write),
         }
     }
+}
+
+fn print(out: &mut dyn std::io::Write, text: &str) -> Result<(), Failure> {
+    out.write_all(text.as_bytes()).or_else(closed).map_err(cannot_write)
 }
 
 /// Prints the chain of what went wrong to standard error; gives the exit code.

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 
-use crate::journal::{Query, QueryError, Row, StatusFilter, find};
+use crate::journal::{Query, QueryError, Row, StatusFilter, find, support};
 
 /// What to look for; everything given must match.
 #[derive(Debug, clap::Args)]
@@ -25,7 +25,7 @@ pub(super) struct Args {
     /// Requests that answered this client
     #[arg(long, value_name = "NAME")]
     client: Option<String>,
-    /// Any id: Exportgate-Request-Id, or snyk-request-id
+    /// Any id: Exportgate-Request-Id, or snyk-request-id; or the first 8 characters of any that is shown
     #[arg(long, value_name = "ID")]
     id: Option<String>,
     /// A status (404), a class (5xx), or "error" where no whole answer came
@@ -123,13 +123,13 @@ pub(super) fn run(args: &Args, journal: &Path, out: &mut dyn Write, now: SystemT
     };
     let rows = find(journal, &query)?;
     if args.support {
-        return Ok(support(&rows, out)?);
+        return Ok(write!(out, "{}", support(&rows))?);
     }
     match args.format {
         Format::Table if rows.is_empty() => {
             writeln!(
                 out,
-                "No such requests in {}. Fewer filters find more; ids must be whole.\nWhat the cache answered is in the gateway's log only: search for the snyk-request-id of such an answer.",
+                "No such requests in {}. Fewer filters find more; of an id, at least 8 characters are needed.\nWhat the cache answered is in the gateway's log only: search for the snyk-request-id of such an answer.",
                 journal.display()
             )?;
         }
@@ -149,25 +149,22 @@ pub(super) fn run(args: &Args, journal: &Path, out: &mut dyn Write, now: SystemT
     Ok(())
 }
 
-/// The columns that matter, for a terminal.
+/// The columns that matter, for a terminal. Tries and waits have theirs only where there were any: a line is long
+/// enough.
 pub(super) fn table(rows: &[Row]) -> Table {
+    let tries = rows.iter().any(|row| row.number > 1);
+    let waits = rows.iter().any(|row| row.queued_ms >= 1.0);
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header([
-        "time (UTC)",
-        "operation",
-        "scope",
-        "export",
-        "status",
-        "ms",
-        "clients",
-        "snyk-request-id",
-    ]);
+    let header = ["time (UTC)", "operation", "scope", "export", "status", "ms", "clients"];
+    let header = header.into_iter().chain(tries.then_some("try")).chain(waits.then_some("waited (ms)"));
+    table.set_header(header.chain(["snyk-request-id"]));
     for row in rows {
         let scope = row.scope_kind.as_deref().zip(row.scope_id.as_deref());
         let status = row.status.map_or_else(String::new, |status| status.to_string());
         let word = row.error.as_deref().or(row.export_status.as_deref()).unwrap_or_default();
-        table.add_row([
+        let waited = format!("{:.0} {}", row.queued_ms, row.waited_for.as_deref().unwrap_or_default());
+        let cells = [
             row.started.clone(),
             row.operation.clone(),
             scope.map_or_else(String::new, |(kind, id)| format!("{kind} {}", visible(short(id)))),
@@ -175,59 +172,23 @@ pub(super) fn table(rows: &[Row]) -> Table {
             format!("{status} {}", visible(word)).trim().to_owned(),
             format!("{:.1}", row.latency_ms),
             row.clients.to_string(),
-            row.received_id.as_deref().map_or_else(|| format!("{} (sent)", row.sent_id), visible),
-        ]);
+        ];
+        let cells = cells.into_iter().chain(tries.then(|| row.number.to_string()));
+        let cells = cells.chain(waits.then(|| waited.trim().to_owned()));
+        let id = row.received_id.as_deref().map_or_else(|| format!("{} (sent)", row.sent_id), visible);
+        table.add_row(cells.chain([id]));
     }
     table
 }
 
 /// The first part of a UUID is enough to tell which.
-fn short(id: &str) -> &str {
+pub(super) fn short(id: &str) -> &str {
     if id.len() == 36 { id.split('-').next().unwrap_or(id) } else { id }
 }
 
 /// Nothing in the journal may move a terminal's cursor.
-fn visible(text: &str) -> String {
+pub(super) fn visible(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-/// What Snyk's support asks for. No client, no credential and no link is in it.
-fn support(rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
-    let (Some(newest), Some(oldest)) = (rows.first(), rows.last()) else {
-        return writeln!(out, "No such requests are on record. Fewer filters find more.");
-    };
-    writeln!(out, "Requests to Snyk's Export API")?;
-    writeln!(out, "  API: {}", visible(&newest.upstream))?;
-    writeln!(out, "  From {} to {} (UTC), {} requests", oldest.started, newest.started, rows.len())?;
-    for row in rows {
-        let text = |value: &Option<String>| visible(value.as_deref().unwrap_or("-"));
-        let status = row.status.map_or_else(|| "none".to_owned(), |status| status.to_string());
-        writeln!(out, "\n  {}  {} {}", row.started, row.method, row.operation)?;
-        match &row.received_id {
-            Some(id) => writeln!(out, "    snyk-request-id: {}", visible(id))?,
-            None => writeln!(out, "    snyk-request-id: {} (as sent; none came back)", row.sent_id)?,
-        }
-        writeln!(
-            out,
-            "    {}: {}  export: {}",
-            text(&row.scope_kind),
-            text(&row.scope_id),
-            text(&row.export_id)
-        )?;
-        writeln!(out, "    HTTP status: {status}  export status: {}", text(&row.export_status))?;
-        writeln!(
-            out,
-            "    version requested: {}  served: {}  stage: {}",
-            text(&row.version_requested),
-            text(&row.version_served),
-            text(&row.lifecycle)
-        )?;
-        if let Some(error) = &row.error {
-            writeln!(out, "    failed: {}", visible(error))?;
-        }
-        writeln!(out, "    took: {:.1} ms", row.latency_ms)?;
-    }
-    Ok(())
 }
 
 /// A spreadsheet must not take a value for a formula.
@@ -250,4 +211,46 @@ fn harmless(row: &Row) -> Row {
         }
     }
     row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_and_waits_are_shown_where_there_were_any() {
+        let mut row = Row {
+            started: "2026-11-24T09:00:00.000Z".to_owned(),
+            latency_ms: 12.3,
+            operation: "results".to_owned(),
+            method: "GET".to_owned(),
+            scope_kind: Some("org".to_owned()),
+            scope_id: Some("825e79b7-0073-44c3-a5ea-e0aa8a3dbf38".to_owned()),
+            export_id: None,
+            status: Some(200),
+            export_status: None,
+            error: None,
+            received_id: None,
+            sent_id: "s".to_owned(),
+            request_id: "r".to_owned(),
+            client: "local".to_owned(),
+            clients: 1,
+            upstream: "https://api.snyk.io".to_owned(),
+            credential: "default".to_owned(),
+            bytes: None,
+            version_requested: None,
+            version_served: None,
+            lifecycle: None,
+            deprecation: None,
+            sunset: None,
+            number: 1,
+            queued_ms: 0.2,
+            waited_for: None,
+        };
+        let plain = table(std::slice::from_ref(&row)).to_string();
+        assert!(!plain.contains("try") && !plain.contains("waited"), "{plain}");
+        (row.number, row.queued_ms, row.waited_for) = (3, 120.4, Some("budget".to_owned()));
+        let text = table(&[row]).to_string();
+        assert!(text.contains("try") && text.contains("120 budget"), "{text}");
+    }
 }

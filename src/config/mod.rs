@@ -12,6 +12,7 @@ mod credential;
 mod journal;
 mod listener;
 mod log;
+mod otlp;
 mod problem;
 mod reader;
 mod routes;
@@ -59,6 +60,8 @@ pub struct Config {
     pub admin: crate::admin::Settings,
     /// `[shutdown]`.
     pub shutdown: crate::shutdown::Settings,
+    /// `[otlp]`.
+    pub traces: Option<telemetry::trace::Settings>,
     /// `[log]`.
     pub log: telemetry::Settings,
     /// Every key as it was resolved.
@@ -102,6 +105,7 @@ impl Config {
             ..admin::read(reader, &listener, tls.as_ref())
         };
         let shutdown = shutdown::read(reader);
+        let traces = otlp::read(reader, &plain);
         Some(Self {
             listener,
             tls,
@@ -116,6 +120,7 @@ impl Config {
             journal: journal?,
             admin,
             shutdown,
+            traces,
             log,
             resolved: Resolved::default(),
         })
@@ -123,7 +128,7 @@ impl Config {
 }
 
 /// What takes effect after a restart only: keys, and beginnings of keys that end with a dot or an underscore.
-const AFTER_RESTART: [&str; 21] = [
+const AFTER_RESTART: [&str; 22] = [
     "listen",
     "listener.allow_plain_http",
     "listener.unix_",
@@ -145,6 +150,7 @@ const AFTER_RESTART: [&str; 21] = [
     "journal.max_age",
     "journal.max_rows",
     "log.format",
+    "otlp.",
 ];
 
 /// Whether a change of `key` takes effect after a restart only.

@@ -186,6 +186,40 @@ fn fields_that_identify_or_frame_are_never_forwarded() {
 }
 
 #[test]
+fn traces_go_nowhere_by_default_and_their_endpoint_is_made_whole() {
+    let traces = |file: &str| resolve(file, &[], &[]).map(|config| config.traces);
+    assert!(traces("").expect("a configuration").is_none());
+    for (given, whole) in [
+        ("http://127.0.0.1:4318", "http://127.0.0.1:4318/v1/traces"),
+        ("https://otel.example/", "https://otel.example/v1/traces"),
+        ("https://otel.example/otlp", "https://otel.example/otlp/v1/traces"),
+        ("https://otel.example/v1/traces", "https://otel.example/v1/traces"),
+    ] {
+        let found =
+            traces(&format!("[otlp]\nendpoint = '{given}'")).expect("a configuration").expect("traces");
+        assert_eq!((found.endpoint.to_string().as_str(), found.service_name.as_str()), (whole, "exportgate"));
+        assert!((found.sample - 1.0).abs() < f64::EPSILON);
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("headers");
+    std::fs::write(&path, "X-Api-Key hunter2").expect("a file");
+    let bad_file = format!("headers_file = '{}'", path.display());
+    for (key, expected) in [
+        ("endpoint = 'http://otel.example'", "otlp.endpoint: must begin with https://"),
+        ("endpoint = 'https://otel.example?key=hunter2'", "otlp.endpoint: must not hold a query"),
+        ("endpoint = 'https://u:hunter2@otel.example'", "otlp.endpoint: must not hold a user name"),
+        ("sample = 1.5", "otlp.sample: must be a number from 0 to 1"),
+        ("sample = 'NaN'", "otlp.sample: must be a number from 0 to 1"),
+        ("service_name = ''", "otlp.service_name: must not be empty"),
+        ("ca_file = '/not/there'", "otlp.ca_file: cannot be read"),
+        (&bad_file, "otlp.headers_file: line 1 must be a field"),
+    ] {
+        let text = problems(&format!("[otlp]\n{key}"), &[]);
+        assert!(text.contains(expected) && !text.contains("hunter2"), "{expected} in\n{text}");
+    }
+}
+
+#[test]
 fn every_key_has_an_environment_variable() {
     let resolved = Resolved::defaults();
     assert!(resolved.keys.len() > 30);

@@ -22,9 +22,10 @@ const REGIONS: [(&str, &str); 5] = [
     ("gov", "https://api.snykgov.io"),
 ];
 
-/// Client fields that never go up: credentials, the connection's, and what claims another origin.
-const NEVER_FORWARDED: [&str; 17] = [
+/// Client fields that never go up: credentials, the connection's, a trace's, and what claims another origin.
+const NEVER_FORWARDED: [&str; 20] = [
     "authorization",
+    "baggage",
     "connection",
     "content-length",
     "cookie",
@@ -35,6 +36,8 @@ const NEVER_FORWARDED: [&str; 17] = [
     "session-token",
     "snyk-request-id",
     "te",
+    "traceparent",
+    "tracestate",
     "trailer",
     "transfer-encoding",
     "upgrade",

@@ -1,4 +1,4 @@
-//! One client request and its answer: the header fields, the log event and the metrics are
+//! One client request and its answer: the header fields, the log event, the metrics and (in `spans`) the span are
 //! rendered from this value, so that they cannot disagree.
 
 use std::fmt::Write as _;
@@ -15,6 +15,7 @@ use crate::cache::Entry;
 use crate::clock::Now;
 use crate::route::{Id, Route, ScopeKind};
 use crate::telemetry::metrics::{Answered, Metrics, Served};
+use crate::telemetry::trace::Trace;
 use crate::transport::{Body, Via};
 
 /// What is known of one exchange; it fills as the request goes its way.
@@ -27,17 +28,21 @@ pub(super) struct Exchange {
     /// Who sent it.
     pub(super) client: Arc<str>,
     /// From where, where that is an address.
-    address: Option<IpAddr>,
-    method: Method,
-    operation: &'static str,
-    scope: Option<(ScopeKind, Id)>,
-    export: Option<Id>,
+    pub(super) address: Option<IpAddr>,
+    pub(super) method: Method,
+    pub(super) operation: &'static str,
+    pub(super) scope: Option<(ScopeKind, Id)>,
+    pub(super) export: Option<Id>,
     /// How it was answered.
     pub(super) outcome: Outcome,
     /// The attempt that the answer came from.
     pub(super) attempt: Option<Uuid>,
     /// How that came to be sent.
     pub(super) sending: Option<Sending>,
+    /// Its place in a trace, where it is traced.
+    pub(super) trace: Option<Trace>,
+    /// The place of the attempt that another client's traced request made for it.
+    pub(super) fetched: Option<Trace>,
 }
 
 /// How a request was answered.
@@ -114,6 +119,8 @@ impl Exchange {
             outcome: Outcome::Own,
             attempt: None,
             sending: None,
+            trace: None,
+            fetched: None,
         }
     }
 
@@ -174,14 +181,9 @@ impl Exchange {
         }
     }
 
-    /// Counts it.
-    pub(super) fn count(
-        &self,
-        metrics: &Metrics,
-        now: Now,
-        (status, failure): (StatusCode, Option<&Failure>),
-    ) {
-        let served = match (failure.map(|failure| failure.kind), self.outcome) {
+    /// How it was answered, in a word.
+    pub(super) fn served(&self, failure: Option<&Failure>) -> Served {
+        match (failure.map(|failure| failure.kind), self.outcome) {
             (Some(kind), _) if kind.is_denial() => Served::Denied,
             (Some(_), _) | (None, Outcome::Own) => Served::Own,
             (None, Outcome::Hit { .. }) => Served::Hit,
@@ -189,10 +191,19 @@ impl Exchange {
             (None, Outcome::Forwarded { collapsed: true, .. }) => Served::Collapsed,
             (None, Outcome::Forwarded { why: Why::Bypass | Why::Method, .. }) => Served::Bypass,
             (None, Outcome::Forwarded { .. }) => Served::Miss,
-        };
+        }
+    }
+
+    /// Counts it.
+    pub(super) fn count(
+        &self,
+        metrics: &Metrics,
+        now: Now,
+        (status, failure): (StatusCode, Option<&Failure>),
+    ) {
         metrics.answered(&Answered {
             operation: self.operation,
-            served,
+            served: self.served(failure),
             status: status.as_u16(),
             code: failure.map(|failure| failure.kind.told().code),
             fresh_for: if let Outcome::Hit { ttl, .. } = self.outcome { Some(ttl) } else { None },

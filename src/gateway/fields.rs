@@ -26,14 +26,7 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("exportgate/", env!(
 
 /// The client's fields that go up with a request that is its alone. `content-encoding` is there because
 /// bodies go byte for byte, and without it an encoded one could not be read.
-const PASSED: [HeaderName; 6] = [
-    ACCEPT,
-    CONTENT_TYPE,
-    CONTENT_ENCODING,
-    USER_AGENT,
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("tracestate"),
-];
+const PASSED: [HeaderName; 4] = [ACCEPT, CONTENT_TYPE, CONTENT_ENCODING, USER_AGENT];
 
 /// Fields of the connection, of the upstream's own origin (a cookie, or a promise about its TLS, is not
 /// ours to hand on), and lengths, which hyper writes.

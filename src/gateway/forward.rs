@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::answer::{self, Garbled};
 use super::failure::{Failure, FailureKind};
-use super::{Gateway, fields};
+use super::{Gateway, fields, spans};
 use crate::access::Permit;
 use crate::cache::{self, Entry, Key, Lead, Member, Peek};
 use crate::clock::Now;
@@ -21,6 +21,7 @@ use crate::journal::{Attempt, OnFailure, Served, Unrecorded};
 use crate::route::{ExportCall, Operation, OtherCall};
 use crate::telemetry::drift::Kind;
 use crate::telemetry::metrics::Attempted;
+use crate::telemetry::trace::Trace;
 use crate::transport::Streamed;
 use crate::upstream::gate::{Asking, Outcome, Told, Why};
 use crate::upstream::pacer::Pass;
@@ -38,6 +39,8 @@ pub(super) type Landed = Result<Arc<Landing>, Failure>;
 pub(super) struct Landing {
     /// The attempt that fetched it.
     pub(super) attempt: Uuid,
+    /// That attempt's place in a trace.
+    pub(super) trace: Option<Trace>,
     /// How it came to be sent.
     pub(super) sending: Sending,
     /// Its status.
@@ -80,6 +83,8 @@ pub(super) struct Errand {
     pub(super) share: u32,
     /// Until when its client waits.
     pub(super) deadline: Instant,
+    /// The place of its request in a trace, where that is traced.
+    pub(super) trace: Option<Trace>,
 }
 
 impl Errand {
@@ -126,6 +131,7 @@ impl Gateway {
             let fields = fields::end_to_end(answer.fields, self.upstream.root());
             Arc::new(Landing {
                 attempt: id,
+                trace: errand.trace.as_ref().map(|trace| trace.child(id)),
                 sending,
                 status: answer.status,
                 fields,
@@ -277,7 +283,7 @@ impl Gateway {
         };
         if echoes {
             attempt.error = Some("credential_echoed");
-            self.count(&attempt, None, received);
+            self.tell(&attempt, errand, (None, received));
             return Asked { attempt, answer: Err(FailureKind::Echo.into()), peek: None, sent, received };
         }
         // What is too large to be stored is not worth reading.
@@ -285,7 +291,7 @@ impl Gateway {
             answer.as_ref().ok().filter(|answer| answer.body.len() <= self.rules.load().cache.max_entry);
         let peek = readable.and_then(|answer| Peek::of(&answer.body));
         answer::note(&mut attempt, &answer, peek.as_ref());
-        self.count(&attempt, peek.as_ref(), received);
+        self.tell(&attempt, errand, (peek.as_ref(), received));
         Asked { attempt, answer: answer.map_err(Failure::from), peek, sent, received }
     }
 
@@ -358,7 +364,7 @@ impl Gateway {
             }
             Err(failed) => attempt.error = Some(failed.kind.as_str()),
         }
-        self.count(&attempt, None, self.clock.now());
+        self.tell(&attempt, &errand, (None, self.clock.now()));
         let id = attempt.id;
         self.must_be_recorded(self.journal.record(attempt, served(vec![errand.member])).await)?;
         match (instead, answer) {
@@ -381,8 +387,11 @@ impl Gateway {
         })
     }
 
-    /// Counts an attempt, and what it shows of Snyk.
-    fn count(&self, attempt: &Attempt, peek: Option<&Peek>, now: Now) {
+    /// Counts and traces an attempt, and counts what it shows of Snyk.
+    fn tell(&self, attempt: &Attempt, errand: &Errand, (peek, now): (Option<&Peek>, Now)) {
+        if let (Some(traces), Some(trace)) = (&self.traces, &errand.trace) {
+            spans::attempt(traces, trace, attempt);
+        }
         let Attempt { operation, status, latency, queued, .. } = *attempt;
         let status = status.filter(|_| attempt.error.is_none());
         self.metrics.attempted(&Attempted { operation, status, latency, queued });

@@ -7,6 +7,7 @@ mod fields;
 mod forward;
 mod reply;
 mod rules;
+mod spans;
 mod via;
 
 use arc_swap::ArcSwap;
@@ -29,6 +30,7 @@ use crate::journal::{Journal, OnFailure};
 use crate::route::{self, ExportCall, Operation, OtherCall, Route};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::Traces;
 use crate::transport::{Body, Peer, Streamed};
 use crate::upstream::Upstream;
 
@@ -55,6 +57,8 @@ pub struct Collaborators {
     pub journal: Journal,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Where spans go, where requests are traced.
+    pub traces: Option<Traces>,
     /// Where tasks run.
     pub shutdown: Shutdown,
 }
@@ -69,6 +73,7 @@ pub struct Gateway {
     credentials: Arc<Credentials>,
     journal: Journal,
     metrics: Arc<Metrics>,
+    traces: Option<Traces>,
     cache: Cache,
     flights: Flights<Landed>,
     shutdown: Shutdown,
@@ -89,6 +94,7 @@ impl Gateway {
             credentials: with.credentials,
             journal: with.journal,
             metrics: with.metrics,
+            traces: with.traces,
             cache: Cache::new(settings.cache),
             flights: Flights::new(settings.cache.max_followers),
             shutdown: with.shutdown,
@@ -123,6 +129,7 @@ impl Gateway {
     /// Answers a request.
     pub async fn respond(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body> {
         let mut exchange = Exchange::begin(self.clock.now(), request.method(), peer.via);
+        exchange.trace = self.traces.as_ref().and_then(|to| to.begin(exchange.id, request.headers()));
         let version = request.version();
         let answer = self.answer(&mut exchange, request, &peer).await;
         let failure = answer.as_ref().err().cloned();
@@ -135,6 +142,9 @@ impl Gateway {
         let now = self.clock.now();
         exchange.count(&self.metrics, now, (response.status(), failure.as_ref()));
         exchange.log(now, response.status(), response.headers(), failure.as_ref());
+        if let Some(traces) = &self.traces {
+            exchange.trace(traces, now, (response.status(), response.headers()), failure.as_ref());
+        }
         response
     }
 
@@ -187,6 +197,7 @@ impl Gateway {
             permit: Arc::clone(&permit),
             share: principal.share(),
             deadline,
+            trace: exchange.trace.clone(),
         };
         match route {
             Route::Export(mut call) => {
@@ -319,8 +330,9 @@ impl Gateway {
         let landing = landed.ok_or(FailureKind::Internal)??;
         exchange.attempt = Some(landing.attempt);
         exchange.sending = Some(landing.sending);
-        if let Outcome::Forwarded { status, stored, .. } = &mut exchange.outcome {
+        if let Outcome::Forwarded { status, stored, collapsed, .. } = &mut exchange.outcome {
             (*status, *stored) = (Some(landing.status), landing.entry.is_some());
+            exchange.fetched = landing.trace.clone().filter(|_| *collapsed);
         }
         let fields = landing.fields.clone();
         Ok(match &landing.entry {

@@ -5,7 +5,8 @@
 //! less than a client does. `docs/decisions/0002-journal.md` tells why it is built this way.
 //!
 //! Reading order: [`record`](Attempt) (what is kept), `store` (the handle that the gateway holds),
-//! `writer` (the thread behind it), `database` and `schema` (the file), `prune`, `query` (reading).
+//! `writer` (the thread behind it), `database` and `schema` (the file), `prune`, `query` and
+//! `support` (reading).
 
 mod database;
 mod fault;

@@ -1,5 +1,6 @@
 //! Finding records, while the gateway runs or not.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
@@ -18,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// What to look for; everything given must match.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
-    /// The export's id.
+    /// The export's id. Of this and of the other ids, one that is a UUID may be given by its first eight
+    /// characters, or more of them.
     pub export: Option<String>,
     /// The org's id.
     pub org: Option<String>,
@@ -136,49 +138,96 @@ fn search(path: &Path, query: &Query) -> Result<Vec<Row>, Fault> {
 fn conditions(query: &Query) -> (String, Vec<Value>) {
     let mut all = vec!["true".to_owned()];
     let mut values = Vec::new();
-    let mut add = |condition: &str, value: Value| {
-        values.push(value);
-        all.push(condition.replace('?', &format!("?{}", values.len())));
-    };
-    let lower = |text: &String| Value::Text(text.to_ascii_lowercase());
-    let id = |text: &String| Value::Text(canonical(text));
     if let Some(export) = &query.export {
-        add("export_id = ?", id(export));
+        all.push(is_or_begins("export_id", export, &mut values));
     }
-    if let Some(org) = &query.org {
-        add("scope_id = ? AND scope_kind = 'org'", id(org));
+    for (kind, scope) in [("org", &query.org), ("group", &query.group)] {
+        if let Some(scope) = scope {
+            let is_it = is_or_begins("scope_id", scope, &mut values);
+            all.push(format!("{is_it} AND scope_kind = '{kind}'"));
+        }
     }
-    if let Some(group) = &query.group {
-        add("scope_id = ? AND scope_kind = 'group'", id(group));
-    }
+    let mut bind = |value| {
+        values.push(value);
+        format!("?{}", values.len())
+    };
     if let Some(client) = &query.client {
-        let served = "seq IN (SELECT attempt FROM served WHERE client = ?)";
-        add(served, Value::Text(client.clone()));
-    }
-    if let Some(any) = &query.id {
-        add(
-            "seq IN (SELECT seq FROM attempts WHERE request_id = ?
-                UNION SELECT seq FROM attempts WHERE sent_id = ?
-                UNION SELECT seq FROM attempts WHERE received_id <> sent_id AND received_id = ? COLLATE NOCASE
-                UNION SELECT attempt FROM served WHERE request_id = ?)",
-            lower(any),
-        );
+        let client = bind(Value::Text(client.clone()));
+        all.push(format!("seq IN (SELECT attempt FROM served WHERE client = {client})"));
     }
     match query.status {
         None => {}
         Some(StatusFilter::Exactly(status)) => {
-            add("status / 100 = ? / 100 AND status = ?", Value::Integer(i64::from(status)));
+            let status = bind(Value::Integer(i64::from(status)));
+            all.push(format!("status / 100 = {status} / 100 AND status = {status}"));
         }
-        Some(StatusFilter::Class(class)) => add("status / 100 = ?", Value::Integer(i64::from(class))),
-        Some(StatusFilter::Error) => add("(error IS NOT NULL OR status IS NULL) AND ?", Value::Integer(1)),
+        Some(StatusFilter::Class(class)) => {
+            all.push(format!("status / 100 = {}", bind(Value::Integer(i64::from(class)))));
+        }
+        Some(StatusFilter::Error) => all.push("(error IS NOT NULL OR status IS NULL)".to_owned()),
     }
-    if let Some(since) = query.since {
-        add("started_ms >= ?", Value::Integer(unix_ms(since)));
+    for (relation, time) in [(">=", query.since), ("<", query.until)] {
+        if let Some(time) = time {
+            all.push(format!("started_ms {relation} {}", bind(Value::Integer(unix_ms(time)))));
+        }
     }
-    if let Some(until) = query.until {
-        add("started_ms < ?", Value::Integer(unix_ms(until)));
+    if let Some(any) = &query.id {
+        all.push(is_any(&any.to_ascii_lowercase(), &mut values));
     }
     (all.join(" AND "), values)
+}
+
+/// Whether one of a record's ids is `id`; or the beginning of a UUID, whether one begins with it, those of the
+/// export and its scope too, for these are what the table shortens.
+fn is_any(id: &str, values: &mut Vec<Value>) -> String {
+    let mut is = |column| is_or_begins(column, id, values);
+    let mut any = format!(
+        "seq IN (SELECT seq FROM attempts WHERE {}
+            UNION SELECT seq FROM attempts WHERE {}
+            UNION SELECT seq FROM attempts WHERE received_id <> sent_id AND {}
+            UNION SELECT attempt FROM served WHERE {}",
+        is("request_id"),
+        is("sent_id"),
+        is("received_id COLLATE NOCASE"),
+        is("request_id")
+    );
+    if begins_a_uuid(id) {
+        let (export, scope) = (is("export_id"), is("scope_id"));
+        let _ = write!(
+            any,
+            "
+            UNION SELECT seq FROM attempts WHERE {export}
+            UNION SELECT seq FROM attempts WHERE {scope}"
+        );
+    }
+    any.push(')');
+    any
+}
+
+/// The condition that `column` is `id`, or begins with it, where that is the beginning of a UUID.
+fn is_or_begins(column: &str, id: &str, values: &mut Vec<Value>) -> String {
+    let mut bind = |text: String| {
+        values.push(Value::Text(text));
+        format!("?{}", values.len())
+    };
+    let lower = id.to_ascii_lowercase();
+    if !begins_a_uuid(&lower) {
+        return format!("{column} = {}", bind(canonical(id)));
+    }
+    // A range is read off the index, which LIKE is not; nothing in a UUID comes after "f".
+    let (first, end) = (bind(lower.clone()), bind(format!("{lower}g")));
+    let begins = format!("{column} >= {first} AND {column} < {end}");
+    // Ids that are no UUIDs are kept as they were written.
+    if lower == id { begins } else { format!("({column} = {} OR ({begins}))", bind(id.to_owned())) }
+}
+
+/// Whether `id` is the beginning of a UUID in lower case, and long enough to be told from others.
+fn begins_a_uuid(id: &str) -> bool {
+    let fits = |(at, byte): (usize, u8)| match at {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+    };
+    (8..36).contains(&id.len()) && id.bytes().enumerate().all(fits)
 }
 
 /// An id as the gateway records it: one in UUID form in lower case.

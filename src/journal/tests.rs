@@ -97,6 +97,44 @@ async fn what_was_recorded_is_found_by_every_id_and_filter() {
 }
 
 #[tokio::test]
+async fn ids_are_found_by_the_part_of_them_that_the_table_shows() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    let journal = journal(&path);
+    let export = "7c1e0000-0000-4000-8000-0000000000aa";
+    let one = Attempt {
+        request: "01990000-1111-7000-8000-000000000001".parse().unwrap(),
+        received_id: Some("FEED1234-0000-4000-8000-000000000009".to_owned()),
+        scope_id: Some("825e79b7-0073-44c3-a5ea-e0aa8a3dbf38".to_owned()),
+        export_id: Some(export.to_owned()),
+        ..attempt(1)
+    };
+    let follower =
+        Served { request: "01aabbcc-1111-7000-8000-000000000002".parse().unwrap(), ..served(1, "bob") };
+    journal.record(one, vec![follower]).await.unwrap();
+    // No UUIDs: these are found whole alone.
+    let other = Attempt { export_id: Some("DEADBEEF99".to_owned()), ..attempt(2) };
+    journal.record(other, Vec::new()).await.unwrap();
+    let by = |id: &str| count(&path, &Query { id: Some(id.to_owned()), ..Query::default() });
+    for begins in ["01990000", "01990000-1111-7", "01AABBCC", "feed1234", "7c1e0000", "825E79B7-0073"] {
+        assert_eq!(by(begins), 1, "{begins}");
+    }
+    for none in ["0199000", "01990001", "01990000-2", "returned", "%", "________", "01990000_1111"] {
+        assert_eq!(by(none), 0, "{none}");
+    }
+    let exports = |id: &str| count(&path, &Query { export: Some(id.to_owned()), ..Query::default() });
+    for (id, found) in
+        [(export, 1), ("7C1E0000", 1), ("7c1e", 0), ("DEADBEEF99", 1), ("deadbeef99", 0), ("DEADBEEF", 0)]
+    {
+        assert_eq!(exports(id), found, "{id}");
+    }
+    let org =
+        Query { org: Some("825e79b7".to_owned()), export: Some("7c1e0000".to_owned()), ..Query::default() };
+    assert_eq!(count(&path, &org), 1);
+    assert_eq!(count(&path, &Query { org: None, group: org.org.clone(), ..org }), 0);
+}
+
+#[tokio::test]
 async fn two_processes_share_one_file() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("journal.db");

@@ -1,10 +1,11 @@
-//! What is told of the gateway while it runs: logs (readable on a terminal, JSON otherwise), and what the request
-//! path counts. Never a credential or a link.
+//! What is told of the gateway while it runs: logs (readable on a terminal, JSON otherwise), what the request path
+//! counts, and traces. Never a credential or a link.
 
 pub mod drift;
 pub mod history;
 pub mod metrics;
 mod settings;
+pub mod trace;
 
 use std::io::IsTerminal;
 use std::sync::Arc;
