@@ -65,7 +65,7 @@ listening() {
     fail "nothing listens: $2 is not in the output"
 }
 
-# gateway NAME: starts one with $scratch/NAME.toml; its ports are then in NAME.port and NAME.tls.
+# gateway NAME: starts one with $scratch/NAME.toml; its ports are then in NAME.port, NAME.tls and NAME.admin.
 gateway() {
     local log=$scratch/$1.log
     EXPORTGATE_LOG_FORMAT=json SNYK_TOKEN=any-token-for-the-fake \
@@ -73,6 +73,7 @@ gateway() {
     started+=($!)
     listening "$log" '"127\.0\.0\.1:[0-9]+' | grep -oE '[0-9]+$' >"$scratch/$1.port"
     listening "$log" 'tls:127\.0\.0\.1:[0-9]+' | grep -oE '[0-9]+$' >"$scratch/$1.tls"
+    listening "$log" 'the admin listener.*"127\.0\.0\.1:[0-9]+' | grep -oE '[0-9]+$' >"$scratch/$1.admin"
 }
 
 step 'What is needed'
@@ -130,6 +131,7 @@ for client in ci slow; do
 done >"$scratch/clients.toml"
 printf 'requests_per_minute = 1\n' >>"$scratch/clients.toml"
 printf 'not-a-secret' >"$scratch/keys/client_secret"
+printf 'the-token-of-the-admin-listener' >"$scratch/keys/admin_token"
 chmod 600 "$scratch/clients.toml" "$scratch"/keys/*
 
 # configuration NAME CERTIFICATE UPSTREAM: what all have in common.
@@ -141,6 +143,8 @@ tls.key = "$scratch/keys/$2.key"
 upstream.url = "$3"
 journal.path = "$scratch/$1.db"
 listener.body_timeout = "2s"
+admin.listen = "127.0.0.1:0"
+admin.token_file = "$scratch/keys/admin_token"
 END
 }
 # Clients have keys. Failures are counted in another test; here, each gets its 401.
@@ -207,35 +211,44 @@ done
 
 # Half of the requests follow the document and half break it. 504 is the right answer to only-if-cached.
 # Whether Snyk refuses a bad body or query is Snyk's matter, so negative_data_rejection is not asked.
-step 'schemathesis: what is served, by docs/openapi.json'
-team=http://127.0.0.1:$(cat "$scratch/team.port")
 cat >"$scratch/schemathesis.toml" <<'END'
 [checks]
 not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "504"]
 END
-checks=not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance
-checks+=,response_schema_conformance,unsupported_method,allow_header_conformance,ignored_auth
-result=0
-# In a directory of its own: it keeps a database where it runs.
-(
-    cd "$scratch"
-    timeout 90 "$tools/bin/schemathesis" --config-file schemathesis.toml run "$here/docs/openapi.json" \
-        --url "$team" --header "Authorization: token $key" --checks "$checks" --max-examples 30 --seed 7 \
-        --request-timeout 10 --continue-on-failure --report ndjson --report-ndjson-path schemathesis.ndjson
-) >"$scratch/schemathesis.txt" 2>&1 || result=$?
-cases=$(grep -oE '[0-9]+ generated.*' "$scratch/schemathesis.txt" | tail -n 1)
-grep -oE '"status_code": ?[0-9]+' "$scratch/schemathesis.ndjson" | grep -oE '[0-9]+$' | sort | uniq -c \
-    >"$scratch/statuses" || true
-if [ "$result" != 0 ]; then
-    sed "s/$key/KEY/g" "$scratch/schemathesis.txt" >&2
-    finding "schemathesis ended with $result (124: it did not end in time)"
-fi
-# A run that only ever met one refusal would pass as well.
-for status in 200 202 400 401 404 405; do
-    grep -q " $status\$" "$scratch/statuses" || finding "schemathesis never met $status: it tests too little"
-done
-printf 'schemathesis: %s; statuses%s\n' "$cases" "$(awk '{printf " %s:%s", $2, $1}' "$scratch/statuses")"
+# judge DOCUMENT URL AUTHORIZATION STATUSES ARGUMENTS...: each of the statuses must have been met.
+judge() {
+    local document=$1 url=$2 authorization=$3 wanted=$4 result=0 checks cases status
+    shift 4
+    checks=not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance
+    checks+=,response_schema_conformance,unsupported_method,allow_header_conformance,ignored_auth
+    # In a directory of its own: it keeps a database where it runs.
+    (
+        cd "$scratch"
+        timeout 90 "$tools/bin/schemathesis" --config-file schemathesis.toml run "$here/docs/$document" \
+            --url "$url" --header "Authorization: $authorization" --checks "$checks" --max-examples 30 --seed 7 \
+            --request-timeout 10 --continue-on-failure --report ndjson --report-ndjson-path "$document.ndjson" "$@"
+    ) >"$scratch/schemathesis.txt" 2>&1 || result=$?
+    cases=$(grep -oE '[0-9]+ generated.*' "$scratch/schemathesis.txt" | tail -n 1)
+    grep -oE '"status_code": ?[0-9]+' "$scratch/$document.ndjson" | grep -oE '[0-9]+$' | sort | uniq -c \
+        >"$scratch/statuses" || true
+    if [ "$result" != 0 ]; then
+        sed "s/${authorization#* }/KEY/g" "$scratch/schemathesis.txt" >&2
+        finding "schemathesis, $document: ended with $result (124: it did not end in time)"
+    fi
+    # A run that only ever met one refusal would pass as well.
+    for status in $wanted; do
+        grep -q " $status\$" "$scratch/statuses" || finding "schemathesis, $document: never met $status: it tests too little"
+    done
+    printf 'schemathesis, %s: %s; statuses%s\n' "$document" "$cases" "$(awk '{printf " %s:%s", $2, $1}' "$scratch/statuses")"
+}
 
+step 'schemathesis: what is served, by docs/openapi.json and docs/openapi-admin.json'
+judge openapi.json "http://127.0.0.1:$(cat "$scratch/team.port")" "token $key" '200 202 400 401 404 405'
+# What comes over and over has no end to judge.
+judge openapi-admin.json "http://127.0.0.1:$(cat "$scratch/team.admin")" "Bearer $(cat "$scratch/keys/admin_token")" \
+    '200 400 401 405' --exclude-path /api/events
+
+team=http://127.0.0.1:$(cat "$scratch/team.port")
 step 'httplint: the fields of our answers'
 mkdir "$scratch/answers"
 # NAME: NOTE, for each note that is accepted. Notes at INFO and GOOD are not judged.

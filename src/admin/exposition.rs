@@ -132,7 +132,12 @@ fn as_prometheus(open_metrics: &str) -> String {
 
 fn whole(admin: &Admin) -> Vec<Family> {
     let (is_ready, _) = admin.health().readiness();
+    let mut dropped = Family::counter("trace_spans_dropped", "Spans that were not sent, where traces are");
+    if let Some(traces) = &admin.views.traces {
+        dropped = dropped.is(large(traces.lost()));
+    }
     vec![
+        dropped,
         Family::gauge("build_info", "The version, as a label")
             .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0),
         Family::gauge("ready", "Whether clients may be sent here").is(flag(is_ready)),

@@ -35,6 +35,7 @@ use crate::listener::{self, Counters};
 use crate::shutdown::Shutdown;
 use crate::telemetry::history::History;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::Traces;
 use crate::transport::{Body, Peer, ServerTls, ServerTlsSettings};
 use crate::upstream::Upstream;
 
@@ -79,6 +80,8 @@ pub struct Views {
     pub journal: Journal,
     /// Its file.
     pub journal_path: PathBuf,
+    /// Where spans go, if anywhere.
+    pub traces: Option<Traces>,
     /// What the request path counts.
     pub metrics: Arc<Metrics>,
     /// What the clients' listener counts.

@@ -121,7 +121,7 @@ impl App {
             credentials: Arc::clone(&credentials),
             journal: journal.clone(),
             metrics: Arc::clone(&metrics),
-            traces,
+            traces: traces.clone(),
             shutdown: shutdown.clone(),
         };
         let gateway = Arc::new(Gateway::new(&settings(&config), with));
@@ -134,6 +134,7 @@ impl App {
         let (waiting, views_tls) = (Arc::clone(&gateway), tls.clone());
         let views = Views {
             clock: clock.clone(),
+            traces,
             cache: gateway.cache(),
             upstream: upstream.clone(),
             credentials: Arc::clone(&credentials),

@@ -2,7 +2,6 @@
 //! cannot change without a restart is said.
 
 use std::error::Error;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,8 +33,8 @@ const EVERY: Duration = Duration::from_secs(1);
 pub struct Reload {
     /// Reads and resolves it.
     pub read: Box<dyn Fn() -> Result<Config, Problems> + Send>,
-    /// Its file.
-    pub file: Option<PathBuf>,
+    /// Its file, opened before it was read for the first time: so that no change of it is missed.
+    pub file: Option<Followed>,
     /// What is logged.
     pub log: LogFilter,
     /// Told when it is to be read again.
@@ -69,18 +68,7 @@ impl Reload {
     pub(super) fn spawn(self, reloader: Box<Reloader>, mut following: Following) {
         let Self { read, file, log, asked } = self;
         let shutdown = reloader.shutdown.clone();
-        let file = file.map(|path| Followed::open("configuration", vec![path]));
-        let followed = match file.transpose() {
-            Ok(followed) => followed.map(|(followed, _)| followed),
-            Err(error) => {
-                tracing::error!(
-                    error = crate::chain::chain(&error),
-                    "the configuration's file is not followed"
-                );
-                None
-            }
-        };
-        let watched = followed.as_ref().map_or_else(|| Watched::new("configuration"), Followed::watched);
+        let watched = file.as_ref().map_or_else(|| Watched::new("configuration"), Followed::watched);
         following.follow(
             "configuration".to_owned(),
             vec![Arc::clone(&watched)],
@@ -97,8 +85,8 @@ impl Reload {
         shutdown.spawn(async move {
             let on_change = Arc::clone(&again);
             let by_file = async {
-                match followed {
-                    Some(followed) => followed.follow(EVERY, |_| (lock(&on_change))()).await,
+                match file {
+                    Some(file) => file.follow(EVERY, |_| (lock(&on_change))()).await,
                     None => std::future::pending().await,
                 }
             };

@@ -60,6 +60,7 @@ async fn show(args: &Args) -> Result<(), BoxError> {
         ("upstream.url", fake.url(), "the demo"),
         ("upstream.ca_file", ca_file.display().to_string(), "the demo"),
         ("journal.path", journal.display().to_string(), "the demo"),
+        ("admin.listen", "127.0.0.1:0".to_owned(), "the demo"),
     ];
     let (config, _) = Config::resolve(&Sources::isolated("demo-token", flags))?;
     let app = App::bind(config, Clock::system(), shutdown.clone()).await?;
@@ -67,6 +68,7 @@ async fn show(args: &Args) -> Result<(), BoxError> {
         return Err("the demo's gateway needs a TCP address".into());
     };
     let root = format!("http://{address}");
+    let page = app.admin_address().map(|admin| format!("http://{admin}/")).unwrap_or_default();
     let serving = app.run();
     tokio::pin!(serving);
 
@@ -78,7 +80,7 @@ async fn show(args: &Args) -> Result<(), BoxError> {
         if args.once {
             return Ok(());
         }
-        invite(&mut out, &root, &journal)?;
+        invite(&mut out, &root, &page, &journal)?;
         shutdown.begun().await;
         Ok(())
     };
@@ -190,9 +192,9 @@ async fn narrate(
     Ok(())
 }
 
-fn invite(out: &mut impl Write, root: &str, journal: &Path) -> Result<(), BoxError> {
+fn invite(out: &mut impl Write, root: &str, page: &str, journal: &Path) -> Result<(), BoxError> {
     let export = Uuid::new_v4();
-    writeln!(out, "\nThe gateway serves on; end it with Ctrl-C. Try:")?;
+    writeln!(out, "\nThe gateway serves on; end it with Ctrl-C. Its status page: {page}\nTry:")?;
     writeln!(
         out,
         "  curl -i -X POST '{root}/orgs/{ORG}/export?{VERSION}' -H 'Content-Type: application/vnd.api+json' \\\n    -d '{{\"data\":{{\"type\":\"resource\",\"attributes\":{{\"formats\":[\"csv\"]}}}}}}'"

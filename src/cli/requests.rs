@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 
-use crate::journal::{Query, QueryError, Row, StatusFilter, find, support};
+use crate::journal::{Query, QueryError, Row, StatusFilter, find, moment, support};
 
 /// What to look for; everything given must match.
 #[derive(Debug, clap::Args)]
@@ -32,11 +32,11 @@ pub(super) struct Args {
     #[arg(long)]
     status: Option<StatusFilter>,
     /// Sent since: a time (2026-02-12T20:00:00Z) or so long ago (2h)
-    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
-    since: Option<Moment>,
+    #[arg(long, value_name = "TIME", value_parser = moment_text)]
+    since: Option<String>,
     /// Sent before: a time or so long ago
-    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
-    until: Option<Moment>,
+    #[arg(long, value_name = "TIME", value_parser = moment_text)]
+    until: Option<String>,
     /// Most requests, the newest first
     #[arg(long, default_value_t = 50)]
     limit: u32,
@@ -55,26 +55,9 @@ enum Format {
     Csv,
 }
 
-/// A time, or a distance from now.
-#[derive(Debug, Clone, Copy)]
-enum Moment {
-    At(SystemTime),
-    Ago(std::time::Duration),
-}
-
-impl Moment {
-    fn parse(text: &str) -> Result<Self, &'static str> {
-        let at = humantime::parse_rfc3339_weak(text).map(Self::At);
-        at.or_else(|_| humantime::parse_duration(text).map(Self::Ago))
-            .map_err(|_| "must be a UTC time such as 2026-02-12T20:00:00Z, or a distance such as 2h")
-    }
-
-    fn resolve(self, now: SystemTime) -> SystemTime {
-        match self {
-            Self::At(at) => at,
-            Self::Ago(ago) => now.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH),
-        }
-    }
+/// Whether `text` is a time, or a distance from now; it is resolved when now is known.
+fn moment_text(text: &str) -> Result<String, &'static str> {
+    moment(text, SystemTime::UNIX_EPOCH).map(|_| text.to_owned())
 }
 
 /// Why requests cannot be listed.
@@ -110,6 +93,7 @@ impl Error {
 }
 
 pub(super) fn run(args: &Args, journal: &Path, out: &mut dyn Write, now: SystemTime) -> Result<(), Error> {
+    let at = |text: &Option<String>| text.as_deref().and_then(|text| moment(text, now).ok());
     let query = Query {
         export: args.export.clone(),
         org: args.org.clone(),
@@ -117,8 +101,8 @@ pub(super) fn run(args: &Args, journal: &Path, out: &mut dyn Write, now: SystemT
         client: args.client.clone(),
         id: args.id.clone(),
         status: args.status,
-        since: args.since.map(|moment| moment.resolve(now)),
-        until: args.until.map(|moment| moment.resolve(now)),
+        since: at(&args.since),
+        until: at(&args.until),
         limit: args.limit,
     };
     let rows = find(journal, &query)?;

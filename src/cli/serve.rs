@@ -8,10 +8,12 @@ use tokio::sync::Notify;
 use super::{Configured, Failure, block_on, stop_on_signal};
 use crate::app::{App, Reload};
 use crate::clock::Clock;
+use crate::files::Followed;
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
 pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Failure> {
+    let file = configured.file().map(|path| Followed::open("configuration", vec![path]));
     let config = configured.resolve()?.0;
     let log = telemetry::init(&config.log)
         .map_err(|error| Failure::Other("logs cannot be set up", error.into()))?;
@@ -44,7 +46,8 @@ pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Fai
                 Failure::Other("cannot start", error.into())
             }
         })?;
-        let file = configured.file();
+        // What cannot be read has been reported as a problem.
+        let file = file.and_then(Result::ok).map(|(followed, _)| followed);
         let read = Box::new(move || Ok(configured.resolve()?.0));
         app.reloading(Reload { read, file, log, asked }).run().await;
         Ok(())

@@ -16,6 +16,7 @@ use http_body_util::{BodyExt as _, Either, Full};
 use tempfile::TempDir;
 
 use crate::support::program::Program;
+use crate::support::raw::DEADLINE;
 use crate::support::{TOKEN, results, scope};
 
 /// Clients that ask all the time: some keep their connections, as hyper's client does, the others make a new one
@@ -99,13 +100,18 @@ fn signal(program: &Program, name: &str) {
 
 /// Resolves when the log holds `count` lines with `text`.
 async fn logged(program: &Program, text: &str, count: usize) -> String {
-    loop {
-        let log = std::fs::read_to_string(program.log()).unwrap_or_default();
-        if log.lines().filter(|line| line.contains(text)).count() >= count {
-            return log;
+    let path = program.log();
+    let looking = async {
+        loop {
+            let log = std::fs::read_to_string(&path).unwrap_or_default();
+            if log.lines().filter(|line| line.contains(text)).count() >= count {
+                return log;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    };
+    let logged = tokio::time::timeout(DEADLINE, looking).await;
+    logged.unwrap_or_else(|_| panic!("{count} times {text:?} is not in {}", path.display()))
 }
 
 /// A configuration that differs from others in what may change: budget, log level, limits, clients' file, TLS.
