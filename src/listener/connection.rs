@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
@@ -37,6 +38,8 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const LINGER: Duration = Duration::from_secs(1);
 /// After so long, an open connection's certificate is verified again.
 const VERIFIED_FOR: Duration = Duration::from_mins(1);
+/// How long a connection that has not asked yet may do so after a stop has begun.
+const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// How long connections have for their last answers when the drain time is over.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Largest header block list that HTTP/2's table may hold for a client, in bytes.
@@ -185,19 +188,33 @@ impl Serving {
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let settings = &self.settings;
+        let asked = Arc::new(Notify::new());
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(settings.header_timeout)
             .max_headers(settings.max_headers)
             .max_header_size(settings.max_head)
             .max_buf_size(settings.max_head)
-            .serve_connection(self.io(stream), answering(respond, other, self.shutdown.clone()));
+            .serve_connection(
+                self.io(stream),
+                answering(respond, other, (self.shutdown.clone(), Arc::clone(&asked))),
+            );
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = self.shutdown.begun() => {
-                connection.as_mut().graceful_shutdown();
-                self.until_over(connection).await
+                // A new connection is not closed under its first request.
+                let first = async { tokio::select! {
+                    () = asked.notified() => {}
+                    () = sleep(FIRST_REQUEST) => {}
+                }};
+                tokio::select! {
+                    ended = connection.as_mut() => ended,
+                    () = first => {
+                        connection.as_mut().graceful_shutdown();
+                        self.until_over(connection).await
+                    }
+                }
             }
         };
         log_end(ended);
@@ -262,10 +279,12 @@ impl Serving {
 fn answering(
     respond: impl Respond,
     other: Other,
-    shutdown: Shutdown,
+    (shutdown, asked): (Shutdown, Arc<Notify>),
 ) -> impl hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send + 'static> {
     service_fn(move |request| {
         let answer = respond(request, other.now());
+        // Kept until somebody looks.
+        asked.notify_one();
         let shutdown = shutdown.clone();
         async move {
             let mut answer = answer.await;

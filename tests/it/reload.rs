@@ -20,7 +20,8 @@ use crate::support::raw::DEADLINE;
 use crate::support::{TOKEN, results, scope};
 
 /// Clients that ask all the time: some keep their connections, as hyper's client does, the others make a new one
-/// for each request. What is no 200 is a failure.
+/// for each request. What is no 200 is a failure. A connection that was kept may be closed in the very moment that
+/// it is used again: then the request goes once more on a new one, as all clients do (RFC 9112 §9.3.1).
 struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
@@ -51,7 +52,12 @@ impl Load {
                     if !kept {
                         client = new();
                     }
-                    match ask(&client, &target).await {
+                    let mut asked = ask(&client, &target).await;
+                    if kept && asked.as_ref().is_err_and(|why| why.contains("IncompleteMessage")) {
+                        client = new();
+                        asked = ask(&client, &target).await;
+                    }
+                    match asked {
                         Ok(()) => drop(answered.fetch_add(1, Ordering::SeqCst)),
                         Err(why) => failed.lock().unwrap().push(why),
                     }
