@@ -3,38 +3,13 @@
 # can (with apt-get as root), and names it where it cannot. Stops at the first step that fails.
 set -euo pipefail
 cd "$(dirname "$0")"
+# shellcheck source=tests/shell.sh
+. tests/shell.sh
 
 readonly CARGO_DENY=0.20.2
 
-step() { printf '\n== %s\n' "$*"; }
-fail() {
-    printf '\ntest.sh: FAILED: %s\n' "$*" >&2
-    exit 1
-}
-
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-
-# need PACKAGE TEST...: runs TEST; where it fails, installs the Debian package.
-apt_is_fresh=no
-need() {
-    local package=$1
-    shift
-    "$@" >/dev/null 2>&1 && return
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        fail "the package $package is missing: install it (on Debian: apt-get install $package)"
-    fi
-    printf 'installing %s\n' "$package"
-    if [ "$apt_is_fresh" = no ]; then
-        apt-get update -qq || fail "apt-get update failed; $package is needed"
-        apt_is_fresh=yes
-    fi
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$package" >"$scratch/apt" 2>&1 || {
-        cat "$scratch/apt" >&2
-        fail "apt-get could not install $package"
-    }
-    "$@" >/dev/null 2>&1 || fail "$package is installed, but \`$*\` still fails"
-}
 
 step 'What is needed'
 command -v cargo >/dev/null ||
@@ -95,6 +70,13 @@ esac
 
 step "Other people's tools: TLS, the answers' fields, our own OpenAPI document, secrets in the repository"
 tests/tools.sh "${CARGO_TARGET_DIR:-target}/debug/exportgate"
+
+step 'The status page, in a browser'
+tests/browser/run.sh "${CARGO_TARGET_DIR:-target}/debug/exportgate"
+
+step 'What is in deploy, and the metrics'
+deploy/lint.sh "${CARGO_TARGET_DIR:-target}/debug/exportgate"
+deploy/prometheus/check.sh "$written/metrics.txt"
 
 step 'Documentation'
 RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked

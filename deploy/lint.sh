@@ -8,6 +8,8 @@
 set -euo pipefail
 named=${1:+$(realpath -m "$1")}
 cd "$(dirname "$0")/.."
+# shellcheck source=tests/shell.sh
+. tests/shell.sh
 
 readonly PINS=(
     cloudcoil-models-prometheus-operator==0.80.1.0
@@ -23,11 +25,6 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 program=${named:-$target/debug/exportgate}
 tools=$target/tools-deploy
 
-step() { printf '\n== %s\n' "$*"; }
-fail() {
-    printf '\nlint.sh: FAILED: %s\n' "$*" >&2
-    exit 1
-}
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -38,27 +35,6 @@ not_checked=''
 not_checked() {
     printf '######## %s ########\n' "$*"
     not_checked+="; $*"
-}
-
-# need PACKAGE TEST...: runs TEST; where it fails, installs the Debian package.
-apt_is_fresh=no
-need() {
-    local package=$1
-    shift
-    "$@" >/dev/null 2>&1 && return
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        fail "the package $package is missing: install it (on Debian: apt-get install $package)"
-    fi
-    printf 'installing %s\n' "$package"
-    if [ "$apt_is_fresh" = no ]; then
-        apt-get update -qq || fail "apt-get update failed; $package is needed"
-        apt_is_fresh=yes
-    fi
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >"$scratch/apt" 2>&1 || {
-        cat "$scratch/apt" >&2
-        fail "apt-get could not install $package"
-    }
-    "$@" >/dev/null 2>&1 || fail "$package is installed, but \`$*\` still fails"
 }
 
 # need_prometheus: the same for promtool, whose package starts a server: not on this machine.

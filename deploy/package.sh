@@ -5,15 +5,12 @@
 #   deploy/package.sh [--no-build]      (--no-build: with target/release/exportgate as it is)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# shellcheck source=tests/shell.sh
+. tests/shell.sh
 
 readonly CARGO_DEB=3.8.0
 readonly CARGO_CYCLONEDX=0.5.9
 
-step() { printf '\n== %s\n' "$*"; }
-fail() {
-    printf '\npackage.sh: FAILED: %s\n' "$*" >&2
-    exit 1
-}
 
 build=yes
 case ${1:-} in
@@ -24,27 +21,6 @@ esac
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-
-# need PACKAGE TEST...: runs TEST; where it fails, installs the Debian package.
-apt_is_fresh=no
-need() {
-    local package=$1
-    shift
-    "$@" >/dev/null 2>&1 && return
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        fail "the package $package is missing: install it (on Debian: apt-get install $package)"
-    fi
-    printf 'installing %s\n' "$package"
-    if [ "$apt_is_fresh" = no ]; then
-        apt-get update -qq || fail "apt-get update failed; $package is needed"
-        apt_is_fresh=yes
-    fi
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$package" >"$scratch/apt" 2>&1 || {
-        cat "$scratch/apt" >&2
-        fail "apt-get could not install $package"
-    }
-    "$@" >/dev/null 2>&1 || fail "$package is installed, but \`$*\` still fails"
-}
 
 # need_cargo NAME VERSION: the same for a program that cargo installs.
 need_cargo() {

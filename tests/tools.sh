@@ -7,6 +7,8 @@
 set -euo pipefail
 named=${1:+$(realpath -m "$1")}
 cd "$(dirname "$0")/.."
+# shellcheck source=tests/shell.sh
+. tests/shell.sh
 
 readonly PINS=(sslyze==6.3.1 schemathesis==4.32.5 httplint==2026.10.4)
 readonly VERSION=2024-10-15
@@ -16,11 +18,6 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 program=${named:-$target/debug/exportgate}
 tools=$target/tools
 
-step() { printf '\n== %s\n' "$*"; }
-fail() {
-    printf '\ntools.sh: FAILED: %s\n' "$*" >&2
-    exit 1
-}
 
 scratch=$(mktemp -d)
 # Counted in a file, for parts of a pipe have variables of their own.
@@ -33,27 +30,6 @@ clean_up() {
     rm -rf "$scratch"
 }
 trap clean_up EXIT
-
-# need PACKAGE TEST...: runs TEST; where it fails, installs the Debian package.
-apt_is_fresh=no
-need() {
-    local package=$1
-    shift
-    "$@" >/dev/null 2>&1 && return
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        fail "the package $package is missing: install it (on Debian: apt-get install $package)"
-    fi
-    printf 'installing %s\n' "$package"
-    if [ "$apt_is_fresh" = no ]; then
-        apt-get update -qq || fail "apt-get update failed; $package is needed"
-        apt_is_fresh=yes
-    fi
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$package" >"$scratch/apt" 2>&1 || {
-        cat "$scratch/apt" >&2
-        fail "apt-get could not install $package"
-    }
-    "$@" >/dev/null 2>&1 || fail "$package is installed, but \`$*\` still fails"
-}
 
 # listening LOG PATTERN: the first match of PATTERN in LOG, once it is there.
 listening() {
@@ -312,7 +288,7 @@ tokenless=http://127.0.0.1:$(cat "$scratch/tokenless.port")
 body='{"data":{"type":"resource","attributes":{"formats":["csv"]}}}'
 ask start 202 "${me[@]}" "${json[@]}" --data "$body" "$team/orgs/tools/export?version=$VERSION"
 export_id=$(grep -aoE '"id":"[0-9a-f-]+"' "$scratch/answers/start" | cut -d '"' -f 4)
-export_url=$team/orgs/tools/export/$export_id?version=$VERSION
+export_url="$team/orgs/tools/export/$export_id?version=$VERSION"
 ask pending 200 "${me[@]}" "$export_url"
 ask miss 200 "${me[@]}" "$export_url"
 ask hit 200 "${me[@]}" "$export_url"

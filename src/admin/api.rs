@@ -46,8 +46,29 @@ const NO_JOURNAL: Refusal = refusal(
 );
 
 impl Admin {
+    /// Looks at all that is stored, or at the journal: one of few at the same time, and never where requests are
+    /// served.
+    async fn search<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let _one = self.searches.try_acquire().map_err(|_| BUSY)?;
+        tokio::task::spawn_blocking(work).await.map_err(|_| BUSY)
+    }
+
+    /// Forgets an export, or everything; how many entries went.
+    pub(super) async fn purge(&self, what: Option<(&str, &str)>) -> Result<usize, Refusal> {
+        let cache = self.views.cache.clone();
+        let what = what.map(|(scope, export)| (scope.to_owned(), export.to_owned()));
+        self.search(move || match what {
+            Some((scope, export)) => cache.purge(&scope, &export),
+            None => cache.purge_all(),
+        })
+        .await
+    }
+
     /// What is stored.
-    pub(super) fn stored(&self, query: &str) -> Result<Value, Refusal> {
+    pub(super) async fn stored(&self, query: &str) -> Result<Value, Refusal> {
         let mut limit = EXPORTS;
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
@@ -55,7 +76,8 @@ impl Admin {
                 _ => return Err(UNKNOWN),
             }
         }
-        let stored = self.views.cache.stored(self.now());
+        let (cache, now) = (self.views.cache.clone(), self.now());
+        let stored = self.search(move || cache.stored(now)).await?;
         let exports: Vec<Value> = stored
             .iter()
             .take(limit as usize)
@@ -82,10 +104,8 @@ impl Admin {
     /// Requests to Snyk, or the text about them for Snyk's support.
     pub(super) async fn requests(&self, query: &str) -> Result<Response<Body>, Refusal> {
         let (wanted, as_text) = self.parse(query)?;
-        let _one = self.searches.try_acquire().map_err(|_| BUSY)?;
         let path = self.views.journal_path.clone();
-        let found = tokio::task::spawn_blocking(move || journal::find(&path, &wanted)).await;
-        let rows = found.ok().and_then(Result::ok).ok_or(NO_JOURNAL)?;
+        let rows = self.search(move || journal::find(&path, &wanted)).await?.map_err(|_| NO_JOURNAL)?;
         if as_text {
             return Ok(whole(StatusCode::OK, "text/plain; charset=utf-8", journal::support(&rows)));
         }

@@ -43,7 +43,7 @@ use board::Board;
 
 /// How often the parts are looked at, for their histories.
 const LOOK: Duration = Duration::from_secs(1);
-/// Most searches in the journal at once.
+/// Most searches at once, in the journal or in what is stored.
 const MAX_SEARCHES: usize = 4;
 /// Most pages that are kept up to date at once.
 const MAX_EVENTS: usize = 16;
@@ -263,7 +263,7 @@ impl Admin {
         guard::admit(parts, peer, &self.settings).await?;
         let target: Vec<&str> = path.split('/').skip(1).collect();
         if let ["api", "exports", rest @ ..] = target.as_slice() {
-            return self.exports(parts, rest);
+            return self.exports(parts, rest, peer).await;
         }
         only(&parts.method, "GET, HEAD")?;
         match target.as_slice() {
@@ -291,21 +291,31 @@ impl Admin {
     }
 
     /// What is stored, and purges.
-    fn exports(&self, parts: &http::request::Parts, rest: &[&str]) -> Result<Response<Body>, Refusal> {
-        let purged = |count: usize| {
-            tracing::info!(target: "exportgate::admin", purged = count, "stored responses were purged");
-            json_answer(&json!({ "purged": count }))
-        };
-        match (&parts.method, rest) {
+    async fn exports(
+        &self,
+        parts: &http::request::Parts,
+        rest: &[&str],
+        peer: &Peer,
+    ) -> Result<Response<Body>, Refusal> {
+        let what = match (&parts.method, rest) {
             (&Method::GET | &Method::HEAD, []) => {
-                Ok(json_answer(&self.stored(parts.uri.query().unwrap_or_default())?))
+                return Ok(json_answer(&self.stored(parts.uri.query().unwrap_or_default()).await?));
             }
-            (&Method::DELETE, []) => Ok(purged(self.views.cache.purge_all())),
-            (&Method::DELETE, [scope, export]) => Ok(purged(self.views.cache.purge(scope, export))),
-            (_, []) => Err(method_not_allowed("GET, HEAD, DELETE")),
-            (_, [_, _]) => Err(method_not_allowed("DELETE")),
-            _ => Err(NO_SUCH_CALL),
-        }
+            (&Method::DELETE, []) => None,
+            (&Method::DELETE, [scope, export]) => Some((*scope, *export)),
+            (_, []) => return Err(method_not_allowed("GET, HEAD, DELETE")),
+            (_, [_, _]) => return Err(method_not_allowed("DELETE")),
+            _ => return Err(NO_SUCH_CALL),
+        };
+        let purged = self.purge(what).await?;
+        tracing::info!(
+            target: "exportgate::admin",
+            purged,
+            all = what.is_none(),
+            client.address = peer.via.address().map(|address| tracing::field::display(address.ip())),
+            "stored responses were purged"
+        );
+        Ok(json_answer(&json!({ "purged": purged })))
     }
 
     fn metrics(&self, fields: &HeaderMap) -> Response<Body> {

@@ -90,6 +90,11 @@ fn required(r: &mut Reader<'_>) -> Option<(HeaderName, Option<HeaderValue>)> {
         text.split_once(':').map_or((text.as_str(), None), |(name, value)| (name, Some(value.trim())));
     let value = value.map(HeaderValue::from_str).transpose();
     if let (Ok(name), Ok(value)) = (name.trim().parse(), value) {
+        if value.is_some() {
+            // It keeps others out only as long as they do not know it.
+            let place = r.place(key.0);
+            r.show(key.0, &format!("{name}: (not shown)"), &place);
+        }
         return Some((name, value));
     }
     let place = r.place(key.0);

@@ -110,7 +110,11 @@ pub(super) fn read(
     let listener = listen.map(|listen| listener::Settings {
         listen: vec![listen],
         max_connections,
-        max_connections_per_address: max_connections,
+        // One machine must not keep a kubelet out.
+        max_connections_per_address: (max_connections / 4).max(1),
+        // Who may use the clients' socket may not purge what all of them share.
+        unix_mode: 0o600,
+        unix_owner: (None, None),
         max_body: 0,
         // A page that is open asks every few seconds.
         header_timeout: listener.header_timeout.max(Duration::from_secs(10)),

@@ -1,0 +1,33 @@
+# What the scripts here have in common; read by them with `.`.
+# shellcheck shell=bash
+
+step() { printf '\n== %s\n' "$*"; }
+fail() {
+    printf '\n%s: FAILED: %s\n' "$(basename "$0")" "$*" >&2
+    exit 1
+}
+
+# need PACKAGE TEST...: runs TEST; where it fails, installs the Debian package.
+need() {
+    local package=$1 log
+    shift
+    "$@" >/dev/null 2>&1 && return
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        fail "the package $package is missing: install it (on Debian: apt-get install $package)"
+    fi
+    printf 'installing %s\n' "$package"
+    log=$(mktemp)
+    if [ -z "${apt_is_fresh:-}" ]; then
+        apt-get update -qq >"$log" 2>&1 || {
+            cat "$log" >&2
+            fail "apt-get update failed; $package is needed"
+        }
+        apt_is_fresh=yes
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >"$log" 2>&1 || {
+        cat "$log" >&2
+        fail "apt-get could not install $package"
+    }
+    rm -f "$log"
+    "$@" >/dev/null 2>&1 || fail "$package is installed, but \`$*\` still fails"
+}
