@@ -2,6 +2,7 @@
 //! until it is told to stop.
 
 mod following;
+mod looking;
 mod pacing;
 mod reload;
 
@@ -28,6 +29,7 @@ use crate::transport::{BadTls, ServerTls, TransportError};
 use crate::upstream::Upstream;
 
 use following::Following;
+use looking::Looking;
 use pacing::Pacing;
 use reload::Reloader;
 
@@ -45,7 +47,7 @@ const LAST_LOOKS: Duration = Duration::from_secs(1);
 pub struct App {
     listener: Listener,
     gateway: Arc<Gateway>,
-    admin: Option<(Listener, Arc<Admin>)>,
+    admin: Option<(Looking, Arc<Admin>)>,
     following: Following,
     reloader: Box<Reloader>,
     reload: Option<Reload>,
@@ -84,6 +86,9 @@ pub enum StartError {
     /// It changed since it was read first, and is not valid.
     #[error(transparent)]
     BadClients(#[from] Problems),
+    /// No thread can be started.
+    #[error("no thread for the admin listener")]
+    Thread(#[source] std::io::Error),
 }
 
 impl StartError {
@@ -158,7 +163,7 @@ impl App {
             tls,
             pacing: pacing.clone(),
             limits: listener.limits(),
-            admin: admin.as_ref().map(|(listener, admin)| (listener.limits(), Arc::clone(admin))),
+            admin: admin.as_ref().map(|(looking, admin)| (Arc::clone(&looking.limits), Arc::clone(admin))),
             stop: Arc::clone(&stop),
             clock: clock.clone(),
             shutdown: shutdown.clone(),
@@ -195,7 +200,7 @@ impl App {
     /// Where the gateway is looked after.
     #[must_use]
     pub fn admin_address(&self) -> Option<Address> {
-        self.admin.as_ref()?.0.addresses().pop()
+        self.admin.as_ref()?.0.addresses.last().cloned()
     }
 
     /// The gateway, to look at while it runs.
@@ -213,18 +218,12 @@ impl App {
         let exporting = self.exporter.map(Exporter::spawn);
         self.pacing.spawn(&self.pacing.upstream.pacers(), &shutdown);
         self.following.spawn(self.reloader, self.reload);
-        let last = Shutdown::new();
-        if let Some((listener, admin)) = self.admin {
-            for address in listener.addresses() {
+        let looking = self.admin.map(|(looking, admin)| {
+            for address in &looking.addresses {
                 tracing::info!(server.address = %address, "the admin listener: health, metrics and the status page");
             }
-            let (looking, clock, last) = (Arc::clone(&admin), clock.clone(), last.clone());
-            shutdown.spawn_helper(async move { looking.look().await });
-            shutdown.spawn_helper(async move {
-                let respond = move |request, peer| Arc::clone(&admin).respond(request, peer);
-                listener.serve(respond, &clock, &last).await;
-            });
-        }
+            looking.begin(admin, clock.clone())
+        });
         shutdown.spawn_helper(systemd::watchdog());
         systemd::ready();
 
@@ -252,9 +251,8 @@ impl App {
             shutdown.finished(LAST_RECORDS).await;
         }
         // Whoever looks after it sees it stop to the end.
-        last.begin();
-        if !last.finished(LAST_LOOKS).await {
-            last.end();
+        if let Some(looking) = looking {
+            looking.end().await;
         }
         shutdown.release();
         self.journal.close().await;
@@ -270,12 +268,14 @@ async fn bind_admin(
     config: &Config,
     views: Views,
     following: &mut Following,
-) -> Result<Option<(Listener, Arc<Admin>)>, StartError> {
+) -> Result<Option<(Looking, Arc<Admin>)>, StartError> {
     let Some(listening) = config.admin.listener.clone() else { return Ok(None) };
     let (tls, files) = config.admin.tls.clone().map(ServerTls::open).transpose()?.unzip();
     following.admin_tls(tls.clone().zip(files));
-    let listener = match Listener::bind(listening, tls).await {
-        Err(error) if config.admin.is_default && error.source.kind() == std::io::ErrorKind::AddrInUse => {
+    let looking = match Looking::bind(listening, tls).await {
+        Err(StartError::Bind(error))
+            if config.admin.is_default && error.source.kind() == std::io::ErrorKind::AddrInUse =>
+        {
             tracing::warn!(
                 server.address = %error.address,
                 "the admin listener's default address is in use: there are no health checks and no status page; set admin.listen"
@@ -290,11 +290,11 @@ async fn bind_admin(
     let admin = Arc::new(Admin::new(
         admin::Settings { ..config.admin.clone() },
         views,
-        listener.counters(),
+        Arc::clone(&looking.counters),
         reload::shown(&config.resolved),
     ));
     admin.set(reload::shown(&config.resolved), config.journal.on_failure == OnFailure::Refuse);
-    Ok(Some((listener, admin)))
+    Ok(Some((looking, admin)))
 }
 
 /// What the request path goes by.
