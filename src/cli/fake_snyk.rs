@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
             say("Give --ca-out FILE to be able to trust its certificate, or --plain to do without TLS."
                 .to_owned())?;
         }
-        shutdown.begun().await;
+        shutdown.announced().await;
         say(format!("It answered {:?}.", fake.hits()))
     })
 }

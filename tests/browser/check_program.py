@@ -41,10 +41,9 @@ class Running:
 
     def __init__(self, scratch, token=None):
         self.scratch = Path(scratch)
-        self.started = []
         self.log = self.scratch / "gateway.log"
         fake_log = self.scratch / "fake.log"
-        self.start(fake_log, "fake-snyk", "--plain", "--listen", "127.0.0.1:0", "--polls", "1")
+        self.fake = self.start(fake_log, "fake-snyk", "--plain", "--listen", "127.0.0.1:0", "--polls", "1")
         self.upstream = first(fake_log, r"(http://127\.0\.0\.1:\d+)")
         settings = {
             "listen": ["127.0.0.1:0"],
@@ -58,15 +57,13 @@ class Running:
             file.chmod(0o600)
             settings["admin.token_file"] = str(file)
         self.settings = settings
-        self.serve()
+        self.gateway = None
 
     def start(self, log, *arguments):
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.scratch), "SNYK_TOKEN": "any-token-for-the-fake"}
         environment["EXPORTGATE_LOG_FORMAT"] = "json"
         with log.open("w") as out:
-            process = subprocess.Popen([PROGRAM, *arguments], stdout=out, stderr=out, env=environment)
-        self.started.append(process)
-        return process
+            return subprocess.Popen([PROGRAM, *arguments], stdout=out, stderr=out, env=environment)
 
     def serve(self):
         configuration = self.scratch / "exportgate.toml"
@@ -82,17 +79,19 @@ class Running:
 
     def stop(self):
         self.gateway.terminate()
-        self.gateway.wait(timeout=40)
+        try:
+            self.gateway.wait(timeout=40)
+        except subprocess.TimeoutExpired:
+            self.gateway.kill()
+            self.gateway.wait()
+            raise
 
     def close(self):
-        for process in reversed(self.started):
-            process.terminate()
-        for process in self.started:
-            try:
-                process.wait(timeout=40)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        # The fake is not what is tested.
+        self.fake.kill()
+        self.fake.wait()
+        if self.gateway and self.gateway.poll() is None:
+            self.stop()
 
     def ask(self, path, method="GET", body=None):
         """A client's request: status, header fields, JSON."""
@@ -123,6 +122,7 @@ def running(**options):
     with tempfile.TemporaryDirectory() as scratch:
         program = Running(scratch, **options)
         try:
+            program.serve()
             yield program
             assert program.gateway.poll() is None, "the gateway has ended by itself"
         finally:
@@ -335,7 +335,7 @@ def looks(browser):
                     page.locator("#exports button").first.click()
                     expect(page.locator("#confirm")).to_be_visible()
                     axe(page, f"dialog, {scheme}, {size}", "#confirm")
-                    page.screenshot(path=harness.SCREENSHOTS / f"program-dialog-{scheme}-{size}.png")
+                    screenshot(page, f"program-dialog-{scheme}-{size}", whole=False)
 
 
 TESTS = [

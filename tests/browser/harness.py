@@ -94,6 +94,15 @@ def announcements(page):
     )
 
 
+def texts_of(page, element):
+    """Starts to collect what an element says, in order; the set is window.seen. What passes quickly is in it too."""
+    page.evaluate(
+        "(id) => { window.seen = new Set(); const node = document.getElementById(id);"
+        "new MutationObserver(() => seen.add(node.textContent)).observe(node, {childList: true}); }",
+        element,
+    )
+
+
 def fits(page):
     """Nothing is wider than the window, unless it scrolls by itself."""
     width = page.viewport_size["width"]
@@ -108,6 +117,8 @@ def fits(page):
     scrolls = page.evaluate("document.documentElement.scrollWidth")
     assert scrolls <= width, f"the page is {scrolls} px wide in a window of {width} px"
 
+
+takes_screenshots = True
 
 AXE = importlib.resources.files("axe_playwright_python").joinpath("axe.min.js").read_text()
 AXE_TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
@@ -125,9 +136,11 @@ def axe(page, where, what="html"):
     assert not found, f"axe-core, {where}: {found}"
 
 
-def screenshot(page, name):
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+def screenshot(page, name, whole=True):
+    # Those of pages that are broken on purpose would only mislead.
+    if takes_screenshots:
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=whole)
 
 
 def run(title, tests, patience=PATIENCE_MS):

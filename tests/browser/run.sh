@@ -7,6 +7,8 @@
 set -euo pipefail
 named=${1:+$(realpath -m "$1")}
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/shell.sh
+. tests/shell.sh
 
 readonly PINS=(playwright==1.65.2 axe-playwright-python==0.1.8)
 
@@ -14,35 +16,9 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 program=${named:-$target/debug/exportgate}
 out=$target/browser
 
-step() { printf '\n== %s\n' "$*"; }
-fail() {
-    printf '\nrun.sh: FAILED: %s\n' "$*" >&2
-    exit 1
-}
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-
-# need PACKAGE TEST...: runs TEST; where it fails, installs the Debian package.
-apt_is_fresh=no
-need() {
-    local package=$1
-    shift
-    "$@" >/dev/null 2>&1 && return
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        fail "the package $package is missing: install it (on Debian: apt-get install $package)"
-    fi
-    printf 'installing %s\n' "$package"
-    if [ "$apt_is_fresh" = no ]; then
-        apt-get update -qq || fail "apt-get update failed; $package is needed"
-        apt_is_fresh=yes
-    fi
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >"$scratch/apt" 2>&1 || {
-        cat "$scratch/apt" >&2
-        fail "apt-get could not install $package"
-    }
-    "$@" >/dev/null 2>&1 || fail "$package is installed, but \`$*\` still fails"
-}
 
 step 'What is needed'
 [ -x "$program" ] || fail "$program is missing: cargo build, or name the program"
@@ -76,10 +52,10 @@ part() {
     timeout --kill-after=10 "$seconds" "$out/venv/bin/python" "tests/browser/$file" "$@" 2>"$scratch/errors" || result=$?
     if [ "$result" != 0 ]; then
         cat "$scratch/errors" >&2
-        failed+=("$name ended with $result (124: not in time)")
+        failed+=("$name ended with $result (124 means: not in time)")
     fi
 }
-part '(a) the page, against a mock' 400 check_page.py
+part '(a) the page, against a mock' 600 check_page.py
 part "(b) the page, served by $program" 300 check_program.py "$program"
 
 for one in "${failed[@]}"; do printf 'FINDING: %s\n' "$one" >&2; done
