@@ -1,4 +1,4 @@
-//! An error and what it came from, in one line for the log.
+//! Text as it may be shown: an error and what it came from in one line, and what others wrote.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -16,4 +16,35 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
         next = cause.source();
     }
     text
+}
+
+/// Longest text of others that is shown, in characters.
+const MOST_SHOWN: usize = 500;
+
+/// What somebody else wrote, so that a terminal shows it and does nothing else: without what moves a cursor (the C0
+/// and C1 controls) or turns the direction of a line (Unicode's bidirectional controls and separators).
+#[must_use]
+pub fn visible(text: &str) -> String {
+    let shown = |c: char| {
+        let acts = c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if acts { '\u{fffd}' } else { c }
+    };
+    let mut shown: String = text.chars().take(MOST_SHOWN + 1).map(shown).collect();
+    if shown.chars().count() > MOST_SHOWN {
+        shown = shown.chars().take(MOST_SHOWN).chain(['…']).collect();
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_does_nothing_to_a_terminal() {
+        assert_eq!(visible("é 1"), "é 1");
+        assert_eq!(visible("a\u{1b}[2J\u{9b}\u{202e}\n"), "a\u{fffd}[2J\u{fffd}\u{fffd}\u{fffd}");
+        assert_eq!(visible(&"x".repeat(70_000)).chars().count(), MOST_SHOWN + 1);
+    }
 }

@@ -73,6 +73,13 @@ pub fn report_exposed(path: &Path) {
     }
 }
 
+/// Stands for a file's content; `None` where it cannot be read.
+#[must_use]
+pub fn fingerprint(path: &Path) -> Option<[u8; 32]> {
+    let content = read(path).ok()?;
+    digest(&[content]).as_ref().try_into().ok()
+}
+
 /// How some files that are followed fare, for whoever wants to know.
 #[derive(Debug)]
 pub struct Watched {
@@ -95,6 +102,13 @@ impl Watched {
     pub fn good(&self) {
         self.taken.fetch_add(1, Ordering::Relaxed);
         self.mended();
+    }
+
+    /// Takes the counts of another over, which is gone.
+    pub fn inherit(&self, other: &Self) {
+        let (taken, failed) = other.counts();
+        self.taken.fetch_add(taken, Ordering::Relaxed);
+        self.failed.fetch_add(failed, Ordering::Relaxed);
     }
 
     /// What is there is what is in force.

@@ -4,6 +4,8 @@
 //! connections), then it has *begun* (no new requests), and is *over* when there is no time left.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -22,6 +24,8 @@ pub struct Settings {
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     announced: CancellationToken,
+    /// The same, for those who look at each request.
+    is_announced: Arc<AtomicBool>,
     doors_closed: CancellationToken,
     begun: CancellationToken,
     over: CancellationToken,
@@ -44,7 +48,14 @@ impl Shutdown {
 
     /// Says that everybody will be asked to stop in a moment: clients are led elsewhere, and served still.
     pub fn announce(&self) {
+        self.is_announced.store(true, Ordering::SeqCst);
         self.announced.cancel();
+    }
+
+    /// Tells whether it was said, at the price of a load.
+    #[must_use]
+    pub fn announcement(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_announced)
     }
 
     /// Resolves when it was said.
@@ -55,12 +66,12 @@ impl Shutdown {
     /// Whether it was said.
     #[must_use]
     pub fn is_announced(&self) -> bool {
-        self.announced.is_cancelled()
+        self.is_announced.load(Ordering::SeqCst)
     }
 
     /// Has no more connections accepted. Who has just come in may ask still.
     pub fn close_doors(&self) {
-        self.announced.cancel();
+        self.announce();
         self.doors_closed.cancel();
     }
 

@@ -1,14 +1,21 @@
 //! What is stored, and the search for request ids.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{Admin, BUSY, Refusal, json_answer, refusal, time, whole};
 use crate::journal::{self, Query, moment};
+use crate::route::Id;
 use crate::transport::Body;
 
 /// Most entries or records of one answer.
 const MOST: u32 = 1_000;
+/// Longest that a search in the journal may take.
+const LONGEST: Duration = Duration::from_secs(5);
 /// Entries of an answer, where nothing is said.
 const EXPORTS: u32 = 200;
 /// Records of an answer, where nothing is said.
@@ -41,8 +48,8 @@ const UNKNOWN: Refusal = refusal(
 const NO_JOURNAL: Refusal = refusal(
     StatusCode::SERVICE_UNAVAILABLE,
     "journal_unreadable",
-    "The journal cannot be read",
-    "See the log of the gateway and journal.path.",
+    "The journal cannot be read, or not in time",
+    "Look for less, with an id or a shorter time; or see the log of the gateway and journal.path.",
 );
 
 impl Admin {
@@ -52,19 +59,40 @@ impl Admin {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        let _one = self.searches.try_acquire().map_err(|_| BUSY)?;
-        tokio::task::spawn_blocking(work).await.map_err(|_| BUSY)
+        let one = Arc::clone(&self.searches).try_acquire_owned().map_err(|_| BUSY)?;
+        let search = move || {
+            // Kept until the work has ended, also where nobody waits for it any more.
+            let _one = one;
+            work()
+        };
+        tokio::task::spawn_blocking(search).await.map_err(|_| BUSY)
     }
 
     /// Forgets an export, or everything; how many entries went.
-    pub(super) async fn purge(&self, what: Option<(&str, &str)>) -> Result<usize, Refusal> {
+    pub(super) async fn purge(
+        &self,
+        what: Option<(Id, Id)>,
+        by: Option<SocketAddr>,
+    ) -> Result<usize, Refusal> {
         let cache = self.views.cache.clone();
-        let what = what.map(|(scope, export)| (scope.to_owned(), export.to_owned()));
-        self.search(move || match what {
-            Some((scope, export)) => cache.purge(&scope, &export),
-            None => cache.purge_all(),
-        })
-        .await
+        let work = move || {
+            let purged = match &what {
+                Some((scope, export)) => cache.purge(scope, export),
+                None => cache.purge_all(),
+            };
+            tracing::info!(
+                target: "exportgate::admin",
+                {
+                purged,
+                export.scope.id = what.as_ref().map(|(scope, _)| scope.as_str()),
+                export.id = what.as_ref().map(|(_, export)| export.as_str()),
+                client.address = by.map(|address| tracing::field::display(address.ip()))
+                },
+                "stored responses were purged"
+            );
+            purged
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| BUSY)
     }
 
     /// What is stored.
@@ -114,7 +142,7 @@ impl Admin {
 
     fn parse(&self, query: &str) -> Result<(Query, bool), Refusal> {
         let now = self.now().wall;
-        let mut wanted = Query { limit: REQUESTS, ..Query::default() };
+        let mut wanted = Query { limit: REQUESTS, within: Some(LONGEST), ..Query::default() };
         let mut as_text = false;
         let mut seen = Vec::new();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {

@@ -48,10 +48,14 @@ const SHORTEST: usize = 16;
 ///
 /// # Errors
 /// What it is refused for.
-pub(super) async fn admit(parts: &Parts, peer: &Peer, settings: &Settings) -> Result<(), Refusal> {
+pub(super) async fn admit(
+    parts: &Parts,
+    peer: &Peer,
+    (settings, hosts): (&Settings, &[String]),
+) -> Result<(), Refusal> {
     let host = authority(parts).map_err(|_| BAD_HOST)?;
     if let Via::Loopback(_) = peer.via
-        && !is_ours(host.host(), &settings.hosts)
+        && !is_ours(host.host(), hosts)
     {
         return Err(FOREIGN_HOST);
     }

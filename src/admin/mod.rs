@@ -13,9 +13,8 @@ mod page;
 mod status;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -32,6 +31,7 @@ use crate::credential::Credentials;
 use crate::files::Watched;
 use crate::journal::Journal;
 use crate::listener::{self, Counters};
+use crate::route::Id;
 use crate::shutdown::Shutdown;
 use crate::telemetry::history::History;
 use crate::telemetry::metrics::Metrics;
@@ -45,6 +45,9 @@ use board::Board;
 const LOOK: Duration = Duration::from_secs(1);
 /// Most searches at once, in the journal or in what is stored.
 const MAX_SEARCHES: usize = 4;
+/// Refused calls that are logged within a minute.
+const MAX_LINES: u32 = 20;
+const MINUTE: Duration = Duration::from_mins(1);
 /// Most pages that are kept up to date at once.
 const MAX_EVENTS: usize = 16;
 
@@ -61,8 +64,19 @@ pub struct Settings {
     pub client_ca: Option<PathBuf>,
     /// Whether the address is the default one: another gateway on this machine may have it.
     pub is_default: bool,
+}
+
+/// What may change while it runs.
+#[derive(Debug)]
+pub struct Shown {
+    /// The configuration in force, redacted, as `/api/config` shows it.
+    pub config: Value,
     /// Names by which a loopback address may be asked, besides `localhost` and loopback addresses.
     pub hosts: Vec<String>,
+    /// Whether answers are refused while the journal cannot be written.
+    pub refuses: bool,
+    /// The keys that have changed, and take effect after a restart only.
+    pub waiting: Vec<String>,
 }
 
 /// What is looked at.
@@ -114,15 +128,14 @@ pub struct Admin {
     views: Views,
     own: Arc<Counters>,
     started: Now,
-    /// Whether answers are refused while the journal cannot be written.
-    refuses: AtomicBool,
-    /// The configuration in force, redacted, as `/api/config` shows it.
-    config: ArcSwap<Value>,
+    shown: ArcSwap<Shown>,
     page_policy: HeaderValue,
     board: Mutex<Board>,
     history: Mutex<History>,
-    searches: Semaphore,
+    searches: Arc<Semaphore>,
     events: Arc<Semaphore>,
+    /// How many calls were refused since the beginning of a minute.
+    refusals: Mutex<(Instant, u32)>,
 }
 
 /// Why a call is not answered as asked.
@@ -150,6 +163,12 @@ const NO_SUCH_CALL: Refusal = refusal(
     "There is no such call",
     "GET /api/openapi.json lists the calls.",
 );
+const BAD_ID: Refusal = refusal(
+    StatusCode::BAD_REQUEST,
+    "bad_id",
+    "This is no org's, group's or export's id",
+    "Use ids as exportgate exports prints them: letters, digits, hyphens and underscores.",
+);
 const BUSY: Refusal = refusal(
     StatusCode::SERVICE_UNAVAILABLE,
     "too_many_callers",
@@ -174,28 +193,28 @@ const fn method_not_allowed(allow: &'static str) -> Refusal {
 }
 
 impl Admin {
-    /// Looks at `views`. `own` is what its own listener counts; `config` the configuration in force, redacted.
+    /// Looks at `views`. `own` is what its own listener counts.
     #[must_use]
-    pub fn new(settings: Settings, views: Views, own: Arc<Counters>, config: Value) -> Self {
+    pub fn new(settings: Settings, views: Views, own: Arc<Counters>, shown: Shown) -> Self {
+        let started = views.clock.now();
         Self {
-            started: views.clock.now(),
+            started,
             settings,
             views,
             own,
-            refuses: AtomicBool::new(false),
-            config: ArcSwap::from_pointee(config),
+            shown: ArcSwap::from_pointee(shown),
             page_policy: page::policy().unwrap_or(NOTHING),
             board: Mutex::default(),
             history: Mutex::default(),
-            searches: Semaphore::new(MAX_SEARCHES),
+            searches: Arc::new(Semaphore::new(MAX_SEARCHES)),
             events: Arc::new(Semaphore::new(MAX_EVENTS)),
+            refusals: Mutex::new((started.mono, 0)),
         }
     }
 
-    /// Takes what `/api/config` shows, and whether a journal in trouble makes the gateway not ready.
-    pub fn set(&self, config: Value, refuses: bool) {
-        self.config.store(Arc::new(config));
-        self.refuses.store(refuses, Ordering::Relaxed);
+    /// Takes what changed.
+    pub fn set(&self, shown: Shown) {
+        self.shown.store(Arc::new(shown));
     }
 
     /// Looks at the parts over and over, so that it is known since when they are as they are; never ends.
@@ -219,6 +238,9 @@ impl Admin {
         let (parts, _) = request.into_parts();
         let answer = self.answer(&parts, &peer).await;
         let mut response = answer.unwrap_or_else(|refusal| {
+            if !self.is_worth_a_line() {
+                return refused(&refusal);
+            }
             tracing::info!(
                 target: "exportgate::admin",
                 {
@@ -244,6 +266,20 @@ impl Admin {
         response
     }
 
+    /// Whether a refusal is logged: so many a minute, for anybody can have a call refused.
+    fn is_worth_a_line(&self) -> bool {
+        let now = self.now().mono;
+        let mut refusals = lock(&self.refusals);
+        if now.saturating_duration_since(refusals.0) >= MINUTE {
+            *refusals = (now, 0);
+        }
+        refusals.1 += 1;
+        if refusals.1 == MAX_LINES + 1 {
+            tracing::warn!(target: "exportgate::admin", "many admin calls are refused: more of this minute are not logged");
+        }
+        refusals.1 <= MAX_LINES
+    }
+
     async fn answer(
         self: &Arc<Self>,
         parts: &http::request::Parts,
@@ -251,16 +287,17 @@ impl Admin {
     ) -> Result<Response<Body>, Refusal> {
         let path = parts.uri.path();
         // What a kubelet asks, with an address as Host and without a credential, gets the bare status.
-        if let "/livez" | "/readyz" = path {
+        if let Some((status, word)) = self.probed(path) {
             only(&parts.method, "GET, HEAD")?;
-            return Ok(self.probe(path));
+            let status = StatusCode::from_bytes(&status.as_bytes()[..3]).unwrap_or(StatusCode::OK);
+            return Ok(whole(status, "text/plain; charset=utf-8", word));
         }
         // The page holds no data: it asks for that with the token.
         if path == "/" {
             only(&parts.method, "GET, HEAD")?;
             return Ok(page::response(&self.page_policy));
         }
-        guard::admit(parts, peer, &self.settings).await?;
+        guard::admit(parts, peer, (&self.settings, &self.shown.load().hosts)).await?;
         let target: Vec<&str> = path.split('/').skip(1).collect();
         if let ["api", "exports", rest @ ..] = target.as_slice() {
             return self.exports(parts, rest, peer).await;
@@ -273,21 +310,24 @@ impl Admin {
             ["api", "status"] => Ok(json_answer(&self.status())),
             ["api", "events"] => self.follow(),
             ["api", "budget"] => Ok(json_answer(&self.budget())),
-            ["api", "config"] => Ok(json_answer(&self.config.load())),
+            ["api", "config"] => Ok(json_answer(&self.shown.load().config)),
             ["api", "requests"] => self.requests(parts.uri.query().unwrap_or_default()).await,
             _ => Err(NO_SUCH_CALL),
         }
     }
 
-    /// The bare status, with a word for people.
-    fn probe(&self, path: &str) -> Response<Body> {
-        let (is_ready, word) = self.health().readiness();
-        let (status, word) = match (path, is_ready) {
-            ("/livez", _) => (StatusCode::OK, "ok"),
-            (_, true) => (StatusCode::OK, word),
-            (_, false) => (StatusCode::SERVICE_UNAVAILABLE, word),
-        };
-        whole(status, "text/plain; charset=utf-8", format!("{word}\n"))
+    /// The bare status for a probe, as a status line and a word for people; nothing for another path.
+    #[must_use]
+    pub fn probed(&self, path: &str) -> Option<(&'static str, &'static str)> {
+        let good = "200 OK";
+        match (path, self.health().readiness()) {
+            ("/livez", _) => Some((good, "ok\n")),
+            ("/readyz", (true, "ready")) => Some((good, "ready\n")),
+            ("/readyz", (true, _)) => Some((good, "degraded\n")),
+            ("/readyz", (false, "stopping")) => Some(("503 Service Unavailable", "stopping\n")),
+            ("/readyz", (false, _)) => Some(("503 Service Unavailable", "not_ready\n")),
+            _ => None,
+        }
     }
 
     /// What is stored, and purges.
@@ -307,14 +347,8 @@ impl Admin {
             (_, [_, _]) => return Err(method_not_allowed("DELETE")),
             _ => return Err(NO_SUCH_CALL),
         };
-        let purged = self.purge(what).await?;
-        tracing::info!(
-            target: "exportgate::admin",
-            purged,
-            all = what.is_none(),
-            client.address = peer.via.address().map(|address| tracing::field::display(address.ip())),
-            "stored responses were purged"
-        );
+        let what = what.map(|(scope, export)| Id::parse(scope).zip(Id::parse(export)).ok_or(BAD_ID));
+        let purged = self.purge(what.transpose()?, peer.via.address()).await?;
         Ok(json_answer(&json!({ "purged": purged })))
     }
 

@@ -31,6 +31,12 @@ impl Admin {
             let (_, why) = files.failing()?;
             Some(format!("{}: the last good one is in force; {why}", files.what))
         });
+        let shown = self.shown.load();
+        let waits = || {
+            let keys = shown.waiting.join(", ");
+            (!keys.is_empty()).then(|| format!("take effect after a restart only: {keys}"))
+        };
+        let bad = bad.or_else(waits);
         Part {
             name: "configuration".to_owned(),
             state: if bad.is_some() { State::Degraded } else { State::Ok },
@@ -49,9 +55,11 @@ impl Admin {
                 let slots = credential.standing(now);
                 let in_use = slots.iter().find(|slot| slot.state == "in_use");
                 let locked = slots.iter().any(|slot| slot.state == "locked");
-                let waits = in_use.is_some_and(|slot| slot.age.is_none());
+                let waits = in_use.is_some_and(|slot| {
+                    slot.age.is_none() || slot.expires_in.is_some_and(|left| left.is_zero())
+                });
                 let (state, detail) = match in_use {
-                    Some(_) if waits => (State::Failing, "no access token yet".to_owned()),
+                    Some(_) if waits => (State::Failing, "no access token that is good still".to_owned()),
                     Some(slot) if locked => {
                         (State::Degraded, format!("{} in use; Snyk refused another slot", slot.slot))
                     }
@@ -81,7 +89,7 @@ impl Admin {
     }
 
     fn journal(&self) -> Part {
-        let refuses = self.refuses.load(Ordering::Relaxed);
+        let refuses = self.shown.load().refuses;
         let (state, detail) = match (self.views.journal.is_failing(), refuses) {
             (false, _) => (State::Ok, "records are written"),
             (true, true) => (State::Failing, "records cannot be written, and clients get 503: see the log"),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::reload::{Reload, Reloader};
-use super::{Clients, take_clients};
+use super::{parse_clients, put_in_force};
 use crate::access::Access;
 use crate::credential;
 use crate::files::{Content, Followed, Watched};
@@ -27,6 +28,10 @@ pub(super) struct Following {
     waiting: Vec<(String, Named)>,
     running: HashMap<String, CancellationToken>,
     by_name: HashMap<String, Vec<Arc<Watched>>>,
+    /// The configuration itself, which is read by `reload`.
+    configuration: Arc<Watched>,
+    /// The counts of what is followed no more, one for each kind: counters do not go down.
+    retired: Vec<Arc<Watched>>,
     watched: Arc<Mutex<Vec<Arc<Watched>>>>,
     is_running: bool,
 }
@@ -41,15 +46,24 @@ impl std::fmt::Debug for Named {
 
 impl Following {
     pub(super) fn new(shutdown: Shutdown, interval: Duration) -> Self {
-        Self {
+        let following = Self {
             shutdown,
             interval,
             waiting: Vec::new(),
             running: HashMap::new(),
             by_name: HashMap::new(),
+            configuration: Watched::new("configuration"),
+            retired: Vec::new(),
             watched: Arc::default(),
             is_running: false,
-        }
+        };
+        following.show();
+        following
+    }
+
+    /// How the configuration fares.
+    pub(super) fn configuration(&self) -> Arc<Watched> {
+        Arc::clone(&self.configuration)
     }
 
     /// How all files that are followed fare.
@@ -74,7 +88,8 @@ impl Following {
         let gone: Vec<String> = self.running.keys().filter(|name| is_gone(name)).cloned().collect();
         for name in gone {
             self.running.remove(&name).inspect(CancellationToken::cancel);
-            self.by_name.remove(&name);
+            let gone = self.by_name.remove(&name);
+            self.retire(gone);
         }
         self.show();
     }
@@ -91,10 +106,13 @@ impl Following {
     }
 
     /// Follows the file of clients.
-    pub(super) fn clients(&mut self, clients: Option<Clients>, access: &Arc<Access>) {
+    pub(super) fn clients(&mut self, clients: Option<(PathBuf, Followed)>, access: &Arc<Access>) {
         let Some((path, followed)) = clients else { return };
         let access = Arc::clone(access);
-        let take = move |contents: &[Content]| Ok(take_clients(&path, contents, &access)?);
+        let take = move |contents: &[Content]| {
+            put_in_force(&path, parse_clients(&path, contents)?, &access);
+            Ok(())
+        };
         let watched = vec![followed.watched()];
         self.follow("clients".to_owned(), watched, Box::pin(followed.follow(self.interval, take)));
     }
@@ -118,7 +136,8 @@ impl Following {
 
     /// Follows something, in place of what had its name.
     pub(super) fn follow(&mut self, name: String, watched: Vec<Arc<Watched>>, work: Work) {
-        self.by_name.insert(name.clone(), watched);
+        let before = self.by_name.insert(name.clone(), watched);
+        self.retire(before);
         self.show();
         if self.is_running {
             self.start(name, work);
@@ -153,8 +172,21 @@ impl Following {
         });
     }
 
+    fn retire(&mut self, gone: Option<Vec<Arc<Watched>>>) {
+        for gone in gone.unwrap_or_default() {
+            let kept = self.retired.iter().find(|kept| kept.what == gone.what).cloned();
+            let kept = kept.unwrap_or_else(|| {
+                let new = Watched::new(gone.what);
+                self.retired.push(Arc::clone(&new));
+                new
+            });
+            kept.inherit(&gone);
+        }
+    }
+
     fn show(&self) {
-        let all = self.by_name.values().flatten().cloned().collect();
+        let followed = self.by_name.values().flatten().chain(&self.retired);
+        let all = std::iter::once(&self.configuration).chain(followed).cloned().collect();
         *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = all;
     }
 }

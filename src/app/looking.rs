@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::{LAST_LOOKS, StartError};
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::listener::{Address, BindError, Counters, Limits, Listener, Settings};
+use crate::listener::{Address, BindError, Brief, Counters, Limits, Listener, Settings};
 use crate::shutdown::Shutdown;
 use crate::transport::ServerTls;
 
@@ -48,6 +48,9 @@ impl Looking {
             let Ok((admin, clock)): Result<(Arc<Admin>, Clock), _> = asked.await else { return };
             let looking = Arc::clone(&admin);
             stop.spawn_helper(async move { looking.look().await });
+            let probed = Arc::clone(&admin);
+            // Whoever takes all the connections does not have the gateway taken for dead.
+            let listener = listener.with_brief(Brief(Arc::new(move |path| probed.probed(path))));
             let respond = move |request, peer| Arc::clone(&admin).respond(request, peer);
             listener.serve(respond, &clock, &stop).await;
             if !stop.finished(LAST_LOOKS).await {

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::access::{Access, BadSource};
-use crate::admin::{self, Admin, Followers, Views};
+use crate::access::{Access, BadSource, Described};
+use crate::admin::{Admin, Followers, Views};
 use crate::clock::Clock;
 use crate::config::{Config, Problems, clients};
 use crate::credential::{BadCredential, Credentials};
 use crate::files::{Content, Followed, Unreadable};
 use crate::gateway::{self, Collaborators, Gateway};
-use crate::journal::{Journal, OnFailure};
+use crate::journal::Journal;
 use crate::listener::{Address, BindError, Listener};
 use crate::shutdown::{self, Shutdown};
 use crate::systemd;
@@ -112,7 +112,8 @@ impl App {
         let (credentials, values) = Credentials::open(config.credential.clone(), &clock)?;
         let (access, jwks) = Access::open(config.access.clone())?;
         let (credentials, access) = (Arc::new(credentials), Arc::new(access));
-        let clients = config.clients_file.as_deref().map(|path| follow_clients(path, &access)).transpose()?;
+        let clients = config.clients_file.as_deref().map(open_clients).transpose()?;
+        let clients = clients.map(|clients| clients.take(&access));
         let (tls, tls_files) = config.tls.clone().map(ServerTls::open).transpose()?.unzip();
         let upstream = Upstream::new(&config.upstream, &config.sparing, credentials.names())?;
         let listener = Listener::bind(config.listener.clone(), tls.clone()).await?;
@@ -153,7 +154,7 @@ impl App {
             followers: Followers(Box::new(move || waiting.waiting())),
             shutdown: shutdown.clone(),
         };
-        let admin = bind_admin(&config, views, &mut following).await?;
+        let (admin, admin_tls) = bind_admin(&config, views, &mut following).await?;
         let stop = Arc::new(ArcSwap::from_pointee(config.shutdown));
         let pacing = Pacing { upstream, journal: journal.clone(), clock: clock.clone() };
         let reloader = Box::new(Reloader {
@@ -161,6 +162,7 @@ impl App {
             access,
             credentials,
             tls,
+            admin_tls,
             pacing: pacing.clone(),
             limits: listener.limits(),
             admin: admin.as_ref().map(|(looking, admin)| (Arc::clone(&looking.limits), Arc::clone(admin))),
@@ -245,10 +247,17 @@ impl App {
         };
         futures_util::future::join(self.listener.serve(respond, &clock, &shutdown), stopping).await;
         let drain = self.stop.load().drain;
-        if !shutdown.in_time(shutdown.finished(drain)).await.unwrap_or(false) {
-            tracing::warn!("requests were still in flight when the drain time was over: they end now");
-            shutdown.end();
-            shutdown.finished(LAST_RECORDS).await;
+        match shutdown.in_time(shutdown.finished(drain)).await {
+            Some(true) => {}
+            came => {
+                if came.is_some() {
+                    tracing::warn!(
+                        "requests were still in flight when the drain time was over: they end now"
+                    );
+                }
+                shutdown.end();
+                shutdown.finished(LAST_RECORDS).await;
+            }
         }
         // Whoever looks after it sees it stop to the end.
         if let Some(looking) = looking {
@@ -263,16 +272,19 @@ impl App {
     }
 }
 
+/// The admin listener, and what it speaks TLS with.
+type BoundAdmin = (Option<(Looking, Arc<Admin>)>, Option<ServerTls>);
+
 /// Opens the admin listener. The default address may be another gateway's: then there is none.
 async fn bind_admin(
     config: &Config,
     views: Views,
     following: &mut Following,
-) -> Result<Option<(Looking, Arc<Admin>)>, StartError> {
-    let Some(listening) = config.admin.listener.clone() else { return Ok(None) };
+) -> Result<BoundAdmin, StartError> {
+    let Some(listening) = config.admin.listener.clone() else { return Ok((None, None)) };
     let (tls, files) = config.admin.tls.clone().map(ServerTls::open).transpose()?.unzip();
     following.admin_tls(tls.clone().zip(files));
-    let looking = match Looking::bind(listening, tls).await {
+    let looking = match Looking::bind(listening, tls.clone()).await {
         Err(StartError::Bind(error))
             if config.admin.is_default && error.source.kind() == std::io::ErrorKind::AddrInUse =>
         {
@@ -280,21 +292,16 @@ async fn bind_admin(
                 server.address = %error.address,
                 "the admin listener's default address is in use: there are no health checks and no status page; set admin.listen"
             );
-            return Ok(None);
+            return Ok((None, None));
         }
         bound => bound?,
     };
     if let Some(path) = &config.admin.token_file {
         crate::files::report_exposed(path);
     }
-    let admin = Arc::new(Admin::new(
-        admin::Settings { ..config.admin.clone() },
-        views,
-        Arc::clone(&looking.counters),
-        reload::shown(&config.resolved),
-    ));
-    admin.set(reload::shown(&config.resolved), config.journal.on_failure == OnFailure::Refuse);
-    Ok(Some((looking, admin)))
+    let shown = reload::shown(config, Vec::new());
+    let admin = Admin::new(config.admin.clone(), views, Arc::clone(&looking.counters), shown);
+    Ok((Some((looking, Arc::new(admin))), tls))
 }
 
 /// What the request path goes by.
@@ -308,24 +315,39 @@ fn settings(config: &Config) -> gateway::Settings<'_> {
     }
 }
 
-/// The file of clients, to be followed.
-type Clients = (PathBuf, Followed);
-
-/// Opens the file of clients and takes what is in it: what was read with the configuration may be older.
-fn follow_clients(path: &Path, access: &Access) -> Result<Clients, StartError> {
-    let (followed, contents) = Followed::open("clients", vec![path.to_owned()])?;
-    take_clients(path, &contents, access)?;
-    Ok((path.to_owned(), followed))
+/// The file of clients, read and not in force yet.
+#[derive(Debug)]
+struct Clients {
+    path: PathBuf,
+    followed: Followed,
+    roster: Vec<Described>,
 }
 
-fn take_clients(path: &Path, contents: &[Content], access: &Access) -> Result<(), Problems> {
+impl Clients {
+    /// Has them in force from now on.
+    fn take(self, access: &Access) -> (PathBuf, Followed) {
+        put_in_force(&self.path, self.roster, access);
+        (self.path, self.followed)
+    }
+}
+
+/// Opens the file of clients and reads it: what was read with the configuration may be older.
+fn open_clients(path: &Path) -> Result<Clients, StartError> {
+    let (followed, contents) = Followed::open("clients", vec![path.to_owned()])?;
+    let roster = parse_clients(path, &contents)?;
+    Ok(Clients { path: path.to_owned(), followed, roster })
+}
+
+fn parse_clients(path: &Path, contents: &[Content]) -> Result<Vec<Described>, Problems> {
     let content = contents.first().map_or(&[][..], |content| content.as_slice());
-    let roster = clients::parse(&path.display().to_string(), content)?;
+    clients::parse(&path.display().to_string(), content)
+}
+
+fn put_in_force(path: &Path, roster: Vec<Described>, access: &Access) {
     if roster.is_empty() {
         tracing::warn!(path = %path.display(), "the file of clients names nobody: nobody gets in");
     } else {
         tracing::info!(path = %path.display(), clients = roster.len(), "these clients are in force");
     }
     access.replace_roster(roster);
-    Ok(())
 }

@@ -2,7 +2,8 @@
 //! cannot change without a restart is said.
 
 use std::error::Error;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -11,30 +12,32 @@ use tokio::sync::Notify;
 
 use super::following::Following;
 use super::pacing::Pacing;
-use super::{follow_clients, settings};
+use super::{open_clients, settings};
 use crate::access::Access;
-use crate::admin::Admin;
+use crate::admin::{Admin, Shown};
 use crate::clock::Clock;
 use crate::config::{Config, Problems, Resolved, needs_restart};
 use crate::credential::Credentials;
-use crate::files::{Followed, Watched};
+use crate::files::{self, Watched};
 use crate::gateway::Gateway;
 use crate::journal::OnFailure;
 use crate::listener::Limits;
 use crate::shutdown::{self, Shutdown};
 use crate::systemd;
 use crate::telemetry::LogFilter;
-use crate::transport::ServerTls;
+use crate::transport::{BadTls, PreparedTls, ServerTls, ServerTlsSettings};
 
 /// How often the configuration's file is looked at.
 const EVERY: Duration = Duration::from_secs(1);
+
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Where the configuration comes from, and who says that it is to be read again.
 pub struct Reload {
     /// Reads and resolves it.
     pub read: Box<dyn Fn() -> Result<Config, Problems> + Send>,
-    /// Its file, opened before it was read for the first time: so that no change of it is missed.
-    pub file: Option<Followed>,
+    /// Its file, and what was in it before it was read for the first time: so that no change of it is missed.
+    pub file: Option<(PathBuf, Option<[u8; 32]>)>,
     /// What is logged.
     pub log: LogFilter,
     /// Told when it is to be read again.
@@ -54,6 +57,7 @@ pub(super) struct Reloader {
     pub(super) access: Arc<Access>,
     pub(super) credentials: Arc<Credentials>,
     pub(super) tls: Option<ServerTls>,
+    pub(super) admin_tls: Option<ServerTls>,
     pub(super) pacing: Pacing,
     pub(super) limits: Limits,
     pub(super) admin: Option<(Limits, Arc<Admin>)>,
@@ -63,121 +67,151 @@ pub(super) struct Reloader {
     pub(super) in_force: Config,
 }
 
+/// What a try to read it again needs.
+struct Again {
+    read: Box<dyn Fn() -> Result<Config, Problems> + Send>,
+    log: LogFilter,
+    reloader: Box<Reloader>,
+    following: Following,
+}
+
 impl Reload {
-    /// Reads the configuration again whenever that is asked for, until a stop has begun.
-    pub(super) fn spawn(self, reloader: Box<Reloader>, mut following: Following) {
+    /// Reads the configuration again whenever that is asked for, when its file has changed and was read alike twice,
+    /// and over and over while it is not usable; until a stop is announced.
+    pub(super) fn spawn(self, reloader: Box<Reloader>, following: Following) {
         let Self { read, file, log, asked } = self;
         let shutdown = reloader.shutdown.clone();
-        let watched = file.as_ref().map_or_else(|| Watched::new("configuration"), Followed::watched);
-        following.follow(
-            "configuration".to_owned(),
-            vec![Arc::clone(&watched)],
-            Box::pin(std::future::pending()),
-        );
-        let all = Arc::new(Mutex::new((reloader, following)));
-        let again = move || {
-            let (reloader, following) = &mut *lock(&all);
-            let config = read()?;
-            reloader.take(config, following, &log)
-        };
-        let again = Arc::new(Mutex::new(again));
+        let watched = following.configuration();
+        let again = Arc::new(Mutex::new(Again { read, log, reloader, following }));
+        let (path, mut tried) = file.unzip();
+        let mut tried = tried.take().flatten();
         let stop = shutdown.clone();
-        shutdown.spawn(async move {
-            let on_change = Arc::clone(&again);
-            let by_file = async {
-                match file {
-                    Some(file) => file.follow(EVERY, |_| (lock(&on_change))()).await,
-                    None => std::future::pending().await,
+        let reading = async move {
+            let mut seen = tried;
+            let mut ticks = tokio::time::interval(EVERY);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                let is_asked = tokio::select! {
+                    _ = ticks.tick() => false,
+                    () = asked.notified() => true,
+                };
+                // A disk that hangs holds nothing else up.
+                let path = path.clone();
+                let look = move || path.and_then(|path| files::fingerprint(&path));
+                let Ok(found) = tokio::task::spawn_blocking(look).await else { continue };
+                let has_settled = found == std::mem::replace(&mut seen, found);
+                let is_new = found != tried && has_settled;
+                if !is_asked && !is_new && watched.failing().is_none() {
+                    continue;
                 }
-            };
-            let by_signal = async {
-                loop {
-                    asked.notified().await;
+                if is_asked {
                     systemd::reloading();
-                    let read = (lock(&again))();
-                    tell(&read, &watched);
+                }
+                let work = Arc::clone(&again);
+                let trying = move || work.lock().unwrap_or_else(PoisonError::into_inner).attempt();
+                let came = tokio::task::spawn_blocking(trying).await;
+                tell(
+                    came.unwrap_or_else(|_| Err("reading it panicked".into())),
+                    is_asked || is_new,
+                    &watched,
+                );
+                tried = found;
+                if is_asked {
                     systemd::ready();
                 }
-            };
+            }
+        };
+        shutdown.spawn(async move {
             tokio::select! {
-                () = by_file => {}
-                () = by_signal => {}
-                () = stop.begun() => {}
+                () = reading => {}
+                () = stop.announced() => {}
             }
         });
     }
 }
 
-fn tell(read: &Result<(), Box<dyn Error + Send + Sync>>, watched: &Watched) {
-    match read {
-        Ok(()) => {
+impl Again {
+    fn attempt(&mut self) -> Result<(), BoxError> {
+        let config = (self.read)()?;
+        self.reloader.take(config, &mut self.following, &self.log)
+    }
+}
+
+/// Says what came of reading it; a try that nobody asked for, and that came to the same, is not worth a word.
+fn tell(came: Result<(), BoxError>, is_news: bool, watched: &Watched) {
+    match came {
+        Ok(()) if is_news || watched.failing().is_some() => {
             watched.good();
             tracing::info!("the configuration was read again");
         }
+        Ok(()) => {}
         Err(error) => {
-            let error = crate::chain::chain(&**error);
-            tracing::error!(error, "the configuration is not usable: the last good one stays in force");
-            watched.bad(error);
+            // Each problem stands on a line of its own.
+            let error = crate::chain::chain(&*error).replace("\n  ", "; ");
+            if watched.bad(error.clone()) || is_news {
+                tracing::error!(error, "the configuration is not usable: the last good one stays in force");
+            }
         }
     }
 }
 
 impl Reloader {
-    /// Goes by `new` from now on. What may fail is done first, so that a failure changes nothing.
-    fn take(
-        &mut self,
-        mut new: Config,
-        following: &mut Following,
-        log: &LogFilter,
-    ) -> Result<(), Box<dyn Error + Send + Sync>> {
+    /// Goes by `new` from now on. All that may fail is done before the first change.
+    fn take(&mut self, mut new: Config, following: &mut Following, log: &LogFilter) -> Result<(), BoxError> {
         let (changed, later) = self.differences(&new);
         if changed.is_empty() && later.is_empty() {
+            self.show(Vec::new());
             return Ok(());
         }
+        self.keep_what_is_fixed(&mut new);
+        let credentials = self.credentials.prepare(new.credential.clone(), &self.clock)?;
+        let tls = prepared(self.tls.as_ref(), new.tls.as_ref())?;
+        let admin_tls = prepared(self.admin_tls.as_ref(), new.admin.tls.as_ref())?;
+        let is_other = new.clients_file != self.in_force.clients_file;
+        let clients = new.clients_file.as_deref().filter(|_| is_other).map(open_clients).transpose()?;
         log.set(&new.log)?;
-        let values = self.credentials.replace(new.credential.clone(), &self.clock)?;
-        if let (Some(tls), Some(settings)) = (&self.tls, &new.tls)
-            && *tls.settings() != *settings
-        {
-            following.tls(Some((tls.clone(), tls.reopen(settings.clone())?)));
-        }
-        if let (Some(path), Some(_)) = (&new.clients_file, &self.in_force.clients_file)
-            && new.clients_file != self.in_force.clients_file
-        {
-            following.clients(Some(follow_clients(path, &self.access)?), &self.access);
-        }
 
+        // From here on nothing fails.
+        let count = self.credentials.all().len();
+        let values = self.credentials.replace(credentials);
         let names = self.credentials.names();
-        if !values.is_empty() || names.len() != self.in_force.credential.credentials.len() {
-            // What was fetched with a credential of the same name may not be what this one would get.
+        if !values.is_empty() || names.len() != count {
+            // Nobody asks for it any more: a credential that is described anew has keys of its own.
             let _ = self.gateway.cache().purge_all();
         }
         following.credentials(values);
         following.retain_credentials(&names);
         let pacers = self.pacing.upstream.set(&new.upstream, &new.sparing, names);
         self.pacing.spawn(&pacers, &self.shutdown);
+        following.tls(tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
+        following.admin_tls(admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         self.access.set(new.access.clone());
+        following.clients(clients.map(|clients| clients.take(&self.access)), &self.access);
         self.gateway.set(&settings(&new));
         self.limits.store(Arc::new(new.listener.clone()));
-        self.stop.store(Arc::new(new.shutdown));
-        keep(&mut new.resolved, &self.in_force.resolved, &later);
-        if let Some((limits, admin)) = &self.admin {
-            if let Some(listener) = &new.admin.listener {
-                limits.store(Arc::new(listener.clone()));
-            }
-            admin.set(shown(&new.resolved), new.journal.on_failure == OnFailure::Refuse);
+        if let (Some((limits, _)), Some(listener)) = (&self.admin, &new.admin.listener) {
+            limits.store(Arc::new(listener.clone()));
         }
+        self.stop.store(Arc::new(new.shutdown));
+        self.in_force = new;
         if !changed.is_empty() {
             tracing::info!(keys = changed.join(", "), "a new configuration is in force");
         }
         if !later.is_empty() {
             tracing::warn!(
                 keys = later.join(", "),
-                "these keys changed too, and take effect after a restart only"
+                "these keys have changed, and take effect after a restart only"
             );
         }
-        self.in_force = new;
+        self.show(later);
         Ok(())
+    }
+
+    /// Shows what is in force, and which keys wait for a restart.
+    fn show(&self, waiting: Vec<String>) {
+        if let Some((_, admin)) = &self.admin {
+            admin.set(shown(&self.in_force, waiting));
+        }
     }
 
     /// The keys that changed, and those of them that take effect after a restart only.
@@ -189,29 +223,54 @@ impl Reloader {
         let given = new.resolved.keys.iter().filter(|key| is_new(&key.name, &key.value)).map(|key| &key.name);
         let is_gone = |name: &String| !new.resolved.keys.iter().any(|key| key.name == *name);
         let gone = before.iter().map(|key| &key.name).filter(|name| is_gone(name));
-        let has_switched = |key: &str| match key.split('.').next() {
-            Some("tls") => new.tls.is_some() != self.tls.is_some(),
-            Some("access") if key == "access.clients_file" => {
-                new.clients_file.is_some() != self.in_force.clients_file.is_some()
-            }
-            _ => false,
-        };
-        given.chain(gone).cloned().partition(|key| !needs_restart(key) && !has_switched(key))
+        given.chain(gone).cloned().partition(|key| !self.waits(key, new))
     }
-}
 
-/// What takes effect after a restart only is shown as it is in force.
-fn keep(new: &mut Resolved, before: &Resolved, later: &[String]) {
-    for key in new.keys.iter_mut().filter(|key| later.contains(&key.name)) {
-        if let Some(old) = before.keys.iter().find(|old| old.name == key.name) {
-            key.clone_from(old);
+    /// Whether a change of `key` takes effect after a restart only. TLS and a roster neither begin nor end while the
+    /// listeners are open.
+    fn waits(&self, key: &str, new: &Config) -> bool {
+        let tls_switched = new.tls.is_some() != self.in_force.tls.is_some();
+        let roster_switched = new.clients_file.is_some() != self.in_force.clients_file.is_some();
+        needs_restart(key)
+            || (key.starts_with("tls.") && tls_switched)
+            || (key == "access.clients_file" && roster_switched)
+    }
+
+    /// Puts what is in force in place of what takes effect after a restart only.
+    fn keep_what_is_fixed(&self, new: &mut Config) {
+        let before = &self.in_force;
+        let waiting: Vec<String> = self.differences(new).1;
+        let Resolved { keys, .. } = &mut new.resolved;
+        keys.retain(|key| !waiting.contains(&key.name));
+        keys.extend(before.resolved.keys.iter().filter(|key| waiting.contains(&key.name)).cloned());
+        if new.tls.is_some() != before.tls.is_some() {
+            new.tls.clone_from(&before.tls);
+        }
+        if new.clients_file.is_some() != before.clients_file.is_some() {
+            new.clients_file.clone_from(&before.clients_file);
+            new.access.clients.clone_from(&before.access.clients);
+        }
+        if let (Some(tls), Some(fixed)) = (&mut new.admin.tls, &before.admin.tls) {
+            tls.client_ca.clone_from(&fixed.client_ca);
         }
     }
 }
 
-/// The configuration as `/api/config` shows it. No secret is in it.
-pub(super) fn shown(resolved: &Resolved) -> Value {
-    let keys: Vec<Value> = resolved
+/// Other files of TLS, read, where they are others.
+fn prepared<'a>(
+    tls: Option<&'a ServerTls>,
+    new: Option<&ServerTlsSettings>,
+) -> Result<Option<(&'a ServerTls, PreparedTls)>, BadTls> {
+    let Some((tls, new)) = tls.zip(new).filter(|(tls, new)| *tls.settings() != **new) else {
+        return Ok(None);
+    };
+    Ok(Some((tls, tls.prepare(new.clone())?)))
+}
+
+/// What the admin listener shows of a configuration. No secret is in it.
+pub(super) fn shown(config: &Config, waiting: Vec<String>) -> Shown {
+    let keys: Vec<Value> = config
+        .resolved
         .keys
         .iter()
         .map(|key| {
@@ -220,9 +279,10 @@ pub(super) fn shown(resolved: &Resolved) -> Value {
             })
         })
         .collect();
-    json!({ "keys": keys, "notes": resolved.notes })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    Shown {
+        config: json!({ "keys": keys, "notes": config.resolved.notes }),
+        hosts: config.access.hosts.clone(),
+        refuses: config.journal.on_failure == OnFailure::Refuse,
+        waiting,
+    }
 }

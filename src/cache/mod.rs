@@ -24,6 +24,7 @@ use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 
 use crate::clock::Now;
+use crate::route::Id;
 
 pub use collapse::{Boarding, Flights, Lead, Member, Waiter};
 pub use directives::Directives;
@@ -113,13 +114,11 @@ impl Cache {
 
     /// Removes what is stored of an org's or group's export (results and job status); how many entries.
     #[must_use = "it may have been none"]
-    pub fn purge(&self, scope: &str, export: &str) -> usize {
+    pub fn purge(&self, scope: &Id, export: &Id) -> usize {
         self.purges.fetch_add(1, Ordering::SeqCst);
         let keys = self.entries.iter().filter(|(key, _)| {
-            stored::call(key).is_some_and(|call| {
-                let id = call.operation.export().map(crate::route::Id::as_str);
-                call.scope.id.as_str() == scope && id == Some(export)
-            })
+            stored::call(key)
+                .is_some_and(|call| call.scope.id == *scope && call.operation.export() == Some(export))
         });
         let keys: Vec<_> = keys.map(|(key, _)| key).collect();
         self.remove(&keys)

@@ -47,7 +47,8 @@ impl Stored {
             scope_id: call.scope.id.as_str().to_owned(),
             export_id: call.operation.export()?.as_str().to_owned(),
             query: target.split_once('?').map_or_else(String::new, |(_, query)| query.to_owned()),
-            credential: credential.to_owned(),
+            // Behind it stands which description it was.
+            credential: credential.split('#').next().unwrap_or_default().to_owned(),
             stored: entry.received(),
             age: Duration::from_secs(entry.age(now)),
             fresh_for: Duration::from_secs(entry.ttl(now)),

@@ -2,6 +2,7 @@
 //! what to do.
 
 use std::fmt;
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -221,14 +222,32 @@ impl Door {
         if status != StatusCode::OK {
             return Err(match serde_json::from_slice::<Told>(&body) {
                 Ok(Told { error: Explained { title, detail } }) => {
-                    let (title, detail) =
-                        (super::requests::visible(&title), super::requests::visible(&detail));
+                    let (title, detail) = (crate::chain::visible(&title), crate::chain::visible(&detail));
                     Error::Refused { place: place(), status, title, detail }
                 }
                 Err(_) => Error::Stranger { place: place(), status },
             });
         }
         Ok(body)
+    }
+
+    /// What [`Door::ask`] gave, as JSON that a terminal can show: it need not be the gateway that answered.
+    pub(super) fn json(&self, body: &[u8]) -> Result<String, Error> {
+        let value: serde_json::Value = self.read(body)?;
+        let mut text = String::new();
+        for c in value.to_string().chars() {
+            // JSON escapes the C0 controls only.
+            if c.is_ascii() && !c.is_control() {
+                text.push(c);
+            } else {
+                let mut units = [0; 2];
+                for unit in c.encode_utf16(&mut units) {
+                    let _ = write!(text, "\\u{unit:04x}");
+                }
+            }
+        }
+        text.push('\n');
+        Ok(text)
     }
 
     /// Reads what [`Door::ask`] gave.

@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use super::Failure;
 use super::admin::Reached;
-use super::requests::visible;
 use super::status::{size, span};
+use crate::chain::visible;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -28,7 +28,7 @@ pub(super) async fn run(args: &Args) -> Result<String, Failure> {
     let body = door.ask(Method::GET, &format!("/api/exports?limit={}", args.limit)).await?;
     let stored: Stored = door.read(&body)?;
     if args.json {
-        return Ok(format!("{}\n", String::from_utf8_lossy(&body).trim_end()));
+        return Ok(door.json(&body)?);
     }
     Ok(stored.shown())
 }

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 
+use crate::chain::visible;
 use crate::journal::{Query, QueryError, Row, StatusFilter, find, moment, support};
 
 /// What to look for; everything given must match.
@@ -104,6 +105,7 @@ pub(super) fn run(args: &Args, journal: &Path, out: &mut dyn Write, now: SystemT
         since: at(&args.since),
         until: at(&args.until),
         limit: args.limit,
+        within: None,
     };
     let rows = find(journal, &query)?;
     if args.support {
@@ -168,11 +170,6 @@ pub(super) fn table(rows: &[Row]) -> Table {
 /// The first part of a UUID is enough to tell which.
 pub(super) fn short(id: &str) -> &str {
     if id.len() == 36 { id.split('-').next().unwrap_or(id) } else { id }
-}
-
-/// Nothing in the journal may move a terminal's cursor.
-pub(super) fn visible(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// A spreadsheet must not take a value for a formula.

@@ -8,23 +8,26 @@ use tokio::sync::Notify;
 use super::{Configured, Failure, block_on, stop_on_signal};
 use crate::app::{App, Reload};
 use crate::clock::Clock;
-use crate::files::Followed;
+use crate::config::Config;
+use crate::files;
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
 pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Failure> {
-    let file = configured.file().map(|path| Followed::open("configuration", vec![path]));
-    let config = configured.resolve()?.0;
+    let file = configured.file().map(|path| {
+        let found = files::fingerprint(&path);
+        (path, found)
+    });
+    let (config, lowered) = within_open_files(configured.resolve()?.0);
     let log = telemetry::init(&config.log)
         .map_err(|error| Failure::Other("logs cannot be set up", error.into()))?;
     for denied in denied {
         tracing::warn!("{denied}");
     }
-    let most = u64::try_from(config.listener.max_connections).unwrap_or(u64::MAX);
-    if let Some(open) = crate::hardening::max_open_files().filter(|open| *open < most) {
+    if lowered {
         tracing::warn!(
-            limit = open,
-            "fewer files may be open than listener.max_connections: raise the limit (LimitNOFILE=, ulimit -n)"
+            listener.max_connections = config.listener.max_connections,
+            "fewer files may be open than listener.max_connections wants, which is lowered: raise the limit (LimitNOFILE=, ulimit -n)"
         );
     }
     block_on(async {
@@ -46,12 +49,23 @@ pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Fai
                 Failure::Other("cannot start", error.into())
             }
         })?;
-        // What cannot be read has been reported as a problem.
-        let file = file.and_then(Result::ok).map(|(followed, _)| followed);
-        let read = Box::new(move || Ok(configured.resolve()?.0));
+        let read = Box::new(move || Ok(within_open_files(configured.resolve()?.0).0));
         app.reloading(Reload { read, file, log, asked }).run().await;
         Ok(())
     })
+}
+
+/// Open files that are kept for what is no client's connection: Snyk, the admin listener, the journal, files.
+const RESERVED: usize = 128;
+
+/// Lowers `listener.max_connections` to what may be open, so that who looks after the gateway finds a place; whether
+/// it was lowered.
+fn within_open_files(mut config: Config) -> (Config, bool) {
+    let open = crate::hardening::max_open_files().and_then(|open| usize::try_from(open).ok());
+    let most = open.unwrap_or(usize::MAX).saturating_sub(RESERVED).max(1);
+    let lowered = most < config.listener.max_connections;
+    config.listener.max_connections = config.listener.max_connections.min(most);
+    (config, lowered)
 }
 
 /// Has the configuration read again at SIGHUP.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::Failure;
 use super::admin::{Place, Reached};
-use super::requests::visible;
+use crate::chain::visible;
 
 /// How long a probe may take: less than whoever probes waits.
 const PROBE: Duration = Duration::from_secs(2);
@@ -58,7 +58,7 @@ pub(super) async fn run(args: &Args) -> Result<String, Failure> {
     let body = door.ask(Method::GET, "/api/status").await?;
     let status: Status = door.read(&body)?;
     if args.json {
-        return Ok(format!("{}\n", String::from_utf8_lossy(&body).trim_end()));
+        return Ok(door.json(&body)?);
     }
     Ok(status.summary(door.place()))
 }
@@ -78,23 +78,37 @@ async fn probe_once(reached: &Reached, probe: Probe) -> Result<(), Failure> {
     Err(Failure::Other(what, not_so.into()))
 }
 
-/// What the gateway says of itself. What is not there is what an older or newer one does not say.
+/// Widest column for the names of parts, in characters.
+const MOST_WIDE: usize = 40;
+
+/// What the gateway says of itself. What is not there is what an older or newer one does not say; but what says
+/// nothing of its version, state and parts is no gateway.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
 struct Status {
     version: String,
-    started: String,
-    uptime_s: f64,
     state: String,
-    upstream: String,
     parts: Vec<Part>,
+    #[serde(default)]
+    started: String,
+    #[serde(default)]
+    uptime_s: f64,
+    #[serde(default)]
+    upstream: String,
+    #[serde(default)]
     totals: Totals,
+    #[serde(default)]
     cache: Stored,
+    #[serde(default)]
     queue: Queue,
+    #[serde(default)]
     budget: Budgets,
+    #[serde(default)]
     journal: Journal,
+    #[serde(default)]
     connections: Connections,
+    #[serde(default)]
     drift: Vec<Drift>,
+    #[serde(default)]
     reload: Reload,
 }
 
@@ -117,6 +131,7 @@ struct Totals {
     bypass: u64,
     denied: u64,
     own: u64,
+    abandoned: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -242,16 +257,17 @@ impl Status {
             shown(&self.upstream)
         )?;
         writeln!(out)?;
-        let width = self.parts.iter().map(|part| part.name.chars().count()).max().unwrap_or(0);
+        let longest = self.parts.iter().map(|part| part.name.chars().count()).max().unwrap_or(0);
+        let width = longest.min(MOST_WIDE);
         for Part { name, state, since, detail } in &self.parts {
             let (name, state) = (shown(name), shown(state));
             writeln!(out, "  {state:<8}  {name:<width$}  since {}  {}", shown(since), shown(detail))?;
         }
-        let Totals { hit, stale, miss, collapsed, bypass, denied, own } = self.totals;
+        let Totals { hit, stale, miss, collapsed, bypass, denied, own, abandoned } = self.totals;
         writeln!(out)?;
         writeln!(
             out,
-            "requests     {hit} hit, {stale} stale, {miss} miss, {collapsed} collapsed, {bypass} bypass, {denied} denied, {own} own"
+            "requests     {hit} hit, {stale} stale, {miss} miss, {collapsed} collapsed, {bypass} bypass, {denied} denied, {own} own, {abandoned} abandoned"
         )?;
         let Stored { entries, bytes, max_bytes } = self.cache;
         writeln!(out, "cache        {entries} entries, {} of {}", size(bytes), size(max_bytes))?;

@@ -9,6 +9,9 @@ use crate::admin::Settings;
 use crate::listener::{self, Address};
 use crate::transport::ServerTlsSettings;
 
+/// Longest wait for a head, and for the next request of a connection: a page that is open asks more often.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Where the gateway is looked after: address and token, whatever else is set.
 #[derive(Debug, Clone)]
 pub struct Place {
@@ -48,7 +51,7 @@ pub(super) fn place(r: &mut Reader<'_>) -> Place {
     Place { listen, token_file }
 }
 
-/// `listener` and `tls` are what clients are served with: its limits of time and size hold here too.
+/// `listener` and `tls` are what clients are served with: its other limits of time and size hold here too.
 pub(super) fn read(
     r: &mut Reader<'_>,
     listener: &listener::Settings,
@@ -106,7 +109,9 @@ pub(super) fn read(
         let place = r.place("admin.client_ca");
         r.problem(&place, "admin.client_ca", "needs a \"tls:\" address in admin.listen");
     }
-    let is_default = r.given("admin.listen").is_none();
+    // Whoever sets anything of it counts on it.
+    let keys = ["listen", "token_file", "client_ca", "allow_plain_http", "max_connections"];
+    let is_default = keys.iter().all(|key| r.given(&format!("admin.{key}")).is_none());
     let listener = listen.map(|listen| listener::Settings {
         listen: vec![listen],
         max_connections,
@@ -116,12 +121,11 @@ pub(super) fn read(
         unix_mode: 0o600,
         unix_owner: (None, None),
         max_body: 0,
-        // A page that is open asks every few seconds.
-        header_timeout: listener.header_timeout.max(Duration::from_secs(10)),
+        header_timeout: HEADER_TIMEOUT,
         has_roster: true,
         h2c: false,
         allow_plain_http,
         ..listener.clone()
     });
-    Settings { listener, tls: own_tls, token_file, client_ca, is_default, hosts: Vec::new() }
+    Settings { listener, tls: own_tls, token_file, client_ca, is_default }
 }

@@ -100,10 +100,7 @@ impl Config {
         let sparing = sparing::read(reader);
         let cache = cache::read(reader, upstream.max_answer);
         let (routes, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
-        let admin = crate::admin::Settings {
-            hosts: access.settings.hosts.clone(),
-            ..admin::read(reader, &listener, tls.as_ref())
-        };
+        let admin = admin::read(reader, &listener, tls.as_ref());
         let shutdown = shutdown::read(reader);
         let traces = otlp::read(reader, &plain);
         Some(Self {
@@ -128,11 +125,14 @@ impl Config {
 }
 
 /// What takes effect after a restart only: keys, and beginnings of keys that end with a dot or an underscore.
-const AFTER_RESTART: [&str; 22] = [
+const AFTER_RESTART: [&str; 25] = [
     "listen",
     "listener.allow_plain_http",
     "listener.unix_",
-    "admin.",
+    "admin.listen",
+    "admin.token_file",
+    "admin.client_ca",
+    "admin.allow_plain_http",
     "access.reload_interval",
     "oidc.",
     "upstream.url",

@@ -10,6 +10,7 @@ mod rotation;
 mod settings;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ pub use settings::{Described, Scheme, Scopes, Settings, Slot, Source};
 use oauth::OAuth;
 use rotation::{Pick, Rotation};
 
+/// Between a credential's name and its version, where it was described anew; no name has it.
+pub const VERSION: char = '#';
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 8_192;
 /// Between the two readings of a token file after a refusal.
@@ -75,6 +78,8 @@ pub enum Unavailable {
 #[derive(Debug)]
 pub struct Credentials {
     all: ArcSwap<Vec<Arc<Credential>>>,
+    /// How often they were replaced.
+    versions: AtomicU64,
 }
 
 /// One credential.
@@ -82,6 +87,8 @@ pub struct Credentials {
 pub struct Credential {
     /// The name that stands for it in cache keys, logs and the journal.
     pub name: Arc<str>,
+    /// Names it in cache keys: another one when it is described anew, for that may see other data.
+    pub cache_name: Arc<str>,
     described: Described,
     slots: Vec<Held>,
     rotation: Mutex<Rotation>,
@@ -156,6 +163,13 @@ impl Presented {
     }
 }
 
+/// Credentials that were read and are not in use yet.
+#[derive(Debug)]
+pub struct Prepared {
+    all: Vec<Arc<Credential>>,
+    new: Vec<Following>,
+}
+
 /// A credential whose values are to be kept as their sources say.
 #[derive(Debug)]
 pub struct Following {
@@ -171,18 +185,18 @@ impl Credentials {
     /// # Errors
     /// The first that cannot be used. A `next` file need not be there yet.
     pub fn open(settings: Settings, clock: &Clock) -> Result<(Self, Vec<Following>), BadCredential> {
-        let none = Self { all: ArcSwap::default() };
-        let following = none.replace(settings, clock)?;
+        let none = Self { all: ArcSwap::default(), versions: AtomicU64::new(0) };
+        let following = none.replace(none.prepare(settings, clock)?);
         Ok((none, following))
     }
 
-    /// Takes other credentials. One that is described as before stays as it is, with its values; each of the
-    /// others has a [`Following`] that is to be run.
+    /// Reads other credentials. One that is described as before stays as it is, with its values.
     ///
     /// # Errors
-    /// The first that cannot be used; then nothing is replaced.
-    pub fn replace(&self, settings: Settings, clock: &Clock) -> Result<Vec<Following>, BadCredential> {
+    /// The first that cannot be used.
+    pub fn prepare(&self, settings: Settings, clock: &Clock) -> Result<Prepared, BadCredential> {
         let before = self.all();
+        let version = self.versions.load(Ordering::Relaxed);
         let (mut all, mut new) = (Vec::new(), Vec::new());
         for described in settings.credentials {
             if let Some(same) = before.iter().find(|one| one.described.is_same(&described)) {
@@ -199,6 +213,10 @@ impl Credentials {
                 slots.iter().map(|slot| slot.oauth.is_some() || slot.value.load().is_some()).collect();
             let credential = Arc::new(Credential {
                 name: described.name.as_str().into(),
+                cache_name: match version {
+                    0 => described.name.as_str().into(),
+                    version => format!("{}{VERSION}{version}", described.name).into(),
+                },
                 described,
                 rotation: Mutex::new(Rotation::new(&filled, settings.probe_interval)),
                 slots,
@@ -209,8 +227,14 @@ impl Credentials {
             new.push(Following { credential: Arc::clone(&credential), files, interval });
             all.push(credential);
         }
+        Ok(Prepared { all, new })
+    }
+
+    /// Has what was prepared used from now on; each [`Following`] is to be run.
+    pub fn replace(&self, Prepared { all, new }: Prepared) -> Vec<Following> {
         self.all.store(Arc::new(all));
-        Ok(new)
+        self.versions.fetch_add(1, Ordering::Relaxed);
+        new
     }
 
     /// All of them.

@@ -12,7 +12,7 @@ use super::failure::{Failure, FailureKind};
 use super::forward::Sending;
 use super::{fields, reply};
 use crate::cache::Entry;
-use crate::clock::Now;
+use crate::clock::{Clock, Now};
 use crate::route::{Id, Route, ScopeKind};
 use crate::telemetry::metrics::{Answered, Metrics, Served};
 use crate::telemetry::trace::Trace;
@@ -100,6 +100,46 @@ impl Why {
             Self::Request => "request",
             Self::Bypass => "bypass",
             Self::Method => "method",
+        }
+    }
+}
+
+/// An exchange that has no answer yet. One that is dropped is counted: its client has left.
+pub(super) struct Unanswered<'g> {
+    exchange: Exchange,
+    metrics: &'g Metrics,
+    clock: &'g Clock,
+    is_answered: bool,
+}
+
+impl<'g> Unanswered<'g> {
+    pub(super) const fn new(exchange: Exchange, metrics: &'g Metrics, clock: &'g Clock) -> Self {
+        Self { exchange, metrics, clock, is_answered: false }
+    }
+
+    /// It, on its way.
+    pub(super) const fn exchange(&mut self) -> &mut Exchange {
+        &mut self.exchange
+    }
+
+    /// It has its answer.
+    pub(super) const fn answered(&mut self) -> &mut Exchange {
+        self.is_answered = true;
+        &mut self.exchange
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.metrics.answered(&Answered {
+                operation: self.exchange.operation,
+                served: Served::Abandoned,
+                status: None,
+                code: None,
+                fresh_for: None,
+                duration: self.clock.now().mono.saturating_duration_since(self.exchange.started.mono),
+            });
         }
     }
 }
@@ -204,7 +244,7 @@ impl Exchange {
         metrics.answered(&Answered {
             operation: self.operation,
             served: self.served(failure),
-            status: status.as_u16(),
+            status: Some(status.as_u16()),
             code: failure.map(|failure| failure.kind.told().code),
             fresh_for: if let Outcome::Hit { ttl, .. } = self.outcome { Some(ttl) } else { None },
             duration: now.mono.saturating_duration_since(self.started.mono),

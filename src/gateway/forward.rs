@@ -240,12 +240,18 @@ impl Gateway {
         let is_start = call.operation == Operation::Start;
         let scope = || format!("{} {}", call.scope.kind.as_str(), call.scope.id.as_str()).into();
         let turn = self.upstream.turn(&errand.credential.name, errand.asking(is_start.then(scope)));
-        let mut turn = std::pin::pin!(turn);
+        let (mut turn, began) = (std::pin::pin!(turn), Instant::now());
         loop {
             tokio::select! {
-                pass = turn.as_mut() => return pass.map_err(|why| FailureKind::NotNow(why).into()),
+                pass = turn.as_mut() => {
+                    return pass.map_err(|why| {
+                        self.metrics.waited(began.elapsed());
+                        FailureKind::NotNow(why).into()
+                    });
+                }
                 () = lead.abandoned() => {
                     if lead.give_up() {
+                        self.metrics.waited(began.elapsed());
                         return Err(FailureKind::Abandoned.into());
                     }
                 }
@@ -297,8 +303,12 @@ impl Gateway {
 
     /// Waits for a turn of a call that is no export call.
     pub(super) async fn turn_of_other(&self, errand: &Errand) -> Result<Pass, Failure> {
+        let began = Instant::now();
         let turn = self.upstream.turn(&errand.credential.name, errand.asking(None)).await;
-        turn.map_err(|why| FailureKind::NotNow(why).into())
+        turn.map_err(|why| {
+            self.metrics.waited(began.elapsed());
+            FailureKind::NotNow(why).into()
+        })
     }
 
     /// Sends a call that is no export call and lands its head; the body streams. Its record is committed

@@ -34,7 +34,7 @@ use crate::telemetry::trace::Traces;
 use crate::transport::{Body, Peer, Streamed};
 use crate::upstream::Upstream;
 
-use exchange::{Exchange, Outcome, Why};
+use exchange::{Exchange, Outcome, Unanswered, Why};
 use failure::{Failure, FailureKind};
 use forward::{Errand, Landed};
 use rules::Rules;
@@ -128,10 +128,13 @@ impl Gateway {
 
     /// Answers a request.
     pub async fn respond(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body> {
-        let mut exchange = Exchange::begin(self.clock.now(), request.method(), peer.via);
-        exchange.trace = self.traces.as_ref().and_then(|to| to.begin(exchange.id, request.headers()));
+        let exchange = Exchange::begin(self.clock.now(), request.method(), peer.via);
+        let mut unanswered = Unanswered::new(exchange, &self.metrics, &self.clock);
+        let exchange = unanswered.exchange();
+        exchange.trace = self.traces.as_ref().and_then(|to| to.begin(exchange.id, None));
         let version = request.version();
-        let answer = self.answer(&mut exchange, request, &peer).await;
+        let answer = self.answer(exchange, request, &peer).await;
+        let exchange = unanswered.answered();
         let failure = answer.as_ref().err().cloned();
         let mut response = answer.unwrap_or_else(|failure| reply::failure(&failure, exchange.id));
         if version >= Version::HTTP_2 {
@@ -167,6 +170,10 @@ impl Gateway {
         let principal = self.access.identify(&parts, peer, exchange.started).await;
         let principal = principal.map_err(FailureKind::from)?;
         exchange.client = Arc::clone(&principal.name);
+        // Whose trace it belongs to, and whether it is traced, is for those to say who are known.
+        if let Some(traces) = &self.traces {
+            exchange.trace = traces.begin(exchange.id, Some(&parts.headers));
+        }
 
         // 2. Recognise what is asked. From here on, only what was parsed counts.
         if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > rules.max_target) {
@@ -248,7 +255,7 @@ impl Gateway {
         } else {
             let key = Key::new(
                 &self.upstream_name,
-                &errand.credential.name,
+                &errand.credential.cache_name,
                 &call,
                 &rules.forward_headers,
                 &parts.headers,

@@ -77,7 +77,9 @@ const LOOK: &str = "check journal.path and its disk";
 const WRITABLE: &str = "make journal.path and its directory writable for the user that exportgate runs as";
 
 fn advice_for(code: ErrorCode) -> &'static str {
-    if code == ErrorCode::DiskFull {
+    if code == ErrorCode::OperationInterrupted {
+        "it took too long: look for less, with an id or a shorter time"
+    } else if code == ErrorCode::DiskFull {
         "free space on the journal's disk, or lower journal.max_rows or journal.max_age"
     } else if matches!(code, ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) {
         "move the file (with its -wal and -shm) away; a new one is made without a restart"

@@ -13,6 +13,8 @@ use super::fault::Fault;
 use super::row::Row;
 use super::schema;
 
+/// How many steps of SQLite's machine between two looks at the clock.
+const STEPS: i32 = 10_000;
 /// How long to wait for a writer that holds the file.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -38,6 +40,8 @@ pub struct Query {
     pub until: Option<SystemTime>,
     /// Most records, the newest first.
     pub limit: u32,
+    /// Longest that it may take; without, as long as it takes.
+    pub within: Option<Duration>,
 }
 
 /// What came back: `404`, `5xx`, or `error` for no whole answer.
@@ -89,6 +93,14 @@ pub enum QueryError {
     /// There is no journal at this place.
     #[error("there is no journal at {}: give --journal PATH, or the gateway's own --config", .0.display())]
     Missing(PathBuf),
+    /// A directory above it may not be looked into.
+    #[error("the journal at {} cannot be looked at: run this as the user of the gateway, or with sudo", path.display())]
+    Hidden {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The file cannot be read.
     #[error("the journal at {} cannot be read ({advice})", path.display())]
     Unreadable {
@@ -106,8 +118,10 @@ pub enum QueryError {
 /// # Errors
 /// [`QueryError`].
 pub fn find(path: &Path, query: &Query) -> Result<Vec<Row>, QueryError> {
-    if !path.exists() {
-        return Err(QueryError::Missing(path.to_owned()));
+    match path.try_exists() {
+        Ok(true) => {}
+        Ok(false) => return Err(QueryError::Missing(path.to_owned())),
+        Err(source) => return Err(QueryError::Hidden { path: path.to_owned(), source }),
     }
     search(path, query).map_err(|fault| QueryError::Unreadable {
         path: path.to_owned(),
@@ -118,8 +132,12 @@ pub fn find(path: &Path, query: &Query) -> Result<Vec<Row>, QueryError> {
 
 fn search(path: &Path, query: &Query) -> Result<Vec<Row>, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(PATIENCE)?;
+    let mut connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(query.within.unwrap_or(PATIENCE).min(PATIENCE))?;
+    if let Some(within) = query.within {
+        let began = tokio::time::Instant::now();
+        connection.progress_handler(STEPS, Some(move || began.elapsed() > within))?;
+    }
     schema::check(&connection)?;
     let (conditions, values) = conditions(query);
     let columns = Row::COLUMNS;

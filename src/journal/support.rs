@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::row::Row;
+use crate::chain::visible;
 
 /// Writes a block about `rows`, which are the newest first. No client, no credential and no link is in it.
 #[must_use]
@@ -49,9 +50,4 @@ fn write_all(rows: &[Row], out: &mut String) -> fmt::Result {
         writeln!(out, "    took: {:.1} ms", row.latency_ms)?;
     }
     Ok(())
-}
-
-/// Nothing in the journal may move a terminal's cursor.
-fn visible(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::activity::{Activity, Taken};
 use super::counters::count;
-use super::{Counters, Respond, Settings};
+use super::{Brief, Counters, Respond, Settings};
 use crate::clock::Clock;
 use crate::shutdown::Shutdown;
 use crate::transport::{Body, Certificate, Loaded, Peer, ServerTls, User, Via};
@@ -38,7 +39,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const LINGER: Duration = Duration::from_secs(1);
 /// After so long, an open connection's certificate is verified again.
 const VERIFIED_FOR: Duration = Duration::from_mins(1);
-/// How long a connection that has not asked yet may do so after a stop has begun.
+/// How old a connection that has not asked yet must be to be closed when a stop begins.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// How long connections have for their last answers when the drain time is over.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -139,15 +140,16 @@ impl Serving {
             if stream.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
                 count(&self.counters.plain_http);
                 refuse(stream, &PLAIN_HTTP, self.clock.now().wall).await;
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "no TLS"));
+                return Ok(None);
             }
-            TlsAcceptor::from(Arc::clone(&loaded.config)).accept(stream).await
+            TlsAcceptor::from(Arc::clone(&loaded.config)).accept(stream).await.map(Some)
         };
         let stream = match timeout(self.settings.handshake_timeout, handshake).await {
-            Ok(Ok(stream)) => {
+            Ok(Ok(Some(stream))) => {
                 count(&self.counters.handshakes);
                 stream
             }
+            Ok(Ok(None)) => return,
             Ok(Err(error)) => {
                 count(&self.counters.handshakes_failed);
                 tracing::debug!(error = crate::chain::chain(&error), "a TLS handshake failed");
@@ -188,7 +190,7 @@ impl Serving {
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let settings = &self.settings;
-        let asked = Arc::new(Notify::new());
+        let (asked, began) = (Arc::new(Notify::new()), tokio::time::Instant::now());
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(settings.header_timeout)
@@ -197,7 +199,7 @@ impl Serving {
             .max_buf_size(settings.max_head)
             .serve_connection(
                 self.io(stream),
-                answering(respond, other, (self.shutdown.clone(), Arc::clone(&asked))),
+                answering(respond, other, (self.shutdown.announcement(), Arc::clone(&asked))),
             );
         let mut connection = pin!(connection);
         let ended = tokio::select! {
@@ -206,7 +208,7 @@ impl Serving {
                 // A new connection is not closed under its first request.
                 let first = async { tokio::select! {
                     () = asked.notified() => {}
-                    () = sleep(FIRST_REQUEST) => {}
+                    () = tokio::time::sleep_until(began + FIRST_REQUEST) => {}
                 }};
                 tokio::select! {
                     ended = connection.as_mut() => ended,
@@ -279,16 +281,16 @@ impl Serving {
 fn answering(
     respond: impl Respond,
     other: Other,
-    (shutdown, asked): (Shutdown, Arc<Notify>),
+    (announced, asked): (Arc<AtomicBool>, Arc<Notify>),
 ) -> impl hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send + 'static> {
     service_fn(move |request| {
         let answer = respond(request, other.now());
         // Kept until somebody looks.
         asked.notify_one();
-        let shutdown = shutdown.clone();
+        let announced = Arc::clone(&announced);
         async move {
             let mut answer = answer.await;
-            if shutdown.is_announced() {
+            if announced.load(Ordering::Relaxed) {
                 // Its client goes elsewhere with the next request, before this connection is closed under it.
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -372,8 +374,36 @@ pub(super) const FULL_FOR_ADDRESS: Refusal = Refusal {
     retry_after: Some(1),
 };
 
+/// Answers what `brief` knows an answer to, else with `refusal`; and closes the connection, in bounded time.
+pub(super) async fn answer_briefly(mut stream: TcpStream, brief: &Brief, refusal: &Refusal, now: SystemTime) {
+    let asking = async {
+        let mut line = [0; 64];
+        let mut length = 0;
+        // The method and the path are all that matters, and they come first.
+        while length < line.len() && !line[..length].contains(&b'\n') {
+            match stream.read(&mut line[length..]).await {
+                Ok(0) | Err(_) => break,
+                Ok(more) => length += more,
+            }
+        }
+        let mut words = std::str::from_utf8(&line[..length]).unwrap_or_default().split(' ');
+        let (method, path) = (words.next(), words.next());
+        path.filter(|_| method == Some("GET") && words.next().is_some()).and_then(|path| (brief.0)(path))
+    };
+    let Ok(Some((status, text))) = timeout(LINGER, asking).await else {
+        return refuse(stream, refusal, now).await;
+    };
+    let date = httpdate::fmt_http_date(now);
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ndate: {date}\r\ncontent-type: text/plain; charset=utf-8\r\ncache-control: no-store\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{text}",
+        text.len()
+    );
+    say(stream, answer.as_bytes()).await;
+}
+
 /// Writes `refusal` and closes the connection, in bounded time.
-pub(super) async fn refuse(mut stream: TcpStream, refusal: &Refusal, now: SystemTime) {
+pub(super) async fn refuse(stream: TcpStream, refusal: &Refusal, now: SystemTime) {
     let Refusal { status, code, title, detail, retry_after } = refusal;
     let retry_after = retry_after.map_or_else(String::new, |seconds| format!("retry-after: {seconds}\r\n"));
     let date = httpdate::fmt_http_date(now);
@@ -387,8 +417,13 @@ pub(super) async fn refuse(mut stream: TcpStream, refusal: &Refusal, now: System
          referrer-policy: no-referrer\r\n{retry_after}content-length: {}\r\nconnection: close\r\n\r\n{document}",
         document.len()
     );
+    say(stream, answer.as_bytes()).await;
+}
+
+/// Writes `answer` and closes the connection, in bounded time.
+async fn say(mut stream: TcpStream, answer: &[u8]) {
     let saying = async {
-        stream.write_all(answer.as_bytes()).await?;
+        stream.write_all(answer).await?;
         stream.shutdown().await?;
         // What came unread would make the close a reset, which takes the answer along.
         let mut rest = [0; 1_024];

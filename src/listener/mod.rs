@@ -25,7 +25,7 @@ use crate::transport::{Body, Peer, ServerTls};
 pub use counters::Counters;
 pub use settings::{Address, Settings};
 
-use connection::{FULL, FULL_FOR_ADDRESS, Serving, refuse, refuse_soon, via};
+use connection::{FULL, FULL_FOR_ADDRESS, Serving, answer_briefly, refuse, refuse_soon, via};
 use counters::count;
 use places::{NoPlace, Places};
 use socket::{Accepted, Socket};
@@ -52,11 +52,28 @@ pub struct Listener {
     settings: Limits,
     tls: Option<ServerTls>,
     counters: Arc<Counters>,
+    brief: Option<Brief>,
 }
 
 /// The settings by which connections are served. What is stored holds for those that come after; `listen` and
 /// what sockets are made by stay as they were.
 pub type Limits = Arc<ArcSwap<Settings>>;
+
+/// What is answered to a short question where there is no place for another connection: the request's path, and the
+/// status line and the text for it.
+#[derive(Clone)]
+pub struct Brief(pub Arc<BriefFn>);
+
+type BriefFn = dyn Fn(&str) -> Option<BriefAnswer> + Send + Sync;
+
+/// A status line without its version, and a text.
+pub type BriefAnswer = (&'static str, &'static str);
+
+impl std::fmt::Debug for Brief {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Brief")
+    }
+}
 
 /// Answers one request; never fails.
 pub trait Respond: Fn(Request<Incoming>, Arc<Peer>) -> Self::Answer + Clone + Send + Sync + 'static {
@@ -92,7 +109,13 @@ impl Listener {
             }
         }
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        Ok(Self { sockets, settings, tls, counters: Arc::default() })
+        Ok(Self { sockets, settings, tls, counters: Arc::default(), brief: None })
+    }
+
+    /// Answers some questions also where there is no place for another connection.
+    #[must_use]
+    pub fn with_brief(self, brief: Brief) -> Self {
+        Self { brief: Some(brief), ..self }
     }
 
     /// What it counts.
@@ -133,6 +156,7 @@ impl Listener {
                 serving: serving.clone(),
                 places: Arc::clone(&places),
                 refusals: Arc::clone(&refusals),
+                brief: self.brief.clone(),
             };
             door.accept_all(respond.clone())
         });
@@ -148,6 +172,7 @@ struct Door {
     serving: Serving,
     places: Arc<Places>,
     refusals: Arc<Semaphore>,
+    brief: Option<Brief>,
 }
 
 impl Door {
@@ -196,11 +221,12 @@ impl Door {
                 let refusal = if why == NoPlace::InAll { &FULL } else { &FULL_FOR_ADDRESS };
                 // A TLS client could not read it: the closed connection is its answer.
                 if let Accepted::Tcp(stream, _) = accepted {
-                    refuse_soon(
-                        &self.refusals,
-                        shutdown,
-                        refuse(stream, refusal, self.serving.clock.now().wall),
-                    );
+                    let (brief, now) = (self.brief.clone(), self.serving.clock.now().wall);
+                    let saying = async move {
+                        let Some(brief) = brief else { return refuse(stream, refusal, now).await };
+                        answer_briefly(stream, &brief, refusal, now).await;
+                    };
+                    refuse_soon(&self.refusals, shutdown, saying);
                 }
                 return;
             }

@@ -48,12 +48,22 @@ pub enum Served {
     Denied,
     /// By an answer of our own: an error.
     Own,
+    /// Not: its client left before.
+    Abandoned,
 }
 
 impl Served {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Hit, Self::Stale, Self::Miss, Self::Collapsed, Self::Bypass, Self::Denied, Self::Own];
+    pub const ALL: [Self; 8] = [
+        Self::Hit,
+        Self::Stale,
+        Self::Miss,
+        Self::Collapsed,
+        Self::Bypass,
+        Self::Denied,
+        Self::Own,
+        Self::Abandoned,
+    ];
 
     /// The label.
     #[must_use]
@@ -66,6 +76,7 @@ impl Served {
             Self::Bypass => "bypass",
             Self::Denied => "denied",
             Self::Own => "own",
+            Self::Abandoned => "abandoned",
         }
     }
 }
@@ -77,8 +88,8 @@ pub struct Answered {
     pub operation: &'static str,
     /// How it was served.
     pub served: Served,
-    /// Its status.
-    pub status: u16,
+    /// Its status; `None` where its client left before.
+    pub status: Option<u16>,
     /// The code of an error of our own.
     pub code: Option<&'static str>,
     /// Seconds of freshness that a stored answer had left.
@@ -184,7 +195,9 @@ impl Metrics {
     pub fn answered(&self, answered: &Answered) {
         let (row, column) = (operation(answered.operation), answered.served as usize);
         self.requests.cells[row][column].inc();
-        self.by_class[usize::from(answered.status / 100).clamp(2, 5) - 2].inc();
+        if let Some(status) = answered.status {
+            self.by_class[usize::from(status / 100).clamp(2, 5) - 2].inc();
+        }
         self.durations[column].observe(answered.duration.as_secs_f64());
         if let Some(code) = answered.code {
             self.own_answers.get_or_create(&[("code", code)]).inc();
@@ -208,6 +221,11 @@ impl Metrics {
         self.attempts.cells[row][column].inc();
         self.latencies[row].observe(attempted.latency.as_secs_f64());
         self.queue_duration.observe(attempted.queued.as_secs_f64());
+    }
+
+    /// Counts a wait for a turn that did not come.
+    pub fn waited(&self, queued: Duration) {
+        self.queue_duration.observe(queued.as_secs_f64());
     }
 
     /// Notes that Snyk is not as we know it; `detail` must be plain words.
@@ -302,8 +320,9 @@ mod tests {
     #[test]
     fn every_answer_and_attempt_is_counted_once() {
         let metrics = Metrics::default();
-        for (served, status) in Served::ALL.into_iter().zip([200, 200, 404, 200, 201, 403, 503]) {
+        for (served, status) in Served::ALL.into_iter().zip([200, 200, 404, 200, 201, 403, 503, 0]) {
             let (operation, duration) = ("results", Duration::from_millis(1));
+            let status = Some(status).filter(|status| *status > 0);
             metrics.answered(&Answered { operation, served, status, code: None, fresh_for: None, duration });
         }
         for status in [Some(200), Some(304), Some(404), Some(401), Some(429), Some(503), None] {
@@ -311,7 +330,7 @@ mod tests {
             metrics.attempted(&Attempted { operation: "start", status, latency, queued });
         }
         let totals = metrics.totals();
-        assert_eq!(totals, Totals { served: [1; 7], attempts: 7, failed: 4 });
+        assert_eq!(totals, Totals { served: [1; 8], attempts: 7, failed: 4 });
         let classes = metrics.by_class.each_ref().map(Counter::get);
         assert_eq!(classes, [4, 0, 2, 1]);
     }

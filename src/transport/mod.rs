@@ -28,7 +28,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt, service_fn};
 
 pub use peer::{Certificate, Peer, User, Via};
-pub use server_tls::{BadTls, Loaded, ServerTls, Settings as ServerTlsSettings};
+pub use server_tls::{BadTls, Loaded, Prepared as PreparedTls, ServerTls, Settings as ServerTlsSettings};
 pub use streamed::{StreamTimeout, Streamed};
 
 /// A message's body, in either direction: one that we hold, or one that streams through.

@@ -66,6 +66,14 @@ struct Shared {
     current: ArcSwap<Loaded>,
 }
 
+/// Other files, read and not in use yet.
+#[derive(Debug)]
+pub struct Prepared {
+    settings: Settings,
+    loaded: Loaded,
+    followed: Followed,
+}
+
 /// What was made of one reading of the files.
 #[derive(Debug)]
 pub struct Loaded {
@@ -101,17 +109,22 @@ impl ServerTls {
         Ok(())
     }
 
-    /// Takes other files; the [`Followed`] takes the place of the one before.
+    /// Reads other files.
     ///
     /// # Errors
-    /// [`BadTls`]; the old ones stay in force.
-    pub fn reopen(&self, new: Settings) -> Result<Followed, BadTls> {
-        let Shared { settings, provider, ticketer, current } = &*self.0;
-        let (followed, contents) = follow(&new)?;
-        let loaded = load(&new, provider, ticketer, &contents)?;
-        settings.store(Arc::new(new));
-        current.store(Arc::new(loaded));
-        Ok(followed)
+    /// [`BadTls`].
+    pub fn prepare(&self, settings: Settings) -> Result<Prepared, BadTls> {
+        let (followed, contents) = follow(&settings)?;
+        let loaded = load(&settings, &self.0.provider, &self.0.ticketer, &contents)?;
+        Ok(Prepared { settings, loaded, followed })
+    }
+
+    /// Uses what was prepared from now on; the [`Followed`] takes the place of the one before.
+    #[must_use]
+    pub fn reopen(&self, Prepared { settings, loaded, followed }: Prepared) -> Followed {
+        self.0.settings.store(Arc::new(settings));
+        self.0.current.store(Arc::new(loaded));
+        followed
     }
 
     /// Which files are in use.

@@ -130,10 +130,16 @@ impl Budget {
         })
     }
 
-    /// Takes other limits; what was sent counts on.
+    /// Takes other limits; what was sent, and what Snyk said, counts on.
     pub fn set_limits(&mut self, mut limits: Vec<Limit>) {
         limits.sort_by_key(|limit| limit.window);
-        self.windows = limits.into_iter().map(|limit| Window { limit, told: None, shared: None }).collect();
+        let before = std::mem::take(&mut self.windows);
+        let window = |limit: Limit| {
+            let same = before.iter().find(|window| window.limit.window == limit.window);
+            let (told, shared) = same.map_or((None, None), |window| (window.told, window.shared));
+            Window { limit, told, shared }
+        };
+        self.windows = limits.into_iter().map(window).collect();
     }
 
     /// Whether no window that ends at `now` holds more than it may: others may have sent what was ours.
@@ -387,5 +393,16 @@ mod tests {
         ] {
             assert_eq!(limits_told(nonsense), None, "{nonsense}");
         }
+    }
+
+    #[test]
+    fn what_snyk_said_outlives_other_limits() {
+        let limit = |most| Limit { most, window: Duration::from_mins(1) };
+        let (mut budget, now) = (Budget::new(vec![limit(1_620)], Duration::ZERO), Instant::now());
+        budget.learn(limit(10), None, Duration::from_mins(1), now);
+        budget.set_limits(vec![limit(800)]);
+        assert_eq!(budget.left(now), 10);
+        budget.set_limits(vec![limit(5)]);
+        assert_eq!(budget.left(now), 5);
     }
 }

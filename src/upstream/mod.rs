@@ -128,8 +128,9 @@ impl Upstream {
         self.pacers.load_full()
     }
 
-    /// Goes by other settings from now on (root, certificates and connecting stay), and gives turns for `credentials`. Those that are new are given back: they
-    /// must be run. One that is gone gives turns still to those who have it.
+    /// Goes by other settings from now on (root, certificates and connecting stay), and gives turns for `credentials`.
+    /// The pacers that are new are given back: they must be run. One that is gone gives no more turns, and ends when
+    /// nobody waits for it.
     pub fn set(&self, settings: &Settings, sparing: &Sparing, credentials: Vec<Arc<str>>) -> Pacers {
         self.bounds.store(Arc::new(settings.into()));
         lock(&self.breaker).set(sparing.breaker);
@@ -139,9 +140,14 @@ impl Upstream {
             retries.1 = sparing.retry;
         }
         let (before, mut new) = (self.pacers(), Pacers::new());
-        let mut all = Pacers::clone(&before);
-        for pacer in before.values() {
-            pacer.set(sparing.gate.clone());
+        let mut all = Pacers::new();
+        for (name, pacer) in &*before {
+            if credentials.contains(name) {
+                pacer.set(sparing.gate.clone());
+                all.insert(Arc::clone(name), Arc::clone(pacer));
+            } else {
+                pacer.retire();
+            }
         }
         for name in credentials.into_iter().filter(|name| !before.contains_key(name)) {
             let pacer = Pacer::new(Arc::clone(&name), sparing.gate.clone());

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ pub struct Pacer {
     inner: Mutex<Inner>,
     /// Something came, ended or left.
     changed: Notify,
+    /// Its credential is gone: it ends when nobody waits for it.
+    retired: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -70,7 +73,12 @@ impl Pacer {
     #[must_use]
     pub fn new(credential: Arc<str>, settings: Settings) -> Arc<Self> {
         let inner = Inner { gate: Gate::new(settings), waiting: HashMap::new() };
-        Arc::new(Self { credential, inner: Mutex::new(inner), changed: Notify::new() })
+        Arc::new(Self {
+            credential,
+            inner: Mutex::new(inner),
+            changed: Notify::new(),
+            retired: AtomicBool::new(false),
+        })
     }
 
     /// Waits for a turn.
@@ -113,6 +121,12 @@ impl Pacer {
         self.inner().gate.standing(Instant::now())
     }
 
+    /// Its credential is gone.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+        self.changed.notify_one();
+    }
+
     /// Goes by other settings from now on.
     pub fn set(&self, settings: Settings) {
         self.inner().gate.set(settings);
@@ -125,7 +139,7 @@ impl Pacer {
         self.inner().gate.waiting()
     }
 
-    /// Gives turns; never ends. `reserve` writes down so many sends, and the scopes of the starts among them, and
+    /// Gives turns, until it is retired. `reserve` writes down so many sends, and the scopes of the starts among them, and
     /// gives back what others sent that was not known yet.
     pub async fn run<R, F>(self: Arc<Self>, reserve: R)
     where
@@ -143,6 +157,9 @@ impl Pacer {
                 continue;
             }
             let changed = self.changed.notified();
+            if self.retired.load(Ordering::SeqCst) && self.waiting() == 0 {
+                return;
+            }
             match next {
                 None => changed.await,
                 Some(at) => {

@@ -7,7 +7,7 @@ use exportgate::fake::{Fault, Settings, State};
 use exportgate::transport;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Either, Full};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::access::{Known, replace};
 use crate::support::doors::Door;
@@ -80,6 +80,13 @@ async fn what_is_stored_is_listed_without_links_and_purged() {
     assert!(world.get(&results("e2")).await.is_hit());
     let other = ask(&world, Method::DELETE, "/api/exports/another/e1", &[]).await;
     assert_eq!(other.json()["purged"], 0);
+    let none = ask(&world, Method::DELETE, &format!("/api/exports/{ORG}/e1%20"), &[]).await;
+    assert_eq!((none.status, code(&none).as_str()), (StatusCode::BAD_REQUEST, "bad_id"));
+    // An id's case does not matter where it is a UUID's.
+    world.get(&results("e1")).await;
+    let gone = ask(&world, Method::DELETE, &format!("/api/exports/{}/e1", ORG.to_uppercase()), &[]).await;
+    assert_eq!(gone.json()["purged"], 1);
+    world.get(&results("e1")).await;
     assert_eq!(ask(&world, Method::DELETE, "/api/exports", &[]).await.json()["purged"], 2);
     assert_eq!(look(&world, "/api/exports").await.json()["total"], 0);
     world.stop().await;
@@ -364,6 +371,37 @@ async fn probes_are_answered_while_clients_have_taken_all_connections() {
     let status = look(&world, "/api/status").await.json();
     assert_eq!(status["connections"]["open"], 2);
     assert_eq!(status["connections"]["max"], 2);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn probes_are_answered_while_somebody_has_taken_the_admin_listeners_connections() {
+    let world = World::with(Settings::default(), vec![flag("admin.max_connections", "2")]).await;
+    let address = world.admin.strip_prefix("http://").unwrap();
+    let slow = async || {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        stream
+    };
+    let _taken = (slow().await, slow().await);
+    let said = async |question: &str| {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(question.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let full = said("GET /api/status HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    assert!(full.starts_with("HTTP/1.1 503") && full.contains("too_many_connections"), "{full}");
+    let live = said("GET /livez HTTP/1.1\r\nhost: 10.0.0.1\r\n\r\n").await;
+    assert!(live.starts_with("HTTP/1.1 200 OK") && live.ends_with("\r\n\r\nok\n"), "{live}");
+    assert!(said("GET /readyz HTTP/1.1\r\n\r\n").await.ends_with("ready\n"));
+    for other in
+        ["POST /livez HTTP/1.1\r\n\r\n", "GET /livez\r\n\r\n", "GET /livezz HTTP/1.1\r\n\r\n", "\u{0}"]
+    {
+        let said = said(other).await;
+        assert!(said.starts_with("HTTP/1.1 503"), "{other:?} {said}");
+    }
     world.stop().await;
 }
 

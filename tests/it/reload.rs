@@ -15,6 +15,8 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Either, Full};
 use tempfile::TempDir;
 
+use crate::support::doors::{Door, tls_client};
+use crate::support::pki::Authority;
 use crate::support::program::Program;
 use crate::support::raw::DEADLINE;
 use crate::support::{TOKEN, results, scope};
@@ -173,7 +175,7 @@ async fn a_bad_configuration_changes_nothing_and_is_said_with_its_line() {
     );
     configuration(&config, 1, "budget.nothing = 1");
     // Without a signal: the file is looked at.
-    let log = logged(&program, "the files are not usable", 1).await;
+    let log = logged(&program, "the configuration is not usable", 1).await;
     assert!(log.contains("exportgate.toml:5: budget.nothing"), "{log}");
     assert!(!log.contains("a new configuration is in force"));
     // What is good again is taken, and what needs a restart is named.
@@ -222,5 +224,160 @@ async fn twenty_replacements_of_the_program_under_load_fail_no_request() {
     }
     let answered = load.end().await;
     assert!(answered > 1_000, "{answered}");
+    assert_eq!(program.terminate(), Some(0));
+}
+
+/// What an admin call gives.
+async fn look(program: &Program, target: &str) -> String {
+    let got = Door::Plain(program.admin()).get(target, &[]).await;
+    assert_eq!(got.status, StatusCode::OK, "{got:?}");
+    String::from_utf8(got.body.to_vec()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_a_restart_stays_as_it_was_however_often_it_is_read() {
+    let (fake, home) = (fake().await, TempDir::new().unwrap());
+    let (config, clients) = (home.path().join("exportgate.toml"), home.path().join("clients.toml"));
+    std::fs::write(&clients, "").unwrap();
+    configuration(&config, 0, "");
+    let env = [("EXPORTGATE_CONFIG", config.to_str().unwrap()), ("RUST_LOG", "")];
+    let mut program = Program::serve(home.path(), &fake, &[], &env);
+    configuration(&config, 0, &format!("access.clients_file = \"{}\"", clients.display()));
+    let later = "\"keys\":\"access.clients_file\"";
+    logged(&program, later, 1).await;
+    for n in 1..=3 {
+        signal(&program, "HUP");
+        let log = logged(&program, later, n + 1).await;
+        assert!(!log.contains("a new configuration is in force"), "{log}");
+    }
+    // Nobody was asked for a key when it started, and nobody is told now that they are.
+    let door = Door::Plain(program.address);
+    assert_eq!(door.get(&results("e1"), &[]).await.status, StatusCode::OK);
+    let shown: serde_json::Value = serde_json::from_str(&look(&program, "/api/config").await).unwrap();
+    let key =
+        shown["keys"].as_array().unwrap().iter().find(|key| key["name"] == "access.clients_file").unwrap();
+    assert_eq!(key["value"], "\"\"");
+    let status = look(&program, "/api/status").await;
+    assert!(status.contains("take effect after a restart only: access.clients_file"), "{status}");
+    assert_eq!(program.terminate(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_stays_one_until_what_failed_is_mended() {
+    let (fake, home) = (fake().await, TempDir::new().unwrap());
+    let (config, clients) = (home.path().join("exportgate.toml"), home.path().join("clients.toml"));
+    std::fs::write(&clients, "[clients.user]\nunix_users = [1]\n").unwrap();
+    configuration(&config, 0, &format!("access.clients_file = \"{}\"", clients.display()));
+    let env = [("EXPORTGATE_CONFIG", config.to_str().unwrap()), ("RUST_LOG", "")];
+    let mut program = Program::serve(home.path(), &fake, &[], &env);
+    std::fs::remove_file(&clients).unwrap();
+    signal(&program, "HUP");
+    logged(&program, "the configuration is not usable", 1).await;
+    // The configuration's own file is as it was, and is looked at all the time.
+    let failing = "exportgate_reload_failing{source=\"configuration\"} 1";
+    let until = std::time::Instant::now() + Duration::from_millis(2_500);
+    while std::time::Instant::now() < until {
+        let metrics = look(&program, "/metrics").await;
+        assert!(metrics.contains(failing), "{metrics}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    std::fs::write(&clients, "[clients.user]\nunix_users = [1]\n").unwrap();
+    logged(&program, "the configuration was read again", 1).await;
+    assert!(!look(&program, "/metrics").await.contains(failing));
+    assert_eq!(program.terminate(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_another_credential_fetched_is_served() {
+    let (fake, home) = (fake().await, TempDir::new().unwrap());
+    let config = home.path().join("exportgate.toml");
+    let token = |name: &str| {
+        let path = home.path().join(name);
+        std::fs::write(&path, TOKEN).unwrap();
+        format!("credential.token_file = \"{}\"", path.display())
+    };
+    configuration(&config, 0, &token("one"));
+    // The variable stands for the token that the test's programs are given otherwise.
+    let env = [
+        ("EXPORTGATE_CONFIG", config.to_str().unwrap()),
+        ("RUST_LOG", ""),
+        ("EXPORTGATE_CREDENTIAL_RELOAD_INTERVAL", "1s"),
+    ];
+    let mut program = Program::serve(home.path(), &fake, &[], &env);
+    let door = Door::Plain(program.address);
+    let get = || async { door.get(&results("e1"), &[]).await };
+    assert!(!get().await.is_hit());
+    assert!(get().await.is_hit());
+    // One is on its way with the first credential when the second comes.
+    fake.put_export(&scope(), "e2", State::Finished);
+    let gate = fake.hold();
+    let before = fake.hits().results;
+    let slow = {
+        let door = Door::Plain(program.address);
+        tokio::spawn(async move { door.get(&results("e2"), &[]).await })
+    };
+    while fake.hits().results == before {
+        tokio::task::yield_now().await;
+    }
+    configuration(&config, 0, &token("two"));
+    logged(&program, "a new configuration is in force", 1).await;
+    let other = {
+        let door = Door::Plain(program.address);
+        tokio::spawn(async move { door.get(&results("e2"), &[]).await })
+    };
+    while fake.hits().results == before + 1 {
+        tokio::task::yield_now().await;
+    }
+    drop(gate);
+    assert_eq!(slow.await.unwrap().status, StatusCode::OK);
+    let other = other.await.unwrap();
+    assert!(!other.cache().contains("collapsed"), "{}", other.cache());
+    assert!(!get().await.is_hit());
+    assert!(get().await.is_hit());
+    let listed = look(&program, "/api/exports").await;
+    assert!(listed.contains("\"credential\":\"default\""), "{listed}");
+    assert_eq!(program.terminate(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_files_of_tls_are_used_at_both_listeners() {
+    let (fake, home) = (fake().await, TempDir::new().unwrap());
+    let (config, admin_token) = (home.path().join("exportgate.toml"), home.path().join("admin"));
+    std::fs::write(&admin_token, "the-token-of-the-admin").unwrap();
+    let authorities = [Authority::new("one"), Authority::new("two")];
+    let write = |n: usize| {
+        let server = authorities[n].server();
+        let path = |name: &str| home.path().join(format!("{n}.{name}"));
+        std::fs::write(path("pem"), &server.certificate_pem).unwrap();
+        std::fs::write(path("key"), &server.key_pem).unwrap();
+        let (certificate, key) = (path("pem"), path("key"));
+        let more = format!(
+            "tls.certificate = \"{}\"\ntls.key = \"{}\"\nadmin.token_file = \"{}\"",
+            certificate.display(),
+            key.display(),
+            admin_token.display()
+        );
+        configuration(&config, 0, &more);
+    };
+    write(0);
+    let env = [
+        ("EXPORTGATE_CONFIG", config.to_str().unwrap()),
+        ("RUST_LOG", ""),
+        ("EXPORTGATE_LISTEN", "tls:127.0.0.1:0"),
+        ("EXPORTGATE_ADMIN_LISTEN", "tls:127.0.0.1:0"),
+    ];
+    let mut program = Program::serve_at(home.path(), &fake, None, &env);
+    let knows = async |address: SocketAddr, n: usize| {
+        let client = tls_client(&authorities[n].pem(), None, &[b"http/1.1"]);
+        Door::Tls(address, client).connect().await.is_ok()
+    };
+    for address in [program.address, program.admin()] {
+        assert!(knows(address, 0).await && !knows(address, 1).await, "{address}");
+    }
+    write(1);
+    logged(&program, "a new configuration is in force", 1).await;
+    for address in [program.address, program.admin()] {
+        assert!(!knows(address, 0).await && knows(address, 1).await, "{address}");
+    }
     assert_eq!(program.terminate(), Some(0));
 }

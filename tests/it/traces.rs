@@ -435,7 +435,7 @@ fn settings(address: SocketAddr) -> trace::Settings {
 
 fn send(traces: &Traces, count: usize) {
     for _ in 0..count {
-        let place = traces.begin(Uuid::now_v7(), &HeaderMap::new()).unwrap();
+        let place = traces.begin(Uuid::now_v7(), Some(&HeaderMap::new())).unwrap();
         let now = exportgate::clock::Clock::system().now().wall;
         traces.send(Span::new(&place, (Side::Server, "GET".to_owned()), now, Duration::ZERO));
     }

@@ -99,8 +99,8 @@ impl Traces {
     /// The place of the request `id` in a trace: below the one that the client's fields name, or in a new one. `None`
     /// where it is not traced, because the client says so or by chance.
     #[must_use]
-    pub fn begin(&self, id: Uuid, client: &HeaderMap) -> Option<Trace> {
-        let parent = parent::of(client);
+    pub fn begin(&self, id: Uuid, client: Option<&HeaderMap>) -> Option<Trace> {
+        let parent = client.and_then(parent::of);
         let is_sampled =
             parent.as_ref().map_or_else(|| fastrand::f64() < self.sample, SpanContext::is_sampled);
         is_sampled.then(|| {

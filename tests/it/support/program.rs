@@ -64,7 +64,8 @@ impl Program {
             for line in stderr.lines().map_while(Result::ok) {
                 let event: Option<serde_json::Value> = serde_json::from_str(&line).ok();
                 if let Some(event) = event.filter(|event| event["message"] == "listening") {
-                    let address = event["server.address"].as_str().and_then(|text| text.parse().ok());
+                    let address = event["server.address"].as_str();
+                    let address = address.and_then(|text| text.trim_start_matches("tls:").parse().ok());
                     // A Unix socket has no such address.
                     let _ = address.map(|address| listening.send(address));
                 }
@@ -73,6 +74,17 @@ impl Program {
         });
         let address = address.recv_timeout(Duration::from_secs(30)).expect("it listens");
         Self { child, address, reader: Some(reader) }
+    }
+
+    /// Where it is looked after.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        let line = super::raw::poll("the admin listener", || {
+            let log = std::fs::read_to_string(self.log()).ok()?;
+            log.lines().find(|line| line.contains("the admin listener: ")).map(str::to_owned)
+        });
+        let event: serde_json::Value = serde_json::from_str(&line).expect("an event");
+        let address = event["server.address"].as_str().expect("an address").trim_start_matches("tls:");
+        address.parse().expect("an address")
     }
 
     /// Where its log is kept.
