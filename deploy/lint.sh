@@ -72,8 +72,8 @@ fi
 printf '%s\n' "${PINS[@]}"
 
 step 'shellcheck: scripts'
-scripts=(deploy/*.sh deploy/*/*.sh deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm)
-shellcheck "${scripts[@]}" || finding 'shellcheck'
+scripts=(test.sh tests/*.sh tests/browser/run.sh deploy/*.sh deploy/*/*.sh deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm)
+shellcheck -x "${scripts[@]}" || finding 'shellcheck'
 printf '%s scripts\n' "${#scripts[@]}"
 
 step 'systemd-analyze: units'
