@@ -4,7 +4,8 @@
 //! query are written from those values, so that no byte of the client's target is ever copied. What
 //! is not recognised is refused; nothing is normalised and let through.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
+use std::sync::Arc;
 
 use http::{Method, Uri};
 
@@ -37,7 +38,7 @@ impl ScopeKind {
 
 /// An id in a path: 1 to 64 of `A-Z a-z 0-9 _ -`; one in UUID form is in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Id(String);
+pub struct Id(Arc<str>);
 
 impl Id {
     /// Longest id, in bytes.
@@ -47,13 +48,13 @@ impl Id {
     /// lower-cased, because Snyk and RFC 9562 §4 compare them without case.
     #[must_use]
     pub fn parse(segment: &str) -> Option<Self> {
-        let sane = (1..=Self::MAX).contains(&segment.len())
-            && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        let sane =
+            (1..=Self::MAX).contains(&segment.len()) && segment.bytes().all(|b| OF_IDS[usize::from(b)]);
         sane.then(|| {
-            if is_hyphenated_uuid(segment) {
-                Self(segment.to_ascii_lowercase())
+            if segment.bytes().any(|b| b.is_ascii_uppercase()) && is_hyphenated_uuid(segment) {
+                Self(segment.to_ascii_lowercase().into())
             } else {
-                Self(segment.to_owned())
+                Self(segment.into())
             }
         })
     }
@@ -63,6 +64,25 @@ impl Id {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// The bytes of ids.
+const OF_IDS: [bool; 256] = table(b"-_");
+
+/// The ASCII letters and digits, and `more`.
+const fn table(more: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut b = 0;
+    while b < 128_u8 {
+        table[b as usize] = b.is_ascii_alphanumeric();
+        b += 1;
+    }
+    let mut at = 0;
+    while at < more.len() {
+        table[more[at] as usize] = true;
+        at += 1;
+    }
+    table
 }
 
 fn is_hyphenated_uuid(text: &str) -> bool {
@@ -142,14 +162,36 @@ impl ExportCall {
     /// The path and query below the upstream's root, written from the parsed parts.
     #[must_use]
     pub fn target(&self) -> String {
-        let mut target = format!("/rest/{}/{}", self.scope.kind.collection(), self.scope.id.as_str());
-        match &self.operation {
-            Operation::Start => target.push_str("/export"),
-            Operation::JobStatus(id) => target.extend(["/jobs/export/", id.as_str()]),
-            Operation::Results(id) => target.extend(["/export/", id.as_str()]),
-        }
-        let _ = write!(target, "{}", self.query);
+        let mut target = String::with_capacity(self.target_len());
+        self.write_target(&mut target);
         target
+    }
+
+    /// Writes it behind `text`.
+    pub fn write_target(&self, text: &mut String) {
+        let mut push = |part: &str| text.push_str(part);
+        push("/rest/");
+        push(self.scope.kind.collection());
+        push("/");
+        push(self.scope.id.as_str());
+        match &self.operation {
+            Operation::Start => push("/export"),
+            Operation::JobStatus(id) => {
+                push("/jobs/export/");
+                push(id.as_str());
+            }
+            Operation::Results(id) => {
+                push("/export/");
+                push(id.as_str());
+            }
+        }
+        self.query.write(text);
+    }
+
+    /// Its length, or a little more.
+    #[must_use]
+    pub fn target_len(&self) -> usize {
+        "/rest/groups//jobs/export/".len() + 2 * Id::MAX + self.query.len()
     }
 }
 
@@ -221,8 +263,8 @@ pub fn recognise(method: &Method, uri: &Uri, forward_other: bool) -> Result<Rout
     if *method == Method::CONNECT {
         return Err(Refusal::Method { allow: if forward_other { OTHER_METHODS } else { "GET, POST" } });
     }
-    check_path(uri.path(), forward_other)?;
     let query = uri.query().unwrap_or_default();
+    // What has one of the six shapes has no segment but known words and ids: there is nothing else to check.
     if let Some((scope, operation)) = export_path(uri.path()) {
         if operation.method() != *method {
             let allow = if operation == Operation::Start { "POST" } else { "GET" };
@@ -230,6 +272,7 @@ pub fn recognise(method: &Method, uri: &Uri, forward_other: bool) -> Result<Rout
         }
         return Ok(Route::Export(ExportCall { scope, operation, query: Query::parse(query)? }));
     }
+    check_path(uri.path(), forward_other)?;
     // A lenient server might take another spelling of an export call for one; it must not pass as another.
     let spelling = lenient(uri.path());
     if export_path(&spelling).is_some() {
@@ -277,11 +320,25 @@ fn lenient(path: &str) -> String {
     decoded.to_ascii_lowercase().trim_end_matches('/').to_owned()
 }
 
+/// The longest shape: `orgs/ID/jobs/export/ID`.
+const MOST_SEGMENTS: usize = 5;
+
 /// The six shapes, with or without `/rest`, and `export/jobs/{id}` as a second spelling of job status.
 fn export_path(path: &str) -> Option<(Scope, Operation)> {
     let below = path.strip_prefix("/rest").filter(|rest| rest.starts_with('/')).unwrap_or(path);
-    let segments: Vec<&str> = below.split('/').skip(1).take(6).collect();
-    let [collection, scope, call @ ..] = segments.as_slice() else { return None };
+    let mut segments = [""; MOST_SEGMENTS + 1];
+    let mut count = 0;
+    let mut rest = below.strip_prefix('/')?;
+    while count < segments.len() {
+        let end = rest.bytes().position(|b| b == b'/');
+        segments[count] = &rest[..end.unwrap_or(rest.len())];
+        count += 1;
+        match end {
+            Some(end) => rest = &rest[end + 1..],
+            None => break,
+        }
+    }
+    let [collection, scope, call @ ..] = &segments[..count] else { return None };
     let kind = match *collection {
         "orgs" => ScopeKind::Org,
         "groups" => ScopeKind::Group,
@@ -302,24 +359,34 @@ fn export_path(path: &str) -> Option<(Scope, Operation)> {
 /// percent-encodings; never an encoded slash, backslash, dot, percent sign or control byte).
 fn check_path(path: &str, forward_other: bool) -> Result<(), Refusal> {
     let Some(below_root) = path.strip_prefix('/') else { return Err(Refusal::TargetForm) };
-    let mut segments = below_root.split('/').peekable();
-    while let Some(segment) = segments.next() {
-        let is_inner_gap = segment.is_empty() && segments.peek().is_some();
-        let clean = if forward_other { is_clean_segment(segment) } else { is_unreserved(segment) };
-        if is_inner_gap || segment == "." || segment == ".." || !clean {
+    let bytes = below_root.as_bytes();
+    let mut start = 0;
+    // Byte by byte: each request pays for it.
+    for at in 0..=bytes.len() {
+        let is_end = at == bytes.len();
+        if !is_end && bytes[at] != b'/' {
+            if !forward_other && !is_unreserved_byte(bytes[at]) {
+                return Err(Refusal::Path);
+            }
+            continue;
+        }
+        let segment = below_root.get(start..at).ok_or(Refusal::Path)?;
+        let is_inner_gap = segment.is_empty() && !is_end;
+        let is_clean = !forward_other || is_clean_segment(segment);
+        if is_inner_gap || segment == "." || segment == ".." || !is_clean {
             return Err(Refusal::Path);
         }
+        start = at + 1;
     }
     Ok(())
 }
 
-fn is_unreserved(text: &str) -> bool {
-    text.bytes().all(is_unreserved_byte)
+const fn is_unreserved_byte(b: u8) -> bool {
+    UNRESERVED[b as usize]
 }
 
-const fn is_unreserved_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~')
-}
+/// RFC 3986 §2.3.
+const UNRESERVED: [bool; 256] = table(b"-._~");
 
 fn is_clean_segment(segment: &str) -> bool {
     check_percent(segment).is_some_and(|decoded| {
@@ -371,6 +438,24 @@ impl Query {
         Ok(Self(pairs))
     }
 
+    /// Writes it behind `text`, with its question mark.
+    fn write(&self, text: &mut String) {
+        for (at, (name, value)) in self.0.iter().enumerate() {
+            text.push(if at == 0 { '?' } else { '&' });
+            text.push_str(name);
+            if let Some(value) = value {
+                text.push('=');
+                text.push_str(value);
+            }
+        }
+    }
+
+    /// Its length as it is written.
+    fn len(&self) -> usize {
+        let value = |value: &Option<String>| value.as_ref().map_or(0, |value| value.len() + 1);
+        self.0.iter().map(|(name, of)| name.len() + 1 + value(of)).sum()
+    }
+
     /// The `version` that is asked for: the first, where it came more than once.
     #[must_use]
     pub fn version(&self) -> Option<&str> {
@@ -386,21 +471,11 @@ impl Query {
     }
 }
 
-impl fmt::Display for Query {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (name, value)) in self.0.iter().enumerate() {
-            f.write_char(if i == 0 { '?' } else { '&' })?;
-            f.write_str(name)?;
-            if let Some(value) = value {
-                write!(f, "={value}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
 /// One canonical spelling of a name or value: unreserved bytes plain, other encodings in upper case.
 fn canonical(raw: &str) -> Result<String, Refusal> {
+    if raw.bytes().all(is_unreserved_byte) {
+        return Ok(raw.to_owned());
+    }
     check_percent(raw).ok_or(Refusal::Query)?;
     let mut text = String::with_capacity(raw.len());
     let mut bytes = raw.bytes();
@@ -431,6 +506,13 @@ mod tests {
     use super::*;
 
     const ORG: &str = "825e79b7-0073-44c3-a5ea-e0aa8a3dbf38";
+
+    fn written(query: &Query) -> String {
+        let mut text = String::new();
+        query.write(&mut text);
+        assert_eq!(text.len(), query.len());
+        text
+    }
 
     fn get(target: &str) -> Result<Route, Refusal> {
         recognise(&Method::GET, &target.parse().expect("a URI"), false)
@@ -522,9 +604,9 @@ mod tests {
     fn a_default_version_is_filled_in_only_where_none_came() {
         let mut none = Query::parse("a=1&z=2").expect("a query");
         none.default_version("2024-10-15");
-        assert_eq!(none.to_string(), "?a=1&version=2024-10-15&z=2");
+        assert_eq!(written(&none), "?a=1&version=2024-10-15&z=2");
         let mut twice = Query::parse("version=1&version=2").expect("a query");
         twice.default_version("3");
-        assert_eq!(twice.to_string(), "?version=1&version=2");
+        assert_eq!(written(&twice), "?version=1&version=2");
     }
 }

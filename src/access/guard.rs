@@ -10,9 +10,9 @@ use super::{Settings, Unidentified};
 use crate::transport::Via;
 
 /// Which page made a browser send a request; `none` where a person did.
-const SEC_FETCH_SITE: &str = "sec-fetch-site";
+static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Fields that say a request was passed on for somebody else.
-const FORWARDED: [HeaderName; 4] = [
+static FORWARDED: [HeaderName; 4] = [
     HeaderName::from_static("forwarded"),
     HeaderName::from_static("x-forwarded-for"),
     HeaderName::from_static("x-forwarded-host"),
@@ -26,7 +26,7 @@ const FORWARDED: [HeaderName; 4] = [
 pub(super) fn check(parts: &Parts, via: Via, settings: &Settings) -> Result<(), Unidentified> {
     framing(parts)?;
     let authority = authority(parts)?;
-    let from_page = parts.headers.get(SEC_FETCH_SITE).is_some_and(|site| site != "none");
+    let from_page = parts.headers.get(&SEC_FETCH_SITE).is_some_and(|site| site != "none");
     if from_page || parts.headers.contains_key(ORIGIN) {
         return Err(Unidentified::WebPage);
     }

@@ -157,6 +157,8 @@ pub struct Access {
     roster: Option<ArcSwap<Roster>>,
     issuer: Option<(token::Expected, jwks::Jwks)>,
     failures: Failures,
+    /// The name of everybody, where there is no roster.
+    local: Arc<str>,
 }
 
 impl Access {
@@ -175,6 +177,7 @@ impl Access {
             roster: settings.clients.clone().map(roster),
             issuer,
             failures: Failures::default(),
+            local: "local".into(),
             settings: ArcSwap::from_pointee(settings),
         };
         Ok((access, followed.flatten()))
@@ -229,7 +232,7 @@ impl Access {
             Via::Loopback(_) | Via::Unix(_) => why,
         })?;
         let Some(roster) = &self.roster else {
-            return Ok(Principal { name: "local".into(), client: None });
+            return Ok(Principal { name: Arc::clone(&self.local), client: None });
         };
         match self.client(&roster.load_full(), parts, peer, now).await {
             Ok(client) => Ok(Principal { name: Arc::clone(&client.name), client: Some(client) }),
@@ -243,7 +246,8 @@ impl Access {
             let client = match credential {
                 Credential::Key(key) if !key::is_well_formed(key) => Err(Reason::MalformedKey),
                 Credential::Key(key) => roster.by_key(key, now),
-                Credential::Token(token) => self.by_token(roster, token, now).await,
+                // It may wait for new keys, which few requests do: they alone make room for that.
+                Credential::Token(token) => Box::pin(self.by_token(roster, token, now)).await,
             }?;
             if found.as_ref().is_some_and(|other| !Arc::ptr_eq(other, &client)) {
                 return Err(Reason::Conflicting);

@@ -28,11 +28,15 @@ impl Directives {
     /// Those of a request.
     #[must_use]
     pub fn of_request(fields: &HeaderMap) -> Self {
-        let mut directives = Self::of_response(fields);
         if !fields.contains_key(CACHE_CONTROL) {
+            let mut directives = Self::default();
+            if !fields.contains_key(PRAGMA) {
+                return directives;
+            }
             directives.no_cache = lists(fields, &PRAGMA).any(|(name, _)| name == "no-cache");
+            return directives;
         }
-        directives
+        Self::of_response(fields)
     }
 
     /// Those of a response.

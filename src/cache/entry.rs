@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use uuid::Uuid;
 
 use super::directives::Directives;
-use super::freshness::{Freshness, age};
+use super::freshness::Freshness;
 use crate::clock::Now;
 
 /// A link that dies sooner is as good as dead.
@@ -39,17 +39,26 @@ pub struct Entry {
     hits: AtomicU64,
 }
 
+/// An answer as it is to be stored.
+#[derive(Debug)]
+pub struct Whole {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields, as clients get them.
+    pub fields: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+    /// Its validator, from [`etag`].
+    pub etag: HeaderValue,
+    /// `Age` when it arrived.
+    pub age: Duration,
+}
+
 impl Entry {
     /// Makes an entry of an answer that was received at `received`.
     #[must_use]
-    pub fn new(
-        (status, fields, body): (StatusCode, HeaderMap, Bytes),
-        freshness: Freshness,
-        received: Now,
-        attempt: Uuid,
-    ) -> Self {
-        let etag = etag(&body);
-        let initial_age = age(&fields);
+    pub fn new(whole: Whole, freshness: Freshness, received: Now, attempt: Uuid) -> Self {
+        let Whole { status, fields, body, etag, age: initial_age } = whole;
         Self {
             status,
             fields,
@@ -180,7 +189,8 @@ impl std::fmt::Debug for Entry {
 }
 
 /// Half of a SHA-256 in hex: equal exactly where the bytes are.
-fn etag(body: &[u8]) -> HeaderValue {
+#[must_use]
+pub fn etag(body: &[u8]) -> HeaderValue {
     use std::fmt::Write as _;
     let mut text = String::with_capacity(34);
     text.push('"');

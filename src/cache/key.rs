@@ -1,5 +1,6 @@
 //! The cache key: everything that decides an answer, written so that no two questions share one.
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
@@ -25,16 +26,36 @@ impl Key {
         forwarded: &[HeaderName],
         fields: &HeaderMap,
     ) -> Self {
-        let target = call.target();
-        let mut text = String::with_capacity(upstream.len() + credential.len() + target.len() + 2);
-        text.extend([upstream, "\n", credential, "\n", &target]);
+        Self::from(Self::text((upstream, credential), call, forwarded, fields))
+    }
+
+    /// The text of such a key: enough to look it up.
+    #[must_use]
+    pub fn text(
+        (upstream, credential): (&str, &str),
+        call: &ExportCall,
+        forwarded: &[HeaderName],
+        fields: &HeaderMap,
+    ) -> String {
+        let mut text = String::with_capacity(upstream.len() + credential.len() + call.target_len() + 2);
+        text.push_str(upstream);
+        text.push('\n');
+        text.push_str(credential);
+        text.push('\n');
+        call.write_target(&mut text);
         for name in forwarded {
             for value in fields.get_all(name) {
                 text.extend(["\n", name.as_str(), ":"]);
                 text.extend(value.as_bytes().iter().flat_map(|b| b.escape_ascii()).map(char::from));
             }
         }
-        Self(text.into())
+        text
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 
     /// The credential's name and the call's target, as they stand in it.
@@ -46,6 +67,20 @@ impl Key {
     /// The bytes that a key takes.
     pub(super) fn weight(&self) -> usize {
         self.0.len() + size_of::<Self>()
+    }
+}
+
+impl From<String> for Key {
+    /// `text` is what [`Key::text`] gave.
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+/// A key and its text are hashed and compared alike.
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

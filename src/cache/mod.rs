@@ -28,8 +28,8 @@ use crate::route::Id;
 
 pub use collapse::{Boarding, Flights, Lead, Member, Waiter};
 pub use directives::Directives;
-pub use entry::Entry;
-pub use freshness::{Answer, Freshness, NotStored, assess};
+pub use entry::{Entry, Whole, etag};
+pub use freshness::{Answer, Freshness, NotStored, age, assess};
 pub use key::Key;
 pub use peek::Peek;
 pub use settings::Settings;
@@ -92,7 +92,7 @@ impl Cache {
 
     /// The entry under `key`, fresh or not.
     #[must_use]
-    pub fn find(&self, key: &Key) -> Option<Arc<Entry>> {
+    pub fn find(&self, key: &str) -> Option<Arc<Entry>> {
         self.entries.get(key)
     }
 

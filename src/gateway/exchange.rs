@@ -4,12 +4,14 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use uuid::Uuid;
 
 use super::failure::{Failure, FailureKind};
 use super::forward::Sending;
+use super::reply::{CACHE_STATUS, PLACE, REQUEST_ID};
 use super::{fields, reply};
 use crate::cache::Entry;
 use crate::clock::{Clock, Now};
@@ -17,6 +19,9 @@ use crate::route::{Id, Route, ScopeKind};
 use crate::telemetry::metrics::{Answered, Metrics, Served};
 use crate::telemetry::trace::Trace;
 use crate::transport::{Body, Via};
+
+const ATTEMPTS: HeaderName = HeaderName::from_static("exportgate-attempts");
+const QUEUED_MS: HeaderName = HeaderName::from_static("exportgate-queued-ms");
 
 /// What is known of one exchange; it fills as the request goes its way.
 #[derive(Debug)]
@@ -146,11 +151,11 @@ impl Drop for Unanswered<'_> {
 
 impl Exchange {
     /// A request that just came.
-    pub(super) fn begin(started: Now, method: &Method, via: Via) -> Self {
+    pub(super) fn begin(started: Now, method: &Method, via: Via, unknown: &Arc<str>) -> Self {
         Self {
-            id: Uuid::now_v7(),
+            id: request_id(started),
             started,
-            client: "unknown".into(),
+            client: Arc::clone(unknown),
             address: via.address().map(|address| address.ip()),
             method: method.clone(),
             operation: "none",
@@ -203,21 +208,27 @@ impl Exchange {
     /// Adds our own fields: `Exportgate-Request-Id` to every answer, `Cache-Status` (RFC 9211) where the
     /// cache was asked.
     pub(super) fn stamp(&self, fields: &mut HeaderMap) {
-        if let Ok(id) = HeaderValue::try_from(self.id.to_string()) {
-            fields.insert("exportgate-request-id", id);
+        let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
+        if let Ok(id) = HeaderValue::from_str(self.id.as_hyphenated().encode_lower(&mut id)) {
+            fields.insert(REQUEST_ID, id);
         }
         if let Some(sending) = self.sending {
-            fields.insert("exportgate-attempts", HeaderValue::from(sending.tries));
+            fields.insert(ATTEMPTS, HeaderValue::from(sending.tries));
             let mut queued = sending.queued.as_millis().to_string();
             if let Some(waited_for) = sending.waited_for {
                 let _ = write!(queued, "; for={waited_for}");
             }
             if let Ok(value) = HeaderValue::try_from(queued) {
-                fields.insert("exportgate-queued-ms", value);
+                fields.insert(QUEUED_MS, value);
             }
         }
-        if let Some(status) = self.cache_status().and_then(|text| HeaderValue::try_from(text).ok()) {
-            fields.append("cache-status", status);
+        if let Some(status) = self.cache_status().and_then(|text| HeaderValue::from_str(&text).ok()) {
+            // Behind what gateways before us said (RFC 9211 §2), or where ours has its place.
+            if fields.get(&CACHE_STATUS).is_some_and(|value| *value == PLACE) {
+                fields.insert(CACHE_STATUS, status);
+            } else {
+                fields.append(CACHE_STATUS, status);
+            }
         }
     }
 
@@ -252,11 +263,13 @@ impl Exchange {
     }
 
     fn cache_status(&self) -> Option<String> {
-        let mut text = String::from("exportgate");
+        let mut text = String::with_capacity(64);
+        text.push_str("exportgate");
         match self.outcome {
             Outcome::Own => return None,
             Outcome::Hit { ttl, uncertain } => {
-                let _ = write!(text, "; hit; ttl={ttl}");
+                text.push_str("; hit; ttl=");
+                text.push_str(itoa::Buffer::new().format(ttl));
                 if uncertain {
                     text.push_str("; detail=links-end-uncertain");
                 }
@@ -334,6 +347,16 @@ impl Exchange {
             _ => event!(info),
         }
     }
+}
+
+/// Names a request: a version 7 UUID (RFC 9562 §5.7). It is no secret, so its random bits need not come from the
+/// system, which each request would wait for.
+fn request_id(now: Now) -> Uuid {
+    let since_1970 = now.wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut random = [0; 10];
+    fastrand::fill(&mut random);
+    let millis = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+    uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
 }
 
 fn millis(now: Now, since: Now) -> f64 {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::answer::{self, Garbled};
 use super::failure::{Failure, FailureKind};
-use super::{Gateway, fields, spans};
+use super::{Gateway, fields, reply, spans};
 use crate::access::Permit;
 use crate::cache::{self, Entry, Key, Lead, Member, Peek};
 use crate::clock::Now;
@@ -438,7 +438,11 @@ impl Gateway {
             }
         };
         let fields = fields::for_replay(fields::end_to_end(fields.clone(), self.upstream.root()));
-        let entry = Entry::new((*status, fields, body.clone()), freshness, received, attempt);
+        let age = cache::age(&fields);
+        let etag = cache::etag(body);
+        let fields = reply::for_storing(fields, &etag, &freshness);
+        let whole = cache::Whole { status: *status, fields, body: body.clone(), etag, age };
+        let entry = Entry::new(whole, freshness, received, attempt);
         Some(Arc::new(entry))
     }
 

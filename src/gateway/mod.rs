@@ -12,7 +12,7 @@ mod via;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, VIA};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -22,10 +22,10 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
-use crate::access::Access;
+use crate::access::{Access, Permit};
 use crate::cache::{Boarding, Cache, Directives, Entry, Flights, Key, Member, Waiter};
 use crate::clock::Clock;
-use crate::credential::Credentials;
+use crate::credential::{Credential, Credentials};
 use crate::journal::{Journal, OnFailure};
 use crate::route::{self, ExportCall, Operation, OtherCall, Route};
 use crate::shutdown::Shutdown;
@@ -80,6 +80,8 @@ pub struct Gateway {
     rules: ArcSwap<Rules>,
     /// Our name in `Via`: one for each instance, so that a loop is seen and a chain is not.
     pseudonym: String,
+    /// The name of clients that are not known (yet).
+    unknown: Arc<str>,
 }
 
 impl Gateway {
@@ -99,6 +101,7 @@ impl Gateway {
             flights: Flights::new(settings.cache.max_followers),
             shutdown: with.shutdown,
             rules: ArcSwap::from_pointee(settings.into()),
+            unknown: "unknown".into(),
             pseudonym: format!("{}{:08x}", via::PSEUDONYM, Uuid::new_v4().as_fields().0),
         }
     }
@@ -128,7 +131,7 @@ impl Gateway {
 
     /// Answers a request.
     pub async fn respond(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body> {
-        let exchange = Exchange::begin(self.clock.now(), request.method(), peer.via);
+        let exchange = Exchange::begin(self.clock.now(), request.method(), peer.via, &self.unknown);
         let mut unanswered = Unanswered::new(exchange, &self.metrics, &self.clock);
         let exchange = unanswered.exchange();
         exchange.trace = self.traces.as_ref().and_then(|to| to.begin(exchange.id, None));
@@ -159,14 +162,16 @@ impl Gateway {
         peer: &Peer,
     ) -> Result<Response<Body>, Failure> {
         let rules = self.rules.load_full();
-        let deadline = Instant::now() + rules.request_timeout;
+        let deadline = Instant::from_std(exchange.started.mono) + rules.request_timeout;
         let (parts, body) = request.into_parts();
 
         // 1. See that the request did not come from ourselves, and identify who asks.
         let via_of = |keep| {
             via::append(&parts.headers, parts.version, (&self.pseudonym, keep)).map_err(FailureKind::from)
         };
-        let _ = via_of(Keep::All)?;
+        if parts.headers.contains_key(VIA) {
+            let _ = via_of(Keep::All)?;
+        }
         let principal = self.access.identify(&parts, peer, exchange.started).await;
         let principal = principal.map_err(FailureKind::from)?;
         exchange.client = Arc::clone(&principal.name);
@@ -186,65 +191,75 @@ impl Gateway {
         //    is held until the answer is there, and by a fetch until that has ended, whoever leaves.
         let permitted = self.access.permit(&principal, &route, exchange.started.mono);
         let permit = permitted.map_err(|why| FailureKind::not_permitted(why, self.access.hides()))?;
-        let permit = Arc::new(permit);
         let credential = self.credentials.choose(route.scopes()).ok_or(FailureKind::NoCredential)?;
 
         let is_shared = route.is_shared();
-        let keep = if is_shared { Keep::Gateways } else { Keep::All };
-        let errand = Errand {
-            member: Member { request: exchange.id, client: Arc::clone(&exchange.client) },
-            fields: if is_shared {
-                fields::for_get(&parts.headers, &rules.forward_headers)
-            } else {
-                fields::for_one(&parts.headers, &rules.forward_headers)
-            },
-            via: via_of(keep)?,
-            sent_id: fields::request_id(&parts.headers),
-            credential,
-            permit: Arc::clone(&permit),
-            share: principal.share(),
-            deadline,
-            trace: exchange.trace.clone(),
+        // What goes up is put together only where something goes up.
+        let request = exchange.id;
+        let (client, trace) = (Arc::clone(&exchange.client), exchange.trace.clone());
+        let errand = |permit: Permit| -> Result<Errand, Failure> {
+            let keep = if is_shared { Keep::Gateways } else { Keep::All };
+            let fields = if is_shared { fields::for_get } else { fields::for_one };
+            Ok(Errand {
+                member: Member { request, client },
+                fields: fields(&parts.headers, &rules.forward_headers),
+                via: via_of(keep)?,
+                sent_id: fields::request_id(&parts.headers),
+                credential: Arc::clone(&credential),
+                permit: Arc::new(permit),
+                share: principal.share(),
+                deadline,
+                trace,
+            })
         };
         match route {
             Route::Export(mut call) => {
                 if let Some(version) = &rules.default_version {
                     call.query.default_version(version);
                 }
-                let body = if is_shared { Bytes::new() } else { read_body(&rules, body).await? };
-                let waiting = self.export(exchange, call, (&parts, &rules), (errand, body))?;
-                // 8. Reply.
-                match waiting {
-                    Waiting::Answered(response) => Ok(response),
-                    Waiting::For(waiter, stale) => {
-                        let landed = self.landed(exchange, waiter, &parts, deadline).await;
-                        // The try took its time; the links must live still.
-                        let now = self.clock.now();
-                        match stale.filter(|entry| is_no_use(&landed) && entry.links_live(now)) {
-                            Some(entry) => {
-                                Ok(exchange.stale(&entry, &parts.headers, now, Some("stale-if-error")))
-                            }
-                            None => landed,
-                        }
+                // 4. Look up.
+                let looked_up = self.look_up(exchange, &call, (&parts, &rules), &credential)?;
+                let (errand, looked_up) = match looked_up {
+                    Found::Answer(response) => return Ok(response),
+                    Found::Ending(response, key) => {
+                        self.refresh(&call, errand(permit)?, key);
+                        return Ok(response);
                     }
+                    Found::Nothing(missed) => (errand(permit)?, missed),
+                };
+                let body = if is_shared { Bytes::new() } else { Box::pin(read_body(&rules, body)).await? };
+                // The permit is held until the answer is there, whoever fetches it.
+                let _permit = Arc::clone(&errand.permit);
+                let (waiter, stale) = match self.board(exchange, (call, &parts), (errand, body), looked_up)? {
+                    Boarded::Answer(response) => return Ok(response),
+                    Boarded::Waiting(waiter, stale) => (waiter, stale),
+                };
+                // 8. Reply.
+                let landed = Box::pin(self.landed(exchange, waiter, &parts, deadline)).await;
+                // The try took its time; the links must live still.
+                let now = self.clock.now();
+                match stale.filter(|entry| is_no_use(&landed) && entry.links_live(now)) {
+                    Some(entry) => Ok(exchange.stale(&entry, &parts.headers, now, Some("stale-if-error"))),
+                    None => landed,
                 }
             }
             Route::Other(call) => {
                 let body = Streamed::new(body, deadline);
-                self.other(exchange, call, (errand, body), deadline).await
+                let errand = errand(permit)?;
+                Box::pin(self.other(exchange, call, (errand, body), deadline)).await
             }
         }
     }
 
-    /// The path of an export call: the cache, then a flight.
-    fn export(
-        self: &Arc<Self>,
+    /// What is stored for an export call, where it answers it. A start is never looked up, stored or shared;
+    /// `no-store` says the same of a read.
+    fn look_up(
+        &self,
         exchange: &mut Exchange,
-        call: ExportCall,
+        call: &ExportCall,
         (parts, rules): (&Parts, &Rules),
-        (errand, body): (Errand, Bytes),
-    ) -> Result<Waiting, Failure> {
-        // 4. Look up. A start is never looked up, stored or shared; `no-store` says the same of a read.
+        credential: &Credential,
+    ) -> Result<Found, Failure> {
         let directives = Directives::of_request(&parts.headers);
         let now = exchange.started;
         let mut stale = None;
@@ -253,10 +268,9 @@ impl Gateway {
         } else if directives.no_store {
             (Why::Request, None)
         } else {
-            let key = Key::new(
-                &self.upstream_name,
-                &errand.credential.cache_name,
-                &call,
+            let key = Key::text(
+                (&self.upstream_name, &credential.cache_name),
+                call,
                 &rules.forward_headers,
                 &parts.headers,
             );
@@ -267,18 +281,20 @@ impl Gateway {
                     stale = Some(entry)
                         .filter(|entry| entry.links_live(now) && entry.satisfies(&directives, now));
                     if let Some(entry) = &stale
-                        && self.upstream.is_held(&errand.credential.name)
+                        && self.upstream.is_held(&credential.name)
                     {
-                        return Ok(Waiting::Answered(exchange.stale(entry, &parts.headers, now, None)));
+                        return Ok(Found::Answer(exchange.stale(entry, &parts.headers, now, None)));
                     }
                     (Why::Stale, Some(key))
                 }
                 Some(entry) if !entry.satisfies(&directives, now) => (Why::Request, Some(key)),
                 Some(entry) => {
-                    if rules.cache.refresh_ahead && entry.wants_refresh(now) {
-                        self.refresh(&call, &errand, key);
-                    }
-                    return Ok(Waiting::Answered(exchange.hit(&entry, &parts.headers)));
+                    let response = exchange.hit(&entry, &parts.headers);
+                    return Ok(if rules.cache.refresh_ahead && entry.wants_refresh(now) {
+                        Found::Ending(response, Key::from(key))
+                    } else {
+                        Found::Answer(response)
+                    });
                 }
             }
         };
@@ -286,13 +302,23 @@ impl Gateway {
             return Err(FailureKind::OnlyIfCached.into());
         }
         self.refuse_unrecorded()?;
+        Ok(Found::Nothing(Missed { directives, why, key: key.map(Key::from), stale }))
+    }
 
-        // 5. Collapse: the first to ask has it fetched, everybody waits for it.
+    /// 5. Collapse: the first to ask has it fetched, everybody waits for it.
+    fn board(
+        self: &Arc<Self>,
+        exchange: &mut Exchange,
+        (call, parts): (ExportCall, &Parts),
+        (errand, body): (Errand, Bytes),
+        Missed { directives, why, key, stale }: Missed,
+    ) -> Result<Boarded, Failure> {
+        let now = exchange.started;
         let member = errand.member.clone();
         let boarding = key.as_ref().map(|key| {
             let usable = |entry: &Arc<Entry>| entry.is_fresh(now) && entry.satisfies(&directives, now);
             let anew = directives.no_cache || directives.max_age == Some(0);
-            self.flights.board(key, (member.clone(), anew), || self.cache.find(key).filter(usable))
+            self.flights.board(key, (member.clone(), anew), || self.cache.find(key.as_str()).filter(usable))
         });
         let (waiter, lead) = match boarding {
             None => {
@@ -302,7 +328,7 @@ impl Gateway {
             Some(Ok(Boarding::Lead(lead, waiter))) => (waiter, Some(lead)),
             Some(Ok(Boarding::Follow(waiter))) => (waiter, None),
             Some(Ok(Boarding::Full)) => return Err(FailureKind::TooManyFollowers.into()),
-            Some(Err(entry)) => return Ok(Waiting::Answered(exchange.hit(&entry, &parts.headers))),
+            Some(Err(entry)) => return Ok(Boarded::Answer(exchange.hit(&entry, &parts.headers))),
         };
         exchange.outcome = Outcome::Forwarded { why, status: None, stored: false, collapsed: lead.is_none() };
 
@@ -310,16 +336,16 @@ impl Gateway {
         if let Some(lead) = lead {
             self.shutdown.spawn(Arc::clone(self).fetch(call, (errand, body), key, lead));
         }
-        Ok(Waiting::For(waiter, stale))
+        Ok(Boarded::Waiting(waiter, stale))
     }
 
     /// Fetches an entry again ahead of its end, once for all its readers, so that none of them waits for it.
-    fn refresh(self: &Arc<Self>, call: &ExportCall, errand: &Errand, key: Key) {
+    fn refresh(self: &Arc<Self>, call: &ExportCall, errand: Errand, key: Key) {
         // An answer that may not leave is not worth asking for.
         if self.refuse_unrecorded().is_ok()
             && let Some(lead) = self.flights.ahead(&key)
         {
-            let errand = Errand { sent_id: Uuid::new_v4(), ..errand.clone() };
+            let errand = Errand { sent_id: Uuid::new_v4(), ..errand };
             let fetching = Arc::clone(self).fetch(call.clone(), (errand, Bytes::new()), Some(key), lead);
             self.shutdown.spawn(fetching);
         }
@@ -412,12 +438,32 @@ async fn read_body(rules: &Rules, body: Incoming) -> Result<Bytes, Failure> {
     }
 }
 
-/// How far an export call has come.
-enum Waiting {
-    /// The cache had it.
-    Answered(Response<Body>),
+/// What looking up an export call came to.
+enum Found {
+    /// The cache answers it.
+    Answer(Response<Body>),
+    /// The same, and it should be fetched again ahead of its end.
+    Ending(Response<Body>, Key),
+    /// It must be asked for.
+    Nothing(Missed),
+}
+
+/// An export call that the cache does not answer.
+struct Missed {
+    directives: Directives,
+    why: Why,
+    /// Under which key the answer may be shared.
+    key: Option<Key>,
+    /// What is past its freshness, and of use where Snyk gives nothing better.
+    stale: Option<Arc<Entry>>,
+}
+
+/// How an export call gets its answer.
+enum Boarded {
+    /// It was stored a moment ago.
+    Answer(Response<Body>),
     /// It is on its way.
-    For(Waiter<Landed>, Option<Arc<Entry>>),
+    Waiting(Waiter<Landed>, Option<Arc<Entry>>),
 }
 
 /// Whether Snyk could not be asked, or gave nothing but its trouble: then an older answer is better than none

@@ -1,5 +1,7 @@
 //! Answers to clients, made of what the cache, the upstream or a failure gives.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, IF_NONE_MATCH, PRAGMA};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -8,7 +10,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::Failure;
-use crate::cache::Entry;
+use crate::cache::{Entry, Freshness};
 use crate::clock::Now;
 use crate::transport::{Body, Streamed};
 
@@ -20,26 +22,55 @@ const NOTHING: HeaderValue = HeaderValue::from_static("default-src 'none'; frame
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"exportgate\"");
 const JSON_API: HeaderValue = HeaderValue::from_static("application/vnd.api+json");
 const AGE: HeaderName = http::header::AGE;
+/// Names this request, on every answer.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("exportgate-request-id");
+/// RFC 9211.
+pub(super) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const LINKS_EXPIRE: HeaderName = HeaderName::from_static("exportgate-links-expire");
+/// Stands where a value of each answer's own will be.
+pub(super) const PLACE: HeaderValue = HeaderValue::from_static("-");
+
+/// The fields of a stored response, as every client gets them; made once, when it is stored. Those that differ from
+/// client to client have a place already, so that a copy need not grow.
+pub(super) fn for_storing(mut fields: HeaderMap, etag: &HeaderValue, freshness: &Freshness) -> HeaderMap {
+    say_what_is_stored(&mut fields, etag, freshness.links_end);
+    fields.insert(AGE, PLACE);
+    fields.insert(REQUEST_ID, PLACE);
+    if !fields.contains_key(&CACHE_STATUS) {
+        fields.insert(CACHE_STATUS, PLACE);
+    }
+    fields
+}
+
+/// What we say of an answer that is stored, in place of what the upstream said.
+fn say_what_is_stored(fields: &mut HeaderMap, etag: &HeaderValue, links_end: Option<SystemTime>) {
+    fields.remove(EXPIRES);
+    fields.remove(PRAGMA);
+    fields.insert(CACHE_CONTROL, ASK_AGAIN);
+    fields.insert(ETAG, etag.clone());
+    if let Some(end) = links_end {
+        let text = humantime::format_rfc3339_seconds(end).to_string();
+        if let Ok(value) = HeaderValue::try_from(text) {
+            fields.insert(LINKS_EXPIRE, value);
+        }
+    }
+}
 
 /// A stored response, replayed (RFC 9111 §4).
 pub(super) fn hit(entry: &Entry, client: &HeaderMap, now: Now) -> Response<Body> {
     let mut fields = entry.fields.clone();
     fields.insert(AGE, HeaderValue::from(entry.age(now)));
-    stored(entry, fields, client)
+    conditional(entry, fields, client)
 }
 
 /// An answer that was just stored; `fields` are the upstream's own.
 pub(super) fn stored(entry: &Entry, mut fields: HeaderMap, client: &HeaderMap) -> Response<Body> {
-    fields.remove(EXPIRES);
-    fields.remove(PRAGMA);
-    fields.insert(CACHE_CONTROL, ASK_AGAIN);
-    fields.insert(ETAG, entry.etag.clone());
-    if let Some(end) = entry.links_end() {
-        let text = humantime::format_rfc3339_seconds(end).to_string();
-        if let Ok(value) = HeaderValue::try_from(text) {
-            fields.insert("exportgate-links-expire", value);
-        }
-    }
+    say_what_is_stored(&mut fields, &entry.etag, entry.links_end());
+    conditional(entry, fields, client)
+}
+
+/// All of it, or that the client has it already.
+fn conditional(entry: &Entry, mut fields: HeaderMap, client: &HeaderMap) -> Response<Body> {
     if has_current(client, &entry.etag) {
         fields.remove(CONTENT_TYPE);
         fields.remove(CONTENT_ENCODING);
