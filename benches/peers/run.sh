@@ -8,6 +8,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
+readonly PLOTTER=matplotlib==3.10.7
+
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 out=$target/peers
 
@@ -68,7 +70,15 @@ need haproxy haproxy -v
 need varnish varnishd -V
 need wrk test -x /usr/bin/wrk
 need nghttp2-client h2load --version
-need python3-matplotlib python3 -c 'import matplotlib'
+need python3-venv python3 -c 'import ensurepip, venv'
+if [ "$(cat "$out/venv/pins" 2>/dev/null || true)" != "$PLOTTER" ]; then
+    rm -rf "$out/venv"
+    mkdir -p "$out"
+    python3 -m venv "$out/venv"
+    "$out/venv/bin/pip" --quiet --disable-pip-version-check install "$PLOTTER" ||
+        fail "$PLOTTER is missing and was not installed"
+    printf '%s' "$PLOTTER" >"$out/venv/pins"
+fi
 
 step 'Build'
 mkdir -p "$out/bin"
@@ -86,3 +96,9 @@ END
 
 step 'Measure'
 python3 benches/peers/measure.py --programs "$out/bin" --out "$out" "$@"
+
+# A quick run is there to see that all works; its figures are nothing to publish.
+pages=docs
+case " $* " in *' --quick '* | *' --rounds '* | *' --peers '*) pages=$out ;; esac
+step "The page: $pages/benchmarks.md"
+"$out/venv/bin/python" benches/peers/report.py "$out" "$pages"
