@@ -5,6 +5,8 @@
 //!
 //!     floor LISTEN BODY_FILE ENTRIES [CERTIFICATE KEY]
 
+#![expect(clippy::disallowed_methods, reason = "a program of its own: it drains nothing")]
+
 use std::convert::Infallible;
 use std::fs;
 use std::sync::Arc;

@@ -10,6 +10,12 @@
 //!
 //! `--field "Name: value"` comes last and adds a field to each request.
 
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a program of its own: it ends by itself, and its output is its result"
+)]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -92,7 +98,9 @@ fn report(times: Vec<Option<Duration>>, seconds: Duration) {
     let errors = all - times.len();
     // In thousandths. A share of 1 is the last.
     let at = |share: usize| {
-        times.get((times.len() * share / 1_000).min(times.len().saturating_sub(1))).map_or(0.0, Duration::as_secs_f64)
+        times
+            .get((times.len() * share / 1_000).min(times.len().saturating_sub(1)))
+            .map_or(0.0, Duration::as_secs_f64)
             * 1e3
     };
     println!(
@@ -168,7 +176,8 @@ async fn rate(target: &Target, rate: f64, seconds: f64, connections: u64) {
         queue.send(due).expect("a worker");
     }
     drop(queues);
-    let times: Vec<_> = join_all(workers).await.into_iter().flat_map(|times| times.expect("a worker")).collect();
+    let times: Vec<_> =
+        join_all(workers).await.into_iter().flat_map(|times| times.expect("a worker")).collect();
     report(times, begun.elapsed());
 }
 

@@ -504,7 +504,10 @@ def zipf(turn):
     before = turn.count()["results"]
     turn.wrk(64, RESULTS, "zipf", RESULTS, ENTRIES, seconds=1)
     result = turn.measured(lambda: turn.wrk(64, RESULTS, "zipf", RESULTS, ENTRIES))
-    turn.expect("the number of upstream requests meanwhile", turn.count()["results"] - before, 0)
+    result["upstream_share"] = (turn.count()["results"] - before) / result["requests"]
+    # HAProxy finds entries by 32 bits of a hash: of 100,000, a few share theirs and put each other out.
+    if result["upstream_share"] > (0.001 if turn.peer.name == "haproxy" else 0):
+        raise Wrong(f"{turn.peer.name}: {result['upstream_share']:.2%} of what is stored went to the upstream")
     return result
 
 

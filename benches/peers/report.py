@@ -102,7 +102,7 @@ def chart(saved, path):
     axes.invert_yaxis()
     axes.set_xlabel("server CPU time per request, µs (less is better)")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(named))
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
 

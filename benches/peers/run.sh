@@ -2,7 +2,7 @@
 # Measures exportgate beside nginx, HAProxy and Varnish, in turn, in several rounds. Installs what is missing where it
 # can, and names it where it cannot. Wants a quiet machine with two cores: one for the server, one for the client.
 #
-#   benches/peers/run.sh [--quick] [SCENARIO...]     (default: all; five rounds. About … minutes; --quick: … minutes)
+#   benches/peers/run.sh [--quick] [SCENARIO...]     (default: all; five rounds. About an hour; --quick: a quarter)
 #
 # Results: target/peers/*.json, and of these docs/benchmarks.md and docs/benchmarks.svg (not with --quick).
 set -euo pipefail
