@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Measures exportgate beside nginx, HAProxy and Varnish, in turn, in several rounds. Installs what is missing where it
+# can, and names it where it cannot. Wants a quiet machine with two cores: one for the server, one for the client.
+#
+#   benches/peers/run.sh [--quick] [SCENARIO...]     (default: all; five rounds. About an hour; --quick: a quarter)
+#
+# Results: target/peers/*.json, and of these docs/benchmarks.md and docs/benchmarks.svg (not with --quick).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+readonly PLOTTER=matplotlib==3.10.7
+
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+out=$target/peers
+
+step() { printf '\n== %s\n' "$*"; }
+fail() {
+    printf '\nrun.sh: FAILED: %s\n' "$*" >&2
+    exit 1
+}
+
+scratch=$(mktemp -d)
+policy=/usr/sbin/policy-rc.d
+policy_is_ours=no
+clean_up() {
+    [ "$policy_is_ours" = no ] || rm -f "$policy"
+    rm -rf "$scratch"
+}
+trap clean_up EXIT
+
+# need PACKAGE TEST...: runs TEST; where it fails, installs the Debian package.
+apt_is_fresh=no
+need() {
+    local package=$1
+    shift
+    "$@" >/dev/null 2>&1 && return
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        fail "the package $package is missing: install it (on Debian: apt-get install $package)"
+    fi
+    printf 'installing %s\n' "$package"
+    if [ "$apt_is_fresh" = no ]; then
+        apt-get update -qq || fail "apt-get update failed; $package is needed"
+        apt_is_fresh=yes
+    fi
+    # The peers are started by this bench alone: no daemon of theirs begins with their installation.
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+        policy_is_ours=yes
+    fi
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" \
+        >"$scratch/apt" 2>&1 || {
+        cat "$scratch/apt" >&2
+        fail "apt-get could not install $package"
+    }
+    "$@" >/dev/null 2>&1 || fail "$package is installed, but \`$*\` still fails"
+}
+
+step 'What is needed'
+command -v cargo >/dev/null ||
+    fail 'cargo is missing: install the Rust toolchain that rust-toolchain.toml names'
+[ "$(nproc)" -ge 2 ] || fail 'two cores are needed'
+# Where daemons are for root, a user's PATH may not lead to them.
+PATH=$PATH:/usr/sbin
+need python3 python3 --version
+need openssl openssl version
+need util-linux taskset --version
+need nginx nginx -v
+need haproxy haproxy -v
+need varnish varnishd -V
+need wrk test -x /usr/bin/wrk
+need nghttp2-client h2load --version
+need python3-venv python3 -c 'import ensurepip, venv'
+if [ "$(cat "$out/venv/pins" 2>/dev/null || true)" != "$PLOTTER" ]; then
+    rm -rf "$out/venv"
+    mkdir -p "$out"
+    python3 -m venv "$out/venv"
+    "$out/venv/bin/pip" --quiet --disable-pip-version-check install "$PLOTTER" ||
+        fail "$PLOTTER is missing and was not installed"
+    printf '%s' "$PLOTTER" >"$out/venv/pins"
+fi
+
+step 'Build'
+mkdir -p "$out/bin"
+cargo build --release --locked --bin exportgate --bench floor --bench upstream --bench load \
+    --message-format=json-render-diagnostics >"$scratch/built"
+python3 - "$scratch/built" "$out/bin" <<'END'
+import json, os, shutil, sys
+
+for line in open(sys.argv[1]):
+    message = json.loads(line)
+    name = message.get("target", {}).get("name")
+    if message.get("executable") and name in ("exportgate", "floor", "upstream", "load"):
+        shutil.copy(message["executable"], os.path.join(sys.argv[2], name))
+END
+
+step 'Measure'
+python3 benches/peers/measure.py --programs "$out/bin" --out "$out" "$@"
+
+# A quick run is there to see that all works; its figures are nothing to publish.
+pages=docs
+case " $* " in *' --quick '* | *' --rounds '* | *' --peers '*) pages=$out ;; esac
+step "The page: $pages/benchmarks.md"
+"$out/venv/bin/python" benches/peers/report.py "$out" "$pages"
