@@ -59,20 +59,10 @@ need systemd systemd-analyze --version
 need python3 python3 --version
 need python3-venv python3 -c 'import ensurepip, venv'
 need_prometheus
-if [ "$(cat "$tools/pins" 2>/dev/null || true)" != "${PINS[*]}" ]; then
-    install=(pip install "${PINS[@]}")
-    printf 'installing into %s: %s\n' "$tools" "${install[*]}"
-    rm -rf "$tools"
-    mkdir -p "$target"
-    python3 -m venv "$tools"
-    "$tools/bin/${install[0]}" --quiet --disable-pip-version-check "${install[@]:1}" ||
-        fail "these are missing and were not installed: ${install[*]}"
-    printf '%s' "${PINS[*]}" >"$tools/pins"
-fi
-printf '%s\n' "${PINS[@]}"
+venv "$tools" "${PINS[@]}"
 
 step 'shellcheck: scripts'
-scripts=(test.sh tests/*.sh tests/browser/run.sh deploy/*.sh deploy/*/*.sh deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm)
+scripts=(test.sh tests/*.sh tests/browser/run.sh benches/peers/run.sh deploy/*.sh deploy/*/*.sh deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm)
 shellcheck -x "${scripts[@]}" || finding 'shellcheck'
 printf '%s scripts\n' "${#scripts[@]}"
 

@@ -31,3 +31,19 @@ need() {
     rm -f "$log"
     "$@" >/dev/null 2>&1 || fail "$package is installed, but \`$*\` still fails"
 }
+
+# venv DIRECTORY PIN...: Python programs in a directory of their own, where they are not there already.
+venv() {
+    local directory=$1
+    shift
+    if [ "$(cat "$directory/pins" 2>/dev/null || true)" != "$*" ]; then
+        printf 'installing into %s: pip install %s\n' "$directory" "$*"
+        rm -rf "$directory"
+        mkdir -p "$(dirname "$directory")"
+        python3 -m venv "$directory"
+        "$directory/bin/pip" --quiet --disable-pip-version-check install "$@" ||
+            fail "these are missing and were not installed: pip install $*"
+        printf '%s' "$*" >"$directory/pins"
+    fi
+    printf '%s\n' "$@"
+}

@@ -58,17 +58,7 @@ need curl curl --version
 need openssl openssl version
 need python3 python3 --version
 need python3-venv python3 -c 'import ensurepip, venv'
-if [ "$(cat "$tools/pins" 2>/dev/null || true)" != "${PINS[*]}" ]; then
-    install=(pip install "${PINS[@]}")
-    printf 'installing into %s: %s\n' "$tools" "${install[*]}"
-    rm -rf "$tools"
-    mkdir -p "$target"
-    python3 -m venv "$tools"
-    "$tools/bin/${install[0]}" --quiet --disable-pip-version-check "${install[@]:1}" ||
-        fail "sslyze, schemathesis and httplint are missing and were not installed: ${install[*]}"
-    printf '%s' "${PINS[*]}" >"$tools/pins"
-fi
-printf '%s\n' "${PINS[@]}"
+venv "$tools" "${PINS[@]}"
 
 step 'The program, in front of a fake Snyk'
 # A proxy is for what was installed above, not for this machine.

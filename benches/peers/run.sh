@@ -7,17 +7,13 @@
 # Results: target/peers/*.json, and of these docs/benchmarks.md and docs/benchmarks.svg (not with --quick).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+# shellcheck source=tests/shell.sh
+. tests/shell.sh
 
 readonly PLOTTER=matplotlib==3.10.7
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 out=$target/peers
-
-step() { printf '\n== %s\n' "$*"; }
-fail() {
-    printf '\nrun.sh: FAILED: %s\n' "$*" >&2
-    exit 1
-}
 
 scratch=$(mktemp -d)
 policy=/usr/sbin/policy-rc.d
@@ -28,33 +24,12 @@ clean_up() {
 }
 trap clean_up EXIT
 
-# need PACKAGE TEST...: runs TEST; where it fails, installs the Debian package.
-apt_is_fresh=no
-need() {
-    local package=$1
-    shift
-    "$@" >/dev/null 2>&1 && return
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        fail "the package $package is missing: install it (on Debian: apt-get install $package)"
-    fi
-    printf 'installing %s\n' "$package"
-    if [ "$apt_is_fresh" = no ]; then
-        apt-get update -qq || fail "apt-get update failed; $package is needed"
-        apt_is_fresh=yes
-    fi
-    # The peers are started by this bench alone: no daemon of theirs begins with their installation.
-    if [ ! -e "$policy" ]; then
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod 755 "$policy"
-        policy_is_ours=yes
-    fi
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" \
-        >"$scratch/apt" 2>&1 || {
-        cat "$scratch/apt" >&2
-        fail "apt-get could not install $package"
-    }
-    "$@" >/dev/null 2>&1 || fail "$package is installed, but \`$*\` still fails"
-}
+# The peers are started by this bench alone: no daemon of theirs begins with their installation.
+if [ "$(id -u)" = 0 ] && [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    policy_is_ours=yes
+fi
 
 step 'What is needed'
 command -v cargo >/dev/null ||
@@ -71,14 +46,7 @@ need varnish varnishd -V
 need wrk test -x /usr/bin/wrk
 need nghttp2-client h2load --version
 need python3-venv python3 -c 'import ensurepip, venv'
-if [ "$(cat "$out/venv/pins" 2>/dev/null || true)" != "$PLOTTER" ]; then
-    rm -rf "$out/venv"
-    mkdir -p "$out"
-    python3 -m venv "$out/venv"
-    "$out/venv/bin/pip" --quiet --disable-pip-version-check install "$PLOTTER" ||
-        fail "$PLOTTER is missing and was not installed"
-    printf '%s' "$PLOTTER" >"$out/venv/pins"
-fi
+venv "$out/venv" "$PLOTTER"
 
 step 'Build'
 mkdir -p "$out/bin"
@@ -99,6 +67,6 @@ python3 benches/peers/measure.py --programs "$out/bin" --out "$out" "$@"
 
 # A quick run is there to see that all works; its figures are nothing to publish.
 pages=docs
-case " $* " in *' --quick '* | *' --rounds '* | *' --peers '*) pages=$out ;; esac
+case " $* " in *' --quick '* | *' --peers '*) pages=$out ;; esac
 step "The page: $pages/benchmarks.md"
 "$out/venv/bin/python" benches/peers/report.py "$out" "$pages"

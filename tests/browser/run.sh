@@ -27,17 +27,9 @@ need python3-venv python3 -c 'import ensurepip, venv'
 need chromium /usr/bin/chromium --version
 # With no font at all, nothing on the page would have a width.
 need fonts-liberation test -d /usr/share/fonts/truetype/liberation
-if [ "$(cat "$out/pins" 2>/dev/null || true)" != "${PINS[*]}" ]; then
-    install=(pip install "${PINS[@]}")
-    printf 'installing into %s: %s\n' "$out/venv" "${install[*]}"
-    rm -rf "$out/venv"
-    mkdir -p "$out"
-    python3 -m venv "$out/venv"
-    "$out/venv/bin/${install[0]}" --quiet --disable-pip-version-check "${install[@]:1}" ||
-        fail "playwright and axe-core are missing and were not installed: ${install[*]}"
-    printf '%s' "${PINS[*]}" >"$out/pins"
-fi
-printf '%s\n' "${PINS[@]}" "$(/usr/bin/chromium --version 2>/dev/null)"
+mkdir -p "$out"
+venv "$out/venv" "${PINS[@]}"
+/usr/bin/chromium --version 2>/dev/null
 
 # A proxy is for what was installed above, not for this machine.
 export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1 PYTHONDONTWRITEBYTECODE=1 BROWSER_OUT=$out
