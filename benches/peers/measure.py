@@ -440,9 +440,10 @@ def tls_hits(*options):
 
 
 def passed(turn, kind, result, before, open_ones):
-    """That every request went up. Those that were on their way at the end are in no client's count."""
+    """That every request went up, but for one in a thousand: two clients may ask the same in the same moment, and are
+    one request then. Those that were on their way at the end are in no client's count."""
     came = turn.count()[kind] - before
-    if not result["requests"] <= came <= result["requests"] + open_ones:
+    if not result["requests"] * 0.999 <= came <= result["requests"] + open_ones:
         raise Wrong(f"{turn.peer.name}: {came} of {result['requests']} requests went to the upstream")
     return result
 

@@ -124,7 +124,7 @@ def main():
         f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}. "
         + "; ".join(f"{version}" for peer, version in versions.items() if peer not in ("direct", "floor")) + ".\n")
     if any(one["quick"] for one in saved.values()) or machine["load"] > 0.5:
-        parts.append("**A quick run, or one on a busy machine: these figures only show that it works.**\n")
+        parts.append("**Some of it is from a short run, or from a busy machine: the number of rounds stands with each table.**\n")
     for name, one in saved.items():
         parts.append(f"## {one['title']}\n\n`{name}`, {one['rounds']} rounds of {one['seconds']} s\n\n{table(one)}\n")
     parts.append(NOTES)
