@@ -289,7 +289,6 @@ impl Admin {
         // What a kubelet asks, with an address as Host and without a credential, gets the bare status.
         if let Some((status, word)) = self.probed(path) {
             only(&parts.method, "GET, HEAD")?;
-            let status = StatusCode::from_bytes(&status.as_bytes()[..3]).unwrap_or(StatusCode::OK);
             return Ok(whole(status, "text/plain; charset=utf-8", word));
         }
         // The page holds no data: it asks for that with the token.
@@ -316,16 +315,18 @@ impl Admin {
         }
     }
 
-    /// The bare status for a probe, as a status line and a word for people; nothing for another path.
+    /// The bare status for a probe, and a word for people; nothing for another path. Whether we live depends on
+    /// nothing but that somebody answers.
     #[must_use]
-    pub fn probed(&self, path: &str) -> Option<(&'static str, &'static str)> {
-        let good = "200 OK";
-        match (path, self.health().readiness()) {
-            ("/livez", _) => Some((good, "ok\n")),
-            ("/readyz", (true, "ready")) => Some((good, "ready\n")),
-            ("/readyz", (true, _)) => Some((good, "degraded\n")),
-            ("/readyz", (false, "stopping")) => Some(("503 Service Unavailable", "stopping\n")),
-            ("/readyz", (false, _)) => Some(("503 Service Unavailable", "not_ready\n")),
+    pub fn probed(&self, path: &str) -> Option<(StatusCode, &'static str)> {
+        match path {
+            "/livez" => Some((StatusCode::OK, "ok\n")),
+            "/readyz" => Some(match self.health().readiness() {
+                (true, "ready") => (StatusCode::OK, "ready\n"),
+                (true, _) => (StatusCode::OK, "degraded\n"),
+                (false, "stopping") => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+                (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready\n"),
+            }),
             _ => None,
         }
     }

@@ -135,7 +135,7 @@ impl Admin {
             .collect();
         let (entries, bytes) = self.views.cache.size();
         let journal = &self.views.journal;
-        let waiting: usize = self.views.upstream.pacers().values().map(|pacer| pacer.waiting()).sum();
+        let waiting = self.views.upstream.waiting();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "started": time(self.started.wall),

@@ -29,9 +29,7 @@ impl Peek {
         deserializer.end().ok()?;
         Some(Self { status: found.status?, id: found.id.and_then(|id| id.0), ends: found.ends })
     }
-}
 
-impl Peek {
     /// Whether a link is of a form whose end cannot be read.
     #[must_use]
     pub fn has_unknown_link(&self) -> bool {

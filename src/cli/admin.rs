@@ -1,8 +1,7 @@
 //! Asking the gateway that runs, at its admin listener: where that is, which token it wants, and errors that say
 //! what to do.
 
-use std::fmt;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -126,7 +126,7 @@ impl Gateway {
     /// How many requests wait for their turn to be sent.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.upstream.pacers().values().map(|pacer| pacer.waiting()).sum()
+        self.upstream.waiting()
     }
 
     /// Answers a request.

@@ -395,8 +395,10 @@ pub(super) async fn answer_briefly(mut stream: TcpStream, brief: &Brief, refusal
     };
     let date = httpdate::fmt_http_date(now);
     let answer = format!(
-        "HTTP/1.1 {status}\r\ndate: {date}\r\ncontent-type: text/plain; charset=utf-8\r\ncache-control: no-store\r\n\
+        "HTTP/1.1 {} {}\r\ndate: {date}\r\ncontent-type: text/plain; charset=utf-8\r\ncache-control: no-store\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n{text}",
+        status.as_str(),
+        status.canonical_reason().unwrap_or_default(),
         text.len()
     );
     say(stream, answer.as_bytes()).await;

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 
@@ -60,14 +60,14 @@ pub struct Listener {
 pub type Limits = Arc<ArcSwap<Settings>>;
 
 /// What is answered to a short question where there is no place for another connection: the request's path, and the
-/// status line and the text for it.
+/// status and the text for it.
 #[derive(Clone)]
 pub struct Brief(pub Arc<BriefFn>);
 
 type BriefFn = dyn Fn(&str) -> Option<BriefAnswer> + Send + Sync;
 
-/// A status line without its version, and a text.
-pub type BriefAnswer = (&'static str, &'static str);
+/// A status, and a text.
+pub type BriefAnswer = (StatusCode, &'static str);
 
 impl std::fmt::Debug for Brief {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

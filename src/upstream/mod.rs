@@ -158,6 +158,12 @@ impl Upstream {
         new
     }
 
+    /// How many requests wait for their turn.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.pacers.load().values().map(|pacer| pacer.waiting()).sum()
+    }
+
     /// How the circuit breaker stands, and how long that lasts, where it is known.
     #[must_use]
     pub fn breaker(&self) -> (&'static str, Duration) {
