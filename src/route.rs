@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::{Method, Uri};
+use memchr::memchr;
 
 /// The two kinds of tenant an export belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -48,10 +49,13 @@ impl Id {
     /// lower-cased, because Snyk and RFC 9562 §4 compare them without case.
     #[must_use]
     pub fn parse(segment: &str) -> Option<Self> {
-        let sane =
-            (1..=Self::MAX).contains(&segment.len()) && segment.bytes().all(|b| OF_IDS[usize::from(b)]);
-        sane.then(|| {
-            if segment.bytes().any(|b| b.is_ascii_uppercase()) && is_hyphenated_uuid(segment) {
+        if !(1..=Self::MAX).contains(&segment.len()) {
+            return None;
+        }
+        // Without a branch for each byte: every request pays for it.
+        let seen = segment.bytes().fold(0, |seen, b| seen | OF_IDS[usize::from(b)]);
+        (seen & FOREIGN == 0).then(|| {
+            if seen & UPPER_CASE != 0 && is_hyphenated_uuid(segment) {
                 Self(segment.to_ascii_lowercase().into())
             } else {
                 Self(segment.into())
@@ -66,20 +70,27 @@ impl Id {
     }
 }
 
-/// The bytes of ids.
-const OF_IDS: [bool; 256] = table(b"-_");
+/// What a byte is that is none of a grammar's.
+const FOREIGN: u8 = 1;
+/// What an upper-case letter is.
+const UPPER_CASE: u8 = 2;
 
-/// The ASCII letters and digits, and `more`.
-const fn table(more: &[u8]) -> [bool; 256] {
-    let mut table = [false; 256];
+/// The bytes of ids.
+const OF_IDS: [u8; 256] = table(b"-_");
+
+/// The ASCII letters and digits, and `more`; all others are foreign.
+const fn table(more: &[u8]) -> [u8; 256] {
+    let mut table = [FOREIGN; 256];
     let mut b = 0;
     while b < 128_u8 {
-        table[b as usize] = b.is_ascii_alphanumeric();
+        if b.is_ascii_alphanumeric() {
+            table[b as usize] = if b.is_ascii_uppercase() { UPPER_CASE } else { 0 };
+        }
         b += 1;
     }
     let mut at = 0;
     while at < more.len() {
-        table[more[at] as usize] = true;
+        table[more[at] as usize] = 0;
         at += 1;
     }
     table
@@ -330,7 +341,7 @@ fn export_path(path: &str) -> Option<(Scope, Operation)> {
     let mut count = 0;
     let mut rest = below.strip_prefix('/')?;
     while count < segments.len() {
-        let end = rest.bytes().position(|b| b == b'/');
+        let end = memchr(b'/', rest.as_bytes());
         segments[count] = &rest[..end.unwrap_or(rest.len())];
         count += 1;
         match end {
@@ -382,11 +393,11 @@ fn check_path(path: &str, forward_other: bool) -> Result<(), Refusal> {
 }
 
 const fn is_unreserved_byte(b: u8) -> bool {
-    UNRESERVED[b as usize]
+    UNRESERVED[b as usize] & FOREIGN == 0
 }
 
 /// RFC 3986 §2.3.
-const UNRESERVED: [bool; 256] = table(b"-._~");
+const UNRESERVED: [u8; 256] = table(b"-._~");
 
 fn is_clean_segment(segment: &str) -> bool {
     check_percent(segment).is_some_and(|decoded| {
@@ -428,11 +439,14 @@ impl Query {
     /// Parses a raw query. Repeated and unknown names pass: they are the upstream's to judge.
     fn parse(raw: &str) -> Result<Self, Refusal> {
         let mut pairs = Vec::new();
-        for pair in raw.split('&').filter(|pair| !pair.is_empty()) {
-            pairs.push(match pair.split_once('=') {
-                Some((name, value)) => (canonical(name)?, Some(canonical(value)?)),
-                None => (canonical(pair)?, None),
-            });
+        let mut rest = Some(raw);
+        while let Some(raw) = rest {
+            let (pair, behind) = split_at(raw, b'&');
+            rest = behind;
+            if !pair.is_empty() {
+                let (name, value) = split_at(pair, b'=');
+                pairs.push((canonical(name)?, value.map(canonical).transpose()?));
+            }
         }
         pairs.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(Self(pairs))
@@ -471,9 +485,18 @@ impl Query {
     }
 }
 
+/// What is before the first `delimiter`, and what is behind it, where there is one.
+fn split_at(text: &str, delimiter: u8) -> (&str, Option<&str>) {
+    match memchr(delimiter, text.as_bytes()) {
+        Some(at) => (&text[..at], Some(&text[at + 1..])),
+        None => (text, None),
+    }
+}
+
 /// One canonical spelling of a name or value: unreserved bytes plain, other encodings in upper case.
 fn canonical(raw: &str) -> Result<String, Refusal> {
-    if raw.bytes().all(is_unreserved_byte) {
+    let seen = raw.bytes().fold(0, |seen, b| seen | UNRESERVED[usize::from(b)]);
+    if seen & FOREIGN == 0 {
         return Ok(raw.to_owned());
     }
     check_percent(raw).ok_or(Refusal::Query)?;

@@ -1,33 +1,71 @@
 //! What a request must look like to be for us at all, whoever sends it: one sound `Host`, origin-form, no
 //! web page, and on this machine's own doors nothing that a browser or a forged request could send.
 
-use http::header::{CONTENT_LENGTH, HOST, ORIGIN, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderName, HeaderValue, Version};
+use http::{HeaderMap, HeaderValue, Version};
 
 use super::{Settings, Unidentified};
 use crate::transport::Via;
 
-/// Which page made a browser send a request; `none` where a person did.
-static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// Fields that say a request was passed on for somebody else.
-static FORWARDED: [HeaderName; 4] = [
-    HeaderName::from_static("forwarded"),
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-real-ip"),
-];
+/// What of a request's fields matters here, read in one pass: every request pays for it.
+#[derive(Default)]
+struct Seen<'a> {
+    host: Lines<'a>,
+    coding: Lines<'a>,
+    length: Lines<'a>,
+    /// A web page made a browser send it (`Origin`, or `Sec-Fetch-Site` but for `none`: there a person did).
+    is_from_page: bool,
+    /// It was passed on for somebody else.
+    is_forwarded: bool,
+}
+
+/// The lines of a field that there should be one of.
+#[derive(Default)]
+struct Lines<'a> {
+    first: Option<&'a HeaderValue>,
+    has_more: bool,
+}
+
+impl<'a> Lines<'a> {
+    const fn add(&mut self, value: &'a HeaderValue) {
+        match self.first {
+            None => self.first = Some(value),
+            Some(_) => self.has_more = true,
+        }
+    }
+}
+
+impl<'a> Seen<'a> {
+    fn of(fields: &'a HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for (name, value) in fields {
+            match name.as_str() {
+                "host" => seen.host.add(value),
+                "transfer-encoding" => seen.coding.add(value),
+                "content-length" => seen.length.add(value),
+                "origin" => seen.is_from_page = true,
+                "sec-fetch-site" => seen.is_from_page |= value != "none",
+                "forwarded" | "x-forwarded-for" | "x-forwarded-host" | "x-real-ip" => {
+                    seen.is_forwarded = true;
+                }
+                _ => {}
+            }
+        }
+        seen
+    }
+}
 
 /// Checks a request that came in `via`.
 ///
 /// # Errors
 /// What it is refused for.
 pub(super) fn check(parts: &Parts, via: Via, settings: &Settings) -> Result<(), Unidentified> {
-    framing(parts)?;
-    let authority = authority(parts)?;
-    let from_page = parts.headers.get(&SEC_FETCH_SITE).is_some_and(|site| site != "none");
-    if from_page || parts.headers.contains_key(ORIGIN) {
+    let seen = Seen::of(&parts.headers);
+    framing(parts.version, &seen)?;
+    let authority = target_authority(parts, &seen.host)?;
+    let host = sound_host(&authority)?;
+    if seen.is_from_page {
         return Err(Unidentified::WebPage);
     }
     if let Some((name, value)) = &settings.required_header {
@@ -41,10 +79,10 @@ pub(super) fn check(parts: &Parts, via: Via, settings: &Settings) -> Result<(), 
     match via {
         Via::Network(_) => return Ok(()),
         Via::Unix(_) => {}
-        Via::Loopback(_) if is_ours(authority.host(), &settings.hosts) => {}
+        Via::Loopback(_) if is_ours(host, &settings.hosts) => {}
         Via::Loopback(_) => return Err(Unidentified::ForeignHost),
     }
-    if !settings.allow_forwarded && FORWARDED.iter().any(|name| parts.headers.contains_key(name)) {
+    if seen.is_forwarded && !settings.allow_forwarded {
         return Err(Unidentified::Forwarded);
     }
     Ok(())
@@ -52,23 +90,23 @@ pub(super) fn check(parts: &Parts, via: Via, settings: &Settings) -> Result<(), 
 
 /// Refuses lengths that another server could read otherwise (RFC 9112 §6): what is no plain chunked coding,
 /// what HTTP/1.0 does not have, and numbers that are not written plainly.
-fn framing(parts: &Parts) -> Result<(), Unidentified> {
-    if parts.version >= Version::HTTP_2 {
+fn framing(
+    version: Version,
+    Seen { coding: codings, length: lengths, .. }: &Seen<'_>,
+) -> Result<(), Unidentified> {
+    let (coding, length) = (codings.first, lengths.first);
+    if version >= Version::HTTP_2 || (coding.is_none() && length.is_none()) {
         return Ok(());
     }
-    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-    let coding = codings.next();
     let plain_coding = coding.is_none_or(|coding| {
-        parts.version == Version::HTTP_11 && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+        version == Version::HTTP_11 && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
     });
-    let mut lengths = parts.headers.get_all(CONTENT_LENGTH).iter();
-    let length = lengths.next();
     let plain_length = length.is_none_or(|length| {
         let digits = length.as_bytes();
         digits.iter().all(u8::is_ascii_digit)
             && (digits == b"0" || digits.first().is_some_and(|d| *d != b'0'))
     });
-    let one_of_each = codings.next().is_none() && lengths.next().is_none();
+    let one_of_each = !codings.has_more && !lengths.has_more;
     let one_of_both = coding.is_none() || length.is_none();
     let sound = plain_coding && plain_length && one_of_each && one_of_both;
     sound.then_some(()).ok_or(Unidentified::Framing)
@@ -79,21 +117,31 @@ fn framing(parts: &Parts) -> Result<(), Unidentified> {
 /// # Errors
 /// When it does not say, or not soundly.
 pub fn authority(parts: &Parts) -> Result<Authority, Unidentified> {
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    let host = hosts.next().map(authority_of).transpose()?;
-    if hosts.next().is_some() {
+    let authority = target_authority(parts, &Seen::of(&parts.headers).host)?;
+    sound_host(&authority)?;
+    Ok(authority)
+}
+
+fn target_authority(parts: &Parts, hosts: &Lines<'_>) -> Result<Authority, Unidentified> {
+    if hosts.has_more {
         return Err(Unidentified::Host);
     }
-    let authority = match (parts.version >= Version::HTTP_2, parts.uri.authority(), host) {
-        (false, Some(_), _) if parts.uri.scheme().is_some() => return Err(Unidentified::TargetForm),
+    let host = hosts.first.map(authority_of).transpose()?;
+    match (parts.version >= Version::HTTP_2, parts.uri.authority(), host) {
+        (false, Some(_), _) if parts.uri.scheme().is_some() => Err(Unidentified::TargetForm),
         // CONNECT's target is an authority without a scheme; the route refuses it.
-        (false, _, Some(host)) => host,
-        (true, Some(authority), None) => authority.clone(),
-        (true, Some(authority), Some(host)) if host == *authority => host,
-        _ => return Err(Unidentified::Host),
-    };
-    let sound = !authority.as_str().contains('@') && !authority.host().is_empty();
-    sound.then_some(authority).ok_or(Unidentified::Host)
+        (false, _, Some(host)) => Ok(host),
+        (true, Some(authority), None) => Ok(authority.clone()),
+        (true, Some(authority), Some(host)) if host == *authority => Ok(host),
+        _ => Err(Unidentified::Host),
+    }
+}
+
+/// The host of an authority that names nobody, and something.
+fn sound_host(authority: &Authority) -> Result<&str, Unidentified> {
+    let host = authority.host();
+    let sound = !host.is_empty() && !authority.as_str().contains('@');
+    sound.then_some(host).ok_or(Unidentified::Host)
 }
 
 fn authority_of(host: &HeaderValue) -> Result<Authority, Unidentified> {
@@ -111,7 +159,7 @@ pub fn is_ours(host: &str, named: &[String]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::Request;
+    use http::{HeaderName, Request};
 
     use super::*;
 

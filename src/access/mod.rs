@@ -37,7 +37,7 @@ pub use settings::{KeySource, Settings, Tokens};
 use quota::{Failed, Failures};
 
 /// Where Snyk's own CLI puts its credential a second time.
-const SESSION_TOKEN: HeaderName = HeaderName::from_static("session-token");
+static SESSION_TOKEN: HeaderName = HeaderName::from_static("session-token");
 
 /// Who sent a request, as the journal and the log name them.
 #[derive(Debug, Clone)]
@@ -140,6 +140,9 @@ impl Reason {
 
 type Presented = Result<Arc<Client>, Reason>;
 
+/// The same; `None` where nobody need be known.
+type Known = Result<Option<Arc<Client>>, Reason>;
+
 /// Why somebody who is known may not do what they ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotPermitted {
@@ -218,36 +221,71 @@ impl Access {
         self.settings.load().hide
     }
 
-    /// Identifies who sent a request.
+    /// Identifies who sent a request. `None`: none of the issuer's keys that are here signed its token, and
+    /// [`Access::identify_anew`] waits for newer ones.
+    pub fn identify(&self, parts: &Parts, peer: &Peer, now: Now) -> Option<Result<Principal, Unidentified>> {
+        if let Err(why) = guard::check(parts, peer.via, &self.settings.load()) {
+            return Some(Err(match peer.via {
+                // From other machines these count like wrong keys, so that a flood of them is told once.
+                Via::Network(_) => {
+                    let counted = self.failed(Reason::NotForUs, peer.via, now.mono);
+                    if let Unidentified::TooManyFailures(_) = counted { counted } else { why }
+                }
+                Via::Loopback(_) | Via::Unix(_) => why,
+            }));
+        }
+        match self.client(parts, peer, now) {
+            Err(Reason::UnknownSigner) => None,
+            known => Some(self.principal(known, peer, now)),
+        }
+    }
+
+    /// Identifies who sent a request that shows a token of an unknown signer, once the issuer's newest keys are
+    /// here.
     ///
     /// # Errors
     /// [`Unidentified`].
-    pub async fn identify(&self, parts: &Parts, peer: &Peer, now: Now) -> Result<Principal, Unidentified> {
-        guard::check(parts, peer.via, &self.settings.load()).map_err(|why| match peer.via {
-            // From other machines these count like wrong keys, so that a flood of them is told once.
-            Via::Network(_) => {
-                let counted = self.failed(Reason::NotForUs, peer.via, now.mono);
-                if let Unidentified::TooManyFailures(_) = counted { counted } else { why }
+    pub async fn identify_anew(
+        &self,
+        parts: &Parts,
+        peer: &Peer,
+        now: Now,
+    ) -> Result<Principal, Unidentified> {
+        let mut known = Err(Reason::UnknownSigner);
+        // A try that was under way may have come too early to see a new key.
+        for _ in 0..2 {
+            if let Some((_, jwks)) = &self.issuer {
+                jwks.newer().await;
             }
-            Via::Loopback(_) | Via::Unix(_) => why,
-        })?;
-        let Some(roster) = &self.roster else {
-            return Ok(Principal { name: Arc::clone(&self.local), client: None });
-        };
-        match self.client(&roster.load_full(), parts, peer, now).await {
-            Ok(client) => Ok(Principal { name: Arc::clone(&client.name), client: Some(client) }),
+            known = self.client(parts, peer, now);
+            if !matches!(known, Err(Reason::UnknownSigner)) {
+                break;
+            }
+        }
+        self.principal(known, peer, now)
+    }
+
+    fn principal(&self, known: Known, peer: &Peer, now: Now) -> Result<Principal, Unidentified> {
+        match known {
+            Ok(Some(client)) => Ok(Principal { name: Arc::clone(&client.name), client: Some(client) }),
+            Ok(None) => Ok(Principal { name: Arc::clone(&self.local), client: None }),
             Err(reason) => Err(self.failed(reason, peer.via, now.mono)),
         }
     }
 
-    async fn client(&self, roster: &Roster, parts: &Parts, peer: &Peer, now: Now) -> Presented {
+    /// Which client sent a request; `None` without a roster.
+    fn client(&self, parts: &Parts, peer: &Peer, now: Now) -> Known {
+        let Some(roster) = &self.roster else { return Ok(None) };
+        self.in_roster(&roster.load(), parts, peer, now).map(Some)
+    }
+
+    fn in_roster(&self, roster: &Roster, parts: &Parts, peer: &Peer, now: Now) -> Presented {
         let mut found: Option<Arc<Client>> = None;
-        for credential in presented(parts)? {
+        for credential in presented(parts)?.into_iter().flatten() {
             let client = match credential {
                 Credential::Key(key) if !key::is_well_formed(key) => Err(Reason::MalformedKey),
                 Credential::Key(key) => roster.by_key(key, now),
-                // It may wait for new keys, which few requests do: they alone make room for that.
-                Credential::Token(token) => Box::pin(self.by_token(roster, token, now)).await,
+                Credential::Token(token) => self.by_token(roster, token, now),
             }?;
             if found.as_ref().is_some_and(|other| !Arc::ptr_eq(other, &client)) {
                 return Err(Reason::Conflicting);
@@ -273,18 +311,9 @@ impl Access {
         }
     }
 
-    async fn by_token(&self, roster: &Roster, token: &str, now: Now) -> Presented {
+    fn by_token(&self, roster: &Roster, token: &str, now: Now) -> Presented {
         let Some((expected, jwks)) = &self.issuer else { return Err(Reason::BadToken) };
-        let mut claims = token::verify(token, &jwks.now(), expected, now.wall);
-        // The issuer may have a new key. A try that was under way may have come too early to see it.
-        for _ in 0..2 {
-            if claims != Err(Reason::UnknownSigner) {
-                break;
-            }
-            jwks.newer().await;
-            claims = token::verify(token, &jwks.now(), expected, now.wall);
-        }
-        roster.by_claims(&claims?)
+        roster.by_claims(&token::verify(token, &jwks.now(), expected, now.wall)?)
     }
 
     fn failed(&self, reason: Reason, via: Via, now: Instant) -> Unidentified {
@@ -333,10 +362,10 @@ enum Credential<'a> {
 
 /// What a request presents that looks like ours: in `Authorization` with the scheme `token` or `bearer`, or
 /// in `Session-Token`. Anything else there (a Snyk token that a tool still sends, say) counts as nothing.
-fn presented(parts: &Parts) -> Result<Vec<Credential<'_>>, Reason> {
-    let mut found = Vec::new();
-    for name in [AUTHORIZATION, SESSION_TOKEN] {
-        let mut values = parts.headers.get_all(&name).iter();
+fn presented(parts: &Parts) -> Result<[Option<Credential<'_>>; 2], Reason> {
+    let mut found = [None, None];
+    for (name, found) in [&AUTHORIZATION, &SESSION_TOKEN].into_iter().zip(&mut found) {
+        let mut values = parts.headers.get_all(name).iter();
         let Some(value) = values.next() else { continue };
         if values.next().is_some() {
             return Err(Reason::Conflicting);
@@ -348,13 +377,13 @@ fn presented(parts: &Parts) -> Result<Vec<Credential<'_>>, Reason> {
             {
                 rest.trim()
             }
-            None if name == SESSION_TOKEN => text.trim(),
+            None if *name == SESSION_TOKEN => text.trim(),
             _ => continue,
         };
         if bare.starts_with(key::PREFIX) {
-            found.push(Credential::Key(bare));
+            *found = Some(Credential::Key(bare));
         } else if token::looks_like_one(bare) {
-            found.push(Credential::Token(bare));
+            *found = Some(Credential::Token(bare));
         }
     }
     Ok(found)

@@ -25,7 +25,7 @@ use crate::shutdown::{self, Shutdown};
 use crate::systemd;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{Exporter, TraceError, Traces};
-use crate::transport::{BadTls, ServerTls, TransportError};
+use crate::transport::{BadTls, Peer, ServerTls, TransportError};
 use crate::upstream::Upstream;
 
 use following::Following;
@@ -230,7 +230,7 @@ impl App {
         systemd::ready();
 
         let gateway = self.gateway;
-        let respond = move |request, peer| Arc::clone(&gateway).respond(request, peer);
+        let respond = move |request, peer: Arc<Peer>| gateway.respond(request, &peer);
         let stopping = async {
             shutdown.announced().await;
             systemd::stopping();

@@ -44,6 +44,8 @@ pub(super) struct Exchange {
     pub(super) attempt: Option<Uuid>,
     /// How that came to be sent.
     pub(super) sending: Option<Sending>,
+    /// The `Age` of a stored answer, in seconds.
+    age: Option<u64>,
     /// Its place in a trace, where it is traced.
     pub(super) trace: Option<Trace>,
     /// The place of the attempt that another client's traced request made for it.
@@ -164,6 +166,7 @@ impl Exchange {
             outcome: Outcome::Own,
             attempt: None,
             sending: None,
+            age: None,
             trace: None,
             fetched: None,
         }
@@ -185,9 +188,14 @@ impl Exchange {
     pub(super) fn hit(&mut self, entry: &Entry, client: &HeaderMap) -> Response<Body> {
         let now = self.started;
         self.outcome = Outcome::Hit { ttl: entry.ttl(now), uncertain: entry.is_uncertain() };
+        self.replay(entry, client, now)
+    }
+
+    fn replay(&mut self, entry: &Entry, client: &HeaderMap, now: Now) -> Response<Body> {
         self.attempt = Some(entry.attempt);
+        self.age = Some(entry.age(now));
         entry.count_hit();
-        reply::hit(entry, client, now)
+        reply::hit(entry, client)
     }
 
     /// Answers with what is past its freshness, and notes it: because nothing may be asked now, or, with
@@ -200,17 +208,36 @@ impl Exchange {
         detail: Option<&'static str>,
     ) -> Response<Body> {
         self.outcome = Outcome::Stale { for_seconds: entry.stale_for(now), detail };
-        self.attempt = Some(entry.attempt);
-        entry.count_hit();
-        reply::hit(entry, client, now)
+        self.replay(entry, client, now)
     }
 
     /// Adds our own fields: `Exportgate-Request-Id` to every answer, `Cache-Status` (RFC 9211) where the
-    /// cache was asked.
+    /// cache was asked, `Age` to a stored answer.
     pub(super) fn stamp(&self, fields: &mut HeaderMap) {
         let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
-        if let Ok(id) = HeaderValue::from_str(self.id.as_hyphenated().encode_lower(&mut id)) {
+        let mut id = HeaderValue::from_str(self.id.as_hyphenated().encode_lower(&mut id)).ok();
+        let mut status = self.cache_status().and_then(|text| HeaderValue::from_str(&text).ok());
+        let mut age = self.age.map(HeaderValue::from);
+        if age.is_some() {
+            // The places that were kept for them when it was stored: one walk is cheaper than three look-ups.
+            for (name, value) in fields.iter_mut().filter(|(_, value)| value.as_bytes() == PLACE) {
+                let ours = match name.as_str() {
+                    "age" => &mut age,
+                    "exportgate-request-id" => &mut id,
+                    "cache-status" => &mut status,
+                    _ => continue,
+                };
+                if let Some(ours) = ours.take() {
+                    *value = ours;
+                }
+            }
+        }
+        if let Some(id) = id {
             fields.insert(REQUEST_ID, id);
+        }
+        if let Some(status) = status {
+            // Behind what gateways before us said (RFC 9211 §2).
+            fields.append(CACHE_STATUS, status);
         }
         if let Some(sending) = self.sending {
             fields.insert(ATTEMPTS, HeaderValue::from(sending.tries));
@@ -220,14 +247,6 @@ impl Exchange {
             }
             if let Ok(value) = HeaderValue::try_from(queued) {
                 fields.insert(QUEUED_MS, value);
-            }
-        }
-        if let Some(status) = self.cache_status().and_then(|text| HeaderValue::from_str(&text).ok()) {
-            // Behind what gateways before us said (RFC 9211 §2), or where ours has its place.
-            if fields.get(&CACHE_STATUS).is_some_and(|value| *value == PLACE) {
-                fields.insert(CACHE_STATUS, status);
-            } else {
-                fields.append(CACHE_STATUS, status);
             }
         }
     }

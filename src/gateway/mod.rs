@@ -5,25 +5,27 @@ mod exchange;
 mod failure;
 mod fields;
 mod forward;
+mod later;
 mod reply;
 mod rules;
 mod spans;
 mod via;
 
+use std::future::{Ready, ready};
+use std::pin::Pin;
+use std::sync::Arc;
+
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::future::Either;
 use http::header::{CONNECTION, VIA};
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
-use std::sync::Arc;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout, timeout_at};
+use http::{HeaderValue, Request, Response, Version};
+use hyper::body::Incoming;
 use uuid::Uuid;
 
-use crate::access::{Access, Permit};
-use crate::cache::{Boarding, Cache, Directives, Entry, Flights, Key, Member, Waiter};
+use crate::access::{Access, Permit, Principal};
+use crate::cache::{Cache, Directives, Entry, Flights, Key, Member};
 use crate::clock::Clock;
 use crate::credential::{Credential, Credentials};
 use crate::journal::{Journal, OnFailure};
@@ -31,16 +33,20 @@ use crate::route::{self, ExportCall, Operation, OtherCall, Route};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
-use crate::transport::{Body, Peer, Streamed};
+use crate::transport::{Body, Peer};
 use crate::upstream::Upstream;
 
-use exchange::{Exchange, Outcome, Unanswered, Why};
+use exchange::{Exchange, Why};
 use failure::{Failure, FailureKind};
 use forward::{Errand, Landed};
+use later::Asked;
 use rules::Rules;
 use via::Keep;
 
 pub use rules::{Routes, Settings};
+
+/// An answer: at hand, or on its way.
+pub type Answering = Either<Ready<Response<Body>>, Pin<Box<dyn Future<Output = Response<Body>> + Send>>>;
 
 /// What a gateway works with.
 #[derive(Debug)]
@@ -129,51 +135,50 @@ impl Gateway {
         self.upstream.waiting()
     }
 
-    /// Answers a request.
-    pub async fn respond(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body> {
-        let exchange = Exchange::begin(self.clock.now(), request.method(), peer.via, &self.unknown);
-        let mut unanswered = Unanswered::new(exchange, &self.metrics, &self.clock);
-        let exchange = unanswered.exchange();
+    /// Answers a request: at once where nothing need be waited for, as with a hit.
+    pub fn respond(self: &Arc<Self>, request: Request<Incoming>, peer: &Arc<Peer>) -> Answering {
+        let (parts, body) = request.into_parts();
+        let mut exchange = Exchange::begin(self.clock.now(), &parts.method, peer.via, &self.unknown);
         exchange.trace = self.traces.as_ref().and_then(|to| to.begin(exchange.id, None));
-        let version = request.version();
-        let answer = self.answer(exchange, request, &peer).await;
-        let exchange = unanswered.answered();
-        let failure = answer.as_ref().err().cloned();
-        let mut response = answer.unwrap_or_else(|failure| reply::failure(&failure, exchange.id));
-        if version >= Version::HTTP_2 {
-            // HTTP/2 has no such field (RFC 9113 §8.2.2).
-            response.headers_mut().remove(CONNECTION);
-        }
-        exchange.stamp(response.headers_mut());
-        let now = self.clock.now();
-        exchange.count(&self.metrics, now, (response.status(), failure.as_ref()));
-        exchange.log(now, response.status(), response.headers(), failure.as_ref());
-        if let Some(traces) = &self.traces {
-            exchange.trace(traces, now, (response.status(), response.headers()), failure.as_ref());
-        }
-        response
+        let rules = self.rules.load_full();
+        let step = match self.at_once(&mut exchange, (&parts, &rules), peer) {
+            Ok(Step::Answered(response)) => Ok(response),
+            Err(failure) => Err(failure),
+            Ok(Step::Waits(next)) => {
+                let asked = Asked { parts, body, rules, peer: Arc::clone(peer) };
+                return Either::Right(Box::pin(Arc::clone(self).respond_later(exchange, asked, *next)));
+            }
+        };
+        Either::Left(ready(self.finish(&exchange, parts.version, step)))
     }
 
-    /// The path.
-    async fn answer(
+    /// The path, as far as it goes without waiting: to the answer, to a refusal, or to what there is to wait for.
+    fn at_once(
         self: &Arc<Self>,
         exchange: &mut Exchange,
-        request: Request<Incoming>,
+        (parts, rules): (&Parts, &Rules),
         peer: &Peer,
-    ) -> Result<Response<Body>, Failure> {
-        let rules = self.rules.load_full();
-        let deadline = Instant::from_std(exchange.started.mono) + rules.request_timeout;
-        let (parts, body) = request.into_parts();
-
+    ) -> Result<Step, Failure> {
         // 1. See that the request did not come from ourselves, and identify who asks.
-        let via_of = |keep| {
-            via::append(&parts.headers, parts.version, (&self.pseudonym, keep)).map_err(FailureKind::from)
-        };
         if parts.headers.contains_key(VIA) {
-            let _ = via_of(Keep::All)?;
+            let _ = self.via(parts, Keep::All)?;
         }
-        let principal = self.access.identify(&parts, peer, exchange.started).await;
-        let principal = principal.map_err(FailureKind::from)?;
+        match self.access.identify(parts, peer, exchange.started) {
+            Some(identified) => {
+                let principal = identified.map_err(FailureKind::from)?;
+                self.decide(exchange, (parts, rules), &principal)
+            }
+            None => Ok(Step::Waits(Box::new(Next::Identify))),
+        }
+    }
+
+    /// The path from there on, for who is known.
+    fn decide(
+        self: &Arc<Self>,
+        exchange: &mut Exchange,
+        (parts, rules): (&Parts, &Rules),
+        principal: &Principal,
+    ) -> Result<Step, Failure> {
         exchange.client = Arc::clone(&principal.name);
         // Whose trace it belongs to, and whether it is traced, is for those to say who are known.
         if let Some(traces) = &self.traces {
@@ -189,66 +194,89 @@ impl Gateway {
 
         // 3. Permit it: before the cache is looked at, so that who may not know learns nothing. The permit
         //    is held until the answer is there, and by a fetch until that has ended, whoever leaves.
-        let permitted = self.access.permit(&principal, &route, exchange.started.mono);
+        let permitted = self.access.permit(principal, &route, exchange.started.mono);
         let permit = permitted.map_err(|why| FailureKind::not_permitted(why, self.access.hides()))?;
         let credential = self.credentials.choose(route.scopes()).ok_or(FailureKind::NoCredential)?;
 
-        let is_shared = route.is_shared();
-        // What goes up is put together only where something goes up.
-        let request = exchange.id;
-        let (client, trace) = (Arc::clone(&exchange.client), exchange.trace.clone());
-        let errand = |permit: Permit| -> Result<Errand, Failure> {
-            let keep = if is_shared { Keep::Gateways } else { Keep::All };
-            let fields = if is_shared { fields::for_get } else { fields::for_one };
-            Ok(Errand {
-                member: Member { request, client },
-                fields: fields(&parts.headers, &rules.forward_headers),
-                via: via_of(keep)?,
-                sent_id: fields::request_id(&parts.headers),
-                credential: Arc::clone(&credential),
-                permit: Arc::new(permit),
-                share: principal.share(),
-                deadline,
-                trace,
-            })
-        };
-        match route {
-            Route::Export(mut call) => {
-                if let Some(version) = &rules.default_version {
-                    call.query.default_version(version);
-                }
-                // 4. Look up.
-                let looked_up = self.look_up(exchange, &call, (&parts, &rules), &credential)?;
-                let (errand, looked_up) = match looked_up {
-                    Found::Answer(response) => return Ok(response),
-                    Found::Ending(response, key) => {
-                        self.refresh(&call, errand(permit)?, key);
-                        return Ok(response);
-                    }
-                    Found::Nothing(missed) => (errand(permit)?, missed),
-                };
-                let body = if is_shared { Bytes::new() } else { Box::pin(read_body(&rules, body)).await? };
-                // The permit is held until the answer is there, whoever fetches it.
-                let _permit = Arc::clone(&errand.permit);
-                let (waiter, stale) = match self.board(exchange, (call, &parts), (errand, body), looked_up)? {
-                    Boarded::Answer(response) => return Ok(response),
-                    Boarded::Waiting(waiter, stale) => (waiter, stale),
-                };
-                // 8. Reply.
-                let landed = Box::pin(self.landed(exchange, waiter, &parts, deadline)).await;
-                // The try took its time; the links must live still.
-                let now = self.clock.now();
-                match stale.filter(|entry| is_no_use(&landed) && entry.links_live(now)) {
-                    Some(entry) => Ok(exchange.stale(&entry, &parts.headers, now, Some("stale-if-error"))),
-                    None => landed,
-                }
-            }
+        // 4. Look up.
+        let mut call = match route {
+            Route::Export(call) => call,
             Route::Other(call) => {
-                let body = Streamed::new(body, deadline);
-                let errand = errand(permit)?;
-                Box::pin(self.other(exchange, call, (errand, body), deadline)).await
+                let errand = self.errand(exchange, (parts, rules), (principal, permit, credential), false)?;
+                return Ok(Step::Waits(Box::new(Next::Other(call, errand))));
             }
+        };
+        if let Some(version) = &rules.default_version {
+            call.query.default_version(version);
         }
+        let looked_up = self.look_up(exchange, &call, (parts, rules), &credential)?;
+        if let Found::Answer(response) = looked_up {
+            return Ok(Step::Answered(response));
+        }
+        let is_shared = call.operation != Operation::Start;
+        let errand = self.errand(exchange, (parts, rules), (principal, permit, credential), is_shared)?;
+        Ok(match looked_up {
+            Found::Answer(response) => Step::Answered(response),
+            Found::Ending(response, key) => {
+                self.refresh(&call, errand, key);
+                Step::Answered(response)
+            }
+            Found::Nothing(missed) => Step::Waits(Box::new(Next::Export(call, errand, missed))),
+        })
+    }
+
+    /// What goes up, put together only where something goes up.
+    fn errand(
+        &self,
+        exchange: &Exchange,
+        (parts, rules): (&Parts, &Rules),
+        (principal, permit, credential): (&Principal, Permit, Arc<Credential>),
+        is_shared: bool,
+    ) -> Result<Errand, Failure> {
+        let keep = if is_shared { Keep::Gateways } else { Keep::All };
+        let fields = if is_shared { fields::for_get } else { fields::for_one };
+        Ok(Errand {
+            member: Member { request: exchange.id, client: Arc::clone(&exchange.client) },
+            fields: fields(&parts.headers, &rules.forward_headers),
+            via: self.via(parts, keep)?,
+            sent_id: fields::request_id(&parts.headers),
+            credential,
+            permit: Arc::new(permit),
+            share: principal.share(),
+            deadline: rules.deadline(exchange.started),
+            trace: exchange.trace.clone(),
+        })
+    }
+
+    /// The `Via` to send on.
+    fn via(&self, parts: &Parts, keep: Keep) -> Result<HeaderValue, Failure> {
+        let appended = via::append(&parts.headers, parts.version, (&self.pseudonym, keep));
+        Ok(appended.map_err(FailureKind::from)?)
+    }
+
+    /// Says how it was answered: in the answer, the metrics, the log and the trace.
+    fn finish(
+        &self,
+        exchange: &Exchange,
+        version: Version,
+        answer: Result<Response<Body>, Failure>,
+    ) -> Response<Body> {
+        let (mut response, failure) = match answer {
+            Ok(response) => (response, None),
+            Err(failure) => (reply::failure(&failure, exchange.id), Some(failure)),
+        };
+        if version >= Version::HTTP_2 {
+            // HTTP/2 has no such field (RFC 9113 §8.2.2).
+            response.headers_mut().remove(CONNECTION);
+        }
+        exchange.stamp(response.headers_mut());
+        let now = self.clock.now();
+        exchange.count(&self.metrics, now, (response.status(), failure.as_ref()));
+        exchange.log(now, response.status(), response.headers(), failure.as_ref());
+        if let Some(traces) = &self.traces {
+            exchange.trace(traces, now, (response.status(), response.headers()), failure.as_ref());
+        }
+        response
     }
 
     /// What is stored for an export call, where it answers it. A start is never looked up, stored or shared;
@@ -305,40 +333,6 @@ impl Gateway {
         Ok(Found::Nothing(Missed { directives, why, key: key.map(Key::from), stale }))
     }
 
-    /// 5. Collapse: the first to ask has it fetched, everybody waits for it.
-    fn board(
-        self: &Arc<Self>,
-        exchange: &mut Exchange,
-        (call, parts): (ExportCall, &Parts),
-        (errand, body): (Errand, Bytes),
-        Missed { directives, why, key, stale }: Missed,
-    ) -> Result<Boarded, Failure> {
-        let now = exchange.started;
-        let member = errand.member.clone();
-        let boarding = key.as_ref().map(|key| {
-            let usable = |entry: &Arc<Entry>| entry.is_fresh(now) && entry.satisfies(&directives, now);
-            let anew = directives.no_cache || directives.max_age == Some(0);
-            self.flights.board(key, (member.clone(), anew), || self.cache.find(key.as_str()).filter(usable))
-        });
-        let (waiter, lead) = match boarding {
-            None => {
-                let (lead, waiter) = self.flights.alone(member);
-                (waiter, Some(lead))
-            }
-            Some(Ok(Boarding::Lead(lead, waiter))) => (waiter, Some(lead)),
-            Some(Ok(Boarding::Follow(waiter))) => (waiter, None),
-            Some(Ok(Boarding::Full)) => return Err(FailureKind::TooManyFollowers.into()),
-            Some(Err(entry)) => return Ok(Boarded::Answer(exchange.hit(&entry, &parts.headers))),
-        };
-        exchange.outcome = Outcome::Forwarded { why, status: None, stored: false, collapsed: lead.is_none() };
-
-        // 6. Forward, 7. record and store: a task of its own, so that no client can cancel it.
-        if let Some(lead) = lead {
-            self.shutdown.spawn(Arc::clone(self).fetch(call, (errand, body), key, lead));
-        }
-        Ok(Boarded::Waiting(waiter, stale))
-    }
-
     /// Fetches an entry again ahead of its end, once for all its readers, so that none of them waits for it.
     fn refresh(self: &Arc<Self>, call: &ExportCall, errand: Errand, key: Key) {
         // An answer that may not leave is not worth asking for.
@@ -349,65 +343,6 @@ impl Gateway {
             let fetching = Arc::clone(self).fetch(call.clone(), (errand, Bytes::new()), Some(key), lead);
             self.shutdown.spawn(fetching);
         }
-    }
-
-    /// Waits for a flight and makes the client's answer of what it brings.
-    async fn landed(
-        &self,
-        exchange: &mut Exchange,
-        waiter: Waiter<Landed>,
-        parts: &Parts,
-        deadline: Instant,
-    ) -> Result<Response<Body>, Failure> {
-        let landed = timeout_at(deadline, waiter.landed()).await.map_err(|_| FailureKind::Deadline)?;
-        let landing = landed.ok_or(FailureKind::Internal)??;
-        exchange.attempt = Some(landing.attempt);
-        exchange.sending = Some(landing.sending);
-        if let Outcome::Forwarded { status, stored, collapsed, .. } = &mut exchange.outcome {
-            (*status, *stored) = (Some(landing.status), landing.entry.is_some());
-            exchange.fetched = landing.trace.clone().filter(|_| *collapsed);
-        }
-        let fields = landing.fields.clone();
-        Ok(match &landing.entry {
-            Some(entry) => reply::stored(entry, fields, &parts.headers),
-            None => reply::whole(landing.status, fields, landing.body.clone()),
-        })
-    }
-
-    /// A call that is no export call: streamed, never stored or shared.
-    async fn other(
-        self: &Arc<Self>,
-        exchange: &mut Exchange,
-        call: OtherCall,
-        (errand, body): (Errand, Streamed),
-        deadline: Instant,
-    ) -> Result<Response<Body>, Failure> {
-        self.refuse_unrecorded()?;
-        exchange.outcome =
-            Outcome::Forwarded { why: Why::Bypass, status: None, stored: false, collapsed: false };
-        let (mut answer, answered) = oneshot::channel();
-        let gateway = Arc::clone(self);
-        self.shutdown.spawn(async move {
-            // Who leaves while waiting is not sent; who leaves later gets nothing, and the record is made all
-            // the same.
-            let turn = tokio::select! {
-                turn = gateway.turn_of_other(&errand) => turn,
-                () = answer.closed() => return,
-            };
-            let came = match turn {
-                Ok(pass) => gateway.pass_through(call, (errand, body), pass).await,
-                Err(failure) => Err(failure),
-            };
-            let _ = answer.send(came);
-        });
-        let answered = timeout_at(deadline, answered).await.map_err(|_| FailureKind::Deadline)?;
-        let (attempt, sending, response) = answered.map_err(|_| FailureKind::Internal)??;
-        (exchange.attempt, exchange.sending) = (Some(attempt), Some(sending));
-        if let Outcome::Forwarded { status, .. } = &mut exchange.outcome {
-            *status = Some(response.status());
-        }
-        let (head, body) = response.into_parts();
-        Ok(reply::streamed(head.status, fields::end_to_end(head.headers, self.upstream.root()), body))
     }
 
     /// With `journal.on_failure = "refuse"`, nothing goes upstream that could not be recorded.
@@ -422,20 +357,6 @@ impl Gateway {
 pub fn told_of(refusal: route::Refusal) -> String {
     let told = FailureKind::Refused(refusal).told();
     format!("{} {}: {}", told.status.as_u16(), told.code, told.detail)
-}
-
-/// Reads the body of a start call, bounded in size and time.
-async fn read_body(rules: &Rules, body: Incoming) -> Result<Bytes, Failure> {
-    if body.size_hint().lower() > rules.max_body as u64 {
-        return Err(FailureKind::BodyTooLarge.into());
-    }
-    let whole = Limited::new(body, rules.max_body).collect();
-    match timeout(rules.body_timeout, whole).await {
-        Err(_) => Err(FailureKind::BodyTimeout.into()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(FailureKind::BodyTooLarge.into()),
-        Ok(Err(error)) => Err(Failure { source: Some(error.into()), ..FailureKind::BodyIncomplete.into() }),
-        Ok(Ok(whole)) => Ok(whole.to_bytes()),
-    }
 }
 
 /// What looking up an export call came to.
@@ -458,21 +379,21 @@ struct Missed {
     stale: Option<Arc<Entry>>,
 }
 
-/// How an export call gets its answer.
-enum Boarded {
-    /// It was stored a moment ago.
-    Answer(Response<Body>),
-    /// It is on its way.
-    Waiting(Waiter<Landed>, Option<Arc<Entry>>),
+/// How far a request comes without waiting.
+#[expect(clippy::large_enum_variant, reason = "most requests are hits, which need no box this way")]
+enum Step {
+    /// To its answer.
+    Answered(Response<Body>),
+    /// To something that takes its time.
+    Waits(Box<Next>),
 }
 
-/// Whether Snyk could not be asked, or gave nothing but its trouble: then an older answer is better than none
-/// (RFC 5861 §4).
-fn is_no_use(landed: &Result<Response<Body>, Failure>) -> bool {
-    match landed {
-        Ok(response) => {
-            response.status().is_server_error() || response.status() == StatusCode::TOO_MANY_REQUESTS
-        }
-        Err(failure) => failure.kind.is_about_snyk(),
-    }
+/// What a request waits for.
+enum Next {
+    /// The issuer's newest keys: none that is here signed its token.
+    Identify,
+    /// An export call's answer, of a flight or of Snyk.
+    Export(ExportCall, Errand, Missed),
+    /// Any other call's.
+    Other(OtherCall, Errand),
 }

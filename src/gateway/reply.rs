@@ -3,7 +3,9 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, IF_NONE_MATCH, PRAGMA};
+use http::header::{
+    AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, IF_NONE_MATCH, PRAGMA,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::{Either, Full};
 use serde_json::json;
@@ -11,7 +13,6 @@ use uuid::Uuid;
 
 use super::failure::Failure;
 use crate::cache::{Entry, Freshness};
-use crate::clock::Now;
 use crate::transport::{Body, Streamed};
 
 /// Ask again each time, with the validator: so a purge or a revoked right works at once.
@@ -21,23 +22,23 @@ const NOTHING: HeaderValue = HeaderValue::from_static("default-src 'none'; frame
 /// How to say who you are (RFC 9110 §11.6.1, RFC 6750 §3); keys are bearer tokens.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"exportgate\"");
 const JSON_API: HeaderValue = HeaderValue::from_static("application/vnd.api+json");
-const AGE: HeaderName = http::header::AGE;
 /// Names this request, on every answer.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("exportgate-request-id");
 /// RFC 9211.
 pub(super) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const LINKS_EXPIRE: HeaderName = HeaderName::from_static("exportgate-links-expire");
 /// Stands where a value of each answer's own will be.
-pub(super) const PLACE: HeaderValue = HeaderValue::from_static("-");
+pub(super) const PLACE: &[u8] = b"-";
+const A_PLACE: HeaderValue = HeaderValue::from_static("-");
 
 /// The fields of a stored response, as every client gets them; made once, when it is stored. Those that differ from
 /// client to client have a place already, so that a copy need not grow.
 pub(super) fn for_storing(mut fields: HeaderMap, etag: &HeaderValue, freshness: &Freshness) -> HeaderMap {
     say_what_is_stored(&mut fields, etag, freshness.links_end);
-    fields.insert(AGE, PLACE);
-    fields.insert(REQUEST_ID, PLACE);
+    fields.insert(AGE, A_PLACE);
+    fields.insert(REQUEST_ID, A_PLACE);
     if !fields.contains_key(&CACHE_STATUS) {
-        fields.insert(CACHE_STATUS, PLACE);
+        fields.insert(CACHE_STATUS, A_PLACE);
     }
     fields
 }
@@ -56,11 +57,9 @@ fn say_what_is_stored(fields: &mut HeaderMap, etag: &HeaderValue, links_end: Opt
     }
 }
 
-/// A stored response, replayed (RFC 9111 §4).
-pub(super) fn hit(entry: &Entry, client: &HeaderMap, now: Now) -> Response<Body> {
-    let mut fields = entry.fields.clone();
-    fields.insert(AGE, HeaderValue::from(entry.age(now)));
-    conditional(entry, fields, client)
+/// A stored response, replayed (RFC 9111 §4); its places are still to be filled.
+pub(super) fn hit(entry: &Entry, client: &HeaderMap) -> Response<Body> {
+    conditional(entry, entry.fields.clone(), client)
 }
 
 /// An answer that was just stored; `fields` are the upstream's own.

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use http::HeaderName;
+use tokio::time::Instant;
 
+use crate::clock::Now;
 use crate::journal::OnFailure;
 use crate::{cache, listener, upstream};
 
@@ -47,6 +49,13 @@ pub(super) struct Rules {
     pub(super) max_body: usize,
     pub(super) body_timeout: Duration,
     pub(super) request_timeout: Duration,
+}
+
+impl Rules {
+    /// Until when a request that came at `started` is worked on.
+    pub(super) fn deadline(&self, started: Now) -> Instant {
+        Instant::from_std(started.mono) + self.request_timeout
+    }
 }
 
 impl From<&Settings<'_>> for Rules {

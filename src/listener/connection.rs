@@ -59,41 +59,54 @@ pub(super) struct Serving {
     pub(super) counters: Arc<Counters>,
 }
 
-/// The other end, and what its certificate is worth now.
-struct Other {
+/// The other end.
+enum Other {
+    /// One that showed no certificate.
+    Plain(Arc<Peer>),
+    /// One that showed one, and what that is worth now.
+    Certified(Box<Certified>),
+}
+
+struct Certified {
     via: Via,
-    tls: Option<(ServerTls, Vec<CertificateDer<'static>>)>,
+    tls: ServerTls,
+    chain: Vec<CertificateDer<'static>>,
     /// What the certificate was last verified by, and when, and what came of it.
     seen: Mutex<Verified>,
     clock: Clock,
 }
 
 struct Verified {
-    by: Option<Arc<Loaded>>,
+    by: Arc<Loaded>,
     at: Instant,
     peer: Arc<Peer>,
 }
 
 impl Other {
-    fn plain(via: Via, clock: Clock) -> Self {
-        let peer = Arc::new(Peer { via, certificate: None, is_refused: false });
-        let seen = Mutex::new(Verified { by: None, at: clock.now().mono, peer });
-        Self { via, tls: None, seen, clock }
+    fn plain(via: Via) -> Self {
+        Self::Plain(Arc::new(Peer { via, certificate: None, is_refused: false }))
     }
 
+    /// The peer as of now.
+    fn now(&self) -> Arc<Peer> {
+        match self {
+            Self::Plain(peer) => Arc::clone(peer),
+            Self::Certified(certified) => certified.now(),
+        }
+    }
+}
+
+impl Certified {
     /// The peer as of now. A connection outlives what its certificate was verified by: it is verified again
     /// when the files were replaced, and once in a while, for they have an end too.
     fn now(&self) -> Arc<Peer> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((tls, chain)) = &self.tls {
-            let (loaded, now) = (tls.now(), self.clock.now());
-            let same = seen.by.as_ref().is_some_and(|before| Arc::ptr_eq(before, &loaded));
-            if !same || now.mono.saturating_duration_since(seen.at) >= VERIFIED_FOR {
-                let certificate = loaded.verify(chain, now.wall);
-                let is_refused = certificate.is_none();
-                let peer = Arc::new(Peer { via: self.via, certificate, is_refused });
-                *seen = Verified { by: Some(loaded), at: now.mono, peer };
-            }
+        let (loaded, now) = (self.tls.now(), self.clock.now());
+        if !Arc::ptr_eq(&seen.by, &loaded) || now.mono.saturating_duration_since(seen.at) >= VERIFIED_FOR {
+            let certificate = loaded.verify(&self.chain, now.wall);
+            let is_refused = certificate.is_none();
+            let peer = Arc::new(Peer { via: self.via, certificate, is_refused });
+            *seen = Verified { by: loaded, at: now.mono, peer };
         }
         Arc::clone(&seen.peer)
     }
@@ -103,7 +116,7 @@ impl Serving {
     /// Serves a connection without TLS.
     pub(super) async fn tcp(self, stream: TcpStream, via: Via, respond: impl Respond) {
         let _ = stream.set_nodelay(true);
-        let other = Other::plain(via, self.clock.clone());
+        let other = Other::plain(via);
         if !self.settings.h2c {
             return self.h1(stream, other, respond).await;
         }
@@ -126,7 +139,7 @@ impl Serving {
     /// Serves a connection on a Unix socket.
     pub(super) async fn unix(self, stream: UnixStream, respond: impl Respond) {
         let user = stream.peer_cred().ok().map(|user| User { uid: user.uid(), gid: user.gid() });
-        let other = Other::plain(Via::Unix(user), self.clock.clone());
+        let other = Other::plain(Via::Unix(user));
         self.h1(stream, other, respond).await;
     }
 
@@ -170,13 +183,13 @@ impl Serving {
             .cloned()
             .map(CertificateDer::into_owned)
             .collect();
-        let certificate = chain.first().and_then(Certificate::read).map(Arc::new);
-        let peer = Arc::new(Peer { via, certificate, is_refused: false });
-        let other = Other {
-            via,
-            tls: (!chain.is_empty()).then_some((tls, chain)),
-            seen: Mutex::new(Verified { by: Some(loaded), at: self.clock.now().mono, peer }),
-            clock: self.clock.clone(),
+        let other = if let Some(first) = chain.first() {
+            let certificate = Certificate::read(first).map(Arc::new);
+            let peer = Arc::new(Peer { via, certificate, is_refused: false });
+            let seen = Mutex::new(Verified { by: loaded, at: self.clock.now().mono, peer });
+            Other::Certified(Box::new(Certified { via, tls, chain, seen, clock: self.clock.clone() }))
+        } else {
+            Other::plain(via)
         };
         if is_h2 {
             self.h2(stream, other, respond).await;
