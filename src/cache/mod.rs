@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use foldhash::quality::RandomState;
 use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
@@ -38,7 +39,9 @@ pub use stored::Stored;
 /// The store of finished exports: least recently used, bounded by bytes.
 #[derive(Debug, Clone)]
 pub struct Cache {
-    entries: moka::sync::Cache<Key, Arc<Entry>>,
+    /// Its hash is quick and has a seed of its own, but is no `SipHash`: whoever floods it with equal hashes must have
+    /// as many finished exports.
+    entries: moka::sync::Cache<Key, Arc<Entry>, RandomState>,
     removals: Arc<Removals>,
     /// Counts purges.
     purges: Arc<AtomicU64>,
@@ -86,7 +89,7 @@ impl Cache {
                 };
                 count.fetch_add(1, Ordering::Relaxed);
             })
-            .build();
+            .build_with_hasher(RandomState::default());
         Self { entries, removals, purges: Arc::default(), max_bytes: settings.max_bytes }
     }
 

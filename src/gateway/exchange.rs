@@ -216,6 +216,10 @@ impl Exchange {
     pub(super) fn stamp(&self, fields: &mut HeaderMap) {
         let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
         let mut id = HeaderValue::from_str(self.id.as_hyphenated().encode_lower(&mut id)).ok();
+        if let Some(id) = &mut id {
+            // HTTP/2's table is for what comes again (RFC 7541 §7.1.3); this pushes out what does.
+            id.set_sensitive(true);
+        }
         let mut status = self.cache_status().and_then(|text| HeaderValue::from_str(&text).ok());
         let mut age = self.age.map(HeaderValue::from);
         if age.is_some() {
