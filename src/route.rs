@@ -170,6 +170,12 @@ impl ExportCall {
         self.operation.method()
     }
 
+    /// Whether one answer serves all who ask the same.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.operation != Operation::Start
+    }
+
     /// The path and query below the upstream's root, written from the parsed parts.
     #[must_use]
     pub fn target(&self) -> String {
@@ -235,12 +241,6 @@ impl Route {
             Self::Export(call) => std::slice::from_ref(&call.scope),
             Self::Other(call) => &call.scopes,
         }
-    }
-
-    /// Whether one answer serves all who ask the same.
-    #[must_use]
-    pub fn is_shared(&self) -> bool {
-        matches!(self, Self::Export(call) if call.operation != Operation::Start)
     }
 }
 

@@ -269,6 +269,8 @@ mod tests {
             assert_eq!(h1(LOOPBACK, &with("sec-fetch-site", site), &settings), Err(Unidentified::WebPage));
         }
         assert_eq!(h1(LOOPBACK, &with("sec-fetch-site", "none"), &settings), Ok(()));
+        let twice = [("host", "localhost"), ("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")];
+        assert_eq!(h1(LOOPBACK, &twice, &settings), Err(Unidentified::WebPage));
         for name in ["x-forwarded-for", "forwarded", "x-real-ip", "x-forwarded-host"] {
             assert_eq!(h1(LOOPBACK, &with(name, "x"), &settings), Err(Unidentified::Forwarded), "{name}");
             assert_eq!(

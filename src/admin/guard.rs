@@ -59,8 +59,8 @@ pub(super) async fn admit(
     {
         return Err(FOREIGN_HOST);
     }
-    let site = parts.headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes);
-    let is_foreign = site.is_some_and(|site| site != b"none" && site != b"same-origin");
+    let mut sites = parts.headers.get_all("sec-fetch-site").iter();
+    let is_foreign = sites.any(|site| site != "none" && site != "same-origin");
     let origin = parts.headers.get(ORIGIN).map(http::HeaderValue::as_bytes);
     let is_ours = |origin: &[u8]| {
         [b"http://".as_slice(), b"https://"]

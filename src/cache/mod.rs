@@ -39,8 +39,8 @@ pub use stored::Stored;
 /// The store of finished exports: least recently used, bounded by bytes.
 #[derive(Debug, Clone)]
 pub struct Cache {
-    /// Its hash is quick and has a seed of its own, but is no `SipHash`: whoever floods it with equal hashes must have
-    /// as many finished exports.
+    /// Its hash is quick and has a seed of its own, but is no `SipHash`. That is enough: only what is stored can
+    /// collide, each key that is stored cost a request to Snyk, and `cache.max_bytes` bounds them all.
     entries: moka::sync::Cache<Key, Arc<Entry>, RandomState>,
     removals: Arc<Removals>,
     /// Counts purges.

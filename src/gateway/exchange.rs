@@ -112,15 +112,15 @@ impl Why {
 }
 
 /// An exchange that has no answer yet. One that is dropped is counted: its client has left.
-pub(super) struct Unanswered<'g> {
+pub(super) struct Unanswered {
     exchange: Exchange,
-    metrics: &'g Metrics,
-    clock: &'g Clock,
+    metrics: Arc<Metrics>,
+    clock: Clock,
     is_answered: bool,
 }
 
-impl<'g> Unanswered<'g> {
-    pub(super) const fn new(exchange: Exchange, metrics: &'g Metrics, clock: &'g Clock) -> Self {
+impl Unanswered {
+    pub(super) const fn new(exchange: Exchange, metrics: Arc<Metrics>, clock: Clock) -> Self {
         Self { exchange, metrics, clock, is_answered: false }
     }
 
@@ -136,7 +136,7 @@ impl<'g> Unanswered<'g> {
     }
 }
 
-impl Drop for Unanswered<'_> {
+impl Drop for Unanswered {
     fn drop(&mut self) {
         if !self.is_answered {
             self.metrics.answered(&Answered {
@@ -217,7 +217,8 @@ impl Exchange {
         let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
         let mut id = HeaderValue::from_str(self.id.as_hyphenated().encode_lower(&mut id)).ok();
         if let Some(id) = &mut id {
-            // HTTP/2's table is for what comes again (RFC 7541 §7.1.3); this pushes out what does.
+            // It is no secret, but it never comes again, and would push out of HTTP/2's table what does. This has it
+            // written as a literal (RFC 7541 §6.2.3).
             id.set_sensitive(true);
         }
         let mut status = self.cache_status().and_then(|text| HeaderValue::from_str(&text).ok());

@@ -14,9 +14,9 @@ use super::exchange::{Exchange, Outcome, Unanswered, Why};
 use super::failure::{Failure, FailureKind};
 use super::forward::{Errand, Landed};
 use super::rules::Rules;
-use super::{Gateway, Missed, Next, Step, fields, reply};
+use super::{Ask, Decided, Gateway, Missed, Next, fields, reply};
 use crate::cache::{Boarding, Entry, Waiter};
-use crate::route::{ExportCall, Operation, OtherCall};
+use crate::route::{ExportCall, OtherCall};
 use crate::transport::{Body, Peer, Streamed};
 
 /// A request, and what it goes by.
@@ -28,15 +28,15 @@ pub(super) struct Asked {
 }
 
 impl Gateway {
-    /// Answers a request that has to wait. It is counted also where its client leaves before.
+    /// Answers a request that has to wait. It is counted also where its client leaves before, even before this
+    /// begins.
     pub(super) async fn respond_later(
         self: Arc<Self>,
-        exchange: Exchange,
+        mut unanswered: Unanswered,
         asked: Asked,
         next: Next,
     ) -> Response<Body> {
         let version = asked.parts.version;
-        let mut unanswered = Unanswered::new(exchange, &self.metrics, &self.clock);
         let answer = self.answer_later(unanswered.exchange(), asked, next).await;
         self.finish(unanswered.answered(), version, answer)
     }
@@ -48,26 +48,24 @@ impl Gateway {
         next: Next,
     ) -> Result<Response<Body>, Failure> {
         let deadline = rules.deadline(exchange.started);
-        let next = match next {
+        let ask = match next {
+            Next::Ask(ask) => ask,
             Next::Identify => {
                 let identified = self.access.identify_anew(&parts, &peer, exchange.started).await;
                 let principal = identified.map_err(FailureKind::from)?;
                 match self.decide(exchange, (&parts, &rules), &principal)? {
-                    Step::Answered(response) => return Ok(response),
-                    Step::Waits(next) => *next,
+                    Decided::Answered(response) => return Ok(response),
+                    Decided::Ask(ask) => ask,
                 }
             }
-            other @ (Next::Export(..) | Next::Other(..)) => other,
         };
-        match next {
-            Next::Identify => Err(FailureKind::Internal.into()),
-            Next::Other(call, errand) => {
+        match *ask {
+            Ask::Other(call, errand) => {
                 let body = Streamed::new(body, deadline);
                 self.other(exchange, call, (errand, body), deadline).await
             }
-            Next::Export(call, errand, missed) => {
-                let is_start = call.operation == Operation::Start;
-                let body = if is_start { read_body(&rules, body).await? } else { Bytes::new() };
+            Ask::Export(call, errand, missed) => {
+                let body = if call.is_shared() { Bytes::new() } else { read_body(&rules, body).await? };
                 // The permit is held until the answer is there, whoever fetches it.
                 let _permit = Arc::clone(&errand.permit);
                 let (waiter, stale) = match self.board(exchange, (call, &parts), (errand, body), missed)? {

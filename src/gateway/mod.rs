@@ -1,4 +1,5 @@
-//! The request path: every request goes through [`Gateway::respond`], top to bottom.
+//! The request path: every request goes through [`Gateway::respond`], top to bottom as far as it goes without
+//! waiting, and from there on in `later`.
 
 mod answer;
 mod exchange;
@@ -21,7 +22,7 @@ use futures_util::future::Either;
 use http::header::{CONNECTION, VIA};
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, Version};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
 
 use crate::access::{Access, Permit, Principal};
@@ -36,7 +37,7 @@ use crate::telemetry::trace::Traces;
 use crate::transport::{Body, Peer};
 use crate::upstream::Upstream;
 
-use exchange::{Exchange, Why};
+use exchange::{Exchange, Unanswered, Why};
 use failure::{Failure, FailureKind};
 use forward::{Errand, Landed};
 use later::Asked;
@@ -135,21 +136,31 @@ impl Gateway {
         self.upstream.waiting()
     }
 
-    /// Answers a request: at once where nothing need be waited for, as with a hit.
+    /// Answers a request: at once where nothing need be waited for, as with a hit. Such an answer is counted and
+    /// logged when it is made, taken or not.
     pub fn respond(self: &Arc<Self>, request: Request<Incoming>, peer: &Arc<Peer>) -> Answering {
         let (parts, body) = request.into_parts();
         let mut exchange = Exchange::begin(self.clock.now(), &parts.method, peer.via, &self.unknown);
         exchange.trace = self.traces.as_ref().and_then(|to| to.begin(exchange.id, None));
         let rules = self.rules.load_full();
-        let step = match self.at_once(&mut exchange, (&parts, &rules), peer) {
+        let answer = match self.at_once(&mut exchange, (&parts, &rules), peer) {
             Ok(Step::Answered(response)) => Ok(response),
             Err(failure) => Err(failure),
             Ok(Step::Waits(next)) => {
+                let unanswered = Unanswered::new(exchange, Arc::clone(&self.metrics), self.clock.clone());
                 let asked = Asked { parts, body, rules, peer: Arc::clone(peer) };
-                return Either::Right(Box::pin(Arc::clone(self).respond_later(exchange, asked, *next)));
+                return Either::Right(Box::pin(Arc::clone(self).respond_later(unanswered, asked, next)));
             }
         };
-        Either::Left(ready(self.finish(&exchange, parts.version, step)))
+        let response = self.finish(&exchange, parts.version, answer);
+        if body.is_end_stream() {
+            return Either::Left(ready(response));
+        }
+        // hyper keeps the connection where it has seen the body before that goes.
+        Either::Right(Box::pin(async move {
+            drop(body);
+            response
+        }))
     }
 
     /// The path, as far as it goes without waiting: to the answer, to a refusal, or to what there is to wait for.
@@ -166,9 +177,12 @@ impl Gateway {
         match self.access.identify(parts, peer, exchange.started) {
             Some(identified) => {
                 let principal = identified.map_err(FailureKind::from)?;
-                self.decide(exchange, (parts, rules), &principal)
+                Ok(match self.decide(exchange, (parts, rules), &principal)? {
+                    Decided::Answered(response) => Step::Answered(response),
+                    Decided::Ask(ask) => Step::Waits(Next::Ask(ask)),
+                })
             }
-            None => Ok(Step::Waits(Box::new(Next::Identify))),
+            None => Ok(Step::Waits(Next::Identify)),
         }
     }
 
@@ -178,7 +192,7 @@ impl Gateway {
         exchange: &mut Exchange,
         (parts, rules): (&Parts, &Rules),
         principal: &Principal,
-    ) -> Result<Step, Failure> {
+    ) -> Result<Decided, Failure> {
         exchange.client = Arc::clone(&principal.name);
         // Whose trace it belongs to, and whether it is traced, is for those to say who are known.
         if let Some(traces) = &self.traces {
@@ -198,30 +212,33 @@ impl Gateway {
         let permit = permitted.map_err(|why| FailureKind::not_permitted(why, self.access.hides()))?;
         let credential = self.credentials.choose(route.scopes()).ok_or(FailureKind::NoCredential)?;
 
-        // 4. Look up.
         let mut call = match route {
             Route::Export(call) => call,
             Route::Other(call) => {
                 let errand = self.errand(exchange, (parts, rules), (principal, permit, credential), false)?;
-                return Ok(Step::Waits(Box::new(Next::Other(call, errand))));
+                return Ok(Decided::Ask(Box::new(Ask::Other(call, errand))));
             }
         };
         if let Some(version) = &rules.default_version {
             call.query.default_version(version);
         }
+
+        // 4. Look up.
         let looked_up = self.look_up(exchange, &call, (parts, rules), &credential)?;
-        if let Found::Answer(response) = looked_up {
-            return Ok(Step::Answered(response));
-        }
-        let is_shared = call.operation != Operation::Start;
-        let errand = self.errand(exchange, (parts, rules), (principal, permit, credential), is_shared)?;
+        let is_shared = call.is_shared();
+        let errand = |exchange: &Exchange| {
+            self.errand(exchange, (parts, rules), (principal, permit, credential), is_shared)
+        };
         Ok(match looked_up {
-            Found::Answer(response) => Step::Answered(response),
+            Found::Answer(response) => Decided::Answered(response),
             Found::Ending(response, key) => {
-                self.refresh(&call, errand, key);
-                Step::Answered(response)
+                self.refresh(&call, errand(exchange)?, key);
+                Decided::Answered(response)
             }
-            Found::Nothing(missed) => Step::Waits(Box::new(Next::Export(call, errand, missed))),
+            Found::Nothing(missed) => {
+                let errand = errand(exchange)?;
+                Decided::Ask(Box::new(Ask::Export(call, errand, missed)))
+            }
         })
     }
 
@@ -385,15 +402,30 @@ enum Step {
     /// To its answer.
     Answered(Response<Body>),
     /// To something that takes its time.
-    Waits(Box<Next>),
+    Waits(Next),
 }
 
 /// What a request waits for.
 enum Next {
     /// The issuer's newest keys: none that is here signed its token.
     Identify,
-    /// An export call's answer, of a flight or of Snyk.
+    /// An answer, of a flight or of Snyk.
+    Ask(Box<Ask>),
+}
+
+/// What becomes of a request of somebody who is known.
+#[expect(clippy::large_enum_variant, reason = "most requests are hits, which need no box this way")]
+enum Decided {
+    /// Its answer is at hand.
+    Answered(Response<Body>),
+    /// It must be asked for.
+    Ask(Box<Ask>),
+}
+
+/// What is to be asked for.
+enum Ask {
+    /// An export call.
     Export(ExportCall, Errand, Missed),
-    /// Any other call's.
+    /// Any other call.
     Other(OtherCall, Errand),
 }

@@ -188,6 +188,7 @@ async fn pages_of_other_sites_reach_nothing() {
         (vec![("sec-fetch-site", "same-site")], false),
         (vec![("sec-fetch-site", "same-origin"), ("origin", origin.as_str())], true),
         (vec![("sec-fetch-site", "none")], true),
+        (vec![("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")], false),
     ] {
         for target in ["/api/status", "/metrics", "/api/requests"] {
             let got = ask(&world, Method::GET, target, &fields).await;

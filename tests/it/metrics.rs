@@ -2,11 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 
 use exportgate::fake::{Fault, Script, Settings, State};
+use exportgate::listener::Address;
 use http::{Method, StatusCode};
 
+use crate::support::raw::DEADLINE;
 use crate::support::{Flags, ORG, V, World, artefacts, flag, keep_secret, results, scope};
 
 async fn metrics(world: &World, accept: &str) -> String {
@@ -72,6 +76,32 @@ async fn each_request_and_attempt_is_counted_once() {
     assert!(value(&text, "process_resident_memory_bytes") > 1_000_000.0);
     let open = metrics(&world, "application/openmetrics-text; version=1.0.0").await;
     assert!(open.ends_with("# EOF\n"));
+    world.stop().await;
+}
+
+/// Its end of the connection is closed by the time that the gateway reads its request, so hyper drops the answer
+/// before it is polled once.
+#[tokio::test]
+async fn who_leaves_right_behind_the_request_is_counted() {
+    let world = World::new().await;
+    world.fake.put_export(&scope(), "e1", State::Finished);
+    world.fake.fault(Fault::Hang, None);
+    let Address::Tcp(address) = world.addresses[0] else { panic!("a TCP address") };
+    // All of this is before the gateway, which shares this thread, comes to accept it.
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", results("e1")).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let counted = async {
+        let series = "exportgate_requests_total{operation=\"results\",outcome=\"abandoned\"}";
+        let target = format!("{}/metrics", world.admin);
+        loop {
+            let got = world.send(Method::GET, &target, &[], "").await;
+            if value(std::str::from_utf8(&got.body).unwrap(), series) > 0.0 {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, counted).await.expect("it is counted");
     world.stop().await;
 }
 
