@@ -244,7 +244,6 @@ impl Access {
         let mut found: Option<Arc<Client>> = None;
         for credential in presented(parts)? {
             let client = match credential {
-                Credential::Key(key) if !key::is_well_formed(key) => Err(Reason::MalformedKey),
                 Credential::Key(key) => roster.by_key(key, now),
                 // It may wait for new keys, which few requests do: they alone make room for that.
                 Credential::Token(token) => Box::pin(self.by_token(roster, token, now)).await,
