@@ -283,7 +283,6 @@ impl Access {
         let mut found: Option<Arc<Client>> = None;
         for credential in presented(parts)?.into_iter().flatten() {
             let client = match credential {
-                Credential::Key(key) if !key::is_well_formed(key) => Err(Reason::MalformedKey),
                 Credential::Key(key) => roster.by_key(key, now),
                 Credential::Token(token) => self.by_token(roster, token, now),
             }?;

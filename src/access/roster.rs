@@ -1,9 +1,9 @@
 //! The clients that are known, and by what.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use super::key::{Digest, Key};
+use super::key::{self, Digest, Key};
 use super::policy::Policy;
 use super::quota::Usage;
 use super::{Presented, Reason};
@@ -60,15 +60,40 @@ pub struct Shared {
     pub key: &'static str,
 }
 
+/// A key, and whose it is.
+#[derive(Debug)]
+struct Known {
+    key: Key,
+    /// Whether the key of this digest is well formed, which is known once it came.
+    is_well_formed: OnceLock<bool>,
+    client: Arc<Client>,
+}
+
 /// All clients, by what they are known by.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Roster {
     clients: Vec<Arc<Client>>,
-    keys: HashMap<[u8; 16], (Key, Arc<Client>)>,
+    keys: HashMap<[u8; 16], Known>,
+    /// What a key that nobody has is compared with.
+    nobody: Digest,
     certificates: HashMap<String, Arc<Client>>,
     tokens: HashMap<Claim, Arc<Client>>,
     unix_users: HashMap<u32, Arc<Client>>,
     unix_groups: HashMap<u32, Arc<Client>>,
+}
+
+impl Default for Roster {
+    fn default() -> Self {
+        Self {
+            clients: Vec::new(),
+            keys: HashMap::new(),
+            nobody: Digest::of(""),
+            certificates: HashMap::new(),
+            tokens: HashMap::new(),
+            unix_users: HashMap::new(),
+            unix_groups: HashMap::new(),
+        }
+    }
 }
 
 impl Roster {
@@ -82,10 +107,11 @@ impl Roster {
             let known = before.and_then(|roster| roster.find(&one.name));
             let usage = known.map(|client| Arc::clone(&client.usage)).unwrap_or_default();
             let client = Arc::new(Client { name: one.name.into(), policy: one.policy, usage });
-            let keys = one.keys.into_iter().map(|key| (key.digest.first_half(), (key, Arc::clone(&client))));
-            for (half, known) in keys {
-                if let Some((_, other)) = roster.keys.insert(half, known) {
-                    return Err(shared(&other, &client, "keys"));
+            for key in one.keys {
+                let half = key.digest.first_half();
+                let known = Known { key, is_well_formed: OnceLock::new(), client: Arc::clone(&client) };
+                if let Some(other) = roster.keys.insert(half, known) {
+                    return Err(shared(&other.client, &client, "keys"));
                 }
             }
             enter(&mut roster.certificates, one.certificates, &client, "certificates")?;
@@ -109,20 +135,24 @@ impl Roster {
         self.clients.is_empty()
     }
 
-    /// Whose key this is. It takes the same time whether there is such a key or not.
+    /// Whose key this is. To look for it takes the same time whether there is such a key or not; what is wrong with
+    /// one that nobody has is found out then.
     pub(super) fn by_key(&self, key: &str, now: Now) -> Result<Arc<Client>, Reason> {
         let digest = Digest::of(key);
-        let dummy = Digest::of("");
         let found = self.keys.get(&digest.first_half());
-        let known = found.map_or(&dummy, |(known, _)| &known.digest);
-        if !digest.is(known) {
-            return Err(Reason::UnknownKey);
+        let is_known = digest.is(found.map_or(&self.nobody, |known| &known.key.digest));
+        let Some(known) = found.filter(|_| is_known) else {
+            let is_mistyped = !key::is_well_formed(key);
+            return Err(if is_mistyped { Reason::MalformedKey } else { Reason::UnknownKey });
+        };
+        // The same digest is the same key, so one look at its checksum is enough.
+        if !known.is_well_formed.get_or_init(|| key::is_well_formed(key)) {
+            return Err(Reason::MalformedKey);
         }
-        match found {
-            Some((key, _)) if key.until.is_some_and(|until| now.wall >= until) => Err(Reason::ExpiredKey),
-            Some((_, client)) => Ok(Arc::clone(client)),
-            None => Err(Reason::UnknownKey),
+        if known.key.until.is_some_and(|until| now.wall >= until) {
+            return Err(Reason::ExpiredKey);
         }
+        Ok(Arc::clone(&known.client))
     }
 
     /// Whose certificate has these names. More than one client is nobody.
@@ -173,5 +203,50 @@ fn one_of<'a>(mut found: impl Iterator<Item = &'a Arc<Client>>, nobody: Reason) 
         Ok(Arc::clone(client))
     } else {
         Err(Reason::Ambiguous)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn a_key_is_known_by_its_digest_and_what_is_wrong_with_others_is_told_apart() {
+        let now = Clock::system().now();
+        let [good, old, other] = [(); 3].map(|()| key::generate().expect("randomness").to_string());
+        // Nobody makes a key by hand, whoever enters its digest.
+        let by_hand = format!("{}0123456789", key::PREFIX);
+        let described = |name: &str, key: &str, until| Described {
+            name: name.to_owned(),
+            keys: vec![Key { digest: Digest::of(key), until }],
+            certificates: Vec::new(),
+            tokens: Vec::new(),
+            unix_users: Vec::new(),
+            unix_groups: Vec::new(),
+            policy: Policy::default(),
+        };
+        let over = Some(now.wall - Duration::from_secs(1));
+        let roster = Roster::new(
+            vec![
+                described("good", &good, None),
+                described("old", &old, over),
+                described("by hand", &by_hand, None),
+            ],
+            None,
+        );
+        let roster = roster.expect("a roster");
+        // The second time, what was found out the first time counts.
+        for _ in 0..2 {
+            let who = |key: &str| roster.by_key(key, now).map(|client| client.name.to_string());
+            assert_eq!(who(&good), Ok("good".to_owned()));
+            assert_eq!(who(&old), Err(Reason::ExpiredKey));
+            assert_eq!(who(&by_hand), Err(Reason::MalformedKey));
+            assert_eq!(who(&other), Err(Reason::UnknownKey));
+            assert_eq!(who(&other[..other.len() - 1]), Err(Reason::MalformedKey));
+            assert_eq!(who(key::PREFIX), Err(Reason::MalformedKey));
+        }
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 async fn show(args: &Args) -> Result<(), BoxError> {
     let mut out = anstream::stdout();
     let shutdown = Shutdown::new();
-    stop_on_signal(&shutdown)?;
+    stop_on_signal(&shutdown, || {})?;
     let directory = Directory::create()?;
 
     // 1. A fake Snyk, and a gateway that trusts it and holds the credential.

@@ -50,7 +50,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     block_on(async {
         let failed = |error: std::io::Error| Failure::Other("the fake cannot start", error.into());
         let shutdown = Shutdown::new();
-        stop_on_signal(&shutdown).map_err(failed)?;
+        stop_on_signal(&shutdown, || {}).map_err(failed)?;
         let fake = Fake::start(settings).await.map_err(failed)?;
         let mut out = anstream::stdout();
         let mut say = |text: String| writeln!(out, "{text}").map_err(failed);

@@ -253,8 +253,8 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 }
 
 /// Begins `shutdown` at SIGTERM or Ctrl-C; a second signal ends what is in flight, a third
-/// the process.
-fn stop_on_signal(shutdown: &Shutdown) -> std::io::Result<()> {
+/// the process, after `last`.
+fn stop_on_signal(shutdown: &Shutdown, last: impl Fn() + Send + 'static) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -274,6 +274,7 @@ fn stop_on_signal(shutdown: &Shutdown) -> std::io::Result<()> {
                 tracing::warn!("stopping at once: what is in flight is recorded and ends");
                 stopping.end();
             } else {
+                last();
                 std::process::exit(130);
             }
         }

@@ -19,7 +19,7 @@ pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Fai
         (path, found)
     });
     let (config, lowered) = within_open_files(configured.resolve()?.0);
-    let log = telemetry::init(&config.log)
+    let (log, unwritten) = telemetry::init(&config.log)
         .map_err(|error| Failure::Other("logs cannot be set up", error.into()))?;
     for denied in denied {
         tracing::warn!("{denied}");
@@ -30,10 +30,11 @@ pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Fai
             "fewer files may be open than listener.max_connections wants, which is lowered: raise the limit (LimitNOFILE=, ulimit -n)"
         );
     }
-    block_on(async {
+    let at_end = unwritten.clone();
+    let done = block_on(async {
         let shutdown = Shutdown::new();
         let no_signals = |error: std::io::Error| Failure::Other("no signals", error.into());
-        stop_on_signal(&shutdown).map_err(no_signals)?;
+        stop_on_signal(&shutdown, move || at_end.finish()).map_err(no_signals)?;
         let asked = Arc::new(Notify::new());
         ask_on_hangup(&asked, &shutdown).map_err(no_signals)?;
         tracing::info!(
@@ -52,7 +53,9 @@ pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Fai
         let read = Box::new(move || Ok(within_open_files(configured.resolve()?.0).0));
         app.reloading(Reload { read, file, log, asked }).run().await;
         Ok(())
-    })
+    });
+    unwritten.finish();
+    done
 }
 
 /// Open files that are kept for what is no client's connection: Snyk, the admin listener, the journal, files.

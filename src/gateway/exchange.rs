@@ -16,6 +16,7 @@ use super::{fields, reply};
 use crate::cache::Entry;
 use crate::clock::{Clock, Now};
 use crate::route::{Id, Route, ScopeKind};
+use crate::telemetry::EXCHANGE;
 use crate::telemetry::metrics::{Answered, Metrics, Served};
 use crate::telemetry::trace::Trace;
 use crate::transport::{Body, Via};
@@ -336,7 +337,7 @@ impl Exchange {
         macro_rules! event {
             ($level:ident) => {
                 tracing::$level!(
-                    target: "exportgate::exchange",
+                    target: EXCHANGE,
                     {
                     exchange.id = %self.id,
                     client.name = %self.client,

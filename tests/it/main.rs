@@ -18,6 +18,7 @@ mod failures;
 mod floods;
 mod forwarding;
 mod kill;
+mod logs;
 mod looking_after;
 mod metrics;
 mod oauth;
