@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::clock::Clock;
-use crate::journal::{Journal, Sends, Sent};
+use crate::clock::{Clock, Now};
+use crate::journal::{Journal, News, Sends, Sent};
 use crate::shutdown::Shutdown;
 use crate::upstream::gate::Elsewhere;
+use crate::upstream::pacer::{self, Ledger};
 use crate::upstream::{Pacers, Upstream};
 
 #[derive(Debug, Clone)]
@@ -19,27 +20,45 @@ impl Pacing {
     /// Has `pacers` give turns.
     pub(super) fn spawn(&self, pacers: &Pacers, shutdown: &Shutdown) {
         for (credential, pacer) in pacers {
-            let sends = Arc::new(Sends::new(&self.upstream.root().to_string(), credential));
-            let (journal, clock, pacer) = (self.journal.clone(), self.clock.clone(), Arc::clone(pacer));
+            let sends = self.journal.sends(&self.upstream.root().to_string(), credential);
+            let (journal, clock, ledger) = (self.journal.clone(), self.clock.clone(), self.ledger(&sends));
             let reserve = move |count, starts| {
                 let (journal, clock, sends) = (journal.clone(), clock.clone(), Arc::clone(&sends));
                 async move {
-                    let others = journal.spend(&sends, (count, starts), clock.now().wall).await;
-                    let now = clock.now();
-                    // Their clock is this machine's wall clock; ours is monotonic.
-                    let ours = |at| {
-                        let ago = now.wall.duration_since(at).unwrap_or_default();
-                        now.mono.checked_sub(ago).unwrap_or(now.mono)
-                    };
-                    let each = |sent: Sent| {
-                        let start = sent.start.map(Arc::from);
-                        std::iter::repeat_n(Elsewhere { at: ours(sent.at), start }, sent.count as usize)
-                    };
-                    others.into_iter().flat_map(each).collect()
+                    let news = journal.spend(&sends, (count, starts), clock.now().wall).await;
+                    ours(news, clock.now())
                 }
             };
             // Requests in flight may wait for their turn until the last of them has ended.
-            shutdown.spawn_helper(pacer.run(reserve));
+            shutdown.spawn_helper(Arc::clone(pacer).run(ledger, reserve));
         }
     }
+
+    /// Where sends are noted that go before they are written down.
+    fn ledger(&self, sends: &Arc<Sends>) -> Ledger {
+        let (read, clock) = (Arc::clone(sends), self.clock.clone());
+        let (sends, wall) = (Arc::clone(sends), self.clock.clone());
+        Ledger {
+            news: Box::new(move || {
+                let now = clock.now();
+                ours(read.news(now.wall), now)
+            }),
+            note: Box::new(move |start| {
+                sends.note((1, start.map_or(&[], std::slice::from_ref)), wall.now().wall);
+            }),
+        }
+    }
+}
+
+/// What is known, by our own clock: that of others is this machine's wall clock, ours is monotonic.
+fn ours(News { unwritten, processes, others }: News, now: Now) -> pacer::News {
+    let ours = |at| {
+        let ago = now.wall.duration_since(at).unwrap_or_default();
+        now.mono.checked_sub(ago).unwrap_or(now.mono)
+    };
+    let each = |sent: Sent| {
+        let start = sent.start.map(Arc::from);
+        std::iter::repeat_n(Elsewhere { at: ours(sent.at), start }, sent.count as usize)
+    };
+    pacer::News { unwritten, processes, others: others.into_iter().flat_map(each).collect() }
 }

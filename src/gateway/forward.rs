@@ -113,9 +113,9 @@ impl Gateway {
         store_as: Option<Key>,
         mut lead: Lead<Landed>,
     ) {
-        // 1. Ask, in turn; again, where that may help.
+        // 1. Ask, in turn; again, where that may help. It is large: what is spawned is not moved about with it.
         let before = self.cache.asked();
-        let asked = match self.ask(&call, &errand, &body, &mut lead).await {
+        let asked = match Box::pin(self.ask(&call, &errand, &body, &mut lead)).await {
             Ok(asked) => asked,
             Err(failure) => return lead.land(Err(failure)),
         };

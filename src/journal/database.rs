@@ -6,25 +6,28 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, named_params};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
+use super::checkpoint::{Checkpoints, checkpoint};
 use super::fault::Fault;
 use super::record::{Attempt, Served};
 use super::schema;
-use super::sends::{Sends, Spend};
+use super::sends::Sends;
 use super::settings::{Durability, Settings};
 
 /// Longest text that is stored, in characters: an upstream cannot fill the disk through a header.
 const TEXT_LIMIT: usize = 256;
 /// The write-ahead log is cut back to this size after a checkpoint.
 const LOG_LIMIT_BYTES: i64 = 16 * 1024 * 1024;
-/// Pages of write-ahead log after which SQLite moves them into the file.
-const CHECKPOINT_PAGES: i64 = 1_000;
+/// Statements that are kept prepared: more than there are.
+const STATEMENTS: usize = 32;
 /// How often entering WAL mode is tried, 20 ms apart: SQLite does not wait by itself there.
 const WAL_TRIES: u32 = 50;
 
@@ -35,9 +38,12 @@ pub(super) enum Work {
     Attempt(Box<Attempt>, Vec<Served>),
     /// Whom an attempt that is on record answered later.
     Serve(Uuid, Vec<Served>),
-    /// What is about to be sent with a credential.
-    Spend(Arc<Sends>, Spend),
+    /// Nothing of its own: somebody waits until what is sent is written.
+    Sends,
 }
+
+/// The sends of each credential that is in use.
+pub(super) type Ledgers = Mutex<Vec<Arc<Sends>>>;
 
 /// An open journal file.
 #[derive(Debug)]
@@ -45,6 +51,7 @@ pub(super) struct Database {
     pub(super) connection: Connection,
     path: PathBuf,
     identity: Option<Identity>,
+    checkpoints: Checkpoints,
 }
 
 impl Database {
@@ -62,11 +69,14 @@ impl Database {
             Durability::Power => "FULL",
         };
         connection.pragma_update(None, "synchronous", synchronous)?;
-        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        // Plans do not depend on the values that are bound: without this, a new value has a statement prepared anew.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.pragma_update(None, "journal_size_limit", LOG_LIMIT_BYTES)?;
         schema::migrate(&mut connection)?;
+        let checkpoints = Checkpoints::of(&mut connection, &path)?;
         let identity = identity(&path);
-        Ok(Self { connection, path, identity })
+        Ok(Self { connection, path, identity, checkpoints })
     }
 
     /// Bounds the wait for the file's lock from now on.
@@ -79,26 +89,37 @@ impl Database {
         identity(&self.path) == self.identity
     }
 
-    /// Writes a group in one transaction. For each piece of work: whether its attempt is on record.
-    pub(super) fn write<'a>(&mut self, works: impl Iterator<Item = &'a Work>) -> Result<Vec<bool>, Fault> {
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    /// Writes a group in one transaction, and with it what was sent meanwhile. For each piece of work: whether its
+    /// attempt is on record.
+    pub(super) fn write<'a>(
+        &mut self,
+        works: impl Iterator<Item = &'a Work>,
+        (ledgers, now): (&[Arc<Sends>], SystemTime),
+    ) -> Result<Vec<bool>, Fault> {
+        let connection = &self.connection;
+        let group = Group::begin(connection)?;
+        let mut sends = Vec::with_capacity(ledgers.len());
+        for ledger in ledgers {
+            sends.push((ledger, ledger.write(connection, (self.identity, now))?));
+        }
         let mut on_record = Vec::new();
         for work in works {
-            let (attempt, served) = match work {
+            on_record.push(match work {
                 Work::Attempt(attempt, served) => {
-                    insert_attempt(&transaction, attempt)?;
-                    (attempt.id, served)
+                    insert_attempt(connection, attempt, served)?;
+                    let others = || served.iter().filter(|one| one.request != attempt.request);
+                    others().next().is_none() || insert_served(connection, attempt.id, others())?
                 }
-                Work::Serve(attempt, served) => (*attempt, served),
-                Work::Spend(sends, spend) => {
-                    sends.spend(&transaction, spend)?;
-                    on_record.push(true);
-                    continue;
-                }
-            };
-            on_record.push(insert_served(&transaction, attempt, served)?);
+                Work::Serve(attempt, served) => insert_served(connection, *attempt, served.iter())?,
+                Work::Sends => true,
+            });
         }
-        transaction.commit()?;
+        group.commit()?;
+        for (ledger, last) in sends {
+            if let Some(last) = last {
+                ledger.written(last);
+            }
+        }
         Ok(on_record)
     }
 
@@ -107,67 +128,125 @@ impl Database {
         Ok(schema::touch(&mut self.connection)?)
     }
 
+    /// Whether the write-ahead log must be moved into the file here; has it moved elsewhere where that will do.
+    pub(super) fn wants_checkpoint(&mut self) -> bool {
+        self.checkpoints.are_due()
+    }
+
+    /// Moves the write-ahead log into the file, as far as nobody reads it.
+    pub(super) fn checkpoint(&self) -> Result<(), Fault> {
+        Ok(checkpoint(&self.connection)?)
+    }
+
     /// Moves the write-ahead log into the file and closes it.
     pub(super) fn close(self) -> Result<(), Fault> {
+        self.checkpoints.end();
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         self.connection.close().map_err(|(_, error)| Fault::from(error))
     }
 }
 
-/// Records an attempt; recording the same attempt again changes nothing.
-fn insert_attempt(transaction: &Transaction<'_>, attempt: &Attempt) -> rusqlite::Result<()> {
-    let mut insert = transaction.prepare_cached(
+/// A transaction that writes, of statements that are prepared once; undone where it is dropped before its end.
+#[derive(Debug)]
+pub(super) struct Group<'a>(&'a Connection);
+
+impl<'a> Group<'a> {
+    /// Waits for the lock and begins.
+    pub(super) fn begin(connection: &'a Connection) -> rusqlite::Result<Self> {
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(Self(connection))
+    }
+
+    /// Makes it last.
+    pub(super) fn commit(self) -> rusqlite::Result<()> {
+        self.0.prepare_cached("COMMIT")?.execute([]).map(drop)
+    }
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        if !self.0.is_autocommit() {
+            // Where this fails too, the connection is closed after it, which undoes it as well.
+            drop(self.0.execute_batch("ROLLBACK"));
+        }
+    }
+}
+
+/// An id as text, without an allocation.
+struct Text([u8; Hyphenated::LENGTH]);
+
+impl Text {
+    fn of(id: Uuid) -> Self {
+        let mut text = [0; Hyphenated::LENGTH];
+        id.hyphenated().encode_lower(&mut text);
+        Self(text)
+    }
+
+    fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// Records an attempt, and whether it answered the request that caused it; recording the same attempt again changes
+/// nothing.
+fn insert_attempt(connection: &Connection, attempt: &Attempt, served: &[Served]) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare_cached(
         "INSERT INTO attempts (id, started_ms, latency_us, upstream, credential, request_id, client, sent_id,
             received_id, scope_kind, scope_id, export_id, operation, method, status, export_status, bytes,
-            version_requested, version_served, lifecycle, deprecation, sunset, error, try, queued_us, waited_for)
-         VALUES (:id, :started, :latency, :upstream, :credential, :request, :client, :sent,
-            :received, :scope_kind, :scope, :export, :operation, :method, :status, :export_status, :bytes,
-            :version_requested, :version_served, :lifecycle, :deprecation, :sunset, :error, :try, :queued, :waited_for)
+            version_requested, version_served, lifecycle, deprecation, sunset, error, try, queued_us, waited_for,
+            answered)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22,
+            ?23, ?24, ?25, ?26, ?27)
          ON CONFLICT (id) DO NOTHING",
     )?;
-    insert.execute(named_params! {
-        ":id": attempt.id.to_string(),
-        ":started": unix_ms(attempt.started),
-        ":latency": i64::try_from(attempt.latency.as_micros()).unwrap_or(i64::MAX),
-        ":upstream": capped(&attempt.upstream),
-        ":credential": capped(&attempt.credential),
-        ":request": attempt.request.to_string(),
-        ":client": capped(&attempt.client),
-        ":sent": attempt.sent_id.to_string(),
-        ":received": attempt.received_id.as_deref().map(capped),
-        ":scope_kind": attempt.scope_kind,
-        ":scope": attempt.scope_id.as_deref().map(capped),
-        ":export": attempt.export_id.as_deref().map(capped),
-        ":operation": attempt.operation,
-        ":method": capped(&attempt.method),
-        ":status": attempt.status,
-        ":export_status": attempt.export_status.as_deref().map(capped),
-        ":bytes": attempt.bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
-        ":version_requested": attempt.version_requested.as_deref().map(capped),
-        ":version_served": attempt.version_served.as_deref().map(capped),
-        ":lifecycle": attempt.lifecycle.as_deref().map(capped),
-        ":deprecation": attempt.deprecation.as_deref().map(capped),
-        ":sunset": attempt.sunset.as_deref().map(capped),
-        ":error": attempt.error,
-        ":try": attempt.number,
-        ":queued": i64::try_from(attempt.queued.as_micros()).unwrap_or(i64::MAX),
-        ":waited_for": attempt.waited_for,
-    })?;
+    insert.execute(params![
+        Text::of(attempt.id).as_str(),
+        unix_ms(attempt.started),
+        i64::try_from(attempt.latency.as_micros()).unwrap_or(i64::MAX),
+        capped(&attempt.upstream),
+        capped(&attempt.credential),
+        Text::of(attempt.request).as_str(),
+        capped(&attempt.client),
+        Text::of(attempt.sent_id).as_str(),
+        attempt.received_id.as_deref().map(capped),
+        attempt.scope_kind,
+        attempt.scope_id.as_deref().map(capped),
+        attempt.export_id.as_deref().map(capped),
+        attempt.operation,
+        capped(&attempt.method),
+        attempt.status,
+        attempt.export_status.as_deref().map(capped),
+        attempt.bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+        attempt.version_requested.as_deref().map(capped),
+        attempt.version_served.as_deref().map(capped),
+        attempt.lifecycle.as_deref().map(capped),
+        attempt.deprecation.as_deref().map(capped),
+        attempt.sunset.as_deref().map(capped),
+        attempt.error,
+        attempt.number,
+        i64::try_from(attempt.queued.as_micros()).unwrap_or(i64::MAX),
+        attempt.waited_for,
+        served.iter().any(|one| one.request == attempt.request),
+    ])?;
     Ok(())
 }
 
-/// Records whom an attempt answered; `false` when that attempt is not on record.
-fn insert_served(transaction: &Transaction<'_>, attempt: Uuid, served: &[Served]) -> rusqlite::Result<bool> {
-    let mut find = transaction.prepare_cached("SELECT seq, started_ms FROM attempts WHERE id = ?1")?;
-    let found =
-        find.query_row([attempt.to_string()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+/// Records whom an attempt answered besides the request that caused it; `false` when that attempt is not on record.
+fn insert_served<'a>(
+    connection: &Connection,
+    attempt: Uuid,
+    served: impl Iterator<Item = &'a Served>,
+) -> rusqlite::Result<bool> {
+    let mut find = connection.prepare_cached("SELECT seq, started_ms FROM attempts WHERE id = ?1")?;
+    let found = find
+        .query_row([Text::of(attempt).as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
     let Some((seq, started_ms)) = found.optional()? else { return Ok(false) };
-    let mut insert = transaction.prepare_cached(
+    let mut insert = connection.prepare_cached(
         "INSERT INTO served (attempt, request_id, client, started_ms) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT DO NOTHING",
     )?;
     for one in served {
-        insert.execute((seq, one.request.to_string(), capped(&one.client), started_ms))?;
+        insert.execute((seq, Text::of(one.request).as_str(), capped(&one.client), started_ms))?;
     }
     Ok(true)
 }
@@ -234,7 +313,7 @@ fn create_file(path: &Path) -> io::Result<File> {
 }
 
 /// Device and inode: tells a file from another one at the same path.
-type Identity = (u64, u64);
+pub(super) type Identity = (u64, u64);
 
 #[cfg(unix)]
 fn identity(path: &Path) -> Option<Identity> {

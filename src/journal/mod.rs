@@ -5,9 +5,10 @@
 //! less than a client does. `docs/decisions/0002-journal.md` tells why it is built this way.
 //!
 //! Reading order: [`record`](Attempt) (what is kept), `store` (the handle that the gateway holds),
-//! `writer` (the thread behind it), `database` and `schema` (the file), `prune`, `query` and
-//! `support` (reading).
+//! `writer` (the thread behind it), `database`, `checkpoint` and `schema` (the file), `prune`, `sends`,
+//! `query` and `support` (reading).
 
+mod checkpoint;
 mod database;
 mod fault;
 mod prune;
@@ -27,7 +28,7 @@ pub use fault::Unrecorded;
 pub use query::{Query, QueryError, StatusFilter, StatusFilterError, find, moment};
 pub use record::{Attempt, Served};
 pub use row::Row;
-pub use sends::{Sends, Sent};
+pub use sends::{News, Sends, Sent};
 pub use settings::{Durability, OnFailure, Settings};
 pub use store::Journal;
 pub use support::support;

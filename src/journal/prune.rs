@@ -6,20 +6,22 @@
 
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::Connection;
 
-use super::database::unix_ms;
+use super::database::{Group, unix_ms};
 use super::fault::Fault;
 use super::sends::KEPT;
 use super::settings::Settings;
 use crate::clock::Now;
 
-/// Most rows that one chunk deletes.
-const CHUNK: usize = 500;
+/// Most rows that one chunk deletes: a record that comes meanwhile waits for it, a millisecond or two.
+const CHUNK: usize = 64;
+/// Most rows of sends that are forgotten with one chunk: each is a few bytes.
+const SENDS: i64 = 1_000;
 /// A chunk is due after this time, however little was written,
 const EVERY: Duration = Duration::from_secs(5);
 /// or after this many attempts.
-const EVERY_ATTEMPTS: usize = 1_000;
+const EVERY_ATTEMPTS: usize = 100;
 
 /// When the next chunk is due.
 #[derive(Debug)]
@@ -55,16 +57,13 @@ impl Schedule {
 }
 
 /// Deletes one chunk; `true` when there may be more.
-pub(super) fn prune(connection: &mut Connection, settings: &Settings, now: Now) -> Result<bool, Fault> {
+pub(super) fn prune(connection: &Connection, settings: &Settings, now: Now) -> Result<bool, Fault> {
     let max_rows = i64::try_from(settings.max_rows).unwrap_or(i64::MAX);
     let newest: Option<i64> = connection.query_row("SELECT max(seq) FROM attempts", [], |row| row.get(0))?;
     let last_surplus = newest.unwrap_or(0).saturating_sub(max_rows);
     let oldest_ms = now.wall.checked_sub(settings.max_age).map_or(i64::MIN, unix_ms);
 
-    let sends_end = now.wall.checked_sub(KEPT).map_or(i64::MIN, unix_ms);
-    connection
-        .prepare_cached("DELETE FROM sends WHERE seq IN (SELECT seq FROM sends WHERE at_ms < ?1 LIMIT ?2)")?
-        .execute((sends_end, i64::try_from(CHUNK).unwrap_or(i64::MAX)))?;
+    forget_sends(connection, now)?;
     let mut victims = seqs(connection, "seq <= ?1 ORDER BY seq", last_surplus)?;
     if victims.len() < CHUNK {
         victims.extend(seqs(connection, "started_ms < ?1 ORDER BY started_ms", oldest_ms)?);
@@ -72,14 +71,14 @@ pub(super) fn prune(connection: &mut Connection, settings: &Settings, now: Now) 
     if victims.is_empty() {
         return Ok(false);
     }
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let group = Group::begin(connection)?;
     let mut room = CHUNK;
     {
-        let mut forget_served = transaction.prepare_cached(
+        let mut forget_served = connection.prepare_cached(
             "DELETE FROM served WHERE attempt = ?1 AND request_id IN
                 (SELECT request_id FROM served WHERE attempt = ?1 LIMIT ?2)",
         )?;
-        let mut forget_attempt = transaction.prepare_cached("DELETE FROM attempts WHERE seq = ?1")?;
+        let mut forget_attempt = connection.prepare_cached("DELETE FROM attempts WHERE seq = ?1")?;
         for seq in victims {
             room -= forget_served.execute((seq, i64::try_from(room).unwrap_or(0)))?;
             if room == 0 {
@@ -91,8 +90,29 @@ pub(super) fn prune(connection: &mut Connection, settings: &Settings, now: Now) 
             }
         }
     }
-    transaction.commit()?;
+    group.commit()?;
     Ok(room == 0)
+}
+
+/// Forgets the oldest sends that count no more: those of an hour ago, and those that a clock which was ahead put more
+/// than an hour from now.
+fn forget_sends(connection: &Connection, now: Now) -> Result<(), Fault> {
+    let before = now.wall.checked_sub(KEPT).map_or(i64::MIN, unix_ms);
+    let after = now.wall.checked_add(KEPT).map_or(i64::MAX, unix_ms);
+    let mut oldest = connection.prepare_cached("SELECT seq, at_ms FROM sends ORDER BY seq LIMIT ?1")?;
+    let rows = oldest.query_map([SENDS], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
+    let mut last = None;
+    for row in rows {
+        let (seq, at) = row?;
+        if (before..=after).contains(&at) {
+            break;
+        }
+        last = Some(seq);
+    }
+    if let Some(last) = last {
+        connection.prepare_cached("DELETE FROM sends WHERE seq <= ?1")?.execute([last])?;
+    }
+    Ok(())
 }
 
 /// The first attempts that meet a condition.

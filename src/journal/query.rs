@@ -1,12 +1,11 @@
 //! Finding records, while the gateway runs or not.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags, params_from_iter};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params_from_iter};
 
 use super::database::unix_ms;
 use super::fault::Fault;
@@ -15,6 +14,10 @@ use super::schema;
 
 /// How many steps of SQLite's machine between two looks at the clock.
 const STEPS: i32 = 10_000;
+/// How many rows of each index are counted to see which has the fewest: some milliseconds' worth.
+const PROBED: u32 = 20_000;
+/// To how many ids the beginning of one is resolved: more than one is rare.
+const MOST_IDS: usize = 16;
 /// How long to wait for a writer that holds the file.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -139,104 +142,235 @@ fn search(path: &Path, query: &Query) -> Result<Vec<Row>, Fault> {
         connection.progress_handler(STEPS, Some(move || began.elapsed() > within))?;
     }
     schema::check(&connection)?;
-    let (conditions, values) = conditions(query);
+    let plan = Plan::of(&connection, query)?;
     let columns = Row::COLUMNS;
     let found = format!(
-        "SELECT {columns} FROM requests WHERE seq IN
-            (SELECT seq FROM attempts WHERE {conditions} ORDER BY started_ms DESC, seq DESC LIMIT {})
-         ORDER BY started DESC, seq DESC",
+        "SELECT {columns} FROM requests WHERE seq IN ({}) ORDER BY started DESC, seq DESC LIMIT {}",
+        plan.seqs(query.limit),
         query.limit
     );
     let mut select = connection.prepare(&found)?;
-    let rows = select.query_map(params_from_iter(values), Row::read)?;
+    let rows = select.query_map(params_from_iter(plan.values), Row::read)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// The conditions on `attempts`, each of them answered by an index, and their values.
-fn conditions(query: &Query) -> (String, Vec<Value>) {
-    let mut all = vec!["true".to_owned()];
-    let mut values = Vec::new();
-    if let Some(export) = &query.export {
-        all.push(is_or_begins("export_id", export, &mut values));
-    }
-    for (kind, scope) in [("org", &query.org), ("group", &query.group)] {
-        if let Some(scope) = scope {
-            let is_it = is_or_begins("scope_id", scope, &mut values);
-            all.push(format!("{is_it} AND scope_kind = '{kind}'"));
-        }
-    }
-    let mut bind = |value| {
-        values.push(value);
-        format!("?{}", values.len())
-    };
-    if let Some(client) = &query.client {
-        let client = bind(Value::Text(client.clone()));
-        all.push(format!("seq IN (SELECT attempt FROM served WHERE client = {client})"));
-    }
-    match query.status {
-        None => {}
-        Some(StatusFilter::Exactly(status)) => {
-            let status = bind(Value::Integer(i64::from(status)));
-            all.push(format!("status / 100 = {status} / 100 AND status = {status}"));
-        }
-        Some(StatusFilter::Class(class)) => {
-            all.push(format!("status / 100 = {}", bind(Value::Integer(i64::from(class)))));
-        }
-        Some(StatusFilter::Error) => all.push("(error IS NOT NULL OR status IS NULL)".to_owned()),
-    }
-    for (relation, time) in [(">=", query.since), ("<", query.until)] {
-        if let Some(time) = time {
-            all.push(format!("started_ms {relation} {}", bind(Value::Integer(unix_ms(time)))));
-        }
-    }
-    if let Some(any) = &query.id {
-        all.push(is_any(&any.to_ascii_lowercase(), &mut values));
-    }
-    (all.join(" AND "), values)
+/// How records are found: read off an index, the newest first, each looked at for the other conditions, until there
+/// are enough. SQLite keeps no statistics here, and would guess which index leads to the fewest rows; so they are
+/// counted first, up to [`PROBED`] each.
+#[derive(Debug, Default)]
+struct Plan {
+    values: Vec<Value>,
+    /// What a row `a` of `attempts` must meet.
+    filters: Vec<String>,
+    /// The times that are looked for, of a column `started_ms`.
+    times: Vec<String>,
+    /// Where rows are read from: together they have all that are looked for.
+    arms: Vec<Arm>,
 }
 
-/// Whether one of a record's ids is `id`; or the beginning of a UUID, whether one begins with it, those of the
-/// export and its scope too, for these are what the table shortens.
-fn is_any(id: &str, values: &mut Vec<Value>) -> String {
-    let mut is = |column| is_or_begins(column, id, values);
-    let mut any = format!(
-        "seq IN (SELECT seq FROM attempts WHERE {}
-            UNION SELECT seq FROM attempts WHERE {}
-            UNION SELECT seq FROM attempts WHERE received_id <> sent_id AND {}
-            UNION SELECT attempt FROM served WHERE {}",
-        is("request_id"),
-        is("sent_id"),
-        is("received_id COLLATE NOCASE"),
-        is("request_id")
-    );
-    if begins_a_uuid(id) {
-        let (export, scope) = (is("export_id"), is("scope_id"));
-        let _ = write!(
-            any,
-            "
-            UNION SELECT seq FROM attempts WHERE {export}
-            UNION SELECT seq FROM attempts WHERE {scope}"
-        );
-    }
-    any.push(')');
-    any
+/// One index and the rows of it that are read.
+#[derive(Debug, Clone)]
+struct Arm {
+    /// A table, and the index that it is read by.
+    from: String,
+    /// What selects the rows.
+    condition: String,
+    /// The table that has the times in the order of the index.
+    table: char,
 }
 
-/// The condition that `column` is `id`, or begins with it, where that is the beginning of a UUID.
+impl Arm {
+    /// Reads `attempts` by `index`.
+    fn attempts(index: &str, condition: String) -> Self {
+        Self { from: format!("attempts a INDEXED BY attempts_{index}"), condition, table: 'a' }
+    }
+
+    /// Reads `served` by `index`, and its attempts.
+    fn served(index: &str, condition: String) -> Self {
+        let from = format!("served s INDEXED BY served_{index} CROSS JOIN attempts a ON a.seq = s.attempt");
+        Self { from, condition, table: 's' }
+    }
+}
+
+impl Plan {
+    fn of(connection: &Connection, query: &Query) -> rusqlite::Result<Self> {
+        let mut plan = Self::default();
+        for (relation, time) in [(">=", query.since), ("<", query.until)] {
+            if let Some(time) = time {
+                let time = plan.bind(Value::Integer(unix_ms(time)));
+                plan.times.push(format!("started_ms {relation} {time}"));
+            }
+        }
+        let mut ways = Vec::new();
+        if let Some(any) = &query.id {
+            ways.push(plan.any_id(connection, &any.to_ascii_lowercase())?);
+        }
+        if let Some(export) = &query.export {
+            let is_it = plan.is_one(connection, "export_id", export)?;
+            plan.filters.push(is_it.clone());
+            ways.push(vec![Arm::attempts("export", is_it)]);
+        }
+        if let Some(status) = query.status {
+            ways.extend(plan.status(status).map(|arm| vec![arm]));
+        }
+        if let Some(client) = &query.client {
+            let client = plan.bind(Value::Text(client.clone()));
+            let (caused, joined) =
+                (format!("a.client = {client} AND a.answered = 1"), format!("s.client = {client}"));
+            plan.filters.push(format!(
+                "(({caused}) OR EXISTS (SELECT 1 FROM served s WHERE s.attempt = a.seq AND {joined}))"
+            ));
+            ways.push(vec![Arm::attempts("client", caused), Arm::served("client", joined)]);
+        }
+        for (kind, scope) in [("org", &query.org), ("group", &query.group)] {
+            if let Some(scope) = scope {
+                let is_it = plan.is_one(connection, "scope_id", scope)?;
+                let is_it = format!("{is_it} AND a.scope_kind = '{kind}'");
+                plan.filters.push(is_it.clone());
+                ways.push(vec![Arm::attempts("scope", is_it)]);
+            }
+        }
+        // What is looked for by its id is few.
+        plan.arms = if query.id.is_some() { ways.swap_remove(0) } else { plan.shortest(connection, ways)? };
+        Ok(plan)
+    }
+
+    fn bind(&mut self, value: Value) -> String {
+        self.values.push(value);
+        format!("?{}", self.values.len())
+    }
+
+    /// The way with the fewest rows.
+    fn shortest(&self, connection: &Connection, mut ways: Vec<Vec<Arm>>) -> rusqlite::Result<Vec<Arm>> {
+        if ways.is_empty() {
+            return Ok(vec![Arm::attempts("started", "true".to_owned())]);
+        }
+        let mut best = (0, i64::MAX);
+        for (place, way) in ways.iter().enumerate().filter(|_| ways.len() > 1) {
+            let mut rows = 0;
+            for arm in way {
+                let (from, condition) = (&arm.from, self.with_times(arm));
+                let count =
+                    format!("SELECT count(*) FROM (SELECT 1 FROM {from} WHERE {condition} LIMIT {PROBED})");
+                let mut count = connection.prepare(&count)?;
+                let needed = self.values.iter().take(count.parameter_count());
+                rows += count.query_row(params_from_iter(needed), |row| row.get::<_, i64>(0))?;
+            }
+            if rows < best.1 {
+                best = (place, rows);
+            }
+        }
+        Ok(ways.swap_remove(best.0))
+    }
+
+    fn with_times(&self, arm: &Arm) -> String {
+        let times = self.times.iter().map(|time| format!(" AND {}.{time}", arm.table));
+        times.fold(arm.condition.clone(), |all, time| all + &time)
+    }
+
+    /// Selects the `seq` of the newest records, as many as `limit` from each arm.
+    fn seqs(&self, limit: u32) -> String {
+        let filters = self.filters.iter().fold(String::new(), |all, filter| all + " AND " + filter);
+        let arms = self.arms.iter().map(|arm| {
+            let (from, condition, table) = (&arm.from, self.with_times(arm), arm.table);
+            let seq = if table == 's' { "attempt" } else { "seq" };
+            format!(
+                "SELECT seq FROM (SELECT a.seq AS seq FROM {from} WHERE {condition}{filters}
+                    ORDER BY {table}.started_ms DESC, {table}.{seq} DESC LIMIT {limit})"
+            )
+        });
+        let arms: Vec<_> = arms.collect();
+        arms.join(" UNION ")
+    }
+
+    /// A status is looked for in an index of those that are no 2xx, which are nearly all: they are found soon by any
+    /// other way.
+    fn status(&mut self, status: StatusFilter) -> Option<Arm> {
+        let (class, exactly) = match status {
+            StatusFilter::Exactly(status) => {
+                let exactly = self.bind(Value::Integer(i64::from(status)));
+                (status / 100, format!(" AND a.status = {exactly}"))
+            }
+            StatusFilter::Class(class) => (class, String::new()),
+            StatusFilter::Error => {
+                let condition = "(a.error IS NOT NULL OR a.status IS NULL)".to_owned();
+                self.filters.push(condition.clone());
+                return Some(Arm::attempts("error", condition));
+            }
+        };
+        let condition = format!("a.status / 100 = {class}{exactly}");
+        self.filters.push(condition.clone());
+        (class != 2).then(|| Arm::attempts("status", format!("a.status / 100 <> 2 AND {condition}")))
+    }
+
+    /// Where one of a record's ids is `id`; or the beginning of a UUID, where one begins with it, those of the
+    /// export and its scope too, for these are what the table shortens.
+    fn any_id(&mut self, connection: &Connection, id: &str) -> rusqlite::Result<Vec<Arm>> {
+        let mut is = |column| is_or_begins(column, id, &mut self.values);
+        let mut arms = vec![
+            Arm::attempts("request", is("a.request_id")),
+            Arm::attempts("sent", is("a.sent_id")),
+            Arm::attempts(
+                "received",
+                format!("a.received_id <> a.sent_id AND {}", is("a.received_id COLLATE NOCASE")),
+            ),
+            Arm::served("request", is("s.request_id")),
+        ];
+        if begins_a_uuid(id) {
+            arms.push(Arm::attempts("export", self.is_one(connection, "export_id", id)?));
+            arms.push(Arm::attempts("scope", self.is_one(connection, "scope_id", id)?));
+        }
+        Ok(arms)
+    }
+
+    /// The condition that `column` of `attempts` is `id`, or begins with it, where that is the beginning of a UUID.
+    /// It is resolved to the whole id, for an index is in the order of time within one id alone.
+    fn is_one(&mut self, connection: &Connection, column: &str, id: &str) -> rusqlite::Result<String> {
+        let lower = id.to_ascii_lowercase();
+        if !begins_a_uuid(&lower) {
+            let id = self.bind(Value::Text(canonical(id)));
+            return Ok(format!("a.{column} = {id}"));
+        }
+        // Ids that are no UUIDs are kept as they were written.
+        let mut ids = if lower == id { Vec::new() } else { vec![id.to_owned()] };
+        let mut next = connection.prepare(&format!(
+            "SELECT {column} FROM attempts WHERE {column} >= ?1 AND {column} < ?2 ORDER BY {column} LIMIT 1"
+        ))?;
+        let (mut first, end) = (lower.clone(), format!("{lower}g"));
+        while ids.len() <= MOST_IDS
+            && let Some(found) = next.query_row((&first, &end), |row| row.get::<_, String>(0)).optional()?
+        {
+            // What comes right after it.
+            first = format!("{found}\u{1}");
+            ids.push(found);
+        }
+        drop(next);
+        if ids.is_empty() {
+            ids.push(lower.clone());
+        }
+        if ids.len() > MOST_IDS {
+            return Ok(is_or_begins(&format!("a.{column}"), &lower, &mut self.values));
+        }
+        let ids: Vec<_> = ids.into_iter().map(|id| self.bind(Value::Text(id))).collect();
+        Ok(match ids.as_slice() {
+            [id] => format!("a.{column} = {id}"),
+            ids => format!("a.{column} IN ({})", ids.join(", ")),
+        })
+    }
+}
+
+/// The condition that `column` is `id`, or begins with it, where that is the beginning of a UUID in lower case.
 fn is_or_begins(column: &str, id: &str, values: &mut Vec<Value>) -> String {
     let mut bind = |text: String| {
         values.push(Value::Text(text));
         format!("?{}", values.len())
     };
-    let lower = id.to_ascii_lowercase();
-    if !begins_a_uuid(&lower) {
+    if !begins_a_uuid(id) {
         return format!("{column} = {}", bind(canonical(id)));
     }
     // A range is read off the index, which LIKE is not; nothing in a UUID comes after "f".
-    let (first, end) = (bind(lower.clone()), bind(format!("{lower}g")));
-    let begins = format!("{column} >= {first} AND {column} < {end}");
-    // Ids that are no UUIDs are kept as they were written.
-    if lower == id { begins } else { format!("({column} = {} OR ({begins}))", bind(id.to_owned())) }
+    let (first, end) = (bind(id.to_owned()), bind(format!("{id}g")));
+    format!("{column} >= {first} AND {column} < {end}")
 }
 
 /// Whether `id` is the beginning of a UUID in lower case, and long enough to be told from others.

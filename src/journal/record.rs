@@ -67,7 +67,7 @@ impl Attempt {
     /// One that was sent at `started` to `upstream` with `credential`, of which nothing else is known yet.
     #[must_use]
     pub fn new(started: SystemTime, (upstream, credential): (Arc<str>, Arc<str>), sent_id: Uuid) -> Self {
-        let id = Uuid::now_v7();
+        let id = time_ordered(started);
         Self {
             id,
             started,
@@ -97,6 +97,16 @@ impl Attempt {
             error: None,
         }
     }
+}
+
+/// A version 7 UUID (RFC 9562 §5.7), so that the newest is the last in an index. It is no secret, so its random bits
+/// need not come from the system.
+fn time_ordered(time: SystemTime) -> Uuid {
+    let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let mut random = [0; 10];
+    fastrand::fill(&mut random);
+    let ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
+    uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid()
 }
 
 /// A client's request that one attempt answered.

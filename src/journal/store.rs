@@ -15,10 +15,10 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::error;
 use uuid::Uuid;
 
-use super::database::Work;
+use super::database::{Ledgers, Work};
 use super::fault::Unrecorded;
 use super::record::{Attempt, Served};
-use super::sends::{Sends, Sent, Spend};
+use super::sends::{News, Sends};
 use super::settings::Settings;
 use super::writer::{Command, Health, Job, RETRY, Writer};
 use crate::clock::Clock;
@@ -28,6 +28,9 @@ const SPEND_WAIT: Duration = Duration::from_millis(500);
 /// Most records that wait for the writer; beyond it, callers wait to queue.
 const QUEUE: usize = 1_024;
 
+/// What the writer's thread shares with the handles.
+pub(super) type Shared = (Arc<Health>, Arc<Ledgers>);
+
 /// The journal. Clones share one writer thread.
 #[derive(Debug, Clone)]
 pub struct Journal(Arc<Inner>);
@@ -36,6 +39,7 @@ pub struct Journal(Arc<Inner>);
 struct Inner {
     sender: mpsc::Sender<Command>,
     health: Arc<Health>,
+    ledgers: Arc<Ledgers>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -48,22 +52,22 @@ impl Journal {
 
     /// [`Journal::open`], trying again after `retry`.
     pub(super) fn open_with_retry(settings: Settings, clock: Clock, retry: Duration) -> Self {
-        Self::start(move |health, receiver| {
+        Self::start(move |(health, ledgers), receiver| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_time()
                 .build()
                 .unwrap_or_else(|error| panic!("the journal's thread cannot start: {error}"));
-            runtime.block_on(Writer::new(settings, clock, retry, health).run(receiver));
+            runtime.block_on(Writer::new(settings, (clock, retry), (health, ledgers)).run(receiver));
         })
     }
 
     /// Runs `body` on the writer's thread. Its death shows as failing and fails whoever waits.
-    pub(super) fn start(body: impl FnOnce(Arc<Health>, mpsc::Receiver<Command>) + Send + 'static) -> Self {
+    pub(super) fn start(body: impl FnOnce(Shared, mpsc::Receiver<Command>) + Send + 'static) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let health = Arc::new(Health::default());
-        let shared = Arc::clone(&health);
+        let ledgers = Arc::new(Ledgers::default());
+        let (shared, for_body) = (Arc::clone(&health), (Arc::clone(&health), Arc::clone(&ledgers)));
         let guarded = move || {
-            let for_body = Arc::clone(&shared);
             if catch_unwind(AssertUnwindSafe(|| body(for_body, receiver))).is_err() {
                 shared.failing.store(true, Ordering::SeqCst);
                 error!("the journal's thread died: restart exportgate and report this");
@@ -74,7 +78,7 @@ impl Journal {
             health.failing.store(true, Ordering::SeqCst);
             error!(%error, "the journal's thread cannot be started: raise the limit on threads and restart");
         });
-        Self(Arc::new(Inner { sender, health, thread: Mutex::new(thread.ok()) }))
+        Self(Arc::new(Inner { sender, health, ledgers, thread: Mutex::new(thread.ok()) }))
     }
 
     /// Records an attempt and whom it answered. `Ok` means committed.
@@ -87,19 +91,25 @@ impl Journal {
         self.submit(Work::Serve(attempt, served)).await
     }
 
-    /// Writes down that `count` requests are about to be sent, and for which scopes `starts`, and tells what others sent that was not known yet:
-    /// how many, and when (by the wall clock). Nothing where the journal cannot be written.
-    pub async fn spend(
-        &self,
-        sends: &Arc<Sends>,
-        (count, starts): (u32, Vec<Arc<str>>),
-        at: SystemTime,
-    ) -> Vec<Sent> {
-        let written = self.submit(Work::Spend(Arc::clone(sends), Spend { count, starts, at }));
+    /// Where the sends of the credential that is called `credential` at `upstream` are noted.
+    #[must_use]
+    pub fn sends(&self, upstream: &str, credential: &str) -> Arc<Sends> {
+        let sends = Arc::new(Sends::new(upstream, credential));
+        self.0.ledgers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&sends));
+        sends
+    }
+
+    /// Writes down that `count` requests are about to be sent at `at` (by the wall clock), and the scopes of the
+    /// `starts` among them, and tells what is known then. What the journal cannot write at the
+    /// moment is written with what comes later.
+    pub async fn spend(&self, sends: &Sends, (count, starts): (u32, Vec<Arc<str>>), at: SystemTime) -> News {
+        sends.note((count, &starts), at);
+        sends.ask();
+        let written = self.submit(Work::Sends);
         if tokio::time::timeout(SPEND_WAIT, written).await.is_err() {
             tracing::warn!("the journal is slow: sends go up before they are written down");
         }
-        sends.take_others()
+        sends.news(at)
     }
 
     /// Whether the last try to write failed.

@@ -191,13 +191,13 @@ async fn the_journal_is_bounded_by_rows_and_age() {
     }
     first.close().await;
     let clock = Clock::system();
-    let mut connection = rusqlite::Connection::open(&path).unwrap();
+    let connection = rusqlite::Connection::open(&path).unwrap();
     let fewer = Settings { max_rows: 20, ..settings(&path) };
-    assert!(!prune::prune(&mut connection, &fewer, clock.now()).unwrap());
+    assert!(!prune::prune(&connection, &fewer, clock.now()).unwrap());
     assert_eq!(count(&path, &Query::default()), 20);
     let later = Clock::movable();
     later.step_wall(2 * 24 * 3_600);
-    assert!(!prune::prune(&mut connection, &fewer, later.now()).unwrap());
+    assert!(!prune::prune(&connection, &fewer, later.now()).unwrap());
     assert_eq!(count(&path, &Query::default()), 0);
     let left: i64 = connection.query_row("SELECT count(*) FROM served", [], |row| row.get(0)).unwrap();
     assert_eq!(left, 0);
@@ -209,4 +209,151 @@ async fn a_writer_that_dies_shows_as_failing_and_holds_nobody_up() {
     assert_eq!(journal.record(attempt(1), vec![]).await, Err(Unrecorded::Closed));
     assert!(journal.is_failing());
     journal.close().await;
+}
+
+/// What others sent, as one process reads it, by when.
+fn counts(sent: &[Sent]) -> Vec<(u32, Option<&str>)> {
+    sent.iter().map(|sent| (sent.count, sent.start.as_deref())).collect()
+}
+
+#[tokio::test]
+async fn what_is_noted_is_written_with_the_next_group_in_one_row_and_read_by_others_and_after_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    let (a, b) = (journal(&path), journal(&path));
+    let (ours, others) = (a.sends("u", "c"), b.sends("u", "c"));
+    // Whole milliseconds, as they are kept.
+    let now = moment("1m", Clock::system().now().wall).unwrap();
+    let ms = u64::try_from(database::unix_ms(now)).unwrap();
+    let now = std::time::UNIX_EPOCH + Duration::from_millis(ms);
+    assert_eq!(b.spend(&others, (0, Vec::new()), now).await.others, []);
+    let scope: Arc<str> = "org o".into();
+    for ms in 0..10 {
+        ours.note((1, &[]), now + Duration::from_millis(ms));
+    }
+    ours.note((1, &[scope]), now + Duration::from_millis(10));
+    ours.note((1, &[]), now + Duration::from_millis(900));
+    // Others do not know of this process yet.
+    assert_eq!(ours.news(now), News::default());
+    // Nobody else knows of them yet; a record takes them along.
+    assert_eq!(b.spend(&others, (1, Vec::new()), now).await.others, []);
+    a.record(attempt(1), vec![]).await.unwrap();
+    let news = ours.news(now + Duration::from_secs(1));
+    assert_eq!((news.unwritten, news.processes, counts(&news.others)), (Some(0), 1, vec![(1, None)]));
+    ours.note((1, &[]), now + Duration::from_millis(950));
+    assert_eq!(ours.news(now + Duration::from_secs(1)).unwritten, Some(1));
+    // In a while they do not know of it again, and it of them.
+    assert_eq!(ours.news(now + Duration::from_mins(11)), News::default());
+    let news = b.spend(&others, (0, Vec::new()), now).await;
+    assert_eq!(news.processes, 1);
+    let read = news.others;
+    assert_eq!(counts(&read), [(11, None), (1, Some("org o")), (1, None)]);
+    assert_eq!(read[0].at.duration_since(now).unwrap().as_millis(), 10);
+    // Each is read once, and none of one's own.
+    assert_eq!(b.spend(&others, (0, Vec::new()), now).await.others, []);
+    // What no record took along is written at the end.
+    ours.note((3, &[]), now);
+    a.close().await;
+    let restarted = journal(&path);
+    let again = restarted.sends("u", "c");
+    let all = restarted.spend(&again, (0, Vec::new()), now).await.others;
+    assert_eq!(all.iter().filter(|sent| sent.start.is_none()).map(|sent| sent.count).sum::<u32>(), 17);
+    // Another credential's are another's.
+    assert_eq!(restarted.spend(&restarted.sends("u", "d"), (0, Vec::new()), now).await.others, []);
+}
+
+#[tokio::test]
+async fn sends_that_could_not_be_written_are_written_when_it_works_again() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    std::fs::write(&path, "this is a letter, not a database").unwrap();
+    let journal = journal(&path);
+    let (sends, now) = (journal.sends("u", "c"), Clock::system().now().wall);
+    assert_eq!(journal.spend(&sends, (2, Vec::new()), now).await, News::default());
+    std::fs::remove_file(&path).unwrap();
+    while journal.record(attempt(1), vec![]).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(sends.news(now).unwritten, Some(0));
+    let other = Journal::open(settings(&path), Clock::system());
+    assert_eq!(counts(&other.spend(&other.sends("u", "c"), (0, Vec::new()), now).await.others), [(2, None)]);
+}
+
+#[tokio::test]
+async fn a_file_of_version_2_keeps_its_rows_and_finds_them() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    let clock = Clock::system();
+    {
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        connection.execute_batch(schema::MIGRATIONS[..2].concat().as_str()).unwrap();
+        connection.pragma_update(None, "application_id", schema::APPLICATION_ID).unwrap();
+        connection.pragma_update(None, "user_version", 2).unwrap();
+        let ms = database::unix_ms(clock.now().wall);
+        connection
+            .execute_batch(&format!(
+                "INSERT INTO attempts (id, started_ms, latency_us, upstream, credential, request_id, client, sent_id,
+                     operation, method, status) VALUES ('i', {ms}, 1, 'u', 'c', 'r', 'alice', 's', 'results', 'GET', 200);
+                 INSERT INTO served VALUES (1, 'r', 'alice', {ms}), (1, 'f', 'bob', {ms});
+                 INSERT INTO sends (credential, process, at_ms, count) VALUES ('u c', 'p', {ms}, 5)"
+            ))
+            .unwrap();
+    }
+    let journal = journal(&path);
+    journal.record(attempt(1), vec![served(1_001, "alice"), served(9, "bob")]).await.unwrap();
+    let by = |client: &str| count(&path, &Query { client: Some(client.to_owned()), ..Query::default() });
+    assert_eq!((by("alice"), by("bob"), by("carol")), (2, 2, 0));
+    let rows = find(&path, &Query { limit: 10, ..Query::default() }).unwrap();
+    assert_eq!(rows.iter().map(|row| row.clients).collect::<Vec<_>>(), [2, 2]);
+    for id in ["r", "f", "s"] {
+        assert_eq!(count(&path, &Query { id: Some(id.to_owned()), ..Query::default() }), 1, "{id}");
+    }
+    let sends = journal.sends("u", "c");
+    assert_eq!(counts(&journal.spend(&sends, (0, Vec::new()), clock.now().wall).await.others), [(5, None)]);
+}
+
+#[tokio::test]
+async fn sends_that_count_no_more_are_forgotten_and_those_of_a_clock_that_was_ahead() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    let (journal, clock) = (journal(&path), Clock::system());
+    journal.record(attempt(1), vec![]).await.unwrap();
+    journal.close().await;
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let hour = 3_600_000;
+    for ms in [30 * hour, -2 * hour, 0] {
+        let at = database::unix_ms(clock.now().wall) + ms;
+        let insert = "INSERT INTO sends (credential, process, at_ms, count) VALUES ('c', 'p', ?1, 1)";
+        connection.execute(insert, [at]).unwrap();
+    }
+    let left = || connection.query_row("SELECT count(*) FROM sends", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(left(), 3);
+    prune::prune(&connection, &settings(&path), clock.now()).unwrap();
+    assert_eq!(left(), 1);
+}
+
+#[tokio::test]
+async fn the_log_is_moved_into_the_file_and_does_not_grow_without_end() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    let journal = journal(&path);
+    let log = || std::fs::metadata(dir.path().join("journal.db-wal")).map_or(0, |found| found.len());
+    let mut longest = 0;
+    for round in 0..60_u128 {
+        let writes = (1..=200).map(|n| journal.record(attempt(round * 1_000 + n), vec![]));
+        assert!(futures_util::future::join_all(writes).await.iter().all(Result::is_ok));
+        longest = longest.max(log());
+    }
+    assert!(std::fs::metadata(&path).unwrap().len() > 1 << 20, "some of it is in the file");
+    assert!(longest < 24 << 20, "{longest}");
+    // A reader that stays keeps the log, and holds nobody up.
+    let reader = rusqlite::Connection::open(&path).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM attempts;").unwrap();
+    for n in 1..=500 {
+        journal.record(attempt(1_000_000 + n), vec![]).await.unwrap();
+    }
+    drop(reader);
+    journal.close().await;
+    assert_eq!(log(), 0);
+    assert_eq!(count(&path, &Query::default()), 12_500);
 }

@@ -6,8 +6,8 @@
 //! anybody hears of success.
 
 use std::mem;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::histogram::Histogram;
@@ -15,11 +15,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
-use super::database::{Database, Work};
+use super::database::{Database, Ledgers, Work};
 use super::fault::{Fault, Unrecorded};
 use super::prune::{self, Schedule};
+use super::sends::Sends;
 use super::settings::Settings;
-use crate::clock::Clock;
+use super::store::Shared;
+use crate::clock::{Clock, Now};
 
 /// Most pieces of work in one transaction.
 const GROUP: usize = 256;
@@ -81,15 +83,20 @@ pub(super) struct Writer {
     clock: Clock,
     retry: Duration,
     health: Arc<Health>,
+    ledgers: Arc<Ledgers>,
     state: State,
     schedule: Schedule,
 }
 
 impl Writer {
-    pub(super) fn new(settings: Settings, clock: Clock, retry: Duration, health: Arc<Health>) -> Self {
+    pub(super) fn new(
+        settings: Settings,
+        (clock, retry): (Clock, Duration),
+        (health, ledgers): Shared,
+    ) -> Self {
         let now = clock.now().mono;
         let (state, schedule) = (State::Closed { retry_at: now }, Schedule::new(now));
-        Self { settings, clock, retry, health, state, schedule }
+        Self { settings, clock, retry, health, ledgers, state, schedule }
     }
 
     /// Serves until told to close, or until every handle is gone.
@@ -132,9 +139,11 @@ impl Writer {
 
     /// Writes one group and answers everybody in it.
     fn commit(&mut self, jobs: Vec<Job>) {
-        let began = self.clock.now().mono;
-        let written =
-            self.is_due().then(|| self.using(|database| database.write(jobs.iter().map(|j| &j.work))));
+        let Now { mono: began, wall } = self.clock.now();
+        let written = self.is_due().then(|| {
+            let ledgers = self.ledgers();
+            self.using(|database| database.write(jobs.iter().map(|job| &job.work), (&ledgers, wall)))
+        });
         let Some(Ok(on_record)) = written else {
             if let Some(Err(fault)) = &written {
                 self.failed(fault);
@@ -167,6 +176,12 @@ impl Writer {
             }
             return;
         }
+        if let State::Open(database) = &mut self.state
+            && database.wants_checkpoint()
+            && let Err(fault) = self.using(|database| database.checkpoint())
+        {
+            return self.failed(&fault);
+        }
         let now = self.clock.now();
         if !self.schedule.wait(now.mono).is_zero() {
             return;
@@ -175,17 +190,34 @@ impl Writer {
         let pruned = self.using(|database| {
             // Another process at work is no reason to wait: the next chunk is soon enough.
             database.set_patience(Duration::ZERO)?;
-            let more = match prune::prune(&mut database.connection, &settings, now) {
+            let more = match prune::prune(&database.connection, &settings, now) {
                 Err(fault) if fault.is_busy() => false,
                 other => other?,
             };
             database.set_patience(PATIENCE)?;
             Ok(more)
         });
-        match pruned {
+        match pruned.and_then(|more| self.write_sends().map(|()| more)) {
             Ok(more) => self.schedule.pruned(now.mono, more),
             Err(fault) => self.failed(&fault),
         }
+    }
+
+    /// The sends of each credential; those of one that nobody uses any more are let go once they are written.
+    fn ledgers(&self) -> Vec<Arc<Sends>> {
+        let mut ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
+        ledgers.retain(|sends| Arc::strong_count(sends) > 1 || sends.is_due());
+        ledgers.clone()
+    }
+
+    /// Writes what was sent and is in no group yet: nothing was recorded for a while.
+    fn write_sends(&mut self) -> Result<(), Fault> {
+        let ledgers = self.ledgers();
+        if ledgers.iter().any(|sends| sends.is_due()) {
+            let now = self.clock.now().wall;
+            self.using(|database| database.write(std::iter::empty(), (&ledgers, now)))?;
+        }
+        Ok(())
     }
 
     /// Whether the file is open, or it is time to try opening it.
@@ -238,7 +270,12 @@ impl Writer {
         self.health.dropped.fetch_add(u64::try_from(records).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    fn end(self) {
+    fn end(mut self) {
+        if matches!(self.state, State::Open(_))
+            && let Err(fault) = self.write_sends()
+        {
+            debug!(cause = fault.chain(), "the last sends are not written");
+        }
         let State::Open(database) = self.state else { return };
         // Whatever fails here, the write-ahead log stays and is taken up at the next start.
         if let Err(fault) = database.set_patience(PATIENCE_FAILING).and_then(|()| database.close()) {

@@ -11,6 +11,13 @@ use std::time::{Duration, Instant};
 /// Windows up to this length are used as requests come.
 const UNPACED: Duration = Duration::from_secs(1);
 
+/// As long as less than one in so many of each window is used, sends may go before others know of them,
+const UNSEEN_BELOW: u32 = 2;
+/// and of each window one in so many may be on its way so. Each process leaves that much to each other one.
+const UNSEEN_PART: u32 = 32;
+/// To so many processes that is left at most: half of a window.
+const MOST_PROCESSES: u32 = 16;
+
 /// At most so many in any window of a length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
@@ -31,13 +38,16 @@ struct Window {
     told: Option<(u32, Instant)>,
     /// How many of ours a window may hold because others spend too, and until when.
     shared: Option<(u32, Instant)>,
+    /// How many other processes there are whose last sends are not seen yet, perhaps.
+    processes: u32,
 }
 
 impl Window {
-    /// The limit at `now`, others left aside.
+    /// The limit at `now`, less what other processes may have sent unseen.
     fn most(&self, now: Instant) -> u32 {
         let told = self.told.filter(|(_, until)| *until > now).map(|(most, _)| most);
-        told.map_or(self.limit.most, |told| told.min(self.limit.most)).max(1)
+        let most = told.map_or(self.limit.most, |told| told.min(self.limit.most));
+        (most - self.processes * (most / UNSEEN_PART)).max(1)
     }
 
     /// What others leave of it, and until when that counts.
@@ -67,7 +77,10 @@ impl Budget {
     #[must_use]
     pub fn new(mut limits: Vec<Limit>, margin: Duration) -> Self {
         limits.sort_by_key(|limit| limit.window);
-        let windows = limits.into_iter().map(|limit| Window { limit, told: None, shared: None }).collect();
+        let windows = limits
+            .into_iter()
+            .map(|limit| Window { limit, told: None, shared: None, processes: 0 })
+            .collect();
         Self { windows, sent: VecDeque::new(), margin }
     }
 
@@ -115,6 +128,22 @@ impl Budget {
         self.windows.iter().filter_map(spread).fold(self.next(now), Instant::max)
     }
 
+    /// Whether a send may go at `now` before it is written down where others see it, when `unwritten` went so already.
+    #[must_use]
+    pub fn may_go_unseen(&self, unwritten: u32, now: Instant) -> bool {
+        self.windows.iter().all(|window| {
+            let most = window.effective(now);
+            unwritten < most / UNSEEN_PART && self.within(self.length(window), now) < most / UNSEEN_BELOW
+        })
+    }
+
+    /// So many other processes may have sent what is not seen yet.
+    pub fn beside(&mut self, processes: u32) {
+        for window in &mut self.windows {
+            window.processes = processes.min(MOST_PROCESSES);
+        }
+    }
+
     /// How many sends could follow at once at `now`.
     #[must_use]
     pub fn left(&self, now: Instant) -> u32 {
@@ -137,7 +166,7 @@ impl Budget {
         let window = |limit: Limit| {
             let same = before.iter().find(|window| window.limit.window == limit.window);
             let (told, shared) = same.map_or((None, None), |window| (window.told, window.shared));
-            Window { limit, told, shared }
+            Window { limit, told, shared, processes: same.map_or(0, |window| window.processes) }
         };
         self.windows = limits.into_iter().map(window).collect();
     }
@@ -350,6 +379,46 @@ mod tests {
         assert_eq!(budget.left(now + Duration::from_hours(1)), 10);
         budget.learn(minute(10), None, Duration::MAX, now);
         assert_eq!(budget.left(now + Duration::from_mins(1)), 10);
+    }
+
+    #[test]
+    fn sends_go_unseen_while_half_of_each_window_is_left_and_few_of_them() {
+        let now = Instant::now();
+        let mut budget = Budget::new(limits(&[(64, 1_000), (100, 60_000)]), Duration::ZERO);
+        assert!(budget.may_go_unseen(1, now) && !budget.may_go_unseen(2, now));
+        for _ in 0..32 {
+            assert!(budget.may_go_unseen(0, now));
+            budget.spend(now, now);
+        }
+        assert!(!budget.may_go_unseen(0, now));
+        let later = now + Duration::from_secs(1);
+        for _ in 0..18 {
+            assert!(budget.may_go_unseen(0, later));
+            budget.spend(later, later);
+        }
+        assert!(!budget.may_go_unseen(0, later));
+        // Of what is small, none does.
+        assert!(!Budget::new(limits(&[(31, 1_000)]), Duration::ZERO).may_go_unseen(0, now));
+    }
+
+    #[test]
+    fn what_others_send_unseen_is_left_to_them() {
+        let now = Instant::now();
+        let mut full = Budget::new(limits(&[(160, 1_000)]), Duration::ZERO);
+        full.beside(3);
+        while full.next(now) == now {
+            full.spend(now, now);
+        }
+        assert!(full.is_within(now));
+        // Three processes that last heard of this one long ago send until they hear of it again.
+        let stale = Budget::new(limits(&[(160, 1_000)]), Duration::ZERO);
+        let unseen = (0..160).take_while(|unseen| stale.may_go_unseen(*unseen, now)).count();
+        assert_eq!((full.within(Duration::from_secs(1), now), unseen), (145, 5));
+        // One more than was left is one too many.
+        full.spend(now, now);
+        assert!(!full.is_within(now));
+        full.beside(100);
+        assert_eq!(full.windows(now).next(), Some((Duration::from_secs(1), 80, 146)));
     }
 
     #[test]

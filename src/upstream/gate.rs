@@ -277,16 +277,38 @@ impl Gate {
             return Err(self.queue.iter().filter_map(free).min());
         };
         self.ends.remove(&(waiting.until, waiting.ticket));
+        self.sends(waiting.asking.start.as_ref(), now);
+        Ok(waiting.ticket)
+    }
+
+    /// Counts a send.
+    fn sends(&mut self, start: Option<&Arc<str>>, now: Instant) {
         self.budget.spend(now, now);
         self.hold.sent(now);
         self.running += 1;
-        if let Some(scope) = &waiting.asking.start {
+        if let Some(scope) = start {
             let settings = &self.settings;
             let starts = self.starts.entry(Arc::clone(scope)).or_insert_with(|| Starts::new(settings));
             starts.budget.spend(now, now);
             starts.hold.sent(now);
         }
-        Ok(waiting.ticket)
+    }
+
+    /// Gives a turn at once, where nothing can stand in its way: nobody waits, nothing is held, and the budget is so
+    /// far from its end that others need not know of it first. `unwritten` of our sends they do not know of yet.
+    pub fn at_once(&mut self, start: Option<&Arc<str>>, unwritten: u32, now: Instant) -> bool {
+        let may = |hold: &Hold, budget: &Budget| hold.is_open() && budget.may_go_unseen(unwritten, now);
+        let starts = start.and_then(|scope| self.starts.get(scope));
+        let goes = self.queue.len() == 0
+            && self.running < self.settings.max_running
+            && may(&self.hold, &self.budget)
+            // What is not known of a scope's starts has to be made to be looked at, which is as well done in turn.
+            && start.is_none_or(|_| self.settings.starts.is_none())
+            && starts.is_none_or(|starts| may(&starts.hold, &starts.budget));
+        if goes {
+            self.sends(start, now);
+        }
+        goes
     }
 
     /// One that waited is gone.
@@ -344,6 +366,11 @@ impl Gate {
             let settings = &self.settings;
             self.starts.entry(scope).or_insert_with(|| Starts::new(settings)).budget.spend(at, now);
         }
+    }
+
+    /// So many other processes may have sent with the same credential what is not known yet.
+    pub fn beside(&mut self, processes: u32) {
+        self.budget.beside(processes);
     }
 
     /// A turn was not used after all; the budget counts it all the same.
@@ -602,6 +629,40 @@ mod tests {
         // Another client's is not behind it.
         let other = gate.ask(asking("d", None, now + seconds(45)), now + seconds(42));
         assert_eq!(other, Err(NoTurn { why: Why::Budget, retry_after: seconds(18) }));
+    }
+
+    #[test]
+    fn a_turn_is_given_at_once_where_nothing_can_stand_in_its_way_alone() {
+        let now = Instant::now();
+        let scope: Arc<str> = "org/a".into();
+        let mut gate = Gate::new(Settings { max_running: 2, ..settings() });
+        assert!(gate.at_once(None, 0, now));
+        // Others do not know of too many.
+        assert!(!gate.at_once(None, 5, now));
+        // Somebody waits.
+        let (ticket, _) = gate.ask(asking("c", None, now + seconds(9)), now).expect("a place");
+        assert!(!gate.at_once(None, 0, now));
+        gate.leave(&"c".into(), ticket);
+        assert!(gate.at_once(Some(&scope), 0, now));
+        // As many run as may.
+        assert!(!gate.at_once(None, 0, now));
+        // A scope's starts are held, and all is.
+        let held = |account_is_empty| Outcome::TooMany { retry_after: Some(seconds(30)), account_is_empty };
+        gate.ended((Some(&scope), false), &held(false), Duration::ZERO, now);
+        assert!(!gate.at_once(Some(&scope), 0, now));
+        gate.ended((None, false), &held(true), Duration::ZERO, now);
+        assert!(!gate.at_once(None, 0, now));
+        // The probe after a hold, and what follows it, come in turn.
+        assert!(!gate.at_once(None, 0, now + seconds(31)));
+        // Starts that are few are counted first.
+        let mut few = Gate::new(Settings { starts: Some(1), ..settings() });
+        assert!(!few.at_once(Some(&scope), 0, now) && few.at_once(None, 0, now));
+        // Half of a window is used.
+        let mut short = Gate::new(settings());
+        let given = (0..200).filter(|_| short.at_once(None, 0, now)).count();
+        assert_eq!(given, 64);
+        (0..64).for_each(|_| short.ended((None, false), &Outcome::Answered, Duration::ZERO, now));
+        assert_eq!((0..200).filter(|_| short.at_once(None, 0, now)).count(), 80 - 64);
     }
 
     #[test]

@@ -84,6 +84,12 @@ impl Hold {
         }
     }
 
+    /// Whether there is no hold, and none was lately.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
     /// A request was sent at `now`.
     pub fn sent(&mut self, now: Instant) {
         self.state = match self.state {

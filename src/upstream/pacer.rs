@@ -1,13 +1,15 @@
 //! Waiting for one's turn to send: the [`Gate`] decides, this waits, wakes and writes down.
 //!
-//! One task for each credential asks the gate who is next, has the sends written down where other processes on
+//! Where nothing can stand in its way, a request has its turn at once, and is written down with whatever is written
+//! next. Else one task for each credential asks the gate who is next, has the sends written down where other processes on
 //! this machine see them, and wakes their requests. A request that is dropped while it waits frees its place; a
 //! [`Pass`] that is dropped without an outcome counts as failed.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
@@ -26,8 +28,38 @@ pub struct Pacer {
     inner: Mutex<Inner>,
     /// Something came, ended or left.
     changed: Notify,
+    /// Where sends are written down. None before what others sent was read.
+    ledger: OnceLock<Ledger>,
     /// Its credential is gone: it ends when nobody waits for it.
     retired: AtomicBool,
+}
+
+/// What is known of the sends of all processes.
+#[derive(Debug, Default)]
+pub struct News {
+    /// How many of ours are noted and not written yet; `None` where others may not know of this process.
+    pub unwritten: Option<u32>,
+    /// How many other processes sent something lately.
+    pub processes: u32,
+    /// What others sent that was not known.
+    pub others: Vec<Elsewhere>,
+}
+
+/// Takes a note of a send, and of the scope whose start it is.
+pub type Note = dyn Fn(Option<&Arc<str>>) + Send + Sync;
+
+/// Where sends are noted, to be written down where other processes see them.
+pub struct Ledger {
+    /// What is known now.
+    pub news: Box<dyn Fn() -> News + Send + Sync>,
+    /// Notes a send.
+    pub note: Box<Note>,
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -41,6 +73,15 @@ struct Waiter {
     asking: Asking,
     until: Instant,
     told: oneshot::Sender<Result<Pass, NoTurn>>,
+}
+
+impl Inner {
+    fn learn(&mut self, News { processes, others, .. }: News, now: Instant) {
+        self.gate.beside(processes);
+        for sent in others {
+            self.gate.spent_elsewhere(sent, now);
+        }
+    }
 }
 
 /// A turn that is given, but not taken yet.
@@ -77,6 +118,7 @@ impl Pacer {
             credential,
             inner: Mutex::new(inner),
             changed: Notify::new(),
+            ledger: OnceLock::new(),
             retired: AtomicBool::new(false),
         })
     }
@@ -87,6 +129,9 @@ impl Pacer {
     /// [`NoTurn`], when it will not come in time.
     pub async fn turn(self: &Arc<Self>, asking: Asking) -> Result<Pass, NoTurn> {
         let began = Instant::now();
+        if self.at_once(asking.start.as_ref(), began) {
+            return Ok(Pass::new(Arc::clone(self), asking.start, false));
+        }
         let (told, mut answer) = oneshot::channel();
         let (ticket, why) = {
             let mut inner = self.inner();
@@ -102,6 +147,20 @@ impl Pacer {
         let pass =
             answered.unwrap_or(Err(NoTurn { why: Why::Queue, retry_after: Duration::from_secs(1) }))?;
         Ok(pass.waited(began.elapsed(), why))
+    }
+
+    /// Takes a turn where it can be had without waiting.
+    fn at_once(&self, start: Option<&Arc<str>>, now: Instant) -> bool {
+        let Some(ledger) = self.ledger.get() else { return false };
+        let mut inner = self.inner();
+        let news = (ledger.news)();
+        let unwritten = news.unwritten;
+        inner.learn(news, now);
+        let goes = unwritten.is_some_and(|unwritten| inner.gate.at_once(start, unwritten, now));
+        if goes {
+            (ledger.note)(start);
+        }
+        goes
     }
 
     /// Whether everything is held back at the moment: a wait for a turn would not be short.
@@ -140,19 +199,19 @@ impl Pacer {
     }
 
     /// Gives turns, until it is retired. `reserve` writes down so many sends, and the scopes of the starts among them, and
-    /// gives back what others sent that was not known yet.
-    pub async fn run<R, F>(self: Arc<Self>, reserve: R)
+    /// gives back what is known then; `ledger` is for those who need not wait for that.
+    pub async fn run<R, F>(self: Arc<Self>, ledger: Ledger, reserve: R)
     where
         R: Fn(u32, Vec<Arc<str>>) -> F,
-        F: Future<Output = Vec<Elsewhere>>,
+        F: Future<Output = News>,
     {
         self.learn(reserve(0, Vec::new()).await);
+        let _ = self.ledger.set(ledger);
         loop {
             let (batch, at, next) = self.next();
             if !batch.is_empty() {
                 let starts = batch.iter().filter_map(|given| given.start.clone()).collect();
-                let others = reserve(u32::try_from(batch.len()).unwrap_or(u32::MAX), starts).await;
-                self.learn(others);
+                self.learn(reserve(u32::try_from(batch.len()).unwrap_or(u32::MAX), starts).await);
                 self.release(batch, at);
                 continue;
             }
@@ -172,12 +231,8 @@ impl Pacer {
         }
     }
 
-    fn learn(&self, others: Vec<Elsewhere>) {
-        let now = Instant::now();
-        let mut inner = self.inner();
-        for sent in others {
-            inner.gate.spent_elsewhere(sent, now);
-        }
+    fn learn(&self, news: News) {
+        self.inner().learn(news, Instant::now());
     }
 
     /// Those whose turn it is now, and when to look again.
@@ -254,7 +309,7 @@ impl Pass {
     fn end(&mut self, mut outcome: Outcome, told: &Told) {
         let now = Instant::now();
         self.ended = true;
-        {
+        let somebody_waits = {
             let mut inner = self.pacer.inner();
             let was_held = inner.gate.is_held(now);
             if let Outcome::TooMany { account_is_empty, .. } = &mut outcome {
@@ -268,8 +323,11 @@ impl Pass {
                 (was_held, inner.gate.is_held(now)),
                 inner.gate.held_for(self.start.as_ref(), now),
             );
+            inner.gate.waiting() > 0
+        };
+        if somebody_waits {
+            self.pacer.changed.notify_one();
         }
-        self.pacer.changed.notify_one();
     }
 }
 
@@ -337,6 +395,10 @@ mod tests {
         )
     }
 
+    fn ledger() -> Ledger {
+        Ledger { news: Box::new(News::default), note: Box::new(|_| {}) }
+    }
+
     fn asking() -> Asking {
         let deadline = Instant::now() + Duration::from_mins(1);
         Asking { client: "c".into(), weight: 1, start: None, deadline }
@@ -355,13 +417,40 @@ mod tests {
         let pacer = pacer(1);
         let turn = asked(&pacer).await;
         let mut running = tokio::task::JoinSet::new();
-        running.spawn(Arc::clone(&pacer).run(|_, _| async { Vec::new() }));
+        running.spawn(Arc::clone(&pacer).run(ledger(), |_, _| async { News::default() }));
         // One thread: the task has given the turn by the time that this goes on.
         while pacer.waiting() > 0 {
             tokio::task::yield_now().await;
         }
         drop(turn);
         assert!(pacer.turn(asking()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_turn_at_once_is_noted_and_counts_and_what_others_sent_comes_first() {
+        let pacer = pacer(10);
+        let (noted, others) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let (count, news) = (Arc::clone(&noted), Arc::clone(&others));
+        let ledger = Ledger {
+            news: Box::new(move || News {
+                unwritten: Some(0),
+                processes: 0,
+                others: std::mem::take(&mut *news.lock().expect("whole")),
+            }),
+            note: Box::new(move |_| *count.lock().expect("whole") += 1),
+        };
+        // Before it is known what was sent earlier, nothing goes at once.
+        assert!(!pacer.at_once(None, Instant::now()));
+        assert!(pacer.ledger.set(ledger).is_ok());
+        let pass = pacer.turn(asking()).await.expect("a turn");
+        let standing = pacer.standing();
+        assert_eq!((standing.running, standing.windows[0].2, *noted.lock().expect("whole")), (1, 1, 1));
+        pass.ended(Outcome::Answered, &Told::default());
+        assert_eq!(pacer.standing().running, 0);
+        let elsewhere = |_| Elsewhere { at: Instant::now(), start: None };
+        others.lock().expect("whole").extend((0..49).map(elsewhere));
+        assert!(!pacer.at_once(None, Instant::now()));
+        assert_eq!(pacer.standing().windows[0].2, 50);
     }
 
     #[tokio::test]
