@@ -8,6 +8,7 @@
 mod collapse;
 mod directives;
 mod entry;
+mod fields;
 mod freshness;
 mod key;
 mod links;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
@@ -26,9 +28,12 @@ use moka::policy::EvictionPolicy;
 use crate::clock::Now;
 use crate::route::Id;
 
+use fields::Shapes;
+
 pub use collapse::{Boarding, Flights, Lead, Member, Waiter};
 pub use directives::Directives;
 pub use entry::{Entry, Whole, etag};
+pub use fields::Fields;
 pub use freshness::{Answer, Freshness, NotStored, age, assess};
 pub use key::Key;
 pub use peek::Peek;
@@ -40,6 +45,7 @@ pub use stored::Stored;
 pub struct Cache {
     entries: moka::sync::Cache<Key, Arc<Entry>>,
     removals: Arc<Removals>,
+    shapes: Arc<Shapes>,
     /// Counts purges.
     purges: Arc<AtomicU64>,
     max_bytes: u64,
@@ -87,13 +93,25 @@ impl Cache {
                 count.fetch_add(1, Ordering::Relaxed);
             })
             .build();
-        Self { entries, removals, purges: Arc::default(), max_bytes: settings.max_bytes }
+        Self {
+            entries,
+            removals,
+            shapes: Arc::default(),
+            purges: Arc::default(),
+            max_bytes: settings.max_bytes,
+        }
     }
 
     /// The entry under `key`, fresh or not.
     #[must_use]
     pub fn find(&self, key: &str) -> Option<Arc<Entry>> {
         self.entries.get(key)
+    }
+
+    /// `fields`, as an [`Entry`] holds them: in little memory.
+    #[must_use]
+    pub fn pack(&self, fields: &HeaderMap) -> Fields {
+        self.shapes.pack(fields)
     }
 
     /// To be read before an answer is asked for that may be stored.

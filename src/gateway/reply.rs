@@ -58,7 +58,7 @@ fn say_what_is_stored(fields: &mut HeaderMap, etag: &HeaderValue, links_end: Opt
 
 /// A stored response, replayed (RFC 9111 §4).
 pub(super) fn hit(entry: &Entry, client: &HeaderMap, now: Now) -> Response<Body> {
-    let mut fields = entry.fields.clone();
+    let mut fields = entry.fields.to_map();
     fields.insert(AGE, HeaderValue::from(entry.age(now)));
     conditional(entry, fields, client)
 }
