@@ -8,6 +8,7 @@
 mod collapse;
 mod directives;
 mod entry;
+mod fields;
 mod freshness;
 mod key;
 mod links;
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
+use http::HeaderMap;
 use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
@@ -27,9 +29,12 @@ use moka::policy::EvictionPolicy;
 use crate::clock::Now;
 use crate::route::Id;
 
+use fields::Shapes;
+
 pub use collapse::{Boarding, Flights, Lead, Member, Waiter};
 pub use directives::Directives;
 pub use entry::{Entry, Whole, etag};
+pub use fields::Fields;
 pub use freshness::{Answer, Freshness, NotStored, age, assess};
 pub use key::Key;
 pub use peek::Peek;
@@ -43,6 +48,7 @@ pub struct Cache {
     /// collide, each key that is stored cost a request to Snyk, and `cache.max_bytes` bounds them all.
     entries: moka::sync::Cache<Key, Arc<Entry>, RandomState>,
     removals: Arc<Removals>,
+    shapes: Arc<Shapes>,
     /// Counts purges.
     purges: Arc<AtomicU64>,
     max_bytes: u64,
@@ -90,13 +96,25 @@ impl Cache {
                 count.fetch_add(1, Ordering::Relaxed);
             })
             .build_with_hasher(RandomState::default());
-        Self { entries, removals, purges: Arc::default(), max_bytes: settings.max_bytes }
+        Self {
+            entries,
+            removals,
+            shapes: Arc::default(),
+            purges: Arc::default(),
+            max_bytes: settings.max_bytes,
+        }
     }
 
     /// The entry under `key`, fresh or not.
     #[must_use]
     pub fn find(&self, key: &str) -> Option<Arc<Entry>> {
         self.entries.get(key)
+    }
+
+    /// `fields`, as an [`Entry`] holds them: in little memory.
+    #[must_use]
+    pub fn pack(&self, fields: &HeaderMap) -> Fields {
+        self.shapes.pack(fields)
     }
 
     /// To be read before an answer is asked for that may be stored.

@@ -440,7 +440,7 @@ impl Gateway {
         let fields = fields::for_replay(fields::end_to_end(fields.clone(), self.upstream.root()));
         let age = cache::age(&fields);
         let etag = cache::etag(body);
-        let fields = reply::for_storing(fields, &etag, &freshness);
+        let fields = self.cache.pack(&reply::for_storing(fields, &etag, &freshness));
         let whole = cache::Whole { status: *status, fields, body: body.clone(), etag, age };
         let entry = Entry::new(whole, freshness, received, attempt);
         Some(Arc::new(entry))
