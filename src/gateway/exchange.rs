@@ -350,7 +350,7 @@ impl Exchange {
                     export.id = self.export.as_ref().map(Id::as_str),
                     cache.status = cache,
                     cache.fwd = why,
-                    snyk.request.id = fields::text(answer, "snyk-request-id"),
+                    snyk.request.id = fields::text(answer, fields::SNYK_REQUEST_ID),
                     attempt.id = attempt.map(tracing::field::display),
                     attempt.tries = self.sending.map(|sending| sending.tries),
                     queue.duration_ms = self.sending.map(|sending| sending.queued.as_secs_f64() * 1_000.0),

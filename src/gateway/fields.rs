@@ -6,8 +6,8 @@
 use std::str::FromStr;
 
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_TYPE,
-    LOCATION, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, AsHeaderName, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION,
+    CONTENT_TYPE, LOCATION, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use uuid::Uuid;
@@ -94,7 +94,7 @@ pub(super) fn request_id(client: &HeaderMap) -> Uuid {
 
 /// A field of an answer as text for the log and the journal: a word, an id, a version or a date. Anything
 /// else is not what Snyk puts there; it could be a link or a credential, and is not written down.
-pub(super) fn text(fields: &HeaderMap, name: &str) -> Option<String> {
+pub(super) fn text(fields: &HeaderMap, name: impl AsHeaderName) -> Option<String> {
     let value = fields.get(name)?;
     Some(value.to_str().ok().map_or_else(|| UNREADABLE.to_owned(), plain))
 }

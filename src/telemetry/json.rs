@@ -3,9 +3,11 @@
 
 use std::cell::Cell;
 use std::fmt::{Debug, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use tracing::field::{Field, Visit};
+use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
@@ -17,48 +19,76 @@ thread_local! {
     static LINE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Makes a line of each event and gives it to `F`.
-pub(super) struct Json<F>(pub(super) F);
+/// Makes a line of each event and gives it to what is in it.
+pub(super) struct Json<F> {
+    to: F,
+    /// Whether an event may have a field whose name needs escapes.
+    has_odd_names: AtomicBool,
+}
+
+impl<F: Fn(&[u8], &Metadata<'_>)> Json<F> {
+    pub(super) fn new(to: F) -> Self {
+        Self { to, has_odd_names: AtomicBool::new(false) }
+    }
+}
 
 impl<S: Subscriber, F: Fn(&[u8], &Metadata<'_>) + 'static> Layer<S> for Json<F> {
+    /// Looks at the names of the fields once, before the first event that has them.
+    fn register_callsite(&self, event: &'static Metadata<'static>) -> Interest {
+        if event.fields().iter().any(|field| !is_plain(field.name().as_bytes())) {
+            self.has_odd_names.store(true, Ordering::Relaxed);
+        }
+        Interest::always()
+    }
+
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         // Taken, so that a value that logs while it is written finds room of its own.
         let mut line = LINE.take();
-        write_event(&mut line, event, Clock::system().now().wall);
-        (self.0)(&line, event.metadata());
+        line.clear();
+        let names_are_plain = !self.has_odd_names.load(Ordering::Relaxed);
+        Fields { line: &mut line, names_are_plain }.write_event(event, Clock::system().now().wall);
+        (self.to)(&line, event.metadata());
         LINE.set(line);
     }
 }
 
-/// Writes `event` as an object and a line feed. Fields of spans are not told.
-fn write_event(line: &mut Vec<u8>, event: &Event<'_>, now: SystemTime) {
-    line.clear();
-    line.extend_from_slice(b"{\"timestamp\":\"");
-    // A clock before 1970 has no text; it is wrong anyway.
-    let now = now.max(SystemTime::UNIX_EPOCH);
-    let _ = write!(Text(line), "{}", humantime::format_rfc3339_micros(now));
-    line.extend_from_slice(b"\",\"level\":\"");
-    line.extend_from_slice(event.metadata().level().as_str().as_bytes());
-    line.push(b'"');
-    event.record(&mut Fields(line));
-    line.extend_from_slice(b",\"target\":");
-    write_string(line, event.metadata().target());
-    line.extend_from_slice(b"}\n");
+/// The fields of an event, each written behind a comma.
+struct Fields<'l> {
+    line: &'l mut Vec<u8>,
+    names_are_plain: bool,
 }
 
-/// The fields of an event, each written behind a comma.
-struct Fields<'l>(&'l mut Vec<u8>);
-
 impl Fields<'_> {
+    /// Writes `event` as an object and a line feed. Fields of spans are not told.
+    fn write_event(&mut self, event: &Event<'_>, now: SystemTime) {
+        self.line.extend_from_slice(b"{\"timestamp\":\"");
+        // A clock before 1970 has no text; it is wrong anyway.
+        let now = now.max(SystemTime::UNIX_EPOCH);
+        let _ = write!(Text(self.line), "{}", humantime::format_rfc3339_micros(now));
+        self.line.extend_from_slice(b"\",\"level\":\"");
+        self.line.extend_from_slice(event.metadata().level().as_str().as_bytes());
+        self.line.push(b'"');
+        event.record(self);
+        self.line.extend_from_slice(b",\"target\":");
+        write_string(self.line, event.metadata().target());
+        self.line.extend_from_slice(b"}\n");
+    }
+
     fn name(&mut self, field: &Field) {
-        self.0.push(b',');
-        write_string(self.0, field.name());
-        self.0.push(b':');
+        if self.names_are_plain {
+            self.line.extend_from_slice(b",\"");
+            self.line.extend_from_slice(field.name().as_bytes());
+            self.line.extend_from_slice(b"\":");
+        } else {
+            self.line.push(b',');
+            write_string(self.line, field.name());
+            self.line.push(b':');
+        }
     }
 
     fn value(&mut self, field: &Field, value: &impl serde::Serialize) {
         self.name(field);
-        let _ = serde_json::to_writer(&mut *self.0, value);
+        let _ = serde_json::to_writer(&mut *self.line, value);
     }
 }
 
@@ -81,20 +111,20 @@ impl Visit for Fields<'_> {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         self.name(field);
-        write_string(self.0, value);
+        write_string(self.line, value);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.name(field);
-        self.0.push(b'"');
-        let begin = self.0.len();
-        let _ = write!(Text(self.0), "{value:?}");
-        if is_plain(&self.0[begin..]) {
-            self.0.push(b'"');
+        self.line.push(b'"');
+        let begin = self.line.len();
+        let _ = write!(Text(self.line), "{value:?}");
+        if is_plain(&self.line[begin..]) {
+            self.line.push(b'"');
         } else {
-            let text = self.0.split_off(begin);
-            self.0.pop();
-            write_string(self.0, &String::from_utf8_lossy(&text));
+            let text = self.line.split_off(begin);
+            self.line.pop();
+            write_string(self.line, &String::from_utf8_lossy(&text));
         }
     }
 }
@@ -189,8 +219,9 @@ mod tests {
     fn is_the_same(events: impl FnOnce()) {
         let (ours, theirs) = (Written::default(), Written::default());
         let to = ours.clone();
-        let json =
-            Json(move |line: &[u8], _: &Metadata<'_>| to.0.lock().expect("no panic").extend_from_slice(line));
+        let json = Json::new(move |line: &[u8], _: &Metadata<'_>| {
+            to.0.lock().expect("no panic").extend_from_slice(line);
+        });
         let layer = tracing_subscriber::fmt::layer().json().flatten_event(true);
         let layer = layer.with_current_span(false).with_span_list(false).with_writer(theirs.clone());
         tracing::subscriber::with_default(tracing_subscriber::registry().with(json).with(layer), events);

@@ -110,7 +110,7 @@ pub fn init(settings: &Settings) -> Result<(LogFilter, Unwritten), LogError> {
     let lines = Lines::begin(std::io::stderr())?;
     let (filter, handle) = reload::Layer::new(filter);
     let to = Arc::clone(&lines);
-    let events = Json(move |line: &[u8], event: &Metadata<'_>| to.take(line, may_wait(event)));
+    let events = Json::new(move |line: &[u8], event: &Metadata<'_>| to.take(line, may_wait(event)));
     tracing_subscriber::registry().with(events).with(filter).try_init()?;
     tell_panics_last(&lines);
     Ok((LogFilter(Arc::new(move |filter| handle.reload(filter))), Unwritten(Some(lines))))
