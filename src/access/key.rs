@@ -14,6 +14,8 @@ use zeroize::Zeroizing;
 pub const PREFIX: &str = "egk_";
 const RANDOM: usize = 20;
 const CHECKSUM: usize = 4;
+/// The length of every key, in bytes.
+pub(super) const LENGTH: usize = PREFIX.len() + 2 * (RANDOM + CHECKSUM);
 
 /// The SHA-256 of a key.
 #[derive(Clone, Copy)]
@@ -36,7 +38,7 @@ pub fn generate() -> Result<Zeroizing<String>, aws_lc_rs::error::Unspecified> {
     let mut random = Zeroizing::new([0_u8; RANDOM]);
     aws_lc_rs::rand::fill(&mut *random)?;
     // At its full length from the start: growing would leave copies behind.
-    let mut key = Zeroizing::new(String::with_capacity(PREFIX.len() + 2 * (RANDOM + CHECKSUM)));
+    let mut key = Zeroizing::new(String::with_capacity(LENGTH));
     key.push_str(PREFIX);
     push_hex(&mut key, &*random);
     let check = checksum(&key);

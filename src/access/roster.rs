@@ -138,6 +138,10 @@ impl Roster {
     /// Whose key this is. To look for it takes the same time whether there is such a key or not; what is wrong with
     /// one that nobody has is found out then.
     pub(super) fn by_key(&self, key: &str, now: Now) -> Result<Arc<Client>, Reason> {
+        // Not hashed, however long it is: nobody has such a key.
+        if key.len() != key::LENGTH {
+            return Err(Reason::MalformedKey);
+        }
         let digest = Digest::of(key);
         let found = self.keys.get(&digest.first_half());
         let is_known = digest.is(found.map_or(&self.nobody, |known| &known.key.digest));

@@ -12,6 +12,11 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Shapes that are looked through for a new entry. One whose shape is no longer among them costs what it would alone.
 const KEPT: usize = 8;
+/// Largest shape that is shared, in bytes: Snyk's take less than half of it. What an entry alone is charged for must not
+/// be held by others when it has gone.
+const LARGEST: usize = 4 * 1024;
+/// Bytes of a map for each field that it holds, besides name and value: the field's place, and that in its index.
+const PLACE: usize = 112;
 
 /// Values that stored responses have in common. What is static is copied without counting references, which the cores
 /// of a machine would take from one another.
@@ -45,6 +50,8 @@ pub struct Fields {
     shape: Arc<HeaderMap>,
     /// The first values of the shape's, in its order.
     own: Box<[HeaderValue]>,
+    /// The bytes that the shape takes, for the entry that made it; others share it.
+    shape_weight: usize,
 }
 
 impl Fields {
@@ -58,37 +65,46 @@ impl Fields {
         map
     }
 
-    /// The bytes that they take besides their shape.
+    /// The bytes that they take, with their shape where it was made for them.
     pub(super) fn weight(&self) -> usize {
-        self.own.iter().map(|value| value.len() + size_of::<HeaderValue>()).sum()
+        let own: usize = self.own.iter().map(|value| value.len() + size_of::<HeaderValue>()).sum();
+        own + self.shape_weight
     }
 }
 
-/// The shapes of what was stored last.
+/// The shapes of what was stored last, the last one first.
 #[derive(Debug, Default)]
 pub(super) struct Shapes(Mutex<Vec<Arc<HeaderMap>>>);
 
 impl Shapes {
     /// `fields`, in little memory.
     pub(super) fn pack(&self, fields: &HeaderMap) -> Fields {
-        let is_usual =
-            |name: &HeaderName, value| USUAL.contains(value) && fields.get_all(name).iter().nth(1).is_none();
-        let (usual, own): (Vec<_>, Vec<_>) = fields.iter().partition(|(name, value)| is_usual(name, value));
+        let is_usual = |name: &HeaderName, value: &HeaderValue| {
+            let is_alone = fields.get_all(name).iter().nth(1).is_none();
+            USUAL.contains(value) && is_alone && !value.is_sensitive()
+        };
+        // Their order is the upstream's whim; that of the values of one name is kept (RFC 9110 §5.3).
+        let mut all: Vec<_> = fields.iter().collect();
+        all.sort_by_key(|(name, _)| name.as_str());
+        let (usual, own): (Vec<_>, Vec<_>) = all.into_iter().partition(|(name, value)| is_usual(name, value));
         let place = &USUAL[0];
         let wanted = || own.iter().map(|(name, _)| (*name, place)).chain(usual.iter().copied());
         let values = packed(own.iter().map(|(_, value)| *value));
         // A panic while it was locked left it whole: each change is one call.
         let mut shapes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = shapes.iter().find(|shape| are_in(shape, wanted())).map(Arc::clone);
-        let shape = known.unwrap_or_else(|| {
-            let map: HeaderMap = wanted().map(|(name, value)| (stock(name), stock_value(value))).collect();
-            // A copy has room for what it holds and no more.
-            let shape = Arc::new(HeaderMap::clone(&map));
+        if let Some(at) = shapes.iter().position(|shape| are_in(shape, wanted())) {
+            shapes[..=at].rotate_right(1);
+            return Fields { shape: Arc::clone(&shapes[0]), own: values, shape_weight: 0 };
+        }
+        let map: HeaderMap = wanted().map(|(name, value)| (stock(name), stock_value(value))).collect();
+        // A copy has room for what it holds and no more.
+        let shape = Arc::new(HeaderMap::clone(&map));
+        let shape_weight = shape.iter().map(|(name, value)| name.as_str().len() + value.len() + PLACE).sum();
+        if shape_weight <= LARGEST {
             shapes.truncate(KEPT - 1);
             shapes.insert(0, Arc::clone(&shape));
-            shape
-        });
-        Fields { shape, own: values }
+        }
+        Fields { shape, own: values, shape_weight }
     }
 }
 
@@ -173,17 +189,41 @@ mod tests {
         assert!(Arc::ptr_eq(&first.shape, &shapes.pack(&fields("2", "ga")).shape));
         assert_eq!(first.own.len(), 1);
         assert!(!Arc::ptr_eq(&first.shape, &shapes.pack(&fields("2", "beta")).shape));
+        let turned = map(&[
+            ("snyk-version-lifecycle-stage".to_owned(), "ga".to_owned()),
+            ("date".to_owned(), "1".to_owned()),
+        ]);
+        assert!(Arc::ptr_eq(&first.shape, &shapes.pack(&turned).shape));
+        // One that is in use stays, whatever else comes.
         for number in 0..3 * KEPT {
             let _ = shapes.pack(&map(&[(format!("x-{number}"), "1".to_owned())]));
+            assert!(Arc::ptr_eq(&first.shape, &shapes.pack(&fields("3", "ga")).shape));
         }
         assert_eq!(shapes.0.lock().expect("sound").len(), KEPT);
     }
 
     #[test]
+    fn a_shape_is_charged_to_who_made_it_and_a_large_one_to_each() {
+        let shapes = Shapes::default();
+        let fields = |names: usize| {
+            let pairs: Vec<_> =
+                (0..names).map(|n| (format!("x-{n}-{}", "n".repeat(200)), "-".to_owned())).collect();
+            map(&pairs)
+        };
+        let weights = |names| [0; 2].map(|_| shapes.pack(&fields(names)).weight());
+        let [maker, sharer] = weights(3);
+        assert!(maker > 3 * 200 && sharer == 0, "{maker} {sharer}");
+        assert!(weights(100).iter().all(|weight| *weight > 100 * 200));
+        assert_eq!(shapes.0.lock().expect("sound").len(), 1);
+    }
+
+    #[test]
     fn a_sensitive_value_stays_so() {
-        let mut fields = fields_of_one("secret");
-        fields.values_mut().for_each(|value| value.set_sensitive(true));
-        assert!(Shapes::default().pack(&fields).to_map().values().all(HeaderValue::is_sensitive));
+        for value in ["secret", "ga"] {
+            let mut fields = fields_of_one(value);
+            fields.values_mut().for_each(|value| value.set_sensitive(true));
+            assert!(Shapes::default().pack(&fields).to_map().values().all(HeaderValue::is_sensitive));
+        }
     }
 
     fn fields_of_one(value: &str) -> HeaderMap {

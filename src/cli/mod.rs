@@ -252,6 +252,9 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     done
 }
 
+/// How long the third signal waits for what is left to say.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Begins `shutdown` at SIGTERM or Ctrl-C; a second signal ends what is in flight, a third
 /// the process, after `last`.
 fn stop_on_signal(shutdown: &Shutdown, last: impl Fn() + Send + 'static) -> std::io::Result<()> {
@@ -274,7 +277,13 @@ fn stop_on_signal(shutdown: &Shutdown, last: impl Fn() + Send + 'static) -> std:
                 tracing::warn!("stopping at once: what is in flight is recorded and ends");
                 stopping.end();
             } else {
-                last();
+                // Whoever should read it may be stuck; a third signal is not.
+                let (done, ended) = std::sync::mpsc::channel();
+                std::thread::spawn(move || {
+                    last();
+                    let _ = done.send(());
+                });
+                let _ = ended.recv_timeout(LAST_WORDS);
                 std::process::exit(130);
             }
         }

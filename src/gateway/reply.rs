@@ -37,7 +37,8 @@ pub(super) fn for_storing(mut fields: HeaderMap, etag: &HeaderValue, freshness: 
     say_what_is_stored(&mut fields, etag, freshness.links_end);
     fields.insert(AGE, A_PLACE);
     fields.insert(REQUEST_ID, A_PLACE);
-    if !fields.contains_key(&CACHE_STATUS) {
+    // What looks like our place is no cache's (RFC 9211 §2).
+    if fields.get_all(&CACHE_STATUS).iter().all(|value| value == A_PLACE) {
         fields.insert(CACHE_STATUS, A_PLACE);
     }
     fields

@@ -7,6 +7,8 @@ use std::io::{ErrorKind, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use memchr::memchr;
+
 /// How long a line waits for others.
 const WAIT: Duration = Duration::from_millis(5);
 /// Bytes that are written without waiting for more.
@@ -40,6 +42,8 @@ struct Out<W> {
     to: W,
     /// What is being written; empty otherwise.
     text: Vec<u8>,
+    /// Part of a line was written last, and the rest could not be.
+    is_torn: bool,
 }
 
 impl<W: Write + Send + 'static> Lines<W> {
@@ -51,7 +55,7 @@ impl<W: Write + Send + 'static> Lines<W> {
         let lines = Arc::new(Self {
             gathered: Mutex::default(),
             news: Condvar::new(),
-            out: Mutex::new(Out { to, text: Vec::new() }),
+            out: Mutex::new(Out { to, text: Vec::new(), is_torn: false }),
         });
         let writing = Arc::clone(&lines);
         std::thread::Builder::new().name("log".to_owned()).spawn(move || writing.follow())?;
@@ -77,9 +81,9 @@ impl<W: Write + Send + 'static> Lines<W> {
     /// Writes what is gathered.
     pub(super) fn write(&self) {
         let mut out = lock(&self.out);
-        let Out { to, text } = &mut *out;
+        let Out { to, text, is_torn } = &mut *out;
         std::mem::swap(text, &mut lock(&self.gathered).text);
-        write_all(to, text);
+        write_all(to, text, is_torn);
         text.clear();
         // What a slow reader made them need is given back.
         text.shrink_to(2 * ENOUGH);
@@ -116,16 +120,30 @@ impl<W: Write + Send + 'static> Lines<W> {
     }
 }
 
-/// Writes all of `text`. Where nobody reads any more it is lost, for there is nobody to tell.
-fn write_all(to: &mut impl Write, mut text: &[u8]) {
+/// Writes all of `text`, or the lines of it that there is room for where a disk is full. Where nobody reads any more it
+/// is lost, for there is nobody to tell.
+fn write_all(to: &mut impl Write, mut text: &[u8], is_torn: &mut bool) {
+    // Whether part of the line that comes next is written.
+    let mut is_begun = false;
     while !text.is_empty() {
-        match to.write(text) {
-            Ok(0) => return,
-            Ok(written) => text = text.get(written..).unwrap_or_default(),
+        // Half a line must not spoil the next one too.
+        let next = if *is_torn { b"\n".as_slice() } else { text };
+        match to.write(next) {
+            Ok(0) => return *is_torn |= is_begun,
+            Ok(_) if *is_torn => *is_torn = false,
+            Ok(written) => {
+                let (done, rest) = text.split_at(written.min(text.len()));
+                is_begun = !done.ends_with(b"\n");
+                text = rest;
+            }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // As if it blocked: half a line would spoil the next one too.
+            // As if it blocked.
             Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(SLOW),
-            Err(_) => return,
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return,
+            Err(_) => {
+                *is_torn |= std::mem::take(&mut is_begun);
+                text = memchr(b'\n', text).map_or(&[], |end| &text[end + 1..]);
+            }
         }
     }
 }
@@ -242,6 +260,56 @@ mod tests {
         }
         writing.join().expect("it goes on");
         assert!(most < FULL + line(0).len(), "{most}");
+    }
+
+    /// A disk with room for so many bytes, where one more is found at each other try.
+    struct Disk(usize, Vec<u8>);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let taken = self.0.min(bytes.len());
+            self.0 = self.0 - taken + usize::from(taken == 0) * 150;
+            self.1.extend_from_slice(&bytes[..taken]);
+            if taken == 0 { Err(ErrorKind::StorageFull.into()) } else { Ok(taken) }
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_costs_the_lines_that_found_no_room_and_spoils_no_other() {
+        let (mut disk, mut is_torn) = (Disk(120, Vec::new()), false);
+        for number in 0..20 {
+            let text = [line(2 * number), line(2 * number + 1)].concat();
+            write_all(&mut disk, &text, &mut is_torn);
+        }
+        let text = String::from_utf8(disk.1).expect("text");
+        let whole: Vec<&str> = text.lines().filter(|line| line.len() == 99).collect();
+        assert!(whole.len() > 15 && text.lines().count() > whole.len(), "{text}");
+        assert!(whole.iter().all(|line| line.parse::<usize>().is_ok()));
+        assert!(text.lines().all(|line| line.len() <= 99), "{text}");
+    }
+
+    #[test]
+    fn what_waits_is_written_at_the_end_and_what_comes_later_at_once() {
+        let (to, from) = pipe();
+        let lines = Arc::new(Lines {
+            gathered: Mutex::default(),
+            news: Condvar::new(),
+            out: Mutex::new(Out { to, text: Vec::new(), is_torn: false }),
+        });
+        // There is no thread: only the end can write it.
+        lines.take(&line(0), true);
+        let writer = Arc::clone(&lines);
+        let writing = std::thread::spawn(move || {
+            writer.close();
+            writer.take(&line(1), true);
+        });
+        assert_eq!(from.recv().expect("it is written"), line(0));
+        assert_eq!(from.recv().expect("it is written"), line(1));
+        writing.join().expect("it goes on");
     }
 
     #[test]
