@@ -13,6 +13,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 /// Shapes that are looked through for a new entry. One whose shape is no longer among them costs what it would alone.
 const KEPT: usize = 8;
 
+/// Bytes that a map takes for a field besides its name and value.
+const SLOT: usize = 128;
+
 /// Values that stored responses have in common. What is static is copied without counting references, which the cores
 /// of a machine would take from one another.
 static USUAL: [HeaderValue; 9] = [
@@ -45,6 +48,8 @@ pub struct Fields {
     shape: Arc<HeaderMap>,
     /// The first values of the shape's, in its order.
     own: Box<[HeaderValue]>,
+    /// The bytes of the shape, where it was made for this response; the others have it for nothing.
+    shape_bytes: usize,
 }
 
 impl Fields {
@@ -58,9 +63,10 @@ impl Fields {
         map
     }
 
-    /// The bytes that they take besides their shape.
+    /// The bytes that they take.
     pub(super) fn weight(&self) -> usize {
-        self.own.iter().map(|value| value.len() + size_of::<HeaderValue>()).sum()
+        let own: usize = self.own.iter().map(|value| value.len() + size_of::<HeaderValue>()).sum();
+        own + self.shape_bytes
     }
 }
 
@@ -79,16 +85,18 @@ impl Shapes {
         let values = packed(own.iter().map(|(_, value)| *value));
         // A panic while it was locked left it whole: each change is one call.
         let mut shapes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shape_bytes = 0;
         let known = shapes.iter().find(|shape| are_in(shape, wanted())).map(Arc::clone);
         let shape = known.unwrap_or_else(|| {
             let map: HeaderMap = wanted().map(|(name, value)| (stock(name), stock_value(value))).collect();
             // A copy has room for what it holds and no more.
             let shape = Arc::new(HeaderMap::clone(&map));
+            shape_bytes = shape.iter().map(|(name, value)| name.as_str().len() + value.len() + SLOT).sum();
             shapes.truncate(KEPT - 1);
             shapes.insert(0, Arc::clone(&shape));
             shape
         });
-        Fields { shape, own: values }
+        Fields { shape, own: values, shape_bytes }
     }
 }
 
@@ -172,6 +180,10 @@ mod tests {
         let first = shapes.pack(&fields("1", "ga"));
         assert!(Arc::ptr_eq(&first.shape, &shapes.pack(&fields("2", "ga")).shape));
         assert_eq!(first.own.len(), 1);
+        assert!(
+            first.weight() > shapes.pack(&fields("2", "ga")).weight() + 2 * SLOT,
+            "who needs a shape pays for it"
+        );
         assert!(!Arc::ptr_eq(&first.shape, &shapes.pack(&fields("2", "beta")).shape));
         for number in 0..3 * KEPT {
             let _ = shapes.pack(&map(&[(format!("x-{number}"), "1".to_owned())]));
