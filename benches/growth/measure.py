@@ -18,8 +18,8 @@ import sys
 import tempfile
 import time
 
-from servers import (CLIENT_CORE, QUERY, RESULTS, SERVER_CORE, STATUS, Bench, Exportgate, Floor, Process, Turn, entry,
-                     fetch, free_port, machine)
+from servers import (CLIENT_CORE, QUERY, RESULTS, SERVER_CORE, STATUS, Bench, Exportgate, Floor, Process, Turn, cpu_seconds,
+                     entry, fetch, free_port, machine)
 
 BODY = 3_800
 
@@ -246,7 +246,7 @@ def idle(growth):
 
 def start(growth):
     """From exec to the first 200 of /readyz."""
-    times = []
+    times, used = [], []
     for _ in range(5 if growth.quick else 20):
         port, admin = free_port(), free_port()
         growth.bench.memory, growth.bench.cache_mib = [], 64
@@ -262,11 +262,13 @@ def start(growth):
                 with contextlib.suppress(OSError, http.client.HTTPException):
                     status = fetch(admin, "/readyz")[0]
             times.append((time.perf_counter() - begun) * 1e3)
+            used.append(cpu_seconds(process.pid) * 1e3)
             if status != 200:
                 raise RuntimeError("/readyz gives no 200")
         for memory in growth.bench.memory:
             shutil.rmtree(memory, ignore_errors=True)
-    row = {"median_ms": statistics.median(times), "least_ms": min(times), "most_ms": max(times), "starts": len(times)}
+    row = {"median_ms": statistics.median(times), "least_ms": min(times), "most_ms": max(times),
+           "cpu_ms": statistics.mean(used), "starts": len(times)}
     print("  " + json.dumps(row), flush=True)
     return [row]
 

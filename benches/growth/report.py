@@ -55,7 +55,7 @@ TABLES = {
     ],
     "start": [
         ("starts", "starts", "{}"), ("**median ms**", "median_ms", "**{:.1f}**"), ("least ms", "least_ms", "{:.1f}"),
-        ("most ms", "most_ms", "{:.1f}"),
+        ("most ms", "most_ms", "{:.1f}"), ("**CPU ms**, mean", "cpu_ms", "**{:.0f}**"),
     ],
     "pauses": [
         ("server", "server", "{}"), ("seconds", "seconds", "{:.0f}"), ("hits", "requests", "{:,}"), ("p50 ms", "p50_ms", "{:.2f}"),
@@ -74,7 +74,7 @@ CURVES = [
                             "client_ms": "client", "status_ms": "status", "client_error_ms": "client, error",
                             "client_none_ms": "client, nothing", "start_ms": "starting alone"},
      "ms of `requests`"),
-    ("journal", "records", {"p50_us": "commit, p50", "p99_us": "commit, p99"}, "µs of a commit"),
+    ("journal", "records", {"p50_us": "time, the median", "commit_cpu_us": "CPU"}, "µs of one record's commit"),
 ]
 
 
