@@ -5,6 +5,9 @@
 //!
 //!     load fill PREFIX SUFFIX COUNT CONNECTIONS     PREFIX, a number of 12 digits and SUFFIX, each once
 //!     load rate URL RATE SECONDS CONNECTIONS        times count from when a request was due, not from when it left
+//!     load mixed URL OTHER EVERY RATE SECONDS CONNECTIONS
+//!                                                   the same, but each EVERYth (0: none) asks OTHER, where a number of 12
+//!                                                   digits takes the place of `@`; the times of these are not shown
 //!     load burst URL CONNECTIONS                    one request each, at once
 //!     load handshakes URL CA SECONDS CONNECTIONS full|resumed
 //!
@@ -92,6 +95,11 @@ async fn ask(sender: &mut Sender, request: Request<Empty<Bytes>>) -> bool {
 
 /// Prints what was measured: the time of each request, none where it failed.
 fn report(times: Vec<Option<Duration>>, seconds: Duration) {
+    report_with(times, seconds, "");
+}
+
+/// The same, with `more` members.
+fn report_with(times: Vec<Option<Duration>>, seconds: Duration, more: &str) {
     let all = times.len();
     let mut times: Vec<Duration> = times.into_iter().flatten().collect();
     times.sort_unstable();
@@ -104,7 +112,7 @@ fn report(times: Vec<Option<Duration>>, seconds: Duration) {
             * 1e3
     };
     println!(
-        r#"{{"requests":{},"errors":{errors},"seconds":{:.6},"p50_ms":{:.4},"p99_ms":{:.4},"p999_ms":{:.4},"max_ms":{:.4}}}"#,
+        r#"{{"requests":{},"errors":{errors},"seconds":{:.6},"p50_ms":{:.4},"p99_ms":{:.4},"p999_ms":{:.4},"max_ms":{:.4}{more}}}"#,
         times.len(),
         seconds.as_secs_f64(),
         at(500),
@@ -140,29 +148,43 @@ async fn fill(prefix: &str, suffix: &str, count: u64, connections: u64, field: F
     report(times, begun.elapsed());
 }
 
-async fn rate(target: &Target, rate: f64, seconds: f64, connections: u64) {
+/// A request that is due at a time, and whether its time is to be shown.
+type Due = (Instant, Target, bool);
+
+/// What a constant rate came to.
+struct Rated {
+    times: Vec<Option<Duration>>,
+    /// Those that are not shown.
+    others: Vec<Option<Duration>>,
+    /// By how much requests left too late: pauses of this client, not of the server.
+    late: Vec<Duration>,
+    took: Duration,
+}
+
+async fn rate(wanted: impl Fn(u64) -> (Target, bool), rate: f64, seconds: f64, connections: u64) -> Rated {
     let mut queues = Vec::new();
     let mut workers = Vec::new();
     for _ in 0..connections {
-        let (queue, mut due) = mpsc::unbounded_channel::<Instant>();
-        let mut sender = target.connect().await;
-        let target = target.clone();
+        let (queue, mut due) = mpsc::unbounded_channel::<Due>();
+        let mut sender = wanted(1).0.connect().await;
         queues.push(queue);
         workers.push(tokio::spawn(async move {
             let mut times = Vec::new();
-            while let Some(due) = due.recv().await {
+            while let Some((due, target, shown)) = due.recv().await {
                 let good = ask(&mut sender, target.request()).await;
-                times.push(good.then(|| due.elapsed()));
+                times.push((good.then(|| due.elapsed()), shown));
             }
             times
         }));
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small number")]
     let count = (rate * seconds) as u64;
+    let mut late = Vec::new();
     let begun = Instant::now();
     for (number, queue) in (0..count).zip(queues.iter().cycle()) {
         #[expect(clippy::cast_precision_loss, reason = "a small number")]
         let due = begun + Duration::from_secs_f64(number as f64 / rate);
+        let (target, shown) = wanted(number);
         loop {
             let left = due.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -173,12 +195,35 @@ async fn rate(target: &Target, rate: f64, seconds: f64, connections: u64) {
                 tokio::task::yield_now().await;
             }
         }
-        queue.send(due).expect("a worker");
+        late.push(due.elapsed());
+        queue.send((due, target, shown)).expect("a worker");
     }
     drop(queues);
-    let times: Vec<_> =
-        join_all(workers).await.into_iter().flat_map(|times| times.expect("a worker")).collect();
-    report(times, begun.elapsed());
+    let all = join_all(workers).await.into_iter().flat_map(|times| times.expect("a worker"));
+    let (shown, others): (Vec<_>, Vec<_>) = all.partition(|(_, shown)| *shown);
+    let times = |all: Vec<(Option<Duration>, bool)>| all.into_iter().map(|(time, _)| time).collect();
+    Rated { times: times(shown), others: times(others), late, took: begun.elapsed() }
+}
+
+/// Prints the same as `report`, and what was longer than a pause should be.
+fn report_pauses(rated: Rated) {
+    const PAUSE: Duration = Duration::from_millis(10);
+    let long = |times: &[Option<Duration>]| times.iter().flatten().filter(|time| **time > PAUSE).count();
+    let most =
+        |times: &[Option<Duration>]| times.iter().flatten().max().map_or(0.0, Duration::as_secs_f64) * 1e3;
+    let Rated { times, others, late, took } = rated;
+    let late: Vec<_> = late.into_iter().map(Some).collect();
+    let failed = others.iter().filter(|time| time.is_none()).count();
+    let more = format!(
+        r#","over_10_ms":{},"others":{},"others_failed":{failed},"others_max_ms":{:.3},"others_over_10_ms":{},"late_max_ms":{:.3},"late_over_10_ms":{}"#,
+        long(&times),
+        others.len(),
+        most(&others),
+        long(&others),
+        most(&late),
+        long(&late)
+    );
+    report_with(times, took, &more);
 }
 
 async fn burst(target: &Target, connections: usize) {
@@ -274,7 +319,21 @@ fn main() {
                 fill(prefix, suffix, count(entries), count(connections), field.clone()).await;
             }
             ["rate", url, a_second, seconds, connections] => {
-                rate(&target(url), real(a_second), real(seconds), count(connections)).await;
+                let target = target(url);
+                let wanted = |_| (target.clone(), true);
+                let rated = rate(wanted, real(a_second), real(seconds), count(connections)).await;
+                report(rated.times, rated.took);
+            }
+            ["mixed", url, other, every, a_second, seconds, connections] => {
+                let (usual, every) = (target(url), count(every));
+                let wanted = |number: u64| {
+                    if every > 0 && number % every == 0 {
+                        (target(&other.replace('@', &format!("{number:012}"))), false)
+                    } else {
+                        (usual.clone(), true)
+                    }
+                };
+                report_pauses(rate(wanted, real(a_second), real(seconds), count(connections)).await);
             }
             ["burst", url, connections] => {
                 burst(&target(url), usize::try_from(count(connections)).expect("few")).await;
@@ -282,7 +341,7 @@ fn main() {
             ["handshakes", url, ca, seconds, connections, kind @ ("full" | "resumed")] => {
                 handshakes(&target(url), ca, real(seconds), count(connections), *kind == "resumed").await;
             }
-            _ => panic!("load fill|rate|burst|handshakes; its first lines say what follows each"),
+            _ => panic!("load fill|rate|mixed|burst|handshakes; its first lines say what follows each"),
         }
     });
 }

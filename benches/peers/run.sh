@@ -9,18 +9,16 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=tests/shell.sh
 . tests/shell.sh
-
-readonly PLOTTER=matplotlib==3.10.7
+# shellcheck source=benches/programs.sh
+. benches/programs.sh
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 out=$target/peers
 
-scratch=$(mktemp -d)
 policy=/usr/sbin/policy-rc.d
 policy_is_ours=no
 clean_up() {
     [ "$policy_is_ours" = no ] || rm -f "$policy"
-    rm -rf "$scratch"
 }
 trap clean_up EXIT
 
@@ -46,24 +44,13 @@ need varnish varnishd -V
 need wrk test -x /usr/bin/wrk
 need nghttp2-client h2load --version
 need python3-venv python3 -c 'import ensurepip, venv'
-venv "$out/venv" "$PLOTTER"
+plotter "$out/venv"
 
 step 'Build'
-mkdir -p "$out/bin"
-cargo build --release --locked --bin exportgate --bench floor --bench upstream --bench load \
-    --message-format=json-render-diagnostics >"$scratch/built"
-python3 - "$scratch/built" "$out/bin" <<'END'
-import json, os, shutil, sys
-
-for line in open(sys.argv[1]):
-    message = json.loads(line)
-    name = message.get("target", {}).get("name")
-    if message.get("executable") and name in ("exportgate", "floor", "upstream", "load"):
-        shutil.copy(message["executable"], os.path.join(sys.argv[2], name))
-END
+programs "$out/bin" floor upstream load
 
 step 'Measure'
-python3 benches/peers/measure.py --programs "$out/bin" --out "$out" "$@"
+PYTHONPATH=benches python3 -B benches/peers/measure.py --programs "$out/bin" --out "$out" "$@"
 
 # A quick run is there to see that all works; its figures are nothing to publish.
 pages=docs

@@ -4,6 +4,7 @@
 --   count PATH FIRST N   PATH and an ID after it: FIRST to FIRST + N - 1, then again
 --   zipf PATH N          PATH and an ID after it, of 0 to N - 1, by a Zipf draw (exponent 1)
 --   post                 a start
+--   keys FILE            the URL, with the key of one line of FILE after the other
 -- As for all of wrk, `request` must be there when `init` is done.
 
 local function id(first, number)
@@ -44,6 +45,15 @@ function init(args)
     wrk.method = "POST"
     wrk.headers["Content-Type"] = "application/vnd.api+json"
     wrk.body = '{"data":{"type":"resource","attributes":{"formats":["csv"],"dataset":"issues"}}}'
+  elseif mode == "keys" then
+    local requests, number = {}, 0
+    for key in io.lines(args[2]) do
+      requests[#requests + 1] = wrk.format("GET", nil, { ["Authorization"] = "token " .. key })
+    end
+    request = function()
+      number = number % #requests + 1
+      return requests[number]
+    end
   end
 end
 

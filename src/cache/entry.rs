@@ -35,8 +35,8 @@ pub struct Entry {
     pub attempt: Uuid,
     freshness: Freshness,
     received: Now,
-    /// `Age` when it arrived.
-    initial_age: Duration,
+    /// `Age` when it arrived, in seconds.
+    initial_age: u64,
     /// Seconds after its arrival when it was last fetched ahead; 0 for never.
     refreshed: AtomicU64,
     /// How often it was served.
@@ -53,7 +53,7 @@ pub struct Whole {
     pub body: Bytes,
     /// Its validator, from [`etag`].
     pub etag: HeaderValue,
-    /// `Age` when it arrived.
+    /// `Age` when it arrived; it counts whole seconds.
     pub age: Duration,
 }
 
@@ -71,7 +71,7 @@ impl Entry {
             attempt,
             freshness,
             received,
-            initial_age,
+            initial_age: initial_age.as_secs(),
             refreshed: AtomicU64::new(0),
             hits: AtomicU64::new(0),
         }
@@ -146,7 +146,7 @@ impl Entry {
     pub fn age(&self, now: Now) -> u64 {
         let by_wall = now.wall.duration_since(self.received.wall).unwrap_or_default();
         let resident = by_wall.max(now.mono.saturating_duration_since(self.received.mono));
-        (self.initial_age + resident).as_secs()
+        self.initial_age + resident.as_secs()
     }
 
     /// Seconds of freshness left.

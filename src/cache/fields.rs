@@ -16,7 +16,7 @@ const KEPT: usize = 8;
 /// be held by others when it has gone.
 const LARGEST: usize = 4 * 1024;
 /// Bytes of a map for each field that it holds, besides name and value: the field's place, and that in its index.
-const PLACE: usize = 112;
+const PLACE: usize = 128;
 
 /// Values that stored responses have in common. What is static is copied without counting references, which the cores
 /// of a machine would take from one another.
