@@ -217,8 +217,9 @@ impl Plan {
             let client = plan.bind(Value::Text(client.clone()));
             let (caused, joined) =
                 (format!("a.client = {client} AND a.answered = 1"), format!("s.client = {client}"));
+            // The plus keeps the index of clients out of it: those of one attempt are few, those of a client are not.
             plan.filters.push(format!(
-                "(({caused}) OR EXISTS (SELECT 1 FROM served s WHERE s.attempt = a.seq AND {joined}))"
+                "(({caused}) OR EXISTS (SELECT 1 FROM served s WHERE s.attempt = a.seq AND +{joined}))"
             ));
             ways.push(vec![Arm::attempts("client", caused), Arm::served("client", joined)]);
         }
@@ -318,7 +319,9 @@ impl Plan {
         ];
         if begins_a_uuid(id) {
             arms.push(Arm::attempts("export", self.is_one(connection, "export_id", id)?));
-            arms.push(Arm::attempts("scope", self.is_one(connection, "scope_id", id)?));
+            let scope = self.is_one(connection, "scope_id", id)?;
+            let of = |kind| Arm::attempts("scope", format!("{scope} AND a.scope_kind = '{kind}'"));
+            arms.extend(["org", "group"].map(of));
         }
         Ok(arms)
     }
