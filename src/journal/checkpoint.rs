@@ -18,9 +18,10 @@ use super::fault::Fault;
 use super::schema;
 
 /// Pages of write-ahead log after which they are moved into the file, and after as many more again.
-const PAGES: u32 = 1_500;
-/// Pages after which the thread that commits does it: 16 MiB.
-const MOST_PAGES: u32 = 4_096;
+const PAGES: u32 = 1_000;
+/// Pages after which the thread that commits does it: 8 MiB. The file is synced only where all of the log was moved, so
+/// the longer the log, the longer that takes.
+const MOST_PAGES: u32 = 2_048;
 
 /// What moves the log of one open file.
 #[derive(Debug)]

@@ -216,50 +216,46 @@ fn counts(sent: &[Sent]) -> Vec<(u32, Option<&str>)> {
     sent.iter().map(|sent| (sent.count, sent.start.as_deref())).collect()
 }
 
-#[tokio::test]
-async fn what_is_noted_is_written_with_the_next_group_in_one_row_and_read_by_others_and_after_a_restart() {
+#[test]
+fn what_is_noted_is_written_with_the_next_group_in_one_row_and_read_by_others_and_after_a_restart() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("journal.db");
-    let (a, b) = (journal(&path), journal(&path));
-    let (ours, others) = (a.sends("u", "c"), b.sends("u", "c"));
+    let open = || database::Database::open(&settings(&path), Duration::from_secs(1)).unwrap();
+    let sends = |credential| Arc::new(Sends::new("u", credential));
     // Whole milliseconds, as they are kept.
-    let now = moment("1m", Clock::system().now().wall).unwrap();
-    let ms = u64::try_from(database::unix_ms(now)).unwrap();
-    let now = std::time::UNIX_EPOCH + Duration::from_millis(ms);
-    assert_eq!(b.spend(&others, (0, Vec::new()), now).await.others, []);
+    let now = u64::try_from(database::unix_ms(Clock::system().now().wall)).unwrap();
+    let now = std::time::UNIX_EPOCH + Duration::from_millis(now);
+    let at = |ms| now + Duration::from_millis(ms);
+    let group = |file: &mut database::Database, of: &Arc<Sends>| {
+        of.ask();
+        file.write(std::iter::empty(), (std::slice::from_ref(of), now)).unwrap();
+        of.news(at(1_000))
+    };
+    let (mut a, mut b, ours, theirs) = (open(), open(), sends("c"), sends("c"));
     let scope: Arc<str> = "org o".into();
-    for ms in 0..10 {
-        ours.note((1, &[]), now + Duration::from_millis(ms));
-    }
-    ours.note((1, &[scope]), now + Duration::from_millis(10));
-    ours.note((1, &[]), now + Duration::from_millis(900));
-    // Others do not know of this process yet.
-    assert_eq!(ours.news(now), News::default());
-    // Nobody else knows of them yet; a record takes them along.
-    assert_eq!(b.spend(&others, (1, Vec::new()), now).await.others, []);
-    a.record(attempt(1), vec![]).await.unwrap();
-    let news = ours.news(now + Duration::from_secs(1));
+    (0..10).for_each(|ms| ours.note((1, &[]), at(ms)));
+    ours.note((1, &[scope]), at(10));
+    ours.note((1, &[]), at(900));
+    // Others do not know of this process yet, and it of none.
+    assert_eq!(ours.news(at(1_000)), News::default());
+    theirs.note((1, &[]), now);
+    assert_eq!(group(&mut b, &theirs).others, []);
+    let news = group(&mut a, &ours);
     assert_eq!((news.unwritten, news.processes, counts(&news.others)), (Some(0), 1, vec![(1, None)]));
-    ours.note((1, &[]), now + Duration::from_millis(950));
-    assert_eq!(ours.news(now + Duration::from_secs(1)).unwritten, Some(1));
+    ours.note((1, &[]), at(950));
+    assert_eq!(ours.news(at(1_000)).unwritten, Some(1));
     // In a while they do not know of it again, and it of them.
     assert_eq!(ours.news(now + Duration::from_mins(11)), News::default());
-    let news = b.spend(&others, (0, Vec::new()), now).await;
-    assert_eq!(news.processes, 1);
-    let read = news.others;
-    assert_eq!(counts(&read), [(11, None), (1, Some("org o")), (1, None)]);
-    assert_eq!(read[0].at.duration_since(now).unwrap().as_millis(), 10);
+    let news = group(&mut b, &theirs);
+    assert_eq!(counts(&news.others), [(11, None), (1, Some("org o")), (1, None)]);
+    assert_eq!((news.processes, news.others[0].at), (1, at(10)));
     // Each is read once, and none of one's own.
-    assert_eq!(b.spend(&others, (0, Vec::new()), now).await.others, []);
-    // What no record took along is written at the end.
-    ours.note((3, &[]), now);
-    a.close().await;
-    let restarted = journal(&path);
-    let again = restarted.sends("u", "c");
-    let all = restarted.spend(&again, (0, Vec::new()), now).await.others;
-    assert_eq!(all.iter().filter(|sent| sent.start.is_none()).map(|sent| sent.count).sum::<u32>(), 17);
+    assert_eq!(group(&mut b, &theirs).others, []);
+    let _ = group(&mut a, &ours);
+    let all = group(&mut open(), &sends("c")).others;
+    assert_eq!(all.iter().filter(|sent| sent.start.is_none()).map(|sent| sent.count).sum::<u32>(), 14);
     // Another credential's are another's.
-    assert_eq!(restarted.spend(&restarted.sends("u", "d"), (0, Vec::new()), now).await.others, []);
+    assert_eq!(group(&mut open(), &sends("d")).others, []);
 }
 
 #[tokio::test]
