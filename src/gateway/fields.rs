@@ -83,12 +83,14 @@ fn pass(fields: &mut HeaderMap, client: &HeaderMap, names: &[HeaderName]) {
     }
 }
 
-/// The `snyk-request-id` to send: the client's own when it is one UUID, else a new one.
+/// The `snyk-request-id` to send: the client's own when it is one UUID, else a new one, which is no secret and so needs no
+/// randomness of the system's.
 pub(super) fn request_id(client: &HeaderMap) -> Uuid {
+    let new = || uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
     let mut given = client.get_all(SNYK_REQUEST_ID).iter();
     match (given.next().and_then(|value| value.to_str().ok()), given.next()) {
-        (Some(text), None) if text.len() == 36 => Uuid::from_str(text).unwrap_or_else(|_| Uuid::new_v4()),
-        _ => Uuid::new_v4(),
+        (Some(text), None) if text.len() == 36 => Uuid::from_str(text).unwrap_or_else(|_| new()),
+        _ => new(),
     }
 }
 

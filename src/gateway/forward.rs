@@ -135,7 +135,8 @@ impl Gateway {
                 sending,
                 status: answer.status,
                 fields,
-                body: answer.body,
+                // The upstream's buffer is not held beside the copy that is stored.
+                body: entry.as_ref().map_or(answer.body, |entry| entry.body.clone()),
                 entry,
             })
         });

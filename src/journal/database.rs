@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use tracing::info;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
@@ -62,7 +63,7 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(&path, flags)?;
         connection.busy_timeout(patience)?;
-        schema::check(&connection)?;
+        let kind = schema::check(&connection)?;
         enter_wal(&connection)?;
         let synchronous = match settings.durability {
             Durability::Process => "NORMAL",
@@ -73,7 +74,14 @@ impl Database {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.pragma_update(None, "journal_size_limit", LOG_LIMIT_BYTES)?;
+        let is_older = kind == schema::Kind::Older && fs::metadata(&path).is_ok_and(|file| file.len() > 0);
+        if is_older {
+            info!(path = %path.display(), "the journal is of an earlier version and is brought to this one: answers wait for it");
+        }
         schema::migrate(&mut connection)?;
+        if is_older {
+            info!(path = %path.display(), "the journal is of this version");
+        }
         let checkpoints = Checkpoints::of(&mut connection, &path)?;
         let identity = identity(&path);
         Ok(Self { connection, path, identity, checkpoints })
@@ -107,6 +115,7 @@ impl Database {
             on_record.push(match work {
                 Work::Attempt(attempt, served) => {
                     insert_attempt(connection, attempt, served)?;
+                    // The ids are our own, one for each request, so an equal one is the same client's.
                     let others = || served.iter().filter(|one| one.request != attempt.request);
                     others().next().is_none() || insert_served(connection, attempt.id, others())?
                 }

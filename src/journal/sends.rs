@@ -159,17 +159,28 @@ impl Sends {
             return Ok(None);
         }
         let oldest = now.checked_sub(KEPT);
-        let (taken, known) = {
+        let (taken, same) = {
             let mut state = self.state();
             state.asked = false;
+            // Another file has rows of its own, and who reads it has heard nothing of us there.
+            let same = state.file == file;
+            if !same {
+                state.known = None;
+            }
             let State { noted, taken, .. } = &mut *state;
             taken.append(noted);
             // What could not be written for an hour counts no more.
             taken.retain(|noted| Some(noted.last) >= oldest);
-            // Another file has rows of its own.
-            (taken.clone(), std::mem::replace(&mut state.file, file) == file)
+            (taken.clone(), same)
         };
-        let mut seen = if known { self.seen.load(Ordering::Relaxed) } else { 0 };
+        let mut seen = if same { self.seen.load(Ordering::Relaxed) } else { 0 };
+        // A file that was made anew may have the place of the old one on the disk: its rows are fewer than were seen.
+        let newest: i64 = connection
+            .prepare_cached("SELECT COALESCE(MAX(seq), 0) FROM sends")?
+            .query_row([], |row| row.get(0))?;
+        if newest < seen {
+            seen = 0;
+        }
         let mut find = connection.prepare_cached(
             "SELECT seq, at_ms, count, process, start FROM sends
              WHERE seq > ?2 AND credential = ?1 AND at_ms > ?3 ORDER BY seq",
@@ -188,6 +199,7 @@ impl Sends {
         self.seen.store(seen, Ordering::Relaxed);
         {
             let mut state = self.state();
+            state.file = file;
             state.others.extend(others);
             state.processes.retain(|_, at| Some(*at) >= oldest);
             state.processes.extend(processes);
@@ -214,5 +226,47 @@ impl Sends {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schema;
+    use super::*;
+    use crate::clock::Clock;
+
+    fn file() -> Connection {
+        let mut file = Connection::open_in_memory().expect("memory");
+        schema::migrate(&mut file).expect("tables");
+        file
+    }
+
+    /// Writes to `file`, which has the place `inode` on the disk.
+    fn write(sends: &Sends, file: &Connection, (inode, now): (u64, SystemTime)) {
+        let last = sends.write(file, (Some((1, inode)), now)).expect("it is written").expect("it is due");
+        sends.written(last);
+    }
+
+    #[test]
+    fn a_file_that_was_made_anew_is_read_from_its_begin_and_nobody_there_knows_us() {
+        let (ours, theirs) = (Sends::new("u", "c"), Sends::new("u", "c"));
+        let now = Clock::system().now().wall;
+        let old = file();
+        for second in 0..3 {
+            ours.note((1, &[]), now - Duration::from_secs(second));
+        }
+        write(&ours, &old, (1, now));
+        assert_eq!(ours.news(now).unwritten, Some(0));
+        // At the same place on the disk, with fewer rows.
+        let anew = file();
+        theirs.note((1, &[]), now);
+        write(&theirs, &anew, (1, now));
+        ours.ask();
+        write(&ours, &anew, (1, now));
+        assert_eq!(ours.news(now).others.len(), 1);
+        // At another place.
+        ours.ask();
+        write(&ours, &file(), (2, now));
+        assert_eq!(ours.news(now).unwritten, None);
     }
 }

@@ -25,6 +25,9 @@ use crate::clock::Clock;
 
 /// Longest that sends wait to be written down: a journal in trouble does not hold them up.
 const SPEND_WAIT: Duration = Duration::from_millis(500);
+/// Longest that the first look at what was sent waits: for a file of an earlier version to be brought to this one. Without
+/// it, a start would begin with a budget that forgets the last hour.
+const FIRST_WAIT: Duration = Duration::from_mins(1);
 /// Most records that wait for the writer; beyond it, callers wait to queue.
 const QUEUE: usize = 1_024;
 
@@ -101,12 +104,13 @@ impl Journal {
 
     /// Writes down that `count` requests are about to be sent at `at` (by the wall clock), and the scopes of the
     /// `starts` among them, and tells what is known then. What the journal cannot write at the
-    /// moment is written with what comes later.
+    /// moment is written with what comes later. With a `count` of 0 this looks what was sent before, and waits longer.
     pub async fn spend(&self, sends: &Sends, (count, starts): (u32, Vec<Arc<str>>), at: SystemTime) -> News {
         sends.note((count, &starts), at);
         sends.ask();
         let written = self.submit(Work::Sends);
-        if tokio::time::timeout(SPEND_WAIT, written).await.is_err() {
+        let wait = if count == 0 { FIRST_WAIT } else { SPEND_WAIT };
+        if tokio::time::timeout(wait, written).await.is_err() {
             tracing::warn!("the journal is slow: sends go up before they are written down");
         }
         sends.news(at)

@@ -197,7 +197,7 @@ impl Writer {
             database.set_patience(PATIENCE)?;
             Ok(more)
         });
-        match pruned.and_then(|more| self.write_sends().map(|()| more)) {
+        match pruned.and_then(|more| self.write_sends(Duration::ZERO).map(|()| more)) {
             Ok(more) => self.schedule.pruned(now.mono, more),
             Err(fault) => self.failed(&fault),
         }
@@ -210,14 +210,22 @@ impl Writer {
         ledgers.clone()
     }
 
-    /// Writes what was sent and is in no group yet: nothing was recorded for a while.
-    fn write_sends(&mut self) -> Result<(), Fault> {
+    /// Writes what was sent and is in no group yet: nothing was recorded for a while. Where another process is at work
+    /// for longer than `patience`, it is written later.
+    fn write_sends(&mut self, patience: Duration) -> Result<(), Fault> {
         let ledgers = self.ledgers();
-        if ledgers.iter().any(|sends| sends.is_due()) {
-            let now = self.clock.now().wall;
-            self.using(|database| database.write(std::iter::empty(), (&ledgers, now)))?;
+        if !ledgers.iter().any(|sends| sends.is_due()) {
+            return Ok(());
         }
-        Ok(())
+        let now = self.clock.now().wall;
+        self.using(|database| {
+            database.set_patience(patience)?;
+            match database.write(std::iter::empty(), (&ledgers, now)) {
+                Err(fault) if fault.is_busy() => {}
+                other => drop(other?),
+            }
+            database.set_patience(PATIENCE)
+        })
     }
 
     /// Whether the file is open, or it is time to try opening it.
@@ -272,7 +280,7 @@ impl Writer {
 
     fn end(mut self) {
         if matches!(self.state, State::Open(_))
-            && let Err(fault) = self.write_sends()
+            && let Err(fault) = self.write_sends(PATIENCE_FAILING)
         {
             debug!(cause = fault.chain(), "the last sends are not written");
         }

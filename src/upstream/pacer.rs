@@ -17,6 +17,8 @@ use tokio::time::sleep_until;
 
 use super::gate::{Asking, Elsewhere, Gate, NoTurn, Outcome, Settings, Standing, Ticket, Told, Turn, Why};
 
+/// What is told where nobody gives turns any more: the next try finds the credential that is in force.
+const NO_ANSWER: NoTurn = NoTurn { why: Why::Queue, retry_after: Duration::from_secs(1) };
 /// Longest that is added to a hold by chance, so that many gateways do not come back at once.
 const JITTER: Duration = Duration::from_secs(2);
 
@@ -66,6 +68,8 @@ impl fmt::Debug for Ledger {
 struct Inner {
     gate: Gate,
     waiting: HashMap<Ticket, Waiter>,
+    /// Its credential is gone, and nobody gives turns any more.
+    is_over: bool,
 }
 
 #[derive(Debug)]
@@ -113,7 +117,7 @@ impl Pacer {
     /// An open one.
     #[must_use]
     pub fn new(credential: Arc<str>, settings: Settings) -> Arc<Self> {
-        let inner = Inner { gate: Gate::new(settings), waiting: HashMap::new() };
+        let inner = Inner { gate: Gate::new(settings), waiting: HashMap::new(), is_over: false };
         Arc::new(Self {
             credential,
             inner: Mutex::new(inner),
@@ -135,6 +139,9 @@ impl Pacer {
         let (told, mut answer) = oneshot::channel();
         let (ticket, why) = {
             let mut inner = self.inner();
+            if inner.is_over {
+                return Err(NO_ANSWER);
+            }
             let why = inner.gate.stands_in_the_way(asking.start.as_ref(), began);
             let (ticket, until) = inner.gate.ask(asking.clone(), began)?;
             inner.waiting.insert(ticket, Waiter { asking, until, told });
@@ -144,8 +151,7 @@ impl Pacer {
         let place = Place { pacer: self, ticket };
         let answered = (&mut answer).await;
         std::mem::forget(place);
-        let pass =
-            answered.unwrap_or(Err(NoTurn { why: Why::Queue, retry_after: Duration::from_secs(1) }))?;
+        let pass = answered.unwrap_or(Err(NO_ANSWER))?;
         Ok(pass.waited(began.elapsed(), why))
     }
 
@@ -216,7 +222,7 @@ impl Pacer {
                 continue;
             }
             let changed = self.changed.notified();
-            if self.retired.load(Ordering::SeqCst) && self.waiting() == 0 {
+            if self.retired.load(Ordering::SeqCst) && self.is_over() {
                 return;
             }
             match next {
@@ -229,6 +235,13 @@ impl Pacer {
                 }
             }
         }
+    }
+
+    /// Whether nobody waits; if so, nobody may wait from now on.
+    fn is_over(&self) -> bool {
+        let mut inner = self.inner();
+        inner.is_over = inner.waiting.is_empty();
+        inner.is_over
     }
 
     fn learn(&self, news: News) {
@@ -451,6 +464,15 @@ mod tests {
         others.lock().expect("whole").extend((0..49).map(elsewhere));
         assert!(!pacer.at_once(None, Instant::now()));
         assert_eq!(pacer.standing().windows[0].2, 50);
+    }
+
+    #[tokio::test]
+    async fn who_asks_when_nobody_gives_turns_any_more_is_told_so() {
+        let pacer = pacer(1);
+        pacer.retire();
+        let held = pacer.turn(asking());
+        Arc::clone(&pacer).run(ledger(), |_, _| async { News::default() }).await;
+        assert_eq!(held.await.err(), Some(NO_ANSWER));
     }
 
     #[tokio::test]
