@@ -223,7 +223,7 @@ async fn twenty_replacements_of_the_program_under_load_fail_no_request() {
         load.more(20).await;
     }
     let answered = load.end().await;
-    assert!(answered > 1_000, "{answered}");
+    assert!(answered >= 50 + 20 * 20, "{answered}");
     assert_eq!(program.terminate(), Some(0));
 }
 
