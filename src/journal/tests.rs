@@ -10,6 +10,8 @@ use uuid::Uuid;
 use super::*;
 use crate::clock::Clock;
 
+mod search;
+
 fn settings(path: &Path) -> Settings {
     Settings {
         path: path.to_owned(),
