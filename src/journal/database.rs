@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-use super::checkpoint::{Checkpoints, checkpoint};
+use super::checkpoint::Checkpoints;
 use super::fault::Fault;
 use super::record::{Attempt, Served};
 use super::schema;
@@ -51,7 +51,7 @@ pub(super) struct Database {
     pub(super) connection: Connection,
     path: PathBuf,
     identity: Option<Identity>,
-    checkpoints: Checkpoints,
+    checkpoints: Box<Checkpoints>,
 }
 
 impl Database {
@@ -74,7 +74,7 @@ impl Database {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.pragma_update(None, "journal_size_limit", LOG_LIMIT_BYTES)?;
         schema::migrate(&mut connection)?;
-        let checkpoints = Checkpoints::of(&mut connection, &path)?;
+        let checkpoints = Box::new(Checkpoints::of(&mut connection, &path)?);
         let identity = identity(&path);
         Ok(Self { connection, path, identity, checkpoints })
     }
@@ -134,8 +134,8 @@ impl Database {
     }
 
     /// Moves the write-ahead log into the file, as far as nobody reads it.
-    pub(super) fn checkpoint(&self) -> Result<(), Fault> {
-        Ok(checkpoint(&self.connection)?)
+    pub(super) fn checkpoint(&mut self) -> Result<(), Fault> {
+        Ok(self.checkpoints.here(&self.connection)?)
     }
 
     /// Moves the write-ahead log into the file and closes it.

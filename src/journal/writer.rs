@@ -178,7 +178,7 @@ impl Writer {
         }
         if let State::Open(database) = &mut self.state
             && database.wants_checkpoint()
-            && let Err(fault) = self.using(|database| database.checkpoint())
+            && let Err(fault) = self.using(Database::checkpoint)
         {
             return self.failed(&fault);
         }
