@@ -42,6 +42,17 @@ pub(super) enum Work {
     Sends,
 }
 
+impl Work {
+    /// At most how many records it is.
+    pub(super) fn rows(&self) -> usize {
+        match self {
+            Self::Attempt(_, served) => 1 + served.len(),
+            Self::Serve(_, served) => served.len(),
+            Self::Sends => 0,
+        }
+    }
+}
+
 /// The sends of each credential that is in use.
 pub(super) type Ledgers = Mutex<Vec<Arc<Sends>>>;
 

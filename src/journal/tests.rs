@@ -206,6 +206,17 @@ async fn the_journal_is_bounded_by_rows_and_age() {
 }
 
 #[tokio::test]
+async fn a_journal_that_is_written_to_without_a_pause_is_bounded_too() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    let fewer = Settings { max_rows: 200, ..settings(&path) };
+    let journal = Journal::open(fewer, Clock::system());
+    let writes = (1..=6_000).map(|n| journal.record(attempt(n), vec![served(n, "bob")]));
+    assert!(futures_util::future::join_all(writes).await.iter().all(Result::is_ok));
+    assert!(count(&path, &Query::default()) < 1_500);
+}
+
+#[tokio::test]
 async fn a_writer_that_dies_shows_as_failing_and_holds_nobody_up() {
     let journal = Journal::start(|_, _| panic!("on purpose"));
     assert_eq!(journal.record(attempt(1), vec![]).await, Err(Unrecorded::Closed));
