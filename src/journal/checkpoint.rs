@@ -1,13 +1,16 @@
 //! Moving the write-ahead log into the file, on a thread of its own: that writes much and waits for the disk, and a
 //! record that is to be committed meanwhile must not wait with it.
 //!
-//! The log is begun anew where all of it was moved and nobody reads it. Where that does not come about (commits follow
-//! one another without a pause), the log grows to [`MOST_PAGES`], and the thread that commits moves the rest itself.
+//! The log is begun anew at a commit where all of it was moved and nobody reads it. What is committed while the thread
+//! moves the log is not moved with it, so where commits follow one another without a pause, that does not come about.
+//! From [`MOST_PAGES`] on the thread that commits moves the log itself, before the next commit, and the other one is
+//! not told to any more. SQLite lets one connection at a time do it and tells a second one that it did nothing: the
+//! two threads wait for each other, and what another process was in the way of is tried again after the next commit.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rusqlite::hooks::Wal;
@@ -35,6 +38,8 @@ pub(super) struct Checkpoints {
     /// Tells the thread to.
     wanted: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
+    /// Held by the one of the two threads that moves the log.
+    moving: Arc<Mutex<()>>,
 }
 
 impl Checkpoints {
@@ -51,32 +56,43 @@ impl Checkpoints {
         // This reads the file, without which it is not known to have a log.
         schema::check(&second)?;
         let (wanted, waits) = sync_channel(1);
-        let thread = thread::Builder::new().name("checkpoint".to_owned()).spawn(move || run(&second, &waits));
+        let moving = Arc::new(Mutex::new(()));
+        let held = Arc::clone(&moving);
+        let thread =
+            thread::Builder::new().name("checkpoint".to_owned()).spawn(move || run(&second, &waits, &held));
         // Without the thread, the log grows until the one that commits does it.
         let thread = thread.inspect_err(|error| debug!(%error, "no thread for the journal's log")).ok();
-        Ok(Self { pages, next: PAGES, own: MOST_PAGES, wanted: Some(wanted), thread })
+        Ok(Self { pages, next: PAGES, own: MOST_PAGES, wanted: Some(wanted), thread, moving })
     }
 
-    /// Has the log moved where it is long; `true` where the caller must do it.
+    /// Has the log moved where it is long; `true` where the caller must do it ([`Checkpoints::here`]).
     pub(super) fn are_due(&mut self) -> bool {
         let pages = self.pages.load(Ordering::Relaxed);
         if pages < PAGES {
             (self.next, self.own) = (PAGES, MOST_PAGES);
             return false;
         }
-        if pages >= self.own {
-            self.own = pages + PAGES;
-            return true;
+        if pages >= MOST_PAGES {
+            return pages >= self.own;
         }
-        if pages < self.next {
-            return false;
-        }
-        self.next = pages + PAGES;
-        if let Some(wanted) = &self.wanted {
-            // One that is under way is enough.
-            let _ = wanted.try_send(());
+        if pages >= self.next {
+            self.next = pages + PAGES;
+            if let Some(wanted) = &self.wanted {
+                // One that is under way is enough.
+                let _ = wanted.try_send(());
+            }
         }
         false
+    }
+
+    /// Moves the log here, through the connection that commits.
+    pub(super) fn here(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        if checkpoint(connection)? {
+            // What is left is kept by a reader, for a while.
+            self.own = self.pages.load(Ordering::Relaxed) + PAGES;
+        }
+        Ok(())
     }
 
     /// Ends the thread.
@@ -88,16 +104,101 @@ impl Checkpoints {
     }
 }
 
-/// Moves as much of the log as can be moved without waiting for anybody.
-pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
-    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+/// Moves as much of the log as can be moved without waiting for anybody; `false` where another connection is at it.
+fn checkpoint(connection: &Connection) -> rusqlite::Result<bool> {
+    let is_busy: bool = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(0))?;
+    Ok(!is_busy)
 }
 
-fn run(connection: &Connection, wanted: &Receiver<()>) {
+fn run(connection: &Connection, wanted: &Receiver<()>, moving: &Mutex<()>) {
     while wanted.recv().is_ok() {
+        let _moving = moving.lock().unwrap_or_else(PoisonError::into_inner);
         // What keeps failing shows when the thread that commits does it.
         if let Err(error) = checkpoint(connection) {
             debug!(%error, "the journal's log could not be moved into its file");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::Barrier;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// An open file that takes half a MiB with each commit, and what moves its log.
+    fn open(dir: &TempDir) -> (Connection, Checkpoints) {
+        let path = dir.path().join("journal.db");
+        let mut connection = Connection::open(&path).unwrap();
+        connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+        schema::migrate(&mut connection).unwrap();
+        connection.execute_batch("CREATE TABLE filling (piece BLOB)").unwrap();
+        let checkpoints = Checkpoints::of(&mut connection, &path).unwrap();
+        (connection, checkpoints)
+    }
+
+    fn commit(connection: &Connection) {
+        connection.execute("INSERT INTO filling VALUES (zeroblob(524288))", []).unwrap();
+    }
+
+    /// Commits and does what the committing thread does after it; how long the log was then.
+    fn commit_and_look(connection: &Connection, checkpoints: &mut Checkpoints) -> u32 {
+        commit(connection);
+        let pages = checkpoints.pages.load(Ordering::Relaxed);
+        if checkpoints.are_due() {
+            checkpoints.here(connection).unwrap();
+        }
+        pages
+    }
+
+    #[test]
+    fn the_thread_that_commits_bounds_the_log_whatever_the_other_one_does() {
+        for has_thread in [false, true] {
+            let dir = TempDir::new().unwrap();
+            let (connection, mut checkpoints) = open(&dir);
+            if !has_thread {
+                checkpoints.wanted = None;
+            }
+            let longest = (0..200).map(|_| commit_and_look(&connection, &mut checkpoints)).max();
+            assert!(longest < Some(MOST_PAGES + 200), "{longest:?}");
+            checkpoints.end();
+        }
+    }
+
+    static AT_IT: Barrier = Barrier::new(2);
+    static LET_GO: Barrier = Barrier::new(2);
+
+    #[test]
+    fn what_another_connection_was_in_the_way_of_is_done_later() {
+        let dir = TempDir::new().unwrap();
+        let (connection, mut checkpoints) = open(&dir);
+        checkpoints.wanted = None;
+        // A full one takes the lock of those that move the log, and waits here for who is writing.
+        let mut other = Connection::open(dir.path().join("journal.db")).unwrap();
+        other.query_row("SELECT count(*) FROM attempts", [], |_| Ok(())).unwrap();
+        let wait = |_| {
+            AT_IT.wait();
+            LET_GO.wait();
+            false
+        };
+        other.busy_handler(Some(wait)).unwrap();
+        connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let other =
+            thread::spawn(move || other.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(())).unwrap());
+        AT_IT.wait();
+        connection.execute_batch("COMMIT").unwrap();
+        (0..20).for_each(|_| commit(&connection));
+        assert!(checkpoints.are_due());
+        checkpoints.here(&connection).unwrap();
+        assert!(checkpoints.are_due(), "nothing was moved");
+        LET_GO.wait();
+        other.join().unwrap();
+        checkpoints.here(&connection).unwrap();
+        assert!(!checkpoints.are_due());
+        assert!(commit_and_look(&connection, &mut checkpoints) < PAGES, "begun anew");
     }
 }

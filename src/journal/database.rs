@@ -16,7 +16,7 @@ use tracing::info;
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
-use super::checkpoint::{Checkpoints, checkpoint};
+use super::checkpoint::Checkpoints;
 use super::fault::Fault;
 use super::record::{Attempt, Served};
 use super::schema;
@@ -43,6 +43,17 @@ pub(super) enum Work {
     Sends,
 }
 
+impl Work {
+    /// At most how many records it is.
+    pub(super) fn rows(&self) -> usize {
+        match self {
+            Self::Attempt(_, served) => 1 + served.len(),
+            Self::Serve(_, served) => served.len(),
+            Self::Sends => 0,
+        }
+    }
+}
+
 /// The sends of each credential that is in use.
 pub(super) type Ledgers = Mutex<Vec<Arc<Sends>>>;
 
@@ -52,7 +63,7 @@ pub(super) struct Database {
     pub(super) connection: Connection,
     path: PathBuf,
     identity: Option<Identity>,
-    checkpoints: Checkpoints,
+    checkpoints: Box<Checkpoints>,
 }
 
 impl Database {
@@ -82,7 +93,7 @@ impl Database {
         if is_older {
             info!(path = %path.display(), "the journal is of this version");
         }
-        let checkpoints = Checkpoints::of(&mut connection, &path)?;
+        let checkpoints = Box::new(Checkpoints::of(&mut connection, &path)?);
         let identity = identity(&path);
         Ok(Self { connection, path, identity, checkpoints })
     }
@@ -143,8 +154,8 @@ impl Database {
     }
 
     /// Moves the write-ahead log into the file, as far as nobody reads it.
-    pub(super) fn checkpoint(&self) -> Result<(), Fault> {
-        Ok(checkpoint(&self.connection)?)
+    pub(super) fn checkpoint(&mut self) -> Result<(), Fault> {
+        Ok(self.checkpoints.here(&self.connection)?)
     }
 
     /// Moves the write-ahead log into the file and closes it.

@@ -1,7 +1,8 @@
 //! Forgetting: attempts beyond `max_rows` or older than `max_age`, and whom they answered.
 //!
 //! A chunk is one short transaction, and records that wait are written between two chunks, so pruning
-//! never holds an answer up noticeably. Rows are counted by their ever growing `seq` (newest minus
+//! never holds an answer up noticeably. Where records come without a pause, each group is followed by as many chunks
+//! as delete what it wrote, and one more: the file does not grow beyond its bounds, however busy it is. Rows are counted by their ever growing `seq` (newest minus
 //! `max_rows`), since counting them would read the whole table.
 
 use std::time::{Duration, Instant};
@@ -29,17 +30,25 @@ pub(super) struct Schedule {
     due: Instant,
     attempts: usize,
     behind: bool,
+    /// Rows that were written since, and that as many must be deleted for.
+    owed: usize,
 }
 
 impl Schedule {
     /// The first chunk is due at once.
     pub(super) fn new(now: Instant) -> Self {
-        Self { due: now, attempts: 0, behind: false }
+        Self { due: now, attempts: 0, behind: false, owed: 0 }
     }
 
-    /// Notes that attempts were written.
-    pub(super) fn wrote(&mut self, attempts: usize) {
+    /// Notes what was written: attempts, and rows in all.
+    pub(super) fn wrote(&mut self, (attempts, rows): (usize, usize)) {
         self.attempts += attempts;
+        self.owed += rows;
+    }
+
+    /// How many rows are to be deleted with the next chunks, where there are as many.
+    pub(super) fn owed(&self) -> usize {
+        self.owed
     }
 
     /// How long until a chunk is due.
@@ -50,10 +59,28 @@ impl Schedule {
         self.due.saturating_duration_since(now)
     }
 
-    /// Notes that a chunk is done; `behind` when there is more to delete.
-    pub(super) fn pruned(&mut self, now: Instant, behind: bool) {
-        *self = Self { due: now + EVERY, attempts: 0, behind };
+    /// Notes that chunks are done; `behind` when there is more to delete, and what [`prune_owed`] left `owed`.
+    pub(super) fn pruned(&mut self, now: Instant, (behind, owed): (bool, usize)) {
+        *self = Self { due: now + EVERY, attempts: 0, behind, owed };
     }
+}
+
+/// Deletes as many rows as are owed, in chunks, and one more chunk; `true` when there may be more. What a failure
+/// left undone stays owed.
+pub(super) fn prune_owed(
+    connection: &Connection,
+    settings: &Settings,
+    now: Now,
+    owed: &mut usize,
+) -> Result<bool, Fault> {
+    while prune(connection, settings, now)? {
+        if *owed == 0 {
+            return Ok(true);
+        }
+        *owed = owed.saturating_sub(CHUNK);
+    }
+    *owed = 0;
+    Ok(false)
 }
 
 /// Deletes one chunk; `true` when there may be more.

@@ -160,12 +160,21 @@ fn search(path: &Path, query: &Query) -> Result<Vec<Row>, Fault> {
 #[derive(Debug, Default)]
 struct Plan {
     values: Vec<Value>,
-    /// What a row `a` of `attempts` must meet.
+    /// What a row `a` of `attempts` must meet besides.
     filters: Vec<String>,
     /// The times that are looked for, of a column `started_ms`.
     times: Vec<String>,
     /// Where rows are read from: together they have all that are looked for.
     arms: Vec<Arm>,
+}
+
+/// How the rows that meet one condition are found.
+#[derive(Debug)]
+struct Way {
+    /// Where they are read from; none where nothing but time leads to them.
+    arms: Vec<Arm>,
+    /// The condition, of a row `a` of `attempts` that was found another way.
+    filter: String,
 }
 
 /// One index and the rows of it that are read.
@@ -203,36 +212,45 @@ impl Plan {
         }
         let mut ways = Vec::new();
         if let Some(any) = &query.id {
-            ways.push(plan.any_id(connection, &any.to_ascii_lowercase())?);
+            // What is looked for by its id is few: no other way is better.
+            ways.push(Way {
+                arms: plan.any_id(connection, &any.to_ascii_lowercase())?,
+                filter: String::new(),
+            });
         }
         if let Some(export) = &query.export {
             let is_it = plan.is_one(connection, "export_id", export)?;
-            plan.filters.push(is_it.clone());
-            ways.push(vec![Arm::attempts("export", is_it)]);
+            ways.push(Way { arms: vec![Arm::attempts("export", is_it.clone())], filter: is_it });
         }
         if let Some(status) = query.status {
-            ways.extend(plan.status(status).map(|arm| vec![arm]));
+            ways.push(plan.status(status));
         }
         if let Some(client) = &query.client {
             let client = plan.bind(Value::Text(client.clone()));
             let (caused, joined) =
                 (format!("a.client = {client} AND a.answered = 1"), format!("s.client = {client}"));
             // The plus keeps the index of clients out of it: those of one attempt are few, those of a client are not.
-            plan.filters.push(format!(
+            let filter = format!(
                 "(({caused}) OR EXISTS (SELECT 1 FROM served s WHERE s.attempt = a.seq AND +{joined}))"
-            ));
-            ways.push(vec![Arm::attempts("client", caused), Arm::served("client", joined)]);
+            );
+            ways.push(Way {
+                arms: vec![Arm::attempts("client", caused), Arm::served("client", joined)],
+                filter,
+            });
         }
         for (kind, scope) in [("org", &query.org), ("group", &query.group)] {
             if let Some(scope) = scope {
                 let is_it = plan.is_one(connection, "scope_id", scope)?;
                 let is_it = format!("{is_it} AND a.scope_kind = '{kind}'");
-                plan.filters.push(is_it.clone());
-                ways.push(vec![Arm::attempts("scope", is_it)]);
+                ways.push(Way { arms: vec![Arm::attempts("scope", is_it.clone())], filter: is_it });
             }
         }
-        // What is looked for by its id is few.
-        plan.arms = if query.id.is_some() { ways.swap_remove(0) } else { plan.shortest(connection, ways)? };
+        let best = if query.id.is_some() { Some(0) } else { plan.shortest(connection, &ways)? };
+        plan.arms = match best {
+            Some(best) => ways.swap_remove(best).arms,
+            None => vec![Arm::attempts("started", "true".to_owned())],
+        };
+        plan.filters = ways.into_iter().map(|way| way.filter).collect();
         Ok(plan)
     }
 
@@ -241,15 +259,16 @@ impl Plan {
         format!("?{}", self.values.len())
     }
 
-    /// The way with the fewest rows.
-    fn shortest(&self, connection: &Connection, mut ways: Vec<Vec<Arm>>) -> rusqlite::Result<Vec<Arm>> {
-        if ways.is_empty() {
-            return Ok(vec![Arm::attempts("started", "true".to_owned())]);
+    /// Which way has the fewest rows; `None` where there is nothing to read but the newest.
+    fn shortest(&self, connection: &Connection, ways: &[Way]) -> rusqlite::Result<Option<usize>> {
+        let ways = || ways.iter().enumerate().filter(|(_, way)| !way.arms.is_empty());
+        if ways().count() < 2 {
+            return Ok(ways().next().map(|(place, _)| place));
         }
-        let mut best = (0, i64::MAX);
-        for (place, way) in ways.iter().enumerate().filter(|_| ways.len() > 1) {
+        let mut best = (None, i64::MAX);
+        for (place, way) in ways() {
             let mut rows = 0;
-            for arm in way {
+            for arm in &way.arms {
                 let (from, condition) = (&arm.from, self.with_times(arm));
                 let count =
                     format!("SELECT count(*) FROM (SELECT 1 FROM {from} WHERE {condition} LIMIT {PROBED})");
@@ -258,10 +277,10 @@ impl Plan {
                 rows += count.query_row(params_from_iter(needed), |row| row.get::<_, i64>(0))?;
             }
             if rows < best.1 {
-                best = (place, rows);
+                best = (Some(place), rows);
             }
         }
-        Ok(ways.swap_remove(best.0))
+        Ok(best.0)
     }
 
     fn with_times(&self, arm: &Arm) -> String {
@@ -274,9 +293,13 @@ impl Plan {
         let filters = self.filters.iter().fold(String::new(), |all, filter| all + " AND " + filter);
         let arms = self.arms.iter().map(|arm| {
             let (from, condition, table) = (&arm.from, self.with_times(arm), arm.table);
-            let seq = if table == 's' { "attempt" } else { "seq" };
+            // An attempt can have answered many requests that are looked for, and is to be counted once.
+            let (seq, once) = match table {
+                's' => ("attempt", "GROUP BY s.started_ms, s.attempt"),
+                _ => ("seq", ""),
+            };
             format!(
-                "SELECT seq FROM (SELECT a.seq AS seq FROM {from} WHERE {condition}{filters}
+                "SELECT seq FROM (SELECT a.seq AS seq FROM {from} WHERE {condition}{filters} {once}
                     ORDER BY {table}.started_ms DESC, {table}.{seq} DESC LIMIT {limit})"
             )
         });
@@ -284,24 +307,23 @@ impl Plan {
         arms.join(" UNION ")
     }
 
-    /// A status is looked for in an index of those that are no 2xx, which are nearly all: they are found soon by any
-    /// other way.
-    fn status(&mut self, status: StatusFilter) -> Option<Arm> {
-        let (class, exactly) = match status {
+    /// A status is looked for in an index of those that are not 200. Nearly all are: they, and with them their class,
+    /// are found soon by any other way.
+    fn status(&mut self, status: StatusFilter) -> Way {
+        let (class, exactly, is_rare) = match status {
             StatusFilter::Exactly(status) => {
                 let exactly = self.bind(Value::Integer(i64::from(status)));
-                (status / 100, format!(" AND a.status = {exactly}"))
+                (status / 100, format!(" AND a.status = {exactly}"), status != 200)
             }
-            StatusFilter::Class(class) => (class, String::new()),
+            StatusFilter::Class(class) => (class, String::new(), class != 2),
             StatusFilter::Error => {
-                let condition = "(a.error IS NOT NULL OR a.status IS NULL)".to_owned();
-                self.filters.push(condition.clone());
-                return Some(Arm::attempts("error", condition));
+                let filter = "(a.error IS NOT NULL OR a.status IS NULL)".to_owned();
+                return Way { arms: vec![Arm::attempts("error", filter.clone())], filter };
             }
         };
-        let condition = format!("a.status / 100 = {class}{exactly}");
-        self.filters.push(condition.clone());
-        (class != 2).then(|| Arm::attempts("status", format!("a.status / 100 <> 2 AND {condition}")))
+        let filter = format!("a.status / 100 = {class}{exactly}");
+        let arm = is_rare.then(|| Arm::attempts("status", format!("a.status <> 200 AND {filter}")));
+        Way { arms: arm.into_iter().collect(), filter }
     }
 
     /// Where one of a record's ids is `id`; or the beginning of a UUID, where one begins with it, those of the
@@ -388,4 +410,47 @@ fn begins_a_uuid(id: &str) -> bool {
 /// An id as the gateway records it: one in UUID form in lower case.
 fn canonical(id: &str) -> String {
     crate::route::Id::parse(id).map_or_else(|| id.to_owned(), |id| id.as_str().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    /// How SQLite finds the records.
+    fn explained(query: &Query) -> String {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut connection).unwrap();
+        let plan = Plan::of(&connection, query).unwrap();
+        let explain = format!("EXPLAIN QUERY PLAN {}", plan.seqs(50));
+        let mut explain = connection.prepare(&explain).unwrap();
+        let steps = explain.query_map(params_from_iter(&plan.values), |row| row.get("detail")).unwrap();
+        steps.map(Result::<String, _>::unwrap).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn rare_statuses_are_read_off_their_index_and_others_by_time() {
+        for (status, index) in [
+            ("200", "SCAN a USING INDEX attempts_started"),
+            ("2xx", "SCAN a USING INDEX attempts_started"),
+            ("201", "SEARCH a USING COVERING INDEX attempts_status (<expr>=?)"),
+            ("202", "SEARCH a USING COVERING INDEX attempts_status (<expr>=?)"),
+            ("204", "SEARCH a USING COVERING INDEX attempts_status (<expr>=?)"),
+            ("404", "SEARCH a USING COVERING INDEX attempts_status (<expr>=?)"),
+            ("5xx", "SEARCH a USING COVERING INDEX attempts_status (<expr>=?)"),
+            ("error", "SCAN a USING INDEX attempts_error"),
+        ] {
+            let explained = explained(&Query { status: status.parse().ok(), ..Query::default() });
+            assert!(explained.contains(index), "{status}: {explained}");
+            assert!(!explained.contains("B-TREE FOR ORDER BY"), "{status}: {explained}");
+        }
+    }
+
+    #[test]
+    fn what_joined_is_read_in_the_order_of_its_index() {
+        let explained = explained(&Query { client: Some("bob".into()), ..Query::default() });
+        assert!(explained.contains("SEARCH s USING COVERING INDEX served_client (client=?)"), "{explained}");
+        assert!(!explained.contains("GROUP BY"), "{explained}");
+    }
 }

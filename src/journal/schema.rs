@@ -107,7 +107,7 @@ FROM attempts a;
 
 /// Fewer trees to write to for each record. The request that caused an attempt is nearly always answered by it: the
 /// attempt says so itself (`answered`), and `served` holds the others. Rows of before stay as they are, and both
-/// forms mean the same. `attempts_client`, which no search used, becomes what finds a client without `served`. A 2xx is
+/// forms mean the same. `attempts_client`, which no search used, becomes what finds a client without `served`. A 200 is
 /// found soon by the time alone.
 ///
 /// `sends` is read and pruned from one end, by `seq`, so it needs no index.
@@ -116,7 +116,7 @@ ALTER TABLE attempts ADD COLUMN answered INTEGER NOT NULL DEFAULT 0;
 DROP INDEX attempts_client;
 CREATE INDEX attempts_client ON attempts (client, started_ms, status) WHERE answered = 1;
 DROP INDEX attempts_status;
-CREATE INDEX attempts_status ON attempts (status / 100, started_ms, status) WHERE status / 100 <> 2;
+CREATE INDEX attempts_status ON attempts (status / 100, started_ms, status) WHERE status <> 200;
 DROP INDEX sends_credential;
 DROP INDEX sends_at;
 DROP VIEW requests;

@@ -10,6 +10,8 @@ use uuid::Uuid;
 use super::*;
 use crate::clock::Clock;
 
+mod search;
+
 fn settings(path: &Path) -> Settings {
     Settings {
         path: path.to_owned(),
@@ -201,6 +203,17 @@ async fn the_journal_is_bounded_by_rows_and_age() {
     assert_eq!(count(&path, &Query::default()), 0);
     let left: i64 = connection.query_row("SELECT count(*) FROM served", [], |row| row.get(0)).unwrap();
     assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_journal_that_is_written_to_without_a_pause_is_bounded_too() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    let fewer = Settings { max_rows: 200, ..settings(&path) };
+    let journal = Journal::open(fewer, Clock::system());
+    let writes = (1..=6_000).map(|n| journal.record(attempt(n), vec![served(n, "bob")]));
+    assert!(futures_util::future::join_all(writes).await.iter().all(Result::is_ok));
+    assert!(count(&path, &Query::default()) < 1_500);
 }
 
 #[tokio::test]

@@ -155,7 +155,8 @@ impl Writer {
         let took = self.clock.now().mono.saturating_duration_since(began);
         self.health.durations.observe(took.as_secs_f64());
         self.works();
-        self.schedule.wrote(jobs.iter().filter(|job| matches!(job.work, Work::Attempt(..))).count());
+        let attempts = jobs.iter().filter(|job| matches!(job.work, Work::Attempt(..))).count();
+        self.schedule.wrote((attempts, jobs.iter().map(|job| job.work.rows()).sum()));
         let records = || jobs.iter().zip(&on_record).filter(|(job, _)| is_record(job));
         let kept = records().filter(|(_, found)| **found).count();
         self.health.written.fetch_add(u64::try_from(kept).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -165,7 +166,7 @@ impl Writer {
         answer(jobs, results);
     }
 
-    /// Between groups: a failing writer tries again, a working one prunes a chunk, when it is time.
+    /// Between groups: a failing writer tries again, a working one prunes, when it is time.
     fn maintain(&mut self) {
         if let State::Closed { .. } = self.state {
             if self.is_due() {
@@ -178,7 +179,7 @@ impl Writer {
         }
         if let State::Open(database) = &mut self.state
             && database.wants_checkpoint()
-            && let Err(fault) = self.using(|database| database.checkpoint())
+            && let Err(fault) = self.using(Database::checkpoint)
         {
             return self.failed(&fault);
         }
@@ -186,11 +187,11 @@ impl Writer {
         if !self.schedule.wait(now.mono).is_zero() {
             return;
         }
-        let settings = self.settings.clone();
+        let (settings, mut owed) = (self.settings.clone(), self.schedule.owed());
         let pruned = self.using(|database| {
             // Another process at work is no reason to wait: the next chunk is soon enough.
             database.set_patience(Duration::ZERO)?;
-            let more = match prune::prune(&database.connection, &settings, now) {
+            let more = match prune::prune_owed(&database.connection, &settings, now, &mut owed) {
                 Err(fault) if fault.is_busy() => false,
                 other => other?,
             };
@@ -198,7 +199,7 @@ impl Writer {
             Ok(more)
         });
         match pruned.and_then(|more| self.write_sends(Duration::ZERO).map(|()| more)) {
-            Ok(more) => self.schedule.pruned(now.mono, more),
+            Ok(more) => self.schedule.pruned(now.mono, (more, owed)),
             Err(fault) => self.failed(&fault),
         }
     }
