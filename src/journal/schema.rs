@@ -111,11 +111,13 @@ FROM attempts a;
 /// found soon by the time alone.
 ///
 /// `sends` is read and pruned from one end, by `seq`, so it needs no index.
+///
+/// Indexes are dropped before the column is added: SQLite checks all of a strict table's then.
 const V3: &str = "
-ALTER TABLE attempts ADD COLUMN answered INTEGER NOT NULL DEFAULT 0;
 DROP INDEX attempts_client;
-CREATE INDEX attempts_client ON attempts (client, started_ms, status) WHERE answered = 1;
 DROP INDEX attempts_status;
+ALTER TABLE attempts ADD COLUMN answered INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX attempts_client ON attempts (client, started_ms, status) WHERE answered = 1;
 CREATE INDEX attempts_status ON attempts (status / 100, started_ms, status) WHERE status <> 200;
 DROP INDEX sends_credential;
 DROP INDEX sends_at;
