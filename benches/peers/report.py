@@ -48,6 +48,7 @@ NOTES = """## What is compared
 - Each configuration ([`benches/peers`](../benches/peers)) does the same job with the server's own means: the credential
   is put in, one entry is shared by all, it is fresh for 45 minutes, equal requests at the same time are one (HAProxy
   cannot), connections to the upstream are kept. No access log, but where the table says so.
+- A measurement in which a request of exportgate fails, or more than one in a thousand of a peer's, does not count.
 - Servers and upstream are started anew for each measurement; peers take their turn in every round, and each round begins
   with another one. The tables show medians.
 - wrk for HTTP/1.1, h2load for HTTP/2 and TLS, `benches/load.rs` for constant rates, bursts and handshakes.
