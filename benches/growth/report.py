@@ -1,11 +1,10 @@
 """Makes docs/growth.md and docs/growth.svg of what measure.py has saved, and of reasons.toml."""
 
-import argparse
-import json
 import pathlib
 import tomllib
 
 import matplotlib
+import pages
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402 (the backend must be chosen before)
@@ -112,12 +111,7 @@ def chart(saved, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=pathlib.Path)
-    parser.add_argument("docs", type=pathlib.Path)
-    arguments = parser.parse_args()
-    saved = {what: json.loads((arguments.results / f"{what}.json").read_text())
-             for what in TABLES if (arguments.results / f"{what}.json").exists()}
+    saved, docs = pages.read(__doc__, TABLES)
     reasons = tomllib.loads((HERE / "reasons.toml").read_text())
     parts = [HEAD]
     for what, one in saved.items():
@@ -127,9 +121,9 @@ def main():
                      f"Linux {machine['kernel']}.{busy}\n\n{table(what, one['rows'])}\n")
         if reasons.get(what):
             parts.append(reasons[what].strip() + "\n")
-    arguments.docs.mkdir(parents=True, exist_ok=True)
-    (arguments.docs / "growth.md").write_text("\n".join(parts))
-    chart(saved, arguments.docs / "growth.svg")
+    docs.mkdir(parents=True, exist_ok=True)
+    (docs / "growth.md").write_text("\n".join(parts))
+    chart(saved, docs / "growth.svg")
 
 
 if __name__ == "__main__":

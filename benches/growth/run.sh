@@ -38,4 +38,4 @@ PYTHONPATH=benches python3 -B benches/growth/measure.py --programs "$out/bin" --
 pages=docs
 case " $* " in *' --quick '*) pages=$out ;; esac
 step "The page: $pages/growth.md"
-"$out/venv/bin/python" benches/growth/report.py "$out" "$pages"
+PYTHONPATH=benches "$out/venv/bin/python" -B benches/growth/report.py "$out" "$pages"

@@ -1,10 +1,7 @@
 """Makes docs/benchmarks.md and docs/benchmarks.svg of what measure.py has saved."""
 
-import argparse
-import json
-import pathlib
-
 import matplotlib
+import pages
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402 (the backend must be chosen before)
@@ -109,12 +106,7 @@ def chart(saved, path):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=pathlib.Path)
-    parser.add_argument("docs", type=pathlib.Path)
-    arguments = parser.parse_args()
-    saved = {name: json.loads((arguments.results / f"{name}.json").read_text())
-             for name in ORDER if (arguments.results / f"{name}.json").exists()}
+    saved, docs = pages.read(__doc__, ORDER)
     about = next(iter(saved.values()))
     machine = about["machine"]
     versions = {peer: version for one in saved.values() for peer, version in one["versions"].items()}
@@ -129,9 +121,9 @@ def main():
     for name, one in saved.items():
         parts.append(f"## {one['title']}\n\n`{name}`, {one['rounds']} rounds of {one['seconds']} s\n\n{table(one)}\n")
     parts.append(NOTES)
-    arguments.docs.mkdir(parents=True, exist_ok=True)
-    (arguments.docs / "benchmarks.md").write_text("\n".join(parts))
-    chart(saved, arguments.docs / "benchmarks.svg")
+    docs.mkdir(parents=True, exist_ok=True)
+    (docs / "benchmarks.md").write_text("\n".join(parts))
+    chart(saved, docs / "benchmarks.svg")
 
 
 if __name__ == "__main__":

@@ -56,4 +56,4 @@ PYTHONPATH=benches python3 -B benches/peers/measure.py --programs "$out/bin" --o
 pages=docs
 case " $* " in *' --quick '* | *' --peers '*) pages=$out ;; esac
 step "The page: $pages/benchmarks.md"
-"$out/venv/bin/python" benches/peers/report.py "$out" "$pages"
+PYTHONPATH=benches "$out/venv/bin/python" -B benches/peers/report.py "$out" "$pages"
