@@ -240,10 +240,16 @@ pub fn report(failure: &Failure) -> ExitCode {
     }
 }
 
+/// After so many tasks of its own a thread takes one of the queue that all share. What does not fit into its own queue
+/// (256 tasks) goes there, and with a thousand busy connections waited for 200 ms while the others were served again and
+/// again; tokio's own choice comes to some 20 here.
+const SHARED_QUEUE: u32 = 3;
+
 /// Runs `work` on a runtime with a thread for each core.
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .global_queue_interval(SHARED_QUEUE)
         .build()
         .map_err(|error| Failure::Other("no runtime", error.into()))?;
     let done = runtime.block_on(work);
