@@ -302,7 +302,7 @@ class Turn:
             result["rss_mb"] = peak_memory(self.server.pid)
         result["rps"] = result["requests"] / result["seconds"]
         # With a thousand connections, a peer lets some requests wait until the client gives up.
-        allowed = 0 if self.peer.name == "exportgate" else result["requests"] / 1000
+        allowed = 0 if self.peer.name == "exportgate" else result["requests"] / 100
         if result.get("errors", 0) > allowed:
             raise Wrong(f"{self.peer.name}: {result['errors']} of {result['requests']} requests failed")
         return result

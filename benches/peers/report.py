@@ -16,6 +16,7 @@ COLUMNS = [
     ("× best peer", "to_best_peer", "{:.2f}"), ("× floor", "to_floor", "{:.2f}"),
     ("p50 added ms", "p50_added_ms", "{:.2f}"), ("p99 added ms", "p99_added_ms", "{:.2f}"),
     ("slowest ms", "max_ms", "{:,.0f}"), ("upstream requests", "upstream_requests", "{:.0f}"),
+    ("failed", "errors", "{:.0f}"),
 ]
 ALWAYS = {"max_ms": {"collapse"}}
 
@@ -45,7 +46,8 @@ NOTES = """## What is compared
 - Each configuration ([`benches/peers`](../benches/peers)) does the same job with the server's own means: the credential
   is put in, one entry is shared by all, it is fresh for 45 minutes, equal requests at the same time are one (HAProxy
   cannot), connections to the upstream are kept. No access log, but where the table says so.
-- A measurement in which a request of exportgate fails, or more than one in a thousand of a peer's, does not count.
+- A measurement in which a request of exportgate fails, or more than one in a hundred of a peer's, does not count;
+  a column says where some failed.
 - Servers and upstream are started anew for each measurement; peers take their turn in every round, and each round begins
   with another one. The tables show medians.
 - wrk for HTTP/1.1, h2load for HTTP/2 and TLS, `benches/load.rs` for constant rates, bursts and handshakes.
@@ -70,7 +72,8 @@ NOTES = """## What is compared
 def table(saved):
     results = saved["medians"]
     columns = [(title, key, form) for title, key, form in COLUMNS
-               if any(key in result for result in results.values()) and saved["scenario"] in ALWAYS.get(key, ORDER)]
+               if any(key in result for result in results.values()) and saved["scenario"] in ALWAYS.get(key, ORDER)
+               and (key != "errors" or any(result.get(key) for result in results.values()))]
     lines = ["| | " + " | ".join(title for title, _, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for peer, result in results.items():
         cells = [form.format(result[key]) if key in result else "" for _, key, form in columns]
