@@ -3,6 +3,7 @@
 //! The modules in reading order; `ARCHITECTURE.md` tells how they fit together.
 
 pub mod chain;
+pub mod circuit;
 pub mod clock;
 pub mod files;
 pub mod hardening;

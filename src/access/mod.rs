@@ -341,6 +341,21 @@ impl Access {
         let Policy { requests_per_minute, concurrent_requests, .. } = client.policy;
         client.usage.admit(requests_per_minute, concurrent_requests, now).map_err(NotPermitted::Exceeded)
     }
+
+    /// The same for a request that waits for an earlier one of `principal`'s, which has a place among its requests still.
+    ///
+    /// # Errors
+    /// [`NotPermitted`].
+    pub fn permit_to_join(
+        &self,
+        principal: &Principal,
+        route: &Route,
+        now: Instant,
+    ) -> Result<Permit, NotPermitted> {
+        let Some(client) = &principal.client else { return Ok(Permit::unlimited()) };
+        client.policy.decide(route).map_err(NotPermitted::Denied)?;
+        client.usage.join(client.policy.requests_per_minute, now).map_err(NotPermitted::Exceeded)
+    }
 }
 
 impl Exceeded {

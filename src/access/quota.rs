@@ -69,6 +69,20 @@ impl Usage {
         }
         // From here on, every way out gives the place back.
         let permit = Permit(Some(Arc::clone(self)));
+        self.count(per_minute, now)?;
+        Ok(permit)
+    }
+
+    /// Counts a request at `now` that has no place of its own: it waits for one of its client's that has a place already.
+    ///
+    /// # Errors
+    /// [`Exceeded::PerMinute`].
+    pub fn join(&self, per_minute: Option<u32>, now: Instant) -> Result<Permit, Exceeded> {
+        self.count(per_minute, now)?;
+        Ok(Permit::unlimited())
+    }
+
+    fn count(&self, per_minute: Option<u32>, now: Instant) -> Result<(), Exceeded> {
         if let Some(most) = per_minute {
             let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
             while recent.front().is_some_and(|at| now.saturating_duration_since(*at) >= MINUTE) {
@@ -82,7 +96,7 @@ impl Usage {
             }
             recent.push_back(now);
         }
-        Ok(permit)
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::{Admin, lock};
 use crate::listener::Counters;
+use crate::upstream::Api;
 
 /// What is sent to who asks for `OpenMetrics`, and to everybody else.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -155,31 +156,37 @@ fn sparing(admin: &Admin) -> Vec<Family> {
     let mut hold = Family::gauge("hold", "Until the end of a hold after a 429; 0 where there is none")
         .in_unit(seconds());
     let mut starts = Family::gauge("held_starts", "Orgs and groups whose starts are held");
-    for (name, pacer) in &*admin.views.upstream.pacers() {
+    for (lane, pacer) in &*admin.views.upstream.pacers() {
         let standing = pacer.standing();
-        let of = [("credential", &**name)];
+        // Calls of /v1 are rare: they are shown where there are any, under the credential's name and theirs.
+        if lane.api == Api::V1 && !standing.is_used() {
+            continue;
+        }
+        let name = lane.to_string();
+        let of = [("credential", &*name)];
         waiting = waiting.with(&of, number(standing.waiting));
         running = running.with(&of, number(standing.running));
         starts = starts.with(&of, number(standing.starts_held.len()));
-        let (word, left) = standing.hold;
-        hold = hold.with(&of, if word == "held" { left.as_secs_f64() } else { 0.0 });
+        hold = hold.with(&of, standing.hold.left_open().as_secs_f64());
         for (length, most, spent) in standing.windows {
             let window = match length.as_secs() {
                 1 => "1s",
                 60 => "1m",
                 _ => "1h",
             };
-            let of = [("credential", &**name), ("window", window)];
+            let of = [("credential", &*name), ("window", window)];
             used = used.with(&of, spent.into());
             limit = limit.with(&of, most.into());
         }
     }
-    let (state, _) = admin.views.upstream.breaker();
+    let (circuit, broken) = admin.views.upstream.circuit();
     let mut breaker = Family::gauge("breaker_state", "1 for the state that the circuit breaker is in");
     for word in BREAKER {
-        breaker = breaker.with(&[("state", word)], flag(word == state));
+        breaker = breaker.with(&[("state", word)], flag(word == circuit.phase.as_str()));
     }
-    vec![waiting, running, used, limit, hold, starts, breaker]
+    let exports = Family::gauge("breaker_open_exports", "Exports whose circuit breaker is not closed")
+        .is(number(broken));
+    vec![waiting, running, used, limit, hold, starts, breaker, exports]
 }
 
 fn credentials(admin: &Admin) -> Vec<Family> {

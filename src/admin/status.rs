@@ -1,5 +1,6 @@
 //! How the gateway stands, as JSON: for the page, `exportgate status` and whoever else asks.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -7,9 +8,11 @@ use serde_json::{Value, json};
 
 use super::board::{Health, Part, State};
 use super::{Admin, lock, time};
+use crate::circuit::Phase;
 use crate::telemetry::history::STEP;
 use crate::telemetry::metrics::{Served, Totals};
 use crate::upstream::gate::Standing;
+use crate::upstream::{Api, Lane};
 
 impl Admin {
     /// How each part stands now.
@@ -45,7 +48,7 @@ impl Admin {
         }
     }
 
-    /// One part for each credential. The gateway is ready where one of them is of use.
+    /// One part for each credential. The gateway is not ready before one of them has its first value.
     fn credentials(&self) -> Vec<Part> {
         let now = self.now();
         let all = self.views.credentials.all();
@@ -63,8 +66,19 @@ impl Admin {
                     Some(slot) if locked => {
                         (State::Degraded, format!("{} in use; Snyk refused another slot", slot.slot))
                     }
+                    Some(slot) if slot.refused_scopes > 0 => {
+                        let scopes = slot.refused_scopes;
+                        (
+                            State::Degraded,
+                            format!(
+                                "{} in use; Snyk refuses it (401) for {scopes} org(s) or group(s)",
+                                slot.slot
+                            ),
+                        )
+                    }
                     Some(slot) => (State::Ok, format!("{} in use", slot.slot)),
-                    None => (State::Failing, "Snyk refused it (401): replace it".to_owned()),
+                    // Hits, and the answer that says so, must reach clients still.
+                    None => (State::Degraded, "Snyk refuses it (401): replace it".to_owned()),
                 };
                 Part { name: format!("credential {}", credential.name), state, detail, is_needed: false }
             })
@@ -100,22 +114,29 @@ impl Admin {
 
     /// Whether Snyk can be asked. It never makes the gateway not ready: what is stored is served all the same.
     fn upstream(&self) -> Part {
-        let (breaker, left) = self.views.upstream.breaker();
+        let (circuit, broken) = self.views.upstream.circuit();
         let pacers = self.views.upstream.pacers();
-        let held = pacers.iter().find_map(|(name, pacer)| {
-            let (word, left) = pacer.standing().hold;
-            (word == "held" || word == "probing")
-                .then(|| format!("credential {name}: {word}, {} s left", whole_seconds(left)))
+        let held = pacers.iter().find_map(|(lane, pacer)| {
+            let hold = pacer.standing().hold;
+            match hold.phase {
+                Phase::Open => Some(format!("credential {lane}: held, {} s left", whole_seconds(hold.left))),
+                Phase::HalfOpen => Some(format!("credential {lane}: held, the next request is a probe")),
+                Phase::Closed | Phase::Ramp => None,
+            }
         });
-        let trouble = match breaker {
-            "closed" => held,
-            "open" => Some(format!("circuit breaker open, {} s left", whole_seconds(left))),
-            _ => Some("circuit breaker half open: one request is on its way to see".to_owned()),
+        let trouble = match circuit.phase {
+            Phase::Open => Some(format!("circuit breaker open, {} s left", whole_seconds(circuit.left))),
+            Phase::HalfOpen => Some("circuit breaker half open: the next request is a probe".to_owned()),
+            Phase::Closed | Phase::Ramp => held,
+        };
+        let good = || match broken {
+            0 => "requests may be sent".to_owned(),
+            _ => format!("requests may be sent; circuit breakers of {broken} export(s) are open"),
         };
         Part {
             name: "upstream".to_owned(),
             state: if trouble.is_some() { State::Degraded } else { State::Ok },
-            detail: trouble.unwrap_or_else(|| "requests may be sent".to_owned()),
+            detail: trouble.unwrap_or_else(good),
             is_needed: false,
         }
     }
@@ -209,7 +230,10 @@ impl Admin {
             .all()
             .iter()
             .map(|credential| {
-                let standing = pacers.get(&credential.name).map(|pacer| pacer.standing());
+                let standing = |api| {
+                    let lane = Lane { credential: Arc::clone(&credential.name), api };
+                    pacers.get(&lane).map(|pacer| pacer.standing())
+                };
                 let slots: Vec<Value> = credential
                     .standing(now)
                     .into_iter()
@@ -219,20 +243,37 @@ impl Admin {
                             "state": slot.state,
                             "age_s": slot.age.map(|age| age.as_secs()),
                             "expires_in_s": slot.expires_in.map(|left| left.as_secs()),
+                            "refused_scopes": slot.refused_scopes,
                         })
                     })
                     .collect();
-                let mut value = standing.as_ref().map_or_else(|| json!({}), gate);
+                let mut value = standing(Api::Rest).as_ref().map_or_else(|| json!({}), gate);
+                if let Some(v1) = standing(Api::V1).filter(Standing::is_used) {
+                    value["v1"] = gate(&v1);
+                }
                 value["name"] = (*credential.name).into();
                 value["slots"] = slots.into();
                 value
             })
             .collect();
-        let (state, left) = self.views.upstream.breaker();
+        let (circuit, broken) = self.views.upstream.circuit();
         json!({
             "credentials": credentials,
-            "breaker": { "state": state, "seconds_left": whole_seconds(left) },
+            "breaker": {
+                "state": circuit.phase.as_str(),
+                "seconds_left": whole_seconds(circuit.left),
+                "exports": broken,
+            },
         })
+    }
+}
+
+const fn hold_word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Closed => "none",
+        Phase::Open => "held",
+        Phase::HalfOpen => "probing",
+        Phase::Ramp => "ramp",
     }
 }
 
@@ -251,7 +292,7 @@ fn gate(standing: &Standing) -> Value {
         "waiting": standing.waiting,
         "running": standing.running,
         "windows": windows,
-        "hold": { "state": standing.hold.0, "seconds_left": whole_seconds(standing.hold.1) },
+        "hold": { "state": hold_word(standing.hold.phase), "seconds_left": whole_seconds(standing.hold.left) },
         "starts_held": starts,
     })
 }

@@ -115,7 +115,7 @@ impl App {
         let clients = config.clients_file.as_deref().map(open_clients).transpose()?;
         let clients = clients.map(|clients| clients.take(&access));
         let (tls, tls_files) = config.tls.clone().map(ServerTls::open).transpose()?.unzip();
-        let upstream = Upstream::new(&config.upstream, &config.sparing, credentials.names())?;
+        let upstream = Upstream::new(&config.upstream, &config.sparing, &credentials.names())?;
         let listener = Listener::bind(config.listener.clone(), tls.clone()).await?;
         let journal = Journal::open(config.journal.clone(), clock.clone());
         let metrics = Arc::new(Metrics::default());

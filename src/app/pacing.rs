@@ -19,8 +19,8 @@ pub(super) struct Pacing {
 impl Pacing {
     /// Has `pacers` give turns.
     pub(super) fn spawn(&self, pacers: &Pacers, shutdown: &Shutdown) {
-        for (credential, pacer) in pacers {
-            let sends = self.journal.sends(&self.upstream.root().to_string(), credential);
+        for (lane, pacer) in pacers {
+            let sends = self.journal.sends(&self.upstream.root().to_string(), &lane.to_string());
             let (journal, clock, ledger) = (self.journal.clone(), self.clock.clone(), self.ledger(&sends));
             let reserve = move |count, starts| {
                 let (journal, clock, sends) = (journal.clone(), clock.clone(), Arc::clone(&sends));

@@ -181,7 +181,7 @@ impl Reloader {
         }
         following.credentials(values);
         following.retain_credentials(&names);
-        let pacers = self.pacing.upstream.set(&new.upstream, &new.sparing, names);
+        let pacers = self.pacing.upstream.set(&new.upstream, &new.sparing, &names);
         self.pacing.spawn(&pacers, &self.shutdown);
         following.tls(tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         following.admin_tls(admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));

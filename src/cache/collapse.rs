@@ -39,6 +39,8 @@ struct Flight<T> {
     /// Told when somebody left and nobody waits any more.
     left: Notify,
     members: Mutex<HashMap<Uuid, Arc<str>>>,
+    /// The client that caused it.
+    leader: Option<Arc<str>>,
 }
 
 /// How a request gets its answer.
@@ -98,9 +100,18 @@ impl<T: Clone> Flights<T> {
         if by_key.contains_key(key) {
             return None;
         }
-        let lead = Lead::empty(Some((Arc::clone(&self.by_key), key.clone())));
+        let lead = Lead::of(Some((Arc::clone(&self.by_key), key.clone())), None);
         by_key.insert(key.clone(), Arc::clone(&lead.flight));
         Some(lead)
+    }
+
+    /// Whether `client` caused the flight of `key` and has left it since.
+    #[must_use]
+    pub fn was_left_by(&self, key: &str, client: &Arc<str>) -> bool {
+        let by_key = lock(&self.by_key);
+        let Some(flight) = by_key.get(key) else { return false };
+        flight.leader.as_ref() == Some(client)
+            && !lock(&flight.members).values().any(|member| member == client)
     }
 
     /// How many wait, over all flights that can be joined.
@@ -127,17 +138,18 @@ pub struct Lead<T> {
 
 impl<T> Lead<T> {
     fn start(on_map: Option<OnMap<T>>, member: Member) -> (Self, Waiter<T>) {
-        let lead = Self::empty(on_map);
+        let lead = Self::of(on_map, Some(Arc::clone(&member.client)));
         let waiter = Waiter::join(&lead.flight, member);
         (lead, waiter)
     }
 
-    fn empty(on_map: Option<OnMap<T>>) -> Self {
+    fn of(on_map: Option<OnMap<T>>, leader: Option<Arc<str>>) -> Self {
         let flight = Arc::new(Flight {
             landed: watch::Sender::new(None),
             arrived: AtomicBool::new(false),
             left: Notify::new(),
             members: Mutex::default(),
+            leader,
         });
         Self { flight, on_map }
     }
@@ -145,6 +157,12 @@ impl<T> Lead<T> {
     /// Resolves when the last of those who waited has left.
     pub async fn abandoned(&self) {
         self.flight.left.notified().await;
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        lock(&self.flight.members).is_empty()
     }
 
     /// Takes the flight off the map if nobody waits for it any more; whether that is so.

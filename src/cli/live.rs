@@ -28,7 +28,7 @@ pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<
     let (clock, shutdown) = (Clock::system(), Shutdown::new());
     let (credentials, following) =
         Credentials::open(config.credential, &clock).map_err(|error| failed("a credential")(error.into()))?;
-    let upstream = Upstream::new(&config.upstream, &config.sparing, credentials.names())
+    let upstream = Upstream::new(&config.upstream, &config.sparing, &credentials.names())
         .map_err(|error| failed("the upstream")(error.into()))?;
     let journal = Journal::open(config.journal, clock.clone());
     for following in following {
@@ -50,7 +50,7 @@ async fn ask(
     journal: &Journal,
     clock: &Clock,
 ) -> (bool, String) {
-    let Ok(presented) = credential.present(clock.now()).await else {
+    let Ok(presented) = credential.present_unlocked(clock.now()).await else {
         return (false, "its token endpoint gives no access token".to_owned());
     };
     let sent_id = Uuid::new_v4();

@@ -97,7 +97,7 @@ impl Config {
         listener.has_roster = access.clients_file.is_some();
         access::check_doors(reader, &listener, tls.is_some());
         let credential = credential::read(reader, &upstream, &plain);
-        let sparing = sparing::read(reader);
+        let sparing = sparing::read(reader, listener.has_roster);
         let cache = cache::read(reader, upstream.max_answer);
         let (routes, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
         let admin = admin::read(reader, &listener, tls.as_ref());

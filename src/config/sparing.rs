@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::reader::Reader;
 use crate::upstream::budget::Limit;
-use crate::upstream::{Sparing, breaker, gate, hold, retry};
+use crate::upstream::{Sparing, backoff, gate, host, retry};
 
-pub(super) fn read(r: &mut Reader<'_>) -> Sparing {
+/// With clients of a file, there may be several, and one leaves slots for the others.
+pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Sparing {
     let per_second = r.number(
         (
             "budget.per_second",
@@ -41,7 +42,42 @@ pub(super) fn read(r: &mut Reader<'_>) -> Sparing {
         ("queue.max_running", "64", "Most requests that are under way to Snyk with one credential."),
         1..=100_000,
     );
-    let hold = hold::Settings {
+    let hold = hold(r);
+    let v1: u32 = r.number(
+        ("budget.v1_per_minute", "2000", "Most /v1 requests in any minute with one credential; a tenth of it in a second, thirty times it in an hour."),
+        1..=1_000_000,
+    );
+    let starts = Some(starts).filter(|starts| *starts > 0);
+    let gate = |per_second, per_minute, per_hour| {
+        let limit = |most: u32, window| Limit { most, window };
+        let account = vec![
+            limit(per_second, Duration::from_secs(1)),
+            limit(per_minute, Duration::from_mins(1)),
+            limit(per_hour, Duration::from_hours(1)),
+        ];
+        let ours = |limit: &Limit| Limit { most: part(limit.most, share), ..*limit };
+        let limits = account.iter().map(ours).collect();
+        let margin = MARGIN;
+        gate::Settings {
+            limits,
+            account,
+            starts,
+            margin,
+            hold,
+            max_wait,
+            max_waiting,
+            max_running,
+            several_clients,
+        }
+    };
+    let rest = gate(per_second, per_minute, per_hour);
+    let v1 = gate(v1.div_ceil(10), v1, v1.saturating_mul(30));
+    Sparing { rest, v1, retry: retry(r), breaker: breaker(r) }
+}
+
+/// `[hold]`.
+fn hold(r: &mut Reader<'_>) -> backoff::Settings {
+    let hold = backoff::Settings {
         usual: r.duration(
             ("hold.usual", "60s", "How long nothing is sent after a 429 that does not say how long."),
             ("1s", "1h"),
@@ -59,7 +95,12 @@ pub(super) fn read(r: &mut Reader<'_>) -> Sparing {
             "must not be longer than hold.max: raise hold.max, or lower this",
         );
     }
-    let retry = retry::Settings {
+    hold
+}
+
+/// `[retry]`.
+fn retry(r: &mut Reader<'_>) -> retry::Settings {
+    retry::Settings {
         most: r.number(("retry.max", "2", "How often a read that failed on the way is tried again."), 0..=10),
         pause: r.duration(
             (
@@ -73,38 +114,25 @@ pub(super) fn read(r: &mut Reader<'_>) -> Sparing {
             ("retry.percent", "10", "Most retries in a hundred requests, beyond ten that may be saved up."),
             0..=100,
         ),
-    };
-    let breaker = breaker::Settings {
+    }
+}
+
+/// `[breaker]`.
+fn breaker(r: &mut Reader<'_>) -> host::Settings {
+    host::Settings {
         failures: r.number(
             (
                 "breaker.failures",
                 "10",
-                "Failures in a row (no answer, or 502, 503, 504) after which Snyk is left alone for a while.",
+                "Failed requests in a row that open a circuit: that of one export, or that of the host where it is down for all.",
             ),
             1..=1_000_000,
         ),
-        rate: r.number(
-            ("breaker.rate", "50", "Percentage of the last requests that failed, after which it is as well."),
-            1..=100,
-        ),
-        sample: r.number(
-            ("breaker.sample", "50", "How many of the last requests that percentage is of."),
-            1..=10_000,
-        ),
         pause: r.duration(
-            ("breaker.pause", "5s", "How long Snyk is left alone before one request sees."),
+            ("breaker.pause", "5s", "Pause of an open circuit before one request is sent as a probe."),
             ("100ms", "10m"),
         ),
-    };
-    let limit = |most: u32, window| Limit { most: part(most, share), window };
-    let limits = vec![
-        limit(per_second, Duration::from_secs(1)),
-        limit(per_minute, Duration::from_mins(1)),
-        limit(per_hour, Duration::from_hours(1)),
-    ];
-    let starts = Some(starts).filter(|starts| *starts > 0);
-    let gate = gate::Settings { limits, starts, margin: MARGIN, hold, max_wait, max_waiting, max_running };
-    Sparing { gate, retry, breaker }
+    }
 }
 
 /// What every window is taken to be longer: requests do not arrive in even steps as they were sent.

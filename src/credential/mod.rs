@@ -5,12 +5,12 @@
 //! A slot's value is fixed, followed in a file, or fetched as an OAuth access token. A value has a
 //! generation, so that an answer to an older value says nothing about the newer one.
 
+mod health;
 mod oauth;
-mod rotation;
 mod settings;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,8 @@ use crate::transport::{self, TransportError};
 
 pub use settings::{Described, Scheme, Scopes, Settings, Slot, Source};
 
+use health::{Health, Pick};
 use oauth::OAuth;
-use rotation::{Pick, Rotation};
 
 /// Between a credential's name and its version, where it was described anew; no name has it.
 pub const VERSION: char = '#';
@@ -67,6 +67,11 @@ pub enum Unavailable {
         /// Until the next try.
         retry_after: Duration,
     },
+    /// Snyk refuses every value for this org or group, though not elsewhere.
+    ScopeRefused {
+        /// Until the next try.
+        retry_after: Duration,
+    },
     /// No access token could be had.
     NoToken {
         /// Until the next try.
@@ -91,7 +96,7 @@ pub struct Credential {
     pub cache_name: Arc<str>,
     described: Described,
     slots: Vec<Held>,
-    rotation: Mutex<Rotation>,
+    health: Mutex<Health>,
     probe_interval: Duration,
     /// Held while a slot's source is asked again: one at a time, the others wait for what it brings.
     renewing: tokio::sync::Mutex<()>,
@@ -127,6 +132,8 @@ pub struct Standing {
     pub age: Option<Duration>,
     /// How long an access token is good still; other values do not say.
     pub expires_in: Option<Duration>,
+    /// How many orgs and groups Snyk refuses with it, though it takes it elsewhere.
+    pub refused_scopes: usize,
 }
 
 /// What is presented with one request.
@@ -136,10 +143,46 @@ pub struct Presented {
     pub field: HeaderValue,
     slot: usize,
     generation: u64,
-    is_probe: bool,
+    scope: Option<Scope>,
+    probe: Option<Probe>,
+}
+
+/// The probe of a locked slot. One that was not sent leaves the next request to be one; one that was, and brought no
+/// verdict, the first request after an interval.
+#[derive(Debug)]
+struct Probe {
+    credential: Arc<Credential>,
+    slot: usize,
+    was_sent: AtomicBool,
+    has_verdict: AtomicBool,
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        if !self.has_verdict.load(Ordering::Relaxed) {
+            let was_sent = self.was_sent.load(Ordering::Relaxed);
+            let now = tokio::time::Instant::now().into_std();
+            self.credential.health().lose_probe(self.slot, was_sent, now);
+        }
+    }
 }
 
 impl Presented {
+    /// Notes that a request goes up with it.
+    pub fn sent(&self) {
+        if let Some(probe) = &self.probe {
+            probe.was_sent.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that Snyk took or refused it; whether it was a slot's probe.
+    fn has_verdict(&self) -> bool {
+        if let Some(probe) = &self.probe {
+            probe.has_verdict.store(true, Ordering::Relaxed);
+        }
+        self.probe.is_some()
+    }
+
     /// Whether `bytes` hold the credential: an upstream that echoes it must not hand it to a client.
     #[must_use]
     pub fn is_in(&self, bytes: &[u8]) -> bool {
@@ -218,7 +261,7 @@ impl Credentials {
                     version => format!("{}{VERSION}{version}", described.name).into(),
                 },
                 described,
-                rotation: Mutex::new(Rotation::new(&filled, settings.probe_interval)),
+                health: Mutex::new(Health::new(&filled, settings.probe_interval)),
                 slots,
                 probe_interval: settings.probe_interval,
                 renewing: tokio::sync::Mutex::default(),
@@ -299,9 +342,11 @@ impl Credential {
             let life = held.oauth.as_ref().map(|oauth| oauth.life(now));
             let since = held.value.load().as_ref().map(|value| value.since);
             let age = since.map(|since| now.mono.saturating_duration_since(since));
+            let health = self.health();
             Standing {
                 slot: slot_name(at),
-                state: self.rotation().standing(at),
+                state: health.standing(at),
+                refused_scopes: health.refused_scopes(at),
                 age: life.map_or(age, |life| life.map(|(age, _)| age)),
                 expires_in: life.flatten().map(|(_, left)| left),
             }
@@ -309,23 +354,32 @@ impl Credential {
         self.slots.iter().enumerate().map(slot).collect()
     }
 
-    /// What to present at `now`.
+    /// The value to present at `now` for a call about `scope`.
     ///
     /// # Errors
     /// [`Unavailable`]: then nothing may be sent.
-    pub async fn present(&self, now: Now) -> Result<Presented, Unavailable> {
-        let pick = self.rotation().pick(now.mono);
-        let (slot, is_probe) = match pick {
-            Pick::Use(slot) => (slot, false),
-            Pick::Probe(slot) => (slot, true),
+    pub async fn present(
+        self: &Arc<Self>,
+        scope: Option<&Scope>,
+        now: Now,
+    ) -> Result<Presented, Unavailable> {
+        let pick = self.health().pick(scope, now.mono);
+        let (slot, probe) = match pick {
+            Pick::Use(slot) => (slot, None),
+            Pick::Probe(slot) => {
+                let credential = Arc::clone(self);
+                let (was_sent, has_verdict) = (AtomicBool::new(false), AtomicBool::new(false));
+                (slot, Some(Probe { credential, slot, was_sent, has_verdict }))
+            }
             Pick::Locked { retry_after } => return Err(Unavailable::Locked { retry_after }),
+            Pick::ScopeRefused { retry_after } => return Err(Unavailable::ScopeRefused { retry_after }),
         };
-        match self.slots[slot].present(now).await {
-            Ok((field, generation)) => Ok(Presented { field, slot, generation, is_probe }),
+        match self.present_slot(slot, scope, now).await {
+            Ok(presented) => Ok(Presented { probe, ..presented }),
             Err(unavailable) => {
                 // Its token endpoint is down; the other slot may do meanwhile.
-                let other = self.rotation().open_but(Some(slot)).ok_or(unavailable)?;
-                self.present_slot(other, now).await
+                let other = self.health().open_but(slot, scope).ok_or(unavailable)?;
+                self.present_slot(other, scope, now).await
             }
         }
     }
@@ -335,58 +389,66 @@ impl Credential {
     /// # Errors
     /// [`Unavailable`].
     pub async fn present_unlocked(&self, now: Now) -> Result<Presented, Unavailable> {
-        let open = self.rotation().open_but(None);
+        let open = self.health().open();
         match open {
-            Some(slot) => self.present_slot(slot, now).await,
+            Some(slot) => self.present_slot(slot, None, now).await,
             None => Err(Unavailable::Locked { retry_after: self.probe_interval }),
         }
     }
 
-    async fn present_slot(&self, slot: usize, now: Now) -> Result<Presented, Unavailable> {
+    async fn present_slot(
+        &self,
+        slot: usize,
+        scope: Option<&Scope>,
+        now: Now,
+    ) -> Result<Presented, Unavailable> {
         let (field, generation) = self.slots[slot].present(now).await?;
-        Ok(Presented { field, slot, generation, is_probe: false })
+        Ok(Presented { field, slot, generation, scope: scope.cloned(), probe: None })
     }
 
     /// Snyk took what was presented.
-    pub fn accepted(&self, presented: &Presented) {
+    pub fn accepted(&self, presented: &Presented, now: Now) {
+        let is_probe = presented.has_verdict();
         if self.slots[presented.slot].generation() == presented.generation {
-            self.rotation().accepted(presented.slot, presented.is_probe);
+            self.health().accepted(presented.slot, presented.scope.as_ref(), is_probe, now.mono);
         }
     }
 
     /// Snyk refused what was presented (401). Asks the slot's source again; what to replay the request
-    /// with, once, if it may be replayed. With `may_lock`, the refusal counts against the slot.
+    /// with, once, if it may be replayed. With `may_lock`, the refusal counts against scope and slot.
     pub async fn refused(&self, presented: &Presented, now: Now, may_lock: bool) -> Option<Presented> {
-        let slot = presented.slot;
+        let (slot, scope) = (presented.slot, presented.scope.as_ref());
         {
             let _one = self.renewing.lock().await;
             let is_current = self.slots[slot].generation() == presented.generation;
-            if is_current && self.rotation().may_ask(slot, now.mono) {
+            if is_current && self.health().may_renew(slot, now.mono) {
                 self.renew(slot, presented.generation).await;
             }
         }
         if self.slots[slot].generation() != presented.generation {
-            return self.present_slot(slot, now).await.ok();
+            return self.present_slot(slot, scope, now).await.ok();
         }
         if !may_lock {
             return None;
         }
-        let (locked, other) = {
-            let mut rotation = self.rotation();
-            (rotation.refused(slot, now.mono), rotation.open_but(Some(slot)))
+        let is_probe = presented.has_verdict();
+        let (is_locked, may_replay, other) = {
+            let mut health = self.health();
+            let is_locked = health.refused(slot, scope, is_probe, now.mono);
+            (is_locked, health.standing(slot) != "locked", health.open_but(slot, scope))
         };
-        if locked {
+        if is_locked {
             tracing::error!(
                 credential.name = %self.name,
                 credential.slot = slot_name(slot),
-                "Snyk refuses this credential (401): it is left alone, and tried once in a while; replace it"
+                "Snyk refuses this credential (401); pausing its use, with one try a minute; replace it"
             );
         }
         match other {
-            _ if presented.is_probe => None,
-            Some(other) => self.present_slot(other, now).await.ok(),
-            None if locked => None,
-            None => self.present_slot(slot, now).await.ok(),
+            _ if is_probe => None,
+            Some(other) => self.present_slot(other, scope, now).await.ok(),
+            None if !may_replay => None,
+            None => self.present_slot(slot, scope, now).await.ok(),
         }
     }
 
@@ -415,20 +477,20 @@ impl Credential {
     fn fill(&self, slot: usize, secret: Secret) -> Result<(), BadCredential> {
         let held = &self.slots[slot];
         // One at a time: two may read the same new value, and it must be one generation.
-        let mut rotation = self.rotation();
+        let mut health = self.health();
         let before = held.value.load_full();
         if before.as_ref().is_some_and(|before| before.secret.is_same(&secret)) {
             return Ok(());
         }
         let generation = before.map_or(0, |before| before.generation) + 1;
         held.value.store(Some(Arc::new(value(secret, held.scheme, generation)?)));
-        rotation.renewed(slot);
+        health.renewed(slot);
         tracing::info!(credential.name = %self.name, credential.slot = slot_name(slot), "a new value is in use");
         Ok(())
     }
 
-    fn rotation(&self) -> MutexGuard<'_, Rotation> {
-        self.rotation.lock().unwrap_or_else(PoisonError::into_inner)
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -534,7 +596,9 @@ impl Unavailable {
     #[must_use]
     pub const fn retry_after(self) -> Duration {
         match self {
-            Self::Locked { retry_after } | Self::NoToken { retry_after } => retry_after,
+            Self::Locked { retry_after }
+            | Self::ScopeRefused { retry_after }
+            | Self::NoToken { retry_after } => retry_after,
         }
     }
 }
@@ -592,32 +656,32 @@ mod tests {
     async fn a_refused_value_gives_way_to_the_next_slot_and_an_old_refusal_says_nothing() {
         let all = open(vec![fixed("a", Scopes::Rest, &["one", "two"])]);
         let (one, now) = (Arc::clone(&all.all()[0]), Clock::system().now());
-        let presented = one.present(now).await.expect("a value");
+        let presented = one.present(None, now).await.expect("a value");
         assert_eq!(presented.field, "token one");
         let replay = one.refused(&presented, now, true).await.expect("a replay");
         assert_eq!(replay.field, "token two");
         // Another request with the value that is locked already.
         assert_eq!(one.refused(&presented, now, true).await.expect("a replay").field, "token two");
         one.fill(0, Secret::new("three".to_owned())).expect("a value");
-        assert_eq!(one.present(now).await.expect("a value").field, "token three");
+        assert_eq!(one.present(None, now).await.expect("a value").field, "token three");
         // An answer to the old value does not lock the new one.
         assert_eq!(one.refused(&presented, now, true).await.expect("a replay").field, "token three");
-        assert_eq!(one.present(now).await.expect("a value").field, "token three");
+        assert_eq!(one.present(None, now).await.expect("a value").field, "token three");
     }
 
     #[tokio::test]
     async fn without_a_next_slot_one_replay_and_then_a_lock() {
         let all = open(vec![fixed("a", Scopes::Rest, &["one"])]);
         let (one, now) = (Arc::clone(&all.all()[0]), Clock::system().now());
-        let presented = one.present(now).await.expect("a value");
+        let presented = one.present(None, now).await.expect("a value");
         assert!(one.refused(&presented, now, false).await.is_none());
         let replay = one.refused(&presented, now, true).await.expect("a replay");
         assert!(one.refused(&replay, now, true).await.is_none());
-        assert!(matches!(one.present(now).await, Err(Unavailable::Locked { .. })));
+        assert!(matches!(one.present(None, now).await, Err(Unavailable::Locked { .. })));
         let later = Now { mono: now.mono + Duration::from_mins(1), ..now };
-        let probe = one.present(later).await.expect("a probe");
-        assert!(one.present(later).await.is_err());
-        one.accepted(&probe);
-        assert!(one.present(later).await.is_ok());
+        let probe = one.present(None, later).await.expect("a probe");
+        assert!(one.present(None, later).await.is_err());
+        one.accepted(&probe, later);
+        assert!(one.present(None, later).await.is_ok());
     }
 }

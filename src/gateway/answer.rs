@@ -10,7 +10,7 @@ use crate::journal::Attempt;
 use crate::route::Id;
 use crate::telemetry::drift::Kind;
 use crate::upstream::budget::limits_told;
-use crate::upstream::gate::{Outcome, Told};
+use crate::upstream::gate::{Bucket, Outcome, Told};
 use crate::upstream::{Answer, Failed};
 
 /// Rate fields that are not understood.
@@ -46,7 +46,7 @@ pub(super) fn drift(attempt: &Attempt, peek: Option<&Peek>) -> Vec<(Kind, String
     found
 }
 
-/// What an answer is to the gate. `account_is_empty` is the gate's to say.
+/// What an answer is to the gate. Bucket and jitter are the gate's to say.
 pub(super) fn outcome(status: StatusCode, answer: &HeaderMap, now: SystemTime) -> Outcome {
     if status != StatusCode::TOO_MANY_REQUESTS {
         return Outcome::Answered;
@@ -55,7 +55,7 @@ pub(super) fn outcome(status: StatusCode, answer: &HeaderMap, now: SystemTime) -
         |name: &str| answer.get(name).and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
     let asked = answer.get("retry-after").and_then(|value| retry_after(value.to_str().ok()?, now));
     let reset = || number("x-ratelimit-reset").map(Duration::from_secs);
-    Outcome::TooMany { retry_after: asked.or_else(reset), account_is_empty: false }
+    Outcome::TooMany { retry_after: asked.or_else(reset), bucket: Bucket::Unknown, jitter: Duration::ZERO }
 }
 
 /// Reads `Retry-After` (RFC 9110 §10.2.3): seconds, or a date.

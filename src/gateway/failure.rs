@@ -12,6 +12,7 @@ use crate::access::{Denied, Exceeded, NotPermitted, Reason, Unidentified};
 use crate::credential::Unavailable;
 use crate::route::Refusal;
 use crate::upstream::gate::Why;
+use crate::upstream::host::{Broken, Level};
 use crate::upstream::{Failed, FailedKind, NotNow};
 
 /// A request that gets an answer of our own instead of the upstream's.
@@ -448,6 +449,11 @@ fn no_credential_now(unavailable: Unavailable) -> Told {
             "Snyk refuses the gateway's credential, which is being left alone",
             "Your own key is fine. Ask who runs the gateway to replace its Snyk credential.",
         ),
+        Unavailable::ScopeRefused { .. } => unavailable_for(
+            "upstream_credential_refused_for_scope",
+            "Snyk refuses the gateway's credential for this org or group",
+            "Your own key is fine. Check the id; if it is right, ask who runs the gateway for a Snyk credential that may read it.",
+        ),
         Unavailable::NoToken { .. } => unavailable_for(
             "upstream_credential_unavailable",
             "The gateway has no access token for Snyk at the moment",
@@ -459,38 +465,55 @@ fn no_credential_now(unavailable: Unavailable) -> Told {
 
 fn not_now(why: NotNow) -> Told {
     let (no_turn, retry_after) = match why {
-        NotNow::Broken { retry_after } => (None, retry_after),
-        NotNow::NoTurn(no_turn) => (Some(no_turn.why), no_turn.retry_after),
+        NotNow::Broken(broken) => return circuit_open(broken),
+        NotNow::NoTurn(no_turn) => (no_turn.why, no_turn.retry_after),
     };
     let spared =
         |code, title, detail| told(StatusCode::TOO_MANY_REQUESTS, "http_request_denied", code, title, detail);
     match no_turn {
-        Some(Why::Budget) => spared(
+        Why::Budget => spared(
             "budget",
             "Snyk's limit is used up for the moment",
             "Wait as Retry-After says. Snyk was not asked, so that nobody is locked out of it.",
         ),
-        Some(Why::Hold) => spared(
+        Why::Hold => spared(
             "hold",
             "Snyk asked to be left alone",
             "Wait as Retry-After says. Snyk was not asked: asking earlier would prolong it.",
         ),
-        Some(Why::Concurrency | Why::Queue) => told(
+        Why::Concurrency | Why::Queue => told(
             StatusCode::SERVICE_UNAVAILABLE,
             "connection_limit_reached",
             "too_many_queued",
             "Too many requests wait for Snyk",
             "Wait as Retry-After says, or raise queue.max_running or queue.max_waiting.",
         ),
-        None => told(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "destination_unavailable",
-            "upstream_left_alone",
-            "Snyk keeps failing and is left alone for a moment",
-            "Wait as Retry-After says, and look at Snyk's status page.",
-        ),
     }
     .after(retry_after)
+}
+
+fn circuit_open(broken: Broken) -> Told {
+    let open = |code, title, detail| {
+        told(StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable", code, title, detail)
+    };
+    match broken.of {
+        Level::Host => open(
+            "circuit_open",
+            "Snyk keeps failing; requests pause for a moment",
+            "Wait as Retry-After says, and look at Snyk's status page.",
+        ),
+        Level::Scope => open(
+            "circuit_open_for_scope",
+            "Snyk keeps failing for this org or group; its requests pause for a moment",
+            "Wait as Retry-After says. Other orgs and groups are not affected.",
+        ),
+        Level::Export => open(
+            "circuit_open_for_export",
+            "Snyk keeps failing for this export; its requests pause for a moment",
+            "Wait as Retry-After says. Other exports are not affected; start a new one if this one stays broken.",
+        ),
+    }
+    .after(broken.retry_after)
 }
 
 fn refused(refusal: Refusal) -> Told {
@@ -570,7 +593,7 @@ fn upstream(kind: FailedKind) -> Told {
         K::HeadTooLarge => {
             gateway("Snyk's answer has too large a header section", "Report this to Snyk's support.")
         }
-        K::Stopped => told(
+        K::Stopped | K::Abandoned => told(
             S::SERVICE_UNAVAILABLE,
             "proxy_internal_response",
             "gateway_stopped",

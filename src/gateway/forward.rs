@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::answer::{self, Garbled};
+use super::document::{self, Document};
 use super::failure::{Failure, FailureKind};
 use super::{Gateway, fields, reply, spans};
 use crate::access::Permit;
@@ -23,10 +24,10 @@ use crate::telemetry::drift::Kind;
 use crate::telemetry::metrics::Attempted;
 use crate::telemetry::trace::Trace;
 use crate::transport::Streamed;
-use crate::upstream::gate::{Asking, Outcome, Told, Why};
-use crate::upstream::pacer::Pass;
+use crate::upstream::gate::{Asking, Kind as CallKind, Outcome, Told, Why};
+use crate::upstream::host::{Evidence, Resource};
 use crate::upstream::retry::Came;
-use crate::upstream::{Answer, Failed, FailedKind, Outgoing};
+use crate::upstream::{Admitted, Answer, Api, End, Failed, FailedKind, Lane, Outgoing};
 
 /// After a longer wait for a turn, the credential is looked at again: an access token may have ended.
 const LONG_QUEUE: Duration = Duration::from_secs(1);
@@ -64,6 +65,13 @@ pub(super) struct Sending {
     pub(super) waited_for: Option<&'static str>,
 }
 
+impl Sending {
+    fn of(admitted: &Admitted, tries: u32) -> Self {
+        let pass = &admitted.pass;
+        Self { tries, queued: pass.queued, waited_for: pass.why.map(Why::as_str) }
+    }
+}
+
 /// A request that is ready to go up, and for whom.
 #[derive(Debug, Clone)]
 pub(super) struct Errand {
@@ -92,15 +100,28 @@ impl Errand {
         let client = Arc::clone(&self.member.client);
         Asking { client, weight: self.share, start, deadline: self.deadline.into_std() }
     }
+
+    fn lane(&self, api: Api) -> Lane {
+        Lane { credential: Arc::clone(&self.credential.name), api }
+    }
 }
 
 /// One request to Snyk, what came of it, and its record in the making.
 struct Asked {
     attempt: Attempt,
     answer: Result<Answer, Failure>,
-    peek: Option<Peek>,
+    document: Document,
     sent: Now,
     received: Now,
+}
+
+/// An export call as it is sent once.
+struct ExportRequest<'a> {
+    call: &'a ExportCall,
+    errand: &'a Errand,
+    sent_id: Uuid,
+    body: Bytes,
+    sending: Sending,
 }
 
 impl Gateway {
@@ -119,15 +140,14 @@ impl Gateway {
             Ok(asked) => asked,
             Err(failure) => return lead.land(Err(failure)),
         };
-        let Asked { attempt, answer, peek, sent, received } = asked;
+        let Asked { attempt, answer, document, sent, received } = asked;
 
         // 2. See whether it may be stored.
         let id = attempt.id;
         let sending =
             Sending { tries: attempt.number, queued: attempt.queued, waited_for: attempt.waited_for };
         let landed = answer.map(|answer| {
-            let entry =
-                store_as.as_ref().and_then(|_| self.entry(&answer, peek.as_ref(), (sent, received), id));
+            let entry = store_as.as_ref().and_then(|_| self.entry(&answer, &document, (sent, received), id));
             let fields = fields::end_to_end(answer.fields, self.upstream.root());
             Arc::new(Landing {
                 attempt: id,
@@ -173,20 +193,22 @@ impl Gateway {
         body: &Bytes,
         lead: &mut Lead<Landed>,
     ) -> Result<Asked, Failure> {
-        let credential = &errand.credential;
-        let mut presented = credential.present(self.clock.now()).await.map_err(FailureKind::Unavailable)?;
+        let (credential, scope) = (&errand.credential, Some(&call.scope));
+        let present =
+            || async { credential.present(scope, self.clock.now()).await.map_err(FailureKind::Unavailable) };
+        let mut presented = present().await?;
         let is_read = call.method() == Method::GET;
         let (mut sent_id, mut may_replay, mut may_wait) = (errand.sent_id, is_read, is_read);
         let (mut number, mut tries) = (0, 0);
         let mut last: Option<Asked> = None;
         loop {
-            let pass = match (self.turn(call, errand, lead).await, last.take()) {
-                (Ok(pass), before) => {
+            let admitted = match (self.turn(call, errand, lead).await, last.take()) {
+                (Ok(admitted), before) => {
                     if let Some(before) = before {
                         self.must_be_recorded(self.journal.record(before.attempt, Vec::new()).await)?;
                         sent_id = Uuid::new_v4();
                     }
-                    pass
+                    admitted
                 }
                 // What the last try brought is better than nothing; a 401 is ours, not the client's.
                 (Err(_), Some(mut last)) => {
@@ -197,21 +219,26 @@ impl Gateway {
                 }
                 (Err(failure), None) => return Err(failure),
             };
-            if pass.queued > LONG_QUEUE {
-                presented = credential.present(self.clock.now()).await.map_err(FailureKind::Unavailable)?;
+            if admitted.pass.queued > LONG_QUEUE {
+                presented = present().await?;
             }
             (number, tries) = (number + 1, tries + 1);
-            let queued = (number, pass.queued, pass.why.map(Why::as_str));
-            let mut asked = self.ask_once(call, (errand, sent_id), (body.clone(), queued), &presented).await;
-            let outcome = outcome(&asked);
-            let told = asked.answer.as_ref().map(|answer| self.rate(&answer.fields)).unwrap_or_default();
-            pass.ended(outcome, &told);
+            if tries == 1 {
+                self.upstream.sent_first();
+            }
+            let sending = Sending::of(&admitted, number);
+            presented.sent();
+            let request = ExportRequest { call, errand, sent_id, body: body.clone(), sending };
+            let mut asked = self.ask_once(request, &presented, &admitted, lead).await;
+            let left = errand.deadline.saturating_duration_since(Instant::now());
+            // A probe decides for others too: it is not repeated before its answer is heard.
+            let again = Some(came(&asked)).filter(|_| is_read && !admitted.is_probe());
+            let again = again.and_then(|came| self.upstream.retry(came, tries, left));
+            admitted.ended(self.end_of(&asked, call, again.is_some()));
             let status = asked.answer.as_ref().ok().map(|answer| answer.status);
             if status.is_some_and(speaks_for_the_credential) {
-                credential.accepted(&presented);
+                credential.accepted(&presented, self.clock.now());
             }
-            let left = errand.deadline.saturating_duration_since(Instant::now());
-            let again = self.upstream.ended(came(&asked), (tries, left), is_read);
             if status == Some(StatusCode::UNAUTHORIZED) {
                 let other = credential.refused(&presented, self.clock.now(), true).await;
                 let Some(other) = other.filter(|_| std::mem::take(&mut may_replay)) else {
@@ -222,12 +249,24 @@ impl Gateway {
             } else if let Some(pause) = again {
                 tokio::time::sleep(pause).await;
             } else if status == Some(StatusCode::TOO_MANY_REQUESTS) && std::mem::take(&mut may_wait) {
-                // The hold is known by now: whether the wait for it fits is the gate's to say.
+                // The backoff is known by now: whether the wait for it fits is the gate's to say.
                 tries = 0;
             } else {
                 return Ok(asked);
             }
             last = Some(asked);
+        }
+    }
+
+    /// The end of a request, for the lane and the circuits. One that is made again says nothing yet of host and export.
+    fn end_of(&self, asked: &Asked, call: &ExportCall, is_made_again: bool) -> End {
+        let is_start = call.operation == Operation::Start;
+        let is_snyks = asked.attempt.received_id.is_some();
+        End {
+            outcome: outcome(asked),
+            told: asked.answer.as_ref().map(|answer| self.rate(&answer.fields)).unwrap_or_default(),
+            kind: if is_start { CallKind::Start } else { CallKind::Read },
+            evidence: if is_made_again { Evidence::None } else { came(asked).evidence(is_snyks) },
         }
     }
 
@@ -237,15 +276,17 @@ impl Gateway {
         call: &ExportCall,
         errand: &Errand,
         lead: &mut Lead<Landed>,
-    ) -> Result<Pass, Failure> {
+    ) -> Result<Admitted, Failure> {
         let is_start = call.operation == Operation::Start;
         let scope = || format!("{} {}", call.scope.kind.as_str(), call.scope.id.as_str()).into();
-        let turn = self.upstream.turn(&errand.credential.name, errand.asking(is_start.then(scope)));
+        let asking = errand.asking(is_start.then(scope));
+        let lane = errand.lane(Api::Rest);
+        let turn = self.upstream.turn(&lane, Some(Resource::from(call)), asking);
         let (mut turn, began) = (std::pin::pin!(turn), Instant::now());
         loop {
             tokio::select! {
-                pass = turn.as_mut() => {
-                    return pass.map_err(|why| {
+                admitted = turn.as_mut() => {
+                    return admitted.map_err(|why| {
                         self.metrics.waited(began.elapsed());
                         FailureKind::NotNow(why).into()
                     });
@@ -260,15 +301,18 @@ impl Gateway {
         }
     }
 
+    /// Sends an export call once, and makes its record.
     async fn ask_once(
         &self,
-        call: &ExportCall,
-        (errand, sent_id): (&Errand, Uuid),
-        (body, queued): (Bytes, (u32, Duration, Option<&'static str>)),
+        request: ExportRequest<'_>,
         presented: &Presented,
+        admitted: &Admitted,
+        lead: &mut Lead<Landed>,
     ) -> Asked {
+        let ExportRequest { call, errand, sent_id, body, sending } = request;
         let mut attempt = self.attempt(errand, sent_id, (call.method().as_str(), call.operation.as_str()));
-        (attempt.number, attempt.queued, attempt.waited_for) = queued;
+        (attempt.number, attempt.queued) = (sending.tries, sending.queued);
+        attempt.waited_for = sending.waited_for;
         attempt.scope_kind = Some(call.scope.kind.as_str());
         attempt.scope_id = Some(call.scope.id.as_str().to_owned());
         attempt.export_id = call.operation.export().map(|id| id.as_str().to_owned());
@@ -280,32 +324,40 @@ impl Gateway {
             fields: outgoing_fields(errand, sent_id, presented),
             body: Either::Left(Full::new(body)),
         };
-        let answer = self.shutdown.in_time(self.upstream.ask(outgoing)).await;
+        let asking = self.shutdown.in_time(self.upstream.ask(outgoing));
+        let answer =
+            if call.is_shared() { while_needed(asking, admitted, lead).await } else { Ok(asking.await) };
         let received = self.clock.now();
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
-        let answer = answer.unwrap_or_else(|| Err(Failed::of(FailedKind::Stopped)));
-        let echoes = match &answer {
-            Ok(answer) => presented.is_in(&answer.body) || presented.is_in_fields(&answer.fields),
-            Err(failed) => failed.head.as_ref().is_some_and(|head| presented.is_in_fields(&head.1)),
+        let stopped = || Err(Failed::of(FailedKind::Stopped));
+        let answer = answer.map_or_else(Err, |answer| answer.unwrap_or_else(stopped));
+        let document = match &answer {
+            // What is too large to be stored is read for nothing but the credential.
+            Ok(answer) => {
+                let is_storable = answer.body.len() <= self.rules.load().cache.max_entry;
+                document::read(&answer.body, presented.secret(), is_storable).await
+            }
+            Err(_) => Document::default(),
         };
-        if echoes {
+        let fields = answer
+            .as_ref()
+            .map_or_else(|failed| failed.head.as_ref().map(|head| &head.1), |answer| Some(&answer.fields));
+        if document.echoes || fields.is_some_and(|fields| presented.is_in_fields(fields)) {
             attempt.error = Some("credential_echoed");
             self.tell(&attempt, errand, (None, received));
-            return Asked { attempt, answer: Err(FailureKind::Echo.into()), peek: None, sent, received };
+            let document = Document::default();
+            return Asked { attempt, answer: Err(FailureKind::Echo.into()), document, sent, received };
         }
-        // What is too large to be stored is not worth reading.
-        let readable =
-            answer.as_ref().ok().filter(|answer| answer.body.len() <= self.rules.load().cache.max_entry);
-        let peek = readable.and_then(|answer| Peek::of(&answer.body));
-        answer::note(&mut attempt, &answer, peek.as_ref());
-        self.tell(&attempt, errand, (peek.as_ref(), received));
-        Asked { attempt, answer: answer.map_err(Failure::from), peek, sent, received }
+        answer::note(&mut attempt, &answer, document.peek.as_ref());
+        self.tell(&attempt, errand, (document.peek.as_ref(), received));
+        Asked { attempt, answer: answer.map_err(Failure::from), document, sent, received }
     }
 
     /// Waits for a turn of a call that is no export call.
-    pub(super) async fn turn_of_other(&self, errand: &Errand) -> Result<Pass, Failure> {
+    pub(super) async fn turn_of_other(&self, call: &OtherCall, errand: &Errand) -> Result<Admitted, Failure> {
         let began = Instant::now();
-        let turn = self.upstream.turn(&errand.credential.name, errand.asking(None)).await;
+        let api = if call.target.starts_with("/v1/") { Api::V1 } else { Api::Rest };
+        let turn = self.upstream.turn(&errand.lane(api), None, errand.asking(None)).await;
         turn.map_err(|why| {
             self.metrics.waited(began.elapsed());
             FailureKind::NotNow(why).into()
@@ -320,13 +372,13 @@ impl Gateway {
         self: Arc<Self>,
         call: OtherCall,
         (errand, body): (Errand, Streamed),
-        pass: Pass,
+        admitted: Admitted,
     ) -> Result<(Uuid, Sending, http::Response<Streamed>), Failure> {
         let presented =
             errand.credential.present_unlocked(self.clock.now()).await.map_err(FailureKind::Unavailable)?;
         let mut attempt = self.attempt(&errand, errand.sent_id, (call.method.as_str(), "other"));
-        (attempt.queued, attempt.waited_for) = (pass.queued, pass.why.map(Why::as_str));
-        let sending = Sending { tries: 1, queued: attempt.queued, waited_for: attempt.waited_for };
+        let sending = Sending::of(&admitted, 1);
+        (attempt.queued, attempt.waited_for) = (sending.queued, sending.waited_for);
         if let Some(scope) = call.scopes.first() {
             attempt.scope_kind = Some(scope.kind.as_str());
             attempt.scope_id = Some(scope.id.as_str().to_owned());
@@ -342,23 +394,18 @@ impl Gateway {
         let answer = self.shutdown.in_time(self.upstream.open(outgoing)).await;
         let answer = answer.unwrap_or_else(|| Err(Failed::of(FailedKind::Stopped)));
         attempt.latency = self.clock.now().mono.saturating_duration_since(sent.mono);
-        let came = match &answer {
+        let (end, came) = match &answer {
             Ok(response) => {
-                pass.ended(
-                    answer::outcome(response.status(), response.headers(), self.clock.now().wall),
-                    &self.rate(response.headers()),
-                );
-                Came::Status(response.status().as_u16())
+                let (status, fields) = (response.status(), response.headers());
+                let is_snyks = fields.contains_key(fields::SNYK_REQUEST_ID);
+                let outcome = answer::outcome(status, fields, self.clock.now().wall);
+                ((outcome, self.rate(fields)), Came::Status(status.as_u16()).evidence(is_snyks))
             }
-            Err(failed) => {
-                pass.ended(Outcome::Failed, &Told::default());
-                Came::Failed(failed.kind)
-            }
+            Err(failed) => ((Outcome::Failed, Told::default()), Came::Failed(failed.kind).evidence(false)),
         };
         // What its client uploads may have failed it, or kept it from an answer: that says nothing of the upstream.
-        if answer.is_ok() || !uploads {
-            let _ = self.upstream.ended(came, (1, Duration::ZERO), false);
-        }
+        let evidence = if answer.is_ok() || !uploads { came } else { Evidence::None };
+        admitted.ended(End { outcome: end.0, told: end.1, kind: CallKind::Other, evidence });
         let mut instead = None;
         match &answer {
             Ok(response) if presented.is_in_fields(response.headers()) => {
@@ -425,11 +472,12 @@ impl Gateway {
     fn entry(
         &self,
         answer: &Answer,
-        peek: Option<&Peek>,
+        document: &Document,
         (sent, received): (Now, Now),
         attempt: Uuid,
     ) -> Option<Arc<Entry>> {
         let Answer { status, fields, body } = answer;
+        let peek = document.peek.as_ref();
         let seen = cache::Answer { status: *status, fields, body_len: body.len(), peek, sent, received };
         let freshness = match cache::assess(&seen, &self.rules.load().cache) {
             Ok(freshness) => freshness,
@@ -440,7 +488,7 @@ impl Gateway {
         };
         let fields = fields::for_replay(fields::end_to_end(fields.clone(), self.upstream.root()));
         let age = cache::age(&fields);
-        let etag = cache::etag(body);
+        let etag = document.etag.clone()?;
         let fields = self.cache.pack(&reply::for_storing(fields, &etag, &freshness));
         let whole = cache::Whole { status: *status, fields, body: body.clone(), etag, age };
         let entry = Entry::new(whole, freshness, received, attempt);
@@ -455,6 +503,32 @@ impl Gateway {
             operation,
             method: method.to_owned(),
             ..Attempt::new(self.clock.now().wall, with, sent_id)
+        }
+    }
+}
+
+/// Does `work`, the asking for an answer, as long as it is needed: one that all clients have left ends when another request
+/// needs its slot.
+async fn while_needed<T>(
+    work: impl Future<Output = T>,
+    admitted: &Admitted,
+    lead: &mut Lead<Landed>,
+) -> Result<T, Failed> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = work.as_mut() => return Ok(done),
+            () = lead.abandoned() => {
+                if lead.is_abandoned() {
+                    admitted.pass.abandon();
+                }
+            }
+            () = admitted.pass.slot_needed() => {
+                // Somebody may have come back.
+                if lead.give_up() {
+                    return Err(Failed::of(FailedKind::Abandoned));
+                }
+            }
         }
     }
 }

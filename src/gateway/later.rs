@@ -158,11 +158,11 @@ impl Gateway {
             // Who leaves while waiting is not sent; who leaves later gets nothing, and the record is made all
             // the same.
             let turn = tokio::select! {
-                turn = gateway.turn_of_other(&errand) => turn,
+                turn = gateway.turn_of_other(&call, &errand) => turn,
                 () = answer.closed() => return,
             };
             let came = match turn {
-                Ok(pass) => gateway.pass_through(call, (errand, body), pass).await,
+                Ok(admitted) => gateway.pass_through(call, (errand, body), admitted).await,
                 Err(failure) => Err(failure),
             };
             let _ = answer.send(came);

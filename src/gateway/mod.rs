@@ -2,6 +2,7 @@
 //! waiting, and from there on in `later`.
 
 mod answer;
+mod document;
 mod exchange;
 mod failure;
 mod fields;
@@ -25,7 +26,7 @@ use http::{HeaderValue, Request, Response, Version};
 use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
 
-use crate::access::{Access, Permit, Principal};
+use crate::access::{Access, Exceeded, NotPermitted, Permit, Principal};
 use crate::cache::{Cache, Directives, Entry, Flights, Key, Member};
 use crate::clock::Clock;
 use crate::credential::{Credential, Credentials};
@@ -35,7 +36,8 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
 use crate::transport::{Body, Peer};
-use crate::upstream::Upstream;
+use crate::upstream::host::Resource;
+use crate::upstream::{Api, Lane, Upstream};
 
 use exchange::{Exchange, Unanswered, Why};
 use failure::{Failure, FailureKind};
@@ -209,8 +211,18 @@ impl Gateway {
         // 3. Permit it: before the cache is looked at, so that who may not know learns nothing. The permit
         //    is held until the answer is there, and by a fetch until that has ended, whoever leaves.
         let permitted = self.access.permit(principal, &route, exchange.started.mono);
+        let credential = self.credentials.choose(route.scopes());
+        let permitted = match (permitted, &credential) {
+            // The client may ask again for what it asked for before, and left.
+            (Err(NotPermitted::Exceeded(Exceeded::AtOnce)), Some(credential))
+                if self.has_left(principal, &route, (parts, rules), credential) =>
+            {
+                self.access.permit_to_join(principal, &route, exchange.started.mono)
+            }
+            (permitted, _) => permitted,
+        };
         let permit = permitted.map_err(|why| FailureKind::not_permitted(why, self.access.hides()))?;
-        let credential = self.credentials.choose(route.scopes()).ok_or(FailureKind::NoCredential)?;
+        let credential = credential.ok_or(FailureKind::NoCredential)?;
 
         let mut call = match route {
             Route::Export(call) => call,
@@ -226,20 +238,44 @@ impl Gateway {
         // 4. Look up.
         let looked_up = self.look_up(exchange, &call, (parts, rules), &credential)?;
         let is_shared = call.is_shared();
-        let errand = |exchange: &Exchange| {
+        let errand = |exchange: &Exchange, permit| {
             self.errand(exchange, (parts, rules), (principal, permit, credential), is_shared)
         };
         Ok(match looked_up {
             Found::Answer(response) => Decided::Answered(response),
             Found::Ending(response, key) => {
-                self.refresh(&call, errand(exchange)?, key);
+                // It is nobody's request: it takes no place of the reader's.
+                self.refresh(&call, errand(exchange, Permit::unlimited())?, key);
                 Decided::Answered(response)
             }
             Found::Nothing(missed) => {
-                let errand = errand(exchange)?;
+                let errand = errand(exchange, permit)?;
                 Decided::Ask(Box::new(Ask::Export(call, errand, missed)))
             }
         })
+    }
+
+    /// Whether a flight of `principal`'s answers this, that it has left: what it caused holds its place still.
+    fn has_left(
+        &self,
+        principal: &Principal,
+        route: &Route,
+        (parts, rules): (&Parts, &Rules),
+        credential: &Credential,
+    ) -> bool {
+        let Route::Export(call) = route else { return false };
+        let mut call = call.clone();
+        if let Some(version) = &rules.default_version {
+            call.query.default_version(version);
+        }
+        call.is_shared()
+            && self.flights.was_left_by(&self.key(&call, (parts, rules), credential), &principal.name)
+    }
+
+    /// The cache key of a call that is shared.
+    fn key(&self, call: &ExportCall, (parts, rules): (&Parts, &Rules), credential: &Credential) -> String {
+        let names = (&*self.upstream_name, &*credential.cache_name);
+        Key::text(names, call, &rules.forward_headers, &parts.headers)
     }
 
     /// What goes up, put together only where something goes up.
@@ -313,12 +349,7 @@ impl Gateway {
         } else if directives.no_store {
             (Why::Request, None)
         } else {
-            let key = Key::text(
-                (&self.upstream_name, &credential.cache_name),
-                call,
-                &rules.forward_headers,
-                &parts.headers,
-            );
+            let key = self.key(call, (parts, rules), credential);
             match self.cache.find(&key) {
                 None => (Why::UriMiss, Some(key)),
                 Some(entry) if !entry.is_fresh(now) => {
@@ -326,7 +357,7 @@ impl Gateway {
                     stale = Some(entry)
                         .filter(|entry| entry.links_live(now) && entry.satisfies(&directives, now));
                     if let Some(entry) = &stale
-                        && self.upstream.is_held(&credential.name)
+                        && self.is_held(call, credential)
                     {
                         return Ok(Found::Answer(exchange.stale(entry, &parts.headers, now, None)));
                     }
@@ -348,6 +379,12 @@ impl Gateway {
         }
         self.refuse_unrecorded()?;
         Ok(Found::Nothing(Missed { directives, why, key: key.map(Key::from), stale }))
+    }
+
+    /// Whether Snyk cannot be asked this at the moment.
+    fn is_held(&self, call: &ExportCall, credential: &Credential) -> bool {
+        let lane = Lane { credential: Arc::clone(&credential.name), api: Api::Rest };
+        self.upstream.is_held(&lane, &Resource::from(call))
     }
 
     /// Fetches an entry again ahead of its end, once for all its readers, so that none of them waits for it.

@@ -56,6 +56,8 @@ pub enum FailedKind {
     Protocol,
     /// The gateway stopped while it waited.
     Stopped,
+    /// All clients had left, and another request needed its slot.
+    Abandoned,
 }
 
 impl FailedKind {
@@ -76,6 +78,7 @@ impl FailedKind {
             Self::HeadTooLarge => "http_response_header_section_size",
             Self::Protocol => "http_protocol_error",
             Self::Stopped => "gateway_stopped",
+            Self::Abandoned => "abandoned",
         }
     }
 }

@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::backoff::{self, Backoff};
 use super::budget::{Budget, Limit};
-use super::hold::{self, Hold, May};
 use super::queue::FairQueue;
+use super::slots::{Slot, Slots};
+use crate::circuit::{Admits, Standing as CircuitStanding};
 
 /// Nobody is told to come back later than this after it is worth asking again.
 const MOST_PROMISED: Duration = Duration::from_mins(1);
@@ -19,18 +21,22 @@ const MOST_PROMISED: Duration = Duration::from_mins(1);
 pub struct Settings {
     /// Snyk's limits, as far as they are ours.
     pub limits: Vec<Limit>,
+    /// The same, of the whole account: rate fields that tell these are about it.
+    pub account: Vec<Limit>,
     /// Start calls in an hour and scope; `None` leaves it to Snyk to refuse.
     pub starts: Option<u32>,
     /// What every window is taken to be longer.
     pub margin: Duration,
     /// How holds go.
-    pub hold: hold::Settings,
+    pub hold: backoff::Settings,
     /// Longest that a request waits for its turn.
     pub max_wait: Duration,
     /// Most requests that wait.
     pub max_waiting: usize,
     /// Most requests that run.
     pub max_running: usize,
+    /// Whether there are several clients: then one leaves slots for the others.
+    pub several_clients: bool,
 }
 
 /// What asks for a turn.
@@ -92,9 +98,11 @@ pub enum Turn {
     Send {
         /// Which.
         ticket: Ticket,
-        /// Whether much depends on what it gets.
-        probe: bool,
+        /// How.
+        send: Send,
     },
+    /// End the read in this slot: its clients have left, and another request waits for the slot.
+    End(Slot),
     /// Tell this one that it waited in vain.
     Refuse(Ticket, NoTurn),
     /// Nothing before this time.
@@ -103,9 +111,20 @@ pub enum Turn {
     Idle,
 }
 
+/// A request that is let send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Send {
+    /// Its slot.
+    pub slot: Slot,
+    /// Whether it is the probe after a backoff.
+    pub is_probe: bool,
+    /// Whether it is the probe after a backoff of its scope's starts.
+    pub is_probe_of_starts: bool,
+}
+
 /// Whether anything may be sent.
 enum Way {
-    Open { probe: bool },
+    Open,
     Closed(Option<Instant>),
 }
 
@@ -136,14 +155,22 @@ pub struct Told {
 pub struct Standing {
     /// The length of each window, what may be sent in it, and what was.
     pub windows: Vec<(Duration, u32, u32)>,
-    /// `none`, `held`, `probing` or `ramp`; and how long that lasts, where it is known.
-    pub hold: (&'static str, Duration),
+    /// The backoff after a 429.
+    pub hold: CircuitStanding,
     /// The scopes whose starts are held, and how long still.
     pub starts_held: Vec<(Arc<str>, Duration)>,
     /// How many wait for their turn.
     pub waiting: usize,
     /// How many were sent and have no answer yet.
     pub running: usize,
+}
+
+impl Standing {
+    /// Whether anything was sent, or waits.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.waiting > 0 || self.running > 0 || self.windows.iter().any(|(_, _, used)| *used > 0)
+    }
 }
 
 /// What came of a send.
@@ -155,11 +182,35 @@ pub enum Outcome {
     TooMany {
         /// `Retry-After`, or until the reset.
         retry_after: Option<Duration>,
-        /// Whether the rate fields say that a window of the account is used up ([`Gate::is_empty`]).
-        account_is_empty: bool,
+        /// The limit that was reached, as far as the rate fields tell ([`Gate::bucket`]).
+        bucket: Bucket,
+        /// Added to our own pause, so that many gateways do not come back at once.
+        jitter: Duration,
     },
     /// No answer.
     Failed,
+}
+
+/// A limit of Snyk's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bucket {
+    /// The account's.
+    Account,
+    /// Another one, such as that of a single call.
+    Other,
+    /// Nothing tells.
+    Unknown,
+}
+
+/// The part of the API that a call is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An export call that reads.
+    Read,
+    /// A start call.
+    Start,
+    /// Any other call.
+    Other,
 }
 
 #[derive(Debug)]
@@ -172,8 +223,10 @@ struct Waiting {
 /// What a scope's start calls may do.
 #[derive(Debug)]
 struct Starts {
-    hold: Hold,
+    hold: Backoff,
     budget: Budget,
+    /// How many are under way: what they bring must find its scope.
+    running: usize,
 }
 
 /// The gate of one credential.
@@ -181,12 +234,12 @@ struct Starts {
 pub struct Gate {
     settings: Settings,
     budget: Budget,
-    hold: Hold,
+    hold: Backoff,
     starts: HashMap<Arc<str>, Starts>,
     queue: FairQueue<Waiting>,
     /// The ends of everybody's wait, the first first, and whose they are.
     ends: BTreeMap<(Instant, Ticket), Arc<str>>,
-    running: usize,
+    slots: Slots,
     last_ticket: u64,
     /// The last time that each client was told to come back at.
     promised: HashMap<Arc<str>, Instant>,
@@ -198,11 +251,11 @@ impl Gate {
     pub fn new(settings: Settings) -> Self {
         Self {
             budget: Budget::new(settings.limits.clone(), settings.margin),
-            hold: Hold::new(settings.hold),
+            hold: Backoff::new(settings.hold),
             starts: HashMap::new(),
             queue: FairQueue::default(),
             ends: BTreeMap::new(),
-            running: 0,
+            slots: Slots::default(),
             last_ticket: 0,
             promised: HashMap::new(),
             settings,
@@ -230,16 +283,26 @@ impl Gate {
         Ok((ticket, until))
     }
 
-    /// Decides what is next; to be asked again after each `Send` and `Refuse`.
+    /// Decides what is next; to be asked again after each `Send`, `End` and `Refuse`.
     pub fn turn(&mut self, now: Instant) -> Turn {
         let Some((&(first_end, first), _)) = self.ends.first_key_value() else { return Turn::Idle };
-        let free = match self.way(now) {
-            Way::Open { probe } => match self.take(now) {
-                Ok(ticket) => return Turn::Send { ticket, probe },
+        let mut free = match self.way(now) {
+            Way::Open => match self.take(now) {
+                Ok(turn) => return turn,
                 Err(free) => free,
             },
             Way::Closed(until) => until,
         };
+        // What waits for a slot alone may have one that nobody needs any more.
+        if self.lacks_slot(now)
+            && let Some((at, slot)) = self.slots.abandoned()
+        {
+            if at <= now {
+                self.slots.abandon(slot, None);
+                return Turn::End(slot);
+            }
+            free = Some(free.map_or(at, |free| free.min(at)));
+        }
         if first_end <= now {
             let client = self.ends.remove(&(first_end, first));
             let gone =
@@ -254,61 +317,82 @@ impl Gate {
 
     /// Whether anything may be sent now; else until when not, where that is known.
     fn way(&self, now: Instant) -> Way {
-        if self.running >= self.settings.max_running {
+        if self.slots.len() >= self.settings.max_running {
             return Way::Closed(None);
         }
-        let probe = match self.hold.may(now) {
-            May::Send => false,
-            May::Probe => true,
-            May::WaitUntil(until) => return Way::Closed(Some(until)),
-            May::WaitForProbe => return Way::Closed(None),
-        };
+        match self.hold.admits(now) {
+            Admits::All | Admits::Probe => {}
+            Admits::NoneBefore(until) => return Way::Closed(Some(until)),
+            Admits::NoneBeforeProbe => return Way::Closed(None),
+        }
         let free = self.budget.paced(now);
-        if free > now { Way::Closed(Some(free)) } else { Way::Open { probe } }
+        if free > now { Way::Closed(Some(free)) } else { Way::Open }
     }
 
-    /// Takes who is next out of the queue; where all that wait are held starts, when the first of them may go.
-    fn take(&mut self, now: Instant) -> Result<Ticket, Option<Instant>> {
+    /// Whether a request waits for nothing but a slot.
+    fn lacks_slot(&self, now: Instant) -> bool {
+        let may_send = matches!(self.hold.admits(now), Admits::All | Admits::Probe);
+        may_send && self.budget.paced(now) <= now && self.queue.len() > 0
+    }
+
+    /// Takes who is next out of the queue; where none may go, when the first of the held starts among them may.
+    fn take(&mut self, now: Instant) -> Result<Turn, Option<Instant>> {
+        let held = &self.starts;
         let free = |waiting: &Waiting| {
-            let starts = waiting.asking.start.as_ref().and_then(|scope| self.starts.get(scope))?;
+            let starts = waiting.asking.start.as_ref().and_then(|scope| held.get(scope))?;
             Some(starts.free(now)).filter(|free| *free > now)
         };
-        let Some(waiting) = self.queue.pop(|waiting| free(waiting).is_none()) else {
+        let Settings { max_running, several_clients, .. } = self.settings;
+        let slots = &self.slots;
+        let may_go = |waiting: &Waiting| {
+            free(waiting).is_none() && slots.admit(&waiting.asking.client, max_running, several_clients)
+        };
+        let Some(waiting) = self.queue.pop(may_go) else {
             return Err(self.queue.iter().filter_map(free).min());
         };
         self.ends.remove(&(waiting.until, waiting.ticket));
-        self.sends(waiting.asking.start.as_ref(), now);
-        Ok(waiting.ticket)
+        let send = self.sends(&waiting.asking.client, waiting.asking.start.as_ref(), now);
+        Ok(Turn::Send { ticket: waiting.ticket, send })
+    }
+
+    fn has_slot_for(&self, client: &Arc<str>) -> bool {
+        self.slots.admit(client, self.settings.max_running, self.settings.several_clients)
     }
 
     /// Counts a send.
-    fn sends(&mut self, start: Option<&Arc<str>>, now: Instant) {
+    fn sends(&mut self, client: &Arc<str>, start: Option<&Arc<str>>, now: Instant) -> Send {
         self.budget.spend(now, now);
-        self.hold.sent(now);
-        self.running += 1;
+        let slot = self.slots.take(client);
+        let is_probe = self.hold.sent(now);
+        let mut is_probe_of_starts = false;
         if let Some(scope) = start {
             let settings = &self.settings;
             let starts = self.starts.entry(Arc::clone(scope)).or_insert_with(|| Starts::new(settings));
             starts.budget.spend(now, now);
-            starts.hold.sent(now);
+            starts.running += 1;
+            is_probe_of_starts = starts.hold.sent(now);
         }
+        Send { slot, is_probe, is_probe_of_starts }
     }
 
     /// Gives a turn at once, where nothing can stand in its way: nobody waits, nothing is held, and the budget is so
     /// far from its end that others need not know of it first. `unwritten` of our sends they do not know of yet.
-    pub fn at_once(&mut self, start: Option<&Arc<str>>, unwritten: u32, now: Instant) -> bool {
-        let may = |hold: &Hold, budget: &Budget| hold.is_open() && budget.may_go_unseen(unwritten, now);
+    pub fn at_once(&mut self, asking: &Asking, unwritten: u32, now: Instant) -> Option<Send> {
+        let may = |hold: &Backoff, budget: &Budget| hold.is_open() && budget.may_go_unseen(unwritten, now);
+        let start = asking.start.as_ref();
         let starts = start.and_then(|scope| self.starts.get(scope));
         let goes = self.queue.len() == 0
-            && self.running < self.settings.max_running
+            && self.has_slot_for(&asking.client)
             && may(&self.hold, &self.budget)
             // What is not known of a scope's starts has to be made to be looked at, which is as well done in turn.
             && start.is_none_or(|_| self.settings.starts.is_none())
             && starts.is_none_or(|starts| may(&starts.hold, &starts.budget));
-        if goes {
-            self.sends(start, now);
-        }
-        goes
+        goes.then(|| self.sends(&asking.client, start, now))
+    }
+
+    /// Notes since when nobody waits for the answer to the request in `slot`; `None` where somebody does again.
+    pub fn abandon(&mut self, slot: Slot, since: Option<Instant>) {
+        self.slots.abandon(slot, since);
     }
 
     /// One that waited is gone.
@@ -319,44 +403,49 @@ impl Gate {
     }
 
     /// A send ended.
-    pub fn ended(
-        &mut self,
-        (start, probe): (Option<&Arc<str>>, bool),
-        outcome: &Outcome,
-        jitter: Duration,
-        now: Instant,
-    ) {
-        self.running = self.running.saturating_sub(1);
-        let starts = start.and_then(|scope| self.starts.get_mut(scope));
+    pub fn ended(&mut self, start: Option<&Arc<str>>, send: Send, outcome: &Outcome, now: Instant) {
+        self.slots.free(send.slot);
+        let settings = &self.settings;
+        let mut starts =
+            start.map(|scope| self.starts.entry(Arc::clone(scope)).or_insert_with(|| Starts::new(settings)));
+        if let Some(starts) = &mut starts {
+            starts.running = starts.running.saturating_sub(1);
+        }
         match outcome {
             Outcome::Answered => {
-                self.hold.answered(probe, now);
+                self.hold.answered(send.is_probe, now);
                 if let Some(starts) = starts {
-                    starts.hold.answered(true, now);
+                    starts.hold.answered(send.is_probe_of_starts, now);
                 }
             }
-            Outcome::TooMany { retry_after, account_is_empty } => {
-                // A start's own quota is another one than the account's.
-                let of_account = starts.is_none() || *account_is_empty;
+            Outcome::TooMany { retry_after, bucket, jitter } => {
+                // A start's own quota is another one than the account's, and a bucket of its own is no other call's.
+                let is_the_accounts = match bucket {
+                    Bucket::Account => true,
+                    Bucket::Unknown => starts.is_none(),
+                    Bucket::Other => false,
+                };
                 if let Some(starts) = starts {
-                    starts.hold.refused(*retry_after, jitter, now);
+                    starts.hold.refused(*retry_after, send.is_probe_of_starts, *jitter, now);
                 }
-                if of_account {
-                    self.hold.refused(*retry_after, jitter, now);
+                if is_the_accounts {
+                    self.hold.refused(*retry_after, send.is_probe, *jitter, now);
                 } else {
-                    self.hold.answered(probe, now);
+                    self.hold.answered(send.is_probe, now);
                 }
             }
             Outcome::Failed => {
-                if probe {
-                    self.hold.lost(now);
+                if send.is_probe {
+                    self.hold.lose_probe(now);
                 }
-                if let Some(starts) = starts {
-                    starts.hold.lost(now);
+                if let Some(starts) = starts.filter(|_| send.is_probe_of_starts) {
+                    starts.hold.lose_probe(now);
                 }
             }
         }
-        self.starts.retain(|_, starts| !starts.hold.is_over(now) || !starts.budget.is_unused(now));
+        self.starts.retain(|_, starts| {
+            starts.running > 0 || !starts.hold.is_over(now) || !starts.budget.is_unused(now)
+        });
     }
 
     /// What others sent with the same credential.
@@ -374,8 +463,8 @@ impl Gate {
     }
 
     /// A turn was not used after all; the budget counts it all the same.
-    pub fn not_sent(&mut self, start: Option<&Arc<str>>, probe: bool, now: Instant) {
-        self.ended((start, probe), &Outcome::Failed, Duration::ZERO, now);
+    pub fn not_sent(&mut self, start: Option<&Arc<str>>, send: Send, now: Instant) {
+        self.ended(start, send, &Outcome::Failed, now);
     }
 
     /// A turn that was given at `at` is used only now; whether it still may be.
@@ -399,42 +488,50 @@ impl Gate {
 
     /// What a request that asks now would wait for, if for anything.
     #[must_use]
-    pub fn stands_in_the_way(&self, start: Option<&Arc<str>>, now: Instant) -> Option<Why> {
-        if self.hold.may(now) != May::Send {
+    pub fn stands_in_the_way(&self, asking: &Asking, now: Instant) -> Option<Why> {
+        if self.hold.admits(now) != Admits::All {
             Some(Why::Hold)
-        } else if let Some((why, _)) = self.closed_until(start, now) {
+        } else if let Some((why, _)) = self.closed_until(asking.start.as_ref(), now) {
             Some(why)
-        } else if self.running >= self.settings.max_running {
+        } else if !self.has_slot_for(&asking.client) {
             Some(Why::Concurrency)
         } else {
             (self.queue.len() > 0).then_some(Why::Queue)
         }
     }
 
-    /// What Snyk said about its limits.
+    /// Takes in what the rate fields of an answer say.
     ///
-    /// An answer to a start may speak of the quota of starts: less than is configured is taken for that. `reset`
-    /// is when its window ends; nothing is believed for longer than a hold may last.
-    pub fn learn(&mut self, told: &Told, is_start: bool, now: Instant) {
+    /// Those of an export read are believed, whatever they say: that is what export reads have. Of any other call, a
+    /// limit is believed where it is the account's, for the call may have one of its own. `reset` is when the window ends;
+    /// nothing is believed for longer than a hold may last.
+    pub fn learn(&mut self, told: &Told, kind: Kind, now: Instant) {
         let at_most = told.reset.map_or(self.settings.hold.most, |reset| reset.min(self.settings.hold.most));
         for limit in &told.limits {
-            if !is_start || self.is_the_accounts(*limit) {
+            if kind == Kind::Read || self.is_the_accounts(*limit) {
                 let remaining = told.remaining.filter(|_| told.first == Some(limit.most));
                 self.budget.learn(*limit, remaining, at_most, now);
             }
         }
     }
 
-    /// Whether a limit that Snyk told is one of the account's, as far as that can be known.
     fn is_the_accounts(&self, told: Limit) -> bool {
-        self.settings.limits.iter().any(|limit| limit.window == told.window && told.most >= limit.most)
+        self.settings.account.contains(&told)
     }
 
-    /// Whether what Snyk told says that a window of the account is used up.
+    /// The limit that a 429 with these rate fields is about.
     #[must_use]
-    pub fn is_empty(&self, told: &Told) -> bool {
+    pub fn bucket(&self, told: &Told, kind: Kind) -> Bucket {
         let first = told.limits.iter().find(|limit| told.first == Some(limit.most));
-        told.remaining == Some(0) && first.is_some_and(|limit| self.is_the_accounts(*limit))
+        match (first, kind) {
+            (None, _) => Bucket::Unknown,
+            // What holds for one export read holds for all of them, and they are most of what is sent.
+            (Some(_), Kind::Read) => Bucket::Account,
+            (Some(limit), Kind::Start | Kind::Other) => {
+                let is_used_up = told.remaining.is_none_or(|remaining| remaining == 0);
+                if is_used_up && self.is_the_accounts(*limit) { Bucket::Account } else { Bucket::Other }
+            }
+        }
     }
 
     /// The upstream is back after it was left alone.
@@ -454,15 +551,15 @@ impl Gate {
     /// Whether everything is held back at the moment.
     #[must_use]
     pub fn is_held(&self, now: Instant) -> bool {
-        self.hold.until(now).is_some() || self.hold.may(now) == May::WaitForProbe
+        self.hold.blocks(now)
     }
 
     /// How it stands at `now`.
     #[must_use]
     pub fn standing(&self, now: Instant) -> Standing {
         let starts = self.starts.iter().filter_map(|(scope, starts)| {
-            let (word, left) = starts.hold.standing(now);
-            (word != "none").then(|| (Arc::clone(scope), left))
+            let held = Some(starts).filter(|starts| starts.hold.blocks(now))?;
+            Some((Arc::clone(scope), held.hold.retry_after(now)))
         });
         let mut starts_held: Vec<_> = starts.collect();
         starts_held.sort();
@@ -471,7 +568,7 @@ impl Gate {
             hold: self.hold.standing(now),
             starts_held,
             waiting: self.waiting(),
-            running: self.running,
+            running: self.slots.len(),
         }
     }
 
@@ -509,12 +606,23 @@ impl Gate {
     fn refusal(&mut self, asking: &Asking, now: Instant) -> NoTurn {
         let (why, at) = match self.closed_until(asking.start.as_ref(), now) {
             Some((Why::Hold, at)) => (Why::Hold, at),
-            _ if self.running >= self.settings.max_running => (Why::Concurrency, now),
-            _ if self.hold.may(now) != May::Send => (Why::Hold, now),
+            _ if !self.has_slot_for(&asking.client) => (Why::Concurrency, now),
+            _ if self.hold.admits(now) != Admits::All => (Why::Hold, now),
             closed => (Why::Budget, closed.map_or(now, |(_, at)| at)),
         };
-        let at = if why == Why::Budget { self.promise(&asking.client, at, now) } else { at };
+        let at = match why {
+            Why::Budget => self.promise(&asking.client, at, now),
+            // Snyk's own time, where it is later than ours.
+            Why::Hold => at.max(now + self.held_until_told(asking.start.as_ref(), now)),
+            Why::Concurrency | Why::Queue => at,
+        };
         NoTurn { why, retry_after: at.saturating_duration_since(now).max(Duration::from_secs(1)) }
+    }
+
+    /// The wait that Snyk asked for, of the account or of a scope's starts.
+    fn held_until_told(&self, start: Option<&Arc<str>>, now: Instant) -> Duration {
+        let starts = start.and_then(|scope| self.starts.get(scope));
+        self.hold.retry_after(now).max(starts.map_or(Duration::ZERO, |starts| starts.hold.retry_after(now)))
     }
 
     fn promise(&mut self, client: &Arc<str>, earliest: Instant, now: Instant) -> Instant {
@@ -536,16 +644,17 @@ fn starts_limit(settings: &Settings) -> Vec<Limit> {
 
 impl Starts {
     fn new(settings: &Settings) -> Self {
-        Self { hold: Hold::new(settings.hold), budget: Budget::new(starts_limit(settings), settings.margin) }
+        let budget = Budget::new(starts_limit(settings), settings.margin);
+        Self { hold: Backoff::new(settings.hold), budget, running: 0 }
     }
 
     /// When the next start may be sent.
     fn free(&self, now: Instant) -> Instant {
-        let held = match self.hold.may(now) {
-            May::Send | May::Probe => now,
-            May::WaitUntil(until) => until,
+        let held = match self.hold.admits(now) {
+            Admits::All | Admits::Probe => now,
+            Admits::NoneBefore(until) => until,
             // Its end is not known: looked at again soon.
-            May::WaitForProbe => now + Duration::from_secs(1),
+            Admits::NoneBeforeProbe => now + Duration::from_secs(1),
         };
         held.max(self.budget.next(now))
     }
@@ -563,12 +672,14 @@ mod tests {
         let limit = |most, window| Limit { most, window: seconds(window) };
         Settings {
             limits: vec![limit(160, 1), limit(1_620, 60), limit(97_200, 3_600)],
+            account: vec![limit(160, 1), limit(1_620, 60), limit(97_200, 3_600)],
             starts: None,
             margin: Duration::ZERO,
-            hold: hold::Settings { usual: seconds(60), most: seconds(600), ramp: 10 },
+            hold: backoff::Settings { usual: seconds(60), most: seconds(600), ramp: 10 },
             max_wait: seconds(10),
             max_waiting: 10_000,
             max_running: 64,
+            several_clients: false,
         }
     }
 
@@ -576,30 +687,80 @@ mod tests {
         Asking { client: client.into(), weight: 1, start: start.map(Into::into), deadline }
     }
 
+    /// The next that is let send.
+    fn send(gate: &mut Gate, now: Instant) -> Send {
+        let turn = gate.turn(now);
+        let Turn::Send { send, .. } = turn else { panic!("{turn:?}") };
+        send
+    }
+
+    const fn too_many(retry_after: u64, bucket: Bucket) -> Outcome {
+        Outcome::TooMany { retry_after: Some(seconds(retry_after)), bucket, jitter: Duration::ZERO }
+    }
+
     #[test]
-    fn a_held_start_stops_the_starts_of_its_scope_alone() {
-        let mut gate = Gate::new(settings());
+    fn a_held_start_stops_the_starts_of_its_scope_alone_whatever_ends_meanwhile() {
         let now = Instant::now();
-        let deadline = now + seconds(90);
         let a: Arc<str> = "org/a".into();
-        let ask = |gate: &mut Gate, start: Option<&str>| gate.ask(asking("c", start, deadline), now);
-        assert!(ask(&mut gate, Some("org/a")).is_ok());
-        assert!(matches!(gate.turn(now), Turn::Send { .. }));
-        let too_many = Outcome::TooMany { retry_after: Some(seconds(1_800)), account_is_empty: false };
-        gate.ended((Some(&a), false), &too_many, Duration::ZERO, now);
-        // Its wait would be capped at ten minutes, which is more than it may wait: told at once.
-        assert_eq!(ask(&mut gate, Some("org/a")), Err(NoTurn { why: Why::Hold, retry_after: seconds(600) }));
-        for start in [None, Some("org/b")] {
-            assert!(ask(&mut gate, start).is_ok());
-            assert!(matches!(gate.turn(now), Turn::Send { .. }), "{start:?}");
-            gate.ended((start.map(Into::into).as_ref(), false), &Outcome::Answered, Duration::ZERO, now);
+        for others_meanwhile in [0, 1, 3] {
+            let mut gate = Gate::new(settings());
+            let ask =
+                |gate: &mut Gate, start: Option<&str>| gate.ask(asking("c", start, now + seconds(90)), now);
+            assert!(ask(&mut gate, Some("org/a")).is_ok());
+            let start = send(&mut gate, now);
+            for _ in 0..others_meanwhile {
+                assert!(ask(&mut gate, None).is_ok());
+                let other = send(&mut gate, now);
+                gate.ended(None, other, &Outcome::Answered, now);
+            }
+            gate.ended(Some(&a), start, &too_many(1_800, Bucket::Unknown), now);
+            // Clients are told Snyk's time, though our own pause is shorter.
+            assert_eq!(
+                ask(&mut gate, Some("org/a")),
+                Err(NoTurn { why: Why::Hold, retry_after: seconds(1_800) })
+            );
+            for start in [None, Some("org/b")] {
+                assert!(ask(&mut gate, start).is_ok());
+                let other = send(&mut gate, now);
+                gate.ended(start.map(Into::into).as_ref(), other, &Outcome::Answered, now);
+            }
+            // With an account's window used up, everything is held.
+            assert!(ask(&mut gate, Some("org/b")).is_ok());
+            let other = send(&mut gate, now);
+            gate.ended(Some(&"org/b".into()), other, &too_many(30, Bucket::Account), now);
+            assert_eq!(ask(&mut gate, None).map_err(|no| no.why), Err(Why::Hold));
         }
-        // With an account's window used up, everything is held.
-        let empty = Outcome::TooMany { retry_after: Some(seconds(30)), account_is_empty: true };
-        assert!(ask(&mut gate, Some("org/b")).is_ok());
-        assert!(matches!(gate.turn(now), Turn::Send { .. }));
-        gate.ended((Some(&"org/b".into()), false), &empty, Duration::ZERO, now);
-        assert_eq!(ask(&mut gate, None).map_err(|no| no.why), Err(Why::Hold));
+    }
+
+    #[test]
+    fn two_starts_that_are_refused_together_hold_their_scope_alone() {
+        let (mut gate, now) = (Gate::new(settings()), Instant::now());
+        let a: Arc<str> = "org/a".into();
+        let sends = [(); 2].map(|()| {
+            assert!(gate.ask(asking("c", Some("org/a"), now + seconds(90)), now).is_ok());
+            send(&mut gate, now)
+        });
+        for start in sends {
+            gate.ended(Some(&a), start, &too_many(1_800, Bucket::Unknown), now);
+        }
+        assert!(!gate.is_held(now));
+    }
+
+    #[test]
+    fn an_abandoned_read_is_ended_when_its_slot_is_needed() {
+        let (mut gate, now) = (Gate::new(Settings { max_running: 1, ..settings() }), Instant::now());
+        let ask = |gate: &mut Gate, client| gate.ask(asking(client, None, now + seconds(90)), now).is_ok();
+        assert!(ask(&mut gate, "a"));
+        let left = send(&mut gate, now);
+        gate.abandon(left.slot, Some(now));
+        // Nobody needs it.
+        assert_eq!(gate.turn(now + seconds(9)), Turn::Idle);
+        assert!(ask(&mut gate, "b"));
+        assert_eq!(gate.turn(now), Turn::At(now + seconds(5)));
+        assert_eq!(gate.turn(now + seconds(5)), Turn::End(left.slot));
+        assert!(matches!(gate.turn(now + seconds(5)), Turn::At(_)));
+        gate.ended(None, left, &Outcome::Failed, now + seconds(5));
+        assert!(matches!(gate.turn(now + seconds(5)), Turn::Send { .. }));
     }
 
     #[test]
@@ -613,14 +774,14 @@ mod tests {
         let ask =
             |gate: &mut Gate| gate.ask(asking("c", None, now + seconds(90)), now).map(|(ticket, _)| ticket);
         assert!(ask(&mut gate).is_ok());
-        assert!(matches!(gate.turn(now), Turn::Send { .. }));
+        let _ = send(&mut gate, now);
         // Half is used: the other half is spread, which is a turn in 30 seconds.
         let (first, second) = (ask(&mut gate).expect("a place"), ask(&mut gate).expect("a place"));
         assert_eq!(ask(&mut gate).map_err(|no| no.why), Err(Why::Queue));
         gate.leave(&"c".into(), second);
         let third = ask(&mut gate).expect("a place");
         assert_eq!(gate.turn(now), Turn::At(now + seconds(30)));
-        assert_eq!(gate.turn(now + seconds(30)), Turn::Send { ticket: first, probe: false });
+        assert!(matches!(gate.turn(now + seconds(30)), Turn::Send { ticket, .. } if ticket == first));
         let told = gate.turn(now + seconds(40));
         assert_eq!(told, Turn::Refuse(third, NoTurn { why: Why::Budget, retry_after: seconds(20) }));
         // What is certain to come too late is told at once, and to come after the one before it.
@@ -635,34 +796,38 @@ mod tests {
     fn a_turn_is_given_at_once_where_nothing_can_stand_in_its_way_alone() {
         let now = Instant::now();
         let scope: Arc<str> = "org/a".into();
+        let any = |start| asking("c", start, now + seconds(9));
         let mut gate = Gate::new(Settings { max_running: 2, ..settings() });
-        assert!(gate.at_once(None, 0, now));
+        let first = gate.at_once(&any(None), 0, now).expect("a slot");
         // Others do not know of too many.
-        assert!(!gate.at_once(None, 5, now));
+        assert_eq!(gate.at_once(&any(None), 5, now), None);
         // Somebody waits.
-        let (ticket, _) = gate.ask(asking("c", None, now + seconds(9)), now).expect("a place");
-        assert!(!gate.at_once(None, 0, now));
+        let (ticket, _) = gate.ask(any(None), now).expect("a place");
+        assert_eq!(gate.at_once(&any(None), 0, now), None);
         gate.leave(&"c".into(), ticket);
-        assert!(gate.at_once(Some(&scope), 0, now));
+        let start = gate.at_once(&any(Some("org/a")), 0, now).expect("a slot");
         // As many run as may.
-        assert!(!gate.at_once(None, 0, now));
+        assert_eq!(gate.at_once(&any(None), 0, now), None);
         // A scope's starts are held, and all is.
-        let held = |account_is_empty| Outcome::TooMany { retry_after: Some(seconds(30)), account_is_empty };
-        gate.ended((Some(&scope), false), &held(false), Duration::ZERO, now);
-        assert!(!gate.at_once(Some(&scope), 0, now));
-        gate.ended((None, false), &held(true), Duration::ZERO, now);
-        assert!(!gate.at_once(None, 0, now));
+        gate.ended(Some(&scope), start, &too_many(30, Bucket::Unknown), now);
+        assert_eq!(gate.at_once(&any(Some("org/a")), 0, now), None);
+        gate.ended(None, first, &too_many(30, Bucket::Account), now);
+        assert_eq!(gate.at_once(&any(None), 0, now), None);
         // The probe after a hold, and what follows it, come in turn.
-        assert!(!gate.at_once(None, 0, now + seconds(31)));
+        assert_eq!(gate.at_once(&any(None), 0, now + seconds(31)), None);
         // Starts that are few are counted first.
         let mut few = Gate::new(Settings { starts: Some(1), ..settings() });
-        assert!(!few.at_once(Some(&scope), 0, now) && few.at_once(None, 0, now));
+        assert!(
+            few.at_once(&any(Some("org/a")), 0, now).is_none() && few.at_once(&any(None), 0, now).is_some()
+        );
         // Half of a window is used.
         let mut short = Gate::new(settings());
-        let given = (0..200).filter(|_| short.at_once(None, 0, now)).count();
-        assert_eq!(given, 64);
-        (0..64).for_each(|_| short.ended((None, false), &Outcome::Answered, Duration::ZERO, now));
-        assert_eq!((0..200).filter(|_| short.at_once(None, 0, now)).count(), 80 - 64);
+        let given: Vec<Send> = (0..200).filter_map(|_| short.at_once(&any(None), 0, now)).collect();
+        assert_eq!(given.len(), 64);
+        for send in given {
+            short.ended(None, send, &Outcome::Answered, now);
+        }
+        assert_eq!((0..200).filter_map(|_| short.at_once(&any(None), 0, now)).count(), 80 - 64);
     }
 
     #[test]
@@ -672,34 +837,42 @@ mod tests {
         let scope: Arc<str> = "org/a".into();
         let ask = |gate: &mut Gate, at| gate.ask(asking("c", Some("org/a"), at + seconds(90)), at).is_ok();
         assert!(ask(&mut gate, now));
-        assert!(matches!(gate.turn(now), Turn::Send { .. }));
-        let too_many = Outcome::TooMany { retry_after: Some(seconds(1)), account_is_empty: false };
-        gate.ended((Some(&scope), false), &too_many, Duration::ZERO, now);
+        let refused = send(&mut gate, now);
+        gate.ended(Some(&scope), refused, &too_many(1, Bucket::Unknown), now);
         let later = now + seconds(1);
         for _ in 0..2 {
             assert!(ask(&mut gate, later));
-            assert!(matches!(gate.turn(later), Turn::Send { .. }));
-            gate.not_sent(Some(&scope), false, later);
+            let unsent = send(&mut gate, later);
+            gate.not_sent(Some(&scope), unsent, later);
         }
     }
 
     #[test]
-    fn what_an_answer_to_a_start_says_of_the_starts_is_not_taken_for_the_accounts() {
+    fn rate_fields_count_for_what_they_name() {
         let now = Instant::now();
-        let hour = |most| Limit { most, window: seconds(3_600) };
-        let told = |most, remaining| Told {
-            limits: vec![hour(most)],
+        let told = |most, window, remaining| Told {
+            limits: vec![Limit { most, window: seconds(window) }],
             first: Some(most),
             remaining: Some(remaining),
             reset: Some(seconds(30)),
         };
         let mut gate = Gate::new(settings());
         let free = |gate: &mut Gate, at| gate.ask(asking("c", None, at + seconds(1)), at).is_ok();
-        assert!(!gate.is_empty(&told(20, 0)) && gate.is_empty(&told(97_200, 0)));
-        gate.learn(&told(20, 0), true, now);
-        assert!(free(&mut gate, now));
+        let of_starts = told(20, 3_600, 0);
+        let low = told(10, 60, 0);
+        let account = told(97_200, 3_600, 0);
+        for (told, kind, bucket) in [
+            (&of_starts, Kind::Start, Bucket::Other),
+            (&low, Kind::Other, Bucket::Other),
+            (&Told::default(), Kind::Other, Bucket::Unknown),
+        ] {
+            assert_eq!(gate.bucket(told, kind), bucket);
+            gate.learn(told, kind, now);
+            assert!(free(&mut gate, now), "{told:?}");
+        }
+        assert_eq!(gate.bucket(&account, Kind::Start), Bucket::Account);
         // The account's is believed, until it ends.
-        gate.learn(&told(97_200, 0), true, now);
+        gate.learn(&account, Kind::Start, now);
         assert!(!free(&mut gate, now) && free(&mut gate, now + seconds(30)));
     }
 
@@ -709,8 +882,8 @@ mod tests {
         let now = Instant::now();
         let ask = |gate: &mut Gate, scope| gate.ask(asking("c", Some(scope), now + seconds(90)), now);
         assert!(ask(&mut gate, "org/a").is_ok());
-        assert!(matches!(gate.turn(now), Turn::Send { .. }));
-        gate.ended((Some(&"org/a".into()), false), &Outcome::Answered, Duration::ZERO, now);
+        let start = send(&mut gate, now);
+        gate.ended(Some(&"org/a".into()), start, &Outcome::Answered, now);
         assert_eq!(ask(&mut gate, "org/a"), Err(NoTurn { why: Why::Budget, retry_after: seconds(3_600) }));
         assert!(ask(&mut gate, "org/b").is_ok());
         assert!(matches!(gate.turn(now), Turn::Send { .. }));

@@ -1,14 +1,15 @@
 //! Sending a request to Snyk and reading what comes back.
 
-pub mod breaker;
+pub mod backoff;
 pub mod budget;
 mod failed;
 pub mod gate;
-pub mod hold;
+pub mod host;
 pub mod pacer;
 mod queue;
 pub mod retry;
 mod settings;
+mod slots;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,8 +25,10 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::transport::{Body, Client, MAX_RESPONSE_HEAD, Streamed, TransportError, client};
 
-use breaker::{Breaker, Change, Lets};
-use gate::{Asking, NoTurn};
+use crate::circuit::Standing;
+
+use gate::{Asking, Kind, NoTurn, Outcome, Told};
+use host::{Broken, Change, Evidence, Host, Probes, Resource};
 use pacer::{Pacer, Pass};
 use retry::Allowance;
 
@@ -38,10 +41,9 @@ pub struct Upstream {
     root: Root,
     client: Client,
     bounds: Arc<ArcSwap<Bounds>>,
-    /// By the credential's name.
     pacers: Arc<ArcSwap<Pacers>>,
-    breaker: Arc<Mutex<Breaker>>,
-    /// It opened: nobody needs to wait for a turn.
+    host: Arc<Mutex<Host>>,
+    /// The host's circuit opened: nobody needs to wait for a turn.
     opened: Arc<Notify>,
     retries: Arc<Mutex<(Allowance, retry::Settings)>>,
 }
@@ -65,8 +67,122 @@ impl From<&Settings> for Bounds {
     }
 }
 
-/// Who gives turns, by the credential's name.
-pub type Pacers = HashMap<Arc<str>, Arc<Pacer>>;
+/// Snyk's two APIs. Each has limits of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Api {
+    /// `/rest`.
+    Rest,
+    /// `/v1`.
+    V1,
+}
+
+/// The requests that Snyk counts together: those with one credential to one API.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane {
+    /// The credential's name.
+    pub credential: Arc<str>,
+    /// The API.
+    pub api: Api,
+}
+
+impl Lane {
+    fn of(credentials: &[Arc<str>]) -> impl Iterator<Item = Self> {
+        let lane = |credential: &Arc<str>, api| Self { credential: Arc::clone(credential), api };
+        credentials.iter().flat_map(move |name| [lane(name, Api::Rest), lane(name, Api::V1)])
+    }
+}
+
+impl std::fmt::Display for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.credential)?;
+        if self.api == Api::V1 { f.write_str(" v1") } else { Ok(()) }
+    }
+}
+
+/// Who gives turns in each lane.
+pub type Pacers = HashMap<Lane, Arc<Pacer>>;
+
+/// The end of one request.
+#[derive(Debug)]
+pub struct End {
+    /// For the lane's backoff.
+    pub outcome: Outcome,
+    /// What the rate fields of the answer say.
+    pub told: Told,
+    /// The part of the API that it was of.
+    pub kind: Kind,
+    /// For the circuits; `None` where it is tried again.
+    pub evidence: Evidence,
+}
+
+/// The right to send one request, and the duty to say how it ended. Dropped without, it has ended without an answer.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Its turn in its lane.
+    pub pass: Pass,
+    circuits: Circuits,
+}
+
+/// A request's part in the circuits.
+#[derive(Debug)]
+struct Circuits {
+    upstream: Upstream,
+    resource: Option<Resource>,
+    probes: Probes,
+    is_ended: bool,
+}
+
+impl Admitted {
+    /// Whether much depends on what it gets: it is the first request after a pause.
+    #[must_use]
+    pub const fn is_probe(&self) -> bool {
+        self.pass.is_probe() || self.circuits.probes.is_any()
+    }
+
+    /// Notes how the request ended.
+    pub fn ended(self, end: End) {
+        let Self { pass, mut circuits } = self;
+        pass.ended(end.outcome, &end.told, end.kind);
+        circuits.end(end.evidence);
+    }
+}
+
+impl Circuits {
+    fn end(&mut self, evidence: Evidence) {
+        self.is_ended = true;
+        let (upstream, resource) = (&self.upstream, self.resource.as_ref());
+        let change = lock(&upstream.host).ended(resource, self.probes, evidence, std::time::Instant::now());
+        match change {
+            Change::None => {}
+            Change::Opened => {
+                tracing::error!(upstream.url = %upstream.root, "circuit breaker opened: the upstream keeps failing; pausing all requests for breaker.pause");
+                upstream.opened.notify_waiters();
+            }
+            Change::ScopeOpened | Change::ExportOpened => {
+                let scope = resource.map(|resource| resource.scope.id.as_str());
+                let export = resource.filter(|_| change == Change::ExportOpened);
+                let export = export.and_then(|resource| Some(resource.export.as_ref()?.as_str()));
+                tracing::warn!(
+                    export.scope.id = scope,
+                    export.id = export,
+                    "circuit breaker opened for one export, org or group: it keeps failing; others go on"
+                );
+            }
+            Change::Closed => {
+                tracing::info!(upstream.url = %upstream.root, "circuit breaker closed: the upstream answers again");
+                upstream.pacers.load().values().for_each(|pacer| pacer.ramp());
+            }
+        }
+    }
+}
+
+impl Drop for Circuits {
+    fn drop(&mut self) {
+        if !self.is_ended {
+            self.end(Evidence::None);
+        }
+    }
+}
 
 /// A request as it goes up: everything in it was made by us.
 #[derive(Debug)]
@@ -100,7 +216,7 @@ impl Upstream {
     pub fn new(
         settings: &Settings,
         sparing: &Sparing,
-        credentials: Vec<Arc<str>>,
+        credentials: &[Arc<str>],
     ) -> Result<Self, TransportError> {
         let root = settings.root.clone();
         let authority = root.authority.as_str();
@@ -111,18 +227,15 @@ impl Upstream {
             root,
             bounds: Arc::new(ArcSwap::from_pointee(settings.into())),
             pacers: Arc::new(ArcSwap::from_pointee(
-                credentials
-                    .into_iter()
-                    .map(|name| (Arc::clone(&name), Pacer::new(name, sparing.gate.clone())))
-                    .collect(),
+                Lane::of(credentials).map(|lane| (lane.clone(), Pacer::new(&lane, sparing))).collect(),
             )),
-            breaker: Arc::new(Mutex::new(Breaker::new(sparing.breaker))),
+            host: Arc::new(Mutex::new(Host::new(sparing.breaker))),
             opened: Arc::default(),
             retries: Arc::new(Mutex::new((Allowance::new(sparing.retry.percent), sparing.retry))),
         })
     }
 
-    /// Who gives turns for each credential.
+    /// Who gives turns in each lane.
     #[must_use]
     pub fn pacers(&self) -> Arc<Pacers> {
         self.pacers.load_full()
@@ -131,9 +244,9 @@ impl Upstream {
     /// Goes by other settings from now on (root, certificates and connecting stay), and gives turns for `credentials`.
     /// The pacers that are new are given back: they must be run. One that is gone gives no more turns, and ends when
     /// nobody waits for it.
-    pub fn set(&self, settings: &Settings, sparing: &Sparing, credentials: Vec<Arc<str>>) -> Pacers {
+    pub fn set(&self, settings: &Settings, sparing: &Sparing, credentials: &[Arc<str>]) -> Pacers {
         self.bounds.store(Arc::new(settings.into()));
-        lock(&self.breaker).set(sparing.breaker);
+        lock(&self.host).set(sparing.breaker);
         {
             let mut retries = lock(&self.retries);
             retries.0.set(sparing.retry.percent);
@@ -141,19 +254,18 @@ impl Upstream {
         }
         let (before, mut new) = (self.pacers(), Pacers::new());
         let mut all = Pacers::new();
-        for (name, pacer) in &*before {
-            if credentials.contains(name) {
-                pacer.set(sparing.gate.clone());
-                all.insert(Arc::clone(name), Arc::clone(pacer));
+        for lane in Lane::of(credentials) {
+            let pacer = if let Some(pacer) = before.get(&lane) {
+                pacer.set(sparing.gate(lane.api).clone());
+                Arc::clone(pacer)
             } else {
-                pacer.retire();
-            }
+                let pacer = Pacer::new(&lane, sparing);
+                new.insert(lane.clone(), Arc::clone(&pacer));
+                pacer
+            };
+            all.insert(lane, pacer);
         }
-        for name in credentials.into_iter().filter(|name| !before.contains_key(name)) {
-            let pacer = Pacer::new(Arc::clone(&name), sparing.gate.clone());
-            new.insert(Arc::clone(&name), Arc::clone(&pacer));
-            all.insert(name, pacer);
-        }
+        before.iter().filter(|(lane, _)| !all.contains_key(lane)).for_each(|(_, pacer)| pacer.retire());
         self.pacers.store(Arc::new(all));
         new
     }
@@ -164,73 +276,71 @@ impl Upstream {
         self.pacers.load().values().map(|pacer| pacer.waiting()).sum()
     }
 
-    /// How the circuit breaker stands, and how long that lasts, where it is known.
+    /// The state of the host's circuit, and how many exports have a circuit that is not closed.
     #[must_use]
-    pub fn breaker(&self) -> (&'static str, Duration) {
-        lock(&self.breaker).standing(std::time::Instant::now())
+    pub fn circuit(&self) -> (Standing, usize) {
+        let host = lock(&self.host);
+        (host.standing(std::time::Instant::now()), host.broken_exports())
     }
 
-    /// Waits for a turn to send with the credential that is called `credential`.
+    /// Waits for a turn to send a request about `resource` in `lane`.
     ///
     /// # Errors
     /// [`NotNow`].
-    pub async fn turn(&self, credential: &str, asking: Asking) -> Result<Pass, NotNow> {
-        let broken = || match lock(&self.breaker).lets(std::time::Instant::now()) {
-            Lets::None { retry_after } => Err(NotNow::Broken { retry_after }),
-            Lets::All | Lets::Probe => Ok(()),
-        };
+    pub async fn turn(
+        &self,
+        lane: &Lane,
+        resource: Option<Resource>,
+        asking: Asking,
+    ) -> Result<Admitted, NotNow> {
         let opened = self.opened.notified();
-        broken()?;
+        self.check(resource.as_ref())?;
         let pacers = self.pacers.load_full();
-        let pacer = pacers.get(credential).ok_or(NotNow::Broken { retry_after: Duration::ZERO })?;
+        let pacer = pacers.get(lane).ok_or(NotNow::NoTurn(pacer::NO_ANSWER))?;
         let pass = tokio::select! {
             biased;
             pass = pacer.turn(asking) => pass.map_err(NotNow::NoTurn)?,
-            () = opened => return Err(broken().err().unwrap_or(NotNow::Broken { retry_after: Duration::ZERO })),
+            () = opened => {
+                self.check(resource.as_ref())?;
+                return Err(NotNow::NoTurn(pacer::NO_ANSWER));
+            }
         };
         let now = std::time::Instant::now();
-        let mut breaker = lock(&self.breaker);
-        if let Lets::None { retry_after } = breaker.lets(now) {
-            return Err(NotNow::Broken { retry_after });
-        }
-        breaker.sent(now);
-        Ok(pass)
+        let mut host = lock(&self.host);
+        host.check(resource.as_ref(), now).map_err(NotNow::Broken)?;
+        let probes = host.sent(resource.as_ref(), now);
+        drop(host);
+        Ok(Admitted {
+            pass,
+            circuits: Circuits { upstream: self.clone(), resource, probes, is_ended: false },
+        })
     }
 
-    /// Whether it is known that nothing is sent with this credential at the moment.
+    fn check(&self, resource: Option<&Resource>) -> Result<(), NotNow> {
+        let mut host = lock(&self.host);
+        let broken = host.check(resource, std::time::Instant::now());
+        broken.inspect_err(|broken| host.refused(resource, *broken)).map_err(NotNow::Broken)
+    }
+
+    /// Whether it is known that nothing about `resource` is sent in `lane` at the moment.
     #[must_use]
-    pub fn is_held(&self, credential: &str) -> bool {
-        matches!(lock(&self.breaker).lets(std::time::Instant::now()), Lets::None { .. })
-            || self.pacers.load().get(credential).is_some_and(|pacer| pacer.is_held())
+    pub fn is_held(&self, lane: &Lane, resource: &Resource) -> bool {
+        lock(&self.host).check(Some(resource), std::time::Instant::now()).is_err()
+            || self.pacers.load().get(lane).is_some_and(|pacer| pacer.is_held())
     }
 
-    /// Says what came of a send; a try of a read that is to be made again, with the pause before it.
-    pub fn ended(
-        &self,
-        came: retry::Came,
-        (tries, left): (u32, Duration),
-        is_read: bool,
-    ) -> Option<Duration> {
-        let change = lock(&self.breaker).ended(came.is_the_upstreams_fault(), std::time::Instant::now());
-        match change {
-            Change::None => {}
-            Change::Opened => {
-                tracing::error!(upstream.url = %self.root, "the upstream keeps failing: it is left alone for breaker.pause");
-                self.opened.notify_waiters();
-            }
-            Change::Closed => {
-                tracing::info!(upstream.url = %self.root, "the upstream answers again");
-                self.pacers.load().values().for_each(|pacer| pacer.ramp());
-            }
-        }
+    /// The pause before another try of a read that came to this, if there is to be one. `left` is the time that its
+    /// client still waits.
+    pub fn retry(&self, came: retry::Came, tries: u32, left: Duration) -> Option<Duration> {
         let mut retries = lock(&self.retries);
         let (allowance, settings) = &mut *retries;
-        if tries == 1 {
-            allowance.sent();
-        }
-        let pause = retry::pause(came, tries, fastrand::f64(), left, settings)
-            .filter(|_| is_read && change != Change::Opened)?;
+        let pause = retry::pause(came, tries, fastrand::f64(), left, settings)?;
         allowance.take().then_some(pause)
+    }
+
+    /// Counts a request that is sent for the first time: so many more retries may follow.
+    pub fn sent_first(&self) {
+        lock(&self.retries).0.sent();
     }
 
     /// Where requests go.
@@ -309,11 +419,8 @@ impl Upstream {
 /// Nothing is sent at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotNow {
-    /// The upstream keeps failing.
-    Broken {
-        /// Until it is tried again.
-        retry_after: Duration,
-    },
+    /// A circuit is open.
+    Broken(Broken),
     /// The budget, a hold or the queue stand in the way.
     NoTurn(NoTurn),
 }

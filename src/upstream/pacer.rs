@@ -15,17 +15,21 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep_until;
 
-use super::gate::{Asking, Elsewhere, Gate, NoTurn, Outcome, Settings, Standing, Ticket, Told, Turn, Why};
+use super::gate::{
+    Asking, Elsewhere, Gate, Kind, NoTurn, Outcome, Send as Sent, Settings, Standing, Ticket, Told, Turn, Why,
+};
+use super::slots::Slot;
+use super::{Lane, Sparing};
 
 /// What is told where nobody gives turns any more: the next try finds the credential that is in force.
-const NO_ANSWER: NoTurn = NoTurn { why: Why::Queue, retry_after: Duration::from_secs(1) };
+pub(super) const NO_ANSWER: NoTurn = NoTurn { why: Why::Queue, retry_after: Duration::from_secs(1) };
 /// Longest that is added to a hold by chance, so that many gateways do not come back at once.
 const JITTER: Duration = Duration::from_secs(2);
 
 /// The turns of one credential.
 #[derive(Debug)]
 pub struct Pacer {
-    /// The credential's name.
+    /// The lane's name.
     credential: Arc<str>,
     inner: Mutex<Inner>,
     /// Something came, ended or left.
@@ -68,6 +72,8 @@ impl fmt::Debug for Ledger {
 struct Inner {
     gate: Gate,
     waiting: HashMap<Ticket, Waiter>,
+    /// The reads that may be ended when all their clients have left.
+    abandoned: HashMap<Slot, Arc<Notify>>,
     /// Its credential is gone, and nobody gives turns any more.
     is_over: bool,
 }
@@ -93,7 +99,7 @@ impl Inner {
 struct Given {
     ticket: Ticket,
     start: Option<Arc<str>>,
-    probe: bool,
+    send: Sent,
 }
 
 /// The right to send one request, and the duty to say what came of it.
@@ -101,8 +107,10 @@ struct Given {
 pub struct Pass {
     pacer: Arc<Pacer>,
     start: Option<Arc<str>>,
-    probe: bool,
+    send: Sent,
     ended: bool,
+    /// Told when another request needs the slot of this one, whose clients had left.
+    slot_needed: Arc<Notify>,
     /// How long it was waited for.
     pub queued: Duration,
     /// What stood in the way when the wait began, where it was worth a wait.
@@ -116,8 +124,17 @@ type Telling = Vec<(oneshot::Sender<Result<Pass, NoTurn>>, Result<Pass, NoTurn>)
 impl Pacer {
     /// An open one.
     #[must_use]
-    pub fn new(credential: Arc<str>, settings: Settings) -> Arc<Self> {
-        let inner = Inner { gate: Gate::new(settings), waiting: HashMap::new(), is_over: false };
+    pub(super) fn new(lane: &Lane, sparing: &Sparing) -> Arc<Self> {
+        Self::with(lane.to_string().into(), sparing.gate(lane.api).clone())
+    }
+
+    fn with(credential: Arc<str>, settings: Settings) -> Arc<Self> {
+        let inner = Inner {
+            gate: Gate::new(settings),
+            waiting: HashMap::new(),
+            abandoned: HashMap::new(),
+            is_over: false,
+        };
         Arc::new(Self {
             credential,
             inner: Mutex::new(inner),
@@ -133,8 +150,8 @@ impl Pacer {
     /// [`NoTurn`], when it will not come in time.
     pub async fn turn(self: &Arc<Self>, asking: Asking) -> Result<Pass, NoTurn> {
         let began = Instant::now();
-        if self.at_once(asking.start.as_ref(), began) {
-            return Ok(Pass::new(Arc::clone(self), asking.start, false));
+        if let Some(send) = self.at_once(&asking, began) {
+            return Ok(Pass::new(Arc::clone(self), asking.start, send));
         }
         let (told, mut answer) = oneshot::channel();
         let (ticket, why) = {
@@ -142,7 +159,7 @@ impl Pacer {
             if inner.is_over {
                 return Err(NO_ANSWER);
             }
-            let why = inner.gate.stands_in_the_way(asking.start.as_ref(), began);
+            let why = inner.gate.stands_in_the_way(&asking, began);
             let (ticket, until) = inner.gate.ask(asking.clone(), began)?;
             inner.waiting.insert(ticket, Waiter { asking, until, told });
             (ticket, why)
@@ -156,17 +173,15 @@ impl Pacer {
     }
 
     /// Takes a turn where it can be had without waiting.
-    fn at_once(&self, start: Option<&Arc<str>>, now: Instant) -> bool {
-        let Some(ledger) = self.ledger.get() else { return false };
+    fn at_once(&self, asking: &Asking, now: Instant) -> Option<Sent> {
+        let ledger = self.ledger.get()?;
         let mut inner = self.inner();
         let news = (ledger.news)();
         let unwritten = news.unwritten;
         inner.learn(news, now);
-        let goes = unwritten.is_some_and(|unwritten| inner.gate.at_once(start, unwritten, now));
-        if goes {
-            (ledger.note)(start);
-        }
-        goes
+        let send = inner.gate.at_once(asking, unwritten?, now)?;
+        (ledger.note)(asking.start.as_ref());
+        Some(send)
     }
 
     /// Whether everything is held back at the moment: a wait for a turn would not be short.
@@ -255,9 +270,14 @@ impl Pacer {
         let mut batch = Vec::new();
         loop {
             match inner.gate.turn(now) {
-                Turn::Send { ticket, probe } => {
+                Turn::Send { ticket, send } => {
                     let start = inner.waiting.get(&ticket).and_then(|waiter| waiter.asking.start.clone());
-                    batch.push(Given { ticket, start, probe });
+                    batch.push(Given { ticket, start, send });
+                }
+                Turn::End(slot) => {
+                    if let Some(slot_needed) = inner.abandoned.remove(&slot) {
+                        slot_needed.notify_one();
+                    }
                 }
                 Turn::Refuse(ticket, refusal) => {
                     if let Some(waiter) = inner.waiting.remove(&ticket) {
@@ -278,16 +298,16 @@ impl Pacer {
         {
             let mut inner = self.inner();
             // Put back from the last to the first, each comes to stand before those behind it.
-            for Given { ticket, start, probe } in batch.into_iter().rev() {
+            for Given { ticket, start, send } in batch.into_iter().rev() {
                 // One that has left is counted all the same: it is written down.
                 let Some(Waiter { asking, until, told }) = inner.waiting.remove(&ticket) else {
-                    inner.gate.not_sent(start.as_ref(), probe, now);
+                    inner.gate.not_sent(start.as_ref(), send, now);
                     continue;
                 };
                 if inner.gate.still(start.as_ref(), at, now) {
-                    tell.push((told, Ok(Pass::new(Arc::clone(self), start, probe))));
+                    tell.push((told, Ok(Pass::new(Arc::clone(self), start, send))));
                 } else {
-                    inner.gate.not_sent(start.as_ref(), probe, now);
+                    inner.gate.not_sent(start.as_ref(), send, now);
                     inner.gate.again(ticket, asking.clone(), until);
                     inner.waiting.insert(ticket, Waiter { asking, until, told });
                 }
@@ -304,8 +324,9 @@ impl Pacer {
 }
 
 impl Pass {
-    const fn new(pacer: Arc<Pacer>, start: Option<Arc<str>>, probe: bool) -> Self {
-        Self { pacer, start, probe, ended: false, queued: Duration::ZERO, why: None }
+    fn new(pacer: Arc<Pacer>, start: Option<Arc<str>>, send: Sent) -> Self {
+        let slot_needed = Arc::default();
+        Self { pacer, start, send, ended: false, slot_needed, queued: Duration::ZERO, why: None }
     }
 
     const fn waited(mut self, queued: Duration, why: Option<Why>) -> Self {
@@ -314,23 +335,44 @@ impl Pass {
         self
     }
 
-    /// What came of the send. `told` is what the answer's rate fields say.
-    pub fn ended(mut self, outcome: Outcome, told: &Told) {
-        self.end(outcome, told);
+    /// Whether much depends on what it gets: it is the first request after a backoff.
+    #[must_use]
+    pub const fn is_probe(&self) -> bool {
+        self.send.is_probe || self.send.is_probe_of_starts
     }
 
-    fn end(&mut self, mut outcome: Outcome, told: &Told) {
+    /// Notes that all clients have left that waited for the answer: the request may be ended where its slot is needed.
+    pub fn abandon(&self) {
+        {
+            let mut inner = self.pacer.inner();
+            inner.gate.abandon(self.send.slot, Some(Instant::now()));
+            inner.abandoned.insert(self.send.slot, Arc::clone(&self.slot_needed));
+        }
+        self.pacer.changed.notify_one();
+    }
+
+    /// Resolves when another request needs the slot of this abandoned one. Somebody may wait for it again by then.
+    pub async fn slot_needed(&self) {
+        self.slot_needed.notified().await;
+    }
+
+    /// What came of the send. `told` is what the answer's rate fields say.
+    pub fn ended(mut self, outcome: Outcome, told: &Told, kind: Kind) {
+        self.end(outcome, told, kind);
+    }
+
+    fn end(&mut self, mut outcome: Outcome, told: &Told, kind: Kind) {
         let now = Instant::now();
         self.ended = true;
         let somebody_waits = {
             let mut inner = self.pacer.inner();
+            inner.abandoned.remove(&self.send.slot);
             let was_held = inner.gate.is_held(now);
-            if let Outcome::TooMany { account_is_empty, .. } = &mut outcome {
-                *account_is_empty = inner.gate.is_empty(told);
+            if let Outcome::TooMany { bucket, jitter, .. } = &mut outcome {
+                (*bucket, *jitter) = (inner.gate.bucket(told, kind), JITTER.mul_f64(fastrand::f64()));
             }
-            let jitter = JITTER.mul_f64(fastrand::f64());
-            inner.gate.ended((self.start.as_ref(), self.probe), &outcome, jitter, now);
-            inner.gate.learn(told, self.start.is_some(), now);
+            inner.gate.ended(self.start.as_ref(), self.send, &outcome, now);
+            inner.gate.learn(told, kind, now);
             self.log(
                 &outcome,
                 (was_held, inner.gate.is_held(now)),
@@ -353,10 +395,10 @@ impl Pass {
                 credential.name = %name,
                 start.scope = scope,
                 hold.duration_s = held.as_secs(),
-                "Snyk answered 429: what it holds is not sent for a while"
+                "rate limited by Snyk (429); pausing requests"
             );
         } else if was_held && !is_held {
-            tracing::info!(credential.name = %name, "Snyk is asked again, in a ramp");
+            tracing::info!(credential.name = %name, "backoff after a 429 ended; resuming requests in a ramp");
         }
     }
 }
@@ -364,7 +406,7 @@ impl Pass {
 impl Drop for Pass {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(Outcome::Failed, &Told::default());
+            self.end(Outcome::Failed, &Told::default(), Kind::Other);
         }
     }
 }
@@ -389,21 +431,24 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::backoff;
     use crate::upstream::budget::Limit;
-    use crate::upstream::hold;
+    use crate::upstream::gate::Bucket;
 
     fn pacer(max_running: usize) -> Arc<Pacer> {
         let seconds = Duration::from_secs;
-        Pacer::new(
+        Pacer::with(
             "snyk".into(),
             Settings {
                 limits: vec![Limit { most: 100, window: seconds(60) }],
+                account: vec![Limit { most: 100, window: seconds(60) }],
                 starts: None,
                 margin: Duration::ZERO,
-                hold: hold::Settings { usual: seconds(60), most: seconds(600), ramp: 10 },
+                hold: backoff::Settings { usual: seconds(60), most: seconds(600), ramp: 10 },
                 max_wait: Duration::from_millis(200),
                 max_waiting: 10,
                 max_running,
+                several_clients: false,
             },
         )
     }
@@ -453,16 +498,16 @@ mod tests {
             note: Box::new(move |_| *count.lock().expect("whole") += 1),
         };
         // Before it is known what was sent earlier, nothing goes at once.
-        assert!(!pacer.at_once(None, Instant::now()));
+        assert!(pacer.at_once(&asking(), Instant::now()).is_none());
         assert!(pacer.ledger.set(ledger).is_ok());
         let pass = pacer.turn(asking()).await.expect("a turn");
         let standing = pacer.standing();
         assert_eq!((standing.running, standing.windows[0].2, *noted.lock().expect("whole")), (1, 1, 1));
-        pass.ended(Outcome::Answered, &Told::default());
+        pass.ended(Outcome::Answered, &Told::default(), Kind::Read);
         assert_eq!(pacer.standing().running, 0);
         let elsewhere = |_| Elsewhere { at: Instant::now(), start: None };
         others.lock().expect("whole").extend((0..49).map(elsewhere));
-        assert!(!pacer.at_once(None, Instant::now()));
+        assert!(pacer.at_once(&asking(), Instant::now()).is_none());
         assert_eq!(pacer.standing().windows[0].2, 50);
     }
 
@@ -488,10 +533,14 @@ mod tests {
         let pacer = pacer(10);
         let mut turn = asked(&pacer).await;
         let (batch, at, _) = pacer.next();
-        let other = Pass::new(Arc::clone(&pacer), None, false);
-        let refused =
-            Outcome::TooMany { retry_after: Some(Duration::from_secs(30)), account_is_empty: false };
-        other.ended(refused, &Told::default());
+        let send = Sent { slot: batch[0].send.slot, is_probe: false, is_probe_of_starts: false };
+        let other = Pass::new(Arc::clone(&pacer), None, send);
+        let refused = Outcome::TooMany {
+            retry_after: Some(Duration::from_secs(30)),
+            bucket: Bucket::Unknown,
+            jitter: Duration::ZERO,
+        };
+        other.ended(refused, &Told::default(), Kind::Read);
         pacer.release(batch, at);
         assert_eq!(pacer.waiting(), 1);
         let (none, _, _) = pacer.next();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::FailedKind;
+use super::host::Evidence;
 
 /// `[retry]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,33 @@ pub enum Came {
 }
 
 impl Came {
+    /// What it says of host and resource. An answer that bears Snyk's request id (`is_snyks`) is Snyk's own, whatever its
+    /// status; without it, an edge made it.
+    #[must_use]
+    pub const fn evidence(self, is_snyks: bool) -> Evidence {
+        match self {
+            _ if is_snyks => Evidence::Answered,
+            Self::Status(502..=504) => Evidence::Broken,
+            Self::Status(_) => Evidence::Answered,
+            Self::Failed(kind) => match kind {
+                FailedKind::Dns
+                | FailedKind::ConnectTimeout
+                | FailedKind::Refused
+                | FailedKind::Unavailable
+                | FailedKind::TlsCertificate
+                | FailedKind::TlsProtocol => Evidence::Unreachable,
+                FailedKind::Terminated
+                | FailedKind::ResponseTimeout
+                | FailedKind::Incomplete
+                | FailedKind::Protocol => Evidence::Broken,
+                FailedKind::TooLarge | FailedKind::HeadTooLarge => Evidence::Answered,
+                FailedKind::Stopped | FailedKind::Abandoned => Evidence::None,
+            },
+        }
+    }
+}
+
+impl Came {
     /// Whether the upstream is to blame, and another try may do better.
     #[must_use]
     pub const fn is_passing(self) -> bool {
@@ -77,19 +105,6 @@ impl Came {
                     | FailedKind::Unavailable
                     | FailedKind::Terminated
             ),
-        }
-    }
-}
-
-impl Came {
-    /// Whether it counts against the upstream as a whole.
-    #[must_use]
-    pub const fn is_the_upstreams_fault(self) -> bool {
-        match self {
-            Self::Status(_) => self.is_passing(),
-            Self::Failed(kind) => {
-                !matches!(kind, FailedKind::TooLarge | FailedKind::HeadTooLarge | FailedKind::Stopped)
-            }
         }
     }
 }

@@ -30,12 +30,23 @@ pub struct Settings {
 /// How Snyk is spared.
 #[derive(Debug, Clone)]
 pub struct Sparing {
-    /// `[budget]`, `[queue]` and `[hold]`.
-    pub gate: super::gate::Settings,
+    /// `[budget]`, `[queue]` and `[hold]`, for `/rest`.
+    pub rest: super::gate::Settings,
+    /// The same for `/v1`, which has limits of its own.
+    pub v1: super::gate::Settings,
     /// `[retry]`.
     pub retry: super::retry::Settings,
     /// `[breaker]`.
-    pub breaker: super::breaker::Settings,
+    pub breaker: super::host::Settings,
+}
+
+impl Sparing {
+    pub(super) const fn gate(&self, api: super::Api) -> &super::gate::Settings {
+        match api {
+            super::Api::Rest => &self.rest,
+            super::Api::V1 => &self.v1,
+        }
+    }
 }
 
 /// The upstream's root: scheme, authority and, behind another gateway, a path prefix.

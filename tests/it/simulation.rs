@@ -8,9 +8,9 @@ use std::collections::{BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
 
 use exportgate::fake::Limiter;
+use exportgate::upstream::backoff;
 use exportgate::upstream::budget::Limit;
-use exportgate::upstream::gate::{Asking, Gate, Outcome, Settings, Ticket, Turn};
-use exportgate::upstream::hold;
+use exportgate::upstream::gate::{self, Asking, Bucket, Gate, Outcome, Settings, Ticket, Turn};
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -20,12 +20,14 @@ fn settings() -> Settings {
     let limit = |most, window| Limit { most, window: seconds(window) };
     Settings {
         limits: vec![limit(160, 1), limit(1_620, 60), limit(97_200, 3_600)],
+        account: vec![limit(160, 1), limit(1_620, 60), limit(97_200, 3_600)],
         starts: None,
         margin: Duration::from_millis(250),
-        hold: hold::Settings { usual: seconds(60), most: seconds(600), ramp: 10 },
+        hold: backoff::Settings { usual: seconds(60), most: seconds(600), ramp: 10 },
         max_wait: seconds(10),
         max_waiting: 10_000,
         max_running: 64,
+        several_clients: false,
     }
 }
 
@@ -38,7 +40,7 @@ enum Event {
     /// A client asks.
     Asks(usize),
     /// A send of a client comes back.
-    Ends(usize, bool, bool),
+    Ends(usize, gate::Send, bool),
     /// The gate wanted to be asked again.
     Wake,
 }
@@ -115,33 +117,35 @@ impl World {
                         }
                     }
                 }
-                Event::Ends(client, probe, admitted) => {
+                Event::Ends(client, send, admitted) => {
                     let outcome = match (self.down, admitted) {
                         (true, _) => Outcome::Failed,
-                        (false, false) => {
-                            Outcome::TooMany { retry_after: Some(seconds(60)), account_is_empty: false }
-                        }
+                        (false, false) => Outcome::TooMany {
+                            retry_after: Some(seconds(60)),
+                            bucket: Bucket::Unknown,
+                            jitter: Duration::ZERO,
+                        },
                         (false, true) => Outcome::Answered,
                     };
-                    self.gate.ended((None, probe), &outcome, Duration::ZERO, at);
+                    self.gate.ended(None, send, &outcome, at);
                     self.at(at, Event::Asks(client));
                 }
                 Event::Wake => {}
             }
             loop {
                 match self.gate.turn(self.now) {
-                    Turn::Send { ticket, probe } => {
+                    Turn::Send { ticket, send } => {
                         let (client, since) = self.tickets.remove(&ticket).expect("a ticket");
                         self.waited[client].push(self.now - since);
                         self.sends.push(self.now);
-                        if probe {
+                        if send.is_probe {
                             self.probes.push(self.now);
                         }
                         let ms = u64::try_from((self.now - self.begin).as_millis()).unwrap();
                         let admitted = self.snyk.admit(1_620, ms);
                         self.answered += u32::from(admitted);
                         self.too_many += u32::from(!admitted);
-                        self.at(self.now + latency, Event::Ends(client, probe, admitted));
+                        self.at(self.now + latency, Event::Ends(client, send, admitted));
                     }
                     Turn::Refuse(ticket, no) => {
                         let (client, _) = self.tickets.remove(&ticket).expect("a ticket");
@@ -156,6 +160,7 @@ impl World {
                         }
                         break;
                     }
+                    Turn::End(slot) => panic!("{slot:?} was not abandoned"),
                     Turn::Idle => break,
                 }
             }
@@ -211,12 +216,13 @@ fn one_429_holds_all_sends_then_one_probe_then_a_ramp() {
     let mut world = World::new(settings(), 30);
     world.run(seconds(2), |client| format!("c{client}"), Duration::from_millis(50));
     let held_at = world.now;
-    world.gate.ended(
-        (None, false),
-        &Outcome::TooMany { retry_after: Some(seconds(30)), account_is_empty: false },
-        seconds(1),
-        held_at,
-    );
+    let under_way = world.events.iter().find_map(|Reverse((_, _, event))| match event {
+        Event::Ends(_, send, _) => Some(*send),
+        Event::Asks(_) | Event::Wake => None,
+    });
+    let too_many =
+        Outcome::TooMany { retry_after: Some(seconds(30)), bucket: Bucket::Unknown, jitter: seconds(1) };
+    world.gate.ended(None, under_way.expect("a request under way"), &too_many, held_at);
     world.sends.clear();
     world.run(seconds(60), |client| format!("c{client}"), Duration::from_millis(50));
     let first = world.sends[0];

@@ -1,0 +1,259 @@
+//! A circuit breaker (pure; takes `now`).
+//!
+//! Closed, it lets everything pass. Open, it lets nothing pass until its pause is over, and then one request, the probe.
+//! A good probe closes it, at once or by a ramp that doubles each second. It serves three times: for the upstream
+//! that fails, for the backoff after a 429, and for a credential that Snyk refuses.
+
+use std::time::{Duration, Instant};
+
+/// Length of a ramp.
+const RAMP: Duration = Duration::from_secs(10);
+/// A probe without a result after this time is given up, and the next request is one. No request takes longer.
+const PROBE_LIMIT: Duration = Duration::from_mins(5);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum State {
+    #[default]
+    Closed,
+    Open {
+        until: Instant,
+        pause: Duration,
+    },
+    Probing {
+        until: Instant,
+        pause: Duration,
+    },
+    Ramp {
+        since: Instant,
+        first: u32,
+        sent: u64,
+    },
+}
+
+/// One circuit; closed at first.
+#[derive(Debug, Default)]
+pub struct Circuit(State);
+
+/// The requests that a circuit lets pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admits {
+    /// All.
+    All,
+    /// One, the probe.
+    Probe,
+    /// None before this time.
+    NoneBefore(Instant),
+    /// None before the probe has a result.
+    NoneBeforeProbe,
+}
+
+/// A circuit's phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Everything passes.
+    Closed,
+    /// Nothing passes.
+    Open,
+    /// The next request is the probe, or the probe is on its way.
+    HalfOpen,
+    /// Ever more passes.
+    Ramp,
+}
+
+impl Phase {
+    /// A word for status, metrics and logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+            Self::Ramp => "ramp",
+        }
+    }
+}
+
+/// The state of a circuit, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Its phase.
+    pub phase: Phase,
+    /// Until the phase ends by itself; zero where that is not known.
+    pub left: Duration,
+}
+
+impl Standing {
+    /// Until the end of the pause; zero where it is not open.
+    #[must_use]
+    pub fn left_open(&self) -> Duration {
+        if self.phase == Phase::Open { self.left } else { Duration::ZERO }
+    }
+}
+
+impl Circuit {
+    /// The requests that may pass at `now`.
+    #[must_use]
+    pub fn admits(&self, now: Instant) -> Admits {
+        match self.0 {
+            State::Closed => Admits::All,
+            State::Open { until, .. } | State::Probing { until, .. } if now >= until => Admits::Probe,
+            State::Open { until, .. } => Admits::NoneBefore(until),
+            State::Probing { .. } => Admits::NoneBeforeProbe,
+            State::Ramp { since, first, sent } => {
+                let seconds = now.saturating_duration_since(since).as_secs();
+                // After s whole seconds, (2^(s+1) - 1) times the first second's number in all.
+                let allowed = u64::from(first) * ((2_u64 << seconds.min(RAMP.as_secs())) - 1);
+                if now >= since + RAMP || sent < allowed {
+                    Admits::All
+                } else {
+                    Admits::NoneBefore(since + Duration::from_secs(seconds + 1))
+                }
+            }
+        }
+    }
+
+    /// Counts a request that passes at `now`. `true` for the probe.
+    pub fn pass(&mut self, now: Instant) -> bool {
+        match self.0 {
+            State::Open { until, pause } | State::Probing { until, pause } if now >= until => {
+                self.0 = State::Probing { until: now + PROBE_LIMIT, pause };
+                return true;
+            }
+            State::Ramp { since, first, sent } => {
+                let is_over = now >= since + RAMP;
+                self.0 = if is_over { State::Closed } else { State::Ramp { since, first, sent: sent + 1 } };
+            }
+            State::Closed | State::Open { .. } | State::Probing { .. } => {}
+        }
+        false
+    }
+
+    /// Opens it for `pause` from `now` on. A circuit that is open already does not close earlier by it.
+    pub fn open(&mut self, pause: Duration, now: Instant) {
+        let until = now + pause;
+        self.0 = match self.0 {
+            State::Open { until: before, pause: longest } => {
+                State::Open { until: before.max(until), pause: longest.max(pause) }
+            }
+            State::Closed | State::Probing { .. } | State::Ramp { .. } => State::Open { until, pause },
+        };
+    }
+
+    /// Closes it: at once, or by a ramp that lets `ramp` requests pass in the first second.
+    pub fn close(&mut self, ramp: Option<u32>, now: Instant) {
+        self.0 = ramp.map_or(State::Closed, |first| State::Ramp { since: now, first, sent: 0 });
+    }
+
+    /// Gives the probe up, for it had no result: the next request is the probe.
+    pub fn lose_probe(&mut self, now: Instant) {
+        if let State::Probing { pause, .. } = self.0 {
+            self.0 = State::Open { until: now, pause };
+        }
+    }
+
+    /// The pause that it was opened with last; `None` where it is not open.
+    #[must_use]
+    pub fn pause(&self) -> Option<Duration> {
+        match self.0 {
+            State::Open { pause, .. } | State::Probing { pause, .. } => Some(pause),
+            State::Closed | State::Ramp { .. } => None,
+        }
+    }
+
+    /// Until when nothing passes, where that is known.
+    #[must_use]
+    pub fn until(&self, now: Instant) -> Option<Instant> {
+        if let State::Open { until, .. } = self.0 { Some(until).filter(|until| *until > now) } else { None }
+    }
+
+    /// For how long a probe has been due at `now`; `None` where none is, or one is on its way.
+    #[must_use]
+    pub fn probe_due_for(&self, now: Instant) -> Option<Duration> {
+        if let State::Open { until, .. } = self.0 { now.checked_duration_since(until) } else { None }
+    }
+
+    /// Whether it lets everything pass, without a ramp.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0 == State::Closed
+    }
+
+    /// Whether nothing may pass at `now`.
+    #[must_use]
+    pub fn blocks(&self, now: Instant) -> bool {
+        self.until(now).is_some() || self.admits(now) == Admits::NoneBeforeProbe
+    }
+
+    /// Its state at `now`.
+    #[must_use]
+    pub fn standing(&self, now: Instant) -> Standing {
+        let left = |until: Instant| until.saturating_duration_since(now);
+        let (phase, left) = match self.0 {
+            State::Open { until, .. } if until > now => (Phase::Open, left(until)),
+            State::Open { .. } | State::Probing { .. } => (Phase::HalfOpen, Duration::ZERO),
+            State::Ramp { since, .. } if now < since + RAMP => (Phase::Ramp, left(since + RAMP)),
+            State::Ramp { .. } | State::Closed => (Phase::Closed, Duration::ZERO),
+        };
+        Standing { phase, left }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAUSE: Duration = Duration::from_secs(5);
+
+    fn at(begin: Instant, seconds: u64) -> Instant {
+        begin + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn an_open_circuit_lets_one_probe_pass_and_a_good_one_closes_it_by_a_ramp() {
+        let (mut circuit, begin) = (Circuit::default(), Instant::now());
+        assert_eq!(circuit.admits(begin), Admits::All);
+        circuit.open(PAUSE, begin);
+        assert_eq!(circuit.admits(at(begin, 4)), Admits::NoneBefore(at(begin, 5)));
+        assert!(circuit.blocks(at(begin, 4)) && !circuit.blocks(at(begin, 5)));
+        assert_eq!(circuit.standing(at(begin, 5)), Standing { phase: Phase::HalfOpen, left: Duration::ZERO });
+        assert!(circuit.pass(at(begin, 5)));
+        assert_eq!(circuit.admits(at(begin, 6)), Admits::NoneBeforeProbe);
+        assert!(!circuit.pass(at(begin, 6)));
+        circuit.close(Some(2), at(begin, 7));
+        let mut passed = Vec::new();
+        for second in 7..11 {
+            let mut count = 0;
+            while circuit.admits(at(begin, second)) == Admits::All {
+                assert!(!circuit.pass(at(begin, second)));
+                count += 1;
+            }
+            passed.push(count);
+        }
+        assert_eq!(passed, [2, 4, 8, 16]);
+        assert_eq!(circuit.admits(at(begin, 17)), Admits::All);
+        assert!(!circuit.is_closed());
+        circuit.pass(at(begin, 17));
+        assert!(circuit.is_closed());
+    }
+
+    #[test]
+    fn an_open_circuit_never_closes_earlier_by_being_opened_again() {
+        let (mut circuit, begin) = (Circuit::default(), Instant::now());
+        circuit.open(Duration::from_mins(1), begin);
+        circuit.open(PAUSE, at(begin, 1));
+        assert_eq!(circuit.until(begin), Some(at(begin, 60)));
+        assert_eq!(circuit.pause(), Some(Duration::from_mins(1)));
+    }
+
+    #[test]
+    fn a_probe_is_never_lost_for_ever() {
+        let (mut circuit, begin) = (Circuit::default(), Instant::now());
+        circuit.open(PAUSE, begin);
+        assert!(circuit.pass(at(begin, 5)));
+        circuit.lose_probe(at(begin, 6));
+        assert!(circuit.pass(at(begin, 6)));
+        // Nobody says that this one is lost.
+        assert_eq!(circuit.admits(at(begin, 305)), Admits::NoneBeforeProbe);
+        assert_eq!(circuit.admits(at(begin, 306)), Admits::Probe);
+    }
+}

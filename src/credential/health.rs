@@ -1,0 +1,458 @@
+//! The slot of a credential that is used for a scope, and what Snyk's answers do to it (pure; takes `now`).
+//!
+//! Snyk may answer 401 for one org that lacks a plan or a region while the credential is good elsewhere. So a refusal
+//! counts against its scope first: that scope is asked again once in a `probe_interval`. The whole slot is locked where scopes
+//! that were accepted lately are refused, or where nothing was accepted lately. Then one request in a `probe_interval` is
+//! let through to see whether the value is good again.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use crate::circuit::{Admits, Circuit};
+use crate::route::Scope;
+
+/// So many refusals of a scope in a row count as its answer.
+const STRIKES: u32 = 2;
+/// So many scopes that were accepted lately must be refused to show that the value is bad.
+const WITNESSES: usize = 2;
+/// An acceptance counts for so long.
+const LATELY: Duration = Duration::from_mins(5);
+/// Most scopes that are remembered for a slot.
+const SCOPES: usize = 10_000;
+
+/// The scope of a call; `None` for a call that names none.
+pub(super) type Asked<'a> = Option<&'a Scope>;
+
+/// Which slot to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pick {
+    /// This one.
+    Use(usize),
+    /// This one, for a single request: the whole slot was refused before.
+    Probe(usize),
+    /// None before this time is over: every slot is locked.
+    Locked {
+        /// Until the next probe.
+        retry_after: Duration,
+    },
+    /// None before this time is over: Snyk refuses this scope alone.
+    ScopeRefused {
+        /// Until the scope is asked again.
+        retry_after: Duration,
+    },
+}
+
+/// Snyk's last word on one scope.
+#[derive(Debug, Clone, Copy)]
+enum Verdict {
+    Accepted { at: Instant },
+    Refused { strikes: u32, until: Instant },
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    is_filled: bool,
+    lock: Circuit,
+    /// The first request for a scope that was accepted may be the probe without waiting for the pause.
+    may_probe_early: bool,
+    /// While it is locked, a request that would make a better probe than one that was refused asked in vain.
+    better_probe_waits: bool,
+    scopes: HashMap<Option<Scope>, Verdict>,
+    /// Scopes that were accepted lately and were refused since; any acceptance clears it.
+    witnesses: HashSet<Option<Scope>>,
+    /// When its source was last asked because of a refusal.
+    renewed_at: Option<Instant>,
+}
+
+/// The slots of one credential.
+#[derive(Debug)]
+pub(super) struct Health {
+    slots: Vec<Slot>,
+    probe_interval: Duration,
+}
+
+impl Health {
+    /// Those that are filled are good.
+    #[must_use]
+    pub(super) fn new(filled: &[bool], probe_interval: Duration) -> Self {
+        let slot = |is_filled: &bool| Slot { is_filled: *is_filled, ..Slot::default() };
+        Self { slots: filled.iter().map(slot).collect(), probe_interval }
+    }
+
+    /// Picks a slot for a request for `scope` at `now`. A probe takes its turn.
+    pub(super) fn pick(&mut self, scope: Asked<'_>, now: Instant) -> Pick {
+        let mut refused: Option<Duration> = None;
+        for (at, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.is_open()) {
+            match slot.scopes.get_mut(&scope.cloned()) {
+                Some(Verdict::Refused { strikes, until }) if *strikes >= STRIKES => {
+                    if now < *until {
+                        let wait = until.saturating_duration_since(now);
+                        refused = Some(refused.map_or(wait, |soonest| soonest.min(wait)));
+                        continue;
+                    }
+                    // This request asks again, and the next one an interval later.
+                    *until = now + self.probe_interval;
+                    return Pick::Use(at);
+                }
+                _ => return Pick::Use(at),
+            }
+        }
+        if let Some(retry_after) = refused {
+            return Pick::ScopeRefused { retry_after };
+        }
+        let mut soonest = self.probe_interval;
+        for (at, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.is_filled) {
+            match slot.probe(scope, self.probe_interval, now) {
+                None => return Pick::Probe(at),
+                Some(wait) => soonest = soonest.min(wait),
+            }
+        }
+        Pick::Locked { retry_after: soonest }
+    }
+
+    /// A word for how slot `at` stands: `in_use`, `ready`, `locked` or `empty`.
+    #[must_use]
+    pub(super) fn standing(&self, at: usize) -> &'static str {
+        let slot = &self.slots[at];
+        if !slot.is_filled {
+            "empty"
+        } else if !slot.is_open() {
+            "locked"
+        } else if self.open() == Some(at) {
+            "in_use"
+        } else {
+            "ready"
+        }
+    }
+
+    /// How many scopes Snyk refuses with the value of slot `at`, though it takes it elsewhere.
+    #[must_use]
+    pub(super) fn refused_scopes(&self, at: usize) -> usize {
+        let is_refused =
+            |verdict: &&Verdict| matches!(verdict, Verdict::Refused { strikes, .. } if *strikes >= STRIKES);
+        self.slots[at].scopes.values().filter(is_refused).count()
+    }
+
+    /// The first slot that is not locked.
+    #[must_use]
+    pub(super) fn open(&self) -> Option<usize> {
+        self.slots.iter().position(Slot::is_open)
+    }
+
+    /// The first slot but `but` that is not locked, and not refused for `scope`.
+    #[must_use]
+    pub(super) fn open_but(&self, but: usize, scope: Asked<'_>) -> Option<usize> {
+        let serves = |slot: &Slot| {
+            slot.is_open() && !matches!(slot.scopes.get(&scope.cloned()), Some(Verdict::Refused { .. }))
+        };
+        self.slots.iter().enumerate().position(|(at, slot)| at != but && serves(slot))
+    }
+
+    /// Snyk took the value of slot `at` for `scope`. A locked slot is opened by its probe alone: other answers may be to
+    /// requests that were sent before it was locked.
+    pub(super) fn accepted(&mut self, at: usize, scope: Asked<'_>, is_probe: bool, now: Instant) {
+        let slot = &mut self.slots[at];
+        if !is_probe && !slot.is_open() {
+            return;
+        }
+        slot.lock.close(None, now);
+        slot.note(scope, Verdict::Accepted { at: now }, now);
+        slot.witnesses.clear();
+        slot.renewed_at = None;
+    }
+
+    /// The slot has another value: what was refused is gone.
+    pub(super) fn renewed(&mut self, at: usize) {
+        self.slots[at] = Slot { is_filled: true, ..Slot::default() };
+    }
+
+    /// The probe of slot `at` brought no verdict. Where it was sent, it cost Snyk a request all the same.
+    pub(super) fn lose_probe(&mut self, at: usize, was_sent: bool, now: Instant) {
+        if was_sent {
+            self.slots[at].lock.open(self.probe_interval, now);
+        } else {
+            self.slots[at].lock.lose_probe(now);
+        }
+    }
+
+    /// Whether the source of slot `at` may be asked for a newer value, because Snyk refused the one that it gave:
+    /// once in a `probe_interval`, unless Snyk took a value since. Else a source that keeps giving values which
+    /// Snyk refuses would never be locked.
+    pub(super) fn may_renew(&mut self, at: usize, now: Instant) -> bool {
+        let last = &mut self.slots[at].renewed_at;
+        if last.is_some_and(|last| now.saturating_duration_since(last) < self.probe_interval) {
+            return false;
+        }
+        *last = Some(now);
+        true
+    }
+
+    /// Snyk refused the value of slot `at` for `scope`. `true` where the slot is locked by it.
+    pub(super) fn refused(&mut self, at: usize, scope: Asked<'_>, is_probe: bool, now: Instant) -> bool {
+        let other_is_open = self.open_but(at, scope).is_some();
+        let until = now + self.probe_interval;
+        let slot = &mut self.slots[at];
+        let key = scope.cloned();
+        let (strikes, was_accepted) = match slot.scopes.get(&key) {
+            Some(Verdict::Refused { strikes, .. }) => (strikes + 1, false),
+            Some(Verdict::Accepted { at }) => (1, now.saturating_duration_since(*at) < LATELY),
+            None => (1, false),
+        };
+        // Another slot answers meanwhile: one refusal is enough.
+        let strikes = if other_is_open { strikes.max(STRIKES) } else { strikes };
+        slot.note(scope, Verdict::Refused { strikes, until }, now);
+        if was_accepted {
+            slot.witnesses.insert(key);
+        }
+        if !slot.is_open() {
+            if is_probe {
+                slot.lock.open(self.probe_interval, now);
+                slot.better_probe_waits = false;
+            }
+            return false;
+        }
+        let is_bad = slot.witnesses.len() >= WITNESSES || !slot.accepts_any(now) && slot.is_refused(strikes);
+        if is_bad {
+            slot.lock.open(self.probe_interval, now);
+            (slot.may_probe_early, slot.better_probe_waits) = (true, false);
+        }
+        is_bad
+    }
+}
+
+impl Slot {
+    fn is_open(&self) -> bool {
+        self.is_filled && self.lock.is_closed()
+    }
+
+    /// Takes the probe of a locked slot for a request for `scope`; else for how long there is none.
+    fn probe(&mut self, scope: Asked<'_>, interval: Duration, now: Instant) -> Option<Duration> {
+        let verdict = self.scopes.get(&scope.cloned());
+        let (was_accepted, was_refused) = (
+            matches!(verdict, Some(Verdict::Accepted { .. })),
+            matches!(verdict, Some(Verdict::Refused { .. })),
+        );
+        if was_accepted && std::mem::take(&mut self.may_probe_early) && self.lock.until(now).is_some() {
+            self.lock.close(None, now);
+            self.lock.open(Duration::ZERO, now);
+        }
+        match self.lock.admits(now) {
+            Admits::All | Admits::Probe => {
+                // One that was just refused shows little: it leaves the first interval to better ones, if any asked.
+                let waited = self.lock.probe_due_for(now).is_none_or(|due| due >= interval);
+                if was_refused && self.better_probe_waits && !waited {
+                    return Some(interval);
+                }
+                self.lock.pass(now);
+                None
+            }
+            Admits::NoneBefore(at) => {
+                self.better_probe_waits |= !was_refused;
+                Some(at.saturating_duration_since(now))
+            }
+            Admits::NoneBeforeProbe => {
+                self.better_probe_waits |= !was_refused;
+                Some(interval)
+            }
+        }
+    }
+
+    fn note(&mut self, scope: Asked<'_>, verdict: Verdict, now: Instant) {
+        if self.scopes.len() >= SCOPES && !self.scopes.contains_key(&scope.cloned()) {
+            self.scopes.retain(|_, verdict| match verdict {
+                Verdict::Accepted { at } => now.saturating_duration_since(*at) < LATELY,
+                Verdict::Refused { until, .. } => *until > now,
+            });
+            if self.scopes.len() >= SCOPES {
+                return;
+            }
+        }
+        self.scopes.insert(scope.cloned(), verdict);
+    }
+
+    /// Whether Snyk's last word on any scope was to take the value, not long ago.
+    fn accepts_any(&self, now: Instant) -> bool {
+        let accepts = |verdict: &Verdict| match verdict {
+            Verdict::Accepted { at } => now.saturating_duration_since(*at) < LATELY,
+            Verdict::Refused { .. } => false,
+        };
+        self.scopes.values().any(accepts)
+    }
+
+    /// Whether it is refused often enough, of which one scope `strikes` times.
+    fn is_refused(&self, strikes: u32) -> bool {
+        let refused = self.scopes.values().filter(|verdict| matches!(verdict, Verdict::Refused { .. }));
+        strikes >= STRIKES || refused.count() >= WITNESSES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::{Id, ScopeKind};
+
+    const MINUTE: Duration = Duration::from_mins(1);
+
+    fn scope(id: &str) -> Scope {
+        Scope { kind: ScopeKind::Org, id: Id::parse(id).expect("an id") }
+    }
+
+    fn at(begin: Instant, seconds: u64) -> Instant {
+        begin + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_single_slot_is_locked_at_its_second_refusal_and_probed_once_a_minute() {
+        let (mut health, begin, a) = (Health::new(&[true], MINUTE), Instant::now(), scope("a"));
+        let a = Some(&a);
+        assert_eq!(health.pick(a, begin), Pick::Use(0));
+        assert!(!health.refused(0, a, false, begin));
+        assert_eq!(health.pick(a, begin), Pick::Use(0));
+        assert!(health.refused(0, a, false, begin));
+        let picks: Vec<Pick> =
+            (1..10_000).map(|n| health.pick(a, begin + Duration::from_millis(n))).collect();
+        assert!(picks.iter().all(|pick| matches!(pick, Pick::Locked { .. })));
+        assert_eq!(health.pick(a, at(begin, 59)), Pick::Locked { retry_after: Duration::from_secs(1) });
+        assert_eq!(health.pick(a, at(begin, 60)), Pick::Probe(0));
+        assert_eq!(health.pick(a, at(begin, 60)), Pick::Locked { retry_after: MINUTE });
+        assert!(!health.refused(0, a, true, at(begin, 61)));
+        assert!(matches!(health.pick(a, at(begin, 120)), Pick::Locked { .. }));
+        assert_eq!(health.pick(a, at(begin, 121)), Pick::Probe(0));
+        // An answer to a request of before the lock says nothing.
+        health.accepted(0, a, false, at(begin, 121));
+        assert!(matches!(health.pick(a, at(begin, 122)), Pick::Locked { .. }));
+        health.accepted(0, a, true, at(begin, 122));
+        assert_eq!(health.pick(a, at(begin, 122)), Pick::Use(0));
+    }
+
+    #[test]
+    fn orgs_that_are_refused_leave_those_alone_that_are_accepted() {
+        let (mut health, begin) = (Health::new(&[true], MINUTE), Instant::now());
+        let (good, bad, worse) = (scope("good"), scope("bad"), scope("worse"));
+        health.accepted(0, Some(&good), false, begin);
+        for second in 0..600 {
+            let now = at(begin, second);
+            for refused in [&bad, &worse] {
+                for _ in 0..3 {
+                    let pick = health.pick(Some(refused), now);
+                    if pick == Pick::Use(0) {
+                        assert!(!health.refused(0, Some(refused), false, now));
+                    } else {
+                        assert!(matches!(pick, Pick::ScopeRefused { .. }), "{pick:?}");
+                    }
+                }
+            }
+            assert_eq!(health.pick(Some(&good), now), Pick::Use(0));
+            if second % 60 == 0 {
+                health.accepted(0, Some(&good), false, now);
+            }
+        }
+        assert_eq!(health.refused_scopes(0), 2);
+    }
+
+    #[test]
+    fn a_refused_org_costs_one_request_a_minute() {
+        let (mut health, begin) = (Health::new(&[true], MINUTE), Instant::now());
+        let (good, bad) = (scope("good"), scope("bad"));
+        health.accepted(0, Some(&good), false, begin);
+        let mut sent = 0;
+        for second in 0..300 {
+            if health.pick(Some(&bad), at(begin, second)) == Pick::Use(0) {
+                sent += 1;
+                health.refused(0, Some(&bad), false, at(begin, second));
+            }
+            health.accepted(0, Some(&good), false, at(begin, second));
+        }
+        assert_eq!(sent, 2 + 4);
+    }
+
+    #[test]
+    fn two_orgs_that_were_accepted_and_are_refused_show_that_the_value_is_bad() {
+        let (mut health, now) = (Health::new(&[true], MINUTE), Instant::now());
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(scope);
+        for one in [&a, &b, &c, &d] {
+            health.accepted(0, Some(one), false, now);
+        }
+        assert!(!health.refused(0, Some(&a), false, now));
+        assert!(health.refused(0, Some(&b), false, now));
+        // One that was accepted is the probe at once, and no more than one.
+        assert_eq!(health.pick(Some(&c), now), Pick::Probe(0));
+        assert!(matches!(health.pick(Some(&d), now), Pick::Locked { .. }));
+        assert!(!health.refused(0, Some(&c), true, now));
+        for second in 0..60 {
+            for one in [&a, &b, &c, &d] {
+                assert!(matches!(health.pick(Some(one), at(now, second)), Pick::Locked { .. }));
+            }
+        }
+        // Then it is one that was not refused.
+        assert!(matches!(health.pick(Some(&a), at(now, 60)), Pick::Locked { .. }));
+        assert_eq!(health.pick(Some(&d), at(now, 60)), Pick::Probe(0));
+        health.accepted(0, Some(&d), true, at(now, 61));
+        assert_eq!(health.pick(Some(&d), at(now, 61)), Pick::Use(0));
+    }
+
+    #[test]
+    fn a_probe_is_for_any_org_where_no_better_one_asks() {
+        let (mut health, now, a) = (Health::new(&[true], MINUTE), Instant::now(), scope("a"));
+        let b = scope("b");
+        assert!(!health.refused(0, Some(&a), false, now));
+        assert!(health.refused(0, Some(&a), false, now));
+        // Another asked meanwhile and does not come back.
+        assert!(matches!(health.pick(Some(&b), at(now, 30)), Pick::Locked { .. }));
+        assert!(matches!(health.pick(Some(&a), at(now, 60)), Pick::Locked { .. }));
+        assert_eq!(health.pick(Some(&a), at(now, 120)), Pick::Probe(0));
+        health.lose_probe(0, false, at(now, 121));
+        assert_eq!(health.pick(Some(&b), at(now, 121)), Pick::Probe(0));
+    }
+
+    #[test]
+    fn an_acceptance_between_two_refusals_clears_the_first() {
+        let (mut health, now) = (Health::new(&[true], MINUTE), Instant::now());
+        assert!(!health.refused(0, None, false, now));
+        health.accepted(0, None, false, now);
+        assert!(!health.refused(0, None, false, now));
+        // A source is asked again at once where its value was good meanwhile, else once in a minute.
+        assert!(health.may_renew(0, now) && !health.may_renew(0, now));
+        health.accepted(0, None, false, now);
+        assert!(health.may_renew(0, now));
+        assert!(health.may_renew(0, now + MINUTE));
+    }
+
+    #[test]
+    fn a_slot_without_a_value_is_never_used() {
+        let (mut health, now) = (Health::new(&[true, false], MINUTE), Instant::now());
+        assert!(!health.refused(0, None, false, now));
+        assert!(health.refused(0, None, false, now));
+        assert!(matches!(health.pick(None, now), Pick::Locked { .. }));
+        health.renewed(1);
+        assert_eq!(health.pick(None, now), Pick::Use(1));
+    }
+
+    #[test]
+    fn the_next_slot_takes_over_at_once_and_the_active_one_again_when_renewed() {
+        let (mut health, now) = (Health::new(&[true, true], MINUTE), Instant::now());
+        assert!(health.refused(0, None, false, now));
+        assert_eq!(health.pick(None, now), Pick::Use(1));
+        assert!(!health.refused(1, None, false, now));
+        assert!(health.refused(1, None, false, now));
+        assert!(matches!(health.pick(None, now), Pick::Locked { .. }));
+        health.renewed(0);
+        assert_eq!(health.pick(None, now), Pick::Use(0));
+        // Both are probed in turn, one a minute each.
+        assert!(!health.refused(0, None, false, now));
+        assert!(health.refused(0, None, false, now));
+        assert_eq!(health.pick(None, now + MINUTE), Pick::Probe(0));
+        assert_eq!(health.pick(None, now + MINUTE), Pick::Probe(1));
+        assert!(matches!(health.pick(None, now + MINUTE), Pick::Locked { .. }));
+    }
+
+    #[test]
+    fn an_org_that_only_the_next_slot_serves_uses_it_and_others_keep_the_first() {
+        let (mut health, now) = (Health::new(&[true, true], MINUTE), Instant::now());
+        let (a, b) = (scope("a"), scope("b"));
+        health.accepted(0, Some(&a), false, now);
+        assert!(!health.refused(0, Some(&b), false, now));
+        assert_eq!(health.pick(Some(&b), now), Pick::Use(1));
+        assert_eq!(health.pick(Some(&a), now), Pick::Use(0));
+    }
+}

@@ -1,0 +1,498 @@
+//! Which failures speak for the upstream's host, and which for one export or one scope's starts (pure; takes `now`).
+//!
+//! A host that cannot be reached is down for everybody. An answer that breaks off, hangs, or comes from an edge speaks
+//! for its export alone, for another one may be sound: so each export has a circuit of its own. A scope's circuit opens by
+//! such failures where at least two of its exports fail and none was answered well lately; the host's, where that is so of
+//! at least two scopes.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use crate::circuit::{Admits, Circuit, Standing};
+use crate::route::{ExportCall, Id, Operation, Scope};
+
+/// `[breaker]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Failed requests in a row that open a circuit.
+    pub failures: u32,
+    /// How long a circuit is open before a probe.
+    pub pause: Duration,
+}
+
+/// A good answer shows for so long that the host is there.
+const ALIVE: Duration = Duration::from_mins(1);
+/// Most resources that are remembered.
+const RESOURCES: usize = 10_000;
+
+/// One thing at Snyk that requests are about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Resource {
+    /// Its org or group.
+    pub scope: Scope,
+    /// The export; `None` stands for the scope's starts.
+    pub export: Option<Id>,
+}
+
+impl From<&ExportCall> for Resource {
+    fn from(call: &ExportCall) -> Self {
+        let export = match &call.operation {
+            Operation::Start => None,
+            Operation::JobStatus(id) | Operation::Results(id) => Some(id.clone()),
+        };
+        Self { scope: call.scope.clone(), export }
+    }
+}
+
+/// The end of a request, as it speaks for host and resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    /// An answer of Snyk's own, whatever its status.
+    Answered,
+    /// No connection: no address, refused, no route, no TLS.
+    Unreachable,
+    /// A connection, but no answer of Snyk's: broken, too late, or made by an edge.
+    Broken,
+    /// Neither: it was ended by us.
+    None,
+}
+
+/// A circuit that stands in a request's way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Broken {
+    /// Until the next probe.
+    pub retry_after: Duration,
+    /// Whose it is.
+    pub of: Level,
+}
+
+/// What a circuit is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// All requests.
+    Host,
+    /// Those of one org or group.
+    Scope,
+    /// Those of one export, or the starts of one scope.
+    Export,
+}
+
+/// The circuits that a request passed as their probe.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Probes {
+    host: bool,
+    scope: bool,
+    export: bool,
+}
+
+impl Probes {
+    /// Whether it is any circuit's probe.
+    #[must_use]
+    pub const fn is_any(self) -> bool {
+        self.host || self.scope || self.export
+    }
+}
+
+/// What the end of a request did to the circuits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// The host's opened.
+    Opened,
+    /// The host's closed.
+    Closed,
+    /// The scope's opened.
+    ScopeOpened,
+    /// The export's opened.
+    ExportOpened,
+}
+
+/// A circuit of many exports.
+#[derive(Debug, Default)]
+struct Shared {
+    circuit: Circuit,
+    /// Since it opened, a request that would make a better probe than one that failed was refused.
+    better_probe_waits: bool,
+}
+
+impl Shared {
+    /// Whether a request may pass that is about what `is_failing`. One that just failed shows little: it leaves the
+    /// first pause to better probes, if any asked.
+    fn check(&self, is_failing: bool, pause: Duration, now: Instant) -> Result<(), Duration> {
+        let waited = self.circuit.probe_due_for(now).is_none_or(|due| due >= pause);
+        if !waited && is_failing && self.better_probe_waits {
+            return Err(pause);
+        }
+        wait(&self.circuit, now)
+    }
+
+    /// Opens it. `true` where it was closed.
+    fn open(&mut self, pause: Duration, now: Instant) -> bool {
+        let was_closed = self.circuit.is_closed();
+        self.circuit.open(pause, now);
+        self.better_probe_waits = false;
+        was_closed
+    }
+}
+
+fn wait(circuit: &Circuit, now: Instant) -> Result<(), Duration> {
+    match circuit.admits(now) {
+        Admits::All | Admits::Probe => Ok(()),
+        Admits::NoneBefore(at) => Err(at.saturating_duration_since(now)),
+        Admits::NoneBeforeProbe => Err(Duration::from_secs(1)),
+    }
+}
+
+/// One export, or the starts of one scope.
+#[derive(Debug, Default)]
+struct Health {
+    circuit: Circuit,
+    /// Failed requests since the last good one.
+    failures: u32,
+    /// When its last request ended.
+    last: Option<Instant>,
+}
+
+impl Health {
+    fn is_recent(&self, now: Instant) -> bool {
+        self.last.is_some_and(|last| now.saturating_duration_since(last) < ALIVE)
+    }
+}
+
+/// The circuits of one upstream.
+#[derive(Debug)]
+pub struct Host {
+    settings: Settings,
+    whole: Shared,
+    /// Requests in a row that found no connection.
+    unreachable: u32,
+    /// Those that are not closed.
+    scopes: HashMap<Scope, Shared>,
+    resources: HashMap<Resource, Health>,
+}
+
+impl Host {
+    /// All circuits are closed.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            whole: Shared::default(),
+            unreachable: 0,
+            scopes: HashMap::new(),
+            resources: HashMap::new(),
+        }
+    }
+
+    /// Goes by other settings from now on.
+    pub fn set(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
+    /// Whether a request about `resource` may be sent at `now`.
+    ///
+    /// # Errors
+    /// The circuit that stands in its way.
+    pub fn check(&self, resource: Option<&Resource>, now: Instant) -> Result<(), Broken> {
+        let health = resource.and_then(|resource| self.resources.get(resource));
+        let is_failing = health.is_some_and(|health| health.failures > 0);
+        let shared = |shared: &Shared| shared.check(is_failing, self.settings.pause, now);
+        let of = |of| move |retry_after| Broken { retry_after, of };
+        shared(&self.whole).map_err(of(Level::Host))?;
+        let scope = resource.and_then(|resource| self.scopes.get(&resource.scope));
+        scope.map_or(Ok(()), shared).map_err(of(Level::Scope))?;
+        health.map_or(Ok(()), |health| wait(&health.circuit, now)).map_err(of(Level::Export))
+    }
+
+    /// Notes that `broken` kept a request about `resource` from being sent.
+    pub fn refused(&mut self, resource: Option<&Resource>, broken: Broken) {
+        let health = resource.and_then(|resource| self.resources.get(resource));
+        if health.is_some_and(|health| health.failures > 0) {
+            return;
+        }
+        match (broken.of, resource) {
+            (Level::Host, _) => self.whole.better_probe_waits = true,
+            (Level::Scope, Some(resource)) => {
+                if let Some(scope) = self.scopes.get_mut(&resource.scope) {
+                    scope.better_probe_waits = true;
+                }
+            }
+            (Level::Scope | Level::Export, _) => {}
+        }
+    }
+
+    /// Counts a request that is sent at `now`.
+    pub fn sent(&mut self, resource: Option<&Resource>, now: Instant) -> Probes {
+        let scope = resource.and_then(|resource| self.scopes.get_mut(&resource.scope));
+        let health = resource.and_then(|resource| self.resources.get_mut(resource));
+        Probes {
+            host: self.whole.circuit.pass(now),
+            scope: scope.is_some_and(|scope| scope.circuit.pass(now)),
+            export: health.is_some_and(|health| health.circuit.pass(now)),
+        }
+    }
+
+    /// A request ended that was `probes`. A try that is made again says nothing yet: it is ended with `Evidence::None`.
+    pub fn ended(
+        &mut self,
+        resource: Option<&Resource>,
+        probes: Probes,
+        evidence: Evidence,
+        now: Instant,
+    ) -> Change {
+        match evidence {
+            Evidence::Answered => self.answered(resource, probes, now),
+            Evidence::Unreachable => {
+                self.unreachable += 1;
+                self.lose(resource, Probes { host: false, ..probes }, now);
+                if probes.host || self.unreachable >= self.settings.failures {
+                    return self.open(now);
+                }
+                Change::None
+            }
+            Evidence::Broken => {
+                self.unreachable = 0;
+                let change = resource.map_or(Change::None, |resource| self.broke(resource, probes, now));
+                let is_down = probes.host || self.is_down(now);
+                if is_down { self.open(now) } else { change }
+            }
+            Evidence::None => {
+                self.lose(resource, probes, now);
+                Change::None
+            }
+        }
+    }
+
+    /// The state of the host's circuit at `now`.
+    #[must_use]
+    pub fn standing(&self, now: Instant) -> Standing {
+        self.whole.circuit.standing(now)
+    }
+
+    /// How many exports have a circuit that is not closed.
+    #[must_use]
+    pub fn broken_exports(&self) -> usize {
+        let is_broken = |(resource, health): &(&Resource, &Health)| {
+            !health.circuit.is_closed() || health.failures > 0 && self.scopes.contains_key(&resource.scope)
+        };
+        self.resources.iter().filter(is_broken).count()
+    }
+
+    fn answered(&mut self, resource: Option<&Resource>, probes: Probes, now: Instant) -> Change {
+        self.unreachable = 0;
+        if let Some(resource) = resource {
+            if let Some(health) = self.health(resource, now) {
+                (health.failures, health.last) = (0, Some(now));
+                // One that was on its way when the circuit opened shows nothing.
+                if probes.export {
+                    health.circuit.close(None, now);
+                }
+            }
+            if probes.scope {
+                self.scopes.remove(&resource.scope);
+            }
+        }
+        if probes.host {
+            self.whole.circuit.close(None, now);
+            return Change::Closed;
+        }
+        Change::None
+    }
+
+    /// Counts a failure against `resource` and its scope.
+    fn broke(&mut self, resource: &Resource, probes: Probes, now: Instant) -> Change {
+        let Settings { failures, pause } = self.settings;
+        let Some(health) = self.health(resource, now) else { return Change::None };
+        health.last = Some(now);
+        health.failures += 1;
+        let was_closed = health.circuit.is_closed();
+        let opens = health.failures >= failures;
+        if opens {
+            health.circuit.open(pause, now);
+        }
+        if probes.scope || self.fails_together(now, |one| one.scope == resource.scope, |one| one) {
+            let is_new = self.scopes.entry(resource.scope.clone()).or_default().open(pause, now);
+            return if is_new { Change::ScopeOpened } else { Change::None };
+        }
+        if opens && was_closed { Change::ExportOpened } else { Change::None }
+    }
+
+    /// The probes have no result.
+    fn lose(&mut self, resource: Option<&Resource>, probes: Probes, now: Instant) {
+        if probes.host {
+            self.whole.circuit.lose_probe(now);
+        }
+        let Some(resource) = resource else { return };
+        if let Some(scope) = self.scopes.get_mut(&resource.scope).filter(|_| probes.scope) {
+            scope.circuit.lose_probe(now);
+        }
+        if let Some(health) = self.resources.get_mut(resource).filter(|_| probes.export) {
+            health.circuit.lose_probe(now);
+        }
+    }
+
+    fn is_down(&self, now: Instant) -> bool {
+        self.fails_together(now, |_| true, |resource| &resource.scope)
+    }
+
+    /// Whether those resources that are `among` show trouble that is larger than one of them: their failures are many,
+    /// in at least two parts, and none was answered well lately.
+    fn fails_together<P: Eq + std::hash::Hash>(
+        &self,
+        now: Instant,
+        among: impl Fn(&Resource) -> bool,
+        part: impl Fn(&Resource) -> &P,
+    ) -> bool {
+        let mut parts = HashSet::new();
+        let mut failures = 0_u32;
+        for (resource, health) in &self.resources {
+            if !health.is_recent(now) || !among(resource) {
+                continue;
+            }
+            if health.failures == 0 {
+                return false;
+            }
+            failures = failures.saturating_add(health.failures);
+            parts.insert(part(resource));
+        }
+        parts.len() >= 2 && failures >= self.settings.failures
+    }
+
+    fn open(&mut self, now: Instant) -> Change {
+        if self.whole.open(self.settings.pause, now) { Change::Opened } else { Change::None }
+    }
+
+    /// What is known of `resource`; `None` where too much is known already.
+    fn health(&mut self, resource: &Resource, now: Instant) -> Option<&mut Health> {
+        if self.resources.len() >= RESOURCES && !self.resources.contains_key(resource) {
+            self.resources.retain(|_, health| health.is_recent(now));
+            if self.resources.len() >= RESOURCES {
+                return None;
+            }
+        }
+        Some(self.resources.entry(resource.clone()).or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::ScopeKind;
+
+    const SETTINGS: Settings = Settings { failures: 3, pause: Duration::from_secs(5) };
+
+    fn resource(scope: &str, export: &str) -> Resource {
+        let id = |text| Id::parse(text).expect("an id");
+        Resource { scope: Scope { kind: ScopeKind::Org, id: id(scope) }, export: Some(id(export)) }
+    }
+
+    /// Sends a request about `resource`, if that may be, and ends it.
+    fn ask(host: &mut Host, resource: &Resource, evidence: Evidence, now: Instant) -> Result<Change, Broken> {
+        host.check(Some(resource), now).inspect_err(|broken| host.refused(Some(resource), *broken))?;
+        let probes = host.sent(Some(resource), now);
+        Ok(host.ended(Some(resource), probes, evidence, now))
+    }
+
+    fn at(begin: Instant, seconds: u64) -> Instant {
+        begin + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn one_bad_export_opens_its_own_circuit_and_no_other() {
+        let (mut host, now) = (Host::new(SETTINGS), Instant::now());
+        let (bad, good) = (resource("a", "bad"), resource("a", "good"));
+        for _ in 0..2 {
+            assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Ok(Change::None));
+        }
+        assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Ok(Change::ExportOpened));
+        let broken = Broken { retry_after: SETTINGS.pause, of: Level::Export };
+        assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Err(broken));
+        assert_eq!(ask(&mut host, &good, Evidence::Answered, now), Ok(Change::None));
+        // One request a pause, until it is good again.
+        for pause in 1..5 {
+            let now = at(now, 5 * pause);
+            assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Ok(Change::None));
+            assert!(ask(&mut host, &bad, Evidence::Broken, now).is_err());
+        }
+        assert_eq!(ask(&mut host, &bad, Evidence::Answered, at(now, 25)), Ok(Change::None));
+        assert_eq!(ask(&mut host, &bad, Evidence::Answered, at(now, 25)), Ok(Change::None));
+    }
+
+    #[test]
+    fn exports_of_one_org_that_fail_together_open_its_circuit_and_no_other() {
+        let (mut host, now) = (Host::new(SETTINGS), Instant::now());
+        let [a, b, c, other] = [("a", "1"), ("a", "2"), ("a", "3"), ("b", "1")].map(|(s, e)| resource(s, e));
+        assert_eq!(ask(&mut host, &a, Evidence::Broken, now), Ok(Change::None));
+        assert_eq!(ask(&mut host, &b, Evidence::Broken, now), Ok(Change::None));
+        assert_eq!(ask(&mut host, &b, Evidence::Broken, now), Ok(Change::ScopeOpened));
+        assert!(ask(&mut host, &c, Evidence::Answered, now).is_err_and(|broken| broken.of == Level::Scope));
+        assert_eq!(ask(&mut host, &other, Evidence::Answered, now), Ok(Change::None));
+        // One request a pause, and one that did not fail first.
+        assert!(ask(&mut host, &a, Evidence::Broken, at(now, 5)).is_err());
+        assert_eq!(ask(&mut host, &c, Evidence::Answered, at(now, 5)), Ok(Change::None));
+        assert_eq!(ask(&mut host, &a, Evidence::Broken, at(now, 5)), Ok(Change::None));
+    }
+
+    #[test]
+    fn a_host_that_is_not_reached_is_down_for_everybody() {
+        let (mut host, now) = (Host::new(SETTINGS), Instant::now());
+        let (a, b) = (resource("a", "e"), resource("b", "e"));
+        let changes = [(); 3].map(|()| ask(&mut host, &a, Evidence::Unreachable, now));
+        assert_eq!(changes, [Ok(Change::None), Ok(Change::None), Ok(Change::Opened)]);
+        assert!(ask(&mut host, &b, Evidence::Answered, now).is_err_and(|broken| broken.of == Level::Host));
+        // One request a pause.
+        assert_eq!(ask(&mut host, &a, Evidence::Unreachable, at(now, 5)), Ok(Change::None));
+        assert!(ask(&mut host, &a, Evidence::Unreachable, at(now, 5)).is_err());
+        assert_eq!(ask(&mut host, &a, Evidence::Answered, at(now, 10)), Ok(Change::Closed));
+        assert_eq!(ask(&mut host, &b, Evidence::Answered, at(now, 10)), Ok(Change::None));
+    }
+
+    #[test]
+    fn broken_answers_of_two_scopes_show_a_host_that_is_down_unless_another_is_answered() {
+        let (a, b, good) = (resource("a", "e"), resource("b", "e"), resource("c", "e"));
+        let now = Instant::now();
+        for is_alive in [false, true] {
+            let mut host = Host::new(SETTINGS);
+            if is_alive {
+                assert_eq!(ask(&mut host, &good, Evidence::Answered, now), Ok(Change::None));
+            }
+            assert_eq!(ask(&mut host, &a, Evidence::Broken, now), Ok(Change::None));
+            assert_eq!(ask(&mut host, &a, Evidence::Broken, now), Ok(Change::None));
+            let expected = if is_alive { Change::None } else { Change::Opened };
+            assert_eq!(ask(&mut host, &b, Evidence::Broken, now), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn a_probe_is_not_spent_on_what_just_failed_unless_nothing_else_asks() {
+        let (a, b, good) = (resource("a", "e"), resource("b", "e"), resource("c", "e"));
+        let (mut host, now) = (Host::new(Settings { failures: 2, ..SETTINGS }), Instant::now());
+        let changes = [&a, &b].map(|one| ask(&mut host, one, Evidence::Broken, now));
+        assert_eq!(changes, [Ok(Change::None), Ok(Change::Opened)]);
+        // Nobody else asks: the next of them is the probe.
+        assert_eq!(ask(&mut host, &a, Evidence::Broken, at(now, 5)), Ok(Change::None));
+        // Somebody else asks: the probe is theirs, whoever comes first.
+        assert!(ask(&mut host, &good, Evidence::Answered, at(now, 6)).is_err());
+        assert!(ask(&mut host, &b, Evidence::Broken, at(now, 10)).is_err());
+        assert_eq!(ask(&mut host, &good, Evidence::Answered, at(now, 10)), Ok(Change::Closed));
+        // And where they do not come again, it is anybody's a pause later.
+        let mut other = Host::new(SETTINGS);
+        assert_eq!(ask(&mut other, &a, Evidence::Broken, now), Ok(Change::None));
+        assert_eq!(other.open(now), Change::Opened);
+        assert!(ask(&mut other, &good, Evidence::Answered, now).is_err());
+        assert!(ask(&mut other, &a, Evidence::Broken, at(now, 5)).is_err());
+        assert!(ask(&mut other, &a, Evidence::Broken, at(now, 10)).is_ok());
+    }
+
+    #[test]
+    fn a_probe_without_a_result_is_followed_by_another() {
+        let (mut host, now) = (Host::new(SETTINGS), Instant::now());
+        let a = resource("a", "e");
+        for _ in 0..3 {
+            let _ = ask(&mut host, &a, Evidence::Unreachable, now);
+        }
+        assert_eq!(ask(&mut host, &a, Evidence::None, at(now, 5)), Ok(Change::None));
+        assert_eq!(ask(&mut host, &a, Evidence::Answered, at(now, 5)), Ok(Change::Closed));
+    }
+}

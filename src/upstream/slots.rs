@@ -1,0 +1,124 @@
+//! The requests that are under way with one credential, and whose they are (pure; takes `now`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A read that all its clients have left keeps its slot at least for so long: they may come back.
+const LEFT_ALONE: Duration = Duration::from_secs(5);
+/// A client may use this many times the slots that are free. So one client alone takes three quarters, and the next one
+/// finds a slot.
+const SHARE_OF_FREE: usize = 3;
+
+/// Names one request that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(u64);
+
+#[derive(Debug)]
+struct Running {
+    client: Arc<str>,
+    /// Since when nobody waits for it.
+    abandoned: Option<Instant>,
+}
+
+/// The slots of one credential.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    running: HashMap<Slot, Running>,
+    by_client: HashMap<Arc<str>, usize>,
+    last: u64,
+}
+
+impl Slots {
+    /// How many are in use.
+    pub(super) fn len(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Whether `client` may use one more of `most`. Where there are `several` clients, one leaves slots free for the others.
+    pub(super) fn admit(&self, client: &Arc<str>, most: usize, several: bool) -> bool {
+        let free = most.saturating_sub(self.len());
+        let used = self.by_client.get(client).copied().unwrap_or(0);
+        free > 0 && (!several || used < free.saturating_mul(SHARE_OF_FREE))
+    }
+
+    /// Takes a slot for `client`.
+    pub(super) fn take(&mut self, client: &Arc<str>) -> Slot {
+        self.last += 1;
+        let slot = Slot(self.last);
+        self.running.insert(slot, Running { client: Arc::clone(client), abandoned: None });
+        *self.by_client.entry(Arc::clone(client)).or_default() += 1;
+        slot
+    }
+
+    /// Gives a slot back.
+    pub(super) fn free(&mut self, slot: Slot) {
+        let Some(Running { client, .. }) = self.running.remove(&slot) else { return };
+        if let Some(used) = self.by_client.get_mut(&client) {
+            *used -= 1;
+            if *used == 0 {
+                self.by_client.remove(&client);
+            }
+        }
+    }
+
+    /// Notes since when nobody waits for the request in `slot`; `None` where somebody does again.
+    pub(super) fn abandon(&mut self, slot: Slot, since: Option<Instant>) {
+        if let Some(running) = self.running.get_mut(&slot) {
+            running.abandoned = since;
+        }
+    }
+
+    /// The abandoned request that may be ended first, and from when on.
+    pub(super) fn abandoned(&self) -> Option<(Instant, Slot)> {
+        let ends =
+            self.running.iter().filter_map(|(slot, running)| Some((running.abandoned? + LEFT_ALONE, *slot)));
+        ends.min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many slots each of `clients` gets of 64, all of them greedy, one after the other.
+    fn taken(clients: &[&str], several: bool) -> Vec<usize> {
+        let mut slots = Slots::default();
+        let take = |client: &&str| {
+            let client = Arc::from(*client);
+            std::iter::from_fn(|| slots.admit(&client, 64, several).then(|| slots.take(&client))).count()
+        };
+        clients.iter().map(take).collect()
+    }
+
+    #[test]
+    fn a_greedy_client_leaves_slots_for_others_where_there_are_others() {
+        assert_eq!(taken(&["a"], false), [64]);
+        assert_eq!(taken(&["a", "b", "c"], true), [48, 12, 3]);
+        assert_eq!(taken(&["a", "b", "c", "d", "e"], true)[3..], [1, 0]);
+    }
+
+    #[test]
+    fn a_single_slot_is_anybodys() {
+        let (mut slots, a) = (Slots::default(), Arc::from("a"));
+        assert!(slots.admit(&a, 1, true));
+        let slot = slots.take(&a);
+        assert!(!slots.admit(&a, 1, true));
+        slots.free(slot);
+        assert!(slots.admit(&a, 1, true));
+    }
+
+    #[test]
+    fn the_request_that_was_abandoned_first_is_ended_first_unless_somebody_came_back() {
+        let (mut slots, a, now) = (Slots::default(), Arc::from("a"), Instant::now());
+        let [first, second] = [(); 2].map(|()| slots.take(&a));
+        assert_eq!(slots.abandoned(), None);
+        slots.abandon(first, Some(now));
+        slots.abandon(second, Some(now + Duration::from_secs(1)));
+        assert_eq!(slots.abandoned(), Some((now + LEFT_ALONE, first)));
+        slots.abandon(first, None);
+        assert_eq!(slots.abandoned().map(|(_, slot)| slot), Some(second));
+        slots.free(second);
+        assert_eq!((slots.len(), slots.abandoned()), (1, None));
+    }
+}
