@@ -79,7 +79,8 @@ certificate() {
 certificate ec ec -pkeyopt ec_paramgen_curve:P-256 || { cat "$scratch/openssl" >&2; fail 'openssl'; }
 certificate rsa rsa:2048 || { cat "$scratch/openssl" >&2; fail 'openssl'; }
 
-"$program" fake-snyk --plain --listen 127.0.0.1:0 --polls 1 >"$scratch/fake.log" 2>&1 &
+# Schemathesis makes up starts that Snyk would refuse.
+"$program" fake-snyk --plain --listen 127.0.0.1:0 --polls 1 --accept-any-start >"$scratch/fake.log" 2>&1 &
 started+=($!)
 fake=$(listening "$scratch/fake.log" 'http://127\.0\.0\.1:[0-9]+')
 
@@ -275,7 +276,7 @@ json=(--header 'Content-Type: application/vnd.api+json' --header 'Expect:')
 me=(--header "Authorization: token $key")
 alone=http://127.0.0.1:$(cat "$scratch/alone.port")
 tokenless=http://127.0.0.1:$(cat "$scratch/tokenless.port")
-body='{"data":{"type":"resource","attributes":{"formats":["csv"]}}}'
+body='{"data":{"type":"resource","attributes":{"filters":{"updated":{"from":"2026-01-01T00:00:00Z"}}}}}'
 ask start 202 "${me[@]}" "${json[@]}" --data "$body" "$team/orgs/tools/export?version=$VERSION"
 export_id=$(grep -aoE '"id":"[0-9a-f-]+"' "$scratch/answers/start" | cut -d '"' -f 4)
 export_url="$team/orgs/tools/export/$export_id?version=$VERSION"

@@ -15,6 +15,7 @@ mod command_line;
 mod credentials;
 mod doors;
 mod failures;
+mod fake;
 mod floods;
 mod forwarding;
 mod kill;
