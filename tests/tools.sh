@@ -31,16 +31,6 @@ clean_up() {
 }
 trap clean_up EXIT
 
-# listening LOG PATTERN: the first match of PATTERN in LOG, once it is there.
-listening() {
-    for _ in $(seq 100); do
-        if grep -oE -m 1 -- "$2" "$1" 2>/dev/null | head -n 1 | grep .; then return; fi
-        sleep 0.1
-    done
-    cat "$1" >&2
-    fail "nothing listens: $2 is not in the output"
-}
-
 # gateway NAME: starts one with $scratch/NAME.toml; its ports are then in NAME.port, NAME.tls and NAME.admin.
 gateway() {
     local log=$scratch/$1.log

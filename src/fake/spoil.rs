@@ -119,26 +119,36 @@ pub(super) async fn spoil(
             let bytes = chunked(&response, "transfer-encoding: gzip, chunked", NOT_REALLY_GZIP, "");
             site.say_http1(&bytes, Then::End)?;
         }
-        Fault::LengthAndChunked => {
-            let (head, body) = read(response).await?;
-            let both = format!("content-length: {}\r\ntransfer-encoding: chunked", body.len());
-            site.say_http1(&chunked(&head, &both, &body, ""), Then::End)?;
-            response = head.map(|()| answers::full(body));
-        }
+        Fault::LengthAndChunked => response = length_and_chunked(response, site).await?,
         Fault::RefusedStream => return Err(h2::Error::from(Reason::REFUSED_STREAM).into()),
-        Fault::CutBody { reason, declared } => {
-            let (mut head, body) = read(response).await?;
-            if declared {
-                set(head.headers_mut(), "content-length", &body.len().to_string());
-            }
-            let half = body.slice(..body.len() / 2);
-            response = head.map(|()| broken_off(half, h2::Error::from(reason).into()));
-        }
+        Fault::CutBody { reason, declared } => response = cut_body(response, reason, declared).await?,
         Fault::GoAwayBefore => site.go_away(site.stream.saturating_sub(2), Then::End)?,
         Fault::GoAwayAfter => site.go_away(site.stream, Then::End)?,
         Fault::GoAwayAnswered => site.go_away(site.stream, Then::GoOn)?,
     }
     Ok(response)
+}
+
+/// The answer with both ways of saying where it ends.
+async fn length_and_chunked(response: Response<Body>, site: &Site<'_>) -> Result<Response<Body>, BoxError> {
+    let (response, body) = read(response).await?;
+    let both = format!("content-length: {}\r\ntransfer-encoding: chunked", body.len());
+    site.say_http1(&chunked(&response, &both, &body, ""), Then::End)?;
+    Ok(response.map(|()| answers::full(body)))
+}
+
+/// Half of the body, then `RST_STREAM`.
+async fn cut_body(
+    response: Response<Body>,
+    reason: Reason,
+    is_declared: bool,
+) -> Result<Response<Body>, BoxError> {
+    let (mut response, body) = read(response).await?;
+    if is_declared {
+        set(response.headers_mut(), "content-length", &body.len().to_string());
+    }
+    let half = body.slice(..body.len() / 2);
+    Ok(response.map(|()| broken_off(half, h2::Error::from(reason).into())))
 }
 
 /// A trailer field. hyper's server sends none that its client did not ask for; edges do.

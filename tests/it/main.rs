@@ -11,6 +11,7 @@ mod access;
 mod admin;
 mod attacks;
 mod caching;
+mod clients;
 mod command_line;
 mod credentials;
 mod doors;
