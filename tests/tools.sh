@@ -287,7 +287,8 @@ head -c 1100000 /dev/zero | tr '\0' ' ' >"$scratch/large"
 ask body_too_large 413 "${me[@]}" "${json[@]}" --data-binary "@$scratch/large" "$team/orgs/tools/export"
 ask target_too_long 414 "${me[@]}" "$team/orgs/tools/export/e?x=$(head -c 9000 "$scratch/large" | tr ' ' x)"
 slow=(--header "Session-Token: $slow_key")
-ask first_of_minute 200 "${slow[@]}" "$export_url"
+# Asked of Snyk anew: httplint takes the Date of an old hit for a clock that is behind.
+ask first_of_minute 200 "${slow[@]}" --header 'Cache-Control: no-cache' "$export_url"
 ask client_rate 429 "${slow[@]}" "$export_url"
 ask not_cached 504 "${me[@]}" --header 'Cache-Control: only-if-cached' "$team/orgs/tools/export/other"
 ask connection_refused 502 "$alone/orgs/tools/export/e"
