@@ -71,6 +71,9 @@ esac
 step "Other people's tools: TLS, the answers' fields, our own OpenAPI document, secrets in the repository"
 tests/tools.sh "${CARGO_TARGET_DIR:-target}/debug/exportgate"
 
+step "Other people's clients: from the start of an export to its files"
+tests/clients/run.sh "${CARGO_TARGET_DIR:-target}/debug/exportgate"
+
 step 'The status page, in a browser'
 tests/browser/run.sh "${CARGO_TARGET_DIR:-target}/debug/exportgate"
 

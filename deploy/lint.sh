@@ -62,7 +62,7 @@ need_prometheus
 venv "$tools" "${PINS[@]}"
 
 step 'shellcheck: scripts'
-scripts=(test.sh tests/*.sh tests/browser/run.sh benches/*.sh benches/*/run.sh deploy/*.sh deploy/*/*.sh deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm)
+scripts=(test.sh tests/*.sh tests/*/*.sh benches/*.sh benches/*/run.sh deploy/*.sh deploy/*/*.sh deploy/debian/postinst deploy/debian/prerm deploy/debian/postrm)
 shellcheck -x "${scripts[@]}" || finding 'shellcheck'
 printf '%s scripts\n' "${#scripts[@]}"
 

@@ -47,3 +47,13 @@ venv() {
     fi
     printf '%s\n' "$@"
 }
+
+# listening LOG PATTERN: the first match of PATTERN in LOG, once it is there.
+listening() {
+    for _ in $(seq 100); do
+        if grep -oE -m 1 -- "$2" "$1" 2>/dev/null | head -n 1 | grep .; then return; fi
+        sleep 0.1
+    done
+    cat "$1" >&2
+    fail "nothing listens: $2 is not in the output"
+}

@@ -31,16 +31,6 @@ clean_up() {
 }
 trap clean_up EXIT
 
-# listening LOG PATTERN: the first match of PATTERN in LOG, once it is there.
-listening() {
-    for _ in $(seq 100); do
-        if grep -oE -m 1 -- "$2" "$1" 2>/dev/null | head -n 1 | grep .; then return; fi
-        sleep 0.1
-    done
-    cat "$1" >&2
-    fail "nothing listens: $2 is not in the output"
-}
-
 # gateway NAME: starts one with $scratch/NAME.toml; its ports are then in NAME.port, NAME.tls and NAME.admin.
 gateway() {
     local log=$scratch/$1.log
@@ -79,7 +69,8 @@ certificate() {
 certificate ec ec -pkeyopt ec_paramgen_curve:P-256 || { cat "$scratch/openssl" >&2; fail 'openssl'; }
 certificate rsa rsa:2048 || { cat "$scratch/openssl" >&2; fail 'openssl'; }
 
-"$program" fake-snyk --plain --listen 127.0.0.1:0 --polls 1 >"$scratch/fake.log" 2>&1 &
+# Schemathesis makes up starts that Snyk would refuse.
+"$program" fake-snyk --plain --listen 127.0.0.1:0 --polls 1 --accept-any-start >"$scratch/fake.log" 2>&1 &
 started+=($!)
 fake=$(listening "$scratch/fake.log" 'http://127\.0\.0\.1:[0-9]+')
 
@@ -275,7 +266,7 @@ json=(--header 'Content-Type: application/vnd.api+json' --header 'Expect:')
 me=(--header "Authorization: token $key")
 alone=http://127.0.0.1:$(cat "$scratch/alone.port")
 tokenless=http://127.0.0.1:$(cat "$scratch/tokenless.port")
-body='{"data":{"type":"resource","attributes":{"formats":["csv"]}}}'
+body='{"data":{"type":"resource","attributes":{"filters":{"updated":{"from":"2026-01-01T00:00:00Z"}}}}}'
 ask start 202 "${me[@]}" "${json[@]}" --data "$body" "$team/orgs/tools/export?version=$VERSION"
 export_id=$(grep -aoE '"id":"[0-9a-f-]+"' "$scratch/answers/start" | cut -d '"' -f 4)
 export_url="$team/orgs/tools/export/$export_id?version=$VERSION"
@@ -296,7 +287,8 @@ head -c 1100000 /dev/zero | tr '\0' ' ' >"$scratch/large"
 ask body_too_large 413 "${me[@]}" "${json[@]}" --data-binary "@$scratch/large" "$team/orgs/tools/export"
 ask target_too_long 414 "${me[@]}" "$team/orgs/tools/export/e?x=$(head -c 9000 "$scratch/large" | tr ' ' x)"
 slow=(--header "Session-Token: $slow_key")
-ask first_of_minute 200 "${slow[@]}" "$export_url"
+# Asked of Snyk anew: httplint takes the Date of an old hit for a clock that is behind.
+ask first_of_minute 200 "${slow[@]}" --header 'Cache-Control: no-cache' "$export_url"
 ask client_rate 429 "${slow[@]}" "$export_url"
 ask not_cached 504 "${me[@]}" --header 'Cache-Control: only-if-cached' "$team/orgs/tools/export/other"
 ask connection_refused 502 "$alone/orgs/tools/export/e"

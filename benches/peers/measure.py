@@ -153,7 +153,7 @@ def pending_100(turn):
 
 
 def start(turn):
-    body = b'{"data":{"type":"resource","attributes":{"formats":["csv"],"dataset":"issues"}}}'
+    body = b'{"data":{"type":"resource","attributes":{"formats":["csv"],"dataset":"issues","filters":{"introduced":{"from":"2026-01-01T00:00:00Z"}}}}}'
     before = turn.count()["starts"]
     status, _, _ = fetch(turn.port, STARTS + QUERY, {**turn.fields, "Content-Type": "application/vnd.api+json"},
                          "POST", body)

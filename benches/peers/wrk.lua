@@ -44,7 +44,7 @@ function init(args)
   elseif mode == "post" then
     wrk.method = "POST"
     wrk.headers["Content-Type"] = "application/vnd.api+json"
-    wrk.body = '{"data":{"type":"resource","attributes":{"formats":["csv"],"dataset":"issues"}}}'
+    wrk.body = '{"data":{"type":"resource","attributes":{"formats":["csv"],"dataset":"issues","filters":{"introduced":{"from":"2026-01-01T00:00:00Z"}}}}}'
   elseif mode == "keys" then
     local requests, number = {}, 0
     for key in io.lines(args[2]) do

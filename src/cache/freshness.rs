@@ -73,7 +73,7 @@ pub fn assess(answer: &Answer<'_>, settings: &Settings) -> Result<Freshness, Not
         return Err(NotStored::Status);
     }
     let peek = answer.peek.filter(|_| is_plain_json(answer.fields)).ok_or(NotStored::NotExport)?;
-    if peek.status != "FINISHED" {
+    if peek.status.as_deref().ok_or(NotStored::NotExport)? != "FINISHED" {
         return Err(NotStored::NotFinished);
     }
     if answer.body_len > settings.max_entry {
@@ -245,7 +245,7 @@ mod tests {
     }
 
     fn finished(ends: Vec<End>) -> Peek {
-        Peek { status: "FINISHED".into(), id: None, ends }
+        Peek { status: Some("FINISHED".into()), id: None, ends }
     }
 
     /// The lifetime in seconds, or why there is none.
@@ -314,7 +314,7 @@ mod tests {
     fn only_a_whole_finished_export_in_plain_json_is_stored() {
         let end = || vec![End::At(wall(NOW + 60 * MIN))];
         for word in ["PENDING", "STARTED", "ERRORED", "ERROR", "finished", "FINISHED ", ""] {
-            let peek = Peek { status: word.into(), id: None, ends: end() };
+            let peek = Peek { status: Some(word.into()), id: None, ends: end() };
             assert_eq!(lifetime(&json(&[]), &peek), Err(NotStored::NotFinished), "{word}");
         }
         let gzip = json(&[("content-encoding", "gzip")]);

@@ -11,8 +11,8 @@ use super::links::{End, end_of};
 /// nothing but the status word and the id is copied.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Peek {
-    /// `data.attributes.status`, exactly as it was spelled.
-    pub status: String,
+    /// `data.attributes.status`, exactly as it was spelled; the answer to a start has none.
+    pub status: Option<String>,
     /// `data.id`: the export's id, in the answer to a start.
     pub id: Option<String>,
     /// The end of each link anywhere in `data.attributes`.
@@ -27,7 +27,8 @@ impl Peek {
         let mut found = Found::default();
         Reading { place: Place::Document, found: &mut found }.deserialize(&mut deserializer).ok()?;
         deserializer.end().ok()?;
-        Some(Self { status: found.status?, id: found.id.and_then(|id| id.0), ends: found.ends })
+        found.data.and(found.attributes)?;
+        Some(Self { status: found.status, id: found.id.and_then(|id| id.0), ends: found.ends })
     }
 
     /// Whether a link is of a form whose end cannot be read.
@@ -197,11 +198,18 @@ mod tests {
         assert_eq!(
             Peek::of(PUBLISHED.as_bytes()),
             Some(Peek {
-                status: "PENDING".into(),
+                status: Some("PENDING".into()),
                 id: Some("d6b640e5-d88c-4c17-9bf0-93597b7a1ce2".into()),
                 ends: vec![]
             })
         );
+    }
+
+    #[test]
+    fn a_started_export_has_an_id_and_no_status() {
+        let recorded = r#"{"data":{"attributes":{"created":"2026-02-12T20:09:42.693"},"id":"e1","links":{"self":"/orgs/o/jobs/export/e1?version=2024-10-15"},"type":"export"}}"#;
+        let expected = Peek { status: None, id: Some("e1".into()), ends: vec![] };
+        assert_eq!(Peek::of(recorded.as_bytes()), Some(expected));
     }
 
     #[test]
@@ -220,7 +228,6 @@ mod tests {
         for text in [
             r#"{"status":"FINISHED","status":"PENDING"}"#,
             r#"{"status":"PENDING","status":"FINISHED"}"#,
-            r#"{"results":[]}"#,
             r#"{"status":null}"#,
             r#"{"status":["FINISHED"]}"#,
             "[]",

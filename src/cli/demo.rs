@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Either, Full};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::{Failure, block_on, requests, stop_on_signal};
@@ -25,6 +25,8 @@ use crate::transport;
 /// The org that the demo exports.
 const ORG: &str = "825e79b7-0073-44c3-a5ea-e0aa8a3dbf38";
 const VERSION: &str = "version=2024-10-15";
+/// What it asks for. Snyk wants a date filter.
+const START: &str = r#"{"data":{"type":"resource","attributes":{"formats":["csv"],"dataset":"issues","filters":{"introduced":{"from":"2026-01-01T00:00:00Z"}}}}}"#;
 
 /// Options of the demo.
 #[derive(Debug, clap::Args)]
@@ -149,8 +151,7 @@ async fn narrate(
     };
 
     // Start the export and poll until it is finished, as every tool does.
-    let start =
-        json!({"data": {"type": "resource", "attributes": {"formats": ["csv"], "dataset": "issues"}}});
+    let start = serde_json::from_str(START)?;
     let started = tool.call(Method::POST, &format!("/orgs/{ORG}/export?{VERSION}"), &start).await?;
     step(&started, "start");
     let export = started.body["data"]["id"].as_str().ok_or("the start gave no id")?.to_owned();
@@ -197,7 +198,7 @@ fn invite(out: &mut impl Write, root: &str, page: &str, journal: &Path) -> Resul
     writeln!(out, "\nThe gateway serves on; end it with Ctrl-C. Its status page: {page}\nTry:")?;
     writeln!(
         out,
-        "  curl -i -X POST '{root}/orgs/{ORG}/export?{VERSION}' -H 'Content-Type: application/vnd.api+json' \\\n    -d '{{\"data\":{{\"type\":\"resource\",\"attributes\":{{\"formats\":[\"csv\"]}}}}}}'"
+        "  curl -i -X POST '{root}/orgs/{ORG}/export?{VERSION}' -H 'Content-Type: application/vnd.api+json' \\\n    -d '{START}'"
     )?;
     writeln!(
         out,

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{Failure, block_on, stop_on_signal};
-use crate::fake::{Fake, Script, Settings};
+use crate::fake::{Fake, Fault, JobStatus, Script, Settings, Target};
 use crate::shutdown::Shutdown;
 
 /// Options of the fake.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = format!("Faults: {}", Fault::forms()))]
 pub(super) struct Args {
     /// Where to listen
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7090")]
@@ -29,12 +30,54 @@ pub(super) struct Args {
     /// How long links live, in seconds
     #[arg(long, default_value_t = 3600)]
     link_seconds: u64,
+    /// How the job status of a finished export is answered
+    #[arg(long, value_enum, default_value_t = JobStatus::Inline)]
+    job_status: JobStatus,
+    /// Accept starts without a date filter
+    #[arg(long)]
+    accept_any_start: bool,
     /// Start calls an hour, as Snyk allows 20
     #[arg(long)]
     starts_per_hour: Option<u32>,
     /// Requests a minute, as Snyk allows 1620; over it, nobody is answered until a quiet minute
     #[arg(long)]
     requests_per_minute: Option<u32>,
+    /// Add what an edge was seen to add: a weak ETag, an Expires of the same second, Server: envoy, Vary
+    #[arg(long)]
+    edge_fields: bool,
+    /// Seconds that Date is ahead of the clock that links are signed by
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    date_offset: i64,
+    /// Let calls go wrong; repeat for more. *N: the next N calls. @TARGET: `starts`, an org or group (orgs/ID,
+    /// groups/ID), an export (ID), or calls whose path begins so (/v1/)
+    #[arg(long = "fault", value_name = "FAULT[*N][@TARGET]")]
+    faults: Vec<Plan>,
+}
+
+/// A value of `--fault`.
+#[derive(Debug, Clone)]
+struct Plan {
+    fault: Fault,
+    times: Option<u32>,
+    target: Target,
+}
+
+impl std::str::FromStr for Plan {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (text, target) = match text.rsplit_once('@') {
+            Some((fault, target)) => (fault, target.parse()?),
+            None => (text, Target::All),
+        };
+        let (text, times) = match text.rsplit_once('*') {
+            Some((fault, times)) => {
+                (fault, Some(times.parse().map_err(|_| format!("{times}: expected a number"))?))
+            }
+            None => (text, None),
+        };
+        Ok(Self { fault: text.parse()?, times, target })
+    }
 }
 
 pub(super) fn run(args: &Args) -> Result<(), Failure> {
@@ -44,6 +87,10 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         link_seconds: vec![args.link_seconds],
         starts_per_hour: args.starts_per_hour,
         requests_per_minute: args.requests_per_minute,
+        job_status: args.job_status,
+        accept_any_start: args.accept_any_start,
+        edge_fields: args.edge_fields,
+        date_offset: args.date_offset,
         ..Script::default()
     };
     let settings = Settings { listen: args.listen, tls: !args.plain, script, ..Settings::default() };
@@ -52,6 +99,9 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
         let shutdown = Shutdown::new();
         stop_on_signal(&shutdown, || {}).map_err(failed)?;
         let fake = Fake::start(settings).await.map_err(failed)?;
+        for Plan { fault, times, target } in args.faults.clone() {
+            fake.fault_at(target, fault, times);
+        }
         let mut out = anstream::stdout();
         let mut say = |text: String| writeln!(out, "{text}").map_err(failed);
         say(format!("A fake Snyk listens on {} and takes any token.", fake.url()))?;

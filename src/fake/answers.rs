@@ -43,48 +43,62 @@ pub(super) fn bucket_error(status: u16, code: &str) -> Response<Body> {
     respond(status, "application/xml; charset=UTF-8", xml)
 }
 
-/// The answer to a start call.
-pub(super) fn started(scope: &str, export: &str, (now, version): (&str, &str)) -> Response<Body> {
-    let own = format!("/{scope}/export/{export}?version={version}");
+/// The answer to a start call, as recorded.
+pub(super) fn started(scope: &str, export: &str, version: &str, time: &str) -> Response<Body> {
+    let job = format!("/{scope}/jobs/export/{export}?version={version}");
     let mut response = document(
         202,
-        &json!({
-            "jsonapi": {"version": "1.0"},
-            "data": {"id": export, "type": "export", "attributes": {"created": now.trim_end_matches('Z'), "status": "PENDING"}},
-            "links": {"self": own},
-        }),
+        &json!({"data": {
+            "attributes": {"created": time.trim_end_matches('Z')},
+            "id": export,
+            "links": {"self": job},
+            "type": "export",
+        }}),
     );
-    set(
-        response.headers_mut(),
-        "content-location",
-        &format!("/rest/{scope}/jobs/export/{export}?version={version}"),
-    );
+    set(response.headers_mut(), "content-location", &format!("/rest{job}"));
     set(response.headers_mut(), "retry-after", "1");
     response
 }
 
-/// The answer to a GET of an export.
-pub(super) fn export(
-    scope: &str,
-    export: &str,
-    (status, now): (&str, &str),
-    results: Option<Vec<Value>>,
-) -> Response<Body> {
-    let mut attributes = json!({"created": now, "formats": ["csv"], "status": status});
-    if let Some(results) = results {
-        attributes["finished"] = json!(now);
-        attributes["row_count"] = json!(3 * results.len());
-        attributes["results"] = json!(results);
-    }
-    document(
-        200,
-        &json!({
-            "jsonapi": {"version": "1.0"},
-            "data": {"id": export, "type": "resource", "attributes": attributes},
-            "links": {"self": format!("/{scope}/export/{export}")},
-        }),
-    )
+/// What a GET of an export is answered with.
+pub(super) struct ExportDocument<'a> {
+    pub(super) scope: &'a str,
+    pub(super) id: &'a str,
+    pub(super) version: &'a str,
+    pub(super) status: &'a str,
+    pub(super) time: &'a str,
+    pub(super) results: Option<Vec<Value>>,
 }
+
+impl ExportDocument<'_> {
+    pub(super) fn respond(self) -> Response<Body> {
+        let Self { scope, id, version, status, time, results } = self;
+        let mut attributes = json!({"created": time, "formats": ["csv"], "status": status});
+        if let Some(results) = results {
+            attributes["finished"] = json!(time);
+            attributes["row_count"] = json!(3 * results.len());
+            attributes["results"] = json!(results);
+        }
+        document(
+            200,
+            &json!({
+                "jsonapi": {"version": "1.0"},
+                "data": {"id": id, "type": "export", "attributes": attributes},
+                "links": {"self": format!("/{scope}/export/{id}?version={version}")},
+            }),
+        )
+    }
+}
+
+/// Fields that Snyk puts on every answer, and those that an edge was seen to add.
+pub(super) const STANDARD_FIELDS: [&str; 5] = [
+    "snyk-request-id",
+    "snyk-version-requested",
+    "snyk-version-served",
+    "snyk-version-lifecycle-stage",
+    "date",
+];
+pub(super) const EDGE_FIELDS: [&str; 4] = ["etag", "expires", "server", "vary"];
 
 /// The file behind a link.
 pub(super) const CSV: &str =

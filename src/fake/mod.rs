@@ -4,25 +4,30 @@
 //! It imports nothing of the gateway, so that it cannot share its mistakes.
 
 mod answers;
+mod api;
+mod fault;
 mod links;
 mod script;
 mod server;
+mod spoil;
+mod target;
 mod wire;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use fault::{Fault, RateFields};
 pub use links::LinkForm;
-pub use script::{Hits, Limiter, Script, State};
+pub use script::{Hits, JobStatus, Limiter, Script, State};
+pub use target::Target;
 
-use script::Stage;
+use script::{Plan, Stage};
 
 /// Most requests and signatures that are kept for [`Fake::requests`] and [`Fake::signatures`].
 const KEPT: usize = 200_000;
@@ -54,51 +59,6 @@ impl Default for Settings {
     }
 }
 
-/// Something that goes wrong with an API call; files are never touched. Those that break the framing
-/// need HTTP/1.1.
-#[derive(Debug, Clone)]
-pub enum Fault {
-    /// The answer waits.
-    Delay(Duration),
-    /// This status with an error document.
-    Status(u16),
-    /// 429 with `Retry-After`.
-    TooManyRequests {
-        /// Seconds.
-        retry_after: u64,
-    },
-    /// The connection ends before the head.
-    Reset,
-    /// The connection ends within the body.
-    ResetMidBody,
-    /// What comes is no HTTP.
-    Garbage,
-    /// Nothing comes.
-    Hang,
-    /// The body stops coming.
-    HangMidBody,
-    /// A body of so many bytes.
-    Oversize(usize),
-    /// 200 with a page.
-    Html,
-    /// 303 to this place.
-    Redirect(String),
-    /// Interim responses without an end.
-    EndlessContinue,
-    /// 101, unasked.
-    SwitchingProtocols,
-    /// A header section of so many bytes.
-    BigHeaders(usize),
-    /// A body that claims to be compressed.
-    Gzip,
-    /// A chunk whose size cannot be read.
-    BadChunk,
-    /// A field on the normal answer.
-    ExtraHeader(String, String),
-    /// A field in place of the normal answer's.
-    ReplaceHeader(String, String),
-}
-
 /// A request as it was received.
 #[derive(Debug, Clone)]
 pub struct Seen {
@@ -119,6 +79,27 @@ impl Seen {
     #[must_use]
     pub fn header(&self, name: &str) -> Vec<&str> {
         self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str()).collect()
+    }
+
+    /// The path alone; over HTTP/2 the target begins with scheme and authority.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        let (whole, _) = self.target.split_once('?').unwrap_or((&self.target, ""));
+        whole.split_once("://").map_or(whole, |(_, rest)| rest.find('/').map_or("", |at| &rest[at..]))
+    }
+
+    fn query(&self) -> Vec<(String, String)> {
+        let (_, query) = self.target.split_once('?').unwrap_or_default();
+        form_urlencoded::parse(query.as_bytes()).into_owned().collect()
+    }
+
+    /// The value of the first `version`.
+    fn requested_version(&self) -> String {
+        self.query()
+            .into_iter()
+            .find(|(name, _)| name == "version")
+            .map(|(_, value)| value)
+            .unwrap_or_default()
     }
 }
 
@@ -210,6 +191,12 @@ impl Fake {
         self.shared.stage().hits
     }
 
+    /// How often each operation was called by those calls that `target` is about.
+    #[must_use]
+    pub fn hits_of(&self, target: &Target) -> Hits {
+        self.shared.stage().hits_of(target)
+    }
+
     /// Every request that was seen, files left out.
     #[must_use]
     pub fn requests(&self) -> Vec<Seen> {
@@ -234,12 +221,17 @@ impl Fake {
 
     /// Lets the next `times` API calls (all of them: `None`) go wrong.
     pub fn fault(&self, fault: Fault, times: Option<u32>) {
-        self.shared.stage().faults.push_back((fault, times));
+        self.fault_at(Target::All, fault, times);
+    }
+
+    /// The same for those calls that `target` is about.
+    pub fn fault_at(&self, target: Target, fault: Fault, times: Option<u32>) {
+        self.shared.stage().faults.push(Plan { target, fault, times });
     }
 
     /// The same for requests for an access token.
     pub fn token_fault(&self, fault: Fault, times: Option<u32>) {
-        self.shared.stage().token_faults.push_back((fault, times));
+        self.shared.stage().token_faults.push(Plan { target: Target::All, fault, times });
     }
 
     /// Ends all faults.

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::links::LinkForm;
-use super::{Fault, KEPT, Seen};
+use super::target::{Call, Operation};
+use super::{Fault, KEPT, Seen, Target};
 
 /// How exports go.
 #[derive(Debug, Clone)]
@@ -24,6 +25,15 @@ pub struct Script {
     pub parts: usize,
     /// How long each part's link lives; the last repeats. A start call's own wish wins.
     pub link_seconds: Vec<u64>,
+    /// How a finished export's job status is answered.
+    pub job_status: JobStatus,
+    /// Whether a start without a date filter is accepted; else it gets 400, as Snyk documents it.
+    pub accept_any_start: bool,
+    /// Whether answers have the fields that an edge was seen to add: a weak `ETag`, an `Expires` of the same
+    /// second, `Server: envoy` and `Vary`.
+    pub edge_fields: bool,
+    /// Seconds that `Date` is ahead of the clock that links are signed by.
+    pub date_offset: i64,
     /// Start calls an hour; more get 429.
     pub starts_per_hour: Option<u32>,
     /// The secret of any OAuth client. With it, the tokens that were handed out are accepted, until they end.
@@ -43,12 +53,27 @@ impl Default for Script {
             link_form: LinkForm::GcsV4,
             parts: 2,
             link_seconds: vec![3_600],
+            job_status: JobStatus::Inline,
+            accept_any_start: false,
+            edge_fields: false,
+            date_offset: 0,
             starts_per_hour: None,
             oauth_secret: None,
             token_seconds: 3_600,
             requests_per_minute: None,
         }
     }
+}
+
+/// How a finished export's job status is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum JobStatus {
+    /// With the status alone.
+    Plain,
+    /// With the results in it, as the results call is.
+    Inline,
+    /// With 303 to the results call.
+    Redirect,
 }
 
 /// What an export is.
@@ -94,6 +119,15 @@ impl Hits {
     pub fn api(&self) -> u64 {
         self.start + self.job_status + self.results + self.other
     }
+
+    fn count(&mut self, seen: &Seen) {
+        match Call::of(seen).map(|call| call.operation) {
+            Some(Operation::Start) => self.start += 1,
+            Some(Operation::JobStatus(_)) => self.job_status += 1,
+            Some(Operation::Results(_)) => self.results += 1,
+            None => self.other += 1,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -104,6 +138,14 @@ pub(super) struct Export {
     link_seconds: Option<u64>,
 }
 
+/// A fault that is to come, and how often; without an end where that is not said.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) target: Target,
+    pub(super) fault: Fault,
+    pub(super) times: Option<u32>,
+}
+
 /// Everything the fake knows.
 #[derive(Debug)]
 pub(super) struct Stage {
@@ -111,8 +153,8 @@ pub(super) struct Stage {
     pub(super) hits: Hits,
     pub(super) seen: Vec<Seen>,
     pub(super) signatures: Vec<String>,
-    pub(super) faults: VecDeque<(Fault, Option<u32>)>,
-    pub(super) token_faults: VecDeque<(Fault, Option<u32>)>,
+    pub(super) faults: Vec<Plan>,
+    pub(super) token_faults: Vec<Plan>,
     /// The only tokens that are accepted, besides those that were handed out.
     pub(super) accepted: Option<Vec<String>>,
     /// Access tokens that were handed out, and when they end (Unix milliseconds).
@@ -158,8 +200,8 @@ impl Stage {
             hits: Hits::default(),
             seen: Vec::new(),
             signatures: Vec::new(),
-            faults: VecDeque::new(),
-            token_faults: VecDeque::new(),
+            faults: Vec::new(),
+            token_faults: Vec::new(),
             accepted: None,
             issued: Vec::new(),
             clock_offset: 0,
@@ -222,15 +264,24 @@ impl Stage {
         self.script.requests_per_minute.is_none_or(|most| self.limiter.admit(most, now_ms))
     }
 
-    /// Requests left in this minute.
-    pub(super) fn remaining(&self) -> Option<u32> {
-        self.script.requests_per_minute.map(|most| self.limiter.remaining(most))
+    /// Requests left in this minute, and how many it has.
+    pub(super) fn remaining(&self) -> Option<(u32, u32)> {
+        self.script.requests_per_minute.map(|most| (self.limiter.remaining(most), most))
     }
 
-    pub(super) fn keep(&mut self, seen: Seen) {
+    /// Counts a call and keeps it.
+    pub(super) fn note(&mut self, seen: &Seen) {
+        self.hits.count(seen);
         if self.seen.len() < KEPT {
-            self.seen.push(seen);
+            self.seen.push(seen.clone());
         }
+    }
+
+    /// The kept calls that `target` is about.
+    pub(super) fn hits_of(&self, target: &Target) -> Hits {
+        let mut hits = Hits::default();
+        self.seen.iter().filter(|seen| target.includes(seen)).for_each(|seen| hits.count(seen));
+        hits
     }
 
     pub(super) fn keep_signature(&mut self, signature: String) {
@@ -259,22 +310,25 @@ impl Stage {
         self.issued.clear();
     }
 
-    /// The faults of this request. One that bears no end stays.
-    pub(super) fn next_faults(&mut self) -> Vec<Fault> {
-        due(&mut self.faults)
+    /// The faults of this call.
+    pub(super) fn next_faults(&mut self, seen: &Seen) -> Vec<Fault> {
+        due(&mut self.faults, |target| target.includes(seen))
     }
 
     /// The faults of this request for an access token.
     pub(super) fn next_token_faults(&mut self) -> Vec<Fault> {
-        due(&mut self.token_faults)
+        due(&mut self.token_faults, |_| true)
     }
 }
 
-fn due(faults: &mut VecDeque<(Fault, Option<u32>)>) -> Vec<Fault> {
+fn due(plans: &mut Vec<Plan>, is_about: impl Fn(&Target) -> bool) -> Vec<Fault> {
     let mut due = Vec::new();
-    faults.retain_mut(|(fault, times)| {
-        due.push(fault.clone());
-        let Some(left) = times else { return true };
+    plans.retain_mut(|plan| {
+        if !is_about(&plan.target) {
+            return true;
+        }
+        due.push(plan.fault.clone());
+        let Some(left) = &mut plan.times else { return true };
         *left = left.saturating_sub(1);
         *left > 0
     });

@@ -1,4 +1,4 @@
-//! A connection whose next answer can be replaced by raw bytes, to send what no HTTP library would.
+//! A connection that can be made to say raw bytes, to send what no HTTP library would.
 
 use std::future::Future as _;
 use std::io;
@@ -10,12 +10,22 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// What is written instead of the next answer.
+/// Bytes that come before anything else that would be written.
 #[derive(Debug, Clone)]
 pub(super) struct Raw {
     pub(super) bytes: Vec<u8>,
-    /// Written again and again, with a pause, instead of once.
-    pub(super) endless: bool,
+    pub(super) then: Then,
+}
+
+/// What follows raw bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// The end of the connection.
+    End,
+    /// The same again, after a pause.
+    Repeat,
+    /// What would have been written.
+    GoOn,
 }
 
 /// The service's end of the switch.
@@ -23,8 +33,12 @@ pub(super) struct Raw {
 pub(super) struct Switch(Arc<Mutex<Option<Raw>>>);
 
 impl Switch {
-    pub(super) fn replace_answer(&self, raw: Raw) {
+    pub(super) fn write(&self, raw: Raw) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(raw);
+    }
+
+    fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn armed(&self) -> Option<Raw> {
@@ -70,12 +84,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
                 self.written += wrote;
             }
             ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
-            if !raw.endless {
-                ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
-                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            match raw.then {
+                Then::End => {
+                    ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                }
+                Then::Repeat => {
+                    self.written = 0;
+                    self.pause = Some(Box::pin(tokio::time::sleep(Duration::from_millis(20))));
+                }
+                Then::GoOn => {
+                    self.switch.clear();
+                    self.written = 0;
+                    return Pin::new(&mut self.inner).poll_write(cx, buf);
+                }
             }
-            self.written = 0;
-            self.pause = Some(Box::pin(tokio::time::sleep(Duration::from_millis(20))));
         }
     }
 

@@ -36,8 +36,8 @@ pub(super) fn drift(attempt: &Attempt, peek: Option<&Peek>) -> Vec<(Kind, String
         found.push((Kind::Version, format!("version {asked} was asked for, and {served} was served")));
     }
     let Some(peek) = peek.filter(|_| attempt.status == Some(200)) else { return found };
-    if !STATUS_WORDS.contains(&peek.status.as_str()) {
-        found.push((Kind::StatusWord, format!("status {}", fields::plain(&peek.status))));
+    if let Some(word) = peek.status.as_deref().filter(|word| !STATUS_WORDS.contains(word)) {
+        found.push((Kind::StatusWord, format!("status {}", fields::plain(word))));
     }
     if peek.has_unknown_link() {
         let export = attempt.export_id.as_deref().unwrap_or("(no id)");
@@ -87,7 +87,7 @@ pub(super) fn note(attempt: &mut Attempt, answer: &Result<Answer, Failed>, peek:
         Ok(answer) => {
             note_head(attempt, answer.status, &answer.fields);
             attempt.bytes = Some(answer.body.len() as u64);
-            attempt.export_status = peek.map(|peek| fields::plain(&peek.status));
+            attempt.export_status = peek.and_then(|peek| peek.status.as_deref()).map(fields::plain);
             if attempt.export_id.is_none() {
                 // The answer to a start names the export that it began.
                 let id = peek.and_then(|peek| Id::parse(peek.id.as_deref()?));

@@ -102,7 +102,7 @@ class Running:
 
     def new_export(self):
         """Starts an export and reads it until it is stored: its id, and the fields of the answer that was."""
-        body = b'{"data":{"type":"resource","attributes":{"formats":["csv"]}}}'
+        body = b'{"data":{"type":"resource","attributes":{"filters":{"updated":{"from":"2026-01-01T00:00:00Z"}}}}}'
         _, _, started = self.ask(f"/orgs/{ORG}/export", "POST", body)
         export_id = started["data"]["id"]
         self.read(export_id)

@@ -7,7 +7,7 @@ use exportgate::fake::{Fault, LinkForm, Script, Settings, State};
 use exportgate::journal::Query;
 use http::Method;
 
-use crate::support::{V, World, flag, results, scope};
+use crate::support::{START, V, World, flag, results, scope};
 
 async fn finished(script: Script) -> World {
     // What a reader in the last tenth does is another matter.
@@ -20,8 +20,7 @@ async fn finished(script: Script) -> World {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_goes_from_its_start_to_a_cached_result() {
     let world = World::new().await;
-    let body = r#"{"data":{"type":"export","attributes":{"formats":["csv"]}}}"#;
-    let started = world.send(Method::POST, &format!("/rest/{}/export?{V}", scope()), &[], body).await;
+    let started = world.send(Method::POST, &format!("/rest/{}/export?{V}", scope()), &[], START).await;
     assert_eq!(started.status, 202);
     assert_eq!(started.cache(), "exportgate; fwd=method; fwd-status=202");
     let id = started.json()["data"]["id"].as_str().unwrap().to_owned();
@@ -195,10 +194,9 @@ async fn a_result_is_fresh_until_its_first_link_ends_less_the_margin() {
 #[tokio::test(flavor = "multi_thread")]
 async fn links_that_die_within_the_margin_are_never_stored() {
     let world = World::new().await;
-    let body =
-        r#"{"data":{"type":"resource","attributes":{"formats":["csv"],"url_expiration_seconds":600}}}"#;
+    let body = START.replace(r#""formats""#, r#""url_expiration_seconds":600,"formats""#);
     world.fake.script(|script| script.polls = 0);
-    let started = world.send(Method::POST, &format!("/{}/export?{V}", scope()), &[], body).await;
+    let started = world.send(Method::POST, &format!("/{}/export?{V}", scope()), &[], &body).await;
     let id = started.json()["data"]["id"].as_str().unwrap().to_owned();
     for asked in 1..=3 {
         let got = world.get(&results(&id)).await;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use exportgate::fake::{Fake, Fault, Settings, State};
 use http::Method;
 
-use crate::support::{ORG, V, World, flag, results, scope};
+use crate::support::{ORG, START, V, World, flag, results, scope};
 
 fn impatient() -> crate::support::Flags {
     vec![
@@ -139,7 +139,7 @@ async fn a_start_is_never_repeated() {
     for fault in [Fault::Status(503), Fault::Hang, Fault::Reset] {
         world.fake.fault(fault, Some(1));
         let before = world.fake.hits().start;
-        let got = world.send(Method::POST, &format!("/{}/export?{V}", scope()), &[], "{}").await;
+        let got = world.send(Method::POST, &format!("/{}/export?{V}", scope()), &[], START).await;
         assert!(got.status.is_server_error());
         assert_eq!(world.fake.hits().start, before + 1);
     }
@@ -152,7 +152,7 @@ async fn what_was_sent_is_recorded_although_its_client_left() {
     let gate = world.fake.hold();
     let asking = tokio::spawn({
         let world = std::sync::Arc::clone(&world);
-        async move { world.send(Method::POST, &format!("/orgs/{ORG}/export?{V}"), &[], "{}").await }
+        async move { world.send(Method::POST, &format!("/orgs/{ORG}/export?{V}"), &[], START).await }
     });
     world.fake.wait_for_hits(1).await;
     asking.abort();
@@ -209,7 +209,7 @@ async fn what_is_in_flight_when_the_drain_is_over_is_recorded() {
     world.fake.fault(Fault::Hang, None);
     let journal = world.journal();
     let start = format!("/orgs/{ORG}/export?{V}");
-    let asked = world.send(Method::POST, &start, &[], "{}");
+    let asked = world.send(Method::POST, &start, &[], START);
     let stopping = async {
         world.fake.wait_for_hits(1).await;
         world.begin_stop();

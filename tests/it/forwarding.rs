@@ -3,7 +3,7 @@
 use exportgate::fake::{Fault, Settings, State};
 use http::Method;
 
-use crate::support::{ORG, TOKEN, V, World, flag, results, scope};
+use crate::support::{ORG, START, TOKEN, V, World, flag, results, scope};
 
 /// What clients send, by accident or on purpose.
 const UNWANTED: [(&str, &str); 12] = [
@@ -67,7 +67,7 @@ async fn a_get_goes_up_with_the_same_fields_whoever_asks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_goes_up_byte_for_byte_with_what_describes_it() {
     let world = World::with(Settings::default(), vec![flag("access.allow_forwarded", "true")]).await;
-    let body = "{\"data\" : {\"type\":\"export\",\n \"odd\": \"\u{fc}\", \"attributes\":{}} }";
+    let body = "{\"data\" : {\"type\":\"export\",\n \"odd\": \"\u{fc}\", \"attributes\":{\"filters\":{\"updated\":{\"to\":\"2026-01-31T00:00:00Z\"}}}} }";
     let mut fields = UNWANTED.to_vec();
     fields.extend([
         ("content-type", "application/vnd.api+json; x=1"),
@@ -146,7 +146,7 @@ async fn a_loop_is_recognised_and_a_chain_is_not() {
     inner.fake.put_export(&scope(), "e1", State::Word("PENDING".into()));
     let start = format!("/orgs/{ORG}/export?{V}");
     let chain = [("via", "1.0 fred, 1.1 p.example.net (Apache/1.1)")];
-    inner.send(Method::POST, &start, &chain, "{}").await;
+    inner.send(Method::POST, &start, &chain, START).await;
     let via = inner.fake.requests()[0].header("via").concat();
     let (before, ours) = via.rsplit_once(", ").unwrap();
     assert_eq!(before, "1.0 fred, 1.1 p.example.net");

@@ -11,7 +11,7 @@ use exportgate::listener::Address;
 use http::{Method, StatusCode};
 
 use crate::support::raw::DEADLINE;
-use crate::support::{Flags, ORG, V, World, artefacts, flag, keep_secret, results, scope};
+use crate::support::{Flags, ORG, START, V, World, artefacts, flag, keep_secret, results, scope};
 
 async fn metrics(world: &World, accept: &str) -> String {
     let target = format!("{}/metrics", world.admin);
@@ -32,7 +32,7 @@ fn value(text: &str, series: &str) -> f64 {
 async fn traffic(world: &World) {
     world.fake.put_export(&scope(), "e1", State::Finished);
     world.fake.put_export(&scope(), "pending", State::Word("PENDING".into()));
-    world.send(Method::POST, &format!("/orgs/{ORG}/export?{V}"), &[], "{}").await;
+    world.send(Method::POST, &format!("/orgs/{ORG}/export?{V}"), &[], START).await;
     for export in ["pending", "e1", "e1", "e1"] {
         world.get(&results(export)).await;
     }

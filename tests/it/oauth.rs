@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use http::Method;
 use tempfile::TempDir;
 
-use crate::support::{Flags, ORG, V, World, flag, keep_secret, results, scope};
+use crate::support::{Flags, ORG, START, V, World, flag, keep_secret, results, scope};
 
 const SECRET: &str = "c11e7-5ec2e7-c0ffee-0123456789";
 
@@ -133,7 +133,7 @@ async fn a_refused_credential_is_tried_twice_then_left_alone_and_probed() {
     drop(answers);
     assert_eq!(world.fake.hits().api(), 2, "a locked credential was used");
     // A start is never replayed; it is not even sent.
-    let start = world.send(Method::POST, &format!("/orgs/{ORG}/export?{V}"), &[], "{}").await;
+    let start = world.send(Method::POST, &format!("/orgs/{ORG}/export?{V}"), &[], START).await;
     assert_eq!(start.status, 503);
     assert_eq!(world.fake.hits().start, 0);
     world.stop().await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use exportgate::fake::{Fake, Fault, Settings, State};
 use http::Method;
 
-use crate::support::{Flags, ORG, V, World, flag, results, scope};
+use crate::support::{Flags, ORG, START, V, World, flag, results, scope};
 
 /// The times between sends, the oldest first, by the journal.
 fn sent(world: &World) -> Vec<Duration> {
@@ -17,7 +17,7 @@ fn sent(world: &World) -> Vec<Duration> {
 }
 
 async fn start(world: &World, org: &str) -> crate::support::Got {
-    world.send(Method::POST, &format!("/orgs/{org}/export?{V}"), &[], "{}").await
+    world.send(Method::POST, &format!("/orgs/{org}/export?{V}"), &[], START).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use crate::support::pki::Authority;
 use crate::support::program::Program;
-use crate::support::{Flags, ORG, TOKEN, V, World, artefacts, flag, keep_secret, results, scope};
+use crate::support::{Flags, ORG, START, TOKEN, V, World, artefacts, flag, keep_secret, results, scope};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
@@ -327,7 +327,7 @@ async fn each_try_is_a_span_and_errors_have_their_names() {
     assert_eq!(world.get(&results("e1")).await.status, 200);
     world.fake.fault(Fault::Reset, None);
     assert_eq!(
-        world.send(http::Method::POST, &format!("/orgs/{ORG}/export?{V}"), &[], "{}").await.status,
+        world.send(http::Method::POST, &format!("/orgs/{ORG}/export?{V}"), &[], START).await.status,
         502
     );
     world.fake.clear_faults();

@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use super::Got;
 use super::pki::Identity;
+use super::{Got, START};
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
@@ -106,14 +106,15 @@ impl Connection {
             Self::H1(_) => target.to_owned(),
             Self::H2(_) => format!("https://localhost{target}"),
         };
-        let mut request = Request::builder().method(method).uri(uri);
+        let mut request = Request::builder().method(&method).uri(uri);
         if let Self::H1(_) = self {
             request = request.header("host", "localhost");
         }
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::default())?;
+        let body = if method == Method::POST { START } else { "" };
+        let request = request.body(Full::from(body))?;
         let (head, body) = match self {
             Self::H1(sender) => {
                 sender.ready().await?;

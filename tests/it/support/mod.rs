@@ -32,7 +32,10 @@ pub(crate) const TOKEN: &str = "7e57c0de-5eed-4bad-9b1e-0123456789ab";
 pub(crate) const ORG: &str = "825e79b7-0073-44c3-a5ea-e0aa8a3dbf38";
 pub(crate) const V: &str = "version=2024-10-15";
 
-/// The same in base64.
+/// The body of a start as Snyk accepts it: with a date filter.
+pub(crate) const START: &str = r#"{"data":{"type":"resource","attributes":{"formats":["csv"],"dataset":"issues","filters":{"introduced":{"from":"2026-01-01T00:00:00Z"}}}}}"#;
+
+/// The token in base64.
 const TOKEN_BASE64: &str = "N2U1N2MwZGUtNWVlZC00YmFkLTliMWUtMDEyMzQ1Njc4OWFi";
 
 /// Notes the token, whole, in parts and encoded.

@@ -78,6 +78,11 @@ pub(crate) fn large_export(bytes: usize) -> State {
 /// One request on a connection that is kept: the status, and how many bytes the body had.
 pub(crate) fn ask(connection: &mut BufReader<TcpStream>, target: &str) -> io::Result<(u16, usize)> {
     write!(connection.get_mut(), "GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n")?;
+    read_answer(connection).map(|(status, body)| (status, body.len()))
+}
+
+/// The next answer on a connection that is kept: the status and the body.
+pub(crate) fn read_answer(connection: &mut BufReader<TcpStream>) -> io::Result<(u16, Vec<u8>)> {
     let (mut status, mut length) = (0, 0);
     loop {
         let mut line = String::new();
@@ -92,8 +97,9 @@ pub(crate) fn ask(connection: &mut BufReader<TcpStream>, target: &str) -> io::Re
             break;
         }
     }
-    connection.read_exact(&mut vec![0; length])?;
-    Ok((status, length))
+    let mut body = vec![0; length];
+    connection.read_exact(&mut body)?;
+    Ok((status, body))
 }
 
 /// A connection that is not waited for longer than [`DEADLINE`].
