@@ -281,6 +281,11 @@ impl Host {
 
     fn answered(&mut self, resource: Option<&Resource>, probes: Probes, now: Instant) -> Change {
         self.unreachable = 0;
+        if probes.host {
+            // What failed while the host was down says nothing of the parts.
+            self.scopes.clear();
+            self.resources.clear();
+        }
         if let Some(resource) = resource {
             if let Some(health) = self.health(resource, now) {
                 (health.failures, health.last) = (0, Some(now));

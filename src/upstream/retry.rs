@@ -70,8 +70,7 @@ impl Came {
     #[must_use]
     pub const fn evidence(self, is_snyks: bool) -> Evidence {
         match self {
-            _ if is_snyks => Evidence::Answered,
-            Self::Status(502..=504) => Evidence::Broken,
+            Self::Status(502..=504) if !is_snyks => Evidence::Broken,
             Self::Status(_) => Evidence::Answered,
             Self::Failed(kind) => match kind {
                 FailedKind::Dns

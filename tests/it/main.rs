@@ -19,6 +19,7 @@ mod failures;
 mod fake;
 mod floods;
 mod forwarding;
+mod isolation;
 mod kill;
 mod logs;
 mod looking_after;

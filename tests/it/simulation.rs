@@ -214,7 +214,8 @@ fn a_small_client_waits_no_more_than_its_fair_interval_beside_a_greedy_one() {
 #[test]
 fn one_429_holds_all_sends_then_one_probe_then_a_ramp() {
     let mut world = World::new(settings(), 30);
-    world.run(seconds(2), |client| format!("c{client}"), Duration::from_millis(50));
+    // The second second's requests are under way.
+    world.run(Duration::from_millis(1_270), |client| format!("c{client}"), Duration::from_millis(50));
     let held_at = world.now;
     let under_way = world.events.iter().find_map(|Reverse((_, _, event))| match event {
         Event::Ends(_, send, _) => Some(*send),
