@@ -13,6 +13,7 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{Either, Full};
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use zeroize::Zeroizing;
@@ -33,9 +34,9 @@ const MAX_PAUSE: Duration = Duration::from_mins(1);
 /// Largest answer of a token endpoint, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 /// A life that an endpoint does not tell (RFC 6749 §5.1 only recommends it).
-const UNTOLD_LIFE: u64 = 300;
+const UNTOLD_LIFE: Duration = Duration::from_mins(5);
 /// Longest life that is believed.
-const MAX_LIFE: u64 = 24 * 3_600;
+const MAX_LIFE: Duration = Duration::from_hours(24);
 
 /// An OAuth client and the token that it has now.
 #[derive(Debug)]
@@ -96,7 +97,16 @@ enum NoToken {
 struct Answer {
     access_token: String,
     token_type: String,
-    expires_in: Option<u64>,
+    expires_in: Option<Value>,
+}
+
+/// How long a token lives by its `expires_in` (RFC 6749 §5.1). Some endpoints write the number as text, or with a fraction.
+fn life(expires_in: Option<&Value>) -> Option<Duration> {
+    let Some(told) = expires_in else { return Some(UNTOLD_LIFE) };
+    let seconds = told.as_f64().or_else(|| told.as_str()?.trim().parse().ok());
+    let seconds: f64 = seconds.filter(|seconds: &f64| seconds.is_finite())?;
+    let life = Duration::try_from_secs_f64(seconds.min(MAX_LIFE.as_secs_f64())).ok()?;
+    Some(life).filter(|life| !life.is_zero())
 }
 
 impl OAuth {
@@ -234,8 +244,8 @@ impl OAuth {
             return Err(NoToken::Refused { status, error: error_code(&body) });
         }
         let answer: Answer = serde_json::from_slice(&body).map_err(|_| NoToken::BadAnswer)?;
-        let life = Duration::from_secs(answer.expires_in.unwrap_or(UNTOLD_LIFE).min(MAX_LIFE));
-        if !answer.token_type.eq_ignore_ascii_case("bearer") || life.is_zero() {
+        let life = life(answer.expires_in.as_ref()).ok_or(NoToken::BadAnswer)?;
+        if !answer.token_type.eq_ignore_ascii_case("bearer") {
             return Err(NoToken::BadAnswer);
         }
         let secret = parse(&Zeroizing::new(answer.access_token)).map_err(NoToken::BadToken)?;
@@ -265,4 +275,34 @@ fn error_code(body: &[u8]) -> &'static str {
     let refusal: Option<Refusal> = serde_json::from_slice(body).ok();
     let known = refusal.and_then(|refusal| KNOWN.into_iter().find(|known| *known == refusal.error));
     known.unwrap_or("no known error code")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_life_of_a_token_is_a_number_in_any_form() {
+        for (told, millis) in [
+            (json!(3_599), Some(3_599_000)),
+            (json!(3_599.5), Some(3_599_500)),
+            (json!("3600"), Some(3_600_000)),
+            (json!("3599.5"), Some(3_599_500)),
+            (json!(u64::MAX), Some(86_400_000)),
+            (json!("1e300"), Some(86_400_000)),
+            (json!(0), None),
+            (json!("0"), None),
+            (json!(-1), None),
+            (json!("NaN"), None),
+            (json!("soon"), None),
+            (json!(""), None),
+            (json!([3_600]), None),
+            (json!(true), None),
+        ] {
+            assert_eq!(life(Some(&told)), millis.map(Duration::from_millis), "{told}");
+        }
+        assert_eq!(life(None), Some(UNTOLD_LIFE));
+    }
 }
