@@ -124,19 +124,24 @@ impl Admin {
                 Phase::Closed | Phase::Ramp => None,
             }
         });
+        let proxy = self.views.upstream.proxy();
+        let proxy_trouble =
+            proxy.and_then(|(name, failed)| Some(format!("the proxy {name} fails: {}", failed?.as_str())));
         let trouble = match circuit.phase {
             Phase::Open => Some(format!("circuit breaker open, {} s left", whole_seconds(circuit.left))),
             Phase::HalfOpen => Some("circuit breaker half open: the next request is a probe".to_owned()),
             Phase::Closed | Phase::Ramp => held,
         };
+        let way = proxy.map_or_else(String::new, |(name, _)| format!(" by way of the proxy {name}"));
         let good = || match broken {
-            0 => "requests may be sent".to_owned(),
-            _ => format!("requests may be sent; circuit breakers of {broken} export(s) are open"),
+            0 => format!("requests may be sent{way}"),
+            _ => format!("requests may be sent{way}; circuit breakers of {broken} export(s) are open"),
         };
+        let trouble: Vec<String> = proxy_trouble.into_iter().chain(trouble).collect();
         Part {
             name: "upstream".to_owned(),
-            state: if trouble.is_some() { State::Degraded } else { State::Ok },
-            detail: trouble.unwrap_or_else(good),
+            state: if trouble.is_empty() { State::Ok } else { State::Degraded },
+            detail: if trouble.is_empty() { good() } else { trouble.join("; ") },
             is_needed: false,
         }
     }

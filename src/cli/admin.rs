@@ -21,7 +21,7 @@ use crate::credential;
 use crate::files;
 use crate::listener::Address;
 use crate::secret::Secret;
-use crate::transport::{self, Body, FetchError};
+use crate::transport::{self, Body, FetchError, RequestError};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -285,7 +285,7 @@ impl Door {
                 match transport::fetch(&client, request, MAX_ANSWER, time).await {
                     Ok(answer) => Ok(answer),
                     Err(FetchError::Timeout(time)) => Err(Error::TooSlow { place: place(), time }),
-                    Err(FetchError::Exchange(error)) if error.is_connect() => {
+                    Err(FetchError::Exchange(error @ RequestError::Connect(_))) => {
                         Err(Error::Unreachable { place: place(), source: error.into() })
                     }
                     Err(error) => Err(unreadable(error.into())),

@@ -125,7 +125,7 @@ impl Config {
 }
 
 /// What takes effect after a restart only: keys, and beginnings of keys that end with a dot or an underscore.
-const AFTER_RESTART: [&str; 25] = [
+const AFTER_RESTART: [&str; 26] = [
     "listen",
     "listener.allow_plain_http",
     "listener.unix_",
@@ -139,6 +139,7 @@ const AFTER_RESTART: [&str; 25] = [
     "upstream.region",
     "upstream.ca_file",
     "upstream.connect_timeout",
+    "upstream.dead_after",
     "upstream.plain_http_hosts",
     "credential.reload_interval",
     "credential.probe_interval",

@@ -11,6 +11,7 @@ use super::listener::size;
 use super::reader::Reader;
 use crate::files;
 use crate::listener::{Address, Settings as Listener};
+use crate::transport::{BadProxy, Proxy};
 use crate::upstream::{Root, Settings};
 
 /// Snyk's regions.
@@ -63,12 +64,21 @@ pub(super) fn read(r: &mut Reader<'_>, listener: &Listener) -> (Settings, Vec<St
     refuse_ourselves(r, &root, listener);
     let ca_file = r.path(("upstream.ca_file", "", "PEM certificates to trust instead of the platform's."));
     check_certificates(r, "upstream.ca_file", ca_file.as_deref());
+    check_proxy(r, &root);
     let settings = Settings {
         root,
         ca_file,
         connect_timeout: r.duration(
             ("upstream.connect_timeout", "10s", "Longest wait for name, TCP, proxy and TLS together."),
             ("10ms", "10m"),
+        ),
+        dead_after: r.duration(
+            (
+                "upstream.dead_after",
+                "5s",
+                "Close an HTTP/2 connection without a sign of life after this long.",
+            ),
+            ("500ms", "10m"),
         ),
         header_timeout: r.duration(
             (
@@ -98,6 +108,15 @@ pub(super) fn read(r: &mut Reader<'_>, listener: &Listener) -> (Settings, Vec<St
         default_version: version(r),
     };
     (settings, plain)
+}
+
+/// Says which proxy is between us and Snyk, or why the one that is named cannot be used.
+fn check_proxy(r: &mut Reader<'_>, root: &Root) {
+    match Proxy::for_destination(&root.uri(), |name| r.sources.env.get(name).cloned()) {
+        Ok(Some(proxy)) => r.note(format!("Snyk is asked by way of the proxy {proxy}")),
+        Ok(None) => {}
+        Err(BadProxy { variable }) => r.problem(variable, "", BadProxy::WHAT),
+    }
 }
 
 /// A file of certificates to trust must hold some.

@@ -11,6 +11,7 @@ use super::via::BadVia;
 use crate::access::{Denied, Exceeded, NotPermitted, Reason, Unidentified};
 use crate::credential::Unavailable;
 use crate::route::Refusal;
+use crate::transport::{ConnectError, find};
 use crate::upstream::gate::Why;
 use crate::upstream::host::{Broken, Level};
 use crate::upstream::{Failed, FailedKind, NotNow};
@@ -136,6 +137,13 @@ impl From<BadVia> for FailureKind {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         FailureKind::Refused(refusal).into()
+    }
+}
+
+impl Failure {
+    /// The proxy that failed, as `HOST:PORT (VARIABLE)`.
+    pub(super) fn proxy(&self) -> Option<&str> {
+        find::<ConnectError>(self.source.as_deref()?)?.proxy()
     }
 }
 
@@ -500,7 +508,7 @@ fn circuit_open(broken: Broken) -> Told {
         Level::Host => open(
             "circuit_open",
             "Snyk keeps failing; requests pause for a moment",
-            "Wait as Retry-After says, and look at Snyk's status page.",
+            "Wait as Retry-After says. The gateway's log tells whether it is Snyk, the network or a proxy that fails.",
         ),
         Level::Scope => open(
             "circuit_open_for_scope",
@@ -558,12 +566,16 @@ fn refused(refusal: Refusal) -> Told {
 fn upstream(kind: FailedKind) -> Told {
     use FailedKind as K;
     use StatusCode as S;
-    let gateway = |title, detail| told(S::BAD_GATEWAY, kind.as_str(), kind.as_str(), title, detail);
+    let with = |status, title, detail| told(status, kind.proxy_error(), kind.as_str(), title, detail);
+    let gateway = |title, detail| with(S::BAD_GATEWAY, title, detail);
     match kind {
-        K::ConnectTimeout | K::ResponseTimeout => told(
+        K::ConnectTimeout => with(
             S::GATEWAY_TIMEOUT,
-            kind.as_str(),
-            kind.as_str(),
+            "Snyk was not reached in time",
+            "Check the network of the gateway, then Snyk's status page. No request was sent.",
+        ),
+        K::ResponseTimeout => with(
+            S::GATEWAY_TIMEOUT,
             "Snyk did not answer in time",
             "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
         ),
@@ -574,6 +586,38 @@ fn upstream(kind: FailedKind) -> Told {
         K::Unavailable => {
             gateway("Snyk was not reached", "Check the network, HTTPS_PROXY and NO_PROXY of the gateway.")
         }
+        K::ProxyDns => gateway(
+            "The name of the gateway's proxy was not resolved",
+            "Check HTTPS_PROXY of the gateway and the machine's name service. Snyk was not asked.",
+        ),
+        K::ProxyRefused => gateway(
+            "The gateway's proxy refused the connection",
+            "Check HTTPS_PROXY of the gateway, and whether the proxy runs. Snyk was not asked.",
+        ),
+        K::ProxyUnreachable => gateway(
+            "The gateway's proxy was not reached, or did not answer",
+            "Check HTTPS_PROXY of the gateway and the way to the proxy. Snyk was not asked.",
+        ),
+        K::ProxyStatus(407) => gateway(
+            "The gateway's proxy demands a login (407)",
+            "Set HTTPS_PROXY of the gateway to http://USER:PASSWORD@HOST:PORT. Snyk was not asked.",
+        ),
+        K::ProxyStatus(403) => gateway(
+            "The gateway's proxy does not let it through to Snyk (403)",
+            "Ask who runs the proxy to allow CONNECT to the host of upstream.url. Snyk was not asked.",
+        ),
+        K::ProxyStatus(502..=504) => gateway(
+            "The gateway's proxy does not reach Snyk (502, 503 or 504)",
+            "Look at the proxy's log: it may not resolve or reach the host of upstream.url. Snyk was not asked.",
+        ),
+        K::ProxyStatus(_) => gateway(
+            "The gateway's proxy opens no tunnel to Snyk",
+            "Check that HTTPS_PROXY of the gateway names an HTTP proxy; the gateway's log has its status. Snyk was not asked.",
+        ),
+        K::NotProcessed => gateway(
+            "Snyk closed the connection before it processed the request",
+            "Try again, a POST too: by its own word Snyk has not processed it.",
+        ),
         K::TlsCertificate => gateway(
             "The upstream's certificate is not trusted",
             "Behind a proxy that opens TLS, set upstream.ca_file to its certificate. No request was sent.",

@@ -185,7 +185,8 @@ impl Gateway {
     }
 
     /// Asks Snyk, in turn. A read is asked once more where the credential was refused and another value is at
-    /// hand, where it failed on the way, and after a 429 whose hold it can wait for.
+    /// hand, where it failed on the way, and after a 429 whose hold it can wait for. A start is only asked again where Snyk
+    /// has certainly not processed it.
     async fn ask(
         &self,
         call: &ExportCall,
@@ -199,6 +200,7 @@ impl Gateway {
         let mut presented = present().await?;
         let is_read = call.method() == Method::GET;
         let (mut sent_id, mut may_replay, mut may_wait) = (errand.sent_id, is_read, is_read);
+        let mut may_resend = true;
         let (mut number, mut tries) = (0, 0);
         let mut last: Option<Asked> = None;
         loop {
@@ -231,10 +233,13 @@ impl Gateway {
             let request = ExportRequest { call, errand, sent_id, body: body.clone(), sending };
             let mut asked = self.ask_once(request, &presented, &admitted, lead).await;
             let left = errand.deadline.saturating_duration_since(Instant::now());
+            let failed = failed_kind(&asked);
+            let may_repeat = is_read || failed.is_some_and(FailedKind::is_not_processed);
             // A probe decides for others too: it is not repeated before its answer is heard.
-            let again = Some(came(&asked)).filter(|_| is_read && !admitted.is_probe());
+            let again = Some(came(&asked)).filter(|_| may_repeat && !admitted.is_probe());
             let again = again.and_then(|came| self.upstream.retry(came, tries, left));
-            admitted.ended(self.end_of(&asked, call, again.is_some()));
+            let resends = failed == Some(FailedKind::NotProcessed) && std::mem::take(&mut may_resend);
+            admitted.ended(self.end_of(&asked, call, again.is_some() || resends));
             let status = asked.answer.as_ref().ok().map(|answer| answer.status);
             if status.is_some_and(speaks_for_the_credential) {
                 credential.accepted(&presented, self.clock.now());
@@ -248,6 +253,8 @@ impl Gateway {
                 (presented, tries) = (other, 0);
             } else if let Some(pause) = again {
                 tokio::time::sleep(pause).await;
+            } else if resends {
+                // Snyk closes its connections in ordinary operation: there is nothing to wait for.
             } else if status == Some(StatusCode::TOO_MANY_REQUESTS) && std::mem::take(&mut may_wait) {
                 // The backoff is known by now: whether the wait for it fits is the gate's to say.
                 tries = 0;
@@ -544,11 +551,18 @@ fn outcome(asked: &Asked) -> Outcome {
 
 /// What a try of an export call came to.
 fn came(asked: &Asked) -> Came {
-    match &asked.answer {
-        Ok(answer) => Came::Status(answer.status.as_u16()),
-        Err(Failure { kind: FailureKind::Upstream(kind), .. }) => Came::Failed(*kind),
+    match (&asked.answer, failed_kind(asked)) {
+        (Ok(answer), _) => Came::Status(answer.status.as_u16()),
+        (Err(_), Some(kind)) => Came::Failed(kind),
         // It was there and answered, whatever we make of that.
-        Err(_) => Came::Status(200),
+        (Err(_), None) => Came::Status(200),
+    }
+}
+
+fn failed_kind(asked: &Asked) -> Option<FailedKind> {
+    match asked.answer {
+        Err(Failure { kind: FailureKind::Upstream(kind), .. }) => Some(kind),
+        _ => None,
     }
 }
 

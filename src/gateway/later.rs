@@ -17,7 +17,7 @@ use super::rules::Rules;
 use super::{Ask, Decided, Gateway, Missed, Next, fields, reply};
 use crate::cache::{Boarding, Entry, Waiter};
 use crate::route::{ExportCall, OtherCall};
-use crate::transport::{Body, Peer, Streamed};
+use crate::transport::{Body, CheckedBody, Peer, Streamed};
 
 /// A request, and what it goes by.
 pub(super) struct Asked {
@@ -61,10 +61,11 @@ impl Gateway {
         };
         match *ask {
             Ask::Other(call, errand) => {
-                let body = Streamed::new(body, deadline);
+                let body = Streamed::new(CheckedBody::new(body, parts.version), deadline);
                 self.other(exchange, call, (errand, body), deadline).await
             }
             Ask::Export(call, errand, missed) => {
+                let body = CheckedBody::new(body, parts.version);
                 let body = if call.is_shared() { Bytes::new() } else { read_body(&rules, body).await? };
                 // The permit is held until the answer is there, whoever fetches it.
                 let _permit = Arc::clone(&errand.permit);
@@ -179,7 +180,7 @@ impl Gateway {
 }
 
 /// Reads the body of a start call, bounded in size and time.
-async fn read_body(rules: &Rules, body: Incoming) -> Result<Bytes, Failure> {
+async fn read_body(rules: &Rules, body: CheckedBody) -> Result<Bytes, Failure> {
     if body.size_hint().lower() > rules.max_body as u64 {
         return Err(FailureKind::BodyTooLarge.into());
     }

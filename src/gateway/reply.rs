@@ -106,6 +106,7 @@ pub(super) fn streamed(status: StatusCode, fields: HeaderMap, body: Streamed) ->
 /// An error document of our own, in Snyk's shape, and `Proxy-Status` (RFC 9209).
 pub(super) fn failure(failure: &Failure, request: Uuid) -> Response<Body> {
     let told = failure.kind.told();
+    let proxy = failure.proxy().map_or_else(String::new, |proxy| format!(" The proxy is {proxy}."));
     let document = json!({
         "jsonapi": { "version": "1.0" },
         "errors": [{
@@ -113,7 +114,7 @@ pub(super) fn failure(failure: &Failure, request: Uuid) -> Response<Body> {
             "status": told.status.as_str(),
             "code": told.code,
             "title": told.title,
-            "detail": told.detail,
+            "detail": format!("{}{proxy}", told.detail),
             "meta": { "source": "exportgate", "request_id": request.to_string() },
         }],
     });

@@ -4,13 +4,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use zeroize::Zeroizing;
 
-use super::BoxError;
+use super::{BoxError, CheckedBody};
 
 /// A body that was not read whole.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Streamed {
 #[derive(Debug)]
 enum From {
     /// The other side of a proxied exchange.
-    Peer(Incoming),
+    Peer(CheckedBody),
     /// Ourselves, piece by piece.
     Us(mpsc::Receiver<Bytes>),
 }
@@ -83,7 +83,7 @@ struct Echoed;
 impl Streamed {
     /// Lets `body` stream until `deadline`.
     #[must_use]
-    pub fn new(body: Incoming, deadline: Instant) -> Self {
+    pub fn new(body: CheckedBody, deadline: Instant) -> Self {
         Self::of(From::Peer(body), deadline)
     }
 
@@ -134,7 +134,7 @@ impl Body for Streamed {
             tracing::error!("the upstream's answer holds the gateway's credential: it is broken off");
             return Poll::Ready(Some(Err(Echoed.into())));
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -5,7 +5,7 @@ use std::io;
 
 use http::{HeaderMap, StatusCode};
 
-use crate::transport::{ConnectTimeout, DnsFailed};
+use crate::transport::{ConnectError, RequestError, Stage, find};
 
 /// An attempt that ended without a whole answer.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,7 @@ impl Failed {
     }
 }
 
-/// The kinds of failure: RFC 9209 §2.3's error types, as far as they can happen here.
+/// The kinds of failure: RFC 9209 §2.3's error types, as far as they can happen here, and some that it does not tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailedKind {
     /// The upstream's name was not resolved.
@@ -36,12 +36,22 @@ pub enum FailedKind {
     ConnectTimeout,
     /// The connection was refused.
     Refused,
-    /// No route to the upstream, or a proxy on the way that refused.
+    /// No route to the upstream, or it ended the connection while that was opened.
     Unavailable,
+    /// The proxy's name was not resolved.
+    ProxyDns,
+    /// The proxy refused the connection.
+    ProxyRefused,
+    /// No route to the proxy, or no answer of it.
+    ProxyUnreachable,
+    /// The proxy opened no tunnel, and answered with this status instead.
+    ProxyStatus(u16),
     /// The upstream's certificate is not one that we trust.
     TlsCertificate,
     /// TLS failed otherwise.
     TlsProtocol,
+    /// The upstream closed the connection or refused the stream, and has not processed the request by its own word.
+    NotProcessed,
     /// The connection ended before any of the answer came.
     Terminated,
     /// The answer did not come in time.
@@ -61,31 +71,80 @@ pub enum FailedKind {
 }
 
 impl FailedKind {
-    /// The error type of RFC 9209 §2.3.
+    /// A word for it, which never changes.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
+        self.names().0
+    }
+
+    /// The error type of RFC 9209 §2.3.
+    #[must_use]
+    pub const fn proxy_error(self) -> &'static str {
+        self.names().1
+    }
+
+    const fn names(self) -> (&'static str, &'static str) {
         match self {
-            Self::Dns => "dns_error",
-            Self::ConnectTimeout => "connection_timeout",
-            Self::Refused => "connection_refused",
-            Self::Unavailable => "destination_unavailable",
-            Self::TlsCertificate => "tls_certificate_error",
-            Self::TlsProtocol => "tls_protocol_error",
-            Self::Terminated => "connection_terminated",
-            Self::ResponseTimeout => "http_response_timeout",
-            Self::Incomplete => "http_response_incomplete",
-            Self::TooLarge => "http_response_body_size",
-            Self::HeadTooLarge => "http_response_header_section_size",
-            Self::Protocol => "http_protocol_error",
-            Self::Stopped => "gateway_stopped",
-            Self::Abandoned => "abandoned",
+            Self::Dns => same("dns_error"),
+            Self::ConnectTimeout => same("connection_timeout"),
+            Self::Refused => same("connection_refused"),
+            Self::Unavailable => same("destination_unavailable"),
+            Self::ProxyDns => ("proxy_dns", "dns_error"),
+            Self::ProxyRefused => ("proxy_refused", "connection_refused"),
+            Self::ProxyUnreachable => ("proxy_unreachable", "destination_unavailable"),
+            Self::ProxyStatus(_) => ("proxy_status", "destination_unavailable"),
+            Self::TlsCertificate => same("tls_certificate_error"),
+            Self::TlsProtocol => same("tls_protocol_error"),
+            Self::NotProcessed => ("not_processed", "connection_terminated"),
+            Self::Terminated => same("connection_terminated"),
+            Self::ResponseTimeout => same("http_response_timeout"),
+            Self::Incomplete => same("http_response_incomplete"),
+            Self::TooLarge => same("http_response_body_size"),
+            Self::HeadTooLarge => same("http_response_header_section_size"),
+            Self::Protocol => same("http_protocol_error"),
+            Self::Stopped => ("gateway_stopped", "proxy_internal_response"),
+            Self::Abandoned => ("abandoned", "proxy_internal_response"),
         }
+    }
+
+    /// Whether it is the proxy that failed.
+    #[must_use]
+    pub const fn is_proxys(self) -> bool {
+        matches!(self, Self::ProxyDns | Self::ProxyRefused | Self::ProxyUnreachable | Self::ProxyStatus(_))
+    }
+
+    /// Whether the upstream has certainly not processed the request.
+    #[must_use]
+    pub const fn is_not_processed(self) -> bool {
+        self.is_proxys()
+            || matches!(
+                self,
+                Self::Dns
+                    | Self::ConnectTimeout
+                    | Self::Refused
+                    | Self::Unavailable
+                    | Self::TlsCertificate
+                    | Self::TlsProtocol
+                    | Self::NotProcessed
+            )
     }
 }
 
+/// The name of what RFC 9209 calls so too.
+const fn same(name: &'static str) -> (&'static str, &'static str) {
+    (name, name)
+}
+
 /// The kind of an error that came before the answer's head.
-pub(super) fn before_head(error: &hyper_util::client::legacy::Error) -> FailedKind {
-    if error.is_connect() { connecting(error) } else { exchanging(error, FailedKind::Terminated) }
+pub(super) fn before_head(error: &RequestError) -> FailedKind {
+    match error {
+        RequestError::Connect(error) => {
+            find::<ConnectError>(error).map_or(FailedKind::Unavailable, connecting)
+        }
+        RequestError::NotProcessed(_) => FailedKind::NotProcessed,
+        RequestError::Failed(error) => exchanging(error, FailedKind::Terminated),
+        RequestError::Unsound => FailedKind::Protocol,
+    }
 }
 
 /// The kind of an error that came while the body was read.
@@ -96,23 +155,27 @@ pub(super) fn in_body(error: &(dyn Error + 'static)) -> FailedKind {
     exchanging(error, FailedKind::Incomplete)
 }
 
-fn connecting(error: &(dyn Error + 'static)) -> FailedKind {
-    if find::<ConnectTimeout>(error).is_some() {
-        FailedKind::ConnectTimeout
-    } else if find::<DnsFailed>(error).is_some() {
-        FailedKind::Dns
-    } else if let Some(tls) = find::<rustls::Error>(error) {
-        if let rustls::Error::InvalidCertificate(_) = tls {
-            FailedKind::TlsCertificate
-        } else {
-            FailedKind::TlsProtocol
-        }
-    } else {
-        match find::<io::Error>(error).map(io::Error::kind) {
-            Some(io::ErrorKind::ConnectionRefused) => FailedKind::Refused,
-            Some(io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => FailedKind::Terminated,
-            _ => FailedKind::Unavailable,
-        }
+fn connecting(error: &ConnectError) -> FailedKind {
+    use FailedKind as K;
+    let is_refused = find::<io::Error>(error).map(io::Error::kind) == Some(io::ErrorKind::ConnectionRefused);
+    if error.proxy().is_some() {
+        return match (error.stage, error.refused_with()) {
+            (_, Some(status)) => K::ProxyStatus(status.as_u16()),
+            (Stage::Resolve, None) => K::ProxyDns,
+            (Stage::Connect, None) if is_refused => K::ProxyRefused,
+            (Stage::Connect | Stage::Tunnel | Stage::Tls, None) => K::ProxyUnreachable,
+        };
+    }
+    match error.stage {
+        _ if error.is_timeout() => K::ConnectTimeout,
+        Stage::Resolve => K::Dns,
+        Stage::Connect if is_refused => K::Refused,
+        Stage::Connect | Stage::Tunnel => K::Unavailable,
+        Stage::Tls => match find::<rustls::Error>(error) {
+            Some(rustls::Error::InvalidCertificate(_)) => K::TlsCertificate,
+            Some(_) => K::TlsProtocol,
+            None => K::Unavailable,
+        },
     }
 }
 
@@ -122,20 +185,4 @@ fn exchanging(error: &(dyn Error + 'static), otherwise: FailedKind) -> FailedKin
         Some(error) if error.is_parse() => FailedKind::Protocol,
         _ => otherwise,
     }
-}
-
-/// The first `T` in a chain of errors. An `io::Error` hides what it wraps from `source`.
-fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = match wrapped {
-            Some(wrapped) => Some(wrapped),
-            None => error.source(),
-        };
-    }
-    None
 }

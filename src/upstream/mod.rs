@@ -17,13 +17,17 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tokio::sync::Notify;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
-use crate::transport::{Body, Client, MAX_RESPONSE_HEAD, Streamed, TransportError, client};
+use crate::transport::{
+    Body, CheckedBody, Client, MAX_RESPONSE_HEAD, RequestError, Streamed, TransportError,
+};
 
 use crate::circuit::Standing;
 
@@ -46,6 +50,7 @@ pub struct Upstream {
     /// The host's circuit opened: nobody needs to wait for a turn.
     opened: Arc<Notify>,
     retries: Arc<Mutex<(Allowance, retry::Settings)>>,
+    proxy_failed: Arc<Mutex<Option<FailedKind>>>,
 }
 
 /// How long one request may take, and how large its answer may be.
@@ -219,11 +224,13 @@ impl Upstream {
         credentials: &[Arc<str>],
     ) -> Result<Self, TransportError> {
         let root = settings.root.clone();
-        let authority = root.authority.as_str();
-        let uri = Uri::builder().scheme(root.scheme.clone()).authority(authority).path_and_query("/").build();
-        let uri = uri.unwrap_or_default();
         Ok(Self {
-            client: client(&uri, settings.ca_file.as_deref(), settings.connect_timeout)?,
+            client: Client::new(
+                &root.uri(),
+                settings.ca_file.as_deref(),
+                settings.connect_timeout,
+                settings.dead_after,
+            )?,
             root,
             bounds: Arc::new(ArcSwap::from_pointee(settings.into())),
             pacers: Arc::new(ArcSwap::from_pointee(
@@ -232,6 +239,7 @@ impl Upstream {
             host: Arc::new(Mutex::new(Host::new(sparing.breaker))),
             opened: Arc::default(),
             retries: Arc::new(Mutex::new((Allowance::new(sparing.retry.percent), sparing.retry))),
+            proxy_failed: Arc::default(),
         })
     }
 
@@ -343,6 +351,12 @@ impl Upstream {
         lock(&self.retries).0.sent();
     }
 
+    /// The proxy that requests go through, as `HOST:PORT (VARIABLE)`, and how it failed last, where it fails.
+    #[must_use]
+    pub fn proxy(&self) -> Option<(&str, Option<FailedKind>)> {
+        Some((self.client.proxy()?, *lock(&self.proxy_failed)))
+    }
+
     /// Where requests go.
     #[must_use]
     pub fn root(&self) -> &Root {
@@ -373,11 +387,17 @@ impl Upstream {
         Ok(response.map(|body| Streamed::new(body, deadline)))
     }
 
-    async fn send(&self, outgoing: Outgoing, deadline: Instant) -> Result<Response<Incoming>, Failed> {
+    async fn send(&self, outgoing: Outgoing, deadline: Instant) -> Result<Response<CheckedBody>, Failed> {
         let Root { scheme, authority, prefix } = &self.root;
         let mut request = Request::new(outgoing.body);
         *request.method_mut() = outgoing.method;
         *request.headers_mut() = outgoing.fields;
+        if request.body().is_end_stream()
+            && [Method::POST, Method::PUT, Method::PATCH].contains(request.method())
+        {
+            // A method that has a content says also that it is empty (RFC 9110 §8.6); hyper does so over HTTP/2 alone.
+            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         *request.uri_mut() = Uri::builder()
             .scheme(scheme.clone())
             .authority(authority.clone())
@@ -385,14 +405,14 @@ impl Upstream {
             .build()
             .map_err(|error| Failed { source: Some(error.into()), ..Failed::of(FailedKind::Protocol) })?;
         let head_by = deadline.min(Instant::now() + self.bounds.load().head_timeout);
-        match timeout_at(head_by, self.client.request(request)).await {
+        let response = timeout_at(head_by, self.client.request(request)).await;
+        self.note_proxy(&response);
+        match response {
             Err(_) => Err(Failed::of(FailedKind::ResponseTimeout)),
             Ok(Err(error)) => {
                 let kind = failed::before_head(&error);
                 Err(Failed { source: Some(error.into()), ..Failed::of(kind) })
             }
-            // We never ask to upgrade; a 101 would turn the connection into something else.
-            Ok(Ok(response)) if response.status().is_informational() => Err(Failed::of(FailedKind::Protocol)),
             Ok(Ok(response)) if head_len(response.headers()) > MAX_RESPONSE_HEAD => {
                 Err(Failed::of(FailedKind::HeadTooLarge))
             }
@@ -400,7 +420,18 @@ impl Upstream {
         }
     }
 
-    async fn read(&self, body: Incoming, deadline: Instant) -> Result<Bytes, Failed> {
+    /// Notes whether the proxy works, where there is one.
+    fn note_proxy(&self, response: &Result<Result<Response<CheckedBody>, RequestError>, Elapsed>) {
+        let Some(_) = self.client.proxy() else { return };
+        let failed = match response {
+            Err(_) => return,
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(failed::before_head(error)).filter(|kind| kind.is_proxys()),
+        };
+        *lock(&self.proxy_failed) = failed;
+    }
+
+    async fn read(&self, body: CheckedBody, deadline: Instant) -> Result<Bytes, Failed> {
         let max_answer = self.bounds.load().max_answer;
         if body.size_hint().lower() > max_answer as u64 {
             return Err(Failed::of(FailedKind::TooLarge));

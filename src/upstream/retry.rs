@@ -77,9 +77,14 @@ impl Came {
                 | FailedKind::ConnectTimeout
                 | FailedKind::Refused
                 | FailedKind::Unavailable
+                | FailedKind::ProxyDns
+                | FailedKind::ProxyRefused
+                | FailedKind::ProxyUnreachable
+                | FailedKind::ProxyStatus(_)
                 | FailedKind::TlsCertificate
                 | FailedKind::TlsProtocol => Evidence::Unreachable,
-                FailedKind::Terminated
+                FailedKind::NotProcessed
+                | FailedKind::Terminated
                 | FailedKind::ResponseTimeout
                 | FailedKind::Incomplete
                 | FailedKind::Protocol => Evidence::Broken,
@@ -102,6 +107,10 @@ impl Came {
                     | FailedKind::ConnectTimeout
                     | FailedKind::Refused
                     | FailedKind::Unavailable
+                    | FailedKind::ProxyDns
+                    | FailedKind::ProxyRefused
+                    | FailedKind::ProxyUnreachable
+                    | FailedKind::ProxyStatus(500..)
                     | FailedKind::Terminated
             ),
         }

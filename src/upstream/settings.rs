@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::HeaderName;
 use http::uri::{Authority, Scheme};
+use http::{HeaderName, Uri};
 
 /// `[upstream]`.
 #[derive(Debug, Clone)]
@@ -15,6 +15,8 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
     /// Longest wait for TCP, a proxy's CONNECT and TLS together.
     pub connect_timeout: Duration,
+    /// A connection that gives no sign of life is closed after so long.
+    pub dead_after: Duration,
     /// Longest wait for the response header section, beyond `connect_timeout`.
     pub header_timeout: Duration,
     /// Longest time one attempt may take in all.
@@ -58,6 +60,15 @@ pub struct Root {
     pub authority: Authority,
     /// Empty, or a path that starts with a slash and does not end with one.
     pub prefix: String,
+}
+
+impl Root {
+    /// Its host, as a URI.
+    #[must_use]
+    pub fn uri(&self) -> Uri {
+        let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
+        uri.path_and_query("/").build().unwrap_or_default()
+    }
 }
 
 impl std::fmt::Display for Root {

@@ -6,6 +6,7 @@ pub(crate) mod h2;
 pub(crate) mod pki;
 pub(crate) mod program;
 pub(crate) mod raw;
+pub(crate) mod upstream;
 
 use std::fs::OpenOptions;
 use std::io::Write as _;

@@ -1,0 +1,208 @@
+//! The client with its pool, and what an error says about a request.
+
+use std::error::Error;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::capture_connection;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio_rustls::TlsConnector;
+use tower::service_fn;
+use tower::util::BoxCloneSyncService;
+
+use super::checked::{self, CheckedBody};
+use super::connect::{Connector, Failures, Stream};
+use super::proxy::Proxy;
+use super::{Body, BoxError, MAX_RESPONSE_HEAD, TransportError};
+
+/// Idle connections are dropped before a load balancer's usual minute is over.
+const POOL_IDLE: Duration = Duration::from_secs(45);
+/// How soon a dead HTTP/2 connection is noticed, where nobody says otherwise.
+const DEAD_AFTER: Duration = Duration::from_secs(5);
+
+/// The client with its pool of connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    pool: legacy::Client<BoxCloneSyncService<Uri, Stream, BoxError>, Watched>,
+    proxy: Option<Arc<str>>,
+}
+
+/// A request got no response.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// No connection was opened, so that nothing was sent.
+    #[error(transparent)]
+    Connect(legacy::Error),
+    /// The peer has not processed it, by its own word, or it was not sent: it may be sent again, whatever it is.
+    #[error("the request was not processed")]
+    NotProcessed(#[source] legacy::Error),
+    /// The exchange failed otherwise. The peer may have processed the request.
+    #[error(transparent)]
+    Failed(legacy::Error),
+    /// The response has a status or a framing that HTTP does not have.
+    #[error("the response has no sound status or framing")]
+    Unsound,
+}
+
+/// The client for `destination`, with [`Client::new`]'s usual limits.
+///
+/// # Errors
+/// See [`TransportError`].
+pub fn client(
+    destination: &Uri,
+    ca_file: Option<&Path>,
+    connect_timeout: Duration,
+) -> Result<Client, TransportError> {
+    Client::new(destination, ca_file, connect_timeout, DEAD_AFTER)
+}
+
+impl Client {
+    /// Makes the client for `destination`. `connect_timeout` covers name, TCP, tunnel and TLS together. An HTTP/2 connection
+    /// that gives no sign of life is closed after `dead_after`, whether requests are on it or not; one whose
+    /// peer acknowledges nothing after twice as long.
+    ///
+    /// # Errors
+    /// See [`TransportError`].
+    pub fn new(
+        destination: &Uri,
+        ca_file: Option<&Path>,
+        connect_timeout: Duration,
+        dead_after: Duration,
+    ) -> Result<Self, TransportError> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the conventional variables are read here for every client"
+        )]
+        let proxy = Proxy::for_destination(destination, |name| std::env::var(name).ok())?;
+        let shown = proxy.as_ref().map(|proxy| proxy.to_string().into());
+        let connector = Arc::new(Connector {
+            tls: TlsConnector::from(Arc::new(super::tls(ca_file)?)),
+            proxy,
+            limit: connect_timeout,
+            unacknowledged: 2 * dead_after,
+            failures: Failures::default(),
+        });
+        let connector = BoxCloneSyncService::new(service_fn(move |uri: Uri| {
+            let connector = Arc::clone(&connector);
+            async move { connector.connect(&uri).await.map_err(BoxError::from) }
+        }));
+        // hyper pings after a silence of the first, and waits for the answer as long as the second.
+        let (silence, answer) = (dead_after * 2 / 5, dead_after * 3 / 5);
+        let pool = legacy::Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(POOL_IDLE)
+            .http1_max_buf_size(MAX_RESPONSE_HEAD)
+            .http2_max_header_list_size(u32::try_from(MAX_RESPONSE_HEAD).unwrap_or(u32::MAX))
+            .http2_keep_alive_interval(silence)
+            .http2_keep_alive_timeout(answer)
+            // A connection that died while it was idle is noticed before a request is lost on it.
+            .http2_keep_alive_while_idle(true)
+            .build(connector);
+        Ok(Self { pool, proxy: shown })
+    }
+
+    /// The proxy that it goes through, as `HOST:PORT (VARIABLE)`.
+    #[must_use]
+    pub fn proxy(&self) -> Option<&str> {
+        self.proxy.as_deref()
+    }
+
+    /// Sends a request and waits for the header section of its response.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn request(&self, request: Request<Body>) -> Result<Response<CheckedBody>, RequestError> {
+        let is_safe = request.method().is_safe();
+        let was_taken = Arc::new(AtomicBool::new(false));
+        let mut request = request.map(|body| Watched { body, was_taken: Arc::clone(&was_taken) });
+        let connection = capture_connection(&mut request);
+        match self.pool.request(request).await {
+            Ok(response) if checked::is_sound(&response) => {
+                let version = response.version();
+                Ok(response.map(|body| CheckedBody::new(body, version)))
+            }
+            Ok(_) => {
+                // What comes next on it may be a part of this response.
+                if let Some(connection) = connection.connection_metadata().as_ref() {
+                    connection.poison();
+                }
+                Err(RequestError::Unsound)
+            }
+            Err(error) if error.is_connect() => Err(RequestError::Connect(error)),
+            Err(error) if was_not_processed(&error, is_safe || was_taken.load(Ordering::Relaxed)) => {
+                Err(RequestError::NotProcessed(error))
+            }
+            Err(error) => Err(RequestError::Failed(error)),
+        }
+    }
+}
+
+/// Whether it is certain that the peer has not processed a request that came to `error`:
+///
+/// - hyper says "canceled" of a request only where it has not begun to send it.
+/// - `REFUSED_STREAM` says it of its stream (RFC 9113 §8.7).
+/// - `GOAWAY` says it of the streams above the one that it names (RFC 9113 §6.8), and h2 gives its error to those streams
+///   alone. But hyper gives the same error to a request that it has just passed to h2 when a `GOAWAY` comes that may let
+///   it be processed. It has not asked for the request's body then, so `is_by_stream`, whether the body was asked for, tells
+///   the two apart. (A request that may be repeated anyway needs no proof.)
+fn was_not_processed(error: &legacy::Error, is_by_stream: bool) -> bool {
+    let is_canceled = find::<hyper::Error>(error).is_some_and(hyper::Error::is_canceled);
+    let is_refused = find::<h2::Error>(error).filter(|error| error.is_remote()).is_some_and(|error| {
+        let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        is_refused || (error.is_go_away() && is_by_stream)
+    });
+    is_canceled || is_refused
+}
+
+/// The first `T` in a chain of errors. An `io::Error` hides what it wraps from `source`.
+pub fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// A request's body that notes whether hyper has asked for it.
+#[derive(Debug)]
+struct Watched {
+    body: Body,
+    was_taken: Arc<AtomicBool>,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.was_taken.store(true, Ordering::Relaxed);
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
