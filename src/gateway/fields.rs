@@ -50,6 +50,9 @@ const DROPPED: [&str; 17] = [
     "public-key-pins",
 ];
 
+/// Lists whose members say by name which intermediary did what (RFC 9211 §2, RFC 9209 §2).
+const NAMED_MEMBERS: [&str; 2] = ["cache-status", "proxy-status"];
+
 /// The fields of a GET of results or job status: the same for every client, but for `forwarded`, which
 /// are in the cache key.
 pub(super) fn for_get(client: &HeaderMap, forwarded: &[HeaderName]) -> HeaderMap {
@@ -126,12 +129,47 @@ pub(super) fn end_to_end(mut fields: HeaderMap, root: &Root) -> HeaderMap {
     for name in DROPPED {
         fields.remove(name);
     }
+    for name in NAMED_MEMBERS {
+        drop_our_members(&mut fields, name);
+    }
     for name in [LOCATION, CONTENT_LOCATION] {
         if let Some(local) = fields.get(&name).and_then(|value| path_absolute(value, root)) {
             fields.insert(name, local);
         }
     }
     fields
+}
+
+/// Takes away the members of a list (RFC 9651 §3.1) that are called as we are: nobody else says what we did. A value whose
+/// quotes do not match is taken away whole, since it may be read in two ways.
+fn drop_our_members(fields: &mut HeaderMap, name: &'static str) {
+    if !fields.contains_key(name) {
+        return;
+    }
+    let values: Vec<HeaderValue> = fields.get_all(name).iter().filter_map(without_our_members).collect();
+    fields.remove(name);
+    for value in values {
+        fields.append(name, value);
+    }
+}
+
+fn without_our_members(value: &HeaderValue) -> Option<HeaderValue> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    let members = value.as_bytes().split(|byte| {
+        let was_escaped = std::mem::replace(&mut is_escaped, false);
+        match byte {
+            b'\\' if is_quoted && !was_escaped => is_escaped = true,
+            b'"' if !was_escaped => is_quoted = !is_quoted,
+            _ => {}
+        }
+        *byte == b',' && !is_quoted
+    });
+    let is_ours = |member: &&[u8]| {
+        let name = member.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        name.strip_prefix(b"\"").and_then(|name| name.strip_suffix(b"\"")).unwrap_or(name) == b"exportgate"
+    };
+    let kept: Vec<&[u8]> = members.map(<[u8]>::trim_ascii).filter(|member| !is_ours(member)).collect();
+    HeaderValue::from_bytes(&kept.join(&b", "[..])).ok().filter(|value| !is_quoted && !value.is_empty())
 }
 
 /// An absolute reference to the upstream as a path on us; `None` for any other (RFC 3986 §4.2).
@@ -229,6 +267,24 @@ mod tests {
             &root(""),
         );
         assert_eq!(down, fields(&[("x-kept", "1")]));
+    }
+
+    #[test]
+    fn no_member_of_a_list_is_called_as_we_are() {
+        for (value, kept) in [
+            ("exportgate; hit", None),
+            ("\"exportgate\";hit , exportgate", None),
+            ("a; hit, exportgate; hit; ttl=1,b", Some("a; hit, b")),
+            ("a; detail=\"x, exportgate; hit\"", Some("a; detail=\"x, exportgate; hit\"")),
+            ("a; detail=\"x\\\", exportgate; hit\"", Some("a; detail=\"x\\\", exportgate; hit\"")),
+            ("a; detail=\"x\\\\\", exportgate; hit", Some("a; detail=\"x\\\\\"")),
+            ("a; detail=\"x, exportgate; hit", None),
+            ("exportgate-edge; hit", Some("exportgate-edge; hit")),
+        ] {
+            let down = end_to_end(fields(&[("cache-status", value)]), &root(""));
+            let down = down.get("cache-status").map(|value| value.to_str().expect("text"));
+            assert_eq!(down, kept, "{value}");
+        }
     }
 
     #[test]
