@@ -1,7 +1,8 @@
-//! Text as it may be shown: an error and what it came from in one line, and what others wrote.
+//! An error and what it came from, in one line or sought through; and what others wrote, as it may be shown.
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io;
 
 /// `error` and its causes, outermost first, without saying anything twice.
 #[must_use]
@@ -16,6 +17,23 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
         next = cause.source();
     }
     text
+}
+
+/// The first `T` in a chain of errors. An `io::Error` hides what it wraps from `source`.
+#[must_use]
+pub fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    None
 }
 
 /// Longest text of others that is shown, in characters.

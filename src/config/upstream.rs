@@ -76,7 +76,7 @@ pub(super) fn read(r: &mut Reader<'_>, listener: &Listener) -> (Settings, Vec<St
             (
                 "upstream.dead_after",
                 "5s",
-                "Close an HTTP/2 connection without a sign of life after this long.",
+                "Close a connection that has been dead this long (HTTP/2; HTTP/1.1 takes twice as long).",
             ),
             ("500ms", "10m"),
         ),

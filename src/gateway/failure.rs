@@ -9,9 +9,10 @@ use uuid::Uuid;
 
 use super::via::BadVia;
 use crate::access::{Denied, Exceeded, NotPermitted, Reason, Unidentified};
+use crate::chain::find;
 use crate::credential::Unavailable;
 use crate::route::Refusal;
-use crate::transport::{ConnectError, find};
+use crate::transport::ConnectError;
 use crate::upstream::gate::Why;
 use crate::upstream::host::{Broken, Level};
 use crate::upstream::{Failed, FailedKind, NotNow};
@@ -599,7 +600,7 @@ fn upstream(kind: FailedKind) -> Told {
             "Check HTTPS_PROXY of the gateway and the way to the proxy. Snyk was not asked.",
         ),
         K::ProxyStatus(407) => gateway(
-            "The gateway's proxy demands a login (407)",
+            "The gateway's proxy demands a login, or refuses the one that it got (407)",
             "Set HTTPS_PROXY of the gateway to http://USER:PASSWORD@HOST:PORT. Snyk was not asked.",
         ),
         K::ProxyStatus(403) => gateway(

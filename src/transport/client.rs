@@ -1,6 +1,5 @@
 //! The client with its pool, and what an error says about a request.
 
-use std::error::Error;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,6 +21,7 @@ use super::checked::{self, CheckedBody};
 use super::connect::{Connector, Failures, Stream};
 use super::proxy::Proxy;
 use super::{Body, BoxError, MAX_RESPONSE_HEAD, TransportError};
+use crate::chain::find;
 
 /// Idle connections are dropped before a load balancer's usual minute is over.
 const POOL_IDLE: Duration = Duration::from_secs(45);
@@ -161,22 +161,6 @@ fn was_not_processed(error: &legacy::Error, is_by_stream: bool) -> bool {
         is_refused || (error.is_go_away() && is_by_stream)
     });
     is_canceled || is_refused
-}
-
-/// The first `T` in a chain of errors. An `io::Error` hides what it wraps from `source`.
-pub fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        next = match wrapped {
-            Some(wrapped) => Some(wrapped),
-            None => error.source(),
-        };
-    }
-    None
 }
 
 /// A request's body that notes whether hyper has asked for it.

@@ -20,7 +20,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 pub use checked::CheckedBody;
-pub use client::{Client, RequestError, client, find};
+pub use client::{Client, RequestError, client};
 pub use connect::{ConnectError, Stage};
 pub use peer::{Certificate, Peer, User, Via};
 pub use proxy::{BadProxy, Proxy};

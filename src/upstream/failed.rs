@@ -5,7 +5,8 @@ use std::io;
 
 use http::{HeaderMap, StatusCode};
 
-use crate::transport::{ConnectError, RequestError, Stage, find};
+use crate::chain::find;
+use crate::transport::{ConnectError, RequestError, Stage};
 
 /// An attempt that ended without a whole answer.
 #[derive(Debug, thiserror::Error)]

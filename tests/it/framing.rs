@@ -14,7 +14,7 @@ use crate::support::h2::{
 };
 use crate::support::raw;
 use crate::support::upstream::{Answer, Upstream};
-use crate::support::{Flags, ORG, TOKEN, V, World, flag, keep_secret, results, scope};
+use crate::support::{Flags, ORG, START, TOKEN, V, World, flag, keep_secret, results, scope};
 
 const NO_ERROR: u32 = 0;
 const INTERNAL_ERROR: u32 = 2;
@@ -64,13 +64,13 @@ async fn before(upstream: &Upstream, mut flags: Flags) -> World {
         std::fs::write(&ca, &upstream.ca_pem).unwrap();
         flags.push(flag("upstream.ca_file", ca.display()));
     }
-    flags.extend([flag("retry.max", 0), flag("breaker.failures", 1_000), flag("breaker.sample", 1_000)]);
+    flags.extend([flag("retry.max", 0), flag("breaker.failures", 1_000)]);
     flags.push(flag("routes.other", "forward"));
     World::before(Fake::start(Settings::default()).await.unwrap(), &upstream.url, flags).await
 }
 
 async fn start(world: &World) -> crate::support::Got {
-    world.send(Method::POST, &format!("/orgs/{ORG}/export?{V}"), &[], "{}").await
+    world.send(Method::POST, &format!("/orgs/{ORG}/export?{V}"), &[], START).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
