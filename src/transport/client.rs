@@ -150,10 +150,10 @@ impl Client {
 ///
 /// - hyper says "canceled" of a request only where it has not begun to send it.
 /// - `REFUSED_STREAM` says it of its stream (RFC 9113 §8.7).
-/// - `GOAWAY` says it of the streams above the one that it names (RFC 9113 §6.8), and h2 gives its error to those streams
-///   alone. But hyper gives the same error to a request that it has just passed to h2 when a `GOAWAY` comes that may let
-///   it be processed. It has not asked for the request's body then, so `is_by_stream`, whether the body was asked for, tells
-///   the two apart. (A request that may be repeated anyway needs no proof.)
+/// - `GOAWAY` says it of the streams above the one that it names (RFC 9113 §6.8), and h2 gives its error to those streams.
+///   But hyper gives the same error to a request that it has just passed to h2, whichever stream the `GOAWAY` names: where
+///   both came together, the peer had seen a third of those requests. Their bodies have not been asked for then, so
+///   `is_by_stream`, whether the body was, tells the two apart. (What may be repeated anyway needs no proof.)
 fn was_not_processed(error: &legacy::Error, is_by_stream: bool) -> bool {
     let is_canceled = find::<hyper::Error>(error).is_some_and(hyper::Error::is_canceled);
     let is_refused = find::<h2::Error>(error).filter(|error| error.is_remote()).is_some_and(|error| {
