@@ -119,6 +119,16 @@ pub(super) fn note_head(attempt: &mut Attempt, status: StatusCode, answer: &Head
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::NotStored;
+    use crate::telemetry::metrics::Metrics;
+
+    #[test]
+    fn each_reason_not_to_store_is_counted() {
+        let metrics = Metrics::default();
+        for reason in NotStored::SAID.map(|why| why.reason().expect("a reason")) {
+            assert!(metrics.not_stored(reason) && !metrics.not_stored(reason), "{reason}");
+        }
+    }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {

@@ -20,6 +20,7 @@ mod fake;
 mod floods;
 mod forwarding;
 mod isolation;
+mod kept;
 mod kill;
 mod logs;
 mod looking_after;
