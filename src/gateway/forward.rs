@@ -463,7 +463,7 @@ impl Gateway {
         let Attempt { operation, status, latency, queued, .. } = *attempt;
         let status = status.filter(|_| attempt.error.is_none());
         self.metrics.attempted(&Attempted { operation, status, latency, queued });
-        for (kind, detail) in answer::drift(attempt, peek) {
+        for (kind, detail) in answer::drift(attempt, peek, self.metrics.drift()) {
             self.metrics.drifted(kind, &detail, now.wall);
         }
     }
