@@ -49,6 +49,7 @@ pub(crate) fn settings(max_bytes: u64) -> Settings {
         link_margin: Duration::from_mins(15),
         max_age: Duration::from_mins(55),
         default_age: Duration::from_mins(10),
+        ignore: Vec::new(),
         refresh_ahead: true,
         max_followers: 1,
     }

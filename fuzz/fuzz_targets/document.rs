@@ -1,8 +1,12 @@
-//! An export's document: `cache::Peek::of`, judged by what serde_json makes of the whole.
+//! An export's document: `cache::Peek::of`, judged by what serde_json makes of the whole, and how long it is fresh.
 
 #![no_main]
 
-use exportgate::cache::Peek;
+use std::time::Duration;
+
+use exportgate::cache::{Answer, Peek, Settings, assess};
+use exportgate::clock::Clock;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
@@ -12,7 +16,31 @@ fuzz_target!(|data: &[u8]| {
         Ok(whole) => whole,
         Err(error) => panic!("read what is no JSON: {error}"),
     };
+    lifetime(&peek);
     assert_eq!(whole.pointer("/data/attributes/status"), peek.status.map(Value::String).as_ref());
     let id = whole.pointer("/data/id").filter(|id| !id.is_null());
     assert_eq!(id, peek.id.map(Value::String).as_ref());
 });
+
+/// Whatever its links say, no document is fresh for longer than one may be.
+fn lifetime(peek: &Peek) {
+    let settings = Settings {
+        max_bytes: 1 << 20,
+        max_entry: 1 << 20,
+        link_margin: Duration::from_mins(15),
+        max_age: Duration::from_mins(55),
+        default_age: Duration::from_mins(10),
+        ignore: Vec::new(),
+        refresh_ahead: false,
+        max_followers: 1,
+    };
+    let now = Clock::system().now();
+    let mut fields = HeaderMap::new();
+    fields.insert("content-type", HeaderValue::from_static("application/json"));
+    let (status, body_len, peek) = (StatusCode::OK, 1, Some(peek));
+    let answer = Answer { status, fields: &fields, body_len, peek, sent: now, received: now };
+    if let Ok(fresh) = assess(&answer, &settings) {
+        assert!(fresh.until > now.wall && fresh.until <= now.wall + settings.max_age);
+        assert!(fresh.links_end.is_none_or(|end| end > fresh.until));
+    }
+}

@@ -63,18 +63,21 @@ fn other(call: &OtherCall, method: &Method, uri: &Uri, forward_other: bool) {
     assert!(path.starts_with("/rest/") || path.starts_with("/v1/"), "{target}");
     assert!(target.bytes().all(|b| (0x21..0x7f).contains(&b) && b != b'#'), "{target}");
 
-    // Decoded once, and once more, no part of the path is another path.
-    let mut decoded: Vec<Vec<u8>> = path.split('/').map(|segment| decode(segment.as_bytes())).collect();
+    // Decoded once, and once more, slashes included: no part of the path is another path, and there is nothing left to
+    // decode. A package's parts may be followed by what a purl has behind `?`.
+    let mut text = path.as_bytes().to_vec();
     for _ in 0..2 {
-        for segment in &decoded {
-            assert!(segment != b"." && segment != b"..", "{target}");
-            assert!(!segment.iter().any(|b| b"/\\;%".contains(b) || b.is_ascii_control()), "{target}");
-            assert!(std::str::from_utf8(segment).is_ok(), "{target}");
-        }
-        decoded = decoded.iter().map(|segment| decode(segment)).collect();
+        text = decode(&text);
+        let (head, behind) = text.split_at(text.iter().position(|b| *b == b'?').unwrap_or(text.len()));
+        let parts: Vec<&[u8]> = head.split(|b| *b == b'/').collect();
+        assert!(parts[1..parts.len() - 1].iter().all(|part| !part.is_empty()), "an empty segment: {target}");
+        let all = parts.into_iter().chain(behind.split(|b| *b == b'/'));
+        assert!(all.into_iter().all(|part| part != b"." && part != b".."), "{target}");
+        assert!(!text.iter().any(|b| b"\\;".contains(b) || b.is_ascii_control()), "{target}");
+        assert!(std::str::from_utf8(&text).is_ok(), "{target}");
     }
-    let inner = &decoded[1..decoded.len() - 1];
-    assert!(inner.iter().all(|segment| !segment.is_empty()), "an empty segment: {target}");
+    assert_eq!(decode(&text), text, "{target}");
+    let decoded: Vec<&[u8]> = text.split(|b| *b == b'/').collect();
     assert!(!decode(query.as_bytes()).iter().any(u8::is_ascii_control), "{target}");
 
     // It is no export call in disguise.

@@ -60,18 +60,15 @@ impl Directives {
     }
 }
 
-/// Whether `Vary` names nothing but `Accept-Encoding`: we always ask for identity, so that one stored
-/// response is right for every client.
+/// Whether `Vary` names something that may differ between two requests with one cache key (RFC 9111 §4.1). Requests go
+/// up with fixed fields, those that are in the key, and no others; so only what we add to each is not fixed: `Via` and
+/// the request id. `*` stands for what is in no field at all (RFC 9110 §12.5.5).
 #[must_use]
-pub(super) fn vary_names_only_encodings(fields: &HeaderMap) -> bool {
-    fields.get_all(VARY).iter().all(|value| {
-        value.to_str().is_ok_and(|names| {
-            names
-                .split(',')
-                .map(str::trim)
-                .all(|name| name.is_empty() || name.eq_ignore_ascii_case("accept-encoding"))
-        })
-    })
+pub(super) fn varies_by_more_than_the_key(fields: &HeaderMap) -> bool {
+    let is_free =
+        |name: &str| ["*", "via", "snyk-request-id"].iter().any(|free| name.eq_ignore_ascii_case(free));
+    let varies = |names: &str| names.split(',').map(str::trim).any(is_free);
+    fields.get_all(VARY).iter().any(|value| value.to_str().map_or(true, varies))
 }
 
 /// The comma-separated `name[=value]` members of every line of a field; commas in quoted strings do not
@@ -140,14 +137,20 @@ mod tests {
     }
 
     #[test]
-    fn vary_on_anything_but_encodings_forbids_storing() {
-        let mut fields = HeaderMap::new();
-        assert!(vary_names_only_encodings(&fields));
-        fields.insert(VARY, http::HeaderValue::from_static("Accept-Encoding"));
-        assert!(vary_names_only_encodings(&fields));
-        for other in ["*", "accept-encoding, origin"] {
-            fields.insert(VARY, http::HeaderValue::from_static(other));
-            assert!(!vary_names_only_encodings(&fields), "{other}");
+    fn vary_matters_only_on_what_differs_between_requests_with_one_key() {
+        let vary = |values: &[&'static str]| {
+            let values = values.iter().map(|value| (VARY, http::HeaderValue::from_static(value)));
+            varies_by_more_than_the_key(&values.collect())
+        };
+        for fixed in [&[][..], &["Accept-Encoding, Origin"], &["Cookie", "Accept-Language,,x-tenant"], &[""]]
+        {
+            assert!(!vary(fixed), "{fixed:?}");
         }
+        for free in [&["*"][..], &["accept, *"], &["origin", "VIA"], &["Snyk-Request-Id"]] {
+            assert!(vary(free), "{free:?}");
+        }
+        let mut fields = HeaderMap::new();
+        fields.insert(VARY, http::HeaderValue::from_bytes(b"or\xffgin").expect("a value"));
+        assert!(varies_by_more_than_the_key(&fields));
     }
 }

@@ -14,7 +14,7 @@ use super::freshness::Freshness;
 use crate::clock::Now;
 
 /// A link that dies sooner is as good as dead.
-const LEAST_LIFE: Duration = Duration::from_mins(1);
+pub(super) const LEAST_LIFE: Duration = Duration::from_mins(1);
 /// Bytes that an entry takes besides its key, its body and its fields: this, what moka holds for it (its place in the
 /// map, in the order of use and in the timer), and what allocators round up. Measured: `benches/growth/run.sh entries`.
 const OVERHEAD: usize = 704;

@@ -2,18 +2,22 @@
 //!
 //! Snyk sends no freshness of its own: an answer is as good as the links in it. So freshness ends at
 //! the earliest link's end less a margin, whatever else is said, and earlier where something asks for
-//! it.
+//! it (docs/decisions/0003-freshness.md).
 
 use std::time::{Duration, Instant, SystemTime};
 
-use http::header::{AGE, CONTENT_ENCODING, CONTENT_TYPE, DATE, EXPIRES};
+use http::header::{AGE, CONTENT_ENCODING, CONTENT_TYPE, DATE};
 use http::{HeaderMap, HeaderName, StatusCode};
 
-use super::directives::{Directives, vary_names_only_encodings};
-use super::links::End;
+use super::directives::{Directives, varies_by_more_than_the_key};
+use super::entry::LEAST_LIFE;
+use super::links::Links;
 use super::peek::Peek;
 use super::settings::Settings;
 use crate::clock::Now;
+
+/// Clocks that differ by no more agree: `Date` has whole seconds, and a host is seldom further off.
+const TOLERANCE: Duration = Duration::from_mins(1);
 
 /// A whole answer of the upstream, as it came.
 #[derive(Debug, Clone, Copy)]
@@ -48,20 +52,77 @@ pub struct Freshness {
 /// Why an answer is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotStored {
-    /// Its status is not 200.
-    Status,
-    /// It is no JSON document of an export, or an encoded one.
-    NotExport,
-    /// Its status word is not exactly `FINISHED`.
+    /// It is no finished export: nobody expects it to be stored.
     NotFinished,
-    /// It is larger than `cache.max_entry`.
+    /// It is finished, and its status is not 200.
+    Status,
+    /// It is no JSON document of an export, or an encoded one: nobody can say whether it is finished.
+    NotExport,
+    /// It is larger than `cache.max_entry` or `cache.max_bytes`.
     TooLarge,
-    /// The upstream's `Cache-Control`, `Expires` or `Vary` forbids it.
-    Forbidden,
-    /// Its links die within `cache.link_margin`.
+    /// The upstream says `no-store`.
+    NoStore,
+    /// The upstream says `no-cache`: it wants to be asked each time.
+    NoCache,
+    /// The upstream says `private`; this is a shared cache.
+    Private,
+    /// The upstream's `Vary` names what is not fixed for the cache key.
+    Vary,
+    /// Its links are dead, or nearly so.
     LinksEnding,
     /// A link's end is not certain and `cache.default_age` is zero.
     Uncertain,
+}
+
+impl NotStored {
+    /// All that a finished export may not be stored for.
+    pub const SAID: [Self; 9] = [
+        Self::Status,
+        Self::NotExport,
+        Self::TooLarge,
+        Self::NoStore,
+        Self::NoCache,
+        Self::Private,
+        Self::Vary,
+        Self::LinksEnding,
+        Self::Uncertain,
+    ];
+
+    /// The word for it, in `Cache-Status`, log and metrics; `None` where nobody need be told.
+    #[must_use]
+    pub const fn reason(self) -> Option<&'static str> {
+        Some(match self {
+            Self::NotFinished => return None,
+            Self::Status => "status",
+            Self::NotExport => "not-export",
+            Self::TooLarge => "too-large",
+            Self::NoStore => "no-store",
+            Self::NoCache => "no-cache",
+            Self::Private => "private",
+            Self::Vary => "vary",
+            Self::LinksEnding => "links-ending",
+            Self::Uncertain => "links-end-uncertain",
+        })
+    }
+
+    /// What an operator can do about it.
+    #[must_use]
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::NotFinished | Self::Status | Self::NotExport => {
+                "see what is between here and Snyk that changes answers: exportgate stores whole, plain JSON with status 200"
+            }
+            Self::TooLarge => "raise cache.max_entry, upstream.max_answer or cache.max_bytes",
+            Self::NoStore => "to store it all the same, add \"no-store\" to cache.ignore",
+            Self::NoCache => "to store it all the same, add \"no-cache\" to cache.ignore",
+            Self::Private => "to store it all the same, add \"private\" to cache.ignore",
+            Self::Vary => "to store it all the same, add \"vary\" to cache.ignore",
+            Self::LinksEnding => {
+                "start exports with a longer url_expiration_seconds, lower cache.link_margin, and check this machine's clock"
+            }
+            Self::Uncertain => "to store it for a while, raise cache.default_age",
+        }
+    }
 }
 
 /// Decides whether `answer` is stored and how long it is fresh.
@@ -69,109 +130,106 @@ pub enum NotStored {
 /// # Errors
 /// The first reason against storing it.
 pub fn assess(answer: &Answer<'_>, settings: &Settings) -> Result<Freshness, NotStored> {
-    if answer.status != StatusCode::OK {
-        return Err(NotStored::Status);
-    }
-    let peek = answer.peek.filter(|_| is_plain_json(answer.fields)).ok_or(NotStored::NotExport)?;
-    if peek.status.as_deref().ok_or(NotStored::NotExport)? != "FINISHED" {
-        return Err(NotStored::NotFinished);
-    }
-    if answer.body_len > settings.max_entry {
-        return Err(NotStored::TooLarge);
-    }
-    let allowed = allowed_by_upstream(answer).ok_or(NotStored::Forbidden)?;
-
-    let (links_end, uncertain) = links_end(&peek.ends, upstream_ahead(answer));
-    let received = answer.received;
-    let mut lifetime = settings.max_age.min(allowed);
-    if let Some(end) = links_end {
-        let left = end.duration_since(received.wall).unwrap_or_default();
-        lifetime = lifetime.min(left.saturating_sub(settings.link_margin));
+    let peek = finished(answer, settings)?;
+    let told = told(answer.fields, &settings.ignore)?;
+    let links = remaining(&peek.links, answer, settings.link_margin);
+    let mut lifetime = settings.max_age.min(told);
+    if let Some(Remaining { fresh, .. }) = links {
+        lifetime = lifetime.min(fresh);
     }
     if lifetime.is_zero() {
         return Err(NotStored::LinksEnding);
     }
+    let uncertain = !peek.links.are_certain() || links.is_some_and(|links| !links.is_certain);
     if uncertain {
         lifetime = lifetime.min(settings.default_age);
     }
     if lifetime.is_zero() {
         return Err(NotStored::Uncertain);
     }
-    let until = received.wall + lifetime;
-    Ok(Freshness { until, until_mono: received.mono + lifetime, links_end, uncertain })
+    let received = answer.received;
+    Ok(Freshness {
+        until: received.wall + lifetime,
+        until_mono: received.mono + lifetime,
+        links_end: links.map(|links| received.wall + links.alive),
+        uncertain,
+    })
 }
 
-/// The first end of all links in our own wall time, and whether any end is not certain.
-fn links_end(ends: &[End], upstream_ahead: Skew) -> (Option<SystemTime>, bool) {
-    let mut uncertain = ends.is_empty();
-    let mut earliest = None;
-    for end in ends {
-        let at = match *end {
-            End::At(at) => at,
-            End::AtLatest(at) => {
-                uncertain = true;
-                at
-            }
-            End::Unknown => {
-                uncertain = true;
-                continue;
-            }
-        };
-        let ours = upstream_ahead.to_ours(at);
-        earliest = Some(earliest.map_or(ours, |first: SystemTime| first.min(ours)));
+/// What the document of a finished export says.
+fn finished<'a>(answer: &Answer<'a>, settings: &Settings) -> Result<&'a Peek, NotStored> {
+    let is_finished = answer.peek.is_some_and(|peek| peek.status.as_deref() == Some("FINISHED"));
+    if answer.status != StatusCode::OK {
+        return Err(if is_finished { NotStored::Status } else { NotStored::NotFinished });
     }
-    (earliest, uncertain)
+    if answer.body_len > settings.max_entry {
+        return Err(NotStored::TooLarge);
+    }
+    match answer.peek {
+        Some(peek) if peek.status.is_some() && !is_finished => Err(NotStored::NotFinished),
+        Some(peek) if is_finished && is_plain_json(answer.fields) => Ok(peek),
+        _ => Err(NotStored::NotExport),
+    }
 }
 
-/// How far the upstream's clock is ahead of ours, read so that an error only ever shortens a lifetime:
-/// `Date` has whole seconds (so up to one more has passed) and was written no earlier than the request
-/// was sent. Links are signed in that clock, so that their remaining life is known even when one of
-/// the two clocks is wrong.
-#[derive(Debug, Clone, Copy)]
-enum Skew {
-    Ahead(Duration),
-    Behind(Duration),
+/// What is left of the links' lives when an answer arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Remaining {
+    /// Until they should be handed out no more.
+    fresh: Duration,
+    /// Until the first of them dies.
+    alive: Duration,
+    /// Whether a clock vouches for it.
+    is_certain: bool,
 }
 
-impl Skew {
-    fn to_ours(self, theirs: SystemTime) -> SystemTime {
-        match self {
-            Self::Ahead(by) => theirs.checked_sub(by).unwrap_or(SystemTime::UNIX_EPOCH),
-            Self::Behind(by) => theirs.checked_add(by).unwrap_or(theirs),
+/// What is left of the links' lives, by the clock that is right: `Date`, as long as no link was signed after it;
+/// else our own; and never more than they had when they were signed. Where nothing tells which of two clocks is
+/// right, the one counts by which the links end first, unless the margin makes up for the difference.
+fn remaining(links: &Links, answer: &Answer<'_>, margin: Duration) -> Option<Remaining> {
+    let (end, life) = links.end.zip(links.life)?;
+    let left = |now: SystemTime| end.duration_since(now).unwrap_or_default().min(life);
+    let ours = left(answer.received.wall);
+    let was_signed_after = |clock: SystemTime| links.not_before.is_some_and(|at| at > clock + TOLERANCE);
+    // Of a link's last minutes, half are for whoever reads it.
+    let less_margin = |left: Duration| left.saturating_sub(margin.min((left / 2).max(LEAST_LIFE)));
+    let by = |left: Duration, is_certain| Remaining { fresh: less_margin(left), alive: left, is_certain };
+
+    let Some(date) = date(answer.fields).filter(|date| !was_signed_after(*date)) else {
+        return Some(by(ours, !was_signed_after(answer.received.wall)));
+    };
+    // `Date` is read to our disadvantage: it has whole seconds, so that up to one more has passed, and was written when
+    // the request was sent at the earliest. An `Age` says that a cache on the way held the answer, and for how long.
+    let on_the_way = answer.received.mono.saturating_duration_since(answer.sent.mono);
+    let theirs = left(date + Duration::from_secs(1) + age(answer.fields) + on_the_way);
+    let is_confirmed = links.signed.is_some_and(|signed| signed + TOLERANCE >= date);
+    if is_confirmed || theirs <= ours {
+        return Some(by(theirs, true));
+    }
+    let makes_up = theirs.saturating_sub(less_margin(theirs));
+    let trusted = if theirs.saturating_sub(ours) <= makes_up { theirs } else { ours };
+    Some(Remaining { alive: ours, ..by(trusted, true) })
+}
+
+/// How long the upstream's own fields let a shared cache keep an answer (RFC 9111 §3, §5.2.2), in so far as they
+/// say something of this one: a lifetime of zero, or in the past, stands on every answer of many an edge and says
+/// nothing of these links. That a request carries `Authorization` does not forbid it (§3.5): it is the gateway's own,
+/// and the policy decides who may ask.
+fn told(fields: &HeaderMap, ignored: &[NotStored]) -> Result<Duration, NotStored> {
+    let directives = Directives::of_response(fields);
+    for (is_said, why) in [
+        (directives.no_store, NotStored::NoStore),
+        (directives.private, NotStored::Private),
+        (directives.no_cache, NotStored::NoCache),
+        (varies_by_more_than_the_key(fields), NotStored::Vary),
+    ] {
+        if is_said && !ignored.contains(&why) {
+            return Err(why);
         }
     }
-}
-
-fn upstream_ahead(answer: &Answer<'_>) -> Skew {
-    let Some(date) = date(answer.fields, &DATE) else { return Skew::Ahead(Duration::ZERO) };
-    // An `Age` says that a cache on the way held the answer, and for how long.
-    let theirs = date + Duration::from_secs(1) + age(answer.fields);
-    match theirs.duration_since(answer.sent.wall) {
-        Ok(by) => Skew::Ahead(by),
-        Err(behind) => Skew::Behind(behind.duration()),
-    }
-}
-
-/// How long the upstream's own fields let a shared cache keep this answer (RFC 9111 §4.2.1); `None`
-/// where they forbid it. That a request carries `Authorization` does not forbid it (§3.5): it is the
-/// gateway's own, and the policy decides who may ask.
-fn allowed_by_upstream(answer: &Answer<'_>) -> Option<Duration> {
-    let directives = Directives::of_response(answer.fields);
-    let forbidden = directives.no_store || directives.no_cache || directives.private;
-    if forbidden || !vary_names_only_encodings(answer.fields) {
-        return None;
-    }
-    let lifetime = if let Some(seconds) = directives.s_maxage.or(directives.max_age) {
-        Duration::from_secs(seconds)
-    } else if answer.fields.contains_key(EXPIRES) {
-        // An `Expires` that is no date means already expired (RFC 9111 §5.3).
-        let expires = date(answer.fields, &EXPIRES)?;
-        let from = date(answer.fields, &DATE).unwrap_or(answer.received.wall);
-        expires.duration_since(from).ok()?
-    } else {
-        return Some(Duration::MAX);
-    };
-    lifetime.checked_sub(age(answer.fields)).filter(|left| !left.is_zero())
+    let lifetime = directives.s_maxage.or(directives.max_age).map(Duration::from_secs);
+    let left = lifetime.map(|lifetime| lifetime.saturating_sub(age(fields)));
+    Ok(left.filter(|left| !left.is_zero()).unwrap_or(Duration::MAX))
 }
 
 /// The `Age` field; zero where there is none. Of several the largest counts, and a number that is too large
@@ -189,8 +247,8 @@ pub fn age(fields: &HeaderMap) -> Duration {
     Duration::from_secs(largest.min(MOST))
 }
 
-fn date(fields: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
-    httpdate::parse_http_date(fields.get(name)?.to_str().ok()?).ok()
+fn date(fields: &HeaderMap) -> Option<SystemTime> {
+    httpdate::parse_http_date(fields.get(DATE)?.to_str().ok()?).ok()
 }
 
 /// JSON (also a `+json` type, RFC 6839 §3.1) that is not encoded.
@@ -209,30 +267,32 @@ mod tests {
 
     use super::*;
 
-    const MIN: u64 = 60;
+    const MIN: i64 = 60;
 
     fn settings() -> Settings {
         Settings {
             max_bytes: 1 << 20,
             max_entry: 1 << 16,
-            link_margin: Duration::from_secs(15 * MIN),
-            max_age: Duration::from_secs(55 * MIN),
-            default_age: Duration::from_secs(10 * MIN),
+            link_margin: Duration::from_mins(15),
+            max_age: Duration::from_mins(55),
+            default_age: Duration::from_mins(10),
+            ignore: Vec::new(),
             refresh_ahead: true,
             max_followers: 10,
         }
     }
 
-    /// Our wall time in these tests, seconds since the epoch.
-    const NOW: u64 = 1_800_000_000;
+    /// The right time in these tests, seconds since the epoch.
+    const NOW: i64 = 1_800_000_000;
 
-    fn wall(seconds: u64) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    fn wall(seconds: i64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs())
     }
 
-    fn now() -> Now {
+    /// What our clocks say; the wall clock is `off` seconds wrong.
+    fn now(off: i64) -> Now {
         let mono = crate::clock::Clock::system().now().mono;
-        Now { wall: wall(NOW), mono }
+        Now { wall: wall(NOW + off), mono }
     }
 
     fn json(extra: &[(&'static str, &str)]) -> HeaderMap {
@@ -244,96 +304,197 @@ mod tests {
         fields
     }
 
-    fn finished(ends: Vec<End>) -> Peek {
-        Peek { status: Some("FINISHED".into()), id: None, ends }
+    fn finished(links: &[String]) -> Peek {
+        let mut peek = Peek { status: Some("FINISHED".into()), id: None, links: Links::default() };
+        for link in links {
+            peek.links.add(link);
+        }
+        peek
+    }
+
+    /// A link that says no more than when it dies, so many seconds from now.
+    fn dies(after: i64) -> String {
+        format!("https://a/?Expires={}", NOW + after)
+    }
+
+    /// One that was signed then, by a signer whose clock is right, and lives so long.
+    fn signed(after: i64, lives: i64) -> String {
+        let at = humantime::format_rfc3339_seconds(wall(NOW + after)).to_string();
+        format!("https://a/?X-Goog-Date={}&X-Goog-Expires={lives}", at.replace(['-', ':'], ""))
+    }
+
+    fn assessed(fields: &HeaderMap, peek: &Peek, received: Now) -> Result<Freshness, NotStored> {
+        let status = StatusCode::OK;
+        assess(
+            &Answer { status, fields, body_len: 10, peek: Some(peek), sent: received, received },
+            &settings(),
+        )
     }
 
     /// The lifetime in seconds, or why there is none.
-    fn lifetime(fields: &HeaderMap, peek: &Peek) -> Result<u64, NotStored> {
-        let now = now();
-        let answer = Answer {
-            status: StatusCode::OK,
-            fields,
-            body_len: 10,
-            peek: Some(peek),
-            sent: now,
-            received: now,
-        };
-        assess(&answer, &settings())
-            .map(|fresh| fresh.until.duration_since(now.wall).expect("later").as_secs())
+    fn lifetime(fields: &HeaderMap, links: &[String]) -> Result<i64, NotStored> {
+        let fresh = assessed(fields, &finished(links), now(0))?;
+        Ok(fresh.until.duration_since(wall(NOW)).expect("later").as_secs().cast_signed())
     }
 
     #[test]
     fn freshness_ends_at_the_first_link_less_the_margin() {
-        let ends = |minutes: &[u64]| finished(minutes.iter().map(|m| End::At(wall(NOW + m * MIN))).collect());
-        assert_eq!(lifetime(&json(&[]), &ends(&[60, 40, 50])), Ok(25 * MIN));
-        assert_eq!(lifetime(&json(&[]), &ends(&[600])), Ok(55 * MIN));
-        assert_eq!(lifetime(&json(&[]), &ends(&[15])), Err(NotStored::LinksEnding));
-        assert_eq!(lifetime(&json(&[]), &ends(&[60, 0])), Err(NotStored::LinksEnding));
+        let dying = |minutes: &[i64]| {
+            lifetime(&json(&[]), &minutes.iter().map(|m| dies(m * MIN)).collect::<Vec<_>>())
+        };
+        assert_eq!(dying(&[60, 40, 50]), Ok(25 * MIN));
+        // Longer than Snyk signs links for: then our clock is behind, for all that is known.
+        assert_eq!(dying(&[600]), Ok(10 * MIN));
+        assert_eq!(lifetime(&json(&[]), &[signed(0, 600 * MIN)]), Ok(55 * MIN));
+        // At most half is given away, and the last minute always.
+        assert_eq!(dying(&[15]), Ok(15 * MIN / 2));
+        assert_eq!(lifetime(&json(&[]), &[dies(90)]), Ok(30));
+        assert_eq!(dying(&[1]), Err(NotStored::LinksEnding));
+        assert_eq!(dying(&[60, 0]), Err(NotStored::LinksEnding));
+        assert_eq!(dying(&[60, -10]), Err(NotStored::LinksEnding));
+        // The last times that there are.
+        for (far, expected) in [
+            ("253402300799", Err(NotStored::LinksEnding)),
+            ("9223372036854775807", Ok(10 * MIN)),
+            ("18446744073709551615", Ok(10 * MIN)),
+        ] {
+            let link = format!("https://a/?st={far}&Expires={far}&exp={}", NOW + 60 * MIN);
+            assert_eq!(lifetime(&json(&[]), &[link]), expected, "{far}");
+        }
     }
 
     #[test]
     fn an_uncertain_end_is_capped_by_the_default_age() {
-        let end = End::At(wall(NOW + 60 * MIN));
-        let temporary = End::AtLatest(wall(NOW + 60 * MIN));
-        assert_eq!(lifetime(&json(&[]), &finished(vec![])), Ok(10 * MIN));
-        assert_eq!(lifetime(&json(&[]), &finished(vec![end, End::Unknown])), Ok(10 * MIN));
-        assert_eq!(lifetime(&json(&[]), &finished(vec![temporary])), Ok(10 * MIN));
+        let temporary = format!("{}&X-Amz-Security-Token=t", dies(60 * MIN));
+        let unknown = || "https://a/".to_owned();
+        assert_eq!(lifetime(&json(&[]), &[]), Ok(10 * MIN));
+        assert_eq!(lifetime(&json(&[]), &[dies(60 * MIN), unknown()]), Ok(10 * MIN));
+        assert_eq!(lifetime(&json(&[]), &[temporary]), Ok(10 * MIN));
         // A known end still counts beside an unknown one.
-        let soon = End::At(wall(NOW + 20 * MIN));
-        assert_eq!(lifetime(&json(&[]), &finished(vec![soon, End::Unknown])), Ok(5 * MIN));
+        assert_eq!(lifetime(&json(&[]), &[dies(20 * MIN), unknown()]), Ok(10 * MIN));
+        assert_eq!(lifetime(&json(&[]), &[dies(10 * MIN), unknown()]), Ok(5 * MIN));
     }
 
     #[test]
-    fn a_clock_that_is_off_changes_no_more_than_the_resolution_of_date() {
+    fn our_clock_may_be_off_by_as_much_as_the_margin_makes_up_for() {
         for off in [-600_i64, -1, 0, 1, 600] {
-            let theirs = NOW.checked_add_signed(off).expect("a time");
-            let date = httpdate::fmt_http_date(wall(theirs));
-            let peek = finished(vec![End::At(wall(theirs + 60 * MIN))]);
-            assert_eq!(lifetime(&json(&[("date", &date)]), &peek), Ok(45 * MIN - 1), "{off}");
+            let date = httpdate::fmt_http_date(wall(NOW));
+            for link in [dies(60 * MIN), signed(0, 60 * MIN)] {
+                let fresh =
+                    assessed(&json(&[("date", &date)]), &finished(&[link]), now(off)).expect("stored");
+                assert_eq!(fresh.until, wall(NOW + off + 45 * MIN - 1), "{off}");
+            }
+        }
+    }
+
+    /// Our clock and `Date` are right, two hours behind or two hours ahead; the links' store goes by the right time.
+    #[test]
+    fn no_clock_that_is_off_makes_freshness_end_late() {
+        const OFF: [i64; 3] = [-7_200, 0, 7_200];
+        let links =
+            [dies(60 * MIN), signed(0, 60 * MIN), signed(-5 * MIN, 60 * MIN), signed(-30 * MIN, 60 * MIN)];
+        for (at, link) in links.iter().enumerate() {
+            let peek = finished(std::slice::from_ref(link));
+            let true_end = peek.links.end.expect("an end").duration_since(wall(NOW)).expect("later");
+            for (ours, theirs) in OFF.iter().flat_map(|ours| OFF.map(|theirs| (*ours, theirs))) {
+                let name = format!("{at}: ours {ours}, Snyk's {theirs}");
+                let date = httpdate::fmt_http_date(wall(NOW + theirs));
+                let received = now(ours);
+                let fresh = assessed(&json(&[("date", &date)]), &peek, received);
+                let Ok(fresh) = fresh else {
+                    assert!(ours > 0 || theirs > 0, "{name}");
+                    continue;
+                };
+                let until = fresh.until.duration_since(received.wall).expect("later");
+                // Where nothing shows the right time, only the default age may be left.
+                assert!(
+                    until < true_end || fresh.uncertain && until <= settings().default_age,
+                    "{name}: {fresh:?}"
+                );
+                let alive = fresh.links_end.expect("an end").duration_since(received.wall).expect("later");
+                assert!(alive <= true_end + TOLERANCE || fresh.uncertain, "{name}: {fresh:?}");
+                assert_eq!(fresh.uncertain, ours < 0 && theirs < 0, "{name}");
+            }
         }
     }
 
     #[test]
-    fn the_upstreams_own_fields_are_honoured() {
-        let peek = finished(vec![End::At(wall(NOW + 60 * MIN))]);
+    fn a_time_on_the_way_and_in_a_cache_is_taken_off() {
+        let (sent, date) = (now(0), httpdate::fmt_http_date(wall(NOW)));
+        let later = Duration::from_secs(20);
+        let received = Now { wall: sent.wall + later, mono: sent.mono + later };
+        let peek = finished(&[signed(0, 60 * MIN)]);
+        let fields = json(&[("date", &date), ("age", "100")]);
+        let status = StatusCode::OK;
+        let answer = Answer { status, fields: &fields, body_len: 10, peek: Some(&peek), sent, received };
+        let fresh = assess(&answer, &settings()).expect("stored");
+        assert_eq!(fresh.until, wall(NOW + 45 * MIN - 101));
+    }
+
+    #[test]
+    fn the_upstreams_own_fields_count_where_they_can_mean_this_answer() {
+        let lifetime = |fields: &[(&'static str, &str)]| lifetime(&json(fields), &[dies(60 * MIN)]);
+        for (name, value, why) in [
+            ("cache-control", "no-store", NotStored::NoStore),
+            ("cache-control", "private", NotStored::Private),
+            ("cache-control", "private=\"x\"", NotStored::Private),
+            ("cache-control", "no-cache", NotStored::NoCache),
+            ("vary", "*", NotStored::Vary),
+        ] {
+            assert_eq!(lifetime(&[(name, value)]), Err(why), "{value}");
+        }
         for (name, value) in [
-            ("cache-control", "no-store"),
-            ("cache-control", "private"),
             ("cache-control", "max-age=0"),
+            ("cache-control", "max-age=x"),
+            ("cache-control", "s-maxage=0, max-age=5"),
             ("expires", "0"),
+            ("expires", "Thu, 01 Jan 1970 00:00:00 GMT"),
+            ("pragma", "no-cache"),
             ("vary", "Authorization"),
         ] {
-            assert_eq!(lifetime(&json(&[(name, value)]), &peek), Err(NotStored::Forbidden), "{value}");
+            assert_eq!(lifetime(&[(name, value)]), Ok(45 * MIN), "{value}");
         }
-        assert_eq!(lifetime(&json(&[("cache-control", "max-age=90"), ("age", "30")]), &peek), Ok(60));
-        assert_eq!(lifetime(&json(&[("cache-control", "s-maxage=5, max-age=90")]), &peek), Ok(5));
+        assert_eq!(lifetime(&[("cache-control", "max-age=90"), ("age", "30")]), Ok(60));
+        assert_eq!(lifetime(&[("cache-control", "s-maxage=5, max-age=90")]), Ok(5));
+    }
+
+    #[test]
+    fn what_is_ignored_forbids_nothing() {
+        let (fields, all) =
+            (json(&[("cache-control", "private, no-store")]), vec![NotStored::Private, NotStored::NoStore]);
+        assert_eq!(told(&fields, &all), Ok(Duration::MAX));
+        assert_eq!(told(&fields, &all[..1]), Err(NotStored::NoStore));
     }
 
     #[test]
     fn only_a_whole_finished_export_in_plain_json_is_stored() {
-        let end = || vec![End::At(wall(NOW + 60 * MIN))];
+        let end = || vec![dies(60 * MIN)];
         for word in ["PENDING", "STARTED", "ERRORED", "ERROR", "finished", "FINISHED ", ""] {
-            let peek = Peek { status: Some(word.into()), id: None, ends: end() };
-            assert_eq!(lifetime(&json(&[]), &peek), Err(NotStored::NotFinished), "{word}");
+            let peek = Peek { status: Some(word.into()), ..finished(&end()) };
+            assert_eq!(assessed(&json(&[]), &peek, now(0)), Err(NotStored::NotFinished), "{word}");
+            let html = json(&[("content-encoding", "br")]);
+            assert_eq!(assessed(&html, &peek, now(0)), Err(NotStored::NotFinished), "{word}");
         }
         let gzip = json(&[("content-encoding", "gzip")]);
-        assert_eq!(lifetime(&gzip, &finished(end())), Err(NotStored::NotExport));
+        assert_eq!(lifetime(&gzip, &end()), Err(NotStored::NotExport));
         let mut html = json(&[]);
         html.insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
-        assert_eq!(lifetime(&html, &finished(end())), Err(NotStored::NotExport));
+        assert_eq!(lifetime(&html, &end()), Err(NotStored::NotExport));
         let fields = json(&[]);
-        let peek = finished(end());
+        let peek = finished(&end());
         let answer = Answer {
             status: StatusCode::PARTIAL_CONTENT,
             fields: &fields,
             body_len: 1 << 20,
             peek: Some(&peek),
-            sent: now(),
-            received: now(),
+            sent: now(0),
+            received: now(0),
         };
         assert_eq!(assess(&answer, &settings()), Err(NotStored::Status));
-        let ok = Answer { status: StatusCode::OK, ..answer };
+        assert_eq!(assess(&Answer { peek: None, ..answer }, &settings()), Err(NotStored::NotFinished));
+        // What is too large is not read.
+        let ok = Answer { status: StatusCode::OK, peek: None, ..answer };
         assert_eq!(assess(&ok, &settings()), Err(NotStored::TooLarge));
+        assert_eq!(assess(&Answer { body_len: 10, ..ok }, &settings()), Err(NotStored::NotExport));
     }
 }

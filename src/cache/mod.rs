@@ -80,9 +80,7 @@ impl Cache {
         let counted = Arc::clone(&removals);
         let entries = moka::sync::Cache::builder()
             .max_capacity(settings.max_bytes)
-            .weigher(|key: &Key, entry: &Arc<Entry>| {
-                u32::try_from(key.weight() + entry.weight()).unwrap_or(u32::MAX)
-            })
+            .weigher(|key: &Key, entry: &Arc<Entry>| u32::try_from(weight(key, entry)).unwrap_or(u32::MAX))
             // TinyLFU would not admit a new export into a cache of often-read ones.
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(UntilLinksEnd)
@@ -115,6 +113,12 @@ impl Cache {
     #[must_use]
     pub fn pack(&self, fields: &HeaderMap) -> Fields {
         self.shapes.pack(fields)
+    }
+
+    /// Whether `entry` alone would not be more than all may be.
+    #[must_use]
+    pub fn has_room_for(&self, key: &Key, entry: &Entry) -> bool {
+        weight(key, entry) as u64 <= self.max_bytes
     }
 
     /// To be read before an answer is asked for that may be stored.
@@ -187,6 +191,10 @@ impl Cache {
     pub fn removals(&self) -> &Removals {
         &self.removals
     }
+}
+
+fn weight(key: &Key, entry: &Entry) -> usize {
+    key.weight() + entry.weight()
 }
 
 /// Frees an entry when its links are dead; freshness ends earlier.

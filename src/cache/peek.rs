@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
-use super::links::{End, end_of};
+use super::links::Links;
 
 /// What a document says. Reading is bounded: `serde_json` refuses a nesting of more than 128 levels, and
 /// nothing but the status word and the id is copied.
@@ -15,8 +15,8 @@ pub struct Peek {
     pub status: Option<String>,
     /// `data.id`: the export's id, in the answer to a start.
     pub id: Option<String>,
-    /// The end of each link anywhere in `data.attributes`.
-    pub(super) ends: Vec<End>,
+    /// What the links anywhere in `data.attributes` show.
+    pub(super) links: Links,
 }
 
 impl Peek {
@@ -28,13 +28,13 @@ impl Peek {
         Reading { place: Place::Document, found: &mut found }.deserialize(&mut deserializer).ok()?;
         deserializer.end().ok()?;
         found.data.and(found.attributes)?;
-        Some(Self { status: found.status, id: found.id.and_then(|id| id.0), ends: found.ends })
+        Some(Self { status: found.status, id: found.id.and_then(|id| id.0), links: found.links })
     }
 
     /// Whether a link is of a form whose end cannot be read.
     #[must_use]
     pub fn has_unknown_link(&self) -> bool {
-        self.ends.contains(&End::Unknown)
+        self.links.is_unreadable
     }
 }
 
@@ -45,7 +45,7 @@ struct Found {
     id: Option<Id>,
     attributes: Option<()>,
     status: Option<String>,
-    ends: Vec<End>,
+    links: Links,
 }
 
 /// `data.id`, which may be `null`.
@@ -59,7 +59,7 @@ enum Place {
     Document,
     Data,
     Attributes,
-    /// `results[]` is untyped in Snyk's document, so every string below `attributes` that is a web address
+    /// `results[]` is untyped in Snyk's document, so every string below `attributes` that holds a web address
     /// counts as a link, wherever it stands: a link that is missed would be handed out dead.
     Below,
     /// What does not matter is read all the same, so that a document that is none is seen.
@@ -150,13 +150,9 @@ impl<'de> Visitor<'de> for Reading<'_> {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
         self.no_object(Unexpected::Str(text))?;
-        let text = text.trim_start();
-        let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
-        let is_link = scheme.eq_ignore_ascii_case("https")
-            || scheme.eq_ignore_ascii_case("http")
-            || text.starts_with("//");
+        let is_link = text.contains("://") || text.trim_start().starts_with("//");
         if is_link && self.place == Place::Below {
-            self.found.ends.push(end_of(text));
+            self.found.links.add(text);
         }
         Ok(())
     }
@@ -200,7 +196,7 @@ mod tests {
             Some(Peek {
                 status: Some("PENDING".into()),
                 id: Some("d6b640e5-d88c-4c17-9bf0-93597b7a1ce2".into()),
-                ends: vec![]
+                links: Links::default()
             })
         );
     }
@@ -208,7 +204,7 @@ mod tests {
     #[test]
     fn a_started_export_has_an_id_and_no_status() {
         let recorded = r#"{"data":{"attributes":{"created":"2026-02-12T20:09:42.693"},"id":"e1","links":{"self":"/orgs/o/jobs/export/e1?version=2024-10-15"},"type":"export"}}"#;
-        let expected = Peek { status: None, id: Some("e1".into()), ends: vec![] };
+        let expected = Peek { status: None, id: Some("e1".into()), links: Links::default() };
         assert_eq!(Peek::of(recorded.as_bytes()), Some(expected));
     }
 
@@ -217,10 +213,10 @@ mod tests {
         let found = attributes(
             r#"{"results":[{"url":"https:\/\/a\/x?Expires=1"},{"other":["HTTP://b/?Expires=2",7,null,true,1.5,-1]}],"status":"FINISHED"}"#,
         );
-        assert_eq!(found.map(|peek| peek.ends.len()), Some(2));
+        assert_eq!(found.map(|peek| peek.links.count), Some(2));
         let relative =
             attributes(r#"{"results":["//a/x?Expires=1","/not/a/link?Expires=1"],"status":"FINISHED"}"#);
-        assert_eq!(relative.map(|peek| peek.ends.len()), Some(1));
+        assert_eq!(relative.map(|peek| peek.links.count), Some(1));
     }
 
     #[test]
@@ -256,7 +252,7 @@ mod tests {
         }
         let outside =
             r#"{"links":{"self":"https://a/?Expires=1"},"data":{"attributes":{"status":"FINISHED"}}}"#;
-        assert_eq!(Peek::of(outside.as_bytes()).map(|peek| peek.ends.len()), Some(0));
+        assert_eq!(Peek::of(outside.as_bytes()).map(|peek| peek.links.count), Some(0));
         let whole = r#"{"data":{"attributes":{"status":"FINISHED"}}}"#;
         assert!(Peek::of(whole.as_bytes()).is_some());
         for end in 0..whole.len() {

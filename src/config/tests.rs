@@ -220,6 +220,18 @@ fn traces_go_nowhere_by_default_and_their_endpoint_is_made_whole() {
 }
 
 #[test]
+fn what_keeps_answers_from_being_stored_is_said() {
+    let notes = |cache: &str| {
+        let config = resolve(&format!("[cache]\n{cache}"), &[], &[]).expect("a configuration");
+        config.resolved.notes.join("\n")
+    };
+    assert!(!notes("link_margin = '30m'").contains("cache."));
+    assert!(notes("link_margin = '31m'").contains("cache.link_margin cannot be met"));
+    assert!(notes("max_bytes = '1MiB'").contains("cache.max_bytes is less than cache.max_entry"));
+    assert!(problems("[cache]\nignore = ['private', 'etag']", &[]).contains("etag cannot be ignored"));
+}
+
+#[test]
 fn every_key_has_an_environment_variable() {
     let resolved = Resolved::defaults();
     assert!(resolved.keys.len() > 30);

@@ -8,7 +8,7 @@ use super::fields;
 use crate::cache::Peek;
 use crate::journal::Attempt;
 use crate::route::Id;
-use crate::telemetry::drift::Kind;
+use crate::telemetry::drift::{Drift, Kind};
 use crate::upstream::budget::limits_told;
 use crate::upstream::gate::{Bucket, Outcome, Told};
 use crate::upstream::{Answer, Failed};
@@ -20,8 +20,9 @@ pub(super) struct Garbled;
 /// The status words of exports, as Snyk's document and its guide spell them.
 const STATUS_WORDS: [&str; 5] = ["PENDING", "STARTED", "FINISHED", "ERRORED", "ERROR"];
 
-/// What of a recorded attempt shows that Snyk is not as we know it. All text is plain already.
-pub(super) fn drift(attempt: &Attempt, peek: Option<&Peek>) -> Vec<(Kind, String)> {
+/// What of a recorded attempt shows that Snyk is not as we know it; `seen` knows what was served before. All text is
+/// plain already.
+pub(super) fn drift(attempt: &Attempt, peek: Option<&Peek>, seen: &Drift) -> Vec<(Kind, String)> {
     let mut found = Vec::new();
     let version = attempt.version_served.as_deref().unwrap_or("(no version)");
     if let Some(since) = &attempt.deprecation {
@@ -30,10 +31,15 @@ pub(super) fn drift(attempt: &Attempt, peek: Option<&Peek>) -> Vec<(Kind, String
     if let Some(end) = &attempt.sunset {
         found.push((Kind::Sunset, format!("version {version}: ends {end}")));
     }
-    if let (Some(asked), Some(served)) = (&attempt.version_requested, &attempt.version_served)
-        && asked != served
+    // Each of Snyk's other calls has versions of its own, and what is refused may be answered before a version is chosen.
+    let is_of_export =
+        attempt.operation != "other" && attempt.status.is_some_and(|status| (200..300).contains(&status));
+    let asked = attempt.version_requested.as_deref().unwrap_or_default();
+    if let Some(served) = attempt.version_served.as_deref().filter(|_| is_of_export)
+        && let Some(before) = seen.served(attempt.operation, asked, served)
     {
-        found.push((Kind::Version, format!("version {asked} was asked for, and {served} was served")));
+        let detail = format!("version {asked} was asked for: {served} is served, and {before} was before");
+        found.push((Kind::Version, detail));
     }
     let Some(peek) = peek.filter(|_| attempt.status == Some(200)) else { return found };
     if let Some(word) = peek.status.as_deref().filter(|word| !STATUS_WORDS.contains(word)) {
@@ -119,6 +125,16 @@ pub(super) fn note_head(attempt: &mut Attempt, status: StatusCode, answer: &Head
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::NotStored;
+    use crate::telemetry::metrics::Metrics;
+
+    #[test]
+    fn each_reason_not_to_store_is_counted() {
+        let metrics = Metrics::default();
+        for reason in NotStored::SAID.map(|why| why.reason().expect("a reason")) {
+            assert!(metrics.not_stored(reason) && !metrics.not_stored(reason), "{reason}");
+        }
+    }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {

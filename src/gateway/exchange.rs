@@ -80,9 +80,18 @@ pub(super) enum Outcome {
         status: Option<StatusCode>,
         /// Whether the answer was stored.
         stored: bool,
+        /// Why a finished export was not.
+        not_stored: Option<&'static str>,
         /// Whether another client's request fetched it.
         collapsed: bool,
     },
+}
+
+impl Outcome {
+    /// A request that goes upstream, and has no answer yet.
+    pub(super) const fn forwarded(why: Why, collapsed: bool) -> Self {
+        Self::Forwarded { why, status: None, stored: false, not_stored: None, collapsed }
+    }
 }
 
 /// Why a request went upstream (the `fwd` parameter, RFC 9211 §2.2).
@@ -305,13 +314,16 @@ impl Exchange {
             Outcome::Stale { detail: Some(detail), .. } => {
                 let _ = write!(text, "; fwd=stale; detail={detail}");
             }
-            Outcome::Forwarded { why, status, stored, collapsed } => {
+            Outcome::Forwarded { why, status, stored, not_stored, collapsed } => {
                 let _ = write!(text, "; fwd={}", why.as_str());
                 if let Some(status) = status {
                     let _ = write!(text, "; fwd-status={}", status.as_u16());
                 }
                 text.push_str(if stored { "; stored" } else { "" });
                 text.push_str(if collapsed { "; collapsed" } else { "" });
+                if let Some(reason) = not_stored {
+                    text.extend(["; detail=", reason]);
+                }
             }
         }
         Some(text)
@@ -327,6 +339,8 @@ impl Exchange {
             Outcome::Forwarded { why, collapsed: true, .. } => ("collapsed", Some(why.as_str())),
             Outcome::Forwarded { why, .. } => ("forwarded", Some(why.as_str())),
         };
+        let not_stored =
+            if let Outcome::Forwarded { not_stored, .. } = self.outcome { not_stored } else { None };
         let error = failure.map(|failure| failure.kind.told().code);
         // A method may be as long as a head.
         let method = Some(self.method.as_str()).filter(|method| method.len() <= 32).unwrap_or("(long)");
@@ -350,6 +364,7 @@ impl Exchange {
                     export.id = self.export.as_ref().map(Id::as_str),
                     cache.status = cache,
                     cache.fwd = why,
+                    cache.not_stored = not_stored,
                     snyk.request.id = fields::text(answer, fields::SNYK_REQUEST_ID),
                     attempt.id = attempt.map(tracing::field::display),
                     attempt.tries = self.sending.map(|sending| sending.tries),

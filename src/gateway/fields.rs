@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AsHeaderName, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION,
-    CONTENT_TYPE, LOCATION, USER_AGENT,
+    CONTENT_TYPE, Entry, LINK, LOCATION, USER_AGENT,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use uuid::Uuid;
@@ -133,8 +133,15 @@ pub(super) fn end_to_end(mut fields: HeaderMap, root: &Root) -> HeaderMap {
         drop_our_members(&mut fields, name);
     }
     for name in [LOCATION, CONTENT_LOCATION] {
-        if let Some(local) = fields.get(&name).and_then(|value| path_absolute(value, root)) {
+        if let Some(local) = fields.get(&name).and_then(|value| path_absolute(value.as_bytes(), root)) {
             fields.insert(name, local);
+        }
+    }
+    if let Entry::Occupied(mut links) = fields.entry(LINK) {
+        for value in links.iter_mut() {
+            if let Some(local) = value.to_str().ok().and_then(|links| local_links(links, root)) {
+                *value = local;
+            }
         }
     }
     fields
@@ -172,9 +179,41 @@ fn without_our_members(value: &HeaderValue) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&kept.join(&b", "[..])).ok().filter(|value| !is_quoted && !value.is_empty())
 }
 
+/// A `Link` field (RFC 8288 §3) whose references to the upstream are paths on us: the next page must not lead past us.
+/// Everything else of it stays; `None` where all of it does. A `<` in a quoted parameter begins no link.
+fn local_links(links: &str, root: &Root) -> Option<HeaderValue> {
+    let (mut written, mut rest) = (String::with_capacity(links.len()), links);
+    while let Some(at) = rest.find(['<', '"']) {
+        let is_quote = rest[at..].starts_with('"');
+        let (before, behind) = rest.split_at(at + 1);
+        let end = if is_quote { end_of_quoted(behind)? } else { behind.find('>')? };
+        let inner = &behind[..end];
+        let local = path_absolute(inner.as_bytes(), root).filter(|_| !is_quote);
+        written.push_str(before);
+        written.push_str(local.as_ref().and_then(|local| local.to_str().ok()).unwrap_or(inner));
+        rest = &behind[end..];
+        // What ends it must not begin another.
+        let (delimiter, behind) = rest.split_at(1);
+        written.push_str(delimiter);
+        rest = behind;
+    }
+    written.push_str(rest);
+    (written != links).then(|| HeaderValue::try_from(written).ok()).flatten()
+}
+
+/// Where the quoted string that has begun ends (RFC 9110 §5.6.4).
+fn end_of_quoted(text: &str) -> Option<usize> {
+    let mut is_escaped = false;
+    text.bytes().position(|b| {
+        let ends = b == b'"' && !is_escaped;
+        is_escaped = b == b'\\' && !is_escaped;
+        ends
+    })
+}
+
 /// An absolute reference to the upstream as a path on us; `None` for any other (RFC 3986 §4.2).
-fn path_absolute(reference: &HeaderValue, root: &Root) -> Option<HeaderValue> {
-    let uri = Uri::try_from(reference.as_bytes()).ok()?;
+fn path_absolute(reference: &[u8], root: &Root) -> Option<HeaderValue> {
+    let uri = Uri::try_from(reference).ok()?;
     let same_scheme = uri.scheme()? == &root.scheme;
     let default_port = if root.scheme == http::uri::Scheme::HTTPS { 443 } else { 80 };
     let authority = uri.authority()?;
@@ -308,6 +347,37 @@ mod tests {
             assert_eq!(local(other, ""), other);
         }
         assert_eq!(local("https://api.snyk.io/snykother/x", "/snyk"), "https://api.snyk.io/snykother/x");
+    }
+
+    #[test]
+    fn links_to_the_upstream_lead_to_us() {
+        for (link, expected) in [
+            ("<https://api.snyk.io/v1/x?page=2>; rel=\"next\"", "</v1/x?page=2>; rel=\"next\""),
+            (
+                "<https://API.snyk.io:443/v1/x?q=a,b;c>;rel=next , <https://api.snyk.io/v1/x>; rel=last",
+                "</v1/x?q=a,b;c>;rel=next , </v1/x>; rel=last",
+            ),
+            (
+                r#"<https://docs.example/a,b>; title="<https://api.snyk.io/x>, \"<"; rel=help, <https://api.snyk.io/x>"#,
+                r#"<https://docs.example/a,b>; title="<https://api.snyk.io/x>, \"<"; rel=help, </x>"#,
+            ),
+            // Others, and what cannot be read, stay.
+            ("<https://api.snyk.io.evil.example/x>; rel=next", ""),
+            ("<http://api.snyk.io/x>; rel=next", ""),
+            ("<https://api.snyk.io//evil.example/x>; rel=next", ""),
+            ("</v1/x>; rel=next", ""),
+            ("<https://api.snyk.io/x", ""),
+            ("\"<https://api.snyk.io/x>", ""),
+            ("https://api.snyk.io/x; rel=next", ""),
+            ("", ""),
+        ] {
+            let down = end_to_end(fields(&[("link", link)]), &root(""));
+            assert_eq!(down["link"], if expected.is_empty() { link } else { expected }, "{link}");
+        }
+        let two =
+            [("link", "<https://api.snyk.io/a>; rel=next"), ("link", "<https://api.snyk.io/b>; rel=last")];
+        let down = end_to_end(fields(&two), &root(""));
+        assert_eq!(down.get_all("link").iter().collect::<Vec<_>>(), ["</a>; rel=next", "</b>; rel=last"]);
     }
 
     #[test]

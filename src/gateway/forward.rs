@@ -15,7 +15,7 @@ use super::document::{self, Document};
 use super::failure::{Failure, FailureKind};
 use super::{Gateway, fields, reply, spans};
 use crate::access::Permit;
-use crate::cache::{self, Entry, Key, Lead, Member, Peek};
+use crate::cache::{self, Entry, Key, Lead, Member, NotStored, Peek};
 use crate::clock::Now;
 use crate::credential::{Credential, Presented};
 use crate::journal::{Attempt, OnFailure, Served, Unrecorded};
@@ -52,6 +52,8 @@ pub(super) struct Landing {
     pub(super) body: Bytes,
     /// The stored response that was made of it.
     pub(super) entry: Option<Arc<Entry>>,
+    /// Why a finished export was not stored.
+    pub(super) not_stored: Option<&'static str>,
 }
 
 /// How an answer came to be asked for.
@@ -147,7 +149,14 @@ impl Gateway {
         let sending =
             Sending { tries: attempt.number, queued: attempt.queued, waited_for: attempt.waited_for };
         let landed = answer.map(|answer| {
-            let entry = store_as.as_ref().and_then(|_| self.entry(&answer, &document, (sent, received), id));
+            let (entry, not_stored) = match store_as.as_ref() {
+                None => (None, None),
+                Some(key) => match self.entry(&answer, &document, (sent, received), id) {
+                    Ok(entry) if self.cache.has_room_for(key, &entry) => (Some(entry), None),
+                    Ok(_) => (None, self.not_stored(NotStored::TooLarge)),
+                    Err(why) => (None, self.not_stored(why)),
+                },
+            };
             let fields = fields::end_to_end(answer.fields, self.upstream.root());
             Arc::new(Landing {
                 attempt: id,
@@ -158,6 +167,7 @@ impl Gateway {
                 // The upstream's buffer is not held beside the copy that is stored.
                 body: entry.as_ref().map_or(answer.body, |entry| entry.body.clone()),
                 entry,
+                not_stored,
             })
         });
         let landed = landed.map_err(|failure| Failure { attempt: Some(id), ..failure });
@@ -460,7 +470,7 @@ impl Gateway {
         let Attempt { operation, status, latency, queued, .. } = *attempt;
         let status = status.filter(|_| attempt.error.is_none());
         self.metrics.attempted(&Attempted { operation, status, latency, queued });
-        for (kind, detail) in answer::drift(attempt, peek) {
+        for (kind, detail) in answer::drift(attempt, peek, self.metrics.drift()) {
             self.metrics.drifted(kind, &detail, now.wall);
         }
     }
@@ -482,24 +492,30 @@ impl Gateway {
         document: &Document,
         (sent, received): (Now, Now),
         attempt: Uuid,
-    ) -> Option<Arc<Entry>> {
+    ) -> Result<Arc<Entry>, NotStored> {
         let Answer { status, fields, body } = answer;
         let peek = document.peek.as_ref();
         let seen = cache::Answer { status: *status, fields, body_len: body.len(), peek, sent, received };
-        let freshness = match cache::assess(&seen, &self.rules.load().cache) {
-            Ok(freshness) => freshness,
-            Err(why) => {
-                tracing::debug!(attempt.id = %attempt, cache.not_stored = ?why, "not stored");
-                return None;
-            }
-        };
+        let freshness = cache::assess(&seen, &self.rules.load().cache)?;
         let fields = fields::for_replay(fields::end_to_end(fields.clone(), self.upstream.root()));
         let age = cache::age(&fields);
-        let etag = document.etag.clone()?;
+        let etag = document.etag.clone().ok_or(NotStored::NotExport)?;
         let fields = self.cache.pack(&reply::for_storing(fields, &etag, &freshness));
         let whole = cache::Whole { status: *status, fields, body: body.clone(), etag, age };
-        let entry = Entry::new(whole, freshness, received, attempt);
-        Some(Arc::new(entry))
+        Ok(Arc::new(Entry::new(whole, freshness, received, attempt)))
+    }
+
+    /// Counts that a finished export is not stored, and says once for each reason what to do about it.
+    fn not_stored(&self, why: NotStored) -> Option<&'static str> {
+        let reason = why.reason()?;
+        if self.metrics.not_stored(reason) {
+            tracing::warn!(
+                cache.not_stored = reason,
+                "an answer with a finished export is not stored; {} (said once for each reason)",
+                why.remedy()
+            );
+        }
+        Some(reason)
     }
 
     fn attempt(&self, errand: &Errand, sent_id: Uuid, (method, operation): (&str, &'static str)) -> Attempt {

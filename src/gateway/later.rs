@@ -110,7 +110,7 @@ impl Gateway {
             Some(Ok(Boarding::Full)) => return Err(FailureKind::TooManyFollowers.into()),
             Some(Err(entry)) => return Ok(Boarded::Answer(exchange.hit(&entry, &parts.headers))),
         };
-        exchange.outcome = Outcome::Forwarded { why, status: None, stored: false, collapsed: lead.is_none() };
+        exchange.outcome = Outcome::forwarded(why, lead.is_none());
 
         // 6. Forward, 7. record and store: a task of its own, so that no client can cancel it.
         if let Some(lead) = lead {
@@ -131,8 +131,9 @@ impl Gateway {
         let landing = landed.ok_or(FailureKind::Internal)??;
         exchange.attempt = Some(landing.attempt);
         exchange.sending = Some(landing.sending);
-        if let Outcome::Forwarded { status, stored, collapsed, .. } = &mut exchange.outcome {
+        if let Outcome::Forwarded { status, stored, not_stored, collapsed, .. } = &mut exchange.outcome {
             (*status, *stored) = (Some(landing.status), landing.entry.is_some());
+            *not_stored = landing.not_stored;
             exchange.fetched = landing.trace.clone().filter(|_| *collapsed);
         }
         let fields = landing.fields.clone();
@@ -151,8 +152,7 @@ impl Gateway {
         deadline: Instant,
     ) -> Result<Response<Body>, Failure> {
         self.refuse_unrecorded()?;
-        exchange.outcome =
-            Outcome::Forwarded { why: Why::Bypass, status: None, stored: false, collapsed: false };
+        exchange.outcome = Outcome::forwarded(Why::Bypass, false);
         let (mut answer, answered) = oneshot::channel();
         let gateway = Arc::clone(self);
         self.shutdown.spawn(async move {

@@ -13,7 +13,7 @@ pub enum Kind {
     Deprecation,
     /// A `Sunset` field (RFC 8594).
     Sunset,
-    /// Another version was served than was asked for.
+    /// Another version is served than before, for the same that is asked for.
     Version,
     /// A status word of an export that we do not know.
     StatusWord,
@@ -55,6 +55,17 @@ pub struct Seen {
     pub detail: String,
 }
 
+/// Most versions that are remembered; the one that was not asked for the longest goes first.
+const VERSIONS: usize = 64;
+
+/// What is served for a version that is asked for. Each operation has versions of its own.
+#[derive(Debug)]
+struct Version {
+    operation: &'static str,
+    requested: String,
+    served: String,
+}
+
 type Counters = Family<[(&'static str, &'static str); 1], Counter>;
 
 /// All that was seen.
@@ -63,13 +74,15 @@ pub struct Drift {
     counters: Counters,
     by_kind: [Counter; Kind::ALL.len()],
     last: Mutex<[Option<(SystemTime, String)>; Kind::ALL.len()]>,
+    /// The one that was asked for last comes first.
+    versions: Mutex<Vec<Version>>,
 }
 
 impl Default for Drift {
     fn default() -> Self {
         let counters = Counters::default();
         let by_kind = Kind::ALL.map(|kind| counters.get_or_create_owned(&[("kind", kind.as_str())]));
-        Self { counters, by_kind, last: Mutex::default() }
+        Self { counters, by_kind, last: Mutex::default(), versions: Mutex::default() }
     }
 }
 
@@ -90,6 +103,23 @@ impl Drift {
         last[kind as usize] = Some((now, detail.to_owned()));
     }
 
+    /// Notes which version was served; the one that was served before, where that was another. That another is served than
+    /// was asked for is usual: Snyk recommends to ask for today's.
+    pub fn served(&self, operation: &'static str, requested: &str, served: &str) -> Option<String> {
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        let known =
+            versions.iter().position(|known| known.operation == operation && known.requested == requested);
+        if let Some(at) = known {
+            versions[..=at].rotate_right(1);
+            let before = &mut versions[0].served;
+            return (before != served).then(|| std::mem::replace(before, served.to_owned()));
+        }
+        versions.truncate(VERSIONS - 1);
+        let (requested, served) = (requested.to_owned(), served.to_owned());
+        versions.insert(0, Version { operation, requested, served });
+        None
+    }
+
     /// What was seen, one for each kind.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
@@ -99,5 +129,25 @@ impl Drift {
             Some(Seen { kind, count: self.by_kind[kind as usize].get(), last, detail })
         });
         seen.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bounded_number_of_versions_is_remembered() {
+        let drift = Drift::default();
+        assert_eq!(drift.served("results", "a", "1"), None);
+        assert_eq!(drift.served("start", "a", "2"), None);
+        for other in 0..10 * VERSIONS {
+            assert_eq!(drift.served("results", &other.to_string(), "1"), None);
+            // What is asked for again and again stays.
+            assert_eq!(drift.served("results", "a", "1"), None);
+        }
+        assert_eq!(drift.versions.lock().expect("sound").len(), VERSIONS);
+        assert_eq!(drift.served("results", "a", "2").as_deref(), Some("1"));
+        assert_eq!(drift.served("results", "a", "2"), None);
     }
 }

@@ -18,6 +18,18 @@ use super::drift::{self, Drift};
 const OPERATIONS: [&str; 5] = ["results", "job-status", "start", "other", "none"];
 /// What an attempt may come to.
 const RESULTS: [&str; 7] = ["2xx", "3xx", "4xx", "401", "429", "5xx", "error"];
+/// Why an answer with a finished export is not stored.
+const NOT_STORED: [&str; 9] = [
+    "status",
+    "not-export",
+    "too-large",
+    "no-store",
+    "no-cache",
+    "private",
+    "vary",
+    "links-ending",
+    "links-end-uncertain",
+];
 /// The classes of status codes.
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 
@@ -138,6 +150,8 @@ pub struct Metrics {
     latencies: [Histogram; OPERATIONS.len()],
     queue_duration: Histogram,
     freshness: Histogram,
+    not_stored: Family<Labels<1>, Counter>,
+    by_reason: [Counter; NOT_STORED.len()],
     drift: Drift,
 }
 
@@ -173,6 +187,7 @@ impl Default for Metrics {
         let responses = Family::<Labels<1>, Counter>::default();
         let request_duration: Family<_, _, fn() -> Histogram> = Family::new_with_constructor(of_clients);
         let upstream_duration: Family<_, _, fn() -> Histogram> = Family::new_with_constructor(of_upstream);
+        let not_stored = Family::<Labels<1>, Counter>::default();
         Self {
             requests: Table::new(("operation", OPERATIONS), ("outcome", outcomes)),
             by_class: CLASSES.map(|class| responses.get_or_create_owned(&[("class", class)])),
@@ -185,6 +200,8 @@ impl Default for Metrics {
             upstream_duration,
             queue_duration: of_upstream(),
             freshness: Histogram::new(FRESHNESS_SECONDS),
+            by_reason: NOT_STORED.map(|reason| not_stored.get_or_create_owned(&[("reason", reason)])),
+            not_stored,
             drift: Drift::default(),
         }
     }
@@ -226,6 +243,12 @@ impl Metrics {
     /// Counts a wait for a turn that did not come.
     pub fn waited(&self, queued: Duration) {
         self.queue_duration.observe(queued.as_secs_f64());
+    }
+
+    /// Counts a finished export that is not stored; whether it is the first for this reason.
+    pub fn not_stored(&self, reason: &str) -> bool {
+        let counter = NOT_STORED.iter().position(|known| *known == reason).map(|at| &self.by_reason[at]);
+        counter.is_some_and(|counter| counter.inc() == 0)
     }
 
     /// Notes that Snyk is not as we know it; `detail` must be plain words.
@@ -300,6 +323,11 @@ impl Metrics {
             "Freshness that stored answers had left when they were served",
             seconds(),
             self.freshness.clone(),
+        );
+        registry.register(
+            "not_stored",
+            "Answers with a finished export, or one that cannot be read, that were not stored, by why",
+            self.not_stored.clone(),
         );
         registry.register(
             "drift",

@@ -433,3 +433,37 @@ async fn what_snyk_changes_is_seen() {
     );
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_version_that_is_served_is_drift_only_where_it_was_another_before() {
+    let world = World::with(Settings::default(), vec![flag("routes.other", "forward")]).await;
+    world.fake.put_export(&scope(), "e", State::Word("PENDING".into()));
+    let seen = async || -> Vec<String> {
+        let status = look(&world, "/api/status").await.json();
+        let drift = status["drift"].as_array().unwrap().iter().filter(|seen| seen["kind"] == "version");
+        drift.map(|seen| format!("{} {}", seen["count"], seen["detail"].as_str().unwrap())).collect()
+    };
+    let ask = async |version: &str| world.get(&format!("/{}/export/e{version}", scope())).await.status;
+    let served = |version: &str, times| {
+        let fault = Fault::ReplaceHeader("snyk-version-served".into(), version.into());
+        world.fake.fault(fault, Some(times));
+    };
+    // Today's date, as Snyk recommends, and none: what is served is the newest that there is.
+    for version in ["?version=2026-11-27", "?version=2026-11-28", "", "?version=2024-10-15"] {
+        ask(version).await;
+    }
+    assert_eq!(seen().await, Vec::<String>::new());
+    // Other calls have versions of their own, and what is refused speaks of none.
+    served("2023-01-01", 2);
+    world.get("/rest/self?version=2024-10-15").await;
+    world.get(&format!("/{}/export/none?version=2024-10-15", scope())).await;
+    assert_eq!(seen().await, Vec::<String>::new());
+    served("2026-12-01", 2);
+    for _ in 0..3 {
+        assert_eq!(ask("?version=2024-10-15").await, 200);
+    }
+    // It came, stayed, and went.
+    let back = "2 version 2024-10-15 was asked for: 2024-10-15 is served, and 2026-12-01 was before";
+    assert_eq!(seen().await, [back]);
+    world.stop().await;
+}

@@ -214,3 +214,97 @@ async fn other_calls_are_refused_unless_they_are_opened() {
     assert_eq!(open.fake.hits().other, 2);
     open.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packages_are_parsed_and_written_anew() {
+    let open = World::with(Settings::default(), vec![flag("routes.other", "forward")]).await;
+    let of = |package: &str| format!("/rest/orgs/{ORG}/packages/{package}/issues?{V}");
+    let scoped = "pkg:npm%2F%2540scope%2Fname@1.0.0";
+    for (asked, expected) in [
+        // As Go's PathEscape, Java's URLEncoder and JavaScript's encodeURIComponent write them.
+        (of("pkg:npm%2Flodash@4.17.21"), of("pkg:npm%2Flodash@4.17.21")),
+        (of("pkg%3Anpm%2Flodash%404.17.21"), of("pkg:npm%2Flodash@4.17.21")),
+        (of("pkg:npm%2F%2540scope%2Fname@1.0.0"), of(scoped)),
+        (of("pkg%3anpm%2f%2540scope%2fname%401.0.0"), of(scoped)),
+        (of("pkg:npm%2F@scope%2Fname@1.0.0"), of(scoped)),
+        (
+            of("pkg%3Adeb%2Fdebian%2Fcurl%407.50.3-1%2Bdeb8%3Farch%3Di386%26distro%3Djessie"),
+            of("pkg:deb%2Fdebian%2Fcurl@7.50.3-1%252Bdeb8%3Farch%3Di386%26distro%3Djessie"),
+        ),
+        ("/v1/test/npm/%40scope%2Fname/1.0.0".to_owned(), "/v1/test/npm/%40scope%2Fname/1.0.0".to_owned()),
+        ("/api/v1/test/npm/@scope%2fname/1.0.0".to_owned(), "/v1/test/npm/%40scope%2Fname/1.0.0".to_owned()),
+        (format!("/api/v1/org/{ORG}/projects?a=1"), format!("/v1/org/{ORG}/projects?a=1")),
+        (
+            format!("/rest/orgs/{ORG}/ecosystems/npm/packages/%40a%2Fb/versions/1?{V}"),
+            format!("/rest/orgs/{ORG}/ecosystems/npm/packages/%40a%2Fb/versions/1?{V}"),
+        ),
+    ] {
+        assert_eq!(open.get(&asked).await.status, 200, "{asked}");
+        let seen = open.fake.requests().pop().unwrap();
+        let target = seen.target.strip_prefix(&open.fake.url()).unwrap_or(&seen.target).to_owned();
+        assert_eq!(target, expected, "{asked}");
+    }
+    let hits = open.fake.hits();
+    for package in [
+        "pkg:npm%2F..%2Fx@1",
+        "pkg:npm%2F%252e%252e%2Fx@1",
+        "pkg:npm%2F%2Fx@1",
+        "pkg:npm%2F%252Fx@1",
+        "pkg:npm%2F%255cx@1",
+        "pkg:npm%2Fx%2F@1",
+        "pkg:npm%2Fx@..",
+        "pkg:npm%2Fx%3Ba@1",
+        "pkg:npm%2F%25252e@1",
+        "pkg:npm%2Fx@1%3Fa=..%2F..%2Fb",
+        "..%2Fpkg:npm%2Fx@1",
+        "a%2Fb%2F..",
+        "lodash%2F%2e%2e",
+        "pkg:%2Fnpm%2Fx",
+    ] {
+        assert_eq!(open.get(&of(package)).await.status, 400, "{package}");
+    }
+    for path in [
+        format!("/rest/orgs/{ORG}/x%2Fy"),
+        format!("/rest/orgs%2F{ORG}/packages/x"),
+        "/v1/test%2Fnpm/x".to_owned(),
+        "/v1/org/a%2Fb/projects".to_owned(),
+        "/api/v1/%2e%2e/x".to_owned(),
+    ] {
+        assert_eq!(open.get(&path).await.status, 400, "{path}");
+    }
+    for path in ["/api/v2/x", "/api/rest/orgs", "/api/api/v1/x", "/api/v1", "/apiv1/x"] {
+        assert_eq!(open.get(path).await.status, 404, "{path}");
+    }
+    // The six export calls are as strict as before, and so is everything where other calls are not opened.
+    for path in [format!("/orgs/{ORG}/export/pkg:npm%2Fx@1"), format!("/orgs/pkg:npm%2Fx@1/export/e?{V}")] {
+        assert!(open.get(&path).await.status.is_client_error(), "{path}");
+    }
+    assert_eq!(open.fake.hits(), hits);
+    let closed = World::new().await;
+    assert_eq!(closed.get(&of("pkg:npm%2Flodash@4.17.21")).await.status, 400);
+    assert_eq!(closed.get("/api/v1/orgs").await.status, 404);
+    assert_eq!(closed.fake.hits().api(), 0);
+    closed.stop().await;
+    open.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_page_leads_to_us() {
+    let open = World::with(Settings::default(), vec![flag("routes.other", "forward")]).await;
+    let snyk = open.fake.url();
+    let next =
+        format!("<{snyk}/v1/org/o/x?page=2&q=a,b>; rel=\"next\", <https://docs.example/?a=1,2>; rel=help");
+    open.fake.fault(Fault::ExtraHeader("link".into(), next), Some(1));
+    let last = format!("<{snyk}/v1/org/o/x?page=9>; rel=last");
+    open.fake.fault(Fault::ExtraHeader("link".into(), last), Some(1));
+    let got = open.get("/v1/org/o/x").await;
+    let links: Vec<&str> = got.fields.get_all("link").iter().map(|value| value.to_str().unwrap()).collect();
+    assert_eq!(
+        links,
+        [
+            "</v1/org/o/x?page=2&q=a,b>; rel=\"next\", <https://docs.example/?a=1,2>; rel=help",
+            "</v1/org/o/x?page=9>; rel=last"
+        ]
+    );
+    open.stop().await;
+}

@@ -22,6 +22,7 @@ mod floods;
 mod forwarding;
 mod framing;
 mod isolation;
+mod kept;
 mod kill;
 mod logs;
 mod looking_after;

@@ -4,6 +4,9 @@
 //! query are written from those values, so that no byte of the client's target is ever copied. What
 //! is not recognised is refused; nothing is normalised and let through.
 
+mod other;
+mod package;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -217,7 +220,8 @@ impl ExportCall {
 pub struct OtherCall {
     /// The request's method.
     pub method: Method,
-    /// Path and query below the upstream's root; the path begins with `/rest/` or `/v1/`.
+    /// Path and query below the upstream's root; the path begins with `/rest/` or `/v1/`, and its packages are written
+    /// anew.
     pub target: String,
     /// The orgs and groups that the path names; none where it does not begin with one, or where what it
     /// names is no id.
@@ -229,7 +233,7 @@ pub struct OtherCall {
 pub enum Route {
     /// One of the six export calls.
     Export(ExportCall),
-    /// Anything else below `/rest/` or `/v1/`.
+    /// Anything else below `/rest/`, `/v1/` or `/api/v1/`.
     Other(OtherCall),
 }
 
@@ -269,7 +273,7 @@ const OTHER_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 ///
 /// # Errors
 /// A [`Refusal`] for everything that is not one of the six export calls, or, with `forward_other`,
-/// not a clean path below `/rest/` or `/v1/`.
+/// not a clean path below `/rest/`, `/v1/` or `/api/v1/`.
 pub fn recognise(method: &Method, uri: &Uri, forward_other: bool) -> Result<Route, Refusal> {
     if *method == Method::CONNECT {
         return Err(Refusal::Method { allow: if forward_other { OTHER_METHODS } else { "GET, POST" } });
@@ -283,52 +287,24 @@ pub fn recognise(method: &Method, uri: &Uri, forward_other: bool) -> Result<Rout
         }
         return Ok(Route::Export(ExportCall { scope, operation, query: Query::parse(query)? }));
     }
-    check_path(uri.path(), forward_other)?;
-    // A lenient server might take another spelling of an export call for one; it must not pass as another.
-    let spelling = lenient(uri.path());
-    if export_path(&spelling).is_some() {
+    if !forward_other {
+        check_path(uri.path())?;
         return Err(Refusal::Unknown);
     }
-    let below_api = uri.path().starts_with("/rest/") || uri.path().starts_with("/v1/");
-    if !(forward_other && below_api) {
+    let path = other::path(uri.path())?;
+    // A lenient server might take another spelling of an export call for one; it must not pass as another.
+    let spelling = other::lenient(&path);
+    let below_api = path.starts_with("/rest/") || path.starts_with("/v1/");
+    if export_path(&spelling).is_some() || !below_api {
         return Err(Refusal::Unknown);
     }
     if !OTHER_METHODS.split(", ").any(|known| known == method.as_str()) {
         return Err(Refusal::Method { allow: OTHER_METHODS });
     }
     check_percent(query).ok_or(Refusal::Query)?;
-    let target = if query.is_empty() { uri.path().to_owned() } else { format!("{}?{query}", uri.path()) };
-    Ok(Route::Other(OtherCall { method: method.clone(), target, scopes: scopes(uri.path()) }))
-}
-
-/// What `/rest/` or `/v1/` is followed by, where that is an org or a group, and every org or group further
-/// on. Names are compared decoded and without case, as a lenient server might.
-fn scopes(path: &str) -> Vec<Scope> {
-    let decoded =
-        |segment| check_percent(segment).and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
-    let segments: Vec<String> = path.split('/').skip(2).map(decoded).collect();
-    let mut found = Vec::new();
-    for (at, segment) in segments.iter().enumerate() {
-        let kind = match segment.to_ascii_lowercase().as_str() {
-            "org" | "orgs" => ScopeKind::Org,
-            "group" | "groups" => ScopeKind::Group,
-            _ if at == 0 => return Vec::new(),
-            _ => continue,
-        };
-        match segments.get(at + 1).map(|id| (Id::parse(id), id.is_empty())) {
-            Some((Some(id), _)) => found.push(Scope { kind, id }),
-            // A list of what is below the scope before it.
-            None | Some((None, true)) if at > 0 => {}
-            None | Some((None, _)) => return Vec::new(),
-        }
-    }
-    found
-}
-
-/// A path as a lenient server might read it: decoded, without case, without slashes at its end.
-fn lenient(path: &str) -> String {
-    let decoded = check_percent(path).and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or_default();
-    decoded.to_ascii_lowercase().trim_end_matches('/').to_owned()
+    let scopes = other::scopes(&path);
+    let target = if query.is_empty() { path } else { format!("{path}?{query}") };
+    Ok(Route::Other(OtherCall { method: method.clone(), target, scopes }))
 }
 
 /// The longest shape: `orgs/ID/jobs/export/ID`.
@@ -366,9 +342,8 @@ fn export_path(path: &str) -> Option<(Scope, Operation)> {
 }
 
 /// Refuses what some server might read as another path: dot segments, empty segments, and every byte
-/// but RFC 3986's unreserved ones (for other calls also `: @ ! $ ' ( ) * + , =` and harmless
-/// percent-encodings; never an encoded slash, backslash, dot, percent sign or control byte).
-fn check_path(path: &str, forward_other: bool) -> Result<(), Refusal> {
+/// but RFC 3986's unreserved ones.
+fn check_path(path: &str) -> Result<(), Refusal> {
     let Some(below_root) = path.strip_prefix('/') else { return Err(Refusal::TargetForm) };
     let bytes = below_root.as_bytes();
     let mut start = 0;
@@ -376,15 +351,14 @@ fn check_path(path: &str, forward_other: bool) -> Result<(), Refusal> {
     for at in 0..=bytes.len() {
         let is_end = at == bytes.len();
         if !is_end && bytes[at] != b'/' {
-            if !forward_other && !is_unreserved_byte(bytes[at]) {
+            if !is_unreserved_byte(bytes[at]) {
                 return Err(Refusal::Path);
             }
             continue;
         }
         let segment = below_root.get(start..at).ok_or(Refusal::Path)?;
         let is_inner_gap = segment.is_empty() && !is_end;
-        let is_clean = !forward_other || is_clean_segment(segment);
-        if is_inner_gap || segment == "." || segment == ".." || !is_clean {
+        if is_inner_gap || segment == "." || segment == ".." {
             return Err(Refusal::Path);
         }
         start = at + 1;
@@ -398,14 +372,6 @@ const fn is_unreserved_byte(b: u8) -> bool {
 
 /// RFC 3986 §2.3.
 const UNRESERVED: [u8; 256] = table(b"-._~");
-
-fn is_clean_segment(segment: &str) -> bool {
-    check_percent(segment).is_some_and(|decoded| {
-        std::str::from_utf8(&decoded).is_ok()
-            && segment.bytes().all(|b| is_unreserved_byte(b) || b":@!$'()*+,=%".contains(&b))
-            && (!segment.contains('%') || !decoded.iter().any(|b| b"/\\%.;".contains(b)))
-    })
-}
 
 /// Percent-decodes `text`; `None` when an encoding is broken or a control or raw non-ASCII byte is in it.
 fn check_percent(text: &str) -> Option<Vec<u8>> {
