@@ -237,6 +237,8 @@ fn stored(admin: &Admin) -> Vec<Family> {
             .with(&[("result", "dropped")], large(journal.dropped())),
         Family::counter("journal_commits", "Commits of the journal").is(large(journal.commits())),
         Family::gauge("journal_queued", "Records that wait to be written").is(number(journal.queued())),
+        Family::counter("log_lines_dropped", "Log lines that were dropped because nothing read the log")
+            .is(large(crate::telemetry::lines_dropped())),
         Family::gauge("journal_failing", "Whether the journal cannot be written")
             .is(flag(journal.is_failing())),
     ]

@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Failure, block_on, requests, stop_on_signal};
+use super::{Failure, block_on, requests, signals};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
@@ -48,7 +48,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
 async fn show(args: &Args) -> Result<(), BoxError> {
     let mut out = anstream::stdout();
     let shutdown = Shutdown::new();
-    stop_on_signal(&shutdown, || {})?;
+    signals::receive(&shutdown, None)?;
     let directory = Directory::create()?;
 
     // 1. A fake Snyk, and a gateway that trusts it and holds the credential.

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{Failure, block_on, stop_on_signal};
+use super::{Failure, block_on, signals};
 use crate::fake::{Fake, Fault, JobStatus, Script, Settings, Target};
 use crate::shutdown::Shutdown;
 
@@ -97,7 +97,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     block_on(async {
         let failed = |error: std::io::Error| Failure::Other("the fake cannot start", error.into());
         let shutdown = Shutdown::new();
-        stop_on_signal(&shutdown, || {}).map_err(failed)?;
+        signals::receive(&shutdown, None).map_err(failed)?;
         let fake = Fake::start(settings).await.map_err(failed)?;
         for Plan { fault, times, target } in args.faults.clone() {
             fake.fault_at(target, fault, times);

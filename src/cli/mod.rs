@@ -12,6 +12,7 @@ mod live;
 mod purge;
 mod requests;
 mod serve;
+mod signals;
 mod status;
 
 use std::error::Error;
@@ -22,7 +23,6 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{Config, Problems, Resolved, Sources};
-use crate::shutdown::Shutdown;
 
 /// A caching gateway for Snyk's Export API.
 ///
@@ -256,43 +256,4 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     // What a drain did not wait for is not waited for here either.
     runtime.shutdown_background();
     done
-}
-
-/// How long the third signal waits for what is left to say.
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// Begins `shutdown` at SIGTERM or Ctrl-C; a second signal ends what is in flight, a third
-/// the process, after `last`.
-fn stop_on_signal(shutdown: &Shutdown, last: impl Fn() + Send + 'static) -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let stopping = shutdown.clone();
-    // Not on the tracker: a drain must not wait for the second signal.
-    #[expect(clippy::disallowed_methods, reason = "it lives as long as the process and is never drained")]
-    tokio::spawn(async move {
-        for signals in 1.. {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if signals == 1 {
-                tracing::info!("stopping: requests in flight finish first; signal again to stop at once");
-                stopping.announce();
-            } else if signals == 2 {
-                tracing::warn!("stopping at once: what is in flight is recorded and ends");
-                stopping.end();
-            } else {
-                // Whoever should read it may be stuck; a third signal is not.
-                let (done, ended) = std::sync::mpsc::channel();
-                std::thread::spawn(move || {
-                    last();
-                    let _ = done.send(());
-                });
-                let _ = ended.recv_timeout(LAST_WORDS);
-                std::process::exit(130);
-            }
-        }
-    });
-    Ok(())
 }

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-use super::{Configured, Failure, block_on, stop_on_signal};
+use super::{Configured, Failure, block_on, signals};
 use crate::app::{App, Reload};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -19,7 +18,8 @@ pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Fai
         (path, found)
     });
     let (config, lowered) = within_open_files(configured.resolve()?.0);
-    let (log, unwritten) = telemetry::init(&config.log)
+    // The log is written when this function ends.
+    let (log, _unwritten) = telemetry::init(&config.log)
         .map_err(|error| Failure::Other("logs cannot be set up", error.into()))?;
     for denied in denied {
         tracing::warn!("{denied}");
@@ -30,13 +30,10 @@ pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Fai
             "fewer files may be open than listener.max_connections wants, which is lowered: raise the limit (LimitNOFILE=, ulimit -n)"
         );
     }
-    let at_end = unwritten.clone();
-    let done = block_on(async {
-        let shutdown = Shutdown::new();
-        let no_signals = |error: std::io::Error| Failure::Other("no signals", error.into());
-        stop_on_signal(&shutdown, move || at_end.finish()).map_err(no_signals)?;
-        let asked = Arc::new(Notify::new());
-        ask_on_hangup(&asked, &shutdown).map_err(no_signals)?;
+    let (shutdown, asked) = (Shutdown::new(), Arc::new(Notify::new()));
+    signals::receive(&shutdown, Some(Arc::clone(&asked)))
+        .map_err(|error| Failure::Other("signals cannot be received", error.into()))?;
+    block_on(async {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             upstream.url = %config.upstream.root,
@@ -53,9 +50,7 @@ pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Fai
         let read = Box::new(move || Ok(within_open_files(configured.resolve()?.0).0));
         app.reloading(Reload { read, file, log, asked }).run().await;
         Ok(())
-    });
-    unwritten.finish();
-    done
+    })
 }
 
 /// Open files that are kept for what is no client's connection: Snyk, the admin listener, the journal, files.
@@ -69,22 +64,4 @@ fn within_open_files(mut config: Config) -> (Config, bool) {
     let lowered = most < config.listener.max_connections;
     config.listener.max_connections = config.listener.max_connections.min(most);
     (config, lowered)
-}
-
-/// Has the configuration read again at SIGHUP.
-fn ask_on_hangup(asked: &Arc<Notify>, shutdown: &Shutdown) -> std::io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let (asked, stop) = (Arc::clone(asked), shutdown.clone());
-    shutdown.spawn(async move {
-        let asking = async {
-            while hangup.recv().await.is_some() {
-                asked.notify_one();
-            }
-        };
-        tokio::select! {
-            () = asking => {}
-            () = stop.begun() => {}
-        }
-    });
-    Ok(())
 }

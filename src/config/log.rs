@@ -17,5 +17,13 @@ pub(super) fn read(r: &mut Reader<'_>) -> Settings {
         let place = r.given("log.filter").map(|given| given.place).unwrap_or_default();
         r.problem(&place, "log.filter", what);
     }
-    Settings { format, filter }
+    let max_buffer = r.bytes(
+        (
+            "log.max_buffer",
+            "8MiB",
+            "Most bytes of log lines that wait for a slow reader; more are dropped and counted.",
+        ),
+        ("64KiB", "1GiB"),
+    );
+    Settings { format, filter, max_buffer: usize::try_from(max_buffer).unwrap_or(usize::MAX) }
 }

@@ -151,6 +151,7 @@ const AFTER_RESTART: [&str; 26] = [
     "journal.max_age",
     "journal.max_rows",
     "log.format",
+    "log.max_buffer",
     "otlp.",
 ];
 

@@ -26,13 +26,13 @@ pub(super) struct Json<F> {
     has_odd_names: AtomicBool,
 }
 
-impl<F: Fn(&[u8], &Metadata<'_>)> Json<F> {
+impl<F: Fn(&[u8])> Json<F> {
     pub(super) fn new(to: F) -> Self {
         Self { to, has_odd_names: AtomicBool::new(false) }
     }
 }
 
-impl<S: Subscriber, F: Fn(&[u8], &Metadata<'_>) + 'static> Layer<S> for Json<F> {
+impl<S: Subscriber, F: Fn(&[u8]) + 'static> Layer<S> for Json<F> {
     /// Looks at the names of the fields once, before the first event that has them.
     fn register_callsite(&self, event: &'static Metadata<'static>) -> Interest {
         if event.fields().iter().any(|field| !is_plain(field.name().as_bytes())) {
@@ -47,7 +47,7 @@ impl<S: Subscriber, F: Fn(&[u8], &Metadata<'_>) + 'static> Layer<S> for Json<F> 
         line.clear();
         let names_are_plain = !self.has_odd_names.load(Ordering::Relaxed);
         Fields { line: &mut line, names_are_plain }.write_event(event, Clock::system().now().wall);
-        (self.to)(&line, event.metadata());
+        (self.to)(&line);
         LINE.set(line);
     }
 }
@@ -219,7 +219,7 @@ mod tests {
     fn is_the_same(events: impl FnOnce()) {
         let (ours, theirs) = (Written::default(), Written::default());
         let to = ours.clone();
-        let json = Json::new(move |line: &[u8], _: &Metadata<'_>| {
+        let json = Json::new(move |line: &[u8]| {
             to.0.lock().expect("no panic").extend_from_slice(line);
         });
         let layer = tracing_subscriber::fmt::layer().json().flatten_event(true);

@@ -9,10 +9,13 @@ pub mod metrics;
 mod settings;
 pub mod trace;
 
-use std::io::{IsTerminal, Stderr};
-use std::sync::Arc;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fs::File;
+use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use tracing::{Level, Metadata};
 use tracing_subscriber::filter::Directive;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -42,9 +45,9 @@ pub enum LogError {
     /// What writes logs is gone.
     #[error("the filter cannot be replaced")]
     Reload(#[from] reload::Error),
-    /// No thread can be started.
-    #[error("no thread to write them")]
-    Thread(#[from] std::io::Error),
+    /// Standard error is closed, or too many files are open.
+    #[error("standard error cannot be opened")]
+    Stderr(#[from] std::io::Error),
 }
 
 /// What is logged; it may be changed while we run.
@@ -75,58 +78,73 @@ fn filter(settings: &Settings) -> Result<EnvFilter, LogError> {
     quietened(EnvFilter::try_new(given.as_deref().unwrap_or(&settings.filter))?)
 }
 
-/// Lines that may not be written yet.
-#[derive(Debug, Clone)]
-pub struct Unwritten(Option<Arc<Lines<Stderr>>>);
+/// How long a stop waits for a reader of the log that is slow.
+const SLOW_READER: Duration = Duration::from_secs(10);
 
-impl Unwritten {
-    /// Writes them, and each that comes from now on at once: to be called before the process ends.
-    pub fn finish(&self) {
-        if let Some(lines) = &self.0 {
-            lines.close();
-        }
+/// The log of this process; there is one subscriber in a process.
+static LOG: OnceLock<Arc<Lines>> = OnceLock::new();
+
+/// How many lines of the log were dropped since the start, because nothing read them or a disk was full.
+#[must_use]
+pub fn lines_dropped() -> u64 {
+    LOG.get().map_or(0, |lines| lines.dropped())
+}
+
+/// Waits until the log is written, for `most` of a time and as long as somebody reads it: for the end of the process.
+pub fn finish_log(most: Duration) {
+    if let Some(lines) = LOG.get() {
+        lines.finish(most);
     }
 }
 
-/// Writes events to standard error from now on. `RUST_LOG` comes before `log.filter`.
+/// Has the log written when it is dropped, also by a panic.
+#[derive(Debug)]
+pub struct Unwritten(());
+
+impl Drop for Unwritten {
+    fn drop(&mut self) {
+        finish_log(SLOW_READER);
+    }
+}
+
+/// Writes events and panics to standard error from now on, on a thread of its own. `RUST_LOG` comes before `log.filter`.
 ///
 /// # Errors
 /// When the filter cannot be read, or logs are set up already.
 pub fn init(settings: &Settings) -> Result<(LogFilter, Unwritten), LogError> {
-    let text = match settings.format {
+    let is_terminal = std::io::stderr().is_terminal();
+    let is_text = match settings.format {
         Format::Text => true,
         Format::Json => false,
-        Format::Auto => std::io::stderr().is_terminal(),
+        Format::Auto => is_terminal,
     };
-    let filter = filter(settings)?;
-    if text {
-        let events = tracing_subscriber::fmt().with_writer(std::io::stderr);
-        let events = events.with_ansi(std::io::stderr().is_terminal());
-        let events = events.with_env_filter(filter).with_filter_reloading();
-        let handle = events.reload_handle();
-        events.finish().try_init()?;
-        return Ok((LogFilter(Arc::new(move |filter| handle.reload(filter))), Unwritten(None)));
-    }
-    let lines = Lines::begin(std::io::stderr())?;
-    let (filter, handle) = reload::Layer::new(filter);
+    let (filter, handle) = reload::Layer::new(filter(settings)?);
+    // A file of its own: whoever writes to `Stderr` holds its lock, and everybody else would wait for the reader too.
+    let stderr = File::from(std::io::stderr().as_fd().try_clone_to_owned()?);
+    let lines = Arc::new(Lines::begin(stderr, settings.max_buffer));
     let to = Arc::clone(&lines);
-    let events = Json::new(move |line: &[u8], event: &Metadata<'_>| to.take(line, may_wait(event)));
-    tracing_subscriber::registry().with(events).with(filter).try_init()?;
-    tell_panics_last(&lines);
-    Ok((LogFilter(Arc::new(move |filter| handle.reload(filter))), Unwritten(Some(lines))))
+    let text =
+        is_text.then(|| tracing_subscriber::fmt::layer().with_writer(Arc::clone(&to)).with_ansi(is_terminal));
+    let json = (!is_text).then(|| Json::new(move |line: &[u8]| to.take(line)));
+    tracing_subscriber::registry().with(text).with(json).with(filter).try_init()?;
+    log_panics();
+    let _ = LOG.set(lines);
+    let set = move |filter| handle.reload(filter);
+    Ok((LogFilter(Arc::new(set)), Unwritten(())))
 }
 
-/// Whether a line may wait for others: those of exchanges, of which there may be very many, unless something is wrong.
-fn may_wait(event: &Metadata<'_>) -> bool {
-    event.target() == EXCHANGE && *event.level() > Level::WARN
-}
-
-/// Has a panic told after all that came before it: it may be the last that is told.
-fn tell_panics_last(lines: &Arc<Lines<Stderr>>) {
-    let (lines, tell) = (Arc::clone(lines), std::panic::take_hook());
-    std::panic::set_hook(Box::new(move |panic| {
-        lines.write();
-        tell(panic);
+/// Has panics logged: the hook of the standard library writes to standard error itself, and waits for its reader.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        let is_wanted = backtrace.status() == BacktraceStatus::Captured;
+        tracing::error!(
+            thread.name = std::thread::current().name(),
+            code.location = panic.location().map(tracing::field::display),
+            backtrace = is_wanted.then(|| tracing::field::display(backtrace)),
+            "a panic: {}",
+            panic.payload_as_str().unwrap_or("without a text")
+        );
     }));
 }
 
@@ -148,4 +166,31 @@ pub fn quietened(given: EnvFilter) -> Result<EnvFilter, LogError> {
 /// What is wrong with it.
 pub fn check_filter(filter: &str) -> Result<(), String> {
     EnvFilter::try_new(filter).map(drop).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_event() {
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let to = Arc::clone(&log);
+        let json = Json::new(move |line: &[u8]| to.lock().expect("no panic").extend_from_slice(line));
+        let before = std::panic::take_hook();
+        log_panics();
+        let panics = || std::panic::catch_unwind(|| panic!("on {}", "purpose"));
+        let ended = tracing::subscriber::with_default(tracing_subscriber::registry().with(json), panics);
+        std::panic::set_hook(before);
+        assert!(ended.is_err());
+        let event: serde_json::Value =
+            serde_json::from_slice(&log.lock().expect("no panic")).expect("one event");
+        assert_eq!(
+            (event["level"].as_str(), event["message"].as_str()),
+            (Some("ERROR"), Some("a panic: on purpose"))
+        );
+        assert!(event["code.location"].as_str().is_some_and(|place| place.starts_with(file!())));
+    }
 }

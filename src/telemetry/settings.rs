@@ -7,6 +7,8 @@ pub struct Settings {
     pub format: Format,
     /// A `tracing` filter, as in `RUST_LOG` (which comes first).
     pub filter: String,
+    /// Most bytes of lines that wait to be written; more are dropped.
+    pub max_buffer: usize,
 }
 
 /// How log events are written to standard error.

@@ -1,6 +1,10 @@
-//! Every exchange is told once, while the program runs and at its end, in the order in which they came.
+//! Every exchange is logged once, in order, as long as somebody reads the log; the gateway works on where nobody does.
 
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
 use std::path::Path;
+use std::process::{Child, ChildStderr};
+use std::time::{Duration, Instant};
 
 use exportgate::fake::{Fake, Settings, State};
 use serde_json::Value;
@@ -86,4 +90,91 @@ async fn who_stops_it_at_once_is_told_of_every_exchange_too() {
     let mut told = told(&program.log());
     told.sort();
     assert_eq!(told, ["first", "held"]);
+}
+
+/// A program whose log is read only where the test does so.
+struct Unread {
+    child: Child,
+    log: BufReader<ChildStderr>,
+    address: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Unread {
+    fn start(home: &Path, fake: &Fake, env: &[(&str, &str)]) -> Self {
+        let mut child = Program::command(home, fake, env).spawn().expect("the program starts");
+        let mut log = BufReader::new(child.stderr.take().expect("its standard error"));
+        let mut address_in = |message: &str| loop {
+            let mut line = String::new();
+            assert!(log.read_line(&mut line).expect("a line") > 0, "it ended");
+            let event: Value = serde_json::from_str(&line).expect("an object");
+            if event["message"].as_str().is_some_and(|text| text.starts_with(message)) {
+                break event["server.address"]
+                    .as_str()
+                    .and_then(|text| text.parse().ok())
+                    .expect("an address");
+            }
+        };
+        let (address, admin) = (address_in("listening"), address_in("the admin listener"));
+        Self { child, log, address, admin }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = std::process::Command::new("kill").args([&format!("-{name}"), &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Asks the admin listener on a new connection.
+    fn admin(&self, path: &str) -> u16 {
+        raw::ask(&mut raw::connect(self.admin).unwrap(), path).unwrap().0
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_stops_nothing_and_what_is_lost_is_counted() {
+    const HITS: usize = 5_000;
+    let fake = Fake::start(Settings::default()).await.unwrap();
+    let home = TempDir::new().unwrap();
+    fake.put_export(&scope(), "e1", State::Finished);
+    let buffer = [("RUST_LOG", "info"), ("EXPORTGATE_LOG_MAX_BUFFER", "64KiB")];
+    let mut program = Unread::start(home.path(), &fake, &buffer);
+    let mut connection = raw::connect(program.address).unwrap();
+    let mut hit = || assert_eq!(raw::ask(&mut connection, &results("e1")).unwrap().0, 200);
+    (0..HITS).for_each(|_| hit());
+    assert_eq!((program.admin("/livez"), program.admin("/readyz")), (200, 200));
+
+    // The reader is back: what it gets and what it is said to have lost is all there was.
+    let (mut exchanges, mut dropped) = (0, 0);
+    while exchanges + dropped < HITS {
+        let mut line = String::new();
+        program.log.read_line(&mut line).expect("a line");
+        let event: Value = serde_json::from_str(&line).expect("an object");
+        exchanges += usize::from(event["message"] == "exchange");
+        if let Some(count) = event["log.lines_dropped"].as_u64() {
+            assert_eq!(event["level"], "WARN");
+            dropped += usize::try_from(count).unwrap();
+        }
+    }
+    assert_eq!(exchanges + dropped, HITS);
+    assert!(exchanges > 100 && dropped > 1_000, "{exchanges} {dropped}");
+
+    // It leaves again, and the program ends in its time, with nobody to say so to.
+    (0..HITS).for_each(|_| hit());
+    drop(connection);
+    program.signal("TERM");
+    let begun = Instant::now();
+    let status = raw::poll("its end", || program.child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let mut rest = String::new();
+    program.log.read_to_string(&mut rest).expect("text");
+    assert!(rest.contains("\"exchange\"") && !rest.contains("\"stopped\""));
 }

@@ -25,12 +25,31 @@ pub(crate) fn exportgate(home: &Path) -> Command {
     command
 }
 
+fn prepare(command: &mut Command, home: &Path, fake: &Fake, env: &[(&str, &str)]) {
+    keep_token_secret();
+    let ca = home.join("ca.pem");
+    std::fs::write(&ca, fake.ca_pem()).expect("a CA file");
+    if !env.iter().any(|(name, _)| name.starts_with("EXPORTGATE_CREDENTIAL")) {
+        command.env("SNYK_TOKEN", TOKEN);
+    }
+    command.env("EXPORTGATE_ADMIN_LISTEN", "127.0.0.1:0").env("EXPORTGATE_UPSTREAM_CA_FILE", &ca);
+    command.envs(env.iter().copied()).stderr(Stdio::piped());
+}
+
 impl Program {
     /// Starts it before `fake`, with `args`, and waits until it listens.
     pub(crate) fn serve(home: &Path, fake: &Fake, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut command = exportgate(home);
         command.args(["serve", "--listen", "127.0.0.1:0", "--upstream", &fake.url()]).args(args);
         Self::start(command, home, fake, env)
+    }
+
+    /// The command that serves before `fake` with these variables; its log is a pipe.
+    pub(crate) fn command(home: &Path, fake: &Fake, env: &[(&str, &str)]) -> Command {
+        let mut command = exportgate(home);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--upstream", &fake.url()]);
+        prepare(&mut command, home, fake, env);
+        command
     }
 
     /// Starts it where `EXPORTGATE_LISTEN` says; by way of bash's `script`, where there is one.
@@ -46,15 +65,8 @@ impl Program {
     }
 
     fn start(mut command: Command, home: &Path, fake: &Fake, env: &[(&str, &str)]) -> Self {
-        keep_token_secret();
-        let ca = home.join("ca.pem");
-        std::fs::write(&ca, fake.ca_pem()).expect("a CA file");
-        if !env.iter().any(|(name, _)| name.starts_with("EXPORTGATE_CREDENTIAL")) {
-            command.env("SNYK_TOKEN", TOKEN);
-        }
-        command.env("EXPORTGATE_ADMIN_LISTEN", "127.0.0.1:0");
-        command.env("EXPORTGATE_UPSTREAM_CA_FILE", &ca).envs(env.iter().copied());
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
+        prepare(&mut command, home, fake, env);
+        let mut child = command.spawn().expect("the program starts");
         let stderr = BufReader::new(child.stderr.take().expect("its standard error"));
         let (listening, address) = mpsc::channel();
         let log = log_of(&child);
