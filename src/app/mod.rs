@@ -24,7 +24,7 @@ use crate::listener::{Address, BindError, Listener};
 use crate::shutdown::{self, Shutdown};
 use crate::systemd;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::trace::{Exporter, TraceError, Traces};
+use crate::telemetry::trace::{TraceError, Traces};
 use crate::transport::{BadTls, Peer, ServerTls, TransportError};
 use crate::upstream::Upstream;
 
@@ -56,7 +56,7 @@ pub struct App {
     clock: Clock,
     shutdown: Shutdown,
     stop: Arc<ArcSwap<shutdown::Settings>>,
-    exporter: Option<Exporter>,
+    traces: Option<Traces>,
 }
 
 /// Why it cannot start.
@@ -119,7 +119,7 @@ impl App {
         let listener = Listener::bind(config.listener.clone(), tls.clone()).await?;
         let journal = Journal::open(config.journal.clone(), clock.clone());
         let metrics = Arc::new(Metrics::default());
-        let (traces, exporter) = config.traces.as_ref().map(Traces::open).transpose()?.unzip();
+        let traces = config.traces.as_ref().map(Traces::open).transpose()?;
         let with = Collaborators {
             clock: clock.clone(),
             upstream: upstream.clone(),
@@ -140,7 +140,7 @@ impl App {
         let (waiting, views_tls) = (Arc::clone(&gateway), tls.clone());
         let views = Views {
             clock: clock.clone(),
-            traces,
+            traces: traces.clone(),
             cache: gateway.cache(),
             upstream: upstream.clone(),
             credentials: Arc::clone(&credentials),
@@ -183,7 +183,7 @@ impl App {
             clock,
             shutdown,
             stop,
-            exporter,
+            traces,
         })
     }
 
@@ -217,7 +217,6 @@ impl App {
         for address in self.listener.addresses() {
             tracing::info!(server.address = %address, "listening");
         }
-        let exporting = self.exporter.map(Exporter::spawn);
         self.pacing.spawn(&self.pacing.upstream.pacers(), &shutdown);
         self.following.spawn(self.reloader, self.reload);
         let looking = self.admin.map(|(looking, admin)| {
@@ -265,8 +264,8 @@ impl App {
         }
         shutdown.release();
         self.journal.close().await;
-        if let Some(exporting) = exporting {
-            exporting.finish().await;
+        if let Some(traces) = self.traces {
+            traces.finish().await;
         }
         tracing::info!("stopped");
     }

@@ -32,7 +32,9 @@ pub(super) fn receive(shutdown: &Shutdown, reload: Option<Arc<Notify>>) -> std::
         let mut stops = 0;
         for signal in signals.forever() {
             if signal == SIGHUP {
-                reload.iter().for_each(|reload| reload.notify_one());
+                if let Some(reload) = &reload {
+                    reload.notify_one();
+                }
                 continue;
             }
             let shutdown = shutdown.clone();

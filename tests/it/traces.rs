@@ -444,14 +444,14 @@ fn send(traces: &Traces, count: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn spans_that_nobody_takes_are_dropped_and_counted_and_never_pile_up() {
     let collector = Arc::new(Collector { mood: Mutex::new(Mood::Hangs), ..Collector::default() });
-    let (traces, exporter) = Traces::open(&settings(collector.start(None).await)).unwrap();
-    let flush = exporter.spawn();
+    let traces = Traces::open(&settings(collector.start(None).await)).unwrap();
     send(&traces, 20_000);
-    // What waits is bounded: the queue, and the batch that is on its way.
-    assert!(traces.lost() >= 20_000 - 2_048 - 512, "{}", traces.lost());
+    // What waits is bounded, with the batch that is on its way.
+    assert_eq!(traces.lost(), 20_000 - 2_048);
     let began = Instant::now();
-    flush.finish().await;
+    traces.finish().await;
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(traces.lost(), 20_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -459,10 +459,9 @@ async fn the_last_spans_are_sent_at_the_end_and_none_is_lost_or_sent_twice() {
     let collector = Arc::new(Collector::default());
     let mut settings = settings(collector.start(None).await);
     settings.timeout = Duration::from_secs(10);
-    let (traces, exporter) = Traces::open(&settings).unwrap();
-    let flush = exporter.spawn();
+    let traces = Traces::open(&settings).unwrap();
     send(&traces, 1_500);
-    flush.finish().await;
+    traces.finish().await;
     let spans = collector.spans();
     let ids: std::collections::BTreeSet<_> = spans.iter().map(|span| span.told.span_id.clone()).collect();
     assert_eq!((spans.len(), ids.len(), traces.lost()), (1_500, 1_500, 0));
@@ -495,10 +494,10 @@ async fn a_collector_is_reached_by_tls_with_a_key_from_a_file() {
     (settings.ca_file, settings.headers_file) = (Some(path("ca.pem")), Some(path("headers")));
     for key in keys {
         // The second time the file has changed under a running exporter.
-        let (traces, exporter) = Traces::open(&settings).unwrap();
+        let traces = Traces::open(&settings).unwrap();
         std::fs::write(path("headers"), format!("X-Api-Key: {key}\n")).unwrap();
         send(&traces, 1);
-        exporter.spawn().finish().await;
+        traces.finish().await;
         assert_eq!(traces.lost(), 0);
     }
     let requests = collector.requests.lock().unwrap();

@@ -1,27 +1,28 @@
-//! Sending spans: one task takes them off the queue, a batch at a time.
+//! Sending spans: the SDK's batch processor has them sent from a thread of its own, by its OTLP exporter.
 //!
-//! The SDK's own batch processor is not used: it works on a thread without a reactor, which our HTTP client needs, and
-//! its count of dropped spans cannot be read.
+//! Two things are ours. What happened to each span is counted, which the processor keeps to itself. And requests go by
+//! our own HTTP client, so that TLS, proxies and limits are as everywhere; it needs the runtime, so the thread of the
+//! processor waits for a task there.
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri};
 use http_body_util::{Either, Full};
+use opentelemetry::KeyValue;
 use opentelemetry_http::{HttpClient, HttpError};
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_otlp::{Protocol, SpanExporter as Otlp, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanExporter};
+use tokio::runtime::Handle;
 
-use super::{Lost, Settings};
+use super::{Counts, QUEUE, Settings};
 use crate::files;
 use crate::transport::{self, Client, TransportError};
 
@@ -55,176 +56,120 @@ pub enum TraceError {
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
 }
 
-/// Sends spans once it is spawned.
-#[derive(Debug)]
-pub struct Exporter {
-    spans: mpsc::Receiver<SpanData>,
-    sender: SpanExporter,
+/// Starts what sends spans to `settings.endpoint`, by the runtime that this is called in; nothing is connected yet.
+///
+/// # Errors
+/// [`TraceError`].
+pub(super) fn processor(settings: &Settings, counts: Arc<Counts>) -> Result<BatchSpanProcessor, TraceError> {
+    let Settings { endpoint, headers_file, ca_file, service_name, timeout, sample: _ } = settings;
+    if let Some(path) = headers_file {
+        files::report_exposed(path);
+    }
+    let batch = Arc::<Mutex<Batch>>::default();
+    let collector = Collector {
+        client: transport::client(endpoint, ca_file.as_deref(), *timeout)?,
+        endpoint: endpoint.clone(),
+        headers_file: headers_file.clone(),
+        batch: Arc::clone(&batch),
+        runtime: Handle::current(),
+    };
+    // All that the exporter would else take from OTEL_… variables is said here or, in `Collector`, made anew.
+    let mut exporter = Otlp::builder()
+        .with_http()
+        .with_http_client(collector)
+        .with_endpoint(endpoint.to_string())
+        .with_protocol(Protocol::HttpBinary)
+        .with_timeout(*timeout)
+        .build()?;
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let resource = Resource::builder_empty().with_service_name(service_name.clone()).with_attribute(version);
+    exporter.set_resource(&resource.build());
+    let config = BatchConfigBuilder::default()
+        .with_max_queue_size(QUEUE)
+        .with_max_export_batch_size(BATCH)
+        .with_scheduled_delay(DELAY)
+        .build();
+    let exporter = Counted { exporter, batch, counts, timeout: *timeout };
+    Ok(BatchSpanProcessor::new(exporter, config))
+}
+
+/// The batch that is being sent.
+#[derive(Debug, Default)]
+struct Batch {
+    /// All tries together have until then.
+    until: Option<Instant>,
     /// Why the last try failed.
-    cause: Cause,
-    lost: Arc<Lost>,
-    timeout: Duration,
-    stop: CancellationToken,
-    is_failing: bool,
+    cause: Option<String>,
 }
 
-/// A running [`Exporter`], to be stopped.
+/// Sends batches, and counts the spans of those that fail.
 #[derive(Debug)]
-pub struct Flush {
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-    lost: Arc<Lost>,
+struct Counted {
+    exporter: Otlp,
+    batch: Arc<Mutex<Batch>>,
+    counts: Arc<Counts>,
     timeout: Duration,
 }
 
-type Cause = Arc<Mutex<Option<String>>>;
-
-impl Exporter {
-    pub(super) fn new(
-        settings: &Settings,
-        spans: mpsc::Receiver<SpanData>,
-        lost: Arc<Lost>,
-    ) -> Result<Self, TraceError> {
-        let Settings { endpoint, headers_file, ca_file, service_name, timeout, sample: _ } = settings;
-        if let Some(path) = headers_file {
-            files::report_exposed(path);
-        }
-        let cause = Cause::default();
-        let collector = Collector {
-            client: transport::client(endpoint, ca_file.as_deref(), *timeout)?,
-            endpoint: endpoint.clone(),
-            headers_file: headers_file.clone(),
-            timeout: *timeout,
-            cause: Arc::clone(&cause),
-        };
-        // All that the exporter would else take from OTEL_… variables is said here or, in `Collector`, made anew.
-        let mut exporter = SpanExporter::builder()
-            .with_http()
-            .with_http_client(collector)
-            .with_endpoint(endpoint.to_string())
-            .with_protocol(Protocol::HttpBinary)
-            .with_timeout(*timeout)
-            .build()?;
-        let version = opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
-        let resource =
-            Resource::builder_empty().with_service_name(service_name.clone()).with_attribute(version);
-        exporter.set_resource(&resource.build());
-        let stop = CancellationToken::new();
-        Ok(Self { spans, sender: exporter, cause, lost, timeout: *timeout, stop, is_failing: false })
-    }
-
-    /// Begins to send, until [`Flush::finish`].
-    #[must_use]
-    pub fn spawn(self) -> Flush {
-        let (stop, lost, timeout) = (self.stop.clone(), Arc::clone(&self.lost), self.timeout);
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the last spans come when the drain is over; whoever has its Flush ends it"
-        )]
-        let task = tokio::spawn(self.run());
-        Flush { stop, task, lost, timeout }
-    }
-
-    async fn run(mut self) {
-        let stop = self.stop.clone();
-        let mut batch = Vec::new();
-        while stop.run_until_cancelled(self.fill(&mut batch)).await == Some(true) {
-            self.export(std::mem::take(&mut batch)).await;
-        }
-        // What is in `batch` was taken off the queue before the stop came.
-        self.spans.close();
-        while let Ok(span) = self.spans.try_recv() {
-            batch.push(span);
-        }
-        while !batch.is_empty() {
-            let rest = batch.split_off(batch.len().min(BATCH));
-            self.export(std::mem::replace(&mut batch, rest)).await;
-        }
-    }
-
-    /// Waits for a span, and then for as many as come within a moment; false where none will come. What was taken
-    /// stays in `batch` where the wait is broken off.
-    async fn fill(&mut self, batch: &mut Vec<SpanData>) -> bool {
-        if self.spans.recv_many(batch, BATCH).await == 0 {
-            return false;
-        }
-        let more = async {
-            while batch.len() < BATCH && self.spans.recv_many(batch, BATCH - batch.len()).await > 0 {}
-        };
-        // That the time is over is the usual end.
-        let _ = tokio::time::timeout(DELAY, more).await;
-        true
-    }
-
-    async fn export(&mut self, batch: Vec<SpanData>) {
-        let count = batch.len() as u64;
-        // The exporter tries again by itself; all its tries together have this long.
-        let sent = tokio::time::timeout(self.timeout, self.sender.export(batch)).await;
-        let error = match sent {
-            Ok(Ok(())) => {
-                if std::mem::take(&mut self.is_failing) {
-                    let lost = self.lost.spans.load(Ordering::Relaxed);
-                    tracing::info!(spans.lost = lost, "the collector of otlp.endpoint takes spans again");
-                }
-                return;
-            }
-            Ok(Err(error)) => {
-                let cause = self.cause.lock().unwrap_or_else(PoisonError::into_inner).take();
-                cause.unwrap_or_else(|| error.to_string())
-            }
-            Err(_) => format!("not done within otlp.timeout ({} ms)", self.timeout.as_millis()),
-        };
-        self.lost.spans.fetch_add(count, Ordering::Relaxed);
-        if !std::mem::replace(&mut self.is_failing, true) {
-            tracing::warn!(
-                error,
-                "the collector of otlp.endpoint takes no spans: they are dropped until it does; said once"
-            );
-        }
+impl Counted {
+    fn batch(&self) -> std::sync::MutexGuard<'_, Batch> {
+        self.batch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Flush {
-    /// Has what waits sent, in one `otlp.timeout` at most, and ends.
-    pub async fn finish(mut self) {
-        self.stop.cancel();
-        if tokio::time::timeout(self.timeout, &mut self.task).await.is_err() {
-            self.task.abort();
-            tracing::warn!("the last spans were not sent within otlp.timeout");
+impl SpanExporter for Counted {
+    async fn export(&self, spans: Vec<SpanData>) -> OTelSdkResult {
+        let count = spans.len();
+        *self.batch() = Batch { until: Some(Instant::now() + self.timeout), cause: None };
+        let sent = self.exporter.export(spans).await;
+        let Counts { waiting, lost, is_failing, .. } = &*self.counts;
+        // A stop that did not wait for this batch has counted it.
+        let is_ours =
+            waiting.try_update(Ordering::Relaxed, Ordering::Relaxed, |all| all.checked_sub(count)).is_ok();
+        if let Err(error) = &sent {
+            lost.fetch_add(if is_ours { count as u64 } else { 0 }, Ordering::Relaxed);
+            let error = self.batch().cause.take().unwrap_or_else(|| error.to_string());
+            if !is_failing.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    error,
+                    "the collector of otlp.endpoint takes no spans: they are dropped until it does; said once"
+                );
+            }
+        } else if is_failing.swap(false, Ordering::Relaxed) {
+            let lost = lost.load(Ordering::Relaxed);
+            tracing::info!(spans.lost = lost, "the collector of otlp.endpoint takes spans again");
         }
-        let lost = self.lost.spans.load(Ordering::Relaxed);
-        if lost > 0 {
-            tracing::warn!(spans.lost = lost, "so many spans were not sent since the start");
-        }
+        sent
     }
 }
 
-/// The way to the collector: our own HTTP client, so that TLS, proxies and limits are as everywhere.
+/// The way to the collector.
 #[derive(Debug)]
 struct Collector {
     client: Client,
     endpoint: Uri,
     headers_file: Option<PathBuf>,
-    timeout: Duration,
-    cause: Cause,
+    batch: Arc<Mutex<Batch>>,
+    runtime: Handle,
 }
 
 #[async_trait]
 impl HttpClient for Collector {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let answer = self.post(request).await;
-        let cause = match &answer {
-            Ok(answer) if answer.status().is_success() => None,
-            Ok(answer) => Some(format!("it answers {}", answer.status())),
+        let response = self.post(request).await;
+        let cause = match &response {
+            Ok(response) if response.status().is_success() => None,
+            Ok(response) => Some(format!("it answers {}", response.status())),
             Err(error) => Some(crate::chain::chain(&**error)),
         };
-        *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = cause;
-        answer
+        self.batch.lock().unwrap_or_else(PoisonError::into_inner).cause = cause;
+        response
     }
 }
 
 impl Collector {
-    /// Of the exporter's request, the body alone counts: its header fields may come from the environment.
+    /// Sends the body of the exporter's request; its header fields may come from the environment. The file is read here,
+    /// on the thread of the processor, which may wait for a disk.
     async fn post(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let mut ours =
             Request::post(self.endpoint.clone()).body(Either::Left(Full::new(request.into_body())))?;
@@ -236,7 +181,11 @@ impl Collector {
         }
         let protobuf = HeaderValue::from_static("application/x-protobuf");
         ours.headers_mut().insert(CONTENT_TYPE, protobuf);
-        let (status, body) = transport::fetch(&self.client, ours, MAX_ANSWER, self.timeout).await?;
+        let until = self.batch.lock().unwrap_or_else(PoisonError::into_inner).until;
+        let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+        let client = self.client.clone();
+        let sending = async move { transport::fetch(&client, ours, MAX_ANSWER, left).await };
+        let (status, body) = self.runtime.spawn(sending).await??;
         Ok(Response::builder().status(status).body(body)?)
     }
 }

@@ -1,8 +1,8 @@
 //! Traces: what happened to a request, told to an OTLP collector (OpenTelemetry). Off unless an endpoint is set.
 //!
 //! Spans do not go through `tracing`: they are rendered when all is known, from what the log and the journal are
-//! rendered from. A finished span is put into a bounded queue and forgotten; a task of its own sends what is in
-//! there. So a collector that is down or slow costs spans, which are counted, and never a request anything.
+//! rendered from. A finished span is put into the SDK's batch processor and forgotten. So a collector that is down or slow
+//! costs spans, which are counted, and never a request anything.
 //!
 //! Ids are those that stand elsewhere: a trace that begins here has the `Exportgate-Request-Id` of its request, and
 //! a span has the last eight bytes of the id of its request or attempt.
@@ -12,17 +12,16 @@ mod parent;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Uri};
 use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId};
 use opentelemetry::{InstrumentationScope, KeyValue, Value};
-use opentelemetry_sdk::trace::SpanData;
-use tokio::sync::mpsc;
+use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanProcessor as _};
 use uuid::Uuid;
 
-pub use export::{Exporter, Flush, TraceError, fields};
+pub use export::{TraceError, fields};
 
 /// Most spans that wait to be sent.
 const QUEUE: usize = 2_048;
@@ -47,17 +46,24 @@ pub struct Settings {
 /// Takes finished spans.
 #[derive(Debug, Clone)]
 pub struct Traces {
-    queue: mpsc::Sender<SpanData>,
+    processor: Arc<BatchSpanProcessor>,
     sample: f64,
     scope: InstrumentationScope,
-    lost: Arc<Lost>,
+    timeout: Duration,
+    counts: Arc<Counts>,
 }
 
-/// What became of spans that were not sent.
+/// What became of spans.
 #[derive(Debug, Default)]
-struct Lost {
-    spans: AtomicU64,
-    is_told: AtomicBool,
+struct Counts {
+    /// Spans that were taken, and were neither sent nor lost yet.
+    waiting: AtomicUsize,
+    lost: AtomicU64,
+    has_overflown: AtomicBool,
+    /// The last batch could not be sent.
+    is_failing: AtomicBool,
+    /// Nothing is sent any more.
+    is_finished: AtomicBool,
 }
 
 /// A place in a trace: what a span is of, and what its children are below.
@@ -83,17 +89,16 @@ pub enum Side {
 pub struct Span(SpanData);
 
 impl Traces {
-    /// Opens what sends spans to `settings.endpoint`; nothing is connected yet.
+    /// Opens what sends spans to `settings.endpoint`, by the runtime that this is called in; nothing is connected yet.
     ///
     /// # Errors
     /// [`TraceError`].
-    pub fn open(settings: &Settings) -> Result<(Self, Exporter), TraceError> {
-        let (queue, spans) = mpsc::channel(QUEUE);
-        let lost = Arc::<Lost>::default();
-        let exporter = Exporter::new(settings, spans, Arc::clone(&lost))?;
+    pub fn open(settings: &Settings) -> Result<Self, TraceError> {
+        let counts = Arc::<Counts>::default();
+        let processor = Arc::new(export::processor(settings, Arc::clone(&counts))?);
         let scope =
             InstrumentationScope::builder("exportgate").with_version(env!("CARGO_PKG_VERSION")).build();
-        Ok((Self { queue, sample: settings.sample, scope, lost }, exporter))
+        Ok(Self { processor, sample: settings.sample, scope, timeout: settings.timeout, counts })
     }
 
     /// The place of the request `id` in a trace: below the one that the client's fields name, or in a new one. `None`
@@ -119,22 +124,42 @@ impl Traces {
 
     /// Takes `span` to be sent; drops and counts it where too many wait.
     pub fn send(&self, Span(mut span): Span) {
-        span.instrumentation_scope = self.scope.clone();
-        if self.queue.try_send(span).is_err() {
-            self.lost.spans.fetch_add(1, Ordering::Relaxed);
-            if !self.lost.is_told.swap(true, Ordering::Relaxed) {
-                tracing::warn!(
-                    waiting = QUEUE,
-                    "spans come faster than the collector of otlp.endpoint takes them: some are dropped; said once"
-                );
-            }
+        let Counts { waiting, lost, has_overflown, is_finished, .. } = &*self.counts;
+        let has_room = waiting.fetch_add(1, Ordering::Relaxed) < QUEUE;
+        if has_room && !is_finished.load(Ordering::Relaxed) {
+            span.instrumentation_scope = self.scope.clone();
+            return self.processor.on_end(span);
+        }
+        waiting.fetch_sub(1, Ordering::Relaxed);
+        lost.fetch_add(1, Ordering::Relaxed);
+        if !has_room && !has_overflown.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                waiting = QUEUE,
+                "spans come faster than the collector of otlp.endpoint takes them: some are dropped; said once"
+            );
         }
     }
 
     /// How many spans were not sent.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.lost.spans.load(Ordering::Relaxed)
+        self.counts.lost.load(Ordering::Relaxed)
+    }
+
+    /// Has what waits sent, in one `otlp.timeout` at most. Spans that come later are dropped.
+    pub async fn finish(&self) {
+        let (processor, timeout) = (Arc::clone(&self.processor), self.timeout);
+        self.counts.is_finished.store(true, Ordering::Relaxed);
+        let sent = tokio::task::spawn_blocking(move || processor.shutdown_with_timeout(timeout)).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            let left = self.counts.waiting.swap(0, Ordering::Relaxed);
+            self.counts.lost.fetch_add(left as u64, Ordering::Relaxed);
+            tracing::warn!("the last spans were not sent within otlp.timeout");
+        }
+        let lost = self.lost();
+        if lost > 0 {
+            tracing::warn!(spans.lost = lost, "so many spans were not sent since the start");
+        }
     }
 }
 

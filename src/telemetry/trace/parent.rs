@@ -1,5 +1,6 @@
 //! The place in a trace that a client's fields name (W3C Trace Context), pure. What is not valid is as if it were not
-//! there: a trace begins anew, and nobody's request fails for it.
+//! there: a trace begins anew, and nobody's request fails for it. The SDK's own propagator is laxer: it takes ids that are
+//! too short, signs before digits, and the first of several `traceparent`.
 
 use std::str::FromStr as _;
 
