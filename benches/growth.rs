@@ -126,6 +126,8 @@ fn journal(path: &Path) -> Journal {
         path: path.to_owned(),
         durability: Durability::Process,
         on_failure: OnFailure::Refuse,
+        max_wait: Duration::from_secs(30),
+        max_pending: 10_000,
         max_age: Duration::from_hours(24 * 3_650),
         max_rows: 1_000_000_000,
     };

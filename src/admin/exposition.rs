@@ -241,6 +241,11 @@ fn stored(admin: &Admin) -> Vec<Family> {
             .is(large(crate::telemetry::lines_dropped())),
         Family::gauge("journal_failing", "Whether the journal cannot be written")
             .is(flag(journal.is_failing())),
+        Family::gauge("journal_log", "Size of the journal's write-ahead log")
+            .in_unit(Unit::Bytes)
+            .is(large(journal.log_bytes())),
+        Family::counter("journal_panics", "Panics of the journal's thread, which began anew")
+            .is(large(journal.panics())),
     ]
 }
 

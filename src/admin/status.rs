@@ -104,12 +104,25 @@ impl Admin {
 
     fn journal(&self) -> Part {
         let refuses = self.shown.load().refuses;
-        let (state, detail) = match (self.views.journal.is_failing(), refuses) {
-            (false, _) => (State::Ok, "records are written"),
-            (true, true) => (State::Failing, "records cannot be written, and clients get 503: see the log"),
-            (true, false) => (State::Degraded, "records cannot be written: see the log"),
+        let journal = &self.views.journal;
+        let (state, detail) = match (journal.is_failing(), refuses) {
+            (false, _) if journal.is_held_open() => {
+                let mib = journal.log_bytes() >> 20;
+                (
+                    State::Degraded,
+                    format!("a reader was left open: the write-ahead log has {mib} MiB and grows"),
+                )
+            }
+            (false, _) => (State::Ok, "records are written".to_owned()),
+            (true, true) => {
+                (State::Failing, "records cannot be written, and clients get 503: see the log".to_owned())
+            }
+            (true, false) => (
+                State::Degraded,
+                format!("records cannot be written, {} wait in memory: see the log", journal.queued()),
+            ),
         };
-        Part { name: "journal".to_owned(), state, detail: detail.to_owned(), is_needed: refuses }
+        Part { name: "journal".to_owned(), state, detail, is_needed: refuses }
     }
 
     /// Whether Snyk can be asked. It never makes the gateway not ready: what is stored is served all the same.
@@ -180,6 +193,7 @@ impl Admin {
                 "written": journal.written(),
                 "dropped": journal.dropped(),
                 "queued": journal.queued(),
+                "log_bytes": journal.log_bytes(),
             },
             "connections": {
                 "open": self.views.clients.open.load(Ordering::Relaxed),

@@ -125,7 +125,7 @@ impl Config {
 }
 
 /// What takes effect after a restart only: keys, and beginnings of keys that end with a dot or an underscore.
-const AFTER_RESTART: [&str; 26] = [
+const AFTER_RESTART: [&str; 28] = [
     "listen",
     "listener.allow_plain_http",
     "listener.unix_",
@@ -148,6 +148,8 @@ const AFTER_RESTART: [&str; 26] = [
     "cache.max_followers",
     "journal.path",
     "journal.durability",
+    "journal.max_wait",
+    "journal.max_pending",
     "journal.max_age",
     "journal.max_rows",
     "log.format",

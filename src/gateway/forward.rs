@@ -177,7 +177,11 @@ impl Gateway {
         //    nobody gets an answer that had come before it asked.
         let stored = landed.as_ref().ok().and_then(|landing| landing.entry.clone()).zip(store_as);
         let members = if stored.is_some() { lead.arrived() } else { lead.close() };
-        if let Err(failure) = self.must_be_recorded(self.journal.record(attempt, served(members)).await) {
+        //    An export that Snyk has begun is answered in any case: a client that is told nothing of it begins another.
+        let recorded = self.must_be_recorded(self.journal.record(attempt, served(members)).await);
+        if let Err(failure) = recorded
+            && call.operation != Operation::Start
+        {
             return lead.land(Err(failure));
         }
 

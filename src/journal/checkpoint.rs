@@ -8,16 +8,17 @@
 //! two threads wait for each other, and what another process was in the way of is tried again after the next commit.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, OpenFlags};
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use super::fault::Fault;
+use super::health::Health;
 use super::schema;
 
 /// Pages of write-ahead log after which they are moved into the file, and after as many more again.
@@ -25,12 +26,14 @@ const PAGES: u32 = 1_000;
 /// Pages after which the thread that commits does it: 8 MiB. The file is synced only where all of the log was moved, so
 /// the longer the log, the longer that takes.
 const MOST_PAGES: u32 = 2_048;
+/// Pages after which a reader that keeps them is worth a word: 16 MiB, which no search of ours takes long enough for.
+const HELD_PAGES: u32 = 4_096;
 
 /// What moves the log of one open file.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
-    /// How long the log is, as of the last commit.
-    pages: Arc<AtomicU32>,
+    /// Knows how long the log is.
+    health: Arc<Health>,
     /// How many pages it has when the thread is told next.
     next: u32,
     /// From how many pages on the thread that commits does it: a reader may keep the log as it is.
@@ -44,9 +47,8 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     /// Takes over from SQLite what follows the commits of `connection`, which has the file at `path` open.
-    pub(super) fn of(connection: &mut Connection, path: &Path) -> Result<Self, Fault> {
-        let pages = Arc::new(AtomicU32::new(0));
-        let seen = Arc::clone(&pages);
+    pub(super) fn of(connection: &mut Connection, path: &Path, health: &Arc<Health>) -> Result<Self, Fault> {
+        let seen = Arc::clone(&health.log_pages);
         connection.wal_hook(Some(move |_: &mut Wal, pages| {
             seen.store(u32::try_from(pages).unwrap_or(0), Ordering::Relaxed);
             Ok(())
@@ -62,14 +64,16 @@ impl Checkpoints {
             thread::Builder::new().name("checkpoint".to_owned()).spawn(move || run(&second, &waits, &held));
         // Without the thread, the log grows until the one that commits does it.
         let thread = thread.inspect_err(|error| debug!(%error, "no thread for the journal's log")).ok();
-        Ok(Self { pages, next: PAGES, own: MOST_PAGES, wanted: Some(wanted), thread, moving })
+        let health = Arc::clone(health);
+        Ok(Self { health, next: PAGES, own: MOST_PAGES, wanted: Some(wanted), thread, moving })
     }
 
     /// Has the log moved where it is long; `true` where the caller must do it ([`Checkpoints::here`]).
     pub(super) fn are_due(&mut self) -> bool {
-        let pages = self.pages.load(Ordering::Relaxed);
+        let pages = self.health.log_pages.load(Ordering::Relaxed);
         if pages < PAGES {
             (self.next, self.own) = (PAGES, MOST_PAGES);
+            self.is_held_open(false);
             return false;
         }
         if pages >= MOST_PAGES {
@@ -88,11 +92,31 @@ impl Checkpoints {
     /// Moves the log here, through the connection that commits.
     pub(super) fn here(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
-        if checkpoint(connection)? {
+        if let Some(left) = checkpoint(connection)? {
             // What is left is kept by a reader, for a while.
-            self.own = self.pages.load(Ordering::Relaxed) + PAGES;
+            let pages = self.health.log_pages.load(Ordering::Relaxed);
+            self.own = pages + PAGES;
+            if left > 0 && pages >= HELD_PAGES {
+                self.is_held_open(true);
+            }
         }
         Ok(())
+    }
+
+    /// Notes whether a reader keeps the log, and logs it where that is news.
+    fn is_held_open(&self, is_held: bool) {
+        if self.health.is_held_open.swap(is_held, Ordering::Relaxed) == is_held {
+            return;
+        }
+        if is_held {
+            warn!(
+                log.bytes = self.health.log_bytes(),
+                to_do = "end the program that reads it (sqlite3 with a pager, a backup that stands still)",
+                "a reader keeps the journal open: its write-ahead log grows with each record until the reader ends"
+            );
+        } else {
+            info!("no reader keeps the journal open any more: its write-ahead log is begun anew");
+        }
     }
 
     /// Ends the thread.
@@ -104,10 +128,13 @@ impl Checkpoints {
     }
 }
 
-/// Moves as much of the log as can be moved without waiting for anybody; `false` where another connection is at it.
-fn checkpoint(connection: &Connection) -> rusqlite::Result<bool> {
-    let is_busy: bool = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| row.get(0))?;
-    Ok(!is_busy)
+/// Moves as much of the log as can be moved without waiting for anybody, and returns how many pages are left; nothing
+/// where another connection is at it.
+fn checkpoint(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        let (is_busy, all, moved): (bool, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok((!is_busy).then_some(all - moved))
+    })
 }
 
 fn run(connection: &Connection, wanted: &Receiver<()>, moving: &Mutex<()>) {
@@ -137,7 +164,7 @@ mod tests {
         connection.pragma_update(None, "journal_mode", "WAL").unwrap();
         schema::migrate(&mut connection).unwrap();
         connection.execute_batch("CREATE TABLE filling (piece BLOB)").unwrap();
-        let checkpoints = Checkpoints::of(&mut connection, &path).unwrap();
+        let checkpoints = Checkpoints::of(&mut connection, &path, &Arc::default()).unwrap();
         (connection, checkpoints)
     }
 
@@ -148,7 +175,7 @@ mod tests {
     /// Commits and does what the committing thread does after it; how long the log was then.
     fn commit_and_look(connection: &Connection, checkpoints: &mut Checkpoints) -> u32 {
         commit(connection);
-        let pages = checkpoints.pages.load(Ordering::Relaxed);
+        let pages = checkpoints.health.log_pages.load(Ordering::Relaxed);
         if checkpoints.are_due() {
             checkpoints.here(connection).unwrap();
         }

@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -18,6 +19,7 @@ use uuid::fmt::Hyphenated;
 
 use super::checkpoint::Checkpoints;
 use super::fault::Fault;
+use super::health::Health;
 use super::record::{Attempt, Served};
 use super::schema;
 use super::sends::Sends;
@@ -40,7 +42,10 @@ pub(super) enum Work {
     /// Whom an attempt that is on record answered later.
     Serve(Uuid, Vec<Served>),
     /// Nothing of its own: somebody waits until what is sent is written.
-    Sends,
+    Sends {
+        /// Nothing is sent before what was sent earlier is known.
+        is_first: bool,
+    },
 }
 
 impl Work {
@@ -49,7 +54,15 @@ impl Work {
         match self {
             Self::Attempt(_, served) => 1 + served.len(),
             Self::Serve(_, served) => served.len(),
-            Self::Sends => 0,
+            Self::Sends { .. } => 0,
+        }
+    }
+
+    /// Whether it is a record, and not a count of sends.
+    pub(super) fn is_record(&self) -> bool {
+        match self {
+            Self::Attempt(..) | Self::Serve(..) => true,
+            Self::Sends { .. } => false,
         }
     }
 }
@@ -68,7 +81,7 @@ pub(super) struct Database {
 
 impl Database {
     /// Opens the file, making and migrating it if needed. `patience` bounds the wait for its lock.
-    pub(super) fn open(settings: &Settings, patience: Duration) -> Result<Self, Fault> {
+    pub(super) fn open(settings: &Settings, patience: Duration, health: &Arc<Health>) -> Result<Self, Fault> {
         let path = settings.path.clone();
         create(&path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -85,15 +98,16 @@ impl Database {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.pragma_update(None, "journal_size_limit", LOG_LIMIT_BYTES)?;
-        let is_older = kind == schema::Kind::Older && fs::metadata(&path).is_ok_and(|file| file.len() > 0);
-        if is_older {
-            info!(path = %path.display(), "the journal is of an earlier version and is brought to this one: answers wait for it");
+        if kind == schema::Kind::Older {
+            info!(path = %path.display(), "the journal is of an earlier version and is brought to this one: records wait for it");
+            health.migrating.store(true, Ordering::Relaxed);
         }
-        schema::migrate(&mut connection)?;
-        if is_older {
+        let migrated = schema::migrate(&mut connection);
+        if health.migrating.swap(false, Ordering::Relaxed) && migrated.is_ok() {
             info!(path = %path.display(), "the journal is of this version");
         }
-        let checkpoints = Box::new(Checkpoints::of(&mut connection, &path)?);
+        migrated?;
+        let checkpoints = Box::new(Checkpoints::of(&mut connection, &path, health)?);
         let identity = identity(&path);
         Ok(Self { connection, path, identity, checkpoints })
     }
@@ -131,7 +145,7 @@ impl Database {
                     others().next().is_none() || insert_served(connection, attempt.id, others())?
                 }
                 Work::Serve(attempt, served) => insert_served(connection, *attempt, served.iter())?,
-                Work::Sends => true,
+                Work::Sends { .. } => true,
             });
         }
         group.commit()?;

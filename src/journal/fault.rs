@@ -8,7 +8,7 @@ use rusqlite::ErrorCode;
 /// Why something is not on record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unrecorded {
-    /// The file cannot be written at the moment; the log says why.
+    /// Not yet: the file cannot be written at the moment, or not in time; the log says why.
     #[error("the journal cannot be written at the moment")]
     Failing,
     /// The attempt was never recorded, or has been pruned.
@@ -48,6 +48,12 @@ impl Fault {
     /// Another connection holds the lock; nothing is wrong with the file.
     pub(super) fn is_busy(&self) -> bool {
         matches!(self.code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+    }
+
+    /// Something is wrong with what is written, so that writing it again fails again.
+    pub(super) fn is_in_the_data(&self) -> bool {
+        let of_data = [ErrorCode::ConstraintViolation, ErrorCode::TypeMismatch, ErrorCode::TooBig];
+        self.code().is_some_and(|code| of_data.contains(&code))
     }
 
     /// What to do, as a sentence for the log.

@@ -1,16 +1,17 @@
 //! The journal: a record of every request to the upstream, and of every client it answered.
 //!
 //! Snyk's support asks for a `snyk-request-id`; the journal is where it is found, hours later, for any
-//! client's request. An answer leaves only when its record is committed, so the journal never knows
-//! less than a client does. `docs/decisions/0002-journal.md` tells why it is built this way.
+//! client's request. An answer leaves when its record is committed, so the journal never knows less than a client does,
+//! as long as its disk works. `docs/decisions/0002-journal.md` tells why it is built this way.
 //!
 //! Reading order: [`record`](Attempt) (what is kept), `store` (the handle that the gateway holds),
-//! `writer` (the thread behind it), `database`, `checkpoint` and `schema` (the file), `prune`, `sends`,
+//! `writer` (the thread behind it), `health` (what both know), `database`, `checkpoint` and `schema` (the file), `prune`, `sends`,
 //! `query` and `support` (reading).
 
 mod checkpoint;
 mod database;
 mod fault;
+mod health;
 mod prune;
 mod query;
 mod record;

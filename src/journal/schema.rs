@@ -138,7 +138,9 @@ FROM attempts a;
 pub(super) enum Kind {
     /// A journal of the version that this program writes.
     Current,
-    /// A journal of an earlier version, or an empty file.
+    /// Nothing yet: an empty file.
+    Empty,
+    /// A journal of an earlier version.
     Older,
     /// A journal that a newer program wrote.
     Newer(i64),
@@ -159,7 +161,7 @@ pub(super) fn kind(connection: &Connection) -> rusqlite::Result<Kind> {
         let empty: bool =
             connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))?;
         let ours_to_make = application == 0 && found == 0 && empty;
-        return Ok(if ours_to_make { Kind::Older } else { Kind::Foreign });
+        return Ok(if ours_to_make { Kind::Empty } else { Kind::Foreign });
     }
     Ok(match found.cmp(&version()) {
         std::cmp::Ordering::Less => Kind::Older,
@@ -173,7 +175,7 @@ pub(super) fn check(connection: &Connection) -> Result<Kind, Fault> {
     match kind(connection)? {
         Kind::Newer(found) => Err(Fault::Newer { found, known: version() }),
         Kind::Foreign => Err(Fault::Foreign),
-        kind @ (Kind::Current | Kind::Older) => Ok(kind),
+        kind @ (Kind::Current | Kind::Older | Kind::Empty) => Ok(kind),
     }
 }
 
@@ -181,7 +183,7 @@ pub(super) fn check(connection: &Connection) -> Result<Kind, Fault> {
 pub(super) fn migrate(connection: &mut Connection) -> Result<(), Fault> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Checked again under the lock: another process may have migrated while this one waited.
-    if check(&transaction)? == Kind::Older {
+    if check(&transaction)? != Kind::Current {
         let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
         for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
             transaction.execute_batch(migration)?;

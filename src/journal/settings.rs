@@ -12,6 +12,10 @@ pub struct Settings {
     pub durability: Durability,
     /// What happens to answers while records cannot be written.
     pub on_failure: OnFailure,
+    /// Longest that an answer waits for its record.
+    pub max_wait: Duration,
+    /// Most records that wait in memory; more are dropped.
+    pub max_pending: usize,
     /// How long records are kept.
     pub max_age: Duration,
     /// Most attempts that are kept.
@@ -30,7 +34,7 @@ pub enum Durability {
 /// What happens to answers while records cannot be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
-    /// They leave without a record; counted and logged.
+    /// They leave, and their records follow.
     Serve,
     /// Clients get 503.
     Refuse,

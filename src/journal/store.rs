@@ -1,10 +1,12 @@
 //! The handle through which the gateway records what it did.
 //!
-//! [`Journal::record`] resolves when the record is committed, so that an answer sent after it can always
-//! be found. A journal that cannot be written says so at once and never holds an answer up; whether the
-//! answer leaves unrecorded is the gateway's decision ([`OnFailure`](super::OnFailure)).
+//! [`Journal::record`] resolves when the record is committed, so that an answer sent after it can always be found. A
+//! journal that is slow holds an answer up for `journal.max_wait`, one that is known to fail not at all: the record waits
+//! in memory then. Whether the answer leaves before its record is on disk is the gateway's decision
+//! ([`OnFailure`](super::OnFailure)).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -12,27 +14,36 @@ use std::time::{Duration, SystemTime};
 
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tracing::error;
 use uuid::Uuid;
 
 use super::database::{Ledgers, Work};
 use super::fault::Unrecorded;
+use super::health::Health;
 use super::record::{Attempt, Served};
 use super::sends::{News, Sends};
 use super::settings::Settings;
-use super::writer::{Command, Health, Job, RETRY, Writer};
+use super::writer::{Job, RETRY, Writer};
 use crate::clock::Clock;
 
-/// Longest that sends wait to be written down: a journal in trouble does not hold them up.
-const SPEND_WAIT: Duration = Duration::from_millis(500);
 /// Longest that the first look at what was sent waits: for a file of an earlier version to be brought to this one. Without
 /// it, a start would begin with a budget that forgets the last hour.
 const FIRST_WAIT: Duration = Duration::from_mins(1);
-/// Most records that wait for the writer; beyond it, callers wait to queue.
-const QUEUE: usize = 1_024;
+/// Longest that a stop waits for the thread: what is queued is a moment's work for a disk that works.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// The same where it is known not to work.
+const CLOSE_WAIT_FAILING: Duration = Duration::from_secs(1);
 
 /// What the writer's thread shares with the handles.
-pub(super) type Shared = (Arc<Health>, Arc<Ledgers>);
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shared {
+    pub(super) health: Arc<Health>,
+    pub(super) ledgers: Arc<Ledgers>,
+    /// Asks the thread to write what is queued and to end.
+    pub(super) close: CancellationToken,
+}
 
 /// The journal. Clones share one writer thread.
 #[derive(Debug, Clone)]
@@ -40,10 +51,19 @@ pub struct Journal(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    sender: mpsc::Sender<Command>,
-    health: Arc<Health>,
-    ledgers: Arc<Ledgers>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    queue: mpsc::Sender<Job>,
+    shared: Shared,
+    path: PathBuf,
+    max_wait: Duration,
+    thread: Mutex<Option<Thread>>,
+}
+
+/// The writer's thread.
+#[derive(Debug)]
+struct Thread {
+    handle: JoinHandle<()>,
+    /// Resolves, as an error, when the thread is at its end.
+    ended: oneshot::Receiver<()>,
 }
 
 impl Journal {
@@ -55,41 +75,50 @@ impl Journal {
 
     /// [`Journal::open`], trying again after `retry`.
     pub(super) fn open_with_retry(settings: Settings, clock: Clock, retry: Duration) -> Self {
-        Self::start(move |(health, ledgers), receiver| {
+        Self::start(settings, move |settings, shared, queue| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_time()
                 .build()
                 .unwrap_or_else(|error| panic!("the journal's thread cannot start: {error}"));
-            runtime.block_on(Writer::new(settings, (clock, retry), (health, ledgers)).run(receiver));
+            let writer = Writer::new(settings.clone(), (clock.clone(), retry), shared.clone());
+            runtime.block_on(writer.run(queue));
         })
     }
 
-    /// Runs `body` on the writer's thread. Its death shows as failing and fails whoever waits.
-    pub(super) fn start(body: impl FnOnce(Shared, mpsc::Receiver<Command>) + Send + 'static) -> Self {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        let health = Arc::new(Health::default());
-        let ledgers = Arc::new(Ledgers::default());
-        let (shared, for_body) = (Arc::clone(&health), (Arc::clone(&health), Arc::clone(&ledgers)));
-        let guarded = move || {
-            if catch_unwind(AssertUnwindSafe(|| body(for_body, receiver))).is_err() {
-                shared.failing.store(true, Ordering::SeqCst);
-                error!("the journal's thread died: restart exportgate and report this");
+    /// Runs `body` on the writer's thread, and again where it panics.
+    pub(super) fn start(
+        settings: Settings,
+        body: impl Fn(&Settings, &Shared, &mut mpsc::Receiver<Job>) + Send + 'static,
+    ) -> Self {
+        let (queue, mut jobs) = mpsc::channel(settings.max_pending);
+        let (path, max_wait) = (settings.path.clone(), settings.max_wait);
+        let shared = Shared::default();
+        let of_thread = shared.clone();
+        let (end, ended) = oneshot::channel::<()>();
+        let run = move || {
+            let _end = end;
+            while catch_unwind(AssertUnwindSafe(|| body(&settings, &of_thread, &mut jobs))).is_err() {
+                of_thread.health.panicked();
+                error!("the journal's thread panicked and begins anew: report this");
+                thread::sleep(RETRY);
             }
         };
-        let thread = thread::Builder::new().name("journal".to_owned()).spawn(guarded);
-        let thread = thread.inspect_err(|error| {
-            health.failing.store(true, Ordering::SeqCst);
+        let handle = thread::Builder::new().name("journal".to_owned()).spawn(run);
+        let handle = handle.inspect_err(|error| {
+            shared.health.fails();
             error!(%error, "the journal's thread cannot be started: raise the limit on threads and restart");
         });
-        Self(Arc::new(Inner { sender, health, ledgers, thread: Mutex::new(thread.ok()) }))
+        let thread = Mutex::new(handle.ok().map(|handle| Thread { handle, ended }));
+        Self(Arc::new(Inner { queue, shared, path, max_wait, thread }))
     }
 
-    /// Records an attempt and whom it answered. `Ok` means committed.
+    /// Records an attempt and whom it answered. `Ok` means committed; after [`Unrecorded::Failing`] it is written when
+    /// that is possible, unless too many wait.
     pub async fn record(&self, attempt: Attempt, served: Vec<Served>) -> Result<(), Unrecorded> {
         self.submit(Work::Attempt(Box::new(attempt), served)).await
     }
 
-    /// Records whom an attempt that is on record answered since. `Ok` means committed.
+    /// Records whom an attempt that is on record answered since. `Ok` means committed; else as with [`Journal::record`].
     pub async fn serve(&self, attempt: Uuid, served: Vec<Served>) -> Result<(), Unrecorded> {
         self.submit(Work::Serve(attempt, served)).await
     }
@@ -98,7 +127,7 @@ impl Journal {
     #[must_use]
     pub fn sends(&self, upstream: &str, credential: &str) -> Arc<Sends> {
         let sends = Arc::new(Sends::new(upstream, credential));
-        self.0.ledgers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&sends));
+        self.0.shared.ledgers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&sends));
         sends
     }
 
@@ -108,76 +137,140 @@ impl Journal {
     pub async fn spend(&self, sends: &Sends, (count, starts): (u32, Vec<Arc<str>>), at: SystemTime) -> News {
         sends.note((count, &starts), at);
         sends.ask();
-        let written = self.submit(Work::Sends);
-        let wait = if count == 0 { FIRST_WAIT } else { SPEND_WAIT };
-        if tokio::time::timeout(wait, written).await.is_err() {
-            tracing::warn!("the journal is slow: sends go up before they are written down");
-        }
+        // What is not written now is written later.
+        let _ = self.submit(Work::Sends { is_first: count == 0 }).await;
         sends.news(at)
     }
 
-    /// Whether the last try to write failed.
+    /// Whether the last try to write failed, or a write takes too long.
     #[must_use]
     pub fn is_failing(&self) -> bool {
-        self.0.health.failing.load(Ordering::SeqCst)
+        self.0.shared.health.is_failing()
     }
 
     /// How many calls went unrecorded since the start.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.0.health.dropped.load(Ordering::Relaxed)
+        self.0.shared.health.dropped.load(Ordering::Relaxed)
     }
 
     /// How many calls were written since the start.
     #[must_use]
     pub fn written(&self) -> u64 {
-        self.0.health.written.load(Ordering::Relaxed)
+        self.0.shared.health.written.load(Ordering::Relaxed)
     }
 
     /// How many records wait to be written.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.0.sender.max_capacity() - self.0.sender.capacity()
+        let in_hand = self.0.shared.health.in_hand.load(Ordering::Relaxed);
+        self.0.queue.max_capacity() - self.0.queue.capacity() + in_hand
     }
 
     /// Seconds that commits took.
     #[must_use]
     pub fn commit_durations(&self) -> Histogram {
-        self.0.health.durations.clone()
+        self.0.shared.health.durations.clone()
     }
 
     /// How many groups were committed since the start.
     #[must_use]
     pub fn commits(&self) -> u64 {
-        self.0.health.commits.load(Ordering::Relaxed)
+        self.0.shared.health.commits.load(Ordering::Relaxed)
     }
 
-    /// Writes what is queued, moves the log into the file and ends the thread. Later calls are refused.
+    /// How often the writer's thread panicked since the start.
+    #[must_use]
+    pub fn panics(&self) -> u64 {
+        self.0.shared.health.panics.load(Ordering::Relaxed)
+    }
+
+    /// Size of the write-ahead log, in bytes.
+    #[must_use]
+    pub fn log_bytes(&self) -> u64 {
+        self.0.shared.health.log_bytes()
+    }
+
+    /// Whether a reader that was left open keeps the write-ahead log growing.
+    #[must_use]
+    pub fn is_held_open(&self) -> bool {
+        self.0.shared.health.is_held_open.load(Ordering::Relaxed)
+    }
+
+    /// Writes what is queued, moves the log into the file and ends the thread, unless that takes too long. Later calls
+    /// are refused.
     pub async fn close(&self) {
-        let (done, closed) = oneshot::channel();
-        if self.0.sender.send(Command::Close(done)).await.is_ok() {
-            // Resolves, as an error, when the thread drops the sender on its way out.
-            drop(closed.await);
-        }
-        let thread = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
+        self.0.shared.close.cancel();
+        let Some(thread) = self.0.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return;
+        };
+        let wait = if self.is_failing() { CLOSE_WAIT_FAILING } else { CLOSE_WAIT };
+        if timeout(wait, thread.ended).await.is_ok() {
             // The thread has nothing left to do, so this waits for its exit only; a panic was logged.
-            drop(thread.join());
+            drop(thread.handle.join());
+        } else {
+            let path = self.0.path.display();
+            error!(%path, records = self.queued(), "the journal did not end in time: records are lost");
         }
     }
 
     async fn submit(&self, work: Work) -> Result<(), Unrecorded> {
-        let (done, answer) = oneshot::channel();
-        if self.0.sender.send(Command::Write(Job { work, done })).await.is_err() {
-            return Err(self.lost());
+        let (is_record, is_first) = (work.is_record(), matches!(work, Work::Sends { is_first: true }));
+        let (done, mut answer) = oneshot::channel();
+        let job = Job { work, done: Some(done) };
+        if self.is_failing() {
+            // It is written when that is possible. What was sent is written with any record.
+            return if is_record { self.leave(job) } else { Err(Unrecorded::Failing) };
         }
-        answer.await.unwrap_or_else(|_| Err(self.lost()))
+        let begun = Instant::now();
+        let mut until = begun + self.0.max_wait;
+        match timeout_at(until, self.0.queue.reserve()).await {
+            Ok(Ok(place)) => place.send(job),
+            Ok(Err(_)) => return Err(self.lost(is_record, Unrecorded::Closed)),
+            Err(_) => {
+                self.stalls();
+                return Err(self.lost(is_record, Unrecorded::Failing));
+            }
+        }
+        loop {
+            if let Ok(written) = timeout_at(until, &mut answer).await {
+                return written.unwrap_or(Err(Unrecorded::Closed));
+            }
+            let waits = is_first && self.0.shared.health.is_migrating() && begun.elapsed() < FIRST_WAIT;
+            if !waits {
+                self.stalls();
+                return Err(Unrecorded::Failing);
+            }
+            until += self.0.max_wait;
+        }
     }
 
-    /// The thread is gone, and with it the writer's own count.
-    fn lost(&self) -> Unrecorded {
-        self.0.health.failing.store(true, Ordering::SeqCst);
-        self.0.health.dropped.fetch_add(1, Ordering::Relaxed);
-        Unrecorded::Closed
+    /// Leaves a record to be written later.
+    fn leave(&self, job: Job) -> Result<(), Unrecorded> {
+        match self.0.queue.try_send(job) {
+            Ok(()) => Err(Unrecorded::Failing),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(self.lost(true, Unrecorded::Failing)),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(self.lost(true, Unrecorded::Closed)),
+        }
+    }
+
+    /// The writer did not answer in time.
+    fn stalls(&self) {
+        let health = &self.0.shared.health;
+        // One that brings the file to this version has said so.
+        if health.fails() && !health.is_migrating() {
+            error!(
+                path = %self.0.path.display(),
+                to_do = "check the disk of journal.path (a network file system, a suspended device) and its load",
+                "the journal does not answer within journal.max_wait: requests are answered, and records wait in memory"
+            );
+        }
+    }
+
+    /// Counts a record that will not be written.
+    fn lost(&self, is_record: bool, why: Unrecorded) -> Unrecorded {
+        self.0.shared.health.fails();
+        self.0.shared.health.dropped.fetch_add(u64::from(is_record), Ordering::Relaxed);
+        why
     }
 }

@@ -2,20 +2,19 @@
 //!
 //! There is no timer in front of a commit. A record that finds the thread idle is committed at once;
 //! while a commit runs, others gather and become the next group, so that groups grow exactly as far as
-//! the disk is slow. Invariant: `failing` is set before anybody hears of the failure, and cleared before
-//! anybody hears of success.
+//! the disk is slow. A group that could not be written is kept and written again, and what comes meanwhile stays in the
+//! queue. Invariant: `failing` is set before anybody hears of the failure, and cleared before anybody hears of success.
 
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
-use super::database::{Database, Ledgers, Work};
+use super::database::{Database, Work};
 use super::fault::{Fault, Unrecorded};
 use super::prune::{self, Schedule};
 use super::sends::Sends;
@@ -25,48 +24,16 @@ use crate::clock::{Clock, Now};
 
 /// Most pieces of work in one transaction.
 const GROUP: usize = 256;
-/// Seconds that a commit takes: some ten microseconds, or what an fsync takes.
-const COMMIT_SECONDS: [f64; 10] = [0.000_05, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 1.0, 5.0];
-/// How long a healthy writer waits for the file's lock.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a failing writer waits for it: those who ask meanwhile wait too.
+/// How long a failing writer waits for the file's lock: those who ask meanwhile wait too.
 const PATIENCE_FAILING: Duration = Duration::from_millis(100);
 /// A failing writer tries again this often, with traffic or without.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
-
-/// What callers see of the writer without asking it.
-#[derive(Debug)]
-pub(super) struct Health {
-    pub(super) failing: AtomicBool,
-    pub(super) dropped: AtomicU64,
-    pub(super) written: AtomicU64,
-    pub(super) commits: AtomicU64,
-    /// Seconds that commits took.
-    pub(super) durations: Histogram,
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        let none = || AtomicU64::new(0);
-        let durations = Histogram::new(COMMIT_SECONDS);
-        Self { failing: AtomicBool::new(false), dropped: none(), written: none(), commits: none(), durations }
-    }
-}
-
-/// What the thread is told.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// Write this, then answer.
-    Write(Job),
-    /// Write what is queued, then end; the sender is dropped when the file is closed.
-    Close(oneshot::Sender<()>),
-}
 
 /// A piece of work and who waits for it.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) work: Work,
-    pub(super) done: oneshot::Sender<Result<(), Unrecorded>>,
+    pub(super) done: Option<oneshot::Sender<Result<(), Unrecorded>>>,
 }
 
 /// The file is either open and good, or to be opened again.
@@ -82,50 +49,57 @@ pub(super) struct Writer {
     settings: Settings,
     clock: Clock,
     retry: Duration,
-    health: Arc<Health>,
-    ledgers: Arc<Ledgers>,
+    shared: Shared,
     state: State,
+    /// What was taken off the queue and is not written yet.
+    group: Vec<Job>,
     schedule: Schedule,
 }
 
 impl Writer {
-    pub(super) fn new(
-        settings: Settings,
-        (clock, retry): (Clock, Duration),
-        (health, ledgers): Shared,
-    ) -> Self {
+    pub(super) fn new(settings: Settings, (clock, retry): (Clock, Duration), shared: Shared) -> Self {
         let now = clock.now().mono;
         let (state, schedule) = (State::Closed { retry_at: now }, Schedule::new(now));
-        Self { settings, clock, retry, health, ledgers, state, schedule }
+        Self { settings, clock, retry, shared, state, group: Vec::new(), schedule }
     }
 
-    /// Serves until told to close, or until every handle is gone.
-    pub(super) async fn run(mut self, mut receiver: mpsc::Receiver<Command>) {
-        let mut closing = Vec::new();
-        let mut commands = Vec::with_capacity(GROUP);
+    /// Serves until asked to close, or until every handle is gone.
+    pub(super) async fn run(mut self, queue: &mut mpsc::Receiver<Job>) {
         self.maintain();
+        let close = self.shared.close.clone();
         loop {
+            let is_closing = close.is_cancelled();
+            if is_closing {
+                queue.close();
+            }
+            let wait = if is_closing { Duration::ZERO } else { self.wait() };
+            // Nothing is taken that could not be written: what waits in the queue is bounded.
+            let has_room = self.group.is_empty() && (is_closing || self.is_due());
+            let taking = async {
+                if has_room {
+                    queue.recv_many(&mut self.group, GROUP).await
+                } else {
+                    std::future::pending().await
+                }
+            };
             // A wait of zero still takes what is there first: maintenance never overtakes records.
-            let taken = timeout(self.wait(), receiver.recv_many(&mut commands, GROUP)).await;
+            let taken = tokio::select! {
+                () = close.cancelled(), if !is_closing => continue,
+                taken = timeout(wait, taking) => taken,
+            };
             if taken == Ok(0) {
                 break;
             }
-            let mut jobs = Vec::with_capacity(commands.len());
-            for command in commands.drain(..) {
-                match command {
-                    Command::Write(job) => jobs.push(job),
-                    Command::Close(done) => {
-                        receiver.close();
-                        closing.push(done);
-                    }
-                }
+            if !self.group.is_empty() {
+                self.commit();
             }
-            if !jobs.is_empty() {
-                self.commit(jobs);
+            if is_closing && !self.group.is_empty() {
+                // That was the last try.
+                break;
             }
             self.maintain();
         }
-        self.end();
+        self.end(queue);
     }
 
     /// Until when there is nothing to do but to wait for records.
@@ -137,39 +111,67 @@ impl Writer {
         }
     }
 
-    /// Writes one group and answers everybody in it.
-    fn commit(&mut self, jobs: Vec<Job>) {
+    /// Writes the group and answers everybody in it.
+    fn commit(&mut self) {
+        let group = mem::take(&mut self.group);
+        let records = group.iter().filter(|job| job.work.is_record()).count();
+        self.shared.health.in_hand.store(records, Ordering::Relaxed);
         let Now { mono: began, wall } = self.clock.now();
-        let written = self.is_due().then(|| {
-            let ledgers = self.ledgers();
-            self.using(|database| database.write(jobs.iter().map(|job| &job.work), (&ledgers, wall)))
-        });
-        let Some(Ok(on_record)) = written else {
-            if let Some(Err(fault)) = &written {
-                self.failed(fault);
+        let ledgers = self.ledgers();
+        let written =
+            self.using(|database| database.write(group.iter().map(|job| &job.work), (&ledgers, wall)));
+        match written {
+            Ok(on_record) => {
+                let took = self.clock.now().mono.saturating_duration_since(began);
+                self.shared.health.durations.observe(took.as_secs_f64());
+                self.written(group, &on_record);
             }
-            self.count_dropped(jobs.iter().filter(|job| is_record(job)).count());
-            return answer(jobs, std::iter::repeat(Err(Unrecorded::Failing)));
-        };
-        self.health.commits.fetch_add(1, Ordering::Relaxed);
-        let took = self.clock.now().mono.saturating_duration_since(began);
-        self.health.durations.observe(took.as_secs_f64());
+            Err(fault) => self.keep(group, &fault),
+        }
+    }
+
+    /// Answers everybody in a group that is committed; `on_record` says whose attempt is on record.
+    fn written(&mut self, group: Vec<Job>, on_record: &[bool]) {
         self.works();
-        let attempts = jobs.iter().filter(|job| matches!(job.work, Work::Attempt(..))).count();
-        self.schedule.wrote((attempts, jobs.iter().map(|job| job.work.rows()).sum()));
-        let records = || jobs.iter().zip(&on_record).filter(|(job, _)| is_record(job));
-        let kept = records().filter(|(_, found)| **found).count();
-        self.health.written.fetch_add(u64::try_from(kept).unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.count_dropped(records().count() - kept);
-        let results =
-            on_record.into_iter().map(|found| if found { Ok(()) } else { Err(Unrecorded::NoAttempt) });
-        answer(jobs, results);
+        let attempts = group.iter().filter(|job| matches!(job.work, Work::Attempt(..))).count();
+        self.schedule.wrote((attempts, group.iter().map(|job| job.work.rows()).sum()));
+        let health = &self.shared.health;
+        health.commits.fetch_add(1, Ordering::Relaxed);
+        health.in_hand.store(0, Ordering::Relaxed);
+        for (mut job, found) in group.into_iter().zip(on_record) {
+            if job.work.is_record() {
+                let count = if *found { &health.written } else { &health.dropped };
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            job.answer(if *found { Ok(()) } else { Err(Unrecorded::NoAttempt) });
+        }
+    }
+
+    /// Keeps the records of a group that could not be written, and tells everybody who waits.
+    fn keep(&mut self, mut group: Vec<Job>, fault: &Fault) {
+        self.failed(fault);
+        for job in &mut group {
+            job.answer(Err(Unrecorded::Failing));
+        }
+        group.retain(|job| job.work.is_record());
+        if fault.is_in_the_data() {
+            error!(
+                records = group.len(),
+                cause = fault.chain(),
+                "records cannot be written as they are: report this"
+            );
+            self.drop_records(group.len());
+            group.clear();
+        }
+        self.shared.health.in_hand.store(group.len(), Ordering::Relaxed);
+        self.group = group;
     }
 
     /// Between groups: a failing writer tries again, a working one prunes, when it is time.
     fn maintain(&mut self) {
-        if let State::Closed { .. } = self.state {
-            if self.is_due() {
+        if matches!(self.state, State::Closed { .. }) || self.shared.health.is_failing() {
+            // What is kept is the next try.
+            if self.group.is_empty() && self.is_due() {
                 match self.using(Database::probe) {
                     Ok(()) => self.works(),
                     Err(fault) => self.failed(&fault),
@@ -188,6 +190,7 @@ impl Writer {
             return;
         }
         let (settings, mut owed) = (self.settings.clone(), self.schedule.owed());
+        let patience = self.patience();
         let pruned = self.using(|database| {
             // Another process at work is no reason to wait: the next chunk is soon enough.
             database.set_patience(Duration::ZERO)?;
@@ -195,7 +198,7 @@ impl Writer {
                 Err(fault) if fault.is_busy() => false,
                 other => other?,
             };
-            database.set_patience(PATIENCE)?;
+            database.set_patience(patience)?;
             Ok(more)
         });
         match pruned.and_then(|more| self.write_sends(Duration::ZERO).map(|()| more)) {
@@ -206,7 +209,7 @@ impl Writer {
 
     /// The sends of each credential; those of one that nobody uses any more are let go once they are written.
     fn ledgers(&self) -> Vec<Arc<Sends>> {
-        let mut ledgers = self.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledgers = self.shared.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
         ledgers.retain(|sends| Arc::strong_count(sends) > 1 || sends.is_due());
         ledgers.clone()
     }
@@ -218,14 +221,14 @@ impl Writer {
         if !ledgers.iter().any(|sends| sends.is_due()) {
             return Ok(());
         }
-        let now = self.clock.now().wall;
+        let (now, usual) = (self.clock.now().wall, self.patience());
         self.using(|database| {
             database.set_patience(patience)?;
             match database.write(std::iter::empty(), (&ledgers, now)) {
                 Err(fault) if fault.is_busy() => {}
                 other => drop(other?),
             }
-            database.set_patience(PATIENCE)
+            database.set_patience(usual)
         })
     }
 
@@ -240,46 +243,61 @@ impl Writer {
     /// Does something with the file, opened if need be; a failure leaves it closed.
     fn using<T>(&mut self, act: impl FnOnce(&mut Database) -> Result<T, Fault>) -> Result<T, Fault> {
         let closed = State::Closed { retry_at: self.clock.now().mono + self.retry };
-        let failing = self.health.failing.load(Ordering::Relaxed);
-        let patience = if failing { PATIENCE_FAILING } else { PATIENCE };
+        let (health, usual) = (Arc::clone(&self.shared.health), self.patience());
+        let failing = health.is_failing();
+        let patience = if failing { PATIENCE_FAILING } else { usual };
         let mut database = match mem::replace(&mut self.state, closed) {
             State::Open(database) if database.is_in_place() => database,
             State::Open(moved) => {
                 warn!(path = %self.settings.path.display(), "the journal's file was moved or deleted; opening anew");
                 drop(moved);
-                Database::open(&self.settings, patience)?
+                Database::open(&self.settings, patience, &health)?
             }
-            State::Closed { .. } => Database::open(&self.settings, patience)?,
+            State::Closed { .. } => Database::open(&self.settings, patience, &health)?,
         };
         let done = act(&mut database)?;
         if failing {
-            database.set_patience(PATIENCE)?;
+            database.set_patience(usual)?;
         }
         self.state = State::Open(database);
         Ok(done)
     }
 
+    /// How long a healthy writer waits for the file's lock: who waits for it hears why before the wait is over.
+    fn patience(&self) -> Duration {
+        self.settings.max_wait * 4 / 5
+    }
+
     fn failed(&self, fault: &Fault) {
         let (path, cause) = (self.settings.path.display(), fault.chain());
-        if self.health.failing.swap(true, Ordering::SeqCst) {
-            debug!(%path, cause, "the journal still cannot be written");
+        if self.shared.health.fails() {
+            error!(%path, cause, to_do = fault.advice(), "the journal cannot be written: records wait in memory");
         } else {
-            error!(%path, cause, to_do = fault.advice(), "the journal cannot be written: requests go unrecorded");
+            debug!(%path, cause, "the journal still cannot be written");
         }
     }
 
     fn works(&self) {
-        if self.health.failing.swap(false, Ordering::SeqCst) {
-            let dropped = self.health.dropped.load(Ordering::Relaxed);
+        if self.shared.health.works() {
+            let dropped = self.shared.health.dropped.load(Ordering::Relaxed);
             info!(path = %self.settings.path.display(), dropped, "the journal can be written again");
         }
     }
 
-    fn count_dropped(&self, records: usize) {
-        self.health.dropped.fetch_add(u64::try_from(records).unwrap_or(u64::MAX), Ordering::Relaxed);
+    fn drop_records(&self, records: usize) {
+        self.shared.health.dropped.fetch_add(records as u64, Ordering::Relaxed);
     }
 
-    fn end(mut self) {
+    fn end(mut self, queue: &mut mpsc::Receiver<Job>) {
+        while let Ok(job) = queue.try_recv() {
+            self.group.push(job);
+        }
+        let lost = self.group.iter().filter(|job| job.work.is_record()).count();
+        if lost > 0 {
+            error!(path = %self.settings.path.display(), records = lost, "the journal cannot be written: records are lost");
+            self.drop_records(lost);
+            self.shared.health.in_hand.store(0, Ordering::Relaxed);
+        }
         if matches!(self.state, State::Open(_))
             && let Err(fault) = self.write_sends(PATIENCE_FAILING)
         {
@@ -293,14 +311,11 @@ impl Writer {
     }
 }
 
-/// Whether it is a record, and not a count of sends.
-fn is_record(job: &Job) -> bool {
-    matches!(job.work, Work::Attempt(..) | Work::Serve(..))
-}
-
-/// Nobody waiting any more is fine: the record is kept all the same.
-fn answer(jobs: Vec<Job>, results: impl Iterator<Item = Result<(), Unrecorded>>) {
-    for (job, result) in jobs.into_iter().zip(results) {
-        let _ = job.done.send(result);
+impl Job {
+    /// Tells whoever waits. That nobody does any more is fine: the record is kept all the same.
+    fn answer(&mut self, result: Result<(), Unrecorded>) {
+        if let Some(done) = self.done.take() {
+            let _ = done.send(result);
+        }
     }
 }

@@ -58,7 +58,8 @@ async fn kill_at_any_moment_loses_no_record_of_an_answer() {
     let journal = home.path().join("journal.db");
     for round in 0..20_usize {
         let path = journal.to_string_lossy().into_owned();
-        let mut program = Program::serve(home.path(), &fake, &["--journal", &path], &[]);
+        let wait = [("EXPORTGATE_JOURNAL_MAX_WAIT", "10s")];
+        let mut program = Program::serve(home.path(), &fake, &["--journal", &path], &wait);
         // New exports each round, so that some answers are stored and then hit.
         let mut targets = vec![results("pending")];
         for export in 0..20 {

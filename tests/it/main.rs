@@ -33,6 +33,7 @@ mod rotation;
 mod simulation;
 mod slow;
 mod sparing;
+mod stalls;
 mod structure;
 mod support;
 mod traces;

@@ -183,7 +183,7 @@ fn a_search_finds_what_looking_at_every_record_finds() {
         let mut random = fastrand::Rng::with_seed(seed);
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("journal.db");
-        let mut database = Database::open(&settings(&path), Duration::from_secs(1)).unwrap();
+        let mut database = Database::open(&settings(&path), Duration::from_secs(1), &Arc::default()).unwrap();
         let mut known = fill(&mut database, &mut random, 120);
         // The newest first; of those of the same time, what was written last.
         known.reverse();

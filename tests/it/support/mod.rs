@@ -157,6 +157,8 @@ impl World {
             ("listen", "127.0.0.1:0".to_owned()),
             ("upstream.url", upstream.to_owned()),
             ("admin.listen", "127.0.0.1:0".to_owned()),
+            // A busy machine is no hanging disk.
+            ("journal.max_wait", "10s".to_owned()),
             ("journal.path", directory.path().join("journal.db").display().to_string()),
         ] {
             if !flags.iter().any(|(given, ..)| *given == key) {
