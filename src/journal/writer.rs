@@ -73,8 +73,8 @@ impl Writer {
                 queue.close();
             }
             let wait = if is_closing { Duration::ZERO } else { self.wait() };
-            // Nothing is taken that could not be written: what waits in the queue is bounded.
-            let has_room = self.group.is_empty() && (is_closing || self.is_due());
+            // One group at a time: what waits behind it in the queue is bounded.
+            let has_room = self.group.is_empty();
             let taking = async {
                 if has_room {
                     queue.recv_many(&mut self.group, GROUP).await
@@ -90,8 +90,10 @@ impl Writer {
             if taken == Ok(0) {
                 break;
             }
-            if !self.group.is_empty() {
+            if !self.group.is_empty() && (is_closing || self.is_due()) {
                 self.commit();
+            } else {
+                self.keep();
             }
             if is_closing && !self.group.is_empty() {
                 // That was the last try.
@@ -126,7 +128,14 @@ impl Writer {
                 self.shared.health.durations.observe(took.as_secs_f64());
                 self.written(group, &on_record);
             }
-            Err(fault) => self.keep(group, &fault),
+            Err(fault) => {
+                self.group = group;
+                self.failed(&fault);
+                if fault.is_in_the_data() {
+                    self.give_up(&fault);
+                }
+                self.keep();
+            }
         }
     }
 
@@ -147,24 +156,25 @@ impl Writer {
         }
     }
 
-    /// Keeps the records of a group that could not be written, and tells everybody who waits.
-    fn keep(&mut self, mut group: Vec<Job>, fault: &Fault) {
-        self.failed(fault);
-        for job in &mut group {
+    /// Keeps the records of the group for the next try, and tells everybody who waits.
+    fn keep(&mut self) {
+        for job in &mut self.group {
             job.answer(Err(Unrecorded::Failing));
         }
-        group.retain(|job| job.work.is_record());
-        if fault.is_in_the_data() {
-            error!(
-                records = group.len(),
-                cause = fault.chain(),
-                "records cannot be written as they are: report this"
-            );
-            self.drop_records(group.len());
-            group.clear();
-        }
-        self.shared.health.in_hand.store(group.len(), Ordering::Relaxed);
-        self.group = group;
+        self.group.retain(|job| job.work.is_record());
+        self.shared.health.in_hand.store(self.group.len(), Ordering::Relaxed);
+    }
+
+    /// Drops records that SQLite refuses for what they are: they would be in the way for ever.
+    fn give_up(&mut self, fault: &Fault) {
+        self.keep();
+        error!(
+            records = self.group.len(),
+            cause = fault.chain(),
+            "records cannot be written as they are: report this"
+        );
+        self.drop_records(self.group.len());
+        self.group.clear();
     }
 
     /// Between groups: a failing writer tries again, a working one prunes, when it is time.

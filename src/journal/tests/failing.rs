@@ -12,7 +12,7 @@ async fn a_file_that_is_no_journal_is_left_alone_and_the_journal_recovers() {
     let journal = journal(&path);
     assert_eq!(journal.record(attempt(1), vec![]).await, Err(Unrecorded::Failing));
     assert!(journal.is_failing());
-    assert_eq!((journal.dropped(), journal.queued()), (0, 1));
+    assert_eq!(journal.dropped(), 0);
     assert!(std::fs::read_to_string(&path).unwrap().starts_with("this is a letter"));
     assert!(matches!(find(&path, &Query::default()), Err(QueryError::Unreadable { .. })));
     std::fs::remove_file(&path).unwrap();
@@ -33,14 +33,16 @@ async fn what_waits_for_a_file_that_cannot_be_written_is_bounded_and_lost_at_the
     // It does not try again while this lasts.
     let journal = Journal::open_with_retry(fewer, Clock::system(), Duration::from_hours(1));
     assert_eq!(journal.record(attempt(1), vec![]).await, Err(Unrecorded::Failing));
-    for n in 2..=20 {
+    for n in 2..=400 {
         assert_eq!(journal.record(attempt(n), vec![]).await, Err(Unrecorded::Failing));
     }
-    // One may be in hand, besides those that are queued.
-    let (queued, dropped) = (journal.queued(), journal.dropped());
-    assert!((10..=11).contains(&queued) && queued as u64 + dropped == 20, "{queued} {dropped}");
+    // A group may be in hand, besides those that are queued.
+    while journal.queued() as u64 + journal.dropped() < 400 {
+        tokio::task::yield_now().await;
+    }
+    assert!((10..=266).contains(&journal.queued()), "{}", journal.queued());
     journal.close().await;
-    assert_eq!((journal.queued(), journal.dropped()), (0, 20));
+    assert_eq!((journal.queued(), journal.dropped()), (0, 400));
 }
 
 #[tokio::test]
