@@ -164,20 +164,30 @@ pub struct Access {
     local: Arc<str>,
 }
 
+/// Nobody can be let in.
+#[derive(Debug, thiserror::Error)]
+pub enum BadAccess {
+    /// The issuer's keys cannot be used.
+    #[error("the keys of oidc.issuer cannot be used")]
+    Keys(#[from] BadSource),
+    /// The file of clients does not tell two of them apart.
+    #[error("access.clients_file")]
+    Clients(#[from] Shared),
+}
+
 impl Access {
     /// Opens what the settings name; the [`Followed`] is the file of the issuer's keys.
     ///
     /// # Errors
-    /// When the issuer's keys cannot be used.
-    pub fn open(settings: Settings) -> Result<(Self, Option<Followed>), BadSource> {
+    /// When the issuer's keys cannot be used, or two clients are known by the same thing.
+    pub fn open(settings: Settings) -> Result<(Self, Option<Followed>), BadAccess> {
         let issuer = settings.tokens.as_ref().map(|tokens| {
             jwks::Jwks::open(&tokens.keys).map(|(jwks, followed)| ((tokens.expected.clone(), jwks), followed))
         });
         let (issuer, followed) = issuer.transpose()?.unzip();
-        // The configuration has checked that no two clients share anything.
-        let roster = |described| ArcSwap::from_pointee(Roster::new(described, None).unwrap_or_default());
+        let roster = settings.clients.clone().map(|described| Roster::new(described, None)).transpose()?;
         let access = Self {
-            roster: settings.clients.clone().map(roster),
+            roster: roster.map(ArcSwap::from_pointee),
             issuer,
             failures: Failures::default(),
             local: "local".into(),
@@ -191,10 +201,18 @@ impl Access {
         self.settings.store(Arc::new(settings));
     }
 
-    /// Takes a new roster. Its parser has made sure that no two clients are known by the same thing.
-    pub fn replace_roster(&self, described: Vec<Described>) {
-        let Some(roster) = &self.roster else { return };
-        if let Ok(new) = Roster::new(described, Some(&roster.load())) {
+    /// Makes a roster of `described`; who is in the present one keeps what it has used.
+    ///
+    /// # Errors
+    /// When two clients would be known by the same thing.
+    pub fn prepare_roster(&self, described: Vec<Described>) -> Result<Roster, Shared> {
+        let present = self.roster.as_ref().map(ArcSwap::load);
+        Roster::new(described, present.as_deref().map(|roster| &**roster))
+    }
+
+    /// Takes a new roster, where there is one already.
+    pub fn replace_roster(&self, new: Roster) {
+        if let Some(roster) = &self.roster {
             roster.store(Arc::new(new));
         }
     }

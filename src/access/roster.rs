@@ -50,7 +50,8 @@ pub struct Claim {
 }
 
 /// Two clients are known by the same thing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{first} and {second} have the same in {key}: nobody would know which of the two it is")]
 pub struct Shared {
     /// The one.
     pub first: String,
@@ -127,6 +128,12 @@ impl Roster {
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&Arc<Client>> {
         self.clients.iter().find(|client| *client.name == *name)
+    }
+
+    /// How many clients are in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.clients.len()
     }
 
     /// Whether nobody is in it.
@@ -214,8 +221,37 @@ fn one_of<'a>(mut found: impl Iterator<Item = &'a Arc<Client>>, nobody: Reason) 
 mod tests {
     use std::time::Duration;
 
+    use super::super::{Access, BadAccess, Settings};
     use super::*;
     use crate::clock::Clock;
+
+    #[test]
+    fn two_clients_that_share_something_are_an_error_and_not_nobody() {
+        let described = |name: &str| Described {
+            name: name.to_owned(),
+            keys: Vec::new(),
+            certificates: Vec::new(),
+            tokens: Vec::new(),
+            unix_users: vec![1_000],
+            unix_groups: Vec::new(),
+            policy: Policy::default(),
+        };
+        let open = |clients| {
+            Access::open(Settings {
+                clients: Some(clients),
+                hosts: Vec::new(),
+                allow_forwarded: false,
+                required_header: None,
+                hide: false,
+                max_failures: 20,
+                tokens: None,
+            })
+        };
+        let both = open(vec![described("a"), described("b")]);
+        assert!(matches!(both, Err(BadAccess::Clients(shared)) if shared.key == "unix_users"));
+        let (access, _) = open(vec![described("a")]).expect("a roster");
+        assert!(access.prepare_roster(vec![described("a"), described("b")]).is_err());
+    }
 
     #[test]
     fn a_key_is_known_by_its_digest_and_what_is_wrong_with_others_is_told_apart() {

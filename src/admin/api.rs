@@ -133,7 +133,11 @@ impl Admin {
     pub(super) async fn requests(&self, query: &str) -> Result<Response<Body>, Refusal> {
         let (wanted, as_text) = self.parse(query)?;
         let path = self.views.journal_path.clone();
-        let rows = self.search(move || journal::find(&path, &wanted)).await?.map_err(|_| NO_JOURNAL)?;
+        let found = self.search(move || journal::find(&path, &wanted)).await?;
+        let rows = found.map_err(|error| {
+            tracing::warn!(error = crate::chain::chain(&error), "the journal cannot be searched");
+            NO_JOURNAL
+        })?;
         if as_text {
             return Ok(whole(StatusCode::OK, "text/plain; charset=utf-8", journal::support(&rows)));
         }

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::reload::{Reload, Reloader};
@@ -110,7 +112,7 @@ impl Following {
         let Some((path, followed)) = clients else { return };
         let access = Arc::clone(access);
         let take = move |contents: &[Content]| {
-            put_in_force(&path, parse_clients(&path, contents)?, &access);
+            put_in_force(&path, parse_clients(&path, contents, &access)?, &access);
             Ok(())
         };
         let watched = vec![followed.watched()];
@@ -160,9 +162,18 @@ impl Following {
     fn start(&mut self, name: String, work: Work) {
         let token = CancellationToken::new();
         let (replaced, stop) = (token.clone(), self.shutdown.clone());
+        let watched = self.by_name.get(&name).cloned().unwrap_or_default();
         if let Some(before) = self.running.insert(name, token) {
             before.cancel();
         }
+        // A panic is logged; what it means is shown, for nobody begins this anew.
+        let work = AssertUnwindSafe(work).catch_unwind().map(move |ended| {
+            if ended.is_err() {
+                for watched in &watched {
+                    watched.bad("following it panicked: restart exportgate and report this".to_owned());
+                }
+            }
+        });
         self.shutdown.spawn(async move {
             tokio::select! {
                 () = work => {}
@@ -188,5 +199,25 @@ impl Following {
         let followed = self.by_name.values().flatten().chain(&self.retired);
         let all = std::iter::once(&self.configuration).chain(followed).cloned().collect();
         *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = all;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_panics_is_shown_as_failing() {
+        let shutdown = Shutdown::new();
+        let mut following = Following::new(shutdown.clone(), Duration::from_secs(1));
+        let watched = Watched::new("clients");
+        following.is_running = true;
+        following.follow(
+            "clients".to_owned(),
+            vec![Arc::clone(&watched)],
+            Box::pin(async { panic!("on purpose") }),
+        );
+        assert!(shutdown.finished(Duration::from_secs(30)).await);
+        assert!(watched.failing().is_some_and(|(_, why)| why.contains("panicked")));
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::access::{Access, BadSource, Described};
+use crate::access::{Access, BadAccess, Roster, Shared};
 use crate::admin::{Admin, Followers, Views};
 use crate::clock::Clock;
 use crate::config::{Config, Problems, clients};
@@ -74,9 +74,9 @@ pub enum StartError {
     /// TLS cannot be spoken.
     #[error("TLS cannot be spoken")]
     Tls(#[from] BadTls),
-    /// The issuer's keys cannot be used.
-    #[error("the keys of oidc.issuer cannot be used")]
-    Keys(#[from] BadSource),
+    /// Nobody can be let in.
+    #[error(transparent)]
+    Access(#[from] BadAccess),
     /// The file of clients cannot be read.
     #[error("access.clients_file")]
     Clients(#[from] Unreadable),
@@ -85,7 +85,7 @@ pub enum StartError {
     Traces(#[from] TraceError),
     /// It changed since it was read first, and is not valid.
     #[error(transparent)]
-    BadClients(#[from] Problems),
+    BadClients(#[from] BadClients),
     /// No thread can be started.
     #[error("no thread for the admin listener")]
     Thread(#[source] std::io::Error),
@@ -112,7 +112,7 @@ impl App {
         let (credentials, values) = Credentials::open(config.credential.clone(), &clock)?;
         let (access, jwks) = Access::open(config.access.clone())?;
         let (credentials, access) = (Arc::new(credentials), Arc::new(access));
-        let clients = config.clients_file.as_deref().map(open_clients).transpose()?;
+        let clients = config.clients_file.as_deref().map(|path| open_clients(path, &access)).transpose()?;
         let clients = clients.map(|clients| clients.take(&access));
         let (tls, tls_files) = config.tls.clone().map(ServerTls::open).transpose()?.unzip();
         let upstream = Upstream::new(&config.upstream, &config.sparing, &credentials.names())?;
@@ -319,7 +319,18 @@ fn settings(config: &Config) -> gateway::Settings<'_> {
 struct Clients {
     path: PathBuf,
     followed: Followed,
-    roster: Vec<Described>,
+    roster: Roster,
+}
+
+/// What is in the file of clients cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BadClients {
+    /// It cannot be understood.
+    #[error(transparent)]
+    Problems(#[from] Problems),
+    /// It does not tell two of them apart.
+    #[error(transparent)]
+    Shared(#[from] Shared),
 }
 
 impl Clients {
@@ -331,18 +342,18 @@ impl Clients {
 }
 
 /// Opens the file of clients and reads it: what was read with the configuration may be older.
-fn open_clients(path: &Path) -> Result<Clients, StartError> {
+fn open_clients(path: &Path, access: &Access) -> Result<Clients, StartError> {
     let (followed, contents) = Followed::open("clients", vec![path.to_owned()])?;
-    let roster = parse_clients(path, &contents)?;
+    let roster = parse_clients(path, &contents, access)?;
     Ok(Clients { path: path.to_owned(), followed, roster })
 }
 
-fn parse_clients(path: &Path, contents: &[Content]) -> Result<Vec<Described>, Problems> {
+fn parse_clients(path: &Path, contents: &[Content], access: &Access) -> Result<Roster, BadClients> {
     let content = contents.first().map_or(&[][..], |content| content.as_slice());
-    clients::parse(&path.display().to_string(), content)
+    Ok(access.prepare_roster(clients::parse(&path.display().to_string(), content)?)?)
 }
 
-fn put_in_force(path: &Path, roster: Vec<Described>, access: &Access) {
+fn put_in_force(path: &Path, roster: Roster, access: &Access) {
     if roster.is_empty() {
         tracing::warn!(path = %path.display(), "the file of clients names nobody: nobody gets in");
     } else {

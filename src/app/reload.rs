@@ -168,11 +168,17 @@ impl Reloader {
         let tls = prepared(self.tls.as_ref(), new.tls.as_ref())?;
         let admin_tls = prepared(self.admin_tls.as_ref(), new.admin.tls.as_ref())?;
         let is_other = new.clients_file != self.in_force.clients_file;
-        let clients = new.clients_file.as_deref().filter(|_| is_other).map(open_clients).transpose()?;
+        let changed_file = new.clients_file.as_deref().filter(|_| is_other);
+        let clients = changed_file.map(|path| open_clients(path, &self.access)).transpose()?;
         log.set(&new.log)?;
 
-        // From here on nothing fails.
-        let count = self.credentials.all().len();
+        // From here on nothing fails. Whoever gives turns for a credential is there before it can be chosen, and until it
+        // cannot be any more.
+        let before = self.credentials.names();
+        let (count, new_names) = (before.len(), credentials.names());
+        let both: Vec<Arc<str>> = before.into_iter().chain(new_names).collect();
+        let pacers = self.pacing.upstream.set(&new.upstream, &new.sparing, &both);
+        self.pacing.spawn(&pacers, &self.shutdown);
         let values = self.credentials.replace(credentials);
         let names = self.credentials.names();
         if !values.is_empty() || names.len() != count {
@@ -181,8 +187,7 @@ impl Reloader {
         }
         following.credentials(values);
         following.retain_credentials(&names);
-        let pacers = self.pacing.upstream.set(&new.upstream, &new.sparing, &names);
-        self.pacing.spawn(&pacers, &self.shutdown);
+        self.pacing.upstream.set(&new.upstream, &new.sparing, &names);
         following.tls(tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         following.admin_tls(admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         self.access.set(new.access.clone());

@@ -22,14 +22,9 @@ pub fn parse(name: &str, content: &[u8]) -> Result<Vec<Described>, Problems> {
     let clients: Vec<Described> =
         reader.tables("clients").into_iter().map(|table| client(&mut reader, name, &table)).collect();
     if let Err(shared) = Roster::new(clients.clone(), None) {
-        let what = format!(
-            "{} and {} have the same in {}: nobody would know which of the two it is",
-            shared.first, shared.second, shared.key
-        );
-        reader.problem(name, &format!("clients.{}.{}", shared.second, shared.key), what);
+        reader.problem(name, &format!("clients.{}.{}", shared.second, shared.key), shared.to_string());
     }
-    reader.finish()?;
-    Ok(clients)
+    reader.finish(Some(clients)).map(|(clients, _)| clients)
 }
 
 /// Whether `text` can name a client: `local` and `unknown` are who they are without a roster.

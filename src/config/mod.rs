@@ -76,10 +76,8 @@ impl Config {
     pub fn resolve(sources: &Sources) -> Result<(Self, Resolved), Problems> {
         let mut reader = reader::Reader::new(sources);
         let config = Self::read(&mut reader);
-        let resolved = reader.finish()?;
-        // A section gives nothing only where it has noted a problem, and then `finish` has failed.
-        let config = config.map(|config| Self { resolved: resolved.clone(), ..config });
-        config.map(|config| (config, resolved)).ok_or(Problems(Vec::new()))
+        let (config, resolved) = reader.finish(config)?;
+        Ok((Self { resolved: resolved.clone(), ..config }, resolved))
     }
 
     fn read(reader: &mut reader::Reader<'_>) -> Option<Self> {

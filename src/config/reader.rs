@@ -220,8 +220,8 @@ impl<'a> Reader<'a> {
         self.given(key).map_or_else(|| "default".to_owned(), |given| given.place)
     }
 
-    /// Ends reading: what was given and never read is unknown.
-    pub(super) fn finish(mut self) -> Result<Resolved, Problems> {
+    /// Ends reading: what was given and never read is unknown. `read` is missing only where a section has noted a problem.
+    pub(super) fn finish<T>(mut self, read: Option<T>) -> Result<(T, Resolved), Problems> {
         let known: Vec<&str> = self.resolved.keys.iter().map(|key| key.name.as_str()).collect();
         let mut unknown = Vec::new();
         for (key, given) in &self.sources.file {
@@ -241,7 +241,14 @@ impl<'a> Reader<'a> {
             }
         }
         self.problems.extend(unknown);
-        if self.problems.is_empty() { Ok(self.resolved) } else { Err(Problems(self.problems)) }
+        match read {
+            Some(read) if self.problems.is_empty() => return Ok((read, self.resolved)),
+            None if self.problems.is_empty() => {
+                self.problem("exportgate", "", "a section cannot be used and does not say why: report this");
+            }
+            _ => {}
+        }
+        Err(Problems(self.problems))
     }
 
     pub(super) fn into_problems(self) -> Vec<Problem> {

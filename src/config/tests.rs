@@ -243,3 +243,11 @@ fn every_key_has_an_environment_variable() {
         assert!(seen, "{}", key.name);
     }
 }
+
+#[test]
+fn an_error_always_has_a_text() {
+    let sources = sources("", &[], &[]);
+    let Problems(problems) = reader::Reader::new(&sources).finish(None::<()>).expect_err("nothing was read");
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].to_string().contains("does not say why"));
+}

@@ -302,6 +302,14 @@ impl Credentials {
     }
 }
 
+impl Prepared {
+    /// The names of all.
+    #[must_use]
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.all.iter().map(|one| Arc::clone(&one.name)).collect()
+    }
+}
+
 impl Following {
     /// Which credential it is.
     #[must_use]
