@@ -123,7 +123,7 @@ impl Config {
 }
 
 /// What takes effect after a restart only: keys, and beginnings of keys that end with a dot or an underscore.
-const AFTER_RESTART: [&str; 28] = [
+const AFTER_RESTART: [&str; 29] = [
     "listen",
     "listener.allow_plain_http",
     "listener.unix_",
