@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::support::program::Program;
-use crate::support::{Flags, Got, ORG, V, World, flag, raw, results, scope};
+use crate::support::{Flags, Got, ORG, START, V, World, flag, raw, results, scope};
 
 /// No answer may take longer: the journal's 500 ms, and time for a busy machine.
 const SOON: Duration = Duration::from_secs(3);
@@ -23,7 +23,7 @@ async fn journaled(mut flags: Flags) -> World {
 }
 
 async fn start(world: &World) -> Got {
-    world.send(Method::POST, &format!("/orgs/{ORG}/export?{V}"), &[], "{}").await
+    world.send(Method::POST, &format!("/orgs/{ORG}/export?{V}"), &[], START).await
 }
 
 async fn ready(world: &World) -> (u16, String) {
