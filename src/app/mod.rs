@@ -38,7 +38,7 @@ pub use reload::Reload;
 /// How long those who connected at the last moment have to ask.
 const LAST_REQUESTS: Duration = Duration::from_millis(200);
 /// How long requests may take to be recorded when the drain time is over.
-const LAST_RECORDS: Duration = Duration::from_secs(5);
+const LAST_RECORDS: Duration = Duration::from_secs(3);
 /// How long who looks after the gateway may take to be answered when all else has ended.
 const LAST_LOOKS: Duration = Duration::from_secs(1);
 
@@ -255,7 +255,9 @@ impl App {
                     );
                 }
                 shutdown.end();
-                shutdown.finished(LAST_RECORDS).await;
+                if !shutdown.finished(LAST_RECORDS).await {
+                    tracing::warn!("some requests do not end: they are left behind");
+                }
             }
         }
         // Whoever looks after it sees it stop to the end.

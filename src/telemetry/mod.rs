@@ -79,7 +79,7 @@ fn filter(settings: &Settings) -> Result<EnvFilter, LogError> {
 }
 
 /// How long a stop waits for a reader of the log that is slow.
-const SLOW_READER: Duration = Duration::from_secs(10);
+const SLOW_READER: Duration = Duration::from_secs(5);
 
 /// The log of this process; there is one subscriber in a process.
 static LOG: OnceLock<Arc<Lines>> = OnceLock::new();
