@@ -158,7 +158,7 @@ pub fn assess(answer: &Answer<'_>, settings: &Settings) -> Result<Freshness, Not
 
 /// What the document of a finished export says.
 fn finished<'a>(answer: &Answer<'a>, settings: &Settings) -> Result<&'a Peek, NotStored> {
-    let is_finished = answer.peek.is_some_and(|peek| peek.status.as_deref() == Some("FINISHED"));
+    let is_finished = answer.peek.is_some_and(Peek::is_finished);
     if answer.status != StatusCode::OK {
         return Err(if is_finished { NotStored::Status } else { NotStored::NotFinished });
     }

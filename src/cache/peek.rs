@@ -31,6 +31,12 @@ impl Peek {
         Some(Self { status: found.status, id: found.id.and_then(|id| id.0), links: found.links })
     }
 
+    /// Whether the export is finished: only this one word says so.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.status.as_deref() == Some("FINISHED")
+    }
+
     /// Whether a link is of a form whose end cannot be read.
     #[must_use]
     pub fn has_unknown_link(&self) -> bool {

@@ -37,6 +37,7 @@ fn read_now(body: &[u8], secret: &[u8], is_storable: bool) -> Document {
         return Document { echoes: true, ..Document::default() };
     }
     let peek = Some(body).filter(|_| is_storable).and_then(Peek::of);
-    let etag = peek.as_ref().map(|_| cache::etag(body));
+    // Only a finished export's may be stored.
+    let etag = peek.as_ref().filter(|peek| peek.is_finished()).map(|_| cache::etag(body));
     Document { echoes: false, peek, etag }
 }
