@@ -106,6 +106,8 @@ def judge_pod(where, pod):
         finding(f"{where}: no seccompProfile")
     if pod.get("automountServiceAccountToken") is not False:
         finding(f"{where}: the service account's token is mounted")
+    if pod.get("enableServiceLinks") is not False:
+        finding(f"{where}: a variable is set for each Service (enableServiceLinks)")
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
         name, context = container["name"], container["securityContext"]
         if context.get("allowPrivilegeEscalation") is not False or context.get("capabilities") != {"drop": ["ALL"]}:

@@ -111,15 +111,6 @@ impl Configured {
         Config::resolve(&self.sources()?)
     }
 
-    /// The file, where one is named.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the variable that names the file; Sources reads all others"
-    )]
-    fn file(&self) -> Option<PathBuf> {
-        self.config.clone().or_else(|| std::env::var_os("EXPORTGATE_CONFIG").map(PathBuf::from))
-    }
-
     fn sources(&self) -> Result<Sources, Problems> {
         let journal = self.journal.as_deref().map(Path::to_string_lossy);
         let mut flags = Vec::new();

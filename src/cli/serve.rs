@@ -7,13 +7,13 @@ use tokio::sync::Notify;
 use super::{Configured, Failure, block_on, signals};
 use crate::app::{App, Reload};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::files;
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
 pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Failure> {
-    let file = configured.file().map(|path| {
+    let file = config::file(configured.config.as_deref()).map(|path| {
         let found = files::fingerprint(&path);
         (path, found)
     });

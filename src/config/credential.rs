@@ -36,10 +36,13 @@ pub(super) fn read(r: &mut Reader<'_>, upstream: &Upstream, plain: &[String]) ->
         ("100ms", "1h"),
     );
     let (_, next) = slot(r, "credential.next", upstream, plain);
-    let token = r.sources.env.get("SNYK_TOKEN").cloned();
+    let given = r.sources.env.get("SNYK_TOKEN").cloned();
+    let is_empty = given.as_ref().is_some_and(String::is_empty);
+    let token = given.filter(|token| !token.is_empty());
     let note = match (&token, &active) {
         (Some(_), Some(_)) => "SNYK_TOKEN is set, and not used: [credential] comes first",
         (Some(_), None) => "SNYK_TOKEN is set",
+        (None, _) if is_empty => "SNYK_TOKEN is empty, which counts as not set",
         (None, _) => "SNYK_TOKEN is not set",
     };
     r.note(note);
@@ -61,7 +64,14 @@ pub(super) fn read(r: &mut Reader<'_>, upstream: &Upstream, plain: &[String]) ->
             credentials.insert(0, Described { name, scopes: Scopes::Rest, slots });
         }
         None if credentials.is_empty() && token.is_none() => {
-            let what = "no Snyk credential: set SNYK_TOKEN, credential.token_file (EXPORTGATE_CREDENTIAL_TOKEN_FILE), or credential.client_id with client_secret_file";
+            let why = if is_empty {
+                "SNYK_TOKEN is empty, and there is no other Snyk credential"
+            } else {
+                "no Snyk credential"
+            };
+            let what = format!(
+                "{why}: set SNYK_TOKEN, credential.token_file (EXPORTGATE_CREDENTIAL_TOKEN_FILE), or credential.client_id with client_secret_file"
+            );
             r.problem("credential", "", what);
         }
         None => {}

@@ -10,6 +10,7 @@ mod cache;
 pub mod clients;
 mod credential;
 mod journal;
+mod links;
 mod listener;
 mod log;
 mod otlp;
@@ -29,7 +30,7 @@ use crate::{gateway, telemetry};
 pub use admin::Place as AdminPlace;
 pub use problem::{Problem, Problems};
 pub use reader::{Key, Resolved};
-pub use sources::Sources;
+pub use sources::{Sources, file};
 
 /// Everything that can be set. An invalid one cannot exist.
 #[derive(Debug, Clone)]

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::links::is_link;
 use super::problem::{Problem, Problems};
-use super::sources::{Given, Sources, variable};
+use super::sources::{FILE, Given, Sources, variable};
 
 /// A key, what it is and where that comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,9 @@ enum Shape {
 /// A key as it is declared: its name, its default as one would write it, and one line about it.
 pub(super) type Declared<'k> = (&'k str, &'static str, &'static str);
 
+/// The key whose variable says something when it is empty: there is no admin listener.
+const EMPTY_IS_A_VALUE: &str = "admin.listen";
+
 pub(super) struct Reader<'a> {
     pub(super) sources: &'a Sources,
     resolved: Resolved,
@@ -55,11 +59,12 @@ impl<'a> Reader<'a> {
         Self { sources, resolved: Resolved::default(), problems: sources.problems.clone() }
     }
 
-    /// What was given for `key` with the highest precedence.
+    /// What was given for `key` with the highest precedence. An empty variable counts as unset.
     pub(super) fn given(&self, key: &str) -> Option<Given> {
         let from_env = || {
             let place = variable(key);
-            self.sources.env.get(&place).map(|text| Given { place: place.clone(), text: vec![text.clone()] })
+            let text = self.sources.env.get(&place)?.clone();
+            (!text.is_empty() || key == EMPTY_IS_A_VALUE).then(|| Given { place, text: vec![text] })
         };
         self.sources.flags.get(key).cloned().or_else(from_env).or_else(|| self.sources.file.get(key).cloned())
     }
@@ -235,7 +240,8 @@ impl<'a> Reader<'a> {
         }
         let variables: Vec<String> = known.iter().map(|key| variable(key)).collect();
         for name in self.sources.env.keys().filter(|name| name.starts_with("EXPORTGATE_")) {
-            if !variables.contains(name) && name != "EXPORTGATE_CONFIG" {
+            let is_known = variables.contains(name) || name == FILE;
+            if !is_known && !is_link(name, &self.sources.env) {
                 let closest = closest(name, variables.iter().map(String::as_str));
                 unknown.push(Problem::new(name, "", no_such("setting", closest)));
             }

@@ -29,9 +29,20 @@ pub(super) struct Given {
     pub(super) text: Vec<String>,
 }
 
+/// The variable that names the file.
+pub(super) const FILE: &str = "EXPORTGATE_CONFIG";
+
 /// The environment variable of a key.
 pub(super) fn variable(key: &str) -> String {
     format!("EXPORTGATE_{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+/// The configuration's file: the one that `--config` names, or `EXPORTGATE_CONFIG`.
+#[must_use]
+#[expect(clippy::disallowed_methods, reason = "it may have any name, UTF-8 or not")]
+pub fn file(flag: Option<&Path>) -> Option<PathBuf> {
+    let variable = || std::env::var_os(FILE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    flag.map(Path::to_path_buf).or_else(variable)
 }
 
 impl Sources {
@@ -56,9 +67,7 @@ impl Sources {
                 Err(_) => {}
             }
         }
-        let named = config.map(Path::to_path_buf);
-        let path = named.or_else(|| sources.env.get("EXPORTGATE_CONFIG").map(PathBuf::from));
-        if let Some(path) = path {
+        if let Some(path) = file(config) {
             let place = path.display().to_string();
             match std::fs::read_to_string(&path) {
                 Ok(text) => sources.read_file(&place, &text),

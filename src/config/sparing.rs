@@ -47,6 +47,17 @@ pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Sparing {
         ("budget.v1_per_minute", "2000", "Most /v1 requests in any minute with one credential; a tenth of it in a second, thirty times it in an hour."),
         1..=1_000_000,
     );
+    let v1_per_second = v1.div_ceil(10);
+    check_share(
+        r,
+        share,
+        &[
+            ("budget.per_second", per_second, per_second),
+            ("budget.per_minute", per_minute, per_minute),
+            ("budget.per_hour", per_hour, per_hour),
+            ("budget.v1_per_minute", v1, v1_per_second),
+        ],
+    );
     let starts = Some(starts).filter(|starts| *starts > 0);
     let gate = |per_second, per_minute, per_hour| {
         let limit = |most: u32, window| Limit { most, window };
@@ -71,7 +82,7 @@ pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Sparing {
         }
     };
     let rest = gate(per_second, per_minute, per_hour);
-    let v1 = gate(v1.div_ceil(10), v1, v1.saturating_mul(30));
+    let v1 = gate(v1_per_second, v1, v1.saturating_mul(30));
     Sparing { rest, v1, retry: retry(r), breaker: breaker(r) }
 }
 
@@ -138,8 +149,26 @@ fn breaker(r: &mut Reader<'_>) -> host::Settings {
 /// What every window is taken to be longer: requests do not arrive in even steps as they were sent.
 const MARGIN: Duration = Duration::from_millis(250);
 
-/// A part of a limit, at least one request.
+/// A part of a limit, in whole requests.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a u32 is one")]
 fn part(most: u32, share: f64) -> u32 {
-    ((f64::from(most) * share).floor() as u32).max(1)
+    (f64::from(most) * share).floor() as u32
+}
+
+/// A share must leave a request in every window: rounded up, many machines would together exceed Snyk's limit. `limits` are
+/// keys, their values, and the fewest requests that a window of theirs holds.
+fn check_share(r: &mut Reader<'_>, share: f64, limits: &[(&str, u32, u32)]) {
+    let Some((key, value, fewest)) = limits.iter().min_by_key(|(.., fewest)| *fewest) else { return };
+    if part(*fewest, share) >= 1 {
+        return;
+    }
+    let least = (1e5 / f64::from(*fewest)).ceil() / 1e5;
+    let place = r.place("budget.share");
+    r.problem(
+        &place,
+        "budget.share",
+        format!(
+            "{share} of {key} = {value} is less than one request: write at least {least}, for no more than {fewest} machines can share it"
+        ),
+    );
 }

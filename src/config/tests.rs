@@ -174,6 +174,40 @@ fn a_token_is_never_shown() {
 }
 
 #[test]
+fn an_empty_variable_counts_as_unset() {
+    let file =
+        "[cache]\nmax_age = '30m'\n[upstream]\nurl = 'https://file.example'\n[admin]\nlisten = '127.0.0.1:1'";
+    let keys =
+        ["CACHE_MAX_AGE", "QUEUE_MAX_RUNNING", "UPSTREAM_URL", "LISTEN", "LISTENER_UNIX_MODE", "LOG_FILTER"];
+    let names = keys.map(|key| format!("EXPORTGATE_{key}"));
+    let env: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+    let config = resolve(file, &env, &[]).expect("a configuration");
+    assert_eq!(config.cache.max_age, std::time::Duration::from_mins(30));
+    assert_eq!(config.upstream.root.to_string(), "https://file.example");
+    assert!(config.listener.listen.len() == 2 && config.admin.listener.is_some());
+    // Here it says something: there is no admin listener.
+    let nowhere = resolve(file, &[("EXPORTGATE_ADMIN_LISTEN", "")], &[]).expect("a configuration");
+    assert!(nowhere.admin.listener.is_none());
+    let text = problems("", &[("SNYK_TOKEN", "")]);
+    assert!(text.contains("SNYK_TOKEN is empty, and there is no other Snyk credential"), "{text}");
+}
+
+#[test]
+fn a_share_of_less_than_one_request_is_refused_with_what_to_write() {
+    let share = |share: &str, file: &str| resolve(file, &[("EXPORTGATE_BUDGET_SHARE", share)], &[]);
+    let text = share("0.005", "").expect_err("too small a share");
+    for expected in ["EXPORTGATE_BUDGET_SHARE: budget.share", "0.005", "budget.per_second = 160", "0.00625"] {
+        assert!(text.contains(expected), "{expected} in {text}");
+    }
+    assert!(share("0.00625", "").is_ok());
+    let text = share("0.02", "[budget]\nper_second = 49\nper_minute = 2000").expect_err("too small a share");
+    assert!(text.contains("budget.per_second = 49") && text.contains("at least 0.02041"), "{text}");
+    assert!(share("0.02041", "[budget]\nper_second = 49\nper_minute = 2000").is_ok());
+    let text = share("0.5", "[budget]\nv1_per_minute = 10").expect_err("too small a share");
+    assert!(text.contains("budget.v1_per_minute = 10"), "{text}");
+}
+
+#[test]
 fn fields_that_identify_or_frame_are_never_forwarded() {
     for name in
         ["Authorization", "cookie", "session-token", "x-forwarded-for", "proxy-foo", "a_b", "te", "a b"]

@@ -62,6 +62,63 @@ fn check_shows_what_is_in_force_and_no_secret() {
     keep("check", &output);
 }
 
+/// What Kubernetes puts into every container beside a Service that is called `exportgate`, and one for its admin
+/// listener; and what Docker does for `--link`.
+const LINKS: [(&str, &str); 16] = [
+    ("EXPORTGATE_SERVICE_HOST", "10.96.0.11"),
+    ("EXPORTGATE_SERVICE_PORT", "443"),
+    ("EXPORTGATE_SERVICE_PORT_HTTPS", "443"),
+    ("EXPORTGATE_PORT", "tcp://10.96.0.11:443"),
+    ("EXPORTGATE_PORT_443_TCP", "tcp://10.96.0.11:443"),
+    ("EXPORTGATE_PORT_443_TCP_PROTO", "tcp"),
+    ("EXPORTGATE_PORT_443_TCP_PORT", "443"),
+    ("EXPORTGATE_PORT_443_TCP_ADDR", "10.96.0.11"),
+    ("EXPORTGATE_ADMIN_SERVICE_HOST", "fd00::b"),
+    ("EXPORTGATE_ADMIN_SERVICE_PORT", "7081"),
+    ("EXPORTGATE_ADMIN_PORT", "tcp://[fd00::b]:7081"),
+    ("EXPORTGATE_ADMIN_PORT_7081_TCP", "tcp://[fd00::b]:7081"),
+    ("EXPORTGATE_ADMIN_PORT_7081_TCP_ADDR", "fd00::b"),
+    ("EXPORTGATE_OLD_NAME", "/gate/exportgate-old"),
+    ("EXPORTGATE_OLD_ENV_LANG", "C.UTF-8"),
+    ("EXPORTGATE_OLD_PORT", "tcp://172.17.0.5:7080"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_of_a_service_are_no_settings_and_a_misspelled_setting_is_still_one() {
+    let fake = Fake::start(Settings::default()).await.unwrap();
+    let home = TempDir::new().unwrap();
+    assert_eq!(Program::serve(home.path(), &fake, &[], &LINKS).terminate(), Some(0));
+    let mut command = exportgate(home.path());
+    command.arg("check").env("SNYK_TOKEN", TOKEN).envs(LINKS).env("EXPORTGATE_PORT_443", "443");
+    let output = command.env("EXPORTGATE_LISTEM", "127.0.0.1:1").output().unwrap();
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert_eq!(text.matches("no such setting").count(), 2, "{text}");
+    assert!(text.contains("EXPORTGATE_LISTEM: no such setting; did you mean EXPORTGATE_LISTEN?"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_variable_counts_as_unset() {
+    let fake = Fake::start(Settings::default()).await.unwrap();
+    let home = TempDir::new().unwrap();
+    let file = home.path().join("token");
+    std::fs::write(&file, TOKEN).unwrap();
+    let env = [
+        ("EXPORTGATE_CONFIG", ""),
+        ("EXPORTGATE_CACHE_MAX_AGE", ""),
+        ("EXPORTGATE_LISTENER_H2C", ""),
+        ("EXPORTGATE_LOG_FORMAT", ""),
+        ("EXPORTGATE_BUDGET_SHARE", ""),
+        ("EXPORTGATE_TLS_KEY", ""),
+        ("SNYK_TOKEN", ""),
+        ("SNYK_API", ""),
+        ("EXPORTGATE_CREDENTIAL_TOKEN_FILE", file.to_str().unwrap()),
+    ];
+    let mut program = Program::serve(home.path(), &fake, &[], &env);
+    // The file is read again too where one is named.
+    assert_eq!(program.terminate(), Some(0));
+}
+
 #[test]
 fn an_unusable_token_file_is_a_clear_error() {
     let home = TempDir::new().unwrap();
