@@ -1,21 +1,26 @@
 //! Asking the gateway that runs, at its admin listener: where that is, which token it wants, and errors that say
 //! what to do.
 
-use std::fmt::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::fmt::Write as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
-use http::{Method, Request, StatusCode, Uri};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Either, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 use super::Failure;
+use super::own::{NoConnection, OwnTls};
+use super::place::{Place, here};
+use crate::chain;
 use crate::config::Sources;
 use crate::credential;
 use crate::files;
@@ -23,7 +28,7 @@ use crate::listener::Address;
 use crate::secret::Secret;
 use crate::transport::{self, Body, FetchError, RequestError};
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -39,19 +44,12 @@ pub(super) struct Reached {
     /// A file with the admin token [default: admin.token_file]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// PEM certificates to trust there instead of the platform's
+    /// PEM certificates to trust there instead of the platform's [default: tls.certificate itself, without --admin]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// The gateway's TOML file, to find its admin listener [env: EXPORTGATE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-}
-
-/// Where an admin listener is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
-    Url(Box<Uri>),
-    Unix(PathBuf),
 }
 
 /// An admin listener, and what it takes to get in.
@@ -60,6 +58,8 @@ pub(super) struct Door {
     place: Place,
     token: Option<(Secret, PathBuf)>,
     ca: Option<PathBuf>,
+    /// The TLS connection to it, where the configuration says everything.
+    own: Option<OwnTls>,
 }
 
 /// Why the gateway cannot be asked, or does not do it.
@@ -75,6 +75,24 @@ pub(super) enum Error {
     InTheClear(Place),
     #[error("no gateway answers at {place}: is it running, and is admin.listen set?")]
     Unreachable { place: Place, source: BoxError },
+    #[error(
+        "{place} shows a certificate that is not trusted: name who signed it with --ca, and ask by a name that is in it; on the gateway's own machine leave --admin out, and tls.certificate itself is trusted"
+    )]
+    NotTrusted { place: Place, source: BoxError },
+    #[error(
+        "what listens at {place} shows another certificate than tls.certificate ({}): either the gateway cannot use that file (its log says why: \"the files are not usable\"), or something else has the address; --admin {place} with --ca trusts another one",
+        path.display()
+    )]
+    OtherCertificate { place: Place, path: PathBuf },
+    #[error(
+        "tls.certificate ({}) cannot be used to know the gateway by: run this as a user that may read it, or give --admin with --ca",
+        path.display()
+    )]
+    Certificate { path: PathBuf, source: BoxError },
+    #[error(
+        "{place} does not speak TLS as a gateway does: is another program there, or is this not its configuration?"
+    )]
+    Handshake { place: Place, source: BoxError },
     #[error("{place} gave no answer within {} s", time.as_secs())]
     TooSlow { place: Place, time: Duration },
     #[error("what {place} answers cannot be read: check --admin and admin.listen")]
@@ -101,62 +119,13 @@ impl From<Error> for Failure {
     }
 }
 
-impl Place {
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
-        const EXAMPLE: &str =
-            "must be a URL such as http://127.0.0.1:7081 or https://gateway.example:7081, or unix:/path";
-        if let Some(path) = text.strip_prefix("unix:") {
-            return if path.starts_with('/') { Ok(Self::Unix(path.into())) } else { Err(EXAMPLE) };
-        }
-        let uri: Uri = text.parse().map_err(|_| EXAMPLE)?;
-        let is_web = matches!(uri.scheme_str(), Some("http" | "https"));
-        let is_bare = matches!(uri.path(), "" | "/") && uri.query().is_none();
-        let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
-        if is_web && is_bare && !has_user { Ok(Self::Url(Box::new(uri))) } else { Err(EXAMPLE) }
-    }
-
-    /// Where a gateway with this in `admin.listen` is, from the same machine.
-    fn of(address: &Address) -> Result<Self, Error> {
-        let (scheme, address) = match address {
-            Address::Unix(path) => return Ok(Self::Unix(path.clone())),
-            Address::Systemd => return Err(Error::NotSet),
-            Address::Tcp(address) => ("http", *address),
-            Address::Tls(address) => ("https", *address),
-        };
-        if address.port() == 0 {
-            return Err(Error::FreePort);
-        }
-        let ip = match address.ip() {
-            ip if !ip.is_unspecified() => ip,
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        };
-        let authority = SocketAddr::new(ip, address.port()).to_string();
-        let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query("/").build();
-        uri.map(|uri| Self::Url(Box::new(uri))).map_err(|_| Error::NotSet)
-    }
-
-    /// Whether others could read what is sent there.
-    fn is_open(&self) -> bool {
-        match self {
-            Self::Unix(_) => false,
-            Self::Url(uri) => {
-                let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-                let is_local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-                uri.scheme_str() != Some("https") && !is_local
-            }
-        }
-    }
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Url(uri) => {
-                write!(f, "{}://", uri.scheme_str().unwrap_or_default())?;
-                f.write_str(uri.authority().map_or("", |authority| authority.as_str()))
-            }
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+impl Error {
+    fn of(no_connection: NoConnection, place: Place) -> Self {
+        match no_connection {
+            NoConnection::Nobody(error) => Self::Unreachable { place, source: error.into() },
+            NoConnection::Certificate { path, source } => Self::Certificate { path, source },
+            NoConnection::OtherCertificate(path) => Self::OtherCertificate { place, path },
+            NoConnection::Handshake(source) => Self::Handshake { place, source },
         }
     }
 }
@@ -170,10 +139,18 @@ impl Reached {
         } else {
             None
         };
-        let place = match (&self.admin, &configured) {
+        let (configured, files) = configured.unzip();
+        let listen = configured.as_ref().map(|configured| configured.listen.clone());
+        let place = match (&self.admin, &listen) {
             (Some(place), _) => place.clone(),
-            (None, Some(configured)) => Place::of(configured.listen.as_ref().ok_or(Error::NotSet)?)?,
-            (None, None) => return Err(Error::NotSet.into()),
+            (None, Some(Some(listen))) => Place::of(listen)?,
+            (None, _) => return Err(Error::NotSet.into()),
+        };
+        let own = match (&self.admin, &self.ca, listen.flatten(), files.flatten()) {
+            (None, None, Some(Address::Tls(address)), Some(files)) => {
+                Some(OwnTls { address: here(address)?, files, is_probe: !with_token })
+            }
+            _ => None,
         };
         let token_file = named.cloned().or(configured.and_then(|configured| configured.token_file));
         let token = token_file.filter(|_| with_token).map(|path| Ok::<_, Error>((token(&path)?, path)));
@@ -181,7 +158,7 @@ impl Reached {
         if token.is_some() && place.is_open() {
             return Err(Error::InTheClear(place).into());
         }
-        Ok(Door { place, token, ca: self.ca.clone() })
+        Ok(Door { place, token, ca: self.ca.clone(), own })
     }
 }
 
@@ -264,8 +241,6 @@ impl Door {
         target: &str,
         time: Duration,
     ) -> Result<(StatusCode, Bytes), Error> {
-        let place = || self.place.clone();
-        let unreadable = |source: BoxError| Error::Unreadable { place: place(), source };
         let mut request = Request::new(Either::Left(Full::default()));
         *request.method_mut() = method;
         if let Some((token, path)) = &self.token {
@@ -274,41 +249,81 @@ impl Door {
                 .map_err(|source| Error::TokenFile { path: path.clone(), source: source.into() })?;
             request.headers_mut().insert(AUTHORIZATION, field);
         }
-        match &self.place {
-            Place::Url(uri) => {
-                let mut parts = Uri::clone(uri).into_parts();
-                parts.path_and_query =
-                    Some(target.parse().map_err(|error: http::uri::InvalidUri| unreadable(error.into()))?);
-                *request.uri_mut() = Uri::from_parts(parts).map_err(|error| unreadable(error.into()))?;
-                let client = transport::client(uri, self.ca.as_deref(), time)
-                    .map_err(|error| Error::Transport(place(), error.into()))?;
-                match transport::fetch(&client, request, MAX_ANSWER, time).await {
-                    Ok(answer) => Ok(answer),
-                    Err(FetchError::Timeout(time)) => Err(Error::TooSlow { place: place(), time }),
-                    Err(FetchError::Exchange(error @ RequestError::Connect(_))) => {
-                        Err(Error::Unreachable { place: place(), source: error.into() })
-                    }
-                    Err(error) => Err(unreadable(error.into())),
+        let unusable = |error: http::uri::InvalidUri| self.unreadable(error.into());
+        let target: PathAndQuery = target.parse().map_err(unusable)?;
+        let exchange = async {
+            match (&self.own, &self.place) {
+                (Some(own), _) => {
+                    let failed = |no_connection| Error::of(no_connection, self.place.clone());
+                    let stream = own.connect(time).await.map_err(failed)?;
+                    self.over(stream, request, target, &own.address.to_string()).await
+                }
+                (None, Place::Url(uri)) => self.by_url(uri, request, target, time).await,
+                (None, Place::Unix(path)) => {
+                    let nobody =
+                        |error: io::Error| Error::of(NoConnection::Nobody(error), self.place.clone());
+                    let stream = UnixStream::connect(path).await.map_err(nobody)?;
+                    self.over(stream, request, target, "localhost").await
                 }
             }
-            Place::Unix(path) => {
-                *request.uri_mut() =
-                    target.parse().map_err(|error: http::uri::InvalidUri| unreadable(error.into()))?;
-                request.headers_mut().insert(HOST, http::HeaderValue::from_static("localhost"));
-                let exchange = async {
-                    let stream = UnixStream::connect(path)
-                        .await
-                        .map_err(|error| Error::Unreachable { place: place(), source: error.into() })?;
-                    over_unix(stream, request).await.map_err(unreadable)
-                };
-                let too_slow = |_| Error::TooSlow { place: place(), time };
-                tokio::time::timeout(time, exchange).await.map_err(too_slow)?
+        };
+        let too_slow = |_| Error::TooSlow { place: self.place.clone(), time };
+        tokio::time::timeout(time, exchange).await.map_err(too_slow)?
+    }
+
+    fn unreadable(&self, source: BoxError) -> Error {
+        Error::Unreadable { place: self.place.clone(), source }
+    }
+
+    /// Asks at a URL, with the usual trust and by the usual proxies.
+    async fn by_url(
+        &self,
+        uri: &Uri,
+        mut request: Request<Body>,
+        target: PathAndQuery,
+        time: Duration,
+    ) -> Result<(StatusCode, Bytes), Error> {
+        let place = || self.place.clone();
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = Some(target);
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|error| self.unreadable(error.into()))?;
+        let client = transport::client(uri, self.ca.as_deref(), time)
+            .map_err(|error| Error::Transport(place(), error.into()))?;
+        match transport::fetch(&client, request, MAX_ANSWER, time).await {
+            Ok(answer) => Ok(answer),
+            Err(FetchError::Timeout(time)) => Err(Error::TooSlow { place: place(), time }),
+            Err(FetchError::Exchange(error @ RequestError::Connect(_))) => {
+                Err(match chain::find::<rustls::Error>(&error) {
+                    Some(rustls::Error::InvalidCertificate(_)) => {
+                        Error::NotTrusted { place: place(), source: error.into() }
+                    }
+                    Some(_) => Error::Handshake { place: place(), source: error.into() },
+                    None => Error::Unreachable { place: place(), source: error.into() },
+                })
             }
+            Err(error) => Err(self.unreadable(error.into())),
         }
+    }
+
+    /// Asks on a connection.
+    async fn over(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        mut request: Request<Body>,
+        target: PathAndQuery,
+        host: &str,
+    ) -> Result<(StatusCode, Bytes), Error> {
+        *request.uri_mut() = Uri::from(target);
+        let host = HeaderValue::from_str(host).map_err(|error| self.unreadable(error.into()))?;
+        request.headers_mut().insert(HOST, host);
+        exchange(stream, request).await.map_err(|error| self.unreadable(error))
     }
 }
 
-async fn over_unix(stream: UnixStream, request: Request<Body>) -> Result<(StatusCode, Bytes), BoxError> {
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Body>,
+) -> Result<(StatusCode, Bytes), BoxError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let exchange = async move {
         let (head, body) = sender.send_request(request).await?.into_parts();
@@ -317,47 +332,4 @@ async fn over_unix(stream: UnixStream, request: Request<Body>) -> Result<(Status
     };
     // The connection ends when the exchange has, for that holds its sender.
     futures_util::future::join(exchange, connection).await.0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_admin_listener_is_a_url_or_a_socket() {
-        for (text, shown) in [
-            ("http://127.0.0.1:7081", "http://127.0.0.1:7081"),
-            ("https://gateway.example:7081/", "https://gateway.example:7081"),
-            ("unix:/run/exportgate/admin.sock", "unix:/run/exportgate/admin.sock"),
-        ] {
-            assert_eq!(Place::parse(text).map(|place| place.to_string()).as_deref(), Ok(shown));
-        }
-        for bad in
-            ["127.0.0.1:7081", "ftp://x", "unix:sock", "http://u:p@x", "http://x/path", "http://x/?q", ""]
-        {
-            assert!(Place::parse(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_token_goes_nowhere_in_the_clear() {
-        let is_open = |text: &str| Place::parse(text).map(|place| place.is_open());
-        for here in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1", "unix:/s", "https://x:1"] {
-            assert_eq!(is_open(here), Ok(false), "{here}");
-        }
-        for there in ["http://10.0.0.1:1", "http://localhost.example:1", "http://127.0.0.1.example"] {
-            assert_eq!(is_open(there), Ok(true), "{there}");
-        }
-    }
-
-    #[test]
-    fn the_configured_address_is_asked_on_this_machine() {
-        let place = |text: &str, made: fn(SocketAddr) -> Address| {
-            Place::of(&made(text.parse().expect("an address"))).map(|place| place.to_string())
-        };
-        assert_eq!(place("127.0.0.1:7081", Address::Tcp).expect("a place"), "http://127.0.0.1:7081");
-        assert_eq!(place("0.0.0.0:7081", Address::Tls).expect("a place"), "https://127.0.0.1:7081");
-        assert_eq!(place("[::]:7081", Address::Tls).expect("a place"), "https://[::1]:7081");
-        assert!(matches!(place("127.0.0.1:0", Address::Tcp), Err(Error::FreePort)));
-    }
 }

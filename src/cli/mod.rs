@@ -9,6 +9,8 @@ mod exports;
 mod fake_snyk;
 mod key;
 mod live;
+mod own;
+mod place;
 mod purge;
 mod requests;
 mod serve;

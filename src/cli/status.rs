@@ -8,7 +8,8 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 
 use super::Failure;
-use super::admin::{Place, Reached};
+use super::admin::Reached;
+use super::place::Place;
 use crate::chain::visible;
 
 /// How long a probe may take: less than whoever probes waits.

@@ -19,6 +19,15 @@ pub struct Place {
     pub listen: Option<Address>,
     /// `admin.token_file`.
     pub token_file: Option<PathBuf>,
+    /// `admin.client_ca`.
+    pub client_ca: Option<PathBuf>,
+}
+
+impl Place {
+    /// The TLS files of its listener, given those of the clients' listeners.
+    pub(super) fn tls(&self, tls: &ServerTlsSettings) -> ServerTlsSettings {
+        ServerTlsSettings { client_ca: self.client_ca.clone(), client_crl: None, ..tls.clone() }
+    }
 }
 
 /// Reads the keys that the command line needs to find the gateway.
@@ -48,7 +57,12 @@ pub(super) fn place(r: &mut Reader<'_>) -> Place {
         "",
         "A file with the token that all but the health checks need (Authorization: Bearer …); read at each request.",
     ));
-    Place { listen, token_file }
+    let client_ca = r.path((
+        "admin.client_ca",
+        "",
+        "PEM: who signs the certificates that may stand for the token on a \"tls:\" address.",
+    ));
+    Place { listen, token_file, client_ca }
 }
 
 /// `listener` and `tls` are what clients are served with: its other limits of time and size hold here too.
@@ -57,12 +71,8 @@ pub(super) fn read(
     listener: &listener::Settings,
     tls: Option<&ServerTlsSettings>,
 ) -> Settings {
-    let Place { listen, token_file } = place(r);
-    let client_ca = r.path((
-        "admin.client_ca",
-        "",
-        "PEM: who signs the certificates that may stand for the token on a \"tls:\" address.",
-    ));
+    let own = place(r);
+    let Place { listen, token_file, client_ca } = own.clone();
     let allow_plain_http = r.boolean((
         "admin.allow_plain_http",
         "false",
@@ -90,10 +100,7 @@ pub(super) fn read(
         )),
         Some(Address::Tls(tcp)) => match tls {
             None => problem(format!("\"tls:{tcp}\" needs tls.certificate and tls.key")),
-            Some(tls) => {
-                own_tls =
-                    Some(ServerTlsSettings { client_ca: client_ca.clone(), client_crl: None, ..tls.clone() });
-            }
+            Some(tls) => own_tls = Some(own.tls(tls)),
         },
         Some(Address::Tcp(_) | Address::Unix(_) | Address::Systemd) | None => {}
     }

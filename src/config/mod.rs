@@ -25,6 +25,8 @@ mod upstream;
 
 use std::path::PathBuf;
 
+use crate::listener::Address;
+use crate::transport::ServerTlsSettings;
 use crate::{gateway, telemetry};
 
 pub use admin::Place as AdminPlace;
@@ -38,7 +40,7 @@ pub struct Config {
     /// `listen` and `[listener]`.
     pub listener: crate::listener::Settings,
     /// `[tls]`.
-    pub tls: Option<crate::transport::ServerTlsSettings>,
+    pub tls: Option<ServerTlsSettings>,
     /// `[access]` and `[oidc]`.
     pub access: crate::access::Settings,
     /// The file of clients, to be followed.
@@ -167,15 +169,19 @@ pub fn needs_restart(key: &str) -> bool {
 }
 
 impl Sources {
-    /// Where the gateway is looked after, whatever else is set.
+    /// The admin listener and its TLS files, whatever else is set.
     ///
     /// # Errors
     /// When what is set is not valid.
-    pub fn admin_place(&self) -> Result<AdminPlace, Problems> {
+    pub fn admin_place(&self) -> Result<(AdminPlace, Option<ServerTlsSettings>), Problems> {
         let mut reader = reader::Reader::new(self);
         let place = admin::place(&mut reader);
+        let tls = match place.listen {
+            Some(Address::Tls(_)) => tls::files(&mut reader).map(|tls| place.tls(&tls)),
+            Some(Address::Tcp(_) | Address::Unix(_) | Address::Systemd) | None => None,
+        };
         let problems = reader.into_problems();
-        if problems.is_empty() { Ok(place) } else { Err(Problems(problems)) }
+        if problems.is_empty() { Ok((place, tls)) } else { Err(Problems(problems)) }
     }
 
     /// Where the journal is, whatever else is set: `exportgate requests` needs no credential.

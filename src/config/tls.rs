@@ -1,9 +1,11 @@
 //! `[tls]`.
 
 use super::reader::Reader;
+use crate::chain::chain;
 use crate::transport::{ServerTls, ServerTlsSettings};
 
-pub(super) fn read(r: &mut Reader<'_>) -> Option<ServerTlsSettings> {
+/// The files, unread.
+pub(super) fn files(r: &mut Reader<'_>) -> Option<ServerTlsSettings> {
     let certificate = r.path((
         "tls.certificate",
         "",
@@ -17,22 +19,24 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<ServerTlsSettings> {
         "",
         "PEM: the revocation lists of all authorities on the way to client_ca; one that is out of date revokes all.",
     ));
-    let (certificate, key) = match (certificate, key) {
-        (Some(certificate), Some(key)) => (certificate, key),
-        (None, None) if client_ca.is_none() && client_crl.is_none() => return None,
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(ServerTlsSettings { certificate, key, client_ca, client_crl }),
+        (None, None) if client_ca.is_none() && client_crl.is_none() => None,
         _ => {
             r.problem("tls", "", "set tls.certificate and tls.key together");
-            return None;
+            None
         }
-    };
-    if client_crl.is_some() && client_ca.is_none() {
+    }
+}
+
+pub(super) fn read(r: &mut Reader<'_>) -> Option<ServerTlsSettings> {
+    let settings = files(r)?;
+    if settings.client_crl.is_some() && settings.client_ca.is_none() {
         let place = r.place("tls.client_crl");
         r.problem(&place, "tls.client_crl", "needs tls.client_ca");
     }
-    let settings = ServerTlsSettings { certificate, key, client_ca, client_crl };
     if let Err(error) = ServerTls::open(settings.clone()) {
-        let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
-        r.problem("tls", "", format!("{error}{cause}"));
+        r.problem("tls", "", chain(&error));
     }
     Some(settings)
 }

@@ -4,10 +4,10 @@ use std::convert::Infallible;
 use std::path::Path;
 use std::process::Output;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use exportgate::fake::State;
+use exportgate::fake::{Settings, State};
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -17,10 +17,12 @@ use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, UnixListener};
 
+use crate::support::pki::{Authority, Identity};
 use crate::support::program::exportgate;
-use crate::support::{ORG, World, artefacts, keep_secret, results, scope};
+use crate::support::{ORG, World, artefacts, flag, keep_secret, results, scope};
 
 const ADMIN_TOKEN: &str = "adm1n-7e57-c0de-5eed-0123456789abcdef";
+const DAY: Duration = Duration::from_hours(24);
 const EXPORT: &str = "7c1e0000-0000-4000-8000-0000000000aa";
 
 /// Flags and variables that lead to it.
@@ -302,6 +304,132 @@ async fn what_cannot_be_asked_is_said_with_what_to_do() {
     ] {
         assert_eq!(run(home.path(), args, &[]).0.status.code(), Some(2), "{args:?}");
     }
+}
+
+/// A gateway whose admin listener speaks TLS with a certificate that names neither this machine nor anybody that the
+/// platform trusts, as in the Helm chart.
+async fn over_tls(directory: &Path, authority: &Authority) -> (World, Vec<(&'static str, String)>) {
+    let path = |name: &str| directory.join(name).display().to_string();
+    serve_with(directory, &certificate(authority));
+    std::fs::write(path("token"), ADMIN_TOKEN).unwrap();
+    keep_secret([ADMIN_TOKEN.to_owned()]);
+    let world = World::with(
+        Settings::default(),
+        vec![
+            flag("admin.listen", "tls:127.0.0.1:0"),
+            flag("admin.token_file", path("token")),
+            flag("tls.certificate", path("server.pem")),
+            flag("tls.key", path("server.key")),
+            flag("access.reload_interval", "300ms"),
+        ],
+    )
+    .await;
+    let address = world.admin.strip_prefix("https://").unwrap();
+    let env = vec![
+        ("EXPORTGATE_ADMIN_LISTEN", format!("tls:{address}")),
+        ("EXPORTGATE_ADMIN_TOKEN_FILE", path("token")),
+        ("EXPORTGATE_TLS_CERTIFICATE", path("server.pem")),
+        ("EXPORTGATE_TLS_KEY", path("server.key")),
+    ];
+    (world, env)
+}
+
+fn certificate(authority: &Authority) -> Identity {
+    let now = SystemTime::now();
+    authority.server_for("gate.example", (now - DAY, now + 100 * DAY))
+}
+
+fn serve_with(directory: &Path, identity: &Identity) {
+    std::fs::write(directory.join("server.pem"), &identity.certificate_pem).unwrap();
+    std::fs::write(directory.join("server.key"), &identity.key_pem).unwrap();
+}
+
+fn borrowed<'a>(env: &'a [(&'static str, String)]) -> Vec<(&'static str, &'a str)> {
+    env.iter().map(|(name, value)| (*name, value.as_str())).collect()
+}
+
+const COMMANDS: [&[&str]; 5] = [
+    &["status"],
+    &["exports"],
+    &["purge", "--all"],
+    &["status", "--probe", "live"],
+    &["status", "--probe", "ready"],
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configured_certificate_is_trusted_whatever_its_names_and_issuer() {
+    let (home, authority) = (TempDir::new().unwrap(), Authority::new("private"));
+    let (world, env) = over_tls(home.path(), &authority).await;
+    let ask = |args: &[&str], env: &[(&'static str, String)]| run(home.path(), args, &borrowed(env));
+    // Not by a proxy: it is this machine.
+    let by_proxy = [env.clone(), vec![("HTTPS_PROXY", "http://127.0.0.1:1".to_owned())]].concat();
+    for command in COMMANDS {
+        let (output, text) = ask(command, &by_proxy);
+        assert!(output.status.success(), "{command:?} {text}");
+    }
+    // One that was replaced: by the time that it is given up, the gateway has it.
+    serve_with(home.path(), &certificate(&authority));
+    for command in COMMANDS {
+        let (output, text) = ask(command, &env);
+        assert!(output.status.success(), "{command:?} {text}");
+    }
+    let served = std::fs::read_to_string(home.path().join("server.pem")).unwrap();
+    // Replaced by what the gateway cannot use: it is alive, and nobody can say who it is.
+    let other = certificate(&authority);
+    std::fs::write(home.path().join("server.pem"), &other.certificate_pem).unwrap();
+    for command in COMMANDS {
+        let (output, text) = ask(command, &env);
+        assert_eq!(output.status.success(), command.contains(&"--probe"), "{command:?} {text}");
+        let said =
+            ["shows another certificate than tls.certificate", "server.pem", "the files are not usable"];
+        assert!(output.status.success() || said.iter().all(|said| text.contains(said)), "{text}");
+    }
+    std::fs::write(home.path().join("server.pem"), served).unwrap();
+    assert!(ask(&["status"], &env).0.status.success());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_not_trusted_is_not_said_to_be_nobody() {
+    let (home, authority) = (TempDir::new().unwrap(), Authority::new("private"));
+    let (world, env) = over_tls(home.path(), &authority).await;
+    // Another gateway's configuration: its certificate is another one.
+    let stranger = TempDir::new().unwrap();
+    serve_with(stranger.path(), &certificate(&authority));
+    let path = |name: &str| stranger.path().join(name).display().to_string();
+    let mut wrong = env.clone();
+    (wrong[2].1, wrong[3].1) = (path("server.pem"), path("server.key"));
+    for command in COMMANDS {
+        let (output, text) = run(home.path(), command, &borrowed(&wrong));
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("shows another certificate than tls.certificate"), "{text}");
+        assert!(text.contains(&path("server.pem")) && !text.contains("is it running"), "{text}");
+    }
+    wrong[2].1 = path("none.pem");
+    let (_, text) = run(home.path(), &["status"], &borrowed(&wrong));
+    assert!(text.contains("none.pem) cannot be used") && text.contains("No such file"), "{text}");
+    // By a URL it is the usual trust: the platform's, or --ca's.
+    let (output, text) = run(home.path(), &["status", "--admin", &world.admin], &borrowed(&env));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text.contains("not trusted") && text.contains("--ca") && !text.contains("is it running"),
+        "{text}"
+    );
+    let ca = path("ca.pem");
+    std::fs::write(&ca, authority.pem()).unwrap();
+    let by_ca = ["status", "--admin", &world.admin, "--ca", &ca];
+    let (_, text) = run(home.path(), &by_ca, &borrowed(&env));
+    assert!(text.contains("not trusted") && text.contains("gate.example"), "{text}");
+    world.stop().await;
+    let (output, text) = run(home.path(), &["status"], &borrowed(&env));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text.contains("is it running") && !text.contains("trusted"), "{text}");
+    // What listens there does not speak TLS.
+    let listener = Arc::new(Listener::default());
+    let mut plain = env.clone();
+    plain[0].1 = format!("tls:{}", listener.start().await);
+    let (_, text) = run(home.path(), &["status"], &borrowed(&plain));
+    assert!(text.contains("does not speak TLS"), "{text}");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Certificates, revocation lists and JWTs, made at test time.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use jsonwebtoken::jwk::Jwk;
@@ -45,6 +47,14 @@ impl Authority {
     pub(crate) fn server(&self) -> Identity {
         let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         self.sign(&CertificateParams::new(names).unwrap())
+    }
+
+    /// A certificate for another name, that begins and ends at these times.
+    pub(crate) fn server_for(&self, name: &str, (begins, ends): (SystemTime, SystemTime)) -> Identity {
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        let time = |at: SystemTime| date_time_ymd(1970, 1, 1) + at.duration_since(UNIX_EPOCH).unwrap();
+        (params.not_before, params.not_after) = (time(begins), time(ends));
+        self.sign(&params)
     }
 
     /// A client's certificate: `serial` to revoke it by, `uri` and `common_name` to know it by.
