@@ -35,7 +35,9 @@ pub struct Unreadable {
 }
 
 impl Unreadable {
-    fn is_missing(&self) -> bool {
+    /// There is no such file.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
 }

@@ -1,121 +1,259 @@
-//! `exportgate check --live`: one cheap call with each credential tells whether token, region and clock are right.
+//! `exportgate check --live`: one cheap request with the value of each slot tells whether token, region and clock are right.
 
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::header::{ACCEPT, AUTHORIZATION, DATE, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER, USER_AGENT};
+use http::uri::Uri;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{Either, Full};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::Failure;
+use crate::chain::chain;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::credential::{Credential, Credentials};
+use crate::credential::{Credential, Credentials, NoValue};
+use crate::gateway::advice_on;
 use crate::journal::{Attempt, Journal};
-use crate::shutdown::Shutdown;
-use crate::upstream::{Outgoing, Upstream};
+use crate::upstream::{Answer, Failed, Outgoing, Upstream};
 
-/// Who the credential belongs to: needs no rights, and costs Snyk next to nothing.
+/// The owner of the credential: a request that needs no rights, and costs Snyk next to nothing.
 const TARGET: &str = "/rest/self?version=2024-10-15";
 /// More than this is worth a word: links are signed by Snyk's clock.
 const SKEW: Duration = Duration::from_secs(30);
 
-/// Asks with each credential and says what came; whether all are good.
+/// The verdict on one slot, and its line.
+#[derive(Debug)]
+struct Verdict {
+    is_good: bool,
+    text: String,
+}
+
+impl Verdict {
+    fn good(text: String) -> Self {
+        Self { is_good: true, text }
+    }
+
+    fn bad(text: String) -> Self {
+        Self { is_good: false, text }
+    }
+}
+
+/// The way to Snyk, and the record of what goes there.
+struct Check {
+    upstream: Upstream,
+    journal: Journal,
+    clock: Clock,
+}
+
+/// Sends one request for each slot and prints a line about it. Gives `true` where the active slots are all good.
 pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<bool, Failure> {
     let failed = |what| move |error: Box<dyn std::error::Error + Send + Sync>| Failure::Other(what, error);
-    let (clock, shutdown) = (Clock::system(), Shutdown::new());
-    let (credentials, following) =
+    let clock = Clock::system();
+    let (credentials, _) =
         Credentials::open(config.credential, &clock).map_err(|error| failed("a credential")(error.into()))?;
     let upstream = Upstream::new(&config.upstream, &config.sparing, &credentials.names())
         .map_err(|error| failed("the upstream")(error.into()))?;
-    let journal = Journal::open(config.journal, clock.clone());
-    for following in following {
-        shutdown.spawn_helper(following.run());
-    }
+    let check = Check { upstream, journal: Journal::open(config.journal, clock.clone()), clock };
     let mut all_good = true;
     for credential in &*credentials.all() {
-        let (good, told) = ask(credential, &upstream, &journal, &clock).await;
-        all_good &= good;
-        writeln!(out, "{}: {told}", credential.name).map_err(|error| failed("cannot write")(error.into()))?;
+        for (at, slot) in credential.standing(check.clock.now()).iter().enumerate() {
+            let verdict = check.slot(credential, at).await;
+            all_good &= verdict.is_good || at > 0;
+            writeln!(out, "{} {}: {}", credential.name, slot.slot, verdict.text)
+                .map_err(|error| failed("cannot write")(error.into()))?;
+        }
     }
-    journal.close().await;
+    check.journal.close().await;
     Ok(all_good)
 }
 
-async fn ask(
-    credential: &Credential,
-    upstream: &Upstream,
-    journal: &Journal,
-    clock: &Clock,
-) -> (bool, String) {
-    let Ok(presented) = credential.present_unlocked(clock.now()).await else {
-        return (false, "its token endpoint gives no access token".to_owned());
-    };
-    let sent_id = Uuid::new_v4();
-    let mut fields = HeaderMap::new();
-    fields.insert(ACCEPT, HeaderValue::from_static("application/vnd.api+json"));
-    fields.insert(USER_AGENT, HeaderValue::from_static(concat!("exportgate/", env!("CARGO_PKG_VERSION"))));
-    fields.insert(AUTHORIZATION, presented.field.clone());
-    if let Ok(id) = HeaderValue::try_from(sent_id.to_string()) {
-        fields.insert("snyk-request-id", id);
+impl Check {
+    async fn slot(&self, credential: &Credential, slot: usize) -> Verdict {
+        match credential.try_slot(slot).await {
+            Ok(field) => self.request(credential, field).await,
+            Err(error @ NoValue::Awaited(_)) => Verdict::bad(format!("{error}: not asked")),
+            Err(error @ NoValue::Unusable { .. }) => {
+                Verdict::bad(format!("{}: not asked; mend the file", chain(&error)))
+            }
+            Err(error @ NoValue::NoAccessToken(_)) => Verdict::bad(format!(
+                "{}: not asked; check client_id, client_secret_file and token_url",
+                chain(&error)
+            )),
+        }
     }
-    let sent = clock.now();
-    let body = Either::Left(Full::default());
-    let answer =
-        upstream.ask(Outgoing { method: Method::GET, target: TARGET.to_owned(), fields, body }).await;
-    let received = clock.now();
-    let mut attempt =
-        Attempt::new(sent.wall, (upstream.root().to_string().into(), Arc::clone(&credential.name)), sent_id);
-    attempt.latency = received.mono.saturating_duration_since(sent.mono);
-    let told = match answer {
-        Ok(answer) => {
-            attempt.status = Some(answer.status.as_u16());
-            (answer.status.is_success(), judge(answer.status, &answer.fields, received.wall))
+
+    async fn request(&self, credential: &Credential, authorization: HeaderValue) -> Verdict {
+        let Self { upstream, journal, clock } = self;
+        let sent_id = Uuid::new_v4();
+        let mut fields = HeaderMap::new();
+        fields.insert(ACCEPT, HeaderValue::from_static("application/vnd.api+json"));
+        fields
+            .insert(USER_AGENT, HeaderValue::from_static(concat!("exportgate/", env!("CARGO_PKG_VERSION"))));
+        fields.insert(AUTHORIZATION, authorization);
+        if let Ok(id) = HeaderValue::try_from(sent_id.to_string()) {
+            fields.insert("snyk-request-id", id);
         }
-        Err(error) => {
-            attempt.error = Some(error.kind.as_str());
-            let cause = error
-                .source
-                .as_deref()
-                .map_or_else(String::new, |cause| format!(": {}", crate::chain::chain(cause)));
-            (false, format!("no answer from {} ({}{cause})", upstream.root(), error.kind.as_str()))
-        }
-    };
-    match journal.record(attempt, Vec::new()).await {
-        Ok(()) => (told.0, format!("{} [snyk-request-id {sent_id}]", told.1)),
-        Err(_) => (told.0, format!("{} [snyk-request-id {sent_id}, not recorded]", told.1)),
+        let root = upstream.root().to_string();
+        let sent = clock.now();
+        let of = (root.as_str().into(), Arc::clone(&credential.name));
+        let mut attempt = Attempt::new(sent.wall, of, sent_id);
+        let body = Either::Left(Full::default());
+        let answer =
+            upstream.ask(Outgoing { method: Method::GET, target: TARGET.to_owned(), fields, body }).await;
+        let received = clock.now();
+        attempt.latency = received.mono.saturating_duration_since(sent.mono);
+        let verdict = match &answer {
+            Ok(answer) => {
+                attempt.status = Some(answer.status.as_u16());
+                attempt.received_id = plain(&answer.fields, "snyk-request-id").map(str::to_owned);
+                attempt.version_served = plain(&answer.fields, "snyk-version-served").map(str::to_owned);
+                judge(answer, &root, received.wall)
+            }
+            Err(failed) => {
+                attempt.error = Some(failed.kind.as_str());
+                unanswered(failed, &root)
+            }
+        };
+        let id = attempt.received_id.clone().unwrap_or_else(|| sent_id.to_string());
+        let recorded = if journal.record(attempt, Vec::new()).await.is_ok() { "" } else { ", not recorded" };
+        Verdict { text: format!("{} [snyk-request-id {id}{recorded}]", verdict.text), ..verdict }
     }
 }
 
-/// What an answer says about token, version and clock.
-fn judge(status: StatusCode, answer: &HeaderMap, now: SystemTime) -> String {
-    let text = |name: &str| {
-        let plain = |text: &&str| {
-            text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-~. ".contains(&b))
+fn unanswered(failed: &Failed, root: &str) -> Verdict {
+    let cause = failed.source.as_deref().map_or_else(String::new, |cause| format!(": {}", chain(cause)));
+    let kind = failed.kind.as_str();
+    Verdict::bad(format!("no answer from {root} ({kind}{cause}). {}", advice_on(failed.kind)))
+}
+
+/// Reads an answer for token, version and clock. A proxy or a sign-in page may answer in Snyk's place, with any status, and
+/// that says nothing about them.
+fn judge(answer: &Answer, root: &str, now: SystemTime) -> Verdict {
+    let (status, fields) = (answer.status, &answer.fields);
+    let code = status.as_u16();
+    let kind = plain(fields, CONTENT_TYPE.as_str()).unwrap_or("no media type");
+    let elsewhere =
+        format!("something else answers in its place: check upstream.url ({root}) and HTTPS_PROXY");
+    if status.is_redirection() {
+        let location = fields.get(LOCATION).and_then(|place| place.to_str().ok()?.parse::<Uri>().ok());
+        let to = location.as_ref().and_then(Uri::host).map_or_else(String::new, |host| format!(" to {host}"));
+        return Verdict::bad(format!("{code}, a redirect{to}, and Snyk's API gives none: {elsewhere}"));
+    }
+    if status.is_success() {
+        return if names_an_owner(answer) {
+            Verdict::good(format!("{code}, the token is good{}", version_and_clock(fields, now)))
+        } else {
+            let document = if is_json(fields) { "JSON without an owner of the token" } else { kind };
+            Verdict::bad(format!("{code}, but not from Snyk's API ({document}): {elsewhere}"))
         };
-        answer.get(name).and_then(|value| value.to_str().ok()).filter(plain)
+    }
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        let wait = plain(fields, RETRY_AFTER.as_str()).unwrap_or("60");
+        return Verdict::bad(format!(
+            "{code}, the rate limit is used up: the token was not looked at; try again after {wait} s"
+        ));
+    }
+    if fields.get("snyk-request-id").is_none() && !is_error_document(answer) {
+        let edge = if status.is_server_error() { "Snyk's edge, or " } else { "" };
+        return Verdict::bad(format!(
+            "{code}, but not from Snyk's API ({kind}, no snyk-request-id): {edge}{elsewhere}"
+        ));
+    }
+    let text = match status {
+        StatusCode::UNAUTHORIZED => {
+            format!("{code}, refused: the token is wrong, or belongs to another region than {root}")
+        }
+        StatusCode::FORBIDDEN => format!(
+            "{code}, refused: Snyk knows the token, and its account may not use the API: check its role and plan"
+        ),
+        StatusCode::NOT_FOUND => {
+            format!(
+                "Snyk answered {code}: it has no such call there: check the path of upstream.url ({root})"
+            )
+        }
+        status if status.is_server_error() => format!(
+            "Snyk answered {status}: trouble of its own, and no word on the token; try again, then see https://status.snyk.io"
+        ),
+        status => format!("Snyk answered {status}, and no word on the token: check upstream.url ({root})"),
     };
-    let verdict = match status {
-        StatusCode::UNAUTHORIZED => "refused: the token is wrong, or belongs to another region",
-        StatusCode::FORBIDDEN => "the token is known, but may not do this",
-        StatusCode::TOO_MANY_REQUESTS => "the rate limit is used up: the token was not looked at",
-        status if status.is_success() => "the token is good",
-        _ => "not what Snyk's API answers: check upstream.url",
-    };
-    let served =
-        text("snyk-version-served").map_or_else(String::new, |served| format!(", version {served} served"));
-    let date = answer.get(DATE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok());
+    Verdict::bad(format!("{text}{}", version_and_clock(fields, now)))
+}
+
+fn version_and_clock(fields: &HeaderMap, now: SystemTime) -> String {
+    let served = plain(fields, "snyk-version-served");
+    let served = served.map_or_else(String::new, |served| format!(", version {served} served"));
+    let date = fields.get(DATE).and_then(|value| httpdate::parse_http_date(value.to_str().ok()?).ok());
     let clock = match date.map(|theirs| (now.duration_since(theirs), theirs.duration_since(now))) {
         Some((Ok(by), _)) if by > SKEW => format!(", this clock is {} ahead of Snyk's", short(by)),
         Some((_, Ok(by))) if by > SKEW => format!(", this clock is {} behind Snyk's", short(by)),
         Some(_) => ", clocks agree".to_owned(),
         None => String::new(),
     };
-    format!("{}, {verdict}{served}{clock}", status.as_u16())
+    format!("{served}{clock}")
+}
+
+/// It is the document that Snyk gives for the owner of a token (JSON:API 1.0 §7.2).
+fn names_an_owner(answer: &Answer) -> bool {
+    let document: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    is_json(&answer.fields) && document["data"]["id"].is_string() && document["data"]["type"].is_string()
+}
+
+/// It is a document of errors (JSON:API 1.0 §11).
+fn is_error_document(answer: &Answer) -> bool {
+    let document: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    is_json(&answer.fields) && document["errors"].is_array()
+}
+
+fn is_json(fields: &HeaderMap) -> bool {
+    let kind = plain(fields, CONTENT_TYPE.as_str()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    ["application/vnd.api+json", "application/json"].iter().any(|json| kind.eq_ignore_ascii_case(json))
+}
+
+/// A field, where it is so plain that a terminal can show it.
+fn plain<'f>(fields: &'f HeaderMap, name: &str) -> Option<&'f str> {
+    let is_plain = |text: &&str| {
+        text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-~. /+;=_".contains(&b))
+    };
+    fields.get(name).and_then(|value| value.to_str().ok()).filter(is_plain)
 }
 
 fn short(span: Duration) -> String {
     humantime::format_duration(Duration::from_secs(span.as_secs())).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_200_is_good_only_with_the_document_of_an_owner() {
+        let judged = |kind: &str, body: &str| {
+            let kind = HeaderValue::from_str(kind).expect("a field");
+            let fields = HeaderMap::from_iter([(CONTENT_TYPE, kind)]);
+            let answer = Answer { status: StatusCode::OK, fields, body: body.to_owned().into() };
+            judge(&answer, "https://api.snyk.io", SystemTime::UNIX_EPOCH)
+        };
+        let owner = r#"{"jsonapi":{"version":"1.0"},"data":{"type":"user","id":"1","attributes":{}}}"#;
+        for kind in
+            ["application/vnd.api+json", "application/vnd.api+json; charset=utf-8", "Application/JSON"]
+        {
+            assert!(judged(kind, owner).is_good, "{kind}");
+        }
+        for (kind, body, text) in [
+            ("text/html; charset=utf-8", "<html>", "(text/html; charset=utf-8)"),
+            ("text/html", owner, "(text/html)"),
+            ("application/json", "{}", "(JSON without an owner of the token)"),
+            ("application/vnd.api+json", r#"{"data":[]}"#, "(JSON without an owner of the token)"),
+            ("application/vnd.api+json", "<html>", "(JSON without an owner of the token)"),
+            ("\"; x=\"y", "", "(no media type)"),
+        ] {
+            let verdict = judged(kind, body);
+            assert!(!verdict.is_good && verdict.text.contains(text), "{kind} {verdict:?}");
+        }
+    }
 }

@@ -61,7 +61,7 @@ enum Command {
         /// Print an example file with every key, its default and what it does.
         #[arg(long)]
         example: bool,
-        /// Ask Snyk once with each credential: whether token, region and clock are right
+        /// Ask Snyk once with each slot of each credential: whether token, region and clock are right
         #[arg(long, conflicts_with_all = ["example", "client"])]
         live: bool,
         /// Say what would happen to a request of this client, and which rule decides: METHOD PATH

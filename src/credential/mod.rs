@@ -9,7 +9,7 @@ mod health;
 mod oauth;
 mod settings;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -77,6 +77,25 @@ pub enum Unavailable {
         /// Until the next try.
         retry_after: Duration,
     },
+}
+
+/// A slot has no value to present.
+#[derive(Debug, thiserror::Error)]
+pub enum NoValue {
+    /// Its file is not there yet, or empty.
+    #[error("{} is not there yet, or is empty", .0.display())]
+    Awaited(PathBuf),
+    /// The content of its file cannot be used.
+    #[error("{}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// The fault in it.
+        source: BadCredential,
+    },
+    /// The token endpoint gives no access token.
+    #[error("no access token")]
+    NoAccessToken(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// All credentials. They may be replaced while requests use them.
@@ -401,6 +420,32 @@ impl Credential {
         match open {
             Some(slot) => self.present_slot(slot, None, now).await,
             None => Err(Unavailable::Locked { retry_after: self.probe_interval }),
+        }
+    }
+
+    /// The `Authorization` field of the value that a slot's source has now. The health of the slots does not matter, and stays
+    /// as it is.
+    ///
+    /// # Errors
+    /// [`NoValue`].
+    pub async fn try_slot(&self, slot: usize) -> Result<HeaderValue, NoValue> {
+        let held = &self.slots[slot];
+        let field = |secret, path: &Path| {
+            let unusable = |source| NoValue::Unusable { path: path.to_owned(), source };
+            value(secret, held.scheme, 1).map(|value| value.field).map_err(unusable)
+        };
+        match (&held.source, &held.oauth) {
+            (Source::Fixed(secret), _) => field(secret.clone(), Path::new("SNYK_TOKEN")),
+            (Source::File(path), _) => match read(path) {
+                Ok(secret) => field(secret, path),
+                Err(BadCredential::Empty) => Err(NoValue::Awaited(path.clone())),
+                Err(BadCredential::Unreadable(error)) if error.is_missing() => {
+                    Err(NoValue::Awaited(path.clone()))
+                }
+                Err(source) => Err(NoValue::Unusable { path: path.clone(), source }),
+            },
+            (Source::OAuth { .. }, Some(oauth)) => oauth.try_once().await.map_err(NoValue::NoAccessToken),
+            (Source::OAuth { .. }, None) => Err(NoValue::NoAccessToken("no token endpoint".into())),
         }
     }
 

@@ -220,6 +220,11 @@ impl OAuth {
         }
     }
 
+    /// The `Authorization` field of an access token that is fetched for this alone.
+    pub(super) async fn try_once(&self) -> Result<HeaderValue, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.fetch().await?.field)
+    }
+
     async fn fetch(&self) -> Result<Token, NoToken> {
         let path = self.secret_file.clone();
         let reading = tokio::task::spawn_blocking(move || files::read(&path));

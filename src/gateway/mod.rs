@@ -37,7 +37,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
 use crate::transport::{Body, Peer};
 use crate::upstream::host::Resource;
-use crate::upstream::{Api, Lane, Upstream};
+use crate::upstream::{Api, FailedKind, Lane, Upstream};
 
 use exchange::{Exchange, Unanswered, Why};
 use failure::{Failure, FailureKind};
@@ -411,6 +411,12 @@ impl Gateway {
 pub fn told_of(refusal: route::Refusal) -> String {
     let told = FailureKind::Refused(refusal).told();
     format!("{} {}: {}", told.status.as_u16(), told.code, told.detail)
+}
+
+/// Advice to whoever runs the gateway about a request that got no answer from Snyk.
+#[must_use]
+pub fn advice_on(failed: FailedKind) -> &'static str {
+    FailureKind::Upstream(failed).told().detail
 }
 
 /// What looking up an export call came to.

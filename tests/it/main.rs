@@ -24,6 +24,7 @@ mod framing;
 mod isolation;
 mod kept;
 mod kill;
+mod live;
 mod logs;
 mod looking_after;
 mod metrics;
