@@ -5,6 +5,7 @@
 pub mod chain;
 pub mod circuit;
 pub mod clock;
+pub mod expiry;
 pub mod files;
 pub mod hardening;
 pub mod secret;

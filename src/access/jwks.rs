@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::settings::KeySource;
 use super::token::{BadKeys, Keys};
-use crate::files::{self, Content, Followed, Unreadable};
+use crate::files::{self, Content, Followed, Unreadable, Watched};
 use crate::transport::{self, Client, FetchError, TransportError};
 
 /// Shortest time between two tries to fetch the keys, whatever clients send.
@@ -72,6 +72,7 @@ struct Remote {
     tries: watch::Sender<u64>,
     /// Newer keys are wanted before their time.
     wanted: Notify,
+    watched: Arc<Watched>,
 }
 
 impl Jwks {
@@ -91,7 +92,8 @@ impl Jwks {
                 let client = transport::client(url, ca_file.as_deref(), TIMEOUT)?;
                 let (url, token_file, refresh) = (url.clone(), token_file.clone(), *refresh);
                 let (tries, wanted) = (watch::Sender::new(0), Notify::new());
-                let remote = Some(Remote { client, url, token_file, refresh, tries, wanted });
+                let watched = Watched::new("jwks");
+                let remote = Some(Remote { client, url, token_file, refresh, tries, wanted, watched });
                 Ok((Self { current: ArcSwap::from_pointee(Keys::default()), remote }, None))
             }
         }
@@ -99,6 +101,11 @@ impl Jwks {
 
     pub(super) fn now(&self) -> Arc<Keys> {
         self.current.load_full()
+    }
+
+    /// The success of fetching them, where they are at a URL.
+    pub(super) fn watched(&self) -> Option<Arc<Watched>> {
+        self.remote.as_ref().map(|remote| Arc::clone(&remote.watched))
     }
 
     pub(super) fn replace(&self, contents: &[Content]) -> Result<(), BadKeys> {
@@ -110,20 +117,21 @@ impl Jwks {
     /// Fetches the keys over and over; never ends.
     pub(super) async fn follow(&self) {
         let Some(remote) = &self.remote else { return std::future::pending().await };
-        let mut failing = false;
         loop {
             let began = Instant::now();
             match remote.fetch().await {
                 Ok(keys) => {
-                    if std::mem::take(&mut failing) {
+                    if remote.watched.failing().is_some() {
+                        remote.watched.mended();
                         tracing::info!("the issuer's keys can be fetched again");
                     }
                     self.current.store(Arc::new(keys));
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
+                    let error = crate::chain::chain(&error);
+                    if remote.watched.bad(error.clone()) {
                         tracing::error!(
-                            error = crate::chain::chain(&error),
+                            error,
                             "the issuer's keys cannot be fetched: the last good ones stay in force"
                         );
                     }
@@ -131,7 +139,8 @@ impl Jwks {
             }
             remote.tries.send_modify(|tries| *tries += 1);
             // Without keys nobody can be known: that is tried again soon.
-            let pause = if failing { remote.refresh.min(RETRY) } else { remote.refresh };
+            let is_failing = remote.watched.failing().is_some();
+            let pause = if is_failing { remote.refresh.min(RETRY) } else { remote.refresh };
             tokio::select! {
                 () = sleep(pause) => {}
                 () = remote.wanted.notified() => sleep_until(began + PAUSE).await,

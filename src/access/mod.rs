@@ -23,7 +23,8 @@ use http::header::AUTHORIZATION;
 use http::request::Parts;
 
 use crate::clock::Now;
-use crate::files::{Content, Followed};
+use crate::expiry::Expiring;
+use crate::files::{Content, Followed, Watched};
 use crate::route::Route;
 use crate::transport::{Peer, Via};
 
@@ -223,6 +224,18 @@ impl Access {
     /// When no key is in it; the old ones stay in force.
     pub fn replace_keys(&self, contents: &[Content]) -> Result<(), token::BadKeys> {
         self.issuer.as_ref().map_or(Ok(()), |(_, jwks)| jwks.replace(contents))
+    }
+
+    /// The success of fetching the issuer's keys, where they are at a URL.
+    #[must_use]
+    pub fn watched_keys(&self) -> Option<Arc<Watched>> {
+        self.issuer.as_ref()?.1.watched()
+    }
+
+    /// The last key of each client whose keys all end.
+    #[must_use]
+    pub fn expiring(&self) -> Vec<Expiring> {
+        self.roster.as_ref().map_or_else(Vec::new, |roster| roster.load().expiring().to_vec())
     }
 
     /// Fetches the issuer's keys over and over, where they are at a URL; never ends.

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use super::key::{self, Digest, Key};
 use super::policy::Policy;
 use super::quota::Usage;
 use super::{Presented, Reason};
 use crate::clock::Now;
+use crate::expiry::{Expiring, Kind};
 use crate::transport::User;
 
 /// One client.
@@ -38,6 +40,25 @@ pub struct Described {
     pub unix_groups: Vec<u32>,
     /// What it may do.
     pub policy: Policy,
+}
+
+impl Described {
+    /// It is known by something else than keys.
+    #[must_use]
+    pub fn is_known_otherwise(&self) -> bool {
+        !self.certificates.is_empty()
+            || !self.tokens.is_empty()
+            || !self.unix_users.is_empty()
+            || !self.unix_groups.is_empty()
+    }
+
+    /// The last of its keys; `None` where it has none, or one that has no end.
+    #[must_use]
+    pub fn expiring(&self) -> Option<Expiring> {
+        let ends: Option<Vec<SystemTime>> = self.keys.iter().map(|key| key.until).collect();
+        let name = format!("the last of clients.{}.keys", self.name);
+        Some(Expiring { kind: Kind::ClientKeys, name, begins: None, ends: ends?.into_iter().max()? })
+    }
 }
 
 /// A claim and the value that it must have, or hold where it is a list (RFC 7519 §4).
@@ -81,6 +102,8 @@ pub struct Roster {
     tokens: HashMap<Claim, Arc<Client>>,
     unix_users: HashMap<u32, Arc<Client>>,
     unix_groups: HashMap<u32, Arc<Client>>,
+    /// Keys that end.
+    expiring: Vec<Expiring>,
 }
 
 impl Default for Roster {
@@ -93,6 +116,7 @@ impl Default for Roster {
             tokens: HashMap::new(),
             unix_users: HashMap::new(),
             unix_groups: HashMap::new(),
+            expiring: Vec::new(),
         }
     }
 }
@@ -103,7 +127,8 @@ impl Roster {
     /// # Errors
     /// When two clients would be known by the same thing.
     pub fn new(described: Vec<Described>, before: Option<&Self>) -> Result<Self, Shared> {
-        let mut roster = Self::default();
+        let expiring = described.iter().filter_map(Described::expiring).collect();
+        let mut roster = Self { expiring, ..Self::default() };
         for one in described {
             let known = before.and_then(|roster| roster.find(&one.name));
             let usage = known.map(|client| Arc::clone(&client.usage)).unwrap_or_default();
@@ -140,6 +165,12 @@ impl Roster {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty()
+    }
+
+    /// The last key of each client whose keys all end.
+    #[must_use]
+    pub fn expiring(&self) -> &[Expiring] {
+        &self.expiring
     }
 
     /// Whose key this is. To look for it takes the same time whether there is such a key or not; what is wrong with

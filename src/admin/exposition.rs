@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{Admin, lock};
+use crate::expiry::{Expiring, Kind, Standing};
 use crate::listener::Counters;
 use crate::upstream::Api;
 
@@ -277,13 +278,29 @@ fn doors(admin: &Admin) -> Vec<Family> {
             handshakes = handshakes.with(&[("listener", listener), ("result", result)], of(count));
         }
     }
-    let mut ends =
-        Family::gauge("tls_certificate_expiry_timestamp", "When the certificate that we show ends")
-            .in_unit(Unit::Seconds);
-    if let Some(end) = admin.views.tls.as_ref().and_then(|tls| tls.now().ends) {
+    let mut ends = Family::gauge(
+        "tls_certificate_expiry_timestamp",
+        "End of our own certificate, or of one that it was signed with",
+    )
+    .in_unit(Unit::Seconds);
+    let all = (admin.views.expiring.0)();
+    let certificates = all.iter().filter(|one| one.kind == Kind::Certificate);
+    if let Some(end) = certificates.map(|one| one.ends).min() {
         ends = ends.is(timestamp(end));
     }
-    vec![open, most, accepted, refused, handshakes, ends]
+    let mut expiring = Family::gauge(
+        "expiring",
+        "Certificates, revocation lists and clients' last keys that end soon, have ended or are not valid yet, by kind",
+    );
+    for kind in Kind::ALL {
+        let has_warning = |one: &&Expiring| {
+            let standing = one.standing(admin.now().wall, admin.settings.warn_before);
+            one.kind == kind && standing != Standing::Valid
+        };
+        let count = number(all.iter().filter(has_warning).count());
+        expiring = expiring.with(&[("kind", kind.as_str())], count);
+    }
+    vec![open, most, accepted, refused, handshakes, ends, expiring]
 }
 
 /// Several files may be of one kind; their counts are one.

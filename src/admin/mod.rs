@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 use crate::cache::Cache;
 use crate::clock::{Clock, Now};
 use crate::credential::Credentials;
+use crate::expiry::Expiring;
 use crate::files::Watched;
 use crate::journal::Journal;
 use crate::listener::{self, Counters};
@@ -36,7 +37,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::history::History;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
-use crate::transport::{Body, Peer, ServerTls, ServerTlsSettings};
+use crate::transport::{Body, Peer, ServerTlsSettings};
 use crate::upstream::Upstream;
 
 use board::Board;
@@ -62,6 +63,8 @@ pub struct Settings {
     pub token_file: Option<PathBuf>,
     /// Who signs certificates that stand for the token.
     pub client_ca: Option<PathBuf>,
+    /// Time of the warning before a certificate, revocation list or key ends.
+    pub warn_before: Duration,
     /// Whether the address is the default one: another gateway on this machine may have it.
     pub is_default: bool,
 }
@@ -102,8 +105,8 @@ pub struct Views {
     pub clients: Arc<Counters>,
     /// Where it listens.
     pub addresses: Vec<listener::Address>,
-    /// What it speaks TLS with.
-    pub tls: Option<ServerTls>,
+    /// Everything in force that has an end.
+    pub expiring: Expirings,
     /// How the files that are followed fare.
     pub watched: Arc<Mutex<Vec<Arc<Watched>>>>,
     /// How many clients wait for answers that are on their way.
@@ -118,6 +121,15 @@ pub struct Followers(pub Box<dyn Fn() -> usize + Send + Sync>);
 impl std::fmt::Debug for Followers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", (self.0)())
+    }
+}
+
+/// Lists the certificates, revocation lists and clients' keys in force that have an end.
+pub struct Expirings(pub Box<dyn Fn() -> Vec<Expiring> + Send + Sync>);
+
+impl std::fmt::Debug for Expirings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", (self.0)())
     }
 }
 

@@ -9,10 +9,14 @@ use serde_json::{Value, json};
 use super::board::{Health, Part, State};
 use super::{Admin, lock, time};
 use crate::circuit::Phase;
+use crate::expiry::{Expiring, Kind, date};
 use crate::telemetry::history::STEP;
 use crate::telemetry::metrics::{Served, Totals};
 use crate::upstream::gate::Standing;
 use crate::upstream::{Api, Lane};
+
+/// Most warnings that one part's detail holds.
+const MOST_WARNINGS: usize = 5;
 
 impl Admin {
     /// How each part stands now.
@@ -21,6 +25,7 @@ impl Admin {
             vec![self.configuration()],
             self.credentials(),
             vec![self.listeners(), self.journal(), self.upstream()],
+            self.expiry(),
         ];
         let parts: Vec<Part> = parts.into_iter().flatten().collect();
         let since = lock(&self.board).note(&parts, self.now().wall);
@@ -123,6 +128,30 @@ impl Admin {
             ),
         };
         Part { name: "journal".to_owned(), state, detail, is_needed: refuses }
+    }
+
+    /// A part for certificates where there are any, and one for clients while the last keys of some end.
+    fn expiry(&self) -> Vec<Part> {
+        let (now, warn_before) = (self.now().wall, self.settings.warn_before);
+        let of = |name: &str, expiring: &[&Expiring]| {
+            let mut warnings: Vec<String> =
+                expiring.iter().filter_map(|one| one.warning(now, warn_before)).collect();
+            let state = if warnings.is_empty() { State::Ok } else { State::Degraded };
+            let ends = expiring.iter().map(|one| one.ends).min();
+            if let (State::Ok, Some(ends)) = (state, ends) {
+                warnings.push(format!("valid until {}", date(ends)));
+            }
+            let more = warnings.len().saturating_sub(MOST_WARNINGS);
+            warnings.truncate(MOST_WARNINGS);
+            warnings.extend((more > 0).then(|| format!("and {more} more: see the log")));
+            Part { name: name.to_owned(), state, detail: warnings.join("; "), is_needed: false }
+        };
+        let all = (self.views.expiring.0)();
+        let (keys, certificates): (Vec<&Expiring>, Vec<&Expiring>) =
+            all.iter().partition(|one| one.kind == Kind::ClientKeys);
+        let certificates = (!certificates.is_empty()).then(|| of("certificate", &certificates));
+        let keys = Some(of("clients", &keys)).filter(|part| part.state != State::Ok);
+        certificates.into_iter().chain(keys).collect()
     }
 
     /// Whether Snyk can be asked. It never makes the gateway not ready: what is stored is served all the same.

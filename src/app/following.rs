@@ -103,8 +103,12 @@ impl Following {
             let take = move |contents: &[Content]| Ok(access.replace_keys(contents)?);
             self.follow("jwks".to_owned(), vec![jwks.watched()], Box::pin(jwks.follow(self.interval, take)));
         }
-        let access = Arc::clone(access);
-        self.follow("issuer".to_owned(), Vec::new(), Box::pin(async move { access.follow_keys().await }));
+        let (access, watched) = (Arc::clone(access), access.watched_keys());
+        self.follow(
+            "issuer".to_owned(),
+            watched.into_iter().collect(),
+            Box::pin(async move { access.follow_keys().await }),
+        );
     }
 
     /// Follows the file of clients.

@@ -1,6 +1,7 @@
 //! The composition root: [`App::bind`] opens everything and knows its addresses, [`App::run`] serves
 //! until it is told to stop.
 
+mod expiry;
 mod following;
 mod looking;
 mod pacing;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::access::{Access, BadAccess, Roster, Shared};
-use crate::admin::{Admin, Followers, Views};
+use crate::admin::{Admin, Expirings, Followers, Views};
 use crate::clock::Clock;
 use crate::config::{Config, Problems, clients};
 use crate::credential::{BadCredential, Credentials};
@@ -28,6 +29,7 @@ use crate::telemetry::trace::{TraceError, Traces};
 use crate::transport::{BadTls, Peer, ServerTls, TransportError};
 use crate::upstream::Upstream;
 
+use expiry::Expiry;
 use following::Following;
 use looking::Looking;
 use pacing::Pacing;
@@ -52,6 +54,8 @@ pub struct App {
     reloader: Box<Reloader>,
     reload: Option<Reload>,
     pacing: Pacing,
+    expiry: Expiry,
+    warn_before: Duration,
     journal: Journal,
     clock: Clock,
     shutdown: Shutdown,
@@ -137,7 +141,9 @@ impl App {
         following.clients(clients, &access);
         following.tls(tls.clone().zip(tls_files));
 
-        let (waiting, views_tls) = (Arc::clone(&gateway), tls.clone());
+        let waiting = Arc::clone(&gateway);
+        let expiry = Expiry { tls: tls.clone(), access: Arc::clone(&access) };
+        let (expiring, warn_before) = (expiry.clone(), config.admin.warn_before);
         let views = Views {
             clock: clock.clone(),
             traces: traces.clone(),
@@ -149,7 +155,7 @@ impl App {
             metrics,
             clients: listener.counters(),
             addresses: listener.addresses(),
-            tls: views_tls,
+            expiring: Expirings(Box::new(move || expiring.all())),
             watched: following.watched(),
             followers: Followers(Box::new(move || waiting.waiting())),
             shutdown: shutdown.clone(),
@@ -179,6 +185,8 @@ impl App {
             reloader,
             reload: None,
             pacing,
+            expiry,
+            warn_before,
             journal,
             clock,
             shutdown,
@@ -219,6 +227,7 @@ impl App {
         }
         self.pacing.spawn(&self.pacing.upstream.pacers(), &shutdown);
         self.following.spawn(self.reloader, self.reload);
+        shutdown.spawn_helper(self.expiry.watch(clock.clone(), self.warn_before));
         let looking = self.admin.map(|(looking, admin)| {
             for address in &looking.addresses {
                 tracing::info!(server.address = %address, "the admin listener: health, metrics and the status page");

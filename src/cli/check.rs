@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
 
-use crate::access::Class;
+use crate::access::{Class, Described};
 use crate::config::{Config, Resolved};
 use crate::credential::Scopes;
+use crate::expiry::{Standing, date};
 use crate::gateway::{Routes, told_of};
 use crate::route;
 
@@ -21,11 +23,12 @@ pub(super) struct Asked<'a> {
     pub(super) client: &'a str,
     pub(super) method: &'a str,
     pub(super) target: &'a str,
+    pub(super) now: SystemTime,
 }
 
 /// Says what would happen to a request and which rule decides; whether it would be let through.
 pub(super) fn dry_run(config: &Config, asked: &Asked<'_>, out: &mut dyn Write) -> io::Result<bool> {
-    let Asked { client, method, target } = asked;
+    let Asked { client, method, target, now } = asked;
     writeln!(out, "{client}: {method} {target}")?;
     let (Ok(method), Ok(uri)) = (method.parse(), target.parse::<http::Uri>()) else {
         writeln!(out, "  refused: this is no method and path")?;
@@ -56,6 +59,9 @@ pub(super) fn dry_run(config: &Config, asked: &Asked<'_>, out: &mut dyn Write) -
                 writeln!(out, "  refused: 401, nobody is called so; there are: {}", names.join(", "))?;
                 return Ok(false);
             };
+            if !may_get_in(found, *now, config.admin.warn_before, out)? {
+                return Ok(false);
+            }
             if let Err(denied) = found.policy.decide(&route) {
                 writeln!(out, "  refused: {status}, clients.{client}.{}", denied.rule())?;
                 return Ok(false);
@@ -85,6 +91,43 @@ pub(super) fn dry_run(config: &Config, asked: &Asked<'_>, out: &mut dyn Write) -
         return Ok(true);
     }
     writeln!(out, "  refused: 403 no_credential, no credential is for this org or group")?;
+    Ok(false)
+}
+
+/// Lists the keys of a client that have ended or end soon. Gives `false` where no key and nothing else is left.
+fn may_get_in(
+    client: &Described,
+    now: SystemTime,
+    warn_before: Duration,
+    out: &mut dyn Write,
+) -> io::Result<bool> {
+    let count = client.keys.len();
+    let is_over = client.expiring().is_some_and(|last| last.standing(now, warn_before) == Standing::Ended);
+    for (at, key) in client.keys.iter().enumerate() {
+        let Some(ends) = key.until else { continue };
+        let verb = match (ends <= now, ends < now + warn_before) {
+            (true, _) => "ended",
+            (false, true) => "ends",
+            (false, false) => continue,
+        };
+        let name = &client.name;
+        writeln!(out, "  key {} of {count} in clients.{name}.keys {verb} on {}", at + 1, date(ends))?;
+    }
+    if !is_over {
+        return Ok(true);
+    }
+    if client.is_known_otherwise() {
+        writeln!(
+            out,
+            "  all of its keys have ended: it gets in by certificates, tokens or unix_users alone"
+        )?;
+        return Ok(true);
+    }
+    let name = &client.name;
+    writeln!(
+        out,
+        "  refused: 401, all keys in clients.{name}.keys have ended: make one with `exportgate key new --client {name}`"
+    )?;
     Ok(false)
 }
 

@@ -175,7 +175,8 @@ impl Cli {
             Command::Check { client: Some(client), request, configured, .. } => {
                 let config = configured.resolve()?.0;
                 let [method, target] = request.as_slice() else { return Ok(()) };
-                let asked = check::Asked { client: &client, method, target };
+                let now = crate::clock::Clock::system().now().wall;
+                let asked = check::Asked { client: &client, method, target, now };
                 let allowed =
                     check::dry_run(&config, &asked, &mut out).or_else(closed).map_err(cannot_write)?;
                 if allowed { Ok(()) } else { Err(Failure::Refused) }

@@ -82,6 +82,14 @@ pub(super) fn read(
         ("admin.max_connections", "64", "Most connections at once; clients have their own."),
         1..=10_000,
     );
+    let warn_before = r.duration(
+        (
+            "admin.warn_before",
+            "14d",
+            "Warn this long before a certificate, a revocation list or a client's last key ends, but only in the last quarter of its life.",
+        ),
+        ("0s", "1y"),
+    );
     if let Some(path) = &token_file
         && let Err(error) = crate::files::read(path)
     {
@@ -134,5 +142,5 @@ pub(super) fn read(
         allow_plain_http,
         ..listener.clone()
     });
-    Settings { listener, tls: own_tls, token_file, client_ca, is_default }
+    Settings { listener, tls: own_tls, token_file, client_ca, warn_before, is_default }
 }

@@ -76,12 +76,7 @@ fn client(r: &mut Reader<'_>, file: &str, table: &str) -> Described {
             ),
         },
     };
-    let is_known_by_nothing = described.keys.is_empty()
-        && described.certificates.is_empty()
-        && described.tokens.is_empty()
-        && described.unix_users.is_empty()
-        && described.unix_groups.is_empty();
-    if is_known_by_nothing {
+    if described.keys.is_empty() && !described.is_known_otherwise() {
         let what = "is known by nothing: set keys (`exportgate key new`), certificates, tokens, unix_users or unix_groups";
         r.problem(file, &format!("clients.{table}"), what);
     }

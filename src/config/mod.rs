@@ -24,7 +24,11 @@ mod tls;
 mod upstream;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use crate::access::Described;
+use crate::clock::Clock;
+use crate::expiry::{Expiring, Kind, date};
 use crate::listener::Address;
 use crate::transport::ServerTlsSettings;
 use crate::{gateway, telemetry};
@@ -46,7 +50,7 @@ pub struct Config {
     /// The file of clients, to be followed.
     pub clients_file: Option<PathBuf>,
     /// How often the files of clients, TLS and JWKS are read again.
-    pub reload_interval: std::time::Duration,
+    pub reload_interval: Duration,
     /// `[upstream]`.
     pub upstream: crate::upstream::Settings,
     /// `[budget]`, `[queue]`, `[hold]`, `[retry]` and `[breaker]`.
@@ -85,7 +89,7 @@ impl Config {
 
     fn read(reader: &mut reader::Reader<'_>) -> Option<Self> {
         let mut listener = listener::read(reader);
-        let tls = tls::read(reader);
+        let (tls, expiring) = tls::read(reader).unzip();
         let (upstream, plain) = upstream::read(reader, &listener);
         let access = access::read(reader, &plain);
         let certified =
@@ -102,6 +106,9 @@ impl Config {
         let cache = cache::read(reader, upstream.max_answer);
         let (routes, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
         let admin = admin::read(reader, &listener, tls.as_ref());
+        let keys = access.settings.clients.iter().flatten().filter_map(Described::expiring);
+        let expiring = expiring.into_iter().flatten().chain(keys);
+        note_expiry(reader, expiring, admin.warn_before);
         let shutdown = shutdown::read(reader);
         let traces = otlp::read(reader, &plain);
         Some(Self {
@@ -125,8 +132,26 @@ impl Config {
     }
 }
 
+/// Notes the end of our own certificate, and warnings about whatever else ends soon or has ended.
+fn note_expiry(
+    reader: &mut reader::Reader<'_>,
+    expiring: impl Iterator<Item = Expiring>,
+    warn_before: Duration,
+) {
+    let now = Clock::system().now().wall;
+    for one in expiring {
+        match one.warning(now, warn_before) {
+            Some(warning) => reader.note(format!("WARNING: {warning}")),
+            None if one.kind == Kind::Certificate => {
+                reader.note(format!("{} is valid until {}", one.name, date(one.ends)));
+            }
+            None => {}
+        }
+    }
+}
+
 /// What takes effect after a restart only: keys, and beginnings of keys that end with a dot or an underscore.
-const AFTER_RESTART: [&str; 29] = [
+const AFTER_RESTART: [&str; 30] = [
     "listen",
     "listener.allow_plain_http",
     "listener.unix_",
@@ -134,6 +159,7 @@ const AFTER_RESTART: [&str; 29] = [
     "admin.token_file",
     "admin.client_ca",
     "admin.allow_plain_http",
+    "admin.warn_before",
     "access.reload_interval",
     "oidc.",
     "upstream.url",

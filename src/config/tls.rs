@@ -2,6 +2,7 @@
 
 use super::reader::Reader;
 use crate::chain::chain;
+use crate::expiry::Expiring;
 use crate::transport::{ServerTls, ServerTlsSettings};
 
 /// The files, unread.
@@ -29,14 +30,19 @@ pub(super) fn files(r: &mut Reader<'_>) -> Option<ServerTlsSettings> {
     }
 }
 
-pub(super) fn read(r: &mut Reader<'_>) -> Option<ServerTlsSettings> {
+/// The files, and everything in them that has an end.
+pub(super) fn read(r: &mut Reader<'_>) -> Option<(ServerTlsSettings, Vec<Expiring>)> {
     let settings = files(r)?;
     if settings.client_crl.is_some() && settings.client_ca.is_none() {
         let place = r.place("tls.client_crl");
         r.problem(&place, "tls.client_crl", "needs tls.client_ca");
     }
-    if let Err(error) = ServerTls::open(settings.clone()) {
-        r.problem("tls", "", chain(&error));
-    }
-    Some(settings)
+    let expiring = match ServerTls::open(settings.clone()) {
+        Ok((tls, _)) => tls.now().expiring.clone(),
+        Err(error) => {
+            r.problem("tls", "", chain(&error));
+            Vec::new()
+        }
+    };
+    Some((settings, expiring))
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
 use x509_parser::objects::{oid_registry, oid2abbrev};
-use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate, X509Name};
+use x509_parser::prelude::{ASN1Time, FromDer as _, GeneralName, X509Certificate, X509Name};
 
 /// The other end of a connection.
 #[derive(Debug, Clone)]
@@ -89,16 +89,15 @@ impl Certificate {
             }
         }
         names.extend(subject(certificate.subject()).map(|subject| format!("subject:{subject}")));
-        let time = |seconds: i64| {
-            let seconds = u64::try_from(seconds).unwrap_or(0);
-            SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)
-        };
         let validity = certificate.validity();
-        Some(Self {
-            names,
-            valid: (time(validity.not_before.timestamp()), time(validity.not_after.timestamp())),
-        })
+        Some(Self { names, valid: (time(validity.not_before), time(validity.not_after)) })
     }
+}
+
+/// A time of a certificate or a revocation list; what is before 1970 begins then.
+pub(super) fn time(at: ASN1Time) -> SystemTime {
+    let seconds = u64::try_from(at.timestamp()).unwrap_or(0);
+    SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds)
 }
 
 /// A distinguished name as text, its special characters escaped (RFC 4514 §2.4), so that no value can

@@ -1,6 +1,6 @@
 //! TLS towards clients: the certificate we show, the client certificates we trust, and their replacement.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,8 +11,10 @@ use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifi
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::peer::Certificate;
+use super::peer::{Certificate, time};
+use crate::expiry::{Expiring, Kind};
 use crate::files::{self, Content, Followed, Unreadable};
 
 /// `[tls]`.
@@ -79,8 +81,8 @@ pub struct Prepared {
 pub struct Loaded {
     /// The settings for handshakes.
     pub config: Arc<ServerConfig>,
-    /// When our certificate's time is over.
-    pub ends: Option<SystemTime>,
+    /// Everything in them that has an end.
+    pub expiring: Vec<Expiring>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
@@ -171,23 +173,25 @@ fn load(
     let mut contents = contents.iter();
     let mut next = || contents.next().map_or(&[][..], |content| content.as_slice());
     let chain: Vec<CertificateDer<'static>> = pem_all("tls.certificate", next())?;
-    let ends = chain.first().and_then(Certificate::read).map(|certificate| certificate.valid.1);
+    let mut expiring = of_chain(&settings.certificate, &chain);
     let key = PrivateKeyDer::from_pem_slice(next())
         .map_err(|error| BadTls::Pem { key: "tls.key", what: format!("no private key in it ({error})") })?;
     let mut verifier: Option<Arc<dyn ClientCertVerifier>> = None;
-    if settings.client_ca.is_some() {
+    if let Some(path) = &settings.client_ca {
         let mut roots = RootCertStore::empty();
         for certificate in pem_all::<CertificateDer<'static>>("tls.client_ca", next())? {
+            expiring.extend(of_certificate(Kind::ClientCa, shown("tls.client_ca", path), &certificate));
             roots.add(certificate)?;
         }
         let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
             .allow_unauthenticated();
-        if settings.client_crl.is_some() {
+        if let Some(path) = &settings.client_crl {
             let lists: Vec<CertificateRevocationListDer<'static>> = pem_all("tls.client_crl", next())?;
             if lists.iter().any(is_out_of_date) {
-                let what = "a list in it is out of date, and would revoke all".to_owned();
+                let what = format!("a list in {} is out of date, and would revoke all", path.display());
                 return Err(BadTls::Pem { key: "tls.client_crl", what });
             }
+            expiring.extend(lists.iter().filter_map(|list| of_list(path, list)));
             builder = builder.with_crls(lists).enforce_revocation_expiration();
         }
         verifier = Some(builder.build()?);
@@ -207,7 +211,39 @@ fn load(
     } else {
         config.ticketer = Arc::clone(ticketer);
     }
-    Ok(Loaded { config: Arc::new(config), ends, verifier })
+    Ok(Loaded { config: Arc::new(config), expiring, verifier })
+}
+
+/// The key of a file, and the file.
+fn shown(key: &str, path: &Path) -> String {
+    format!("{key} ({})", path.display())
+}
+
+/// Our certificate, and those that it was signed with. A root is left out: who trusts it has it, and its end counts for
+/// nobody then.
+fn of_chain(path: &Path, chain: &[CertificateDer<'_>]) -> Vec<Expiring> {
+    let of = |(at, certificate): (usize, &CertificateDer<'_>)| {
+        let (_, read) = X509Certificate::from_der(certificate).ok()?;
+        if at > 0 && read.subject() == read.issuer() {
+            return None;
+        }
+        let name = shown("tls.certificate", path);
+        let name = if at == 0 { name } else { format!("{name}, certificate {} in it,", at + 1) };
+        of_certificate(Kind::Certificate, name, certificate)
+    };
+    chain.iter().enumerate().filter_map(of).collect()
+}
+
+fn of_certificate(kind: Kind, name: String, certificate: &CertificateDer<'_>) -> Option<Expiring> {
+    let (_, read) = X509Certificate::from_der(certificate).ok()?;
+    let validity = read.validity();
+    Some(Expiring { kind, name, begins: Some(time(validity.not_before)), ends: time(validity.not_after) })
+}
+
+fn of_list(path: &Path, list: &CertificateRevocationListDer<'_>) -> Option<Expiring> {
+    let (_, read) = x509_parser::parse_x509_crl(list).ok()?;
+    let (begins, ends) = (Some(time(read.last_update())), time(read.next_update()?));
+    Some(Expiring { kind: Kind::ClientCrl, name: shown("tls.client_crl", path), begins, ends })
 }
 
 /// Whether a list's time is over (RFC 5280 §5.1.2.5). One that cannot be read is the verifier's to refuse.

@@ -16,6 +16,7 @@ mod command_line;
 mod connections;
 mod credentials;
 mod doors;
+mod expiry;
 mod failures;
 mod fake;
 mod floods;

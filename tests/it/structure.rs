@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 const RANKS: [&[&str]; 7] = [
     &["chain"],
-    &["circuit", "clock", "files", "hardening", "secret", "shutdown", "systemd"],
+    &["circuit", "clock", "expiry", "files", "hardening", "secret", "shutdown", "systemd"],
     &["route", "transport"],
     &["access", "cache", "credential", "journal", "listener", "telemetry", "upstream"],
     &["admin", "gateway"],

@@ -1,6 +1,6 @@
 //! Certificates, revocation lists and JWTs, made at test time.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
@@ -32,7 +32,17 @@ impl Identity {
 
 impl Authority {
     pub(crate) fn new(name: &str) -> Self {
+        Self::from(name, CertificateParams::new(Vec::new()).unwrap())
+    }
+
+    /// One that ended in 2001.
+    pub(crate) fn of_old(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(2001, 1, 1));
+        Self::from(name, params)
+    }
+
+    fn from(name: &str, mut params: CertificateParams) -> Self {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(DnType::CommonName, name);
@@ -80,6 +90,17 @@ impl Authority {
 
     /// A list that revokes these serial numbers.
     pub(crate) fn revocations(&self, serials: &[u64]) -> String {
+        let year = Duration::from_hours(24 * 365);
+        self.revocations_within(serials, (UNIX_EPOCH + 54 * year, UNIX_EPOCH + 130 * year))
+    }
+
+    /// The same, from one time to the other.
+    pub(crate) fn revocations_within(
+        &self,
+        serials: &[u64],
+        (begins, ends): (SystemTime, SystemTime),
+    ) -> String {
+        let time = |at: SystemTime| date_time_ymd(1970, 1, 1) + at.duration_since(UNIX_EPOCH).unwrap();
         let revoked = |serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2024, 1, 1),
@@ -87,8 +108,8 @@ impl Authority {
             invalidity_date: None,
         };
         let params = CertificateRevocationListParams {
-            this_update: date_time_ymd(2024, 1, 1),
-            next_update: date_time_ymd(2100, 1, 1),
+            this_update: time(begins),
+            next_update: time(ends),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,
             revoked_certs: serials.iter().map(revoked).collect(),
