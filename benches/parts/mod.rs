@@ -105,6 +105,7 @@ pub(crate) fn entry(cache: &Cache, body: Bytes, settings: &Settings, now: Now) -
         cache::assess(&answer(&asked, &body, peek.as_ref(), now), settings).expect("it is stored");
     let etag = cache::etag(&body);
     let fields = cache.pack(&stored_fields(&etag));
-    let whole = Whole { status: StatusCode::OK, fields, body, etag, age: Duration::ZERO };
+    let reservation = exportgate::transport::Reservation::default();
+    let whole = Whole { status: StatusCode::OK, fields, body, reservation, etag, age: Duration::ZERO };
     Entry::new(whole, freshness, now, Uuid::now_v7())
 }

@@ -129,10 +129,11 @@ fn target_authority(parts: &Parts, hosts: &Lines<'_>) -> Result<Authority, Unide
     let host = hosts.first.map(authority_of).transpose()?;
     match (parts.version >= Version::HTTP_2, parts.uri.authority(), host) {
         (false, Some(_), _) if parts.uri.scheme().is_some() => Err(Unidentified::TargetForm),
-        // CONNECT's target is an authority without a scheme; the route refuses it.
-        (false, _, Some(host)) => Ok(host),
         (true, Some(authority), None) => Ok(authority.clone()),
         (true, Some(authority), Some(host)) if host == *authority => Ok(host),
+        // CONNECT's target of HTTP/1.1 is an authority without a scheme; the route refuses it. An intermediary that has
+        // the request from HTTP/1.1 says its host in HTTP/2 as it was said there.
+        (false, _, Some(host)) | (true, None, Some(host)) => Ok(host),
         _ => Err(Unidentified::Host),
     }
 }
@@ -214,6 +215,12 @@ mod tests {
         assert_eq!(h2(&[]), Ok(()));
         assert_eq!(h2(&[("host", "a:1")]), Ok(()));
         assert_eq!(h2(&[("host", "b")]), Err(Unidentified::Host));
+        let h2_without_authority =
+            |fields: &[(&str, &str)]| check(&parts(Version::HTTP_2, "/", fields), network, &settings);
+        assert_eq!(h2_without_authority(&[("host", "a:1")]), Ok(()));
+        for bad in [&[][..], &[("host", "a"), ("host", "a")], &[("host", "")], &[("host", "u@a")]] {
+            assert_eq!(h2_without_authority(bad), Err(Unidentified::Host), "{bad:?}");
+        }
     }
 
     #[test]

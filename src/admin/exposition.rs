@@ -138,8 +138,16 @@ fn whole(admin: &Admin) -> Vec<Family> {
     if let Some(traces) = &admin.views.traces {
         dropped = dropped.is(large(traces.lost()));
     }
+    let (buffered, max_buffered) = admin.views.memory.held();
     vec![
         dropped,
+        Family::gauge(
+            "buffered_bytes",
+            "Memory of bodies that are gathered and of answers that are not taken yet",
+        )
+        .is(number(buffered)),
+        Family::gauge("buffered_max_bytes", "What they may take: listener.max_buffered")
+            .is(number(max_buffered)),
         Family::gauge("build_info", "The version, as a label")
             .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0),
         Family::gauge("ready", "Whether clients may be sent here").is(flag(is_ready)),

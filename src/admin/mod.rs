@@ -37,7 +37,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::history::History;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
-use crate::transport::{Body, Peer, ServerTlsSettings};
+use crate::transport::{Body, Memory, Peer, ServerTlsSettings};
 use crate::upstream::Upstream;
 
 use board::Board;
@@ -89,6 +89,8 @@ pub struct Views {
     pub clock: Clock,
     /// What is stored.
     pub cache: Cache,
+    /// What bodies hold.
+    pub memory: Memory,
     /// Where requests go.
     pub upstream: Upstream,
     /// The credentials.

@@ -26,7 +26,7 @@ use crate::shutdown::{self, Shutdown};
 use crate::systemd;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{TraceError, Traces};
-use crate::transport::{BadTls, Peer, ServerTls, TransportError};
+use crate::transport::{BadTls, Memory, Peer, ServerTls, TransportError};
 use crate::upstream::Upstream;
 
 use expiry::Expiry;
@@ -119,7 +119,9 @@ impl App {
         let clients = config.clients_file.as_deref().map(|path| open_clients(path, &access)).transpose()?;
         let clients = clients.map(|clients| clients.take(&access));
         let (tls, tls_files) = config.tls.clone().map(ServerTls::open).transpose()?.unzip();
-        let upstream = Upstream::new(&config.upstream, &config.sparing, &credentials.names())?;
+        let memory = Memory::new(config.listener.max_buffered, config.sparing.rest.max_wait);
+        let names = credentials.names();
+        let upstream = Upstream::new(&config.upstream, &config.sparing, &names, memory.clone())?;
         let listener = Listener::bind(config.listener.clone(), tls.clone()).await?;
         let journal = Journal::open(config.journal.clone(), clock.clone());
         let metrics = Arc::new(Metrics::default());
@@ -132,6 +134,7 @@ impl App {
             journal: journal.clone(),
             metrics: Arc::clone(&metrics),
             traces: traces.clone(),
+            memory: memory.clone(),
             shutdown: shutdown.clone(),
         };
         let gateway = Arc::new(Gateway::new(&settings(&config), with));
@@ -148,6 +151,7 @@ impl App {
             clock: clock.clone(),
             traces: traces.clone(),
             cache: gateway.cache(),
+            memory,
             upstream: upstream.clone(),
             credentials: Arc::clone(&credentials),
             journal: journal.clone(),

@@ -7,13 +7,19 @@
 //! wait of everybody with `None`.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::key::Key;
+
+/// How long a client that has closed its half of the connection is taken for one that waits.
+pub const HALF_CLOSED: Duration = Duration::from_secs(1);
 
 /// The flights of one gateway, by what they ask. `T` is what lands.
 #[derive(Debug)]
@@ -38,9 +44,31 @@ struct Flight<T> {
     arrived: AtomicBool,
     /// Told when somebody left and nobody waits any more.
     left: Notify,
-    members: Mutex<HashMap<Uuid, Arc<str>>>,
+    members: Mutex<HashMap<Uuid, Place>>,
     /// The client that caused it.
     leader: Option<Arc<str>>,
+}
+
+/// Of a member.
+#[derive(Debug)]
+struct Place {
+    client: Arc<str>,
+    presence: Presence,
+}
+
+/// Whether a member is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Waits,
+    /// It has closed its half of the connection: it may wait, or be gone.
+    HalfClosed,
+    /// It has been so for a while: most of those are gone.
+    Left,
+}
+
+/// Whether somebody waits, as far as is known.
+fn somebody_waits(members: &HashMap<Uuid, Place>) -> bool {
+    members.values().any(|place| place.presence != Presence::Left)
 }
 
 /// How a request gets its answer.
@@ -111,13 +139,18 @@ impl<T: Clone> Flights<T> {
         let by_key = lock(&self.by_key);
         let Some(flight) = by_key.get(key) else { return false };
         flight.leader.as_ref() == Some(client)
-            && !lock(&flight.members).values().any(|member| member == client)
+            && !lock(&flight.members)
+                .values()
+                .any(|place| place.client == *client && place.presence == Presence::Waits)
     }
 
-    /// How many wait, over all flights that can be joined.
+    /// How many wait for certain, over all flights that can be joined.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        lock(&self.by_key).values().map(|flight| lock(&flight.members).len()).sum()
+        let waiting = |flight: &Arc<Flight<T>>| {
+            lock(&flight.members).values().filter(|place| place.presence == Presence::Waits).count()
+        };
+        lock(&self.by_key).values().map(waiting).sum()
     }
 
     /// Starts a flight that nobody else can join.
@@ -154,7 +187,7 @@ impl<T> Lead<T> {
         Self { flight, on_map }
     }
 
-    /// Resolves when the last of those who waited has left.
+    /// Resolves when the last of those who waited has left, or may have.
     pub async fn abandoned(&self) {
         self.flight.left.notified().await;
     }
@@ -162,14 +195,14 @@ impl<T> Lead<T> {
     /// Whether nobody waits.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
-        lock(&self.flight.members).is_empty()
+        !somebody_waits(&lock(&self.flight.members))
     }
 
     /// Takes the flight off the map if nobody waits for it any more; whether that is so.
     pub fn give_up(&mut self) -> bool {
         let map = self.on_map.as_ref().map(|(map, key)| (Arc::clone(map), key.clone()));
         let guard = map.as_ref().map(|(map, key)| (lock(map), key));
-        if !lock(&self.flight.members).is_empty() {
+        if somebody_waits(&lock(&self.flight.members)) {
             return false;
         }
         if let Some((mut by_key, key)) = guard {
@@ -188,7 +221,8 @@ impl<T> Lead<T> {
 
     /// Those who wait now and were not taken before.
     fn take_members(&self) -> Vec<Member> {
-        lock(&self.flight.members).drain().map(|(request, client)| Member { request, client }).collect()
+        let members = lock(&self.flight.members).drain().collect::<Vec<_>>();
+        members.into_iter().map(|(request, place)| Member { request, client: place.client }).collect()
     }
 
     /// Takes the flight off the map, so that nobody can join it any more, and tells who waits that was
@@ -226,29 +260,57 @@ pub struct Waiter<T> {
 impl<T> Waiter<T> {
     fn join(flight: &Arc<Flight<T>>, member: Member) -> Self {
         let request = member.request;
-        lock(&flight.members).insert(request, member.client);
+        lock(&flight.members).insert(request, Place { client: member.client, presence: Presence::Waits });
         Self { landed: flight.landed.subscribe(), flight: Arc::clone(flight), request }
     }
 }
 
 impl<T: Clone> Waiter<T> {
-    /// Waits until the flight lands; `None` when it never will.
-    pub async fn landed(mut self) -> Option<T> {
-        self.landed.changed().await.ok()?;
+    /// Waits until the flight lands; `None` when it never will. Who has `half_closed` the connection gets what lands, and
+    /// counts after a while as one that has left.
+    pub async fn landed(mut self, half_closed: impl Future<Output = ()>) -> Option<T> {
+        let (flight, request) = (Arc::clone(&self.flight), self.request);
+        let leaving = async {
+            half_closed.await;
+            flight.note(request, Presence::HalfClosed);
+            sleep(HALF_CLOSED).await;
+            flight.note(request, Presence::Left);
+        };
+        tokio::select! {
+            biased;
+            landed = self.landed.changed() => landed.ok()?,
+            () = leaving => self.landed.changed().await.ok()?,
+        }
         self.landed.borrow_and_update().clone()
+    }
+}
+
+impl<T> Flight<T> {
+    fn note(&self, request: Uuid, presence: Presence) {
+        self.change(|members| {
+            if let Some(place) = members.get_mut(&request) {
+                place.presence = presence;
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut HashMap<Uuid, Place>)) {
+        let somebody_waits = {
+            let mut members = lock(&self.members);
+            change(&mut members);
+            somebody_waits(&members)
+        };
+        if !somebody_waits {
+            self.left.notify_one();
+        }
     }
 }
 
 impl<T> Drop for Waiter<T> {
     fn drop(&mut self) {
-        let nobody = {
-            let mut members = lock(&self.flight.members);
+        self.flight.change(|members| {
             members.remove(&self.request);
-            members.is_empty()
-        };
-        if nobody {
-            self.flight.left.notify_one();
-        }
+        });
     }
 }
 
@@ -259,6 +321,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
     use http::HeaderMap;
 
     use super::*;
@@ -301,7 +365,7 @@ mod tests {
         assert_eq!(lead.close().len(), 2);
         assert!(matches!(board(&flights, "a", 4), Boarding::Lead(..)));
         lead.land(7);
-        assert_eq!((first.landed().await, second.landed().await), (Some(7), Some(7)));
+        assert_eq!((first.landed(pending()).await, second.landed(pending()).await), (Some(7), Some(7)));
     }
 
     #[test]
@@ -323,7 +387,23 @@ mod tests {
         drop(first);
         assert_eq!(lead.close(), vec![member(2)]);
         lead.land(7);
-        assert_eq!(second.landed().await, Some(7));
+        assert_eq!(second.landed(pending()).await, Some(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_closed_one_half_counts_as_gone_after_a_while_and_gets_what_lands() {
+        let flights = Flights::new(10);
+        let Boarding::Lead(mut lead, first) = board(&flights, "a", 1) else { panic!("first leads") };
+        let Boarding::Follow(second) = board(&flights, "a", 2) else { panic!("second follows") };
+        let abandoning = async {
+            drop(second);
+            lead.abandoned().await;
+            assert!(lead.give_up());
+            assert!(matches!(board(&flights, "a", 3), Boarding::Lead(..)));
+            lead.land(7);
+        };
+        let (landed, ()) = tokio::join!(first.landed(std::future::ready(())), abandoning);
+        assert_eq!(landed, Some(7));
     }
 
     #[tokio::test]
@@ -331,7 +411,7 @@ mod tests {
         let flights = Flights::<u8>::new(10);
         let Boarding::Lead(lead, first) = board(&flights, "a", 1) else { panic!("first leads") };
         drop(lead);
-        assert_eq!(first.landed().await, None);
+        assert_eq!(first.landed(pending()).await, None);
         assert!(matches!(board(&flights, "a", 2), Boarding::Lead(..)));
     }
 

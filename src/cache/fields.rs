@@ -33,11 +33,12 @@ static USUAL: [HeaderValue; 9] = [
 ];
 
 /// Names that are none of HTTP's own, for the same reason.
-static NAMES: [HeaderName; 9] = [
+static NAMES: [HeaderName; 10] = [
     HeaderName::from_static("cache-status"),
     HeaderName::from_static("deprecation"),
     HeaderName::from_static("exportgate-links-expire"),
     HeaderName::from_static("exportgate-request-id"),
+    HeaderName::from_static("keep-alive"),
     HeaderName::from_static("snyk-request-id"),
     HeaderName::from_static("snyk-version-lifecycle-stage"),
     HeaderName::from_static("snyk-version-requested"),

@@ -31,7 +31,7 @@ use crate::route::Id;
 
 use fields::Shapes;
 
-pub use collapse::{Boarding, Flights, Lead, Member, Waiter};
+pub use collapse::{Boarding, Flights, HALF_CLOSED, Lead, Member, Waiter};
 pub use directives::Directives;
 pub use entry::{Entry, Whole, etag};
 pub use fields::Fields;
@@ -84,7 +84,9 @@ impl Cache {
             // TinyLFU would not admit a new export into a cache of often-read ones.
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(UntilLinksEnd)
-            .eviction_listener(move |_, _, cause| {
+            .eviction_listener(move |_, entry: Arc<Entry>, cause| {
+                // Its readers may hold it still.
+                entry.reservation.resume();
                 let count = match cause {
                     RemovalCause::Expired => &counted.expired,
                     RemovalCause::Size => &counted.size,
@@ -130,7 +132,10 @@ impl Cache {
     /// Stores `entry`, in place of an older one, unless there was a purge since it was asked for.
     pub fn store(&self, key: &Key, entry: Arc<Entry>, asked: Asked) {
         if asked == self.asked() {
+            entry.reservation.suspend();
             self.entries.insert(key.clone(), entry);
+            // moka puts off what goes in its place, and would hold a multiple of `max_bytes` meanwhile.
+            self.entries.run_pending_tasks();
             if asked != self.asked() {
                 self.entries.invalidate(key);
             }

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::credential::{Credential, Credentials, NoValue};
 use crate::gateway::advice_on;
 use crate::journal::{Attempt, Journal};
+use crate::transport::Memory;
 use crate::upstream::{Answer, Failed, Outgoing, Upstream};
 
 /// The owner of the credential: a request that needs no rights, and costs Snyk next to nothing.
@@ -55,7 +56,8 @@ pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<
     let clock = Clock::system();
     let (credentials, _) =
         Credentials::open(config.credential, &clock).map_err(|error| failed("a credential")(error.into()))?;
-    let upstream = Upstream::new(&config.upstream, &config.sparing, &credentials.names())
+    let memory = Memory::new(config.listener.max_buffered, config.sparing.rest.max_wait);
+    let upstream = Upstream::new(&config.upstream, &config.sparing, &credentials.names(), memory)
         .map_err(|error| failed("the upstream")(error.into()))?;
     let check = Check { upstream, journal: Journal::open(config.journal, clock.clone()), clock };
     let mut all_good = true;
@@ -229,13 +231,15 @@ fn short(span: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::Reservation;
 
     #[test]
     fn a_200_is_good_only_with_the_document_of_an_owner() {
         let judged = |kind: &str, body: &str| {
             let kind = HeaderValue::from_str(kind).expect("a field");
             let fields = HeaderMap::from_iter([(CONTENT_TYPE, kind)]);
-            let answer = Answer { status: StatusCode::OK, fields, body: body.to_owned().into() };
+            let (body, reservation) = (body.to_owned().into(), Reservation::default());
+            let answer = Answer { status: StatusCode::OK, fields, body, reservation };
             judge(&answer, "https://api.snyk.io", SystemTime::UNIX_EPOCH)
         };
         let owner = r#"{"jsonapi":{"version":"1.0"},"data":{"type":"user","id":"1","attributes":{}}}"#;

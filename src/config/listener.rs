@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::reader::{Declared, Reader};
 use crate::listener::{Address, Settings};
@@ -57,14 +58,11 @@ pub(super) fn read(r: &mut Reader<'_>) -> Settings {
             (
                 "listener.header_timeout",
                 "10s",
-                "Longest wait for a request's header section; also idle time of HTTP/1.1.",
+                "Longest wait for a connection's first request, and for the rest of a header section.",
             ),
             ("100ms", "1h"),
         ),
-        idle_timeout: r.duration(
-            ("listener.idle_timeout", "60s", "How long an HTTP/2 connection may idle."),
-            ("100ms", "1h"),
-        ),
+        idle_timeout: idle_timeout(r),
         body_timeout: r.duration(
             ("listener.body_timeout", "30s", "Longest wait for the body of a start call."),
             ("100ms", "1h"),
@@ -72,6 +70,12 @@ pub(super) fn read(r: &mut Reader<'_>) -> Settings {
         send_timeout: r.duration(
             ("listener.send_timeout", "30s", "Longest that a client may take none of an answer."),
             ("100ms", "1h"),
+        ),
+        linger_timeout: linger_timeout(r),
+        max_discarded: size(
+            r,
+            ("listener.max_discarded", "64MiB", "Most of an upload that is so discarded."),
+            ("0B", "1TiB"),
         ),
         request_timeout: r.duration(
             ("listener.request_timeout", "90s", "Longest that a client is kept waiting for an answer."),
@@ -81,6 +85,12 @@ pub(super) fn read(r: &mut Reader<'_>) -> Settings {
         max_headers: r.number(("listener.max_headers", "100", "Most header fields."), 1..=10_000),
         max_target: size(r, ("listener.max_target", "8KiB", "Longest request target."), ("256B", "60KiB")),
         max_body: size(r, ("listener.max_body", "1MiB", "Largest body of a start call."), ("1B", "1GiB")),
+        max_buffered: max_buffered(r),
+        max_buffered_per_connection: size(
+            r,
+            ("listener.max_buffered_per_connection", "32MiB", "The same for the requests of one connection."),
+            ("64KiB", "1TiB"),
+        ),
         max_streams: r.number(
             ("listener.max_streams", "128", "Most HTTP/2 streams that a connection may have open."),
             1..=10_000,
@@ -96,6 +106,40 @@ pub(super) fn read(r: &mut Reader<'_>) -> Settings {
         unix_mode: mode(r),
         unix_owner: owner(r),
     }
+}
+
+fn idle_timeout(r: &mut Reader<'_>) -> Duration {
+    r.duration(
+            (
+                "listener.idle_timeout",
+                "97s",
+                "How long a connection may idle between two requests. Not a time by which clients poll: they would meet its end.",
+            ),
+            ("100ms", "1h"),
+        )
+}
+
+fn linger_timeout(r: &mut Reader<'_>) -> Duration {
+    r.duration(
+            (
+                "listener.linger_timeout",
+                "5s",
+                "Longest that the rest of an upload is read and discarded before its connection is closed, so that its client sees the answer.",
+            ),
+            ("0s", "1m"),
+        )
+}
+
+fn max_buffered(r: &mut Reader<'_>) -> usize {
+    size(
+        r,
+        (
+            "listener.max_buffered",
+            "48MiB",
+            "Most memory for bodies that are gathered and for answers that clients have not taken yet; stored ones count for cache.max_bytes.",
+        ),
+        ("1MiB", "1TiB"),
+    )
 }
 
 /// A size that fits the machine's.

@@ -151,9 +151,10 @@ fn note_expiry(
 }
 
 /// What takes effect after a restart only: keys, and beginnings of keys that end with a dot or an underscore.
-const AFTER_RESTART: [&str; 30] = [
+const AFTER_RESTART: [&str; 31] = [
     "listen",
     "listener.allow_plain_http",
+    "listener.max_buffered",
     "listener.unix_",
     "admin.listen",
     "admin.token_file",

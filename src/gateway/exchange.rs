@@ -12,9 +12,9 @@ use uuid::Uuid;
 use super::failure::{Failure, FailureKind};
 use super::forward::Sending;
 use super::reply::{CACHE_STATUS, PLACE, REQUEST_ID};
-use super::{fields, reply};
+use super::{Gateway, fields, reply};
 use crate::cache::Entry;
-use crate::clock::{Clock, Now};
+use crate::clock::Now;
 use crate::route::{Id, Route, ScopeKind};
 use crate::telemetry::EXCHANGE;
 use crate::telemetry::metrics::{Answered, Metrics, Served};
@@ -121,17 +121,16 @@ impl Why {
     }
 }
 
-/// An exchange that has no answer yet. One that is dropped is counted: its client has left.
+/// An exchange that has no answer yet. Where it is dropped, its client has left.
 pub(super) struct Unanswered {
     exchange: Exchange,
-    metrics: Arc<Metrics>,
-    clock: Clock,
+    gateway: Arc<Gateway>,
     is_answered: bool,
 }
 
 impl Unanswered {
-    pub(super) const fn new(exchange: Exchange, metrics: Arc<Metrics>, clock: Clock) -> Self {
-        Self { exchange, metrics, clock, is_answered: false }
+    pub(super) const fn new(exchange: Exchange, gateway: Arc<Gateway>) -> Self {
+        Self { exchange, gateway, is_answered: false }
     }
 
     /// It, on its way.
@@ -147,16 +146,10 @@ impl Unanswered {
 }
 
 impl Drop for Unanswered {
+    /// hyper drops what it has nobody to tell: there is no other place to see it.
     fn drop(&mut self) {
         if !self.is_answered {
-            self.metrics.answered(&Answered {
-                operation: self.exchange.operation,
-                served: Served::Abandoned,
-                status: None,
-                code: None,
-                fresh_for: None,
-                duration: self.clock.now().mono.saturating_duration_since(self.exchange.started.mono),
-            });
+            self.gateway.was_left(&self.exchange);
         }
     }
 }
@@ -270,6 +263,7 @@ impl Exchange {
     pub(super) fn served(&self, failure: Option<&Failure>) -> Served {
         match (failure.map(|failure| failure.kind), self.outcome) {
             (Some(kind), _) if kind.is_denial() => Served::Denied,
+            (Some(FailureKind::Abandoned), _) => Served::Abandoned,
             (Some(_), _) | (None, Outcome::Own) => Served::Own,
             (None, Outcome::Hit { .. }) => Served::Hit,
             (None, Outcome::Stale { .. }) => Served::Stale,
@@ -279,18 +273,18 @@ impl Exchange {
         }
     }
 
-    /// Counts it.
+    /// Counts it; without a status, it had no answer.
     pub(super) fn count(
         &self,
         metrics: &Metrics,
         now: Now,
-        (status, failure): (StatusCode, Option<&Failure>),
+        (status, failure): (Option<StatusCode>, Option<&Failure>),
     ) {
         metrics.answered(&Answered {
             operation: self.operation,
             served: self.served(failure),
-            status: Some(status.as_u16()),
-            code: failure.map(|failure| failure.kind.told().code),
+            status: status.map(|status| status.as_u16()),
+            code: failure.filter(|_| status.is_some()).map(|failure| failure.kind.told().code),
             fresh_for: if let Outcome::Hit { ttl, .. } = self.outcome { Some(ttl) } else { None },
             duration: now.mono.saturating_duration_since(self.started.mono),
         });

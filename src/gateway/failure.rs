@@ -75,6 +75,8 @@ pub(super) enum FailureKind {
     BodyTimeout,
     /// The body broke off.
     BodyIncomplete,
+    /// There is no room in memory for its body, or on its connection for its answer.
+    NoRoom,
     /// `only-if-cached` and nothing fresh is stored.
     OnlyIfCached,
     /// `cache.max_followers` wait for this answer already.
@@ -85,7 +87,7 @@ pub(super) enum FailureKind {
     Journal,
     /// Nothing is sent to Snyk at the moment, so that Snyk is spared.
     NotNow(NotNow),
-    /// Nobody waits for it any more.
+    /// All who waited for it have left, or may have: they closed their half of the connection.
     Abandoned,
     /// The upstream gave no whole answer.
     Upstream(FailedKind),
@@ -389,6 +391,7 @@ impl FailureKind {
                     "Send the body that Content-Length or the chunks announce.",
                 )
             },
+            Self::NoRoom => no_room(),
             Self::OnlyIfCached => told(
                 S::GATEWAY_TIMEOUT,
                 "proxy_internal_response",
@@ -419,7 +422,8 @@ impl FailureKind {
             ),
             Self::NotNow(why) => not_now(why),
             Self::Upstream(kind) => upstream(kind),
-            Self::Abandoned | Self::Internal => told(
+            Self::Abandoned => abandoned(),
+            Self::Internal => told(
                 S::INTERNAL_SERVER_ERROR,
                 "proxy_internal_error",
                 "internal",
@@ -428,6 +432,29 @@ impl FailureKind {
             ),
         }
     }
+}
+
+/// Only who has closed its half of the connection gets this: others have left.
+fn abandoned() -> Told {
+    told(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "proxy_internal_response",
+        "abandoned",
+        "You closed your half of the connection, and another request needed this one's place",
+        "Keep it open until the answer is there: the request was taken for one that nobody waits for.",
+    )
+}
+
+/// `listener.max_buffered`, or its part for one connection.
+fn no_room() -> Told {
+    told(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "proxy_internal_error",
+        "no_room",
+        "The gateway holds as much in memory for clients as it may",
+        "Try again in a moment, take answers faster, or raise listener.max_buffered or listener.max_buffered_per_connection.",
+    )
+    .after(Duration::from_secs(1))
 }
 
 fn exceeded_by(exceeded: Exceeded) -> Told {
@@ -638,7 +665,9 @@ fn upstream(kind: FailedKind) -> Told {
         K::HeadTooLarge => {
             gateway("Snyk's answer has too large a header section", "Report this to Snyk's support.")
         }
-        K::Stopped | K::Abandoned => told(
+        K::NoRoom => no_room(),
+        K::Abandoned => abandoned(),
+        K::Stopped => told(
             S::SERVICE_UNAVAILABLE,
             "proxy_internal_response",
             "gateway_stopped",

@@ -164,8 +164,7 @@ impl Gateway {
                 sending,
                 status: answer.status,
                 fields,
-                // The upstream's buffer is not held beside the copy that is stored.
-                body: entry.as_ref().map_or(answer.body, |entry| entry.body.clone()),
+                body: answer.body,
                 entry,
                 not_stored,
             })
@@ -176,7 +175,11 @@ impl Gateway {
         //    meanwhile finds either the flight or the stored response. Any other is over now, so that
         //    nobody gets an answer that had come before it asked.
         let stored = landed.as_ref().ok().and_then(|landing| landing.entry.clone()).zip(store_as);
-        let members = if stored.is_some() { lead.arrived() } else { lead.close() };
+        let mut members = if stored.is_some() { lead.arrived() } else { lead.close() };
+        if matches!(&landed, Err(failure) if failure.kind == FailureKind::Upstream(FailedKind::Abandoned)) {
+            // Who has closed one half, and is there all the same, gets nothing of Snyk's.
+            members.clear();
+        }
         //    An export that Snyk has begun is answered in any case: a client that is told nothing of it begins another.
         let recorded = self.must_be_recorded(self.journal.record(attempt, served(members)).await);
         if let Err(failure) = recorded
@@ -345,7 +348,8 @@ impl Gateway {
             fields: outgoing_fields(errand, sent_id, presented),
             body: Either::Left(Full::new(body)),
         };
-        let asking = self.shutdown.in_time(self.upstream.ask(outgoing));
+        // It is large, and moved about.
+        let asking = Box::pin(self.shutdown.in_time(self.upstream.ask(outgoing)));
         let answer =
             if call.is_shared() { while_needed(asking, admitted, lead).await } else { Ok(asking.await) };
         let received = self.clock.now();
@@ -497,7 +501,7 @@ impl Gateway {
         (sent, received): (Now, Now),
         attempt: Uuid,
     ) -> Result<Arc<Entry>, NotStored> {
-        let Answer { status, fields, body } = answer;
+        let Answer { status, fields, body, reservation } = answer;
         let peek = document.peek.as_ref();
         let seen = cache::Answer { status: *status, fields, body_len: body.len(), peek, sent, received };
         let freshness = cache::assess(&seen, &self.rules.load().cache)?;
@@ -505,7 +509,8 @@ impl Gateway {
         let age = cache::age(&fields);
         let etag = document.etag.clone().ok_or(NotStored::NotExport)?;
         let fields = self.cache.pack(&reply::for_storing(fields, &etag, &freshness));
-        let whole = cache::Whole { status: *status, fields, body: body.clone(), etag, age };
+        let (body, reservation) = (body.clone(), reservation.clone());
+        let whole = cache::Whole { status: *status, fields, body, reservation, etag, age };
         Ok(Arc::new(Entry::new(whole, freshness, received, attempt)))
     }
 
@@ -564,7 +569,9 @@ async fn while_needed<T>(
 fn outcome(asked: &Asked) -> Outcome {
     match &asked.answer {
         Ok(answer) => answer::outcome(answer.status, &answer.fields, asked.received.wall),
-        Err(failure) if failure.kind == FailureKind::Echo => Outcome::Answered,
+        Err(Failure { kind: FailureKind::Echo | FailureKind::Upstream(FailedKind::NoRoom), .. }) => {
+            Outcome::Answered
+        }
         Err(_) => Outcome::Failed,
     }
 }

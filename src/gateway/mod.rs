@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures_util::future::Either;
 use http::header::{CONNECTION, VIA};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
 
@@ -31,11 +31,12 @@ use crate::cache::{Cache, Directives, Entry, Flights, Key, Member};
 use crate::clock::Clock;
 use crate::credential::{Credential, Credentials};
 use crate::journal::{Journal, OnFailure};
+use crate::listener::KEEP_ALIVE;
 use crate::route::{self, ExportCall, Operation, OtherCall, Route};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
-use crate::transport::{Body, Peer};
+use crate::transport::{Body, CheckedBody, Memory, Peer, SMALL};
 use crate::upstream::host::Resource;
 use crate::upstream::{Api, FailedKind, Lane, Upstream};
 
@@ -68,6 +69,8 @@ pub struct Collaborators {
     pub metrics: Arc<Metrics>,
     /// Where spans go, where requests are traced.
     pub traces: Option<Traces>,
+    /// Where bodies are gathered.
+    pub memory: Memory,
     /// Where tasks run.
     pub shutdown: Shutdown,
 }
@@ -85,6 +88,7 @@ pub struct Gateway {
     traces: Option<Traces>,
     cache: Cache,
     flights: Flights<Landed>,
+    memory: Memory,
     shutdown: Shutdown,
     rules: ArcSwap<Rules>,
     /// Our name in `Via`: one for each instance, so that a loop is seen and a chain is not.
@@ -108,6 +112,7 @@ impl Gateway {
             traces: with.traces,
             cache: Cache::new(settings.cache),
             flights: Flights::new(settings.cache.max_followers),
+            memory: with.memory,
             shutdown: with.shutdown,
             rules: ArcSwap::from_pointee(settings.into()),
             unknown: "unknown".into(),
@@ -145,24 +150,21 @@ impl Gateway {
         let mut exchange = Exchange::begin(self.clock.now(), &parts.method, peer.via, &self.unknown);
         exchange.trace = self.traces.as_ref().and_then(|to| to.begin(exchange.id, None));
         let rules = self.rules.load_full();
-        let answer = match self.at_once(&mut exchange, (&parts, &rules), peer) {
-            Ok(Step::Answered(response)) => Ok(response),
-            Err(failure) => Err(failure),
-            Ok(Step::Waits(next)) => {
-                let unanswered = Unanswered::new(exchange, Arc::clone(&self.metrics), self.clock.clone());
-                let asked = Asked { parts, body, rules, peer: Arc::clone(peer) };
-                return Either::Right(Box::pin(Arc::clone(self).respond_later(unanswered, asked, next)));
+        let next = match self.at_once(&mut exchange, (&parts, &rules), peer) {
+            Ok(Step::Answered(response)) if !is_large(&response) && body.is_end_stream() => {
+                return Either::Left(ready(self.finish(&exchange, parts.version, Ok(response))));
             }
+            Err(failure) if body.is_end_stream() => {
+                return Either::Left(ready(self.finish(&exchange, parts.version, Err(failure))));
+            }
+            Ok(Step::Answered(response)) => Next::Take(Box::new(Ok(response))),
+            Err(failure) => Next::Take(Box::new(Err(failure))),
+            Ok(Step::Waits(next)) => next,
         };
-        let response = self.finish(&exchange, parts.version, answer);
-        if body.is_end_stream() {
-            return Either::Left(ready(response));
-        }
-        // hyper keeps the connection where it has seen the body before that goes.
-        Either::Right(Box::pin(async move {
-            drop(body);
-            response
-        }))
+        let (unanswered, version) = (Unanswered::new(exchange, Arc::clone(self)), parts.version);
+        let asked =
+            Asked { parts, body: Some(CheckedBody::new(body, version)), rules, peer: Arc::clone(peer) };
+        Either::Right(Box::pin(Arc::clone(self).respond_later(unanswered, asked, next)))
     }
 
     /// The path, as far as it goes without waiting: to the answer, to a refusal, or to what there is to wait for.
@@ -319,17 +321,29 @@ impl Gateway {
             Err(failure) => (reply::failure(&failure, exchange.id), Some(failure)),
         };
         if version >= Version::HTTP_2 {
-            // HTTP/2 has no such field (RFC 9113 §8.2.2).
+            // HTTP/2 has no such fields (RFC 9113 §8.2.2).
             response.headers_mut().remove(CONNECTION);
+            response.headers_mut().remove(KEEP_ALIVE);
         }
         exchange.stamp(response.headers_mut());
         let now = self.clock.now();
-        exchange.count(&self.metrics, now, (response.status(), failure.as_ref()));
+        exchange.count(&self.metrics, now, (Some(response.status()), failure.as_ref()));
         exchange.log(now, response.status(), response.headers(), failure.as_ref());
         if let Some(traces) = &self.traces {
             exchange.trace(traces, now, (response.status(), response.headers()), failure.as_ref());
         }
-        response
+        if exchange.method == Method::HEAD { reply::without_body(response) } else { response }
+    }
+
+    /// Says that a client left before its answer: in the metrics, the log and the trace.
+    fn was_left(&self, exchange: &Exchange) {
+        let (now, none) = (self.clock.now(), HeaderMap::new());
+        let failure = Failure::from(FailureKind::Abandoned);
+        exchange.count(&self.metrics, now, (None, Some(&failure)));
+        exchange.log(now, client_left(), &none, Some(&failure));
+        if let Some(traces) = &self.traces {
+            exchange.trace(traces, now, (client_left(), &none), Some(&failure));
+        }
     }
 
     /// What is stored for an export call, where it answers it. A start is never looked up, stored or shared;
@@ -419,6 +433,16 @@ pub fn advice_on(failed: FailedKind) -> &'static str {
     FailureKind::Upstream(failed).told().detail
 }
 
+/// Whether an answer counts on its connection until it was taken. One that streams is never held whole.
+fn is_large(response: &Response<Body>) -> bool {
+    matches!(response.body(), Body::Left(whole) if whole.size_hint().lower() > SMALL as u64)
+}
+
+/// nginx's word for a client that closed its connection before the answer. It is never sent.
+fn client_left() -> StatusCode {
+    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
+}
+
 /// What looking up an export call came to.
 enum Found {
     /// The cache answers it.
@@ -454,6 +478,8 @@ enum Next {
     Identify,
     /// An answer, of a flight or of Snyk.
     Ask(Box<Ask>),
+    /// Room for its answer, or the rest of its body.
+    Take(Box<Result<Response<Body>, Failure>>),
 }
 
 /// What becomes of a request of somebody who is known.

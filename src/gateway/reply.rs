@@ -4,15 +4,17 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{
-    AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, ETAG, EXPIRES, IF_NONE_MATCH, PRAGMA,
+    AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, EXPIRES, IF_NONE_MATCH, PRAGMA,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::{Either, Full};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::Failure;
 use crate::cache::{Entry, Freshness};
+use crate::listener::KEEP_ALIVE;
 use crate::transport::{Body, Streamed};
 
 /// Ask again each time, with the validator: so a purge or a revoked right works at once.
@@ -36,6 +38,7 @@ const A_PLACE: HeaderValue = HeaderValue::from_static("-");
 pub(super) fn for_storing(mut fields: HeaderMap, etag: &HeaderValue, freshness: &Freshness) -> HeaderMap {
     say_what_is_stored(&mut fields, etag, freshness.links_end);
     fields.insert(AGE, A_PLACE);
+    fields.insert(KEEP_ALIVE, A_PLACE);
     fields.insert(REQUEST_ID, A_PLACE);
     // What looks like our place is no cache's (RFC 9211 §2).
     if fields.get_all(&CACHE_STATUS).iter().all(|value| value == A_PLACE) {
@@ -92,6 +95,18 @@ pub(super) fn whole(status: StatusCode, fields: HeaderMap, body: Bytes) -> Respo
     let mut response = Response::new(Either::Left(Full::new(body)));
     *response.status_mut() = status;
     *response.headers_mut() = fields;
+    response
+}
+
+/// The answer to HEAD, of what GET would be answered with: the same fields (RFC 9110 §9.3.2).
+pub(super) fn without_body(mut response: Response<Body>) -> Response<Body> {
+    if let Either::Left(whole) = response.body()
+        && response.status() != StatusCode::NOT_MODIFIED
+    {
+        let length = HeaderValue::from(whole.size_hint().lower());
+        response.headers_mut().insert(CONTENT_LENGTH, length);
+        *response.body_mut() = Either::Left(Full::default());
+    }
     response
 }
 

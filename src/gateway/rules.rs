@@ -49,6 +49,9 @@ pub(super) struct Rules {
     pub(super) max_body: usize,
     pub(super) body_timeout: Duration,
     pub(super) request_timeout: Duration,
+    pub(super) linger_timeout: Duration,
+    /// Most of an unwanted body that is read, in bytes.
+    pub(super) max_discarded: usize,
 }
 
 impl Rules {
@@ -71,6 +74,8 @@ impl From<&Settings<'_>> for Rules {
             max_body: listener.max_body,
             body_timeout: listener.body_timeout,
             request_timeout: listener.request_timeout,
+            linger_timeout: listener.linger_timeout,
+            max_discarded: listener.max_discarded,
         }
     }
 }

@@ -1,42 +1,35 @@
 //! One connection from its first byte to its end: TLS, HTTP/1.1 or HTTP/2, and the limits on both.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
-use super::activity::{Activity, Taken};
 use super::counters::count;
-use super::{Brief, Counters, Respond, Settings};
+use super::h1::{self, Progress, Stream};
+use super::h2::{self, Run, Streams};
+use super::refusal::{PLAIN_HTTP, refuse};
+use super::{Counters, Respond, Settings};
 use crate::clock::Clock;
 use crate::shutdown::Shutdown;
-use crate::transport::{Body, Certificate, Loaded, Peer, ServerTls, User, Via};
+use crate::transport::{Certificate, Connection, Loaded, Peer, ServerTls, User, Via};
 
 /// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of a TLS handshake (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
-/// How long a connection that gets no HTTP of ours is listened to after its answer.
-const LINGER: Duration = Duration::from_secs(1);
 /// After so long, an open connection's certificate is verified again.
 const VERIFIED_FOR: Duration = Duration::from_mins(1);
 /// How old a connection that has not asked yet must be to be closed when a stop begins.
@@ -45,6 +38,12 @@ const FIRST_REQUEST: Duration = Duration::from_secs(1);
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Largest header block list that HTTP/2's table may hold for a client, in bytes.
 const MAX_HEADER_TABLE: u32 = 4_096;
+/// How much of an answer the kernel takes that is not sent yet, in bytes (`TCP_NOTSENT_LOWAT`).
+const UNSENT: u32 = 131_072;
+/// How much of an HTTP/2 request's body may come before it is read, in bytes, and of all on a connection: a stream whose
+/// body waits leaves room for the others.
+const STREAM_WINDOW: u32 = 32_768;
+const CONNECTION_WINDOW: u32 = 131_072;
 /// How much of an HTTP/2 answer may wait for its client, in bytes. What waits here counts as taken, so it
 /// is little.
 const SEND_BUFFER: usize = 65_536;
@@ -60,15 +59,16 @@ pub(super) struct Serving {
 }
 
 /// The other end.
-enum Other {
+pub(super) enum Other {
     /// One that showed no certificate.
     Plain(Arc<Peer>),
     /// One that showed one, and what that is worth now.
     Certified(Box<Certified>),
 }
 
-struct Certified {
+pub(super) struct Certified {
     via: Via,
+    connection: Arc<Connection>,
     tls: ServerTls,
     chain: Vec<CertificateDer<'static>>,
     /// What the certificate was last verified by, and when, and what came of it.
@@ -83,12 +83,19 @@ struct Verified {
 }
 
 impl Other {
-    fn plain(via: Via) -> Self {
-        Self::Plain(Arc::new(Peer { via, certificate: None, is_refused: false }))
+    fn plain(via: Via, connection: Arc<Connection>) -> Self {
+        Self::Plain(Arc::new(Peer { via, certificate: None, is_refused: false, connection }))
+    }
+
+    fn connection(&self) -> Arc<Connection> {
+        match self {
+            Self::Plain(peer) => Arc::clone(&peer.connection),
+            Self::Certified(certified) => Arc::clone(&certified.connection),
+        }
     }
 
     /// The peer as of now.
-    fn now(&self) -> Arc<Peer> {
+    pub(super) fn now(&self) -> Arc<Peer> {
         match self {
             Self::Plain(peer) => Arc::clone(peer),
             Self::Certified(certified) => certified.now(),
@@ -105,7 +112,8 @@ impl Certified {
         if !Arc::ptr_eq(&seen.by, &loaded) || now.mono.saturating_duration_since(seen.at) >= VERIFIED_FOR {
             let certificate = loaded.verify(&self.chain, now.wall);
             let is_refused = certificate.is_none();
-            let peer = Arc::new(Peer { via: self.via, certificate, is_refused });
+            let (via, connection) = (self.via, Arc::clone(&self.connection));
+            let peer = Arc::new(Peer { via, certificate, is_refused, connection });
             *seen = Verified { by: loaded, at: now.mono, peer };
         }
         Arc::clone(&seen.peer)
@@ -115,8 +123,8 @@ impl Certified {
 impl Serving {
     /// Serves a connection without TLS.
     pub(super) async fn tcp(self, stream: TcpStream, via: Via, respond: impl Respond) {
-        let _ = stream.set_nodelay(true);
-        let other = Other::plain(via);
+        prepare(&stream);
+        let other = Other::plain(via, self.connection());
         if !self.settings.h2c {
             return self.h1(stream, other, respond).await;
         }
@@ -139,13 +147,13 @@ impl Serving {
     /// Serves a connection on a Unix socket.
     pub(super) async fn unix(self, stream: UnixStream, respond: impl Respond) {
         let user = stream.peer_cred().ok().map(|user| User { uid: user.uid(), gid: user.gid() });
-        let other = Other::plain(Via::Unix(user));
+        let other = Other::plain(Via::Unix(user), self.connection());
         self.h1(stream, other, respond).await;
     }
 
     /// Serves a connection with TLS.
     pub(super) async fn tls(self, stream: TcpStream, via: Via, respond: impl Respond) {
-        let _ = stream.set_nodelay(true);
+        prepare(&stream);
         let Some(tls) = self.tls.clone() else { return };
         let loaded = tls.now();
         let handshake = async {
@@ -183,13 +191,15 @@ impl Serving {
             .cloned()
             .map(CertificateDer::into_owned)
             .collect();
+        let connection = self.connection();
         let other = if let Some(first) = chain.first() {
             let certificate = Certificate::read(first).map(Arc::new);
-            let peer = Arc::new(Peer { via, certificate, is_refused: false });
-            let seen = Mutex::new(Verified { by: loaded, at: self.clock.now().mono, peer });
-            Other::Certified(Box::new(Certified { via, tls, chain, seen, clock: self.clock.clone() }))
+            let peer = Peer { via, certificate, is_refused: false, connection: Arc::clone(&connection) };
+            let (peer, clock) = (Arc::new(peer), self.clock.clone());
+            let seen = Mutex::new(Verified { by: loaded, at: clock.now().mono, peer });
+            Other::Certified(Box::new(Certified { via, connection, tls, chain, seen, clock }))
         } else {
-            Other::plain(via)
+            Other::plain(via, connection)
         };
         if is_h2 {
             self.h2(stream, other, respond).await;
@@ -198,29 +208,33 @@ impl Serving {
         }
     }
 
+    fn connection(&self) -> Arc<Connection> {
+        Arc::new(Connection::new(self.settings.max_buffered_per_connection))
+    }
+
     async fn h1<S>(self, stream: S, other: Other, respond: impl Respond)
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let settings = &self.settings;
-        let (asked, began) = (Arc::new(Notify::new()), tokio::time::Instant::now());
+        let began = tokio::time::Instant::now();
+        let progress = Arc::new(Progress::new(settings.idle_timeout, self.shutdown.announcement()));
+        let stream = Stream::new(self.timed(stream), settings, other.connection(), Arc::clone(&progress));
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(settings.header_timeout)
+            // The stream sees to both, and to the limits of time on a head and on idling.
+            .header_read_timeout(None)
+            .half_close(true)
             .max_headers(settings.max_headers)
             .max_header_size(settings.max_head)
             .max_buf_size(settings.max_head)
-            .serve_connection(
-                self.io(stream),
-                answering(respond, other, (self.shutdown.announcement(), Arc::clone(&asked))),
-            );
+            .serve_connection(TokioIo::new(stream), h1::answering(respond, other, Arc::clone(&progress)));
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = self.shutdown.begun() => {
                 // A new connection is not closed under its first request.
                 let first = async { tokio::select! {
-                    () = asked.notified() => {}
+                    () = progress.asked() => {}
                     () = tokio::time::sleep_until(began + FIRST_REQUEST) => {}
                 }};
                 tokio::select! {
@@ -240,9 +254,9 @@ impl Serving {
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let settings = &self.settings;
-        let activity = Arc::new(Activity::default());
-        let watched = (Arc::clone(&activity), settings.max_headers);
-        let connection = http2::Builder::new(TokioExecutor::new())
+        let streams = Arc::new(Streams::default());
+        let run = Run { streams: Arc::clone(&streams), send_timeout: settings.send_timeout };
+        let connection = http2::Builder::new(run)
             .timer(TokioTimer::new())
             .keep_alive_interval(settings.idle_timeout.min(Duration::from_secs(30)))
             .keep_alive_timeout(settings.header_timeout)
@@ -251,8 +265,13 @@ impl Serving {
             .max_local_error_reset_streams(settings.max_reset_streams)
             .header_table_size(MAX_HEADER_TABLE)
             .max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
-            .serve_connection(self.io(stream), answering_h2(respond, other, watched));
+            .serve_connection(
+                TokioIo::new(Box::pin(self.timed(stream))),
+                h2::answering(respond, other, settings.max_headers),
+            );
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
@@ -260,8 +279,7 @@ impl Serving {
                 connection.as_mut().graceful_shutdown();
                 Some(self.until_over(connection).await)
             }
-            () = activity.idle_for(settings.idle_timeout) => {
-                // Streams whose answers the client does not take would keep it open for ever.
+            () = streams.idle_for(settings.header_timeout, settings.idle_timeout) => {
                 connection.as_mut().graceful_shutdown();
                 timeout(settings.send_timeout, connection).await.ok()
             }
@@ -284,58 +302,18 @@ impl Serving {
     }
 
     /// A stream that fails when its client takes nothing for `listener.send_timeout`.
-    fn io<S: AsyncRead + AsyncWrite>(&self, stream: S) -> TokioIo<Pin<Box<TimeoutStream<S>>>> {
+    fn timed<S: AsyncRead + AsyncWrite>(&self, stream: S) -> TimeoutStream<S> {
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(self.settings.send_timeout));
-        TokioIo::new(Box::pin(stream))
+        stream
     }
 }
 
-fn answering(
-    respond: impl Respond,
-    other: Other,
-    (announced, asked): (Arc<AtomicBool>, Arc<Notify>),
-) -> impl hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send + 'static> {
-    service_fn(move |request| {
-        let answer = respond(request, other.now());
-        // Kept until somebody looks.
-        asked.notify_one();
-        let announced = Arc::clone(&announced);
-        async move {
-            let mut answer = answer.await;
-            if announced.load(Ordering::Relaxed) {
-                // Its client goes elsewhere with the next request, before this connection is closed under it.
-                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, Infallible>(answer)
-        }
-    })
-}
-
-/// The same for HTTP/2, whose connections are watched, and whose fields nobody counted yet.
-fn answering_h2(
-    respond: impl Respond,
-    other: Other,
-    (activity, max_headers): (Arc<Activity>, usize),
-) -> impl hyper::service::HttpService<Incoming, ResBody = Taken, Error = Infallible, Future: Send + 'static> {
-    service_fn(move |request: Request<Incoming>| {
-        let busy = activity.begin();
-        let activity = Arc::clone(&activity);
-        let fields = request.headers().len();
-        let answer = (fields <= max_headers).then(|| respond(request, other.now()));
-        async move {
-            let answer = if let Some(answer) = answer {
-                answer.await
-            } else {
-                tracing::debug!(fields, "a request has more header fields than listener.max_headers");
-                let mut refusal = Response::new(Body::Left(Full::default()));
-                *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-                refusal
-            };
-            drop(busy);
-            Ok::<_, Infallible>(answer.map(|body| Taken::new(body, activity)))
-        }
-    })
+/// Has small answers leave at once, and large ones wait with us rather than in the kernel, which would take some 4 MB for
+/// a client that reads nothing.
+fn prepare(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
 }
 
 /// What a connection begins with, as far as it takes to tell whether that is HTTP/2's preface.
@@ -351,103 +329,6 @@ async fn beginning(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(first)
 }
 
-/// An answer to a connection that no HTTP is spoken on.
-#[derive(Debug)]
-pub(super) struct Refusal {
-    status: &'static str,
-    code: &'static str,
-    title: &'static str,
-    detail: &'static str,
-    /// `Retry-After`, in seconds.
-    retry_after: Option<u32>,
-}
-
-/// HTTP without TLS on a TLS address.
-pub(super) const PLAIN_HTTP: Refusal = Refusal {
-    status: "400 Bad Request",
-    code: "tls_needed",
-    title: "This address speaks TLS",
-    detail: "Use https:// instead of http://.",
-    retry_after: None,
-};
-/// `listener.max_connections`.
-pub(super) const FULL: Refusal = Refusal {
-    status: "503 Service Unavailable",
-    code: "too_many_connections",
-    title: "The gateway has too many connections",
-    detail: "Try again in a moment, or raise listener.max_connections.",
-    retry_after: Some(1),
-};
-/// `listener.max_connections_per_address`.
-pub(super) const FULL_FOR_ADDRESS: Refusal = Refusal {
-    status: "429 Too Many Requests",
-    code: "too_many_connections_of_address",
-    title: "Your address has too many connections",
-    detail: "Use fewer connections, or raise listener.max_connections_per_address.",
-    retry_after: Some(1),
-};
-
-/// Answers what `brief` knows an answer to, else with `refusal`; and closes the connection, in bounded time.
-pub(super) async fn answer_briefly(mut stream: TcpStream, brief: &Brief, refusal: &Refusal, now: SystemTime) {
-    let asking = async {
-        let mut line = [0; 64];
-        let mut length = 0;
-        // The method and the path are all that matters, and they come first.
-        while length < line.len() && !line[..length].contains(&b'\n') {
-            match stream.read(&mut line[length..]).await {
-                Ok(0) | Err(_) => break,
-                Ok(more) => length += more,
-            }
-        }
-        let mut words = std::str::from_utf8(&line[..length]).unwrap_or_default().split(' ');
-        let (method, path) = (words.next(), words.next());
-        path.filter(|_| method == Some("GET") && words.next().is_some()).and_then(|path| (brief.0)(path))
-    };
-    let Ok(Some((status, text))) = timeout(LINGER, asking).await else {
-        return refuse(stream, refusal, now).await;
-    };
-    let date = httpdate::fmt_http_date(now);
-    let answer = format!(
-        "HTTP/1.1 {} {}\r\ndate: {date}\r\ncontent-type: text/plain; charset=utf-8\r\ncache-control: no-store\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n{text}",
-        status.as_str(),
-        status.canonical_reason().unwrap_or_default(),
-        text.len()
-    );
-    say(stream, answer.as_bytes()).await;
-}
-
-/// Writes `refusal` and closes the connection, in bounded time.
-pub(super) async fn refuse(stream: TcpStream, refusal: &Refusal, now: SystemTime) {
-    let Refusal { status, code, title, detail, retry_after } = refusal;
-    let retry_after = retry_after.map_or_else(String::new, |seconds| format!("retry-after: {seconds}\r\n"));
-    let date = httpdate::fmt_http_date(now);
-    let document = format!(
-        "{{\"jsonapi\":{{\"version\":\"1.0\"}},\"errors\":[{{\"status\":\"{}\",\"code\":\"{code}\",\"title\":\"{title}\",\"detail\":\"{detail}\",\"meta\":{{\"source\":\"exportgate\"}}}}]}}",
-        &status[..3]
-    );
-    let answer = format!(
-        "HTTP/1.1 {status}\r\ndate: {date}\r\ncontent-type: application/vnd.api+json\r\ncache-control: no-store\r\n\
-         x-content-type-options: nosniff\r\ncontent-security-policy: default-src 'none'; frame-ancestors 'none'\r\n\
-         referrer-policy: no-referrer\r\n{retry_after}content-length: {}\r\nconnection: close\r\n\r\n{document}",
-        document.len()
-    );
-    say(stream, answer.as_bytes()).await;
-}
-
-/// Writes `answer` and closes the connection, in bounded time.
-async fn say(mut stream: TcpStream, answer: &[u8]) {
-    let saying = async {
-        stream.write_all(answer).await?;
-        stream.shutdown().await?;
-        // What came unread would make the close a reset, which takes the answer along.
-        let mut rest = [0; 1_024];
-        while stream.read(&mut rest).await? > 0 {}
-        io::Result::Ok(())
-    };
-    let _ = timeout(LINGER, saying).await;
-}
-
 /// Where a TCP connection came in.
 pub(super) fn via(is_local: bool, peer: SocketAddr) -> Via {
     if is_local { Via::Loopback(peer) } else { Via::Network(peer) }
@@ -457,19 +338,5 @@ pub(super) fn via(is_local: bool, peer: SocketAddr) -> Via {
 fn log_end(end: hyper::Result<()>) {
     if let Err(error) = end {
         tracing::debug!(error = crate::chain::chain(&error), "a connection ended early");
-    }
-}
-
-/// Runs `saying` unless too many are being refused already: a flood of refusals is closed without a word.
-pub(super) fn refuse_soon(
-    refusals: &Arc<tokio::sync::Semaphore>,
-    shutdown: &Shutdown,
-    saying: impl Future<Output = ()> + Send + 'static,
-) {
-    if let Ok(permit) = Arc::clone(refusals).try_acquire_owned() {
-        shutdown.spawn(async move {
-            let _permit = permit;
-            saying.await;
-        });
     }
 }

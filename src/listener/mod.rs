@@ -1,9 +1,11 @@
 //! Accepting connections and speaking HTTP to clients, within limits.
 
-mod activity;
 mod connection;
 mod counters;
+mod h1;
+mod h2;
 mod places;
+mod refusal;
 mod settings;
 mod socket;
 
@@ -23,11 +25,13 @@ use crate::shutdown::Shutdown;
 use crate::transport::{Body, Peer, ServerTls};
 
 pub use counters::Counters;
+pub use h1::KEEP_ALIVE;
 pub use settings::{Address, Settings};
 
-use connection::{FULL, FULL_FOR_ADDRESS, Serving, answer_briefly, refuse, refuse_soon, via};
+use connection::{Serving, via};
 use counters::count;
 use places::{NoPlace, Places};
+use refusal::{FULL, FULL_FOR_ADDRESS, answer_briefly, refuse, refuse_soon};
 use socket::{Accepted, Socket};
 
 /// After an accept failed (say, no file descriptor is left), how long to wait.

@@ -21,14 +21,18 @@ pub struct Settings {
     pub max_connections_per_address: usize,
     /// Longest that a TLS handshake may take.
     pub handshake_timeout: Duration,
-    /// Longest wait for a request's header section; also how long an HTTP/1.1 connection may idle.
+    /// Longest wait for a connection's first request, and for the rest of a header section.
     pub header_timeout: Duration,
-    /// How long an HTTP/2 connection may idle.
+    /// How long a connection may idle between two requests.
     pub idle_timeout: Duration,
     /// Longest wait for a request's body.
     pub body_timeout: Duration,
     /// Longest that a client may take none of an answer.
     pub send_timeout: Duration,
+    /// Longest that what is left of a request's body is read and discarded before its connection is closed.
+    pub linger_timeout: Duration,
+    /// Most that is so discarded, in bytes.
+    pub max_discarded: usize,
     /// Longest a client is kept waiting for an answer.
     pub request_timeout: Duration,
     /// Largest header section, in bytes.
@@ -39,6 +43,10 @@ pub struct Settings {
     pub max_target: usize,
     /// Largest body of a start call, in bytes.
     pub max_body: usize,
+    /// Most memory for bodies that are gathered and for answers that are not taken yet, in bytes.
+    pub max_buffered: usize,
+    /// The same for those of one connection.
+    pub max_buffered_per_connection: usize,
     /// Most HTTP/2 streams that a connection may have open.
     pub max_streams: u32,
     /// Most HTTP/2 streams that a client may reset before they were looked at.

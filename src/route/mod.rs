@@ -153,6 +153,12 @@ impl Operation {
             Self::JobStatus(_) | Self::Results(_) => Method::GET,
         }
     }
+
+    /// Whether `method` asks for it: HEAD asks as GET does, but for the body (RFC 9110 §9.1, §9.3.2).
+    fn takes(&self, method: &Method) -> bool {
+        let own = self.method();
+        *method == own || (*method == Method::HEAD && own == Method::GET)
+    }
 }
 
 /// One of the six export calls.
@@ -167,7 +173,7 @@ pub struct ExportCall {
 }
 
 impl ExportCall {
-    /// The request's method: each operation has exactly one.
+    /// The method that goes up: each operation has exactly one.
     #[must_use]
     pub const fn method(&self) -> Method {
         self.operation.method()
@@ -259,7 +265,7 @@ pub enum Refusal {
     Query,
     /// Nothing is served at this path.
     Unknown,
-    /// The path is served, by this method only.
+    /// The path is served, by these methods only.
     Method {
         /// The `Allow` field.
         allow: &'static str,
@@ -276,13 +282,13 @@ const OTHER_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 /// not a clean path below `/rest/`, `/v1/` or `/api/v1/`.
 pub fn recognise(method: &Method, uri: &Uri, forward_other: bool) -> Result<Route, Refusal> {
     if *method == Method::CONNECT {
-        return Err(Refusal::Method { allow: if forward_other { OTHER_METHODS } else { "GET, POST" } });
+        return Err(Refusal::Method { allow: if forward_other { OTHER_METHODS } else { "GET, HEAD, POST" } });
     }
     let query = uri.query().unwrap_or_default();
     // What has one of the six shapes has no segment but known words and ids: there is nothing else to check.
     if let Some((scope, operation)) = export_path(uri.path()) {
-        if operation.method() != *method {
-            let allow = if operation == Operation::Start { "POST" } else { "GET" };
+        if !operation.takes(method) {
+            let allow = if operation == Operation::Start { "POST" } else { "GET, HEAD" };
             return Err(Refusal::Method { allow });
         }
         return Ok(Route::Export(ExportCall { scope, operation, query: Query::parse(query)? }));
@@ -566,7 +572,7 @@ mod tests {
             assert_eq!(get(path), Err(expected), "{path}");
         }
         let post = recognise(&Method::POST, &"/orgs/a/export/e".parse().expect("a URI"), false);
-        assert_eq!(post, Err(Refusal::Method { allow: "GET" }));
+        assert_eq!(post, Err(Refusal::Method { allow: "GET, HEAD" }));
         let trace = recognise(&Method::TRACE, &"/orgs/a/export".parse().expect("a URI"), true);
         assert_eq!(trace, Err(Refusal::Method { allow: "POST" }));
     }

@@ -28,6 +28,11 @@ const POOL_IDLE: Duration = Duration::from_secs(45);
 /// How soon a dead HTTP/2 connection is noticed, where nobody says otherwise.
 const DEAD_AFTER: Duration = Duration::from_secs(5);
 
+/// How much of an HTTP/2 answer may come before it is read, in bytes, and of all on a connection: answers that wait (for
+/// room in memory, or for a slow client of a streamed one) leave room for the others.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
+
 /// The client with its pool of connections.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -102,6 +107,8 @@ impl Client {
             .pool_idle_timeout(POOL_IDLE)
             .http1_max_buf_size(MAX_RESPONSE_HEAD)
             .http2_max_header_list_size(u32::try_from(MAX_RESPONSE_HEAD).unwrap_or(u32::MAX))
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keep_alive_interval(silence)
             .http2_keep_alive_timeout(answer)
             // A connection that died while it was idle is noticed before a request is lost on it.

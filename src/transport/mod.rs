@@ -4,6 +4,8 @@
 mod checked;
 mod client;
 mod connect;
+mod gather;
+mod memory;
 mod peer;
 mod pinned;
 mod proxy;
@@ -23,6 +25,8 @@ use rustls_pki_types::pem::PemObject;
 pub use checked::CheckedBody;
 pub use client::{Client, RequestError, client};
 pub use connect::{ConnectError, Stage};
+pub use gather::{GatherError, Source};
+pub use memory::{Connection, Memory, NoRoom, Reservation, SMALL};
 pub use peer::{Certificate, Peer, User, Via};
 pub use pinned::{Pin, pinned};
 pub use proxy::{BadProxy, Proxy};

@@ -9,6 +9,8 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::prelude::{ASN1Time, FromDer as _, GeneralName, X509Certificate, X509Name};
 
+use super::Connection;
+
 /// The other end of a connection.
 #[derive(Debug, Clone)]
 pub struct Peer {
@@ -18,6 +20,8 @@ pub struct Peer {
     pub certificate: Option<Arc<Certificate>>,
     /// Whether it showed one that is not good any more.
     pub is_refused: bool,
+    /// The connection itself.
+    pub connection: Arc<Connection>,
 }
 
 /// Where a connection came in.

@@ -65,6 +65,8 @@ pub enum FailedKind {
     HeadTooLarge,
     /// What came is no HTTP.
     Protocol,
+    /// There was no room in memory for the answer.
+    NoRoom,
     /// The gateway stopped while it waited.
     Stopped,
     /// All clients had left, and another request needed its slot.
@@ -103,6 +105,7 @@ impl FailedKind {
             Self::TooLarge => same("http_response_body_size"),
             Self::HeadTooLarge => same("http_response_header_section_size"),
             Self::Protocol => same("http_protocol_error"),
+            Self::NoRoom => ("no_room", "proxy_internal_error"),
             Self::Stopped => ("gateway_stopped", "proxy_internal_response"),
             Self::Abandoned => ("abandoned", "proxy_internal_response"),
         }

@@ -19,14 +19,15 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::Limited;
 use hyper::body::Body as _;
 use tokio::sync::Notify;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
 use crate::transport::{
-    Body, CheckedBody, Client, MAX_RESPONSE_HEAD, RequestError, Streamed, TransportError,
+    Body, CheckedBody, Client, GatherError, MAX_RESPONSE_HEAD, Memory, RequestError, Reservation, Source,
+    Streamed, TransportError,
 };
 
 use crate::circuit::Standing;
@@ -51,6 +52,7 @@ pub struct Upstream {
     opened: Arc<Notify>,
     retries: Arc<Mutex<(Allowance, retry::Settings)>>,
     proxy_failed: Arc<Mutex<Option<FailedKind>>>,
+    memory: Memory,
 }
 
 /// How long one request may take, and how large its answer may be.
@@ -211,10 +213,12 @@ pub struct Answer {
     pub fields: HeaderMap,
     /// Its body.
     pub body: Bytes,
+    /// The room that is held for it.
+    pub reservation: Reservation,
 }
 
 impl Upstream {
-    /// Makes the connection pool; connects to nothing yet.
+    /// Makes the connection pool; connects to nothing yet. Answers are gathered in `memory`.
     ///
     /// # Errors
     /// See [`TransportError`].
@@ -222,6 +226,7 @@ impl Upstream {
         settings: &Settings,
         sparing: &Sparing,
         credentials: &[Arc<str>],
+        memory: Memory,
     ) -> Result<Self, TransportError> {
         let root = settings.root.clone();
         Ok(Self {
@@ -240,6 +245,7 @@ impl Upstream {
             opened: Arc::default(),
             retries: Arc::new(Mutex::new((Allowance::new(sparing.retry.percent), sparing.retry))),
             proxy_failed: Arc::default(),
+            memory,
         })
     }
 
@@ -254,6 +260,7 @@ impl Upstream {
     /// nobody waits for it.
     pub fn set(&self, settings: &Settings, sparing: &Sparing, credentials: &[Arc<str>]) -> Pacers {
         self.bounds.store(Arc::new(settings.into()));
+        self.memory.set_max_wait(sparing.rest.max_wait);
         lock(&self.host).set(sparing.breaker);
         {
             let mut retries = lock(&self.retries);
@@ -369,10 +376,11 @@ impl Upstream {
     /// [`Failed`], with the head where it had come.
     pub async fn ask(&self, outgoing: Outgoing) -> Result<Answer, Failed> {
         let deadline = Instant::now() + self.bounds.load().request_timeout;
+        let source = if outgoing.method == Method::GET { Source::Upstream } else { Source::UpstreamOnce };
         let (head, body) = self.send(outgoing, deadline).await?.into_parts();
         let (status, fields) = (head.status, head.headers);
-        match self.read(body, deadline).await {
-            Ok(body) => Ok(Answer { status, fields, body }),
+        match self.read(body, source, deadline).await {
+            Ok((body, reservation)) => Ok(Answer { status, fields, body, reservation }),
             Err(failed) => Err(Failed { head: Some(Box::new((status, fields))), ..failed }),
         }
     }
@@ -431,18 +439,25 @@ impl Upstream {
         *lock(&self.proxy_failed) = failed;
     }
 
-    async fn read(&self, body: CheckedBody, deadline: Instant) -> Result<Bytes, Failed> {
+    async fn read(
+        &self,
+        body: CheckedBody,
+        source: Source<'_>,
+        deadline: Instant,
+    ) -> Result<(Bytes, Reservation), Failed> {
         let max_answer = self.bounds.load().max_answer;
         if body.size_hint().lower() > max_answer as u64 {
             return Err(Failed::of(FailedKind::TooLarge));
         }
-        match timeout_at(deadline, Limited::new(body, max_answer).collect()).await {
+        let gathering = self.memory.gather(Limited::new(body, max_answer), source);
+        match timeout_at(deadline, gathering).await {
             Err(_) => Err(Failed::of(FailedKind::ResponseTimeout)),
-            Ok(Err(error)) => {
+            Ok(Err(GatherError::NoRoom(_))) => Err(Failed::of(FailedKind::NoRoom)),
+            Ok(Err(GatherError::Body(error))) => {
                 let kind = failed::in_body(&*error);
                 Err(Failed { source: Some(error), ..Failed::of(kind) })
             }
-            Ok(Ok(whole)) => Ok(whole.to_bytes()),
+            Ok(Ok(gathered)) => Ok(gathered),
         }
     }
 }

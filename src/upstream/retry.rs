@@ -88,7 +88,7 @@ impl Came {
                 | FailedKind::ResponseTimeout
                 | FailedKind::Incomplete
                 | FailedKind::Protocol => Evidence::Broken,
-                FailedKind::TooLarge | FailedKind::HeadTooLarge => Evidence::Answered,
+                FailedKind::TooLarge | FailedKind::HeadTooLarge | FailedKind::NoRoom => Evidence::Answered,
                 FailedKind::Stopped | FailedKind::Abandoned => Evidence::None,
             },
         }

@@ -305,8 +305,11 @@ fn heads() -> Vec<Vec<u8>> {
 async fn nothing_but_the_six_operations_reaches_the_upstream() {
     let fake = Fake::start(Settings::default()).await.unwrap();
     let home = TempDir::new().unwrap();
-    let flags =
-        [("EXPORTGATE_LISTENER_HEADER_TIMEOUT", "300ms"), ("EXPORTGATE_LISTENER_BODY_TIMEOUT", "300ms")];
+    let flags = [
+        ("EXPORTGATE_LISTENER_HEADER_TIMEOUT", "300ms"),
+        ("EXPORTGATE_LISTENER_IDLE_TIMEOUT", "300ms"),
+        ("EXPORTGATE_LISTENER_BODY_TIMEOUT", "300ms"),
+    ];
     let mut program = Program::serve(home.path(), &fake, &[], &flags);
     let address = program.address;
     let cases: Vec<Vec<u8>> = paths().iter().map(|path| request(path)).chain(heads()).collect();

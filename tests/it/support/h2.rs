@@ -24,6 +24,7 @@ pub(crate) const INITIAL_WINDOW: u16 = 4;
 
 /// What the blocks of answers begin with: the status from the static table, or by its Huffman code.
 pub(crate) const OK: &[u8] = &[0x88];
+pub(crate) const BAD_REQUEST: &[u8] = &[0x8c];
 pub(crate) const TOO_LARGE: &[u8] = &[0x48, 0x83, 0x69, 0x90, 0xff];
 
 /// A frame.
@@ -80,10 +81,12 @@ pub(crate) fn field(is_kept: bool, name: &str, value: &str) -> Vec<u8> {
 
 /// The block of a request.
 pub(crate) fn block(method: &str, target: &str) -> Vec<u8> {
-    [(":method", method), (":scheme", "http"), (":authority", "localhost"), (":path", target)]
-        .iter()
-        .flat_map(|(name, value)| field(false, name, value))
-        .collect()
+    fields(&[(":method", method), (":scheme", "http"), (":authority", "localhost"), (":path", target)])
+}
+
+/// A block of these fields.
+pub(crate) fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
+    fields.iter().flat_map(|(name, value)| field(false, name, value)).collect()
 }
 
 /// A request without a body.

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use exportgate::fake::State;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::results;
 
@@ -28,6 +28,12 @@ pub(crate) fn narrow(address: SocketAddr, source: Ipv4Addr) -> io::Result<TcpStr
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.set_write_timeout(Some(DEADLINE))?;
     Ok(stream)
+}
+
+/// Ends a connection with RST instead of FIN: its client is gone for certain.
+pub(crate) fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("a socket");
+    drop(stream);
 }
 
 /// Repeats `look` until it finds something.

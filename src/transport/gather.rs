@@ -1,0 +1,171 @@
+//! Reading a body into memory, in which room is made for it as it comes.
+
+use std::future::poll_fn;
+use std::pin::pin;
+
+use bytes::Bytes;
+use http_body::Body;
+
+use super::BoxError;
+use super::memory::{Connection, Memory, NoRoom, Reservation, SMALL, Share};
+
+/// What is reserved first for a body whose length is not known, in bytes.
+const LEAST: usize = 4 * 1024;
+/// The pieces in which a body is gathered whose length is not known, in bytes.
+const PIECE: usize = 256 * 1024;
+
+/// A body was not gathered.
+#[derive(Debug, thiserror::Error)]
+pub enum GatherError {
+    /// There was no room in time.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// The body broke off, or is larger than it may be.
+    #[error("the body cannot be read")]
+    Body(#[source] BoxError),
+}
+
+/// Whose body is gathered.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// A client's: room is made for what has come, on its connection too.
+    Client(&'a Connection),
+    /// The upstream's: room is made for what it announces.
+    Upstream,
+    /// The same, to a request that cannot be repeated: while it is small, room or not.
+    UpstreamOnce,
+}
+
+impl Memory {
+    /// Reads a body into one piece of memory.
+    ///
+    /// # Errors
+    /// [`GatherError`].
+    pub async fn gather<B>(&self, body: B, source: Source<'_>) -> Result<(Bytes, Reservation), GatherError>
+    where
+        B: Body<Data = Bytes, Error: Into<BoxError>>,
+    {
+        let size = body.size_hint();
+        let most = size.upper().and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
+        let mut room = Room { memory: self, source, most, share: None, on_connection: None };
+        let mut gathered = Pieces::default();
+        if size.exact().is_some() && !matches!(source, Source::Client(_)) {
+            room.make(most).await?;
+            gathered = Pieces::of(most);
+        }
+        let mut body = pin!(body);
+        while let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+            // What is no data is a trailer section, which nobody looks at.
+            let Ok(data) = frame.map_err(|error| GatherError::Body(error.into()))?.into_data() else {
+                continue;
+            };
+            room.make(gathered.len + data.len()).await?;
+            gathered.push(&data);
+        }
+        Ok(room.hold(gathered.whole()))
+    }
+}
+
+/// A body's bytes, and the room that is held for them.
+struct Owner {
+    bytes: Vec<u8>,
+    _room: Reservation,
+    _on_connection: Option<Share>,
+}
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// A body as it comes. It is copied: what hyper hands over may be little of a large buffer. A vector that grows would leave
+/// holes of many sizes behind, which an allocator keeps.
+#[derive(Default)]
+struct Pieces {
+    full: Vec<Vec<u8>>,
+    last: Vec<u8>,
+    /// How large a piece may be; `0` for the usual size.
+    piece: usize,
+    len: usize,
+}
+
+impl Pieces {
+    /// A body of so many bytes, in one piece.
+    fn of(len: usize) -> Self {
+        Self { last: Vec::with_capacity(len), piece: len, ..Self::default() }
+    }
+
+    fn push(&mut self, mut data: &[u8]) {
+        let piece = self.piece.max(PIECE);
+        self.len += data.len();
+        while !data.is_empty() {
+            if self.last.len() == piece {
+                self.full.push(std::mem::replace(&mut self.last, Vec::with_capacity(piece)));
+            }
+            let (now, later) = data.split_at(data.len().min(piece - self.last.len()));
+            self.last.extend_from_slice(now);
+            data = later;
+        }
+    }
+
+    /// All of it, in memory of its size.
+    fn whole(self) -> Vec<u8> {
+        let Self { full, last, len, .. } = self;
+        if full.is_empty() && last.capacity() - len <= len / 8 {
+            return last;
+        }
+        let mut whole = Vec::with_capacity(len);
+        // Each piece is given back as soon as it is copied.
+        full.into_iter().chain([last]).for_each(|piece| whole.extend_from_slice(&piece));
+        whole
+    }
+}
+
+/// The room that is made for a body while it is gathered.
+struct Room<'a> {
+    memory: &'a Memory,
+    source: Source<'a>,
+    /// The longest that the body can be.
+    most: usize,
+    share: Option<Share>,
+    on_connection: Option<Share>,
+}
+
+impl Room<'_> {
+    /// Makes room for `bytes` in all.
+    async fn make(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        if self.share.as_ref().is_some_and(|share| share.is_enough_for(bytes)) {
+            return Ok(());
+        }
+        let wanted = match bytes {
+            // It waits once, for all that it may need.
+            _ if bytes > SMALL || bytes == self.most => self.most,
+            ..=LEAST => LEAST.min(self.most),
+            _ => SMALL.min(self.most),
+        };
+        if let Source::Client(connection) = self.source {
+            self.on_connection = Some(self.memory.room_on(connection, wanted).await?);
+        }
+        let needs_none = wanted <= SMALL && matches!(self.source, Source::UpstreamOnce);
+        self.share = Some(if needs_none {
+            self.memory.room_at_once(wanted)
+        } else {
+            self.memory.room(wanted).await?
+        });
+        Ok(())
+    }
+
+    /// Holds as much of it as is needed.
+    fn hold(self, bytes: Vec<u8>) -> (Bytes, Reservation) {
+        let shrunk = |share: Option<Share>| {
+            share.map(|mut share| {
+                share.shrink_to(bytes.len());
+                share
+            })
+        };
+        let (room, on_connection) = (shrunk(self.share), shrunk(self.on_connection));
+        let room = Reservation::of(room);
+        (Bytes::from_owner(Owner { bytes, _room: room.clone(), _on_connection: on_connection }), room)
+    }
+}
