@@ -75,14 +75,14 @@ impl Phase {
 
 /// The state of a circuit, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct CircuitStatus {
     /// Its phase.
     pub phase: Phase,
     /// Until the phase ends by itself; zero where that is not known.
     pub left: Duration,
 }
 
-impl Standing {
+impl CircuitStatus {
     /// Until the end of the pause; zero where it is not open.
     #[must_use]
     pub fn left_open(&self) -> Duration {
@@ -186,7 +186,7 @@ impl Circuit {
 
     /// Its state at `now`.
     #[must_use]
-    pub fn standing(&self, now: Instant) -> Standing {
+    pub fn standing(&self, now: Instant) -> CircuitStatus {
         let left = |until: Instant| until.saturating_duration_since(now);
         let (phase, left) = match self.0 {
             State::Open { until, .. } if until > now => (Phase::Open, left(until)),
@@ -194,7 +194,7 @@ impl Circuit {
             State::Ramp { since, .. } if now < since + RAMP => (Phase::Ramp, left(since + RAMP)),
             State::Ramp { .. } | State::Closed => (Phase::Closed, Duration::ZERO),
         };
-        Standing { phase, left }
+        CircuitStatus { phase, left }
     }
 }
 
@@ -215,7 +215,10 @@ mod tests {
         circuit.open(PAUSE, begin);
         assert_eq!(circuit.admits(at(begin, 4)), Admits::NoneBefore(at(begin, 5)));
         assert!(circuit.blocks(at(begin, 4)) && !circuit.blocks(at(begin, 5)));
-        assert_eq!(circuit.standing(at(begin, 5)), Standing { phase: Phase::HalfOpen, left: Duration::ZERO });
+        assert_eq!(
+            circuit.standing(at(begin, 5)),
+            CircuitStatus { phase: Phase::HalfOpen, left: Duration::ZERO }
+        );
         assert!(circuit.pass(at(begin, 5)));
         assert_eq!(circuit.admits(at(begin, 6)), Admits::NoneBeforeProbe);
         assert!(!circuit.pass(at(begin, 6)));

@@ -15,9 +15,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{Admin, lock};
+use crate::admission::Api;
 use crate::expiry::{Expiring, Kind, Standing};
 use crate::listener::Counters;
-use crate::upstream::Api;
 
 /// What is sent to who asks for `OpenMetrics`, and to everybody else.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -162,11 +162,12 @@ fn sparing(admin: &Admin) -> Vec<Family> {
     let mut running = Family::gauge("upstream_running", "Requests that were sent and have no answer yet");
     let mut used = Family::gauge("budget_used", "Requests in the window that ends now");
     let mut limit = Family::gauge("budget_limit", "Requests that a window may hold");
-    let mut hold = Family::gauge("hold", "Until the end of a hold after a 429; 0 where there is none")
+    let mut backoff = Family::gauge("backoff", "Time left of the backoff after a 429; 0 where there is none")
         .in_unit(seconds());
-    let mut starts = Family::gauge("held_starts", "Orgs and groups whose starts are held");
-    for (lane, pacer) in &*admin.views.upstream.pacers() {
-        let standing = pacer.standing();
+    let mut starts =
+        Family::gauge("paused_starts", "Orgs and groups whose start calls are paused after a 429");
+    for (lane, queue) in &*admin.views.admission.queues() {
+        let standing = queue.standing();
         // Calls of /v1 are rare: they are shown where there are any, under the credential's name and theirs.
         if lane.api == Api::V1 && !standing.is_used() {
             continue;
@@ -175,8 +176,8 @@ fn sparing(admin: &Admin) -> Vec<Family> {
         let of = [("credential", &*name)];
         waiting = waiting.with(&of, number(standing.waiting));
         running = running.with(&of, number(standing.running));
-        starts = starts.with(&of, number(standing.starts_held.len()));
-        hold = hold.with(&of, standing.hold.left_open().as_secs_f64());
+        starts = starts.with(&of, number(standing.paused_starts.len()));
+        backoff = backoff.with(&of, standing.backoff.left_open().as_secs_f64());
         for (length, most, spent) in standing.windows {
             let window = match length.as_secs() {
                 1 => "1s",
@@ -188,14 +189,15 @@ fn sparing(admin: &Admin) -> Vec<Family> {
             limit = limit.with(&of, most.into());
         }
     }
-    let (circuit, broken) = admin.views.upstream.circuit();
+    let admission = &admin.views.admission;
+    let (circuit, broken) = (admission.circuit(), admission.open_exports());
     let mut breaker = Family::gauge("breaker_state", "1 for the state that the circuit breaker is in");
     for word in BREAKER {
         breaker = breaker.with(&[("state", word)], flag(word == circuit.phase.as_str()));
     }
     let exports = Family::gauge("breaker_open_exports", "Exports whose circuit breaker is not closed")
         .is(number(broken));
-    vec![waiting, running, used, limit, hold, starts, breaker, exports]
+    vec![waiting, running, used, limit, backoff, starts, breaker, exports]
 }
 
 fn credentials(admin: &Admin) -> Vec<Family> {

@@ -25,6 +25,7 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
+use crate::admission::Admission;
 use crate::cache::Cache;
 use crate::clock::{Clock, Now};
 use crate::credential::Credentials;
@@ -91,6 +92,8 @@ pub struct Views {
     pub cache: Cache,
     /// What bodies hold.
     pub memory: Memory,
+    /// Lets requests through to the upstream.
+    pub admission: Admission,
     /// Where requests go.
     pub upstream: Upstream,
     /// The credentials.

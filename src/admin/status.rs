@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::board::{Health, Part, State};
 use super::{Admin, lock, time};
+use crate::admission::rules::LaneStatus;
+use crate::admission::{Api, Lane};
 use crate::circuit::Phase;
 use crate::expiry::{Expiring, Kind, date};
 use crate::telemetry::history::STEP;
 use crate::telemetry::metrics::{Served, Totals};
-use crate::upstream::gate::Standing;
-use crate::upstream::{Api, Lane};
 
 /// Most warnings that one part's detail holds.
 const MOST_WARNINGS: usize = 5;
@@ -156,13 +156,19 @@ impl Admin {
 
     /// Whether Snyk can be asked. It never makes the gateway not ready: what is stored is served all the same.
     fn upstream(&self) -> Part {
-        let (circuit, broken) = self.views.upstream.circuit();
-        let pacers = self.views.upstream.pacers();
-        let held = pacers.iter().find_map(|(lane, pacer)| {
-            let hold = pacer.standing().hold;
-            match hold.phase {
-                Phase::Open => Some(format!("credential {lane}: held, {} s left", whole_seconds(hold.left))),
-                Phase::HalfOpen => Some(format!("credential {lane}: held, the next request is a probe")),
+        let admission = &self.views.admission;
+        let (circuit, broken) = (admission.circuit(), admission.open_exports());
+        let queues = self.views.admission.queues();
+        let paused = queues.iter().find_map(|(lane, queue)| {
+            let backoff = queue.standing().backoff;
+            match backoff.phase {
+                Phase::Open => Some(format!(
+                    "credential {lane}: rate limited by Snyk (429), {} s left",
+                    whole_seconds(backoff.left)
+                )),
+                Phase::HalfOpen => Some(format!(
+                    "credential {lane}: rate limited by Snyk (429), the next request is a probe"
+                )),
                 Phase::Closed | Phase::Ramp => None,
             }
         });
@@ -172,7 +178,7 @@ impl Admin {
         let trouble = match circuit.phase {
             Phase::Open => Some(format!("circuit breaker open, {} s left", whole_seconds(circuit.left))),
             Phase::HalfOpen => Some("circuit breaker half open: the next request is a probe".to_owned()),
-            Phase::Closed | Phase::Ramp => held,
+            Phase::Closed | Phase::Ramp => paused,
         };
         let way = proxy.map_or_else(String::new, |(name, _)| format!(" by way of the proxy {name}"));
         let good = || match broken {
@@ -203,7 +209,7 @@ impl Admin {
             .collect();
         let (entries, bytes) = self.views.cache.size();
         let journal = &self.views.journal;
-        let waiting = self.views.upstream.waiting();
+        let waiting = self.views.admission.waiting();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "started": time(self.started.wall),
@@ -271,7 +277,7 @@ impl Admin {
     /// What may be sent to Snyk, and what stands in the way.
     pub(super) fn budget(&self) -> Value {
         let now = self.now();
-        let pacers = self.views.upstream.pacers();
+        let queues = self.views.admission.queues();
         let credentials: Vec<Value> = self
             .views
             .credentials
@@ -280,7 +286,7 @@ impl Admin {
             .map(|credential| {
                 let standing = |api| {
                     let lane = Lane { credential: Arc::clone(&credential.name), api };
-                    pacers.get(&lane).map(|pacer| pacer.standing())
+                    queues.get(&lane).map(|queue| queue.standing())
                 };
                 let slots: Vec<Value> = credential
                     .standing(now)
@@ -296,7 +302,7 @@ impl Admin {
                     })
                     .collect();
                 let mut value = standing(Api::Rest).as_ref().map_or_else(|| json!({}), gate);
-                if let Some(v1) = standing(Api::V1).filter(Standing::is_used) {
+                if let Some(v1) = standing(Api::V1).filter(LaneStatus::is_used) {
                     value["v1"] = gate(&v1);
                 }
                 value["name"] = (*credential.name).into();
@@ -304,7 +310,8 @@ impl Admin {
                 value
             })
             .collect();
-        let (circuit, broken) = self.views.upstream.circuit();
+        let admission = &self.views.admission;
+        let (circuit, broken) = (admission.circuit(), admission.open_exports());
         json!({
             "credentials": credentials,
             "breaker": {
@@ -316,23 +323,23 @@ impl Admin {
     }
 }
 
-const fn hold_word(phase: Phase) -> &'static str {
+const fn backoff_word(phase: Phase) -> &'static str {
     match phase {
         Phase::Closed => "none",
-        Phase::Open => "held",
+        Phase::Open => "paused",
         Phase::HalfOpen => "probing",
         Phase::Ramp => "ramp",
     }
 }
 
-fn gate(standing: &Standing) -> Value {
+fn gate(standing: &LaneStatus) -> Value {
     let windows: Vec<Value> = standing
         .windows
         .iter()
         .map(|(length, limit, used)| json!({ "seconds": length.as_secs(), "limit": limit, "used": used }))
         .collect();
     let starts: Vec<Value> = standing
-        .starts_held
+        .paused_starts
         .iter()
         .map(|(scope, left)| json!({ "scope": **scope, "seconds_left": whole_seconds(*left) }))
         .collect();
@@ -340,8 +347,8 @@ fn gate(standing: &Standing) -> Value {
         "waiting": standing.waiting,
         "running": standing.running,
         "windows": windows,
-        "hold": { "state": hold_word(standing.hold.phase), "seconds_left": whole_seconds(standing.hold.left) },
-        "starts_held": starts,
+        "backoff": { "state": backoff_word(standing.backoff.phase), "seconds_left": whole_seconds(standing.backoff.left) },
+        "paused_starts": starts,
     })
 }
 

@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 
 use crate::access::{Access, BadAccess, Roster, Shared};
 use crate::admin::{Admin, Expirings, Followers, Views};
+use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::{Config, Problems, clients};
 use crate::credential::{BadCredential, Credentials};
@@ -119,15 +120,17 @@ impl App {
         let clients = config.clients_file.as_deref().map(|path| open_clients(path, &access)).transpose()?;
         let clients = clients.map(|clients| clients.take(&access));
         let (tls, tls_files) = config.tls.clone().map(ServerTls::open).transpose()?.unzip();
-        let memory = Memory::new(config.listener.max_buffered, config.sparing.rest.max_wait);
+        let memory = Memory::new(config.listener.max_buffered, config.admission.rest.max_wait);
         let names = credentials.names();
-        let upstream = Upstream::new(&config.upstream, &config.sparing, &names, memory.clone())?;
+        let upstream = Upstream::new(&config.upstream, memory.clone())?;
+        let admission = Admission::new(upstream.root().to_string().into(), &config.admission, &names);
         let listener = Listener::bind(config.listener.clone(), tls.clone()).await?;
         let journal = Journal::open(config.journal.clone(), clock.clone());
         let metrics = Arc::new(Metrics::default());
         let traces = config.traces.as_ref().map(Traces::open).transpose()?;
         let with = Collaborators {
             clock: clock.clone(),
+            admission: admission.clone(),
             upstream: upstream.clone(),
             access: Arc::clone(&access),
             credentials: Arc::clone(&credentials),
@@ -151,7 +154,8 @@ impl App {
             clock: clock.clone(),
             traces: traces.clone(),
             cache: gateway.cache(),
-            memory,
+            memory: memory.clone(),
+            admission: admission.clone(),
             upstream: upstream.clone(),
             credentials: Arc::clone(&credentials),
             journal: journal.clone(),
@@ -166,7 +170,7 @@ impl App {
         };
         let (admin, admin_tls) = bind_admin(&config, views, &mut following).await?;
         let stop = Arc::new(ArcSwap::from_pointee(config.shutdown));
-        let pacing = Pacing { upstream, journal: journal.clone(), clock: clock.clone() };
+        let pacing = Pacing { admission, upstream, journal: journal.clone(), clock: clock.clone() };
         let reloader = Box::new(Reloader {
             gateway: Arc::clone(&gateway),
             access,
@@ -174,6 +178,7 @@ impl App {
             tls,
             admin_tls,
             pacing: pacing.clone(),
+            memory,
             limits: listener.limits(),
             admin: admin.as_ref().map(|(looking, admin)| (Arc::clone(&looking.limits), Arc::clone(admin))),
             stop: Arc::clone(&stop),
@@ -229,7 +234,7 @@ impl App {
         for address in self.listener.addresses() {
             tracing::info!(server.address = %address, "listening");
         }
-        self.pacing.spawn(&self.pacing.upstream.pacers(), &shutdown);
+        self.pacing.spawn(&self.pacing.admission.queues(), &shutdown);
         self.following.spawn(self.reloader, self.reload);
         shutdown.spawn_helper(self.expiry.watch(clock.clone(), self.warn_before));
         let looking = self.admin.map(|(looking, admin)| {

@@ -1,25 +1,27 @@
-//! What gives turns to send, and writes them down where other processes see them.
+//! Runs the queues, and writes sends down where other processes see them.
 
 use std::sync::Arc;
 
+use crate::admission::queue::{self, Ledger};
+use crate::admission::rules::Elsewhere;
+use crate::admission::{Admission, Queues};
 use crate::clock::{Clock, Now};
 use crate::journal::{Journal, News, Sends, Sent};
 use crate::shutdown::Shutdown;
-use crate::upstream::gate::Elsewhere;
-use crate::upstream::pacer::{self, Ledger};
-use crate::upstream::{Pacers, Upstream};
+use crate::upstream::Upstream;
 
 #[derive(Debug, Clone)]
 pub(super) struct Pacing {
+    pub(super) admission: Admission,
     pub(super) upstream: Upstream,
     pub(super) journal: Journal,
     pub(super) clock: Clock,
 }
 
 impl Pacing {
-    /// Has `pacers` give turns.
-    pub(super) fn spawn(&self, pacers: &Pacers, shutdown: &Shutdown) {
-        for (lane, pacer) in pacers {
+    /// Runs `queues`.
+    pub(super) fn spawn(&self, queues: &Queues, shutdown: &Shutdown) {
+        for (lane, queue) in queues {
             let sends = self.journal.sends(&self.upstream.root().to_string(), &lane.to_string());
             let (journal, clock, ledger) = (self.journal.clone(), self.clock.clone(), self.ledger(&sends));
             let reserve = move |count, starts| {
@@ -30,7 +32,7 @@ impl Pacing {
                 }
             };
             // Requests in flight may wait for their turn until the last of them has ended.
-            shutdown.spawn_helper(Arc::clone(pacer).run(ledger, reserve));
+            shutdown.spawn_helper(Arc::clone(queue).run(ledger, reserve));
         }
     }
 
@@ -51,7 +53,7 @@ impl Pacing {
 }
 
 /// What is known, by our own clock: that of others is this machine's wall clock, ours is monotonic.
-fn ours(News { unwritten, processes, others }: News, now: Now) -> pacer::News {
+fn ours(News { unwritten, processes, others }: News, now: Now) -> queue::News {
     let ours = |at| {
         let ago = now.wall.duration_since(at).unwrap_or_default();
         now.mono.checked_sub(ago).unwrap_or(now.mono)
@@ -60,5 +62,5 @@ fn ours(News { unwritten, processes, others }: News, now: Now) -> pacer::News {
         let start = sent.start.map(Arc::from);
         std::iter::repeat_n(Elsewhere { at: ours(sent.at), start }, sent.count as usize)
     };
-    pacer::News { unwritten, processes, others: others.into_iter().flat_map(each).collect() }
+    queue::News { unwritten, processes, others: others.into_iter().flat_map(each).collect() }
 }

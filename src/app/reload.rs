@@ -25,7 +25,7 @@ use crate::listener::Limits;
 use crate::shutdown::{self, Shutdown};
 use crate::systemd;
 use crate::telemetry::LogFilter;
-use crate::transport::{BadTls, PreparedTls, ServerTls, ServerTlsSettings};
+use crate::transport::{BadTls, Memory, PreparedTls, ServerTls, ServerTlsSettings};
 
 /// How often the configuration's file is looked at.
 const EVERY: Duration = Duration::from_secs(1);
@@ -59,6 +59,7 @@ pub(super) struct Reloader {
     pub(super) tls: Option<ServerTls>,
     pub(super) admin_tls: Option<ServerTls>,
     pub(super) pacing: Pacing,
+    pub(super) memory: Memory,
     pub(super) limits: Limits,
     pub(super) admin: Option<(Limits, Arc<Admin>)>,
     pub(super) stop: Arc<ArcSwap<shutdown::Settings>>,
@@ -172,13 +173,15 @@ impl Reloader {
         let clients = changed_file.map(|path| open_clients(path, &self.access)).transpose()?;
         log.set(&new.log)?;
 
-        // From here on nothing fails. Whoever gives turns for a credential is there before it can be chosen, and until it
+        // From here on nothing fails. A credential's queues are there before it can be chosen, and until it
         // cannot be any more.
         let before = self.credentials.names();
         let (count, new_names) = (before.len(), credentials.names());
         let both: Vec<Arc<str>> = before.into_iter().chain(new_names).collect();
-        let pacers = self.pacing.upstream.set(&new.upstream, &new.sparing, &both);
-        self.pacing.spawn(&pacers, &self.shutdown);
+        let queues = self.pacing.admission.set(&new.admission, &both);
+        self.pacing.spawn(&queues, &self.shutdown);
+        self.pacing.upstream.set(&new.upstream);
+        self.memory.set_max_wait(new.admission.rest.max_wait);
         let values = self.credentials.replace(credentials);
         let names = self.credentials.names();
         if !values.is_empty() || names.len() != count {
@@ -187,7 +190,7 @@ impl Reloader {
         }
         following.credentials(values);
         following.retain_credentials(&names);
-        self.pacing.upstream.set(&new.upstream, &new.sparing, &names);
+        self.pacing.admission.set(&new.admission, &names);
         following.tls(tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         following.admin_tls(admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         self.access.set(new.access.clone());

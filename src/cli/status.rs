@@ -164,8 +164,8 @@ struct Credential {
     waiting: u64,
     running: u64,
     windows: Vec<Window>,
-    hold: Standing,
-    starts_held: Vec<Held>,
+    backoff: Standing,
+    paused_starts: Vec<Held>,
     slots: Vec<Slot>,
 }
 
@@ -317,11 +317,11 @@ impl Credential {
         });
         writeln!(out, "  sent       {}", used.collect::<Vec<_>>().join(", "))?;
         writeln!(out, "  now        {} waiting, {} running", self.waiting, self.running)?;
-        if self.hold.state != "none" {
-            writeln!(out, "  hold       {}", self.hold.words())?;
+        if self.backoff.state != "none" {
+            writeln!(out, "  backoff    {}", self.backoff.words())?;
         }
-        for Held { scope, seconds_left } in &self.starts_held {
-            writeln!(out, "  starts     of {} held, {} left", visible(scope), span(*seconds_left))?;
+        for Held { scope, seconds_left } in &self.paused_starts {
+            writeln!(out, "  starts     of {} paused, {} left", visible(scope), span(*seconds_left))?;
         }
         for Slot { name, state, age_s, expires_in_s } in &self.slots {
             write!(out, "  {:<9}  {}", visible(name), visible(state).replace('_', " "))?;
@@ -365,8 +365,8 @@ mod tests {
             "cache": {"entries": 2, "bytes": 7168, "max_bytes": 268_435_456},
             "budget": {
                 "credentials": [{"name": "snyk", "windows": [{"seconds": 60, "limit": 1620, "used": 40}],
-                    "hold": {"state": "held", "seconds_left": 29.6},
-                    "starts_held": [{"scope": "org 825e", "seconds_left": 30}],
+                    "backoff": {"state": "paused", "seconds_left": 29.6},
+                    "paused_starts": [{"scope": "org 825e", "seconds_left": 30}],
                     "slots": [{"name": "active", "state": "in_use", "age_s": 500, "expires_in_s": null}]}],
                 "breaker": {"state": "half_open", "seconds_left": 0}},
             "journal": {"failing": true, "written": 100, "dropped": 2, "queued": 1},
@@ -384,8 +384,8 @@ mod tests {
             "100 written, 2 dropped, 1 waiting, FAILING",
             "breaker      half open\n",
             "40 of 1620 in 1m",
-            "held, 30s left",
-            "of org 825e held, 30s left",
+            "paused, 30s left",
+            "of org 825e paused, 30s left",
             "active     in use, 8m 20s old\n",
             "deprecation, 3 times, last 2026-11-24T09:02:00Z: version 1",
             "failing since 2026-11-24T09:03:00Z: exportgate.toml:12: no",

@@ -13,8 +13,12 @@ use uuid::Uuid;
 use super::answer::{self, Garbled};
 use super::document::{self, Document};
 use super::failure::{Failure, FailureKind};
+use super::verdict::TryResult;
 use super::{Gateway, fields, reply, spans};
 use crate::access::Permit;
+use crate::admission::circuits::{Evidence, Resource};
+use crate::admission::rules::{Candidate, Obstacle, SendOutcome};
+use crate::admission::{Api, CallKind, Lane, RateFields, RequestEnd, RequestSlot};
 use crate::cache::{self, Entry, Key, Lead, Member, NotStored, Peek};
 use crate::clock::Now;
 use crate::credential::{Credential, Presented};
@@ -24,10 +28,7 @@ use crate::telemetry::drift::Kind;
 use crate::telemetry::metrics::Attempted;
 use crate::telemetry::trace::Trace;
 use crate::transport::Streamed;
-use crate::upstream::gate::{Asking, Kind as CallKind, Outcome, Told, Why};
-use crate::upstream::host::{Evidence, Resource};
-use crate::upstream::retry::Came;
-use crate::upstream::{Admitted, Answer, Api, End, Failed, FailedKind, Lane, Outgoing};
+use crate::upstream::{Answer, Failed, FailedKind, Outgoing};
 
 /// After a longer wait for a turn, the credential is looked at again: an access token may have ended.
 const LONG_QUEUE: Duration = Duration::from_secs(1);
@@ -68,9 +69,9 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    fn of(admitted: &Admitted, tries: u32) -> Self {
-        let pass = &admitted.pass;
-        Self { tries, queued: pass.queued, waited_for: pass.why.map(Why::as_str) }
+    fn of(slot: &RequestSlot, tries: u32) -> Self {
+        let lane = &slot.lane;
+        Self { tries, queued: lane.queued, waited_for: lane.obstacle.map(Obstacle::as_str) }
     }
 }
 
@@ -98,9 +99,9 @@ pub(super) struct Errand {
 }
 
 impl Errand {
-    fn asking(&self, start: Option<Arc<str>>) -> Asking {
+    fn candidate(&self, start: Option<Arc<str>>) -> Candidate {
         let client = Arc::clone(&self.member.client);
-        Asking { client, weight: self.share, start, deadline: self.deadline.into_std() }
+        Candidate { client, weight: self.share, start, deadline: self.deadline.into_std() }
     }
 
     fn lane(&self, api: Api) -> Lane {
@@ -202,7 +203,7 @@ impl Gateway {
     }
 
     /// Asks Snyk, in turn. A read is asked once more where the credential was refused and another value is at
-    /// hand, where it failed on the way, and after a 429 whose hold it can wait for. A start is only asked again where Snyk
+    /// hand, where it failed on the way, and after a 429 whose backoff it can wait for. A start is only asked again where Snyk
     /// has certainly not processed it.
     async fn ask(
         &self,
@@ -221,13 +222,13 @@ impl Gateway {
         let (mut number, mut tries) = (0, 0);
         let mut last: Option<Asked> = None;
         loop {
-            let admitted = match (self.turn(call, errand, lead).await, last.take()) {
-                (Ok(admitted), before) => {
+            let slot = match (self.turn(call, errand, lead).await, last.take()) {
+                (Ok(slot), before) => {
                     if let Some(before) = before {
                         self.must_be_recorded(self.journal.record(before.attempt, Vec::new()).await)?;
                         sent_id = Uuid::new_v4();
                     }
-                    admitted
+                    slot
                 }
                 // What the last try brought is better than nothing; a 401 is ours, not the client's.
                 (Err(_), Some(mut last)) => {
@@ -238,25 +239,26 @@ impl Gateway {
                 }
                 (Err(failure), None) => return Err(failure),
             };
-            if admitted.pass.queued > LONG_QUEUE {
+            if slot.lane.queued > LONG_QUEUE {
                 presented = present().await?;
             }
             (number, tries) = (number + 1, tries + 1);
             if tries == 1 {
-                self.upstream.sent_first();
+                self.admission.sent_first();
             }
-            let sending = Sending::of(&admitted, number);
+            let sending = Sending::of(&slot, number);
             presented.sent();
             let request = ExportRequest { call, errand, sent_id, body: body.clone(), sending };
-            let mut asked = self.ask_once(request, &presented, &admitted, lead).await;
+            let mut asked = self.ask_once(request, &presented, &slot, lead).await;
             let left = errand.deadline.saturating_duration_since(Instant::now());
             let failed = failed_kind(&asked);
             let may_repeat = is_read || failed.is_some_and(FailedKind::is_not_processed);
             // A probe decides for others too: it is not repeated before its answer is heard.
-            let again = Some(came(&asked)).filter(|_| may_repeat && !admitted.is_probe());
-            let again = again.and_then(|came| self.upstream.retry(came, tries, left));
+            let again = Some(came(&asked)).filter(|_| may_repeat && !slot.is_probe());
+            let again =
+                again.filter(|result| result.is_passing()).and_then(|_| self.admission.retry(tries, left));
             let resends = failed == Some(FailedKind::NotProcessed) && std::mem::take(&mut may_resend);
-            admitted.ended(self.end_of(&asked, call, again.is_some() || resends));
+            slot.end(self.end_of(&asked, call, again.is_some() || resends));
             let status = asked.answer.as_ref().ok().map(|answer| answer.status);
             if status.is_some_and(speaks_for_the_credential) {
                 credential.accepted(&presented, self.clock.now());
@@ -273,7 +275,7 @@ impl Gateway {
             } else if resends {
                 // Snyk closes its connections in ordinary operation: there is nothing to wait for.
             } else if status == Some(StatusCode::TOO_MANY_REQUESTS) && std::mem::take(&mut may_wait) {
-                // The backoff is known by now: whether the wait for it fits is the gate's to say.
+                // The backoff is known by now: whether the wait for it fits is the queue's to say.
                 tries = 0;
             } else {
                 return Ok(asked);
@@ -283,12 +285,12 @@ impl Gateway {
     }
 
     /// The end of a request, for the lane and the circuits. One that is made again says nothing yet of host and export.
-    fn end_of(&self, asked: &Asked, call: &ExportCall, is_made_again: bool) -> End {
+    fn end_of(&self, asked: &Asked, call: &ExportCall, is_made_again: bool) -> RequestEnd {
         let is_start = call.operation == Operation::Start;
         let is_snyks = asked.attempt.received_id.is_some();
-        End {
+        RequestEnd {
             outcome: outcome(asked),
-            told: asked.answer.as_ref().map(|answer| self.rate(&answer.fields)).unwrap_or_default(),
+            rate: asked.answer.as_ref().map(|answer| self.rate(&answer.fields)).unwrap_or_default(),
             kind: if is_start { CallKind::Start } else { CallKind::Read },
             evidence: if is_made_again { Evidence::None } else { came(asked).evidence(is_snyks) },
         }
@@ -300,19 +302,19 @@ impl Gateway {
         call: &ExportCall,
         errand: &Errand,
         lead: &mut Lead<Landed>,
-    ) -> Result<Admitted, Failure> {
+    ) -> Result<RequestSlot, Failure> {
         let is_start = call.operation == Operation::Start;
         let scope = || format!("{} {}", call.scope.kind.as_str(), call.scope.id.as_str()).into();
-        let asking = errand.asking(is_start.then(scope));
+        let candidate = errand.candidate(is_start.then(scope));
         let lane = errand.lane(Api::Rest);
-        let turn = self.upstream.turn(&lane, Some(Resource::from(call)), asking);
+        let turn = self.admission.acquire(&lane, Some(Resource::from(call)), candidate);
         let (mut turn, began) = (std::pin::pin!(turn), Instant::now());
         loop {
             tokio::select! {
-                admitted = turn.as_mut() => {
-                    return admitted.map_err(|why| {
+                slot = turn.as_mut() => {
+                    return slot.map_err(|why| {
                         self.metrics.waited(began.elapsed());
-                        FailureKind::NotNow(why).into()
+                        FailureKind::NotAdmitted(why).into()
                     });
                 }
                 () = lead.abandoned() => {
@@ -330,7 +332,7 @@ impl Gateway {
         &self,
         request: ExportRequest<'_>,
         presented: &Presented,
-        admitted: &Admitted,
+        slot: &RequestSlot,
         lead: &mut Lead<Landed>,
     ) -> Asked {
         let ExportRequest { call, errand, sent_id, body, sending } = request;
@@ -350,8 +352,7 @@ impl Gateway {
         };
         // It is large, and moved about.
         let asking = Box::pin(self.shutdown.in_time(self.upstream.ask(outgoing)));
-        let answer =
-            if call.is_shared() { while_needed(asking, admitted, lead).await } else { Ok(asking.await) };
+        let answer = if call.is_shared() { while_needed(asking, slot, lead).await } else { Ok(asking.await) };
         let received = self.clock.now();
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
         let stopped = || Err(Failed::of(FailedKind::Stopped));
@@ -379,13 +380,17 @@ impl Gateway {
     }
 
     /// Waits for a turn of a call that is no export call.
-    pub(super) async fn turn_of_other(&self, call: &OtherCall, errand: &Errand) -> Result<Admitted, Failure> {
+    pub(super) async fn turn_of_other(
+        &self,
+        call: &OtherCall,
+        errand: &Errand,
+    ) -> Result<RequestSlot, Failure> {
         let began = Instant::now();
         let api = if call.target.starts_with("/v1/") { Api::V1 } else { Api::Rest };
-        let turn = self.upstream.turn(&errand.lane(api), None, errand.asking(None)).await;
+        let turn = self.admission.acquire(&errand.lane(api), None, errand.candidate(None)).await;
         turn.map_err(|why| {
             self.metrics.waited(began.elapsed());
-            FailureKind::NotNow(why).into()
+            FailureKind::NotAdmitted(why).into()
         })
     }
 
@@ -397,12 +402,12 @@ impl Gateway {
         self: Arc<Self>,
         call: OtherCall,
         (errand, body): (Errand, Streamed),
-        admitted: Admitted,
+        slot: RequestSlot,
     ) -> Result<(Uuid, Sending, http::Response<Streamed>), Failure> {
         let presented =
             errand.credential.present_unlocked(self.clock.now()).await.map_err(FailureKind::Unavailable)?;
         let mut attempt = self.attempt(&errand, errand.sent_id, (call.method.as_str(), "other"));
-        let sending = Sending::of(&admitted, 1);
+        let sending = Sending::of(&slot, 1);
         (attempt.queued, attempt.waited_for) = (sending.queued, sending.waited_for);
         if let Some(scope) = call.scopes.first() {
             attempt.scope_kind = Some(scope.kind.as_str());
@@ -424,13 +429,15 @@ impl Gateway {
                 let (status, fields) = (response.status(), response.headers());
                 let is_snyks = fields.contains_key(fields::SNYK_REQUEST_ID);
                 let outcome = answer::outcome(status, fields, self.clock.now().wall);
-                ((outcome, self.rate(fields)), Came::Status(status.as_u16()).evidence(is_snyks))
+                ((outcome, self.rate(fields)), TryResult::Status(status.as_u16()).evidence(is_snyks))
             }
-            Err(failed) => ((Outcome::Failed, Told::default()), Came::Failed(failed.kind).evidence(false)),
+            Err(failed) => {
+                ((SendOutcome::Failed, RateFields::default()), TryResult::Failed(failed.kind).evidence(false))
+            }
         };
         // What its client uploads may have failed it, or kept it from an answer: that says nothing of the upstream.
         let evidence = if answer.is_ok() || !uploads { came } else { Evidence::None };
-        admitted.ended(End { outcome: end.0, told: end.1, kind: CallKind::Other, evidence });
+        slot.end(RequestEnd { outcome: end.0, rate: end.1, kind: CallKind::Other, evidence });
         let mut instead = None;
         match &answer {
             Ok(response) if presented.is_in_fields(response.headers()) => {
@@ -462,11 +469,11 @@ impl Gateway {
     }
 
     /// What the rate fields of an answer say; nothing where they are not understood, which is counted.
-    fn rate(&self, answer: &HeaderMap) -> Told {
+    fn rate(&self, answer: &HeaderMap) -> RateFields {
         answer::rate(answer).unwrap_or_else(|Garbled| {
             let what = "the X-Ratelimit-Limit of an answer is not understood";
             self.metrics.drifted(Kind::RateFields, what, self.clock.now().wall);
-            Told::default()
+            RateFields::default()
         })
     }
 
@@ -543,7 +550,7 @@ impl Gateway {
 /// needs its slot.
 async fn while_needed<T>(
     work: impl Future<Output = T>,
-    admitted: &Admitted,
+    slot: &RequestSlot,
     lead: &mut Lead<Landed>,
 ) -> Result<T, Failed> {
     let mut work = std::pin::pin!(work);
@@ -552,10 +559,10 @@ async fn while_needed<T>(
             done = work.as_mut() => return Ok(done),
             () = lead.abandoned() => {
                 if lead.is_abandoned() {
-                    admitted.pass.abandon();
+                    slot.lane.abandon();
                 }
             }
-            () = admitted.pass.slot_needed() => {
+            () = slot.lane.slot_needed() => {
                 // Somebody may have come back.
                 if lead.give_up() {
                     return Err(Failed::of(FailedKind::Abandoned));
@@ -565,24 +572,24 @@ async fn while_needed<T>(
     }
 }
 
-/// What a send came to, as far as the gate is concerned.
-fn outcome(asked: &Asked) -> Outcome {
+/// What a send came to, for the lane.
+fn outcome(asked: &Asked) -> SendOutcome {
     match &asked.answer {
         Ok(answer) => answer::outcome(answer.status, &answer.fields, asked.received.wall),
         Err(Failure { kind: FailureKind::Echo | FailureKind::Upstream(FailedKind::NoRoom), .. }) => {
-            Outcome::Answered
+            SendOutcome::Answered
         }
-        Err(_) => Outcome::Failed,
+        Err(_) => SendOutcome::Failed,
     }
 }
 
 /// What a try of an export call came to.
-fn came(asked: &Asked) -> Came {
+fn came(asked: &Asked) -> TryResult {
     match (&asked.answer, failed_kind(asked)) {
-        (Ok(answer), _) => Came::Status(answer.status.as_u16()),
-        (Err(_), Some(kind)) => Came::Failed(kind),
+        (Ok(answer), _) => TryResult::Status(answer.status.as_u16()),
+        (Err(_), Some(kind)) => TryResult::Failed(kind),
         // It was there and answered, whatever we make of that.
-        (Err(_), None) => Came::Status(200),
+        (Err(_), None) => TryResult::Status(200),
     }
 }
 

@@ -8,7 +8,7 @@ const RANKS: [&[&str]; 7] = [
     &["chain"],
     &["circuit", "clock", "expiry", "files", "hardening", "secret", "shutdown", "systemd"],
     &["route", "transport"],
-    &["access", "cache", "credential", "journal", "listener", "telemetry", "upstream"],
+    &["access", "admission", "cache", "credential", "journal", "listener", "telemetry", "upstream"],
     &["admin", "gateway"],
     &["config", "app"],
     &["cli"],

@@ -32,7 +32,7 @@ const TOLD_FOR: Duration = Duration::from_hours(1);
 
 /// One of the limits, as configured, and what Snyk says of it.
 #[derive(Debug)]
-struct Window {
+struct BudgetWindow {
     limit: Limit,
     /// A lower limit, and until when it is believed.
     told: Option<(u32, Instant)>,
@@ -42,7 +42,7 @@ struct Window {
     processes: u32,
 }
 
-impl Window {
+impl BudgetWindow {
     /// The limit at `now`, less what other processes may have sent unseen.
     fn most(&self, now: Instant) -> u32 {
         let told = self.told.filter(|(_, until)| *until > now).map(|(most, _)| most);
@@ -65,7 +65,7 @@ impl Window {
 #[derive(Debug)]
 pub struct Budget {
     /// By length, the shortest first.
-    windows: Vec<Window>,
+    windows: Vec<BudgetWindow>,
     /// When each send of the longest window was, the oldest first.
     sent: VecDeque<Instant>,
     /// What each window is taken to be longer: a request is on its way for a while, and one may overtake another.
@@ -79,12 +79,12 @@ impl Budget {
         limits.sort_by_key(|limit| limit.window);
         let windows = limits
             .into_iter()
-            .map(|limit| Window { limit, told: None, shared: None, processes: 0 })
+            .map(|limit| BudgetWindow { limit, told: None, shared: None, processes: 0 })
             .collect();
         Self { windows, sent: VecDeque::new(), margin }
     }
 
-    fn length(&self, window: &Window) -> Duration {
+    fn length(&self, window: &BudgetWindow) -> Duration {
         window.limit.window + self.margin
     }
 
@@ -96,7 +96,7 @@ impl Budget {
             let at = self.sent.len().checked_sub(most as usize)?;
             Some(*self.sent.get(at)? + length)
         };
-        let free_of = |window: &Window| {
+        let free_of = |window: &BudgetWindow| {
             let length = self.length(window);
             let own = free(window.most(now), length);
             // With no room at all it is free when that counts no more.
@@ -113,7 +113,7 @@ impl Budget {
     /// what was sent leaves it, so that those who ask last do not wait for the rest of it.
     #[must_use]
     pub fn paced(&self, now: Instant) -> Instant {
-        let spread = |window: &Window| {
+        let spread = |window: &BudgetWindow| {
             let (most, length) = (window.effective(now).max(1), self.length(window));
             let recent = self.within(length, now);
             if window.limit.window <= UNPACED || recent < most.div_ceil(2) {
@@ -147,8 +147,9 @@ impl Budget {
     /// How many sends could follow at once at `now`.
     #[must_use]
     pub fn left(&self, now: Instant) -> u32 {
-        let left =
-            |window: &Window| window.effective(now).saturating_sub(self.within(self.length(window), now));
+        let left = |window: &BudgetWindow| {
+            window.effective(now).saturating_sub(self.within(self.length(window), now))
+        };
         self.windows.iter().map(left).min().unwrap_or(u32::MAX)
     }
 
@@ -166,7 +167,7 @@ impl Budget {
         let window = |limit: Limit| {
             let same = before.iter().find(|window| window.limit.window == limit.window);
             let (told, shared) = same.map_or((None, None), |window| (window.told, window.shared));
-            Window { limit, told, shared, processes: same.map_or(0, |window| window.processes) }
+            BudgetWindow { limit, told, shared, processes: same.map_or(0, |window| window.processes) }
         };
         self.windows = limits.into_iter().map(window).collect();
     }
@@ -180,7 +181,7 @@ impl Budget {
     /// The longest time between two sends, where they are spread evenly.
     #[must_use]
     pub fn interval(&self, now: Instant) -> Duration {
-        let interval = |window: &Window| window.limit.window / window.most(now);
+        let interval = |window: &BudgetWindow| window.limit.window / window.most(now);
         self.windows.iter().map(interval).max().unwrap_or_default()
     }
 
@@ -233,28 +234,6 @@ impl Budget {
         let before = self.sent.partition_point(|sent| now.saturating_duration_since(*sent) >= window);
         u32::try_from(self.sent.len() - before).unwrap_or(u32::MAX)
     }
-}
-
-/// Reads Snyk's `X-Ratelimit-Limit`: `160, 160;w=1;name="…", 1620;w=60;name="…"`. Nothing of a value that is not
-/// understood is taken; `None` then.
-#[must_use]
-pub fn limits_told(text: &str) -> Option<Vec<Limit>> {
-    let mut limits = Vec::new();
-    for member in text.split(',') {
-        let mut parts = member.split(';').map(str::trim);
-        let most: u32 = parts.next()?.parse().ok().filter(|most| *most > 0)?;
-        let mut seconds = None;
-        for parameter in parts {
-            if let Some(text) = parameter.strip_prefix("w=") {
-                seconds = Some(text.parse::<u32>().ok().filter(|seconds| *seconds > 0)?);
-            }
-        }
-        // The first member repeats one of the others without its window.
-        if let Some(seconds) = seconds {
-            limits.push(Limit { most, window: Duration::from_secs(u64::from(seconds)) });
-        }
-    }
-    (!limits.is_empty()).then_some(limits)
 }
 
 #[cfg(test)]
@@ -444,24 +423,6 @@ mod tests {
         assert_eq!(budget.next(now + Duration::from_secs(3)), now + Duration::from_secs(10));
         budget.spend(now + Duration::from_secs(10), now + Duration::from_secs(10));
         assert_eq!(budget.next(now + Duration::from_secs(10)), now + Duration::from_secs(13));
-    }
-
-    #[test]
-    fn the_form_with_several_windows_is_read_and_nonsense_is_not() {
-        let told = limits_told(r#"160, 160;w=1;name="a", 1620;w=60;name="b", 97200;w=3600;name="c""#);
-        assert_eq!(told, Some(limits(&SNYK)));
-        for nonsense in [
-            "",
-            "160",
-            "many;w=1",
-            "1;w=0",
-            "0;w=1",
-            "1;w=x",
-            "160, 160;w=1;name=\"a\", -1;w=60",
-            "1;w=99999999999",
-        ] {
-            assert_eq!(limits_told(nonsense), None, "{nonsense}");
-        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ const SHARE_OF_FREE: usize = 3;
 
 /// Names one request that is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot(u64);
+pub struct SlotId(u64);
 
 #[derive(Debug)]
 struct Running {
@@ -24,7 +24,7 @@ struct Running {
 /// The slots of one credential.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
-    running: HashMap<Slot, Running>,
+    running: HashMap<SlotId, Running>,
     by_client: HashMap<Arc<str>, usize>,
     last: u64,
 }
@@ -43,16 +43,16 @@ impl Slots {
     }
 
     /// Takes a slot for `client`.
-    pub(super) fn take(&mut self, client: &Arc<str>) -> Slot {
+    pub(super) fn take(&mut self, client: &Arc<str>) -> SlotId {
         self.last += 1;
-        let slot = Slot(self.last);
+        let slot = SlotId(self.last);
         self.running.insert(slot, Running { client: Arc::clone(client), abandoned: None });
         *self.by_client.entry(Arc::clone(client)).or_default() += 1;
         slot
     }
 
     /// Gives a slot back.
-    pub(super) fn free(&mut self, slot: Slot) {
+    pub(super) fn free(&mut self, slot: SlotId) {
         let Some(Running { client, .. }) = self.running.remove(&slot) else { return };
         if let Some(used) = self.by_client.get_mut(&client) {
             *used -= 1;
@@ -63,14 +63,14 @@ impl Slots {
     }
 
     /// Notes since when nobody waits for the request in `slot`; `None` where somebody does again.
-    pub(super) fn abandon(&mut self, slot: Slot, since: Option<Instant>) {
+    pub(super) fn abandon(&mut self, slot: SlotId, since: Option<Instant>) {
         if let Some(running) = self.running.get_mut(&slot) {
             running.abandoned = since;
         }
     }
 
     /// The abandoned request that may be ended first, and from when on.
-    pub(super) fn abandoned(&self) -> Option<(Instant, Slot)> {
+    pub(super) fn abandoned(&self) -> Option<(Instant, SlotId)> {
         let ends =
             self.running.iter().filter_map(|(slot, running)| Some((running.abandoned? + LEFT_ALONE, *slot)));
         ends.min()

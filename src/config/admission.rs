@@ -1,13 +1,17 @@
-//! `[budget]`, `[queue]`, `[hold]`, `[retry]` and `[breaker]`: how Snyk is spared.
+//! `[budget]`, `[queue]`, `[backoff]`, `[retry]` and `[breaker]`: when requests may be sent.
 
 use std::time::Duration;
 
 use super::reader::Reader;
-use crate::upstream::budget::Limit;
-use crate::upstream::{Sparing, backoff, gate, host, retry};
+use crate::admission::Settings;
+use crate::admission::backoff::BackoffSettings;
+use crate::admission::budget::Limit;
+use crate::admission::circuits::BreakerSettings;
+use crate::admission::retry::RetrySettings;
+use crate::admission::rules::LaneSettings;
 
 /// With clients of a file, there may be several, and one leaves slots for the others.
-pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Sparing {
+pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Settings {
     let per_second = r.number(
         (
             "budget.per_second",
@@ -42,7 +46,7 @@ pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Sparing {
         ("queue.max_running", "64", "Most requests that are under way to Snyk with one credential."),
         1..=100_000,
     );
-    let hold = hold(r);
+    let backoff = backoff(r);
     let v1: u32 = r.number(
         ("budget.v1_per_minute", "2000", "Most /v1 requests in any minute with one credential; a tenth of it in a second, thirty times it in an hour."),
         1..=1_000_000,
@@ -59,7 +63,7 @@ pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Sparing {
         ],
     );
     let starts = Some(starts).filter(|starts| *starts > 0);
-    let gate = |per_second, per_minute, per_hour| {
+    let lane = |per_second, per_minute, per_hour| {
         let limit = |most: u32, window| Limit { most, window };
         let account = vec![
             limit(per_second, Duration::from_secs(1)),
@@ -69,49 +73,49 @@ pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Sparing {
         let ours = |limit: &Limit| Limit { most: part(limit.most, share), ..*limit };
         let limits = account.iter().map(ours).collect();
         let margin = MARGIN;
-        gate::Settings {
+        LaneSettings {
             limits,
             account,
             starts,
             margin,
-            hold,
+            backoff,
             max_wait,
             max_waiting,
             max_running,
             several_clients,
         }
     };
-    let rest = gate(per_second, per_minute, per_hour);
-    let v1 = gate(v1_per_second, v1, v1.saturating_mul(30));
-    Sparing { rest, v1, retry: retry(r), breaker: breaker(r) }
+    let rest = lane(per_second, per_minute, per_hour);
+    let v1 = lane(v1_per_second, v1, v1.saturating_mul(30));
+    Settings { rest, v1, retry: retry(r), breaker: breaker(r) }
 }
 
-/// `[hold]`.
-fn hold(r: &mut Reader<'_>) -> backoff::Settings {
-    let hold = backoff::Settings {
+/// `[backoff]`.
+fn backoff(r: &mut Reader<'_>) -> BackoffSettings {
+    let backoff = BackoffSettings {
         usual: r.duration(
-            ("hold.usual", "60s", "How long nothing is sent after a 429 that does not say how long."),
+            ("backoff.usual", "60s", "Pause after a 429 that does not say how long."),
             ("1s", "1h"),
         ),
-        most: r.duration(("hold.max", "10m", "The longest, whatever a 429 says."), ("1s", "1d")),
+        most: r.duration(("backoff.max", "10m", "Longest pause after a 429, whatever the 429 says."), ("1s", "1d")),
         ramp: r.number(
-            ("hold.ramp", "10", "Requests in the first second after a hold, or after Snyk was left alone; each later second, twice as many."),
+            ("backoff.ramp", "10", "Requests in the first second after a backoff, or after the circuit of the host was open; each later second allows twice as many."),
             1..=10_000,
         ),
     };
-    if hold.usual > hold.most && r.given("hold.usual").is_some() {
+    if backoff.usual > backoff.most && r.given("backoff.usual").is_some() {
         r.problem(
-            &r.place("hold.usual"),
-            "hold.usual",
-            "must not be longer than hold.max: raise hold.max, or lower this",
+            &r.place("backoff.usual"),
+            "backoff.usual",
+            "must not be longer than backoff.max: raise backoff.max, or lower this",
         );
     }
-    hold
+    backoff
 }
 
 /// `[retry]`.
-fn retry(r: &mut Reader<'_>) -> retry::Settings {
-    retry::Settings {
+fn retry(r: &mut Reader<'_>) -> RetrySettings {
+    RetrySettings {
         most: r.number(("retry.max", "2", "How often a read that failed on the way is tried again."), 0..=10),
         pause: r.duration(
             (
@@ -129,8 +133,8 @@ fn retry(r: &mut Reader<'_>) -> retry::Settings {
 }
 
 /// `[breaker]`.
-fn breaker(r: &mut Reader<'_>) -> host::Settings {
-    host::Settings {
+fn breaker(r: &mut Reader<'_>) -> BreakerSettings {
+    BreakerSettings {
         failures: r.number(
             (
                 "breaker.failures",

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::circuit::{Admits, Circuit, Phase, Standing};
+use crate::circuit::{Admits, Circuit, CircuitStatus, Phase};
 
-/// `[hold]`.
+/// `[backoff]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
+pub struct BackoffSettings {
     /// Length of a backoff where the 429 does not say.
     pub usual: Duration,
     /// Longest backoff of ours, whatever the 429 says.
@@ -20,11 +20,11 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// A `Retry-After` beyond this is not believed (561,600 s were seen), and clients are told this much.
 const LONGEST_TOLD: Duration = Duration::from_hours(24);
 
-/// One backoff. Two times count: when we ask Snyk again, which `hold.max` bounds, and when Snyk said to come back,
+/// One backoff. Two times count: when we ask Snyk again, which `backoff.max` bounds, and when Snyk said to come back,
 /// which clients are told.
 #[derive(Debug)]
 pub struct Backoff {
-    settings: Settings,
+    settings: BackoffSettings,
     circuit: Circuit,
     told_until: Option<Instant>,
 }
@@ -32,12 +32,12 @@ pub struct Backoff {
 impl Backoff {
     /// None.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: BackoffSettings) -> Self {
         Self { settings, circuit: Circuit::default(), told_until: None }
     }
 
     /// Goes by other settings from now on.
-    pub fn set(&mut self, settings: Settings) {
+    pub fn set(&mut self, settings: BackoffSettings) {
         self.settings = settings;
     }
 
@@ -111,7 +111,7 @@ impl Backoff {
 
     /// Its state at `now`.
     #[must_use]
-    pub fn standing(&self, now: Instant) -> Standing {
+    pub fn standing(&self, now: Instant) -> CircuitStatus {
         self.circuit.standing(now)
     }
 
@@ -136,7 +136,7 @@ mod tests {
     }
 
     fn backoff() -> Backoff {
-        Backoff::new(Settings { usual: seconds(60), most: seconds(600), ramp: 2 })
+        Backoff::new(BackoffSettings { usual: seconds(60), most: seconds(600), ramp: 2 })
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! Waiting for one's turn to send: the [`Gate`] decides, this waits, wakes and writes down.
+//! Waiting for one's turn to send: the [`Rules`] decides, this waits, wakes and writes down.
 //!
 //! Where nothing can stand in its way, a request has its turn at once, and is written down with whatever is written
-//! next. Else one task for each credential asks the gate who is next, has the sends written down where other processes on
+//! next. Else one task for each credential asks the rules who is next, has the sends written down where other processes on
 //! this machine see them, and wakes their requests. A request that is dropped while it waits frees its place; a
-//! [`Pass`] that is dropped without an outcome counts as failed.
+//! [`LaneSlot`] that is dropped without an outcome counts as failed.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,23 +15,26 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep_until;
 
-use super::gate::{
-    Asking, Elsewhere, Gate, Kind, NoTurn, Outcome, Send as Sent, Settings, Standing, Ticket, Told, Turn, Why,
+use super::rules::{
+    Candidate, Elsewhere, Grant, LaneSettings, LaneStatus, Obstacle, QueueId, QueueRefusal, Rules,
+    SendOutcome, Step,
 };
-use super::slots::Slot;
-use super::{Lane, Sparing};
+use super::slots::SlotId;
+use super::{CallKind, RateFields};
+use super::{Lane, Settings};
 
 /// What is told where nobody gives turns any more: the next try finds the credential that is in force.
-pub(super) const NO_ANSWER: NoTurn = NoTurn { why: Why::Queue, retry_after: Duration::from_secs(1) };
+pub(super) const NO_QUEUE: QueueRefusal =
+    QueueRefusal { obstacle: Obstacle::Queue, retry_after: Duration::from_secs(1) };
 /// Longest that is added to a hold by chance, so that many gateways do not come back at once.
 const JITTER: Duration = Duration::from_secs(2);
 
 /// The turns of one credential.
 #[derive(Debug)]
-pub struct Pacer {
+pub struct Queue {
     /// The lane's name.
     credential: Arc<str>,
-    inner: Mutex<Inner>,
+    inner: Mutex<QueueState>,
     /// Something came, ended or left.
     changed: Notify,
     /// Where sends are written down. None before what others sent was read.
@@ -69,27 +72,27 @@ impl fmt::Debug for Ledger {
 }
 
 #[derive(Debug)]
-struct Inner {
-    gate: Gate,
-    waiting: HashMap<Ticket, Waiter>,
+struct QueueState {
+    rules: Rules,
+    waiting: HashMap<QueueId, QueueWaiter>,
     /// The reads that may be ended when all their clients have left.
-    abandoned: HashMap<Slot, Arc<Notify>>,
+    abandoned: HashMap<SlotId, Arc<Notify>>,
     /// Its credential is gone, and nobody gives turns any more.
     is_over: bool,
 }
 
 #[derive(Debug)]
-struct Waiter {
-    asking: Asking,
+struct QueueWaiter {
+    candidate: Candidate,
     until: Instant,
-    told: oneshot::Sender<Result<Pass, NoTurn>>,
+    told: oneshot::Sender<Result<LaneSlot, QueueRefusal>>,
 }
 
-impl Inner {
+impl QueueState {
     fn learn(&mut self, News { processes, others, .. }: News, now: Instant) {
-        self.gate.beside(processes);
+        self.rules.beside(processes);
         for sent in others {
-            self.gate.spent_elsewhere(sent, now);
+            self.rules.spent_elsewhere(sent, now);
         }
     }
 }
@@ -97,40 +100,40 @@ impl Inner {
 /// A turn that is given, but not taken yet.
 #[derive(Debug)]
 struct Given {
-    ticket: Ticket,
+    id: QueueId,
     start: Option<Arc<str>>,
-    send: Sent,
+    send: Grant,
 }
 
 /// The right to send one request, and the duty to say what came of it.
 #[derive(Debug)]
-pub struct Pass {
-    pacer: Arc<Pacer>,
+pub struct LaneSlot {
+    queue: Arc<Queue>,
     start: Option<Arc<str>>,
-    send: Sent,
+    send: Grant,
     ended: bool,
-    /// Told when another request needs the slot of this one, whose clients had left.
+    /// RateFields when another request needs the slot of this one, whose clients had left.
     slot_needed: Arc<Notify>,
     /// How long it was waited for.
     pub queued: Duration,
     /// What stood in the way when the wait began, where it was worth a wait.
-    pub why: Option<Why>,
+    pub obstacle: Option<Obstacle>,
 }
 
-/// What those who wait are told. Kept until the lock is let go: a pass whose request has left ends at once,
+/// What those who wait are told. Kept until the lock is let go: a slot whose request has left ends at once,
 /// and takes the lock for it.
-type Telling = Vec<(oneshot::Sender<Result<Pass, NoTurn>>, Result<Pass, NoTurn>)>;
+type Telling = Vec<(oneshot::Sender<Result<LaneSlot, QueueRefusal>>, Result<LaneSlot, QueueRefusal>)>;
 
-impl Pacer {
+impl Queue {
     /// An open one.
     #[must_use]
-    pub(super) fn new(lane: &Lane, sparing: &Sparing) -> Arc<Self> {
-        Self::with(lane.to_string().into(), sparing.gate(lane.api).clone())
+    pub(super) fn new(lane: &Lane, settings: &Settings) -> Arc<Self> {
+        Self::with(lane.to_string().into(), settings.lane(lane.api).clone())
     }
 
-    fn with(credential: Arc<str>, settings: Settings) -> Arc<Self> {
-        let inner = Inner {
-            gate: Gate::new(settings),
+    fn with(credential: Arc<str>, settings: LaneSettings) -> Arc<Self> {
+        let inner = QueueState {
+            rules: Rules::new(settings),
             waiting: HashMap::new(),
             abandoned: HashMap::new(),
             is_over: false,
@@ -147,58 +150,58 @@ impl Pacer {
     /// Waits for a turn.
     ///
     /// # Errors
-    /// [`NoTurn`], when it will not come in time.
-    pub async fn turn(self: &Arc<Self>, asking: Asking) -> Result<Pass, NoTurn> {
+    /// [`QueueRefusal`], when it will not come in time.
+    pub async fn acquire(self: &Arc<Self>, candidate: Candidate) -> Result<LaneSlot, QueueRefusal> {
         let began = Instant::now();
-        if let Some(send) = self.at_once(&asking, began) {
-            return Ok(Pass::new(Arc::clone(self), asking.start, send));
+        if let Some(send) = self.at_once(&candidate, began) {
+            return Ok(LaneSlot::new(Arc::clone(self), candidate.start, send));
         }
         let (told, mut answer) = oneshot::channel();
-        let (ticket, why) = {
+        let (id, why) = {
             let mut inner = self.inner();
             if inner.is_over {
-                return Err(NO_ANSWER);
+                return Err(NO_QUEUE);
             }
-            let why = inner.gate.stands_in_the_way(&asking, began);
-            let (ticket, until) = inner.gate.ask(asking.clone(), began)?;
-            inner.waiting.insert(ticket, Waiter { asking, until, told });
-            (ticket, why)
+            let why = inner.rules.stands_in_the_way(&candidate, began);
+            let (id, until) = inner.rules.enqueue(candidate.clone(), began)?;
+            inner.waiting.insert(id, QueueWaiter { candidate, until, told });
+            (id, why)
         };
         self.changed.notify_one();
-        let place = Place { pacer: self, ticket };
+        let place = QueuePlace { queue: self, id };
         let answered = (&mut answer).await;
         std::mem::forget(place);
-        let pass = answered.unwrap_or(Err(NO_ANSWER))?;
-        Ok(pass.waited(began.elapsed(), why))
+        let slot = answered.unwrap_or(Err(NO_QUEUE))?;
+        Ok(slot.waited(began.elapsed(), why))
     }
 
     /// Takes a turn where it can be had without waiting.
-    fn at_once(&self, asking: &Asking, now: Instant) -> Option<Sent> {
+    fn at_once(&self, candidate: &Candidate, now: Instant) -> Option<Grant> {
         let ledger = self.ledger.get()?;
         let mut inner = self.inner();
         let news = (ledger.news)();
         let unwritten = news.unwritten;
         inner.learn(news, now);
-        let send = inner.gate.at_once(asking, unwritten?, now)?;
-        (ledger.note)(asking.start.as_ref());
+        let send = inner.rules.at_once(candidate, unwritten?, now)?;
+        (ledger.note)(candidate.start.as_ref());
         Some(send)
     }
 
     /// Whether everything is held back at the moment: a wait for a turn would not be short.
     #[must_use]
-    pub fn is_held(&self) -> bool {
-        self.inner().gate.is_held(Instant::now())
+    pub fn is_backing_off(&self) -> bool {
+        self.inner().rules.is_backing_off(Instant::now())
     }
 
     /// The upstream is back after it was left alone.
     pub fn ramp(&self) {
-        self.inner().gate.ramp(Instant::now());
+        self.inner().rules.ramp(Instant::now());
     }
 
     /// How things stand.
     #[must_use]
-    pub fn standing(&self) -> Standing {
-        self.inner().gate.standing(Instant::now())
+    pub fn standing(&self) -> LaneStatus {
+        self.inner().rules.standing(Instant::now())
     }
 
     /// Its credential is gone.
@@ -208,15 +211,15 @@ impl Pacer {
     }
 
     /// Goes by other settings from now on.
-    pub fn set(&self, settings: Settings) {
-        self.inner().gate.set(settings);
+    pub fn set(&self, settings: LaneSettings) {
+        self.inner().rules.set(settings);
         self.changed.notify_one();
     }
 
     /// How many wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.inner().gate.waiting()
+        self.inner().rules.waiting()
     }
 
     /// Gives turns, until it is retired. `reserve` writes down so many sends, and the scopes of the starts among them, and
@@ -269,23 +272,23 @@ impl Pacer {
         let now = Instant::now();
         let mut batch = Vec::new();
         loop {
-            match inner.gate.turn(now) {
-                Turn::Send { ticket, send } => {
-                    let start = inner.waiting.get(&ticket).and_then(|waiter| waiter.asking.start.clone());
-                    batch.push(Given { ticket, start, send });
+            match inner.rules.next_step(now) {
+                Step::Admit { id, grant: send } => {
+                    let start = inner.waiting.get(&id).and_then(|waiter| waiter.candidate.start.clone());
+                    batch.push(Given { id, start, send });
                 }
-                Turn::End(slot) => {
+                Step::Evict(slot) => {
                     if let Some(slot_needed) = inner.abandoned.remove(&slot) {
                         slot_needed.notify_one();
                     }
                 }
-                Turn::Refuse(ticket, refusal) => {
-                    if let Some(waiter) = inner.waiting.remove(&ticket) {
+                Step::Refuse(id, refusal) => {
+                    if let Some(waiter) = inner.waiting.remove(&id) {
                         let _ = waiter.told.send(Err(refusal));
                     }
                 }
-                Turn::At(at) => return (batch, now, Some(at)),
-                Turn::Idle => return (batch, now, None),
+                Step::Wait(at) => return (batch, now, Some(at)),
+                Step::Idle => return (batch, now, None),
             }
         }
     }
@@ -298,18 +301,18 @@ impl Pacer {
         {
             let mut inner = self.inner();
             // Put back from the last to the first, each comes to stand before those behind it.
-            for Given { ticket, start, send } in batch.into_iter().rev() {
+            for Given { id, start, send } in batch.into_iter().rev() {
                 // One that has left is counted all the same: it is written down.
-                let Some(Waiter { asking, until, told }) = inner.waiting.remove(&ticket) else {
-                    inner.gate.not_sent(start.as_ref(), send, now);
+                let Some(QueueWaiter { candidate, until, told }) = inner.waiting.remove(&id) else {
+                    inner.rules.not_sent(start.as_ref(), send, now);
                     continue;
                 };
-                if inner.gate.still(start.as_ref(), at, now) {
-                    tell.push((told, Ok(Pass::new(Arc::clone(self), start, send))));
+                if inner.rules.still(start.as_ref(), at, now) {
+                    tell.push((told, Ok(LaneSlot::new(Arc::clone(self), start, send))));
                 } else {
-                    inner.gate.not_sent(start.as_ref(), send, now);
-                    inner.gate.again(ticket, asking.clone(), until);
-                    inner.waiting.insert(ticket, Waiter { asking, until, told });
+                    inner.rules.not_sent(start.as_ref(), send, now);
+                    inner.rules.again(id, candidate.clone(), until);
+                    inner.waiting.insert(id, QueueWaiter { candidate, until, told });
                 }
             }
         }
@@ -318,20 +321,20 @@ impl Pacer {
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, QueueState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Pass {
-    fn new(pacer: Arc<Pacer>, start: Option<Arc<str>>, send: Sent) -> Self {
+impl LaneSlot {
+    fn new(queue: Arc<Queue>, start: Option<Arc<str>>, send: Grant) -> Self {
         let slot_needed = Arc::default();
-        Self { pacer, start, send, ended: false, slot_needed, queued: Duration::ZERO, why: None }
+        Self { queue, start, send, ended: false, slot_needed, queued: Duration::ZERO, obstacle: None }
     }
 
-    const fn waited(mut self, queued: Duration, why: Option<Why>) -> Self {
+    const fn waited(mut self, queued: Duration, why: Option<Obstacle>) -> Self {
         self.queued = queued;
-        self.why = why;
+        self.obstacle = why;
         self
     }
 
@@ -344,11 +347,11 @@ impl Pass {
     /// Notes that all clients have left that waited for the answer: the request may be ended where its slot is needed.
     pub fn abandon(&self) {
         {
-            let mut inner = self.pacer.inner();
-            inner.gate.abandon(self.send.slot, Some(Instant::now()));
+            let mut inner = self.queue.inner();
+            inner.rules.abandon(self.send.slot, Some(Instant::now()));
             inner.abandoned.insert(self.send.slot, Arc::clone(&self.slot_needed));
         }
-        self.pacer.changed.notify_one();
+        self.queue.changed.notify_one();
     }
 
     /// Resolves when another request needs the slot of this abandoned one. Somebody may wait for it again by then.
@@ -357,94 +360,99 @@ impl Pass {
     }
 
     /// What came of the send. `told` is what the answer's rate fields say.
-    pub fn ended(mut self, outcome: Outcome, told: &Told, kind: Kind) {
+    pub fn ended(mut self, outcome: SendOutcome, told: &RateFields, kind: CallKind) {
         self.end(outcome, told, kind);
     }
 
-    fn end(&mut self, mut outcome: Outcome, told: &Told, kind: Kind) {
+    fn end(&mut self, mut outcome: SendOutcome, told: &RateFields, kind: CallKind) {
         let now = Instant::now();
         self.ended = true;
         let somebody_waits = {
-            let mut inner = self.pacer.inner();
+            let mut inner = self.queue.inner();
             inner.abandoned.remove(&self.send.slot);
-            let was_held = inner.gate.is_held(now);
-            if let Outcome::TooMany { bucket, jitter, .. } = &mut outcome {
-                (*bucket, *jitter) = (inner.gate.bucket(told, kind), JITTER.mul_f64(fastrand::f64()));
+            let was_held = inner.rules.is_backing_off(now);
+            if let SendOutcome::TooMany { bucket, jitter, .. } = &mut outcome {
+                (*bucket, *jitter) = (inner.rules.bucket(told, kind), JITTER.mul_f64(fastrand::f64()));
             }
-            inner.gate.ended(self.start.as_ref(), self.send, &outcome, now);
-            inner.gate.learn(told, kind, now);
+            inner.rules.ended(self.start.as_ref(), self.send, &outcome, now);
+            inner.rules.learn(told, kind, now);
             self.log(
                 &outcome,
-                (was_held, inner.gate.is_held(now)),
-                inner.gate.held_for(self.start.as_ref(), now),
+                (was_held, inner.rules.is_backing_off(now)),
+                inner.rules.pause_for(self.start.as_ref(), now),
             );
-            inner.gate.waiting() > 0
+            inner.rules.waiting() > 0
         };
         if somebody_waits {
-            self.pacer.changed.notify_one();
+            self.queue.changed.notify_one();
         }
     }
 }
 
-impl Pass {
-    fn log(&self, outcome: &Outcome, (was_held, is_held): (bool, bool), held: Option<(bool, Duration)>) {
-        let name = &self.pacer.credential;
-        if let (Outcome::TooMany { .. }, Some((all, held))) = (outcome, held) {
+impl LaneSlot {
+    fn log(
+        &self,
+        outcome: &SendOutcome,
+        (was_held, is_backing_off): (bool, bool),
+        held: Option<(bool, Duration)>,
+    ) {
+        let name = &self.queue.credential;
+        if let (SendOutcome::TooMany { .. }, Some((all, held))) = (outcome, held) {
             let scope = self.start.as_deref().filter(|_| !all);
             tracing::warn!(
                 credential.name = %name,
                 start.scope = scope,
-                hold.duration_s = held.as_secs(),
+                backoff.duration_s = held.as_secs(),
                 "rate limited by Snyk (429); pausing requests"
             );
-        } else if was_held && !is_held {
+        } else if was_held && !is_backing_off {
             tracing::info!(credential.name = %name, "backoff after a 429 ended; resuming requests in a ramp");
         }
     }
 }
 
-impl Drop for Pass {
+impl Drop for LaneSlot {
     fn drop(&mut self) {
         if !self.ended {
-            self.end(Outcome::Failed, &Told::default(), Kind::Other);
+            self.end(SendOutcome::Failed, &RateFields::default(), CallKind::Other);
         }
     }
 }
 
 /// A place in the queue, given up when its request is dropped.
-struct Place<'a> {
-    pacer: &'a Arc<Pacer>,
-    ticket: Ticket,
+struct QueuePlace<'a> {
+    queue: &'a Arc<Queue>,
+    id: QueueId,
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
-        let mut inner = self.pacer.inner();
-        if let Some(waiter) = inner.waiting.remove(&self.ticket) {
-            inner.gate.leave(&waiter.asking.client, self.ticket);
+        let mut inner = self.queue.inner();
+        if let Some(waiter) = inner.waiting.remove(&self.id) {
+            inner.rules.leave(&waiter.candidate.client, self.id);
         }
         drop(inner);
-        self.pacer.changed.notify_one();
+        self.queue.changed.notify_one();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::backoff;
-    use crate::upstream::budget::Limit;
-    use crate::upstream::gate::Bucket;
+    use crate::admission::Bucket;
+    use crate::admission::backoff::BackoffSettings;
+    use crate::admission::budget::Limit;
 
-    fn pacer(max_running: usize) -> Arc<Pacer> {
+    fn queue(max_running: usize) -> Arc<Queue> {
         let seconds = Duration::from_secs;
-        Pacer::with(
+        Queue::with(
             "snyk".into(),
-            Settings {
+            LaneSettings {
                 limits: vec![Limit { most: 100, window: seconds(60) }],
                 account: vec![Limit { most: 100, window: seconds(60) }],
                 starts: None,
                 margin: Duration::ZERO,
-                hold: backoff::Settings { usual: seconds(60), most: seconds(600), ramp: 10 },
+                backoff: BackoffSettings { usual: seconds(60), most: seconds(600), ramp: 10 },
                 max_wait: Duration::from_millis(200),
                 max_waiting: 10,
                 max_running,
@@ -457,14 +465,16 @@ mod tests {
         Ledger { news: Box::new(News::default), note: Box::new(|_| {}) }
     }
 
-    fn asking() -> Asking {
+    fn candidate() -> Candidate {
         let deadline = Instant::now() + Duration::from_mins(1);
-        Asking { client: "c".into(), weight: 1, start: None, deadline }
+        Candidate { client: "c".into(), weight: 1, start: None, deadline }
     }
 
     /// A turn that was asked for but not looked at yet.
-    async fn asked(pacer: &Arc<Pacer>) -> std::pin::Pin<Box<dyn Future<Output = Result<Pass, NoTurn>> + '_>> {
-        let mut turn = Box::pin(pacer.turn(asking()));
+    async fn asked(
+        queue: &Arc<Queue>,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<LaneSlot, QueueRefusal>> + '_>> {
+        let mut turn = Box::pin(queue.acquire(candidate()));
         let waits = std::future::poll_fn(|context| std::task::Poll::Ready(turn.as_mut().poll(context))).await;
         assert!(waits.is_pending());
         turn
@@ -472,21 +482,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_turn_that_nobody_takes_any_more_goes_to_the_next() {
-        let pacer = pacer(1);
-        let turn = asked(&pacer).await;
+        let queue = queue(1);
+        let turn = asked(&queue).await;
         let mut running = tokio::task::JoinSet::new();
-        running.spawn(Arc::clone(&pacer).run(ledger(), |_, _| async { News::default() }));
+        running.spawn(Arc::clone(&queue).run(ledger(), |_, _| async { News::default() }));
         // One thread: the task has given the turn by the time that this goes on.
-        while pacer.waiting() > 0 {
+        while queue.waiting() > 0 {
             tokio::task::yield_now().await;
         }
         drop(turn);
-        assert!(pacer.turn(asking()).await.is_ok());
+        assert!(queue.acquire(candidate()).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_turn_at_once_is_noted_and_counts_and_what_others_sent_comes_first() {
-        let pacer = pacer(10);
+        let queue = queue(10);
         let (noted, others) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(Vec::new())));
         let (count, news) = (Arc::clone(&noted), Arc::clone(&others));
         let ledger = Ledger {
@@ -498,52 +508,52 @@ mod tests {
             note: Box::new(move |_| *count.lock().expect("whole") += 1),
         };
         // Before it is known what was sent earlier, nothing goes at once.
-        assert!(pacer.at_once(&asking(), Instant::now()).is_none());
-        assert!(pacer.ledger.set(ledger).is_ok());
-        let pass = pacer.turn(asking()).await.expect("a turn");
-        let standing = pacer.standing();
+        assert!(queue.at_once(&candidate(), Instant::now()).is_none());
+        assert!(queue.ledger.set(ledger).is_ok());
+        let slot = queue.acquire(candidate()).await.expect("a turn");
+        let standing = queue.standing();
         assert_eq!((standing.running, standing.windows[0].2, *noted.lock().expect("whole")), (1, 1, 1));
-        pass.ended(Outcome::Answered, &Told::default(), Kind::Read);
-        assert_eq!(pacer.standing().running, 0);
+        slot.ended(SendOutcome::Answered, &RateFields::default(), CallKind::Read);
+        assert_eq!(queue.standing().running, 0);
         let elsewhere = |_| Elsewhere { at: Instant::now(), start: None };
         others.lock().expect("whole").extend((0..49).map(elsewhere));
-        assert!(pacer.at_once(&asking(), Instant::now()).is_none());
-        assert_eq!(pacer.standing().windows[0].2, 50);
+        assert!(queue.at_once(&candidate(), Instant::now()).is_none());
+        assert_eq!(queue.standing().windows[0].2, 50);
     }
 
     #[tokio::test]
     async fn who_asks_when_nobody_gives_turns_any_more_is_told_so() {
-        let pacer = pacer(1);
-        pacer.retire();
-        let held = pacer.turn(asking());
-        Arc::clone(&pacer).run(ledger(), |_, _| async { News::default() }).await;
-        assert_eq!(held.await.err(), Some(NO_ANSWER));
+        let queue = queue(1);
+        queue.retire();
+        let held = queue.acquire(candidate());
+        Arc::clone(&queue).run(ledger(), |_, _| async { News::default() }).await;
+        assert_eq!(held.await.err(), Some(NO_QUEUE));
     }
 
     #[tokio::test]
     async fn a_request_that_leaves_frees_its_place() {
-        let pacer = pacer(1);
-        let turn = asked(&pacer).await;
-        assert_eq!(pacer.waiting(), 1);
+        let queue = queue(1);
+        let turn = asked(&queue).await;
+        assert_eq!(queue.waiting(), 1);
         drop(turn);
-        assert_eq!(pacer.waiting(), 0);
+        assert_eq!(queue.waiting(), 0);
     }
     #[tokio::test]
     async fn a_turn_is_taken_back_where_a_429_comes_before_it_is_used() {
-        let pacer = pacer(10);
-        let mut turn = asked(&pacer).await;
-        let (batch, at, _) = pacer.next();
-        let send = Sent { slot: batch[0].send.slot, is_probe: false, is_probe_of_starts: false };
-        let other = Pass::new(Arc::clone(&pacer), None, send);
-        let refused = Outcome::TooMany {
+        let queue = queue(10);
+        let mut turn = asked(&queue).await;
+        let (batch, at, _) = queue.next();
+        let send = Grant { slot: batch[0].send.slot, is_probe: false, is_probe_of_starts: false };
+        let other = LaneSlot::new(Arc::clone(&queue), None, send);
+        let refused = SendOutcome::TooMany {
             retry_after: Some(Duration::from_secs(30)),
             bucket: Bucket::Unknown,
             jitter: Duration::ZERO,
         };
-        other.ended(refused, &Told::default(), Kind::Read);
-        pacer.release(batch, at);
-        assert_eq!(pacer.waiting(), 1);
-        let (none, _, _) = pacer.next();
+        other.ended(refused, &RateFields::default(), CallKind::Read);
+        queue.release(batch, at);
+        assert_eq!(queue.waiting(), 1);
+        let (none, _, _) = queue.next();
         assert!(none.is_empty());
         let looked =
             std::future::poll_fn(|context| std::task::Poll::Ready(turn.as_mut().poll(context))).await;

@@ -1,0 +1,310 @@
+//! Permission to send: the rate limit, the queue, the slots, the backoff after a 429, the circuit breakers and the
+//! allowance for retries (0006, 0009).
+//!
+//! [`Admission::acquire`] lets one request through. What decides is pure and takes `now`: [`rules`] (one lane: who is
+//! next), `budget` (Snyk's windows), `fair_queue`, `slots`, [`backoff`], [`circuits`], [`retry`]. [`queue`] waits and
+//! wakes.
+
+pub mod backoff;
+pub mod budget;
+pub mod circuits;
+mod fair_queue;
+pub mod queue;
+mod rate_fields;
+pub mod retry;
+pub mod rules;
+mod settings;
+mod slots;
+mod starts;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use crate::circuit::CircuitStatus;
+
+use circuits::{CircuitChange, Circuits, Evidence, OpenCircuit, Probes, Resource};
+use queue::{LaneSlot, Queue};
+use retry::{Allowance, RetrySettings};
+use rules::{Candidate, QueueRefusal, SendOutcome};
+
+pub use rate_fields::{Bucket, CallKind, RateFields, limits_told};
+pub use settings::Settings;
+
+/// Snyk's two APIs. Each has limits of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Api {
+    /// `/rest`.
+    Rest,
+    /// `/v1`.
+    V1,
+}
+
+/// The requests that Snyk counts together: those with one credential to one API.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane {
+    /// The credential's name.
+    pub credential: Arc<str>,
+    /// The API.
+    pub api: Api,
+}
+
+impl Lane {
+    fn of(credentials: &[Arc<str>]) -> impl Iterator<Item = Self> {
+        let lane = |credential: &Arc<str>, api| Self { credential: Arc::clone(credential), api };
+        credentials.iter().flat_map(move |name| [lane(name, Api::Rest), lane(name, Api::V1)])
+    }
+}
+
+impl std::fmt::Display for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.credential)?;
+        if self.api == Api::V1 { f.write_str(" v1") } else { Ok(()) }
+    }
+}
+
+/// The queue of each lane.
+pub type Queues = HashMap<Lane, Arc<Queue>>;
+
+/// A request that may not be sent now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdmissionRefusal {
+    /// A circuit is open.
+    Circuit(OpenCircuit),
+    /// The budget, a backoff or the queue stands in the way.
+    Queue(QueueRefusal),
+}
+
+/// The end of one request.
+#[derive(Debug)]
+pub struct RequestEnd {
+    /// For the lane's backoff.
+    pub outcome: SendOutcome,
+    /// The rate fields of the answer.
+    pub rate: RateFields,
+    /// The part of the API that it was of.
+    pub kind: CallKind,
+    /// For the circuits; `None` where it is tried again.
+    pub evidence: Evidence,
+}
+
+/// The right to send one request, and the duty to say how it ended. Dropped without, it has ended without an answer.
+#[derive(Debug)]
+pub struct RequestSlot {
+    /// Its slot in its lane.
+    pub lane: LaneSlot,
+    circuits: CircuitPass,
+}
+
+/// A request's part in the circuits.
+#[derive(Debug)]
+struct CircuitPass {
+    admission: Admission,
+    resource: Option<Resource>,
+    probes: Probes,
+    is_ended: bool,
+}
+
+impl RequestSlot {
+    /// True if it is the first request after a pause: others depend on its outcome.
+    #[must_use]
+    pub const fn is_probe(&self) -> bool {
+        self.lane.is_probe() || self.circuits.probes.is_any()
+    }
+
+    /// Notes how the request ended.
+    pub fn end(self, end: RequestEnd) {
+        let Self { lane, mut circuits } = self;
+        lane.ended(end.outcome, &end.rate, end.kind);
+        circuits.end(end.evidence);
+    }
+}
+
+impl CircuitPass {
+    fn end(&mut self, evidence: Evidence) {
+        self.is_ended = true;
+        let (admission, resource) = (&self.admission, self.resource.as_ref());
+        let change = lock(&admission.circuits).ended(resource, self.probes, evidence, Instant::now());
+        let upstream = &admission.upstream;
+        match change {
+            CircuitChange::None => {}
+            CircuitChange::Opened => {
+                tracing::error!(upstream.url = %upstream, "circuit breaker opened: the upstream keeps failing; pausing all requests for breaker.pause");
+                admission.opened.notify_waiters();
+            }
+            CircuitChange::ScopeOpened | CircuitChange::ExportOpened => {
+                let scope = resource.map(|resource| resource.scope.id.as_str());
+                let export = resource.filter(|_| change == CircuitChange::ExportOpened);
+                let export = export.and_then(|resource| Some(resource.export.as_ref()?.as_str()));
+                tracing::warn!(
+                    export.scope.id = scope,
+                    export.id = export,
+                    "circuit breaker opened for one export, org or group: it keeps failing; others go on"
+                );
+            }
+            CircuitChange::Closed => {
+                tracing::info!(upstream.url = %upstream, "circuit breaker closed: the upstream answers again");
+                admission.queues.load().values().for_each(|queue| queue.ramp());
+            }
+        }
+    }
+}
+
+impl Drop for CircuitPass {
+    fn drop(&mut self) {
+        if !self.is_ended {
+            self.end(Evidence::None);
+        }
+    }
+}
+
+/// Lets requests through to one upstream. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    /// The upstream's root, for the log.
+    upstream: Arc<str>,
+    queues: Arc<ArcSwap<Queues>>,
+    circuits: Arc<Mutex<Circuits>>,
+    /// The host's circuit opened: nobody needs to wait in a queue.
+    opened: Arc<Notify>,
+    retries: Arc<Mutex<Retries>>,
+}
+
+#[derive(Debug)]
+struct Retries {
+    allowance: Allowance,
+    settings: RetrySettings,
+}
+
+impl Admission {
+    /// Has a queue for each of `credentials` and each API.
+    #[must_use]
+    pub fn new(upstream: Arc<str>, settings: &Settings, credentials: &[Arc<str>]) -> Self {
+        let queues = Lane::of(credentials).map(|lane| (lane.clone(), Queue::new(&lane, settings)));
+        let allowance = Allowance::new(settings.retry.percent);
+        Self {
+            upstream,
+            queues: Arc::new(ArcSwap::from_pointee(queues.collect())),
+            circuits: Arc::new(Mutex::new(Circuits::new(settings.breaker))),
+            opened: Arc::default(),
+            retries: Arc::new(Mutex::new(Retries { allowance, settings: settings.retry })),
+        }
+    }
+
+    /// The queue of each lane.
+    #[must_use]
+    pub fn queues(&self) -> Arc<Queues> {
+        self.queues.load_full()
+    }
+
+    /// Goes by other settings from now on, and has queues for `credentials`. The new queues are returned: they must be
+    /// run. A queue whose credential is gone admits no more requests, and ends when nobody waits in it.
+    pub fn set(&self, settings: &Settings, credentials: &[Arc<str>]) -> Queues {
+        lock(&self.circuits).set(settings.breaker);
+        {
+            let mut retries = lock(&self.retries);
+            retries.allowance.set(settings.retry.percent);
+            retries.settings = settings.retry;
+        }
+        let (before, mut new) = (self.queues(), Queues::new());
+        let mut all = Queues::new();
+        for lane in Lane::of(credentials) {
+            let queue = if let Some(queue) = before.get(&lane) {
+                queue.set(settings.lane(lane.api).clone());
+                Arc::clone(queue)
+            } else {
+                let queue = Queue::new(&lane, settings);
+                new.insert(lane.clone(), Arc::clone(&queue));
+                queue
+            };
+            all.insert(lane, queue);
+        }
+        before.iter().filter(|(lane, _)| !all.contains_key(lane)).for_each(|(_, queue)| queue.retire());
+        self.queues.store(Arc::new(all));
+        new
+    }
+
+    /// Number of requests that wait in the queues.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.queues.load().values().map(|queue| queue.waiting()).sum()
+    }
+
+    /// The state of the host's circuit.
+    #[must_use]
+    pub fn circuit(&self) -> CircuitStatus {
+        lock(&self.circuits).standing(Instant::now())
+    }
+
+    /// Number of exports whose circuit is not closed.
+    #[must_use]
+    pub fn open_exports(&self) -> usize {
+        lock(&self.circuits).broken_exports()
+    }
+
+    /// Waits until a request about `resource` may be sent in `lane`.
+    ///
+    /// # Errors
+    /// [`AdmissionRefusal`].
+    pub async fn acquire(
+        &self,
+        lane: &Lane,
+        resource: Option<Resource>,
+        candidate: Candidate,
+    ) -> Result<RequestSlot, AdmissionRefusal> {
+        let opened = self.opened.notified();
+        self.check(resource.as_ref())?;
+        let queues = self.queues.load_full();
+        let queue = queues.get(lane).ok_or(AdmissionRefusal::Queue(queue::NO_QUEUE))?;
+        let slot = tokio::select! {
+            biased;
+            slot = queue.acquire(candidate) => slot.map_err(AdmissionRefusal::Queue)?,
+            () = opened => {
+                self.check(resource.as_ref())?;
+                return Err(AdmissionRefusal::Queue(queue::NO_QUEUE));
+            }
+        };
+        let now = Instant::now();
+        let mut circuits = lock(&self.circuits);
+        circuits.check(resource.as_ref(), now).map_err(AdmissionRefusal::Circuit)?;
+        let probes = circuits.sent(resource.as_ref(), now);
+        drop(circuits);
+        let circuits = CircuitPass { admission: self.clone(), resource, probes, is_ended: false };
+        Ok(RequestSlot { lane: slot, circuits })
+    }
+
+    fn check(&self, resource: Option<&Resource>) -> Result<(), AdmissionRefusal> {
+        let mut circuits = lock(&self.circuits);
+        let checked = circuits.check(resource, Instant::now());
+        checked.inspect_err(|open| circuits.refused(resource, *open)).map_err(AdmissionRefusal::Circuit)
+    }
+
+    /// True if it is known that nothing about `resource` is sent in `lane` at the moment.
+    #[must_use]
+    pub fn is_paused(&self, lane: &Lane, resource: &Resource) -> bool {
+        lock(&self.circuits).check(Some(resource), Instant::now()).is_err()
+            || self.queues.load().get(lane).is_some_and(|queue| queue.is_backing_off())
+    }
+
+    /// The pause before another try of a failed read, if the allowance has one. `left` is the time that its client still
+    /// waits.
+    #[must_use]
+    pub fn retry(&self, tries: u32, left: Duration) -> Option<Duration> {
+        let mut retries = lock(&self.retries);
+        let pause = retry::pause(tries, fastrand::f64(), left, &retries.settings)?;
+        retries.allowance.take().then_some(pause)
+    }
+
+    /// Counts a request that is sent for the first time: so many more retries may follow.
+    pub fn sent_first(&self) {
+        lock(&self.retries).allowance.sent();
+    }
+}
+
+/// A panic while it was locked left it whole: each change is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
