@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 
 use super::board::{Health, Part, State};
 use super::{Admin, lock, time};
-use crate::admission::rules::LaneStatus;
-use crate::admission::{Api, Lane};
+use crate::admission::{Api, Lane, LaneStatus};
 use crate::circuit::Phase;
 use crate::expiry::{Expiring, Kind, date};
 use crate::telemetry::history::STEP;

@@ -79,7 +79,7 @@ pub enum Level {
 
 /// The circuits that a request passed as their probe.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Probes {
+pub(super) struct Probes {
     host: bool,
     scope: bool,
     export: bool,
@@ -88,14 +88,14 @@ pub struct Probes {
 impl Probes {
     /// Whether it is any circuit's probe.
     #[must_use]
-    pub const fn is_any(self) -> bool {
+    pub(super) const fn is_any(self) -> bool {
         self.host || self.scope || self.export
     }
 }
 
 /// What the end of a request did to the circuits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CircuitChange {
+pub(super) enum CircuitChange {
     /// Nothing.
     None,
     /// The host's opened.
@@ -162,7 +162,7 @@ impl ResourceHealth {
 
 /// The circuits of one upstream.
 #[derive(Debug)]
-pub struct Circuits {
+pub(super) struct Circuits {
     settings: BreakerSettings,
     whole: SharedCircuit,
     /// Requests in a row that found no connection.
@@ -175,7 +175,7 @@ pub struct Circuits {
 impl Circuits {
     /// All circuits are closed.
     #[must_use]
-    pub fn new(settings: BreakerSettings) -> Self {
+    pub(super) fn new(settings: BreakerSettings) -> Self {
         Self {
             settings,
             whole: SharedCircuit::default(),
@@ -186,7 +186,7 @@ impl Circuits {
     }
 
     /// Goes by other settings from now on.
-    pub fn set(&mut self, settings: BreakerSettings) {
+    pub(super) fn set(&mut self, settings: BreakerSettings) {
         self.settings = settings;
     }
 
@@ -194,7 +194,7 @@ impl Circuits {
     ///
     /// # Errors
     /// The circuit that stands in its way.
-    pub fn check(&self, resource: Option<&Resource>, now: Instant) -> Result<(), OpenCircuit> {
+    pub(super) fn check(&self, resource: Option<&Resource>, now: Instant) -> Result<(), OpenCircuit> {
         let health = resource.and_then(|resource| self.resources.get(resource));
         let is_failing = health.is_some_and(|health| health.failures > 0);
         let shared = |shared: &SharedCircuit| shared.check(is_failing, self.settings.pause, now);
@@ -206,7 +206,7 @@ impl Circuits {
     }
 
     /// Notes that `open` kept a request about `resource` from being sent.
-    pub fn refused(&mut self, resource: Option<&Resource>, open: OpenCircuit) {
+    pub(super) fn refused(&mut self, resource: Option<&Resource>, open: OpenCircuit) {
         let health = resource.and_then(|resource| self.resources.get(resource));
         if health.is_some_and(|health| health.failures > 0) {
             return;
@@ -223,7 +223,7 @@ impl Circuits {
     }
 
     /// Counts a request that is sent at `now`.
-    pub fn sent(&mut self, resource: Option<&Resource>, now: Instant) -> Probes {
+    pub(super) fn sent(&mut self, resource: Option<&Resource>, now: Instant) -> Probes {
         let scope = resource.and_then(|resource| self.scopes.get_mut(&resource.scope));
         let health = resource.and_then(|resource| self.resources.get_mut(resource));
         Probes {
@@ -234,7 +234,7 @@ impl Circuits {
     }
 
     /// A request ended that was `probes`. A try that is made again says nothing yet: it is ended with `Evidence::None`.
-    pub fn ended(
+    pub(super) fn ended(
         &mut self,
         resource: Option<&Resource>,
         probes: Probes,
@@ -267,13 +267,13 @@ impl Circuits {
 
     /// The state of the host's circuit at `now`.
     #[must_use]
-    pub fn standing(&self, now: Instant) -> CircuitStatus {
+    pub(super) fn standing(&self, now: Instant) -> CircuitStatus {
         self.whole.circuit.standing(now)
     }
 
     /// How many exports have a circuit that is not closed.
     #[must_use]
-    pub fn broken_exports(&self) -> usize {
+    pub(super) fn broken_exports(&self) -> usize {
         let is_broken = |(resource, health): &(&Resource, &ResourceHealth)| {
             !health.circuit.is_closed() || health.failures > 0 && self.scopes.contains_key(&resource.scope)
         };

@@ -1,21 +1,25 @@
 //! Permission to send: the rate limit, the queue, the slots, the backoff after a 429, the circuit breakers and the
 //! allowance for retries (0006, 0009).
 //!
-//! [`Admission::acquire`] lets one request through. What decides is pure and takes `now`: [`rules`] (one lane: who is
-//! next), `budget` (Snyk's windows), `fair_queue`, `slots`, [`backoff`], [`circuits`], [`retry`]. [`queue`] waits and
-//! wakes.
+//! [`Admission::acquire`] lets one request through. Just before it is sent it is confirmed ([`RequestSlot::confirmation`]),
+//! in the transaction that puts it on record: so no window of Snyk's is exceeded by all processes on one journal.
+//!
+//! The decisions are pure and take `now`: `rules` (of one lane), `budget` (Snyk's windows), `fair_queue`, `slots`,
+//! `backoff`, `circuits`, `retry`. `queue` waits and wakes.
 
-pub mod backoff;
-pub mod budget;
-pub mod circuits;
+mod backoff;
+mod budget;
+mod candidate;
+mod circuits;
 mod fair_queue;
-pub mod queue;
+mod queue;
 mod rate_fields;
-pub mod retry;
-pub mod rules;
+mod retry;
+mod rules;
 mod settings;
 mod slots;
 mod starts;
+mod status;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,14 +29,23 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use crate::circuit::CircuitStatus;
+use crate::clock::{Clock, Now};
 
-use circuits::{CircuitChange, Circuits, Evidence, OpenCircuit, Probes, Resource};
-use queue::{LaneSlot, Queue};
-use retry::{Allowance, RetrySettings};
-use rules::{Candidate, QueueRefusal, SendOutcome};
+use circuits::{CircuitChange, Circuits, Probes};
+use queue::LaneSlot;
+use retry::Allowance;
 
+pub use backoff::BackoffSettings;
+pub use budget::Limit;
+pub use candidate::{Candidate, Obstacle, QueueId, QueueRefusal};
+pub use circuits::{BreakerSettings, Evidence, Level, OpenCircuit, Resource};
+pub use queue::{Confirmation, Queue};
 pub use rate_fields::{Bucket, CallKind, RateFields, limits_told};
-pub use settings::Settings;
+pub use retry::RetrySettings;
+pub use rules::{Grant, Rules, SendOutcome, Step};
+pub use settings::{LaneSettings, Settings};
+pub use slots::SlotId;
+pub use status::LaneStatus;
 
 /// Snyk's two APIs. Each has limits of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +54,17 @@ pub enum Api {
     Rest,
     /// `/v1`.
     V1,
+}
+
+impl Api {
+    /// Its name, in the journal too.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rest => "rest",
+            Self::V1 => "v1",
+        }
+    }
 }
 
 /// The requests that Snyk counts together: those with one credential to one API.
@@ -68,6 +92,17 @@ impl std::fmt::Display for Lane {
 
 /// The queue of each lane.
 pub type Queues = HashMap<Lane, Arc<Queue>>;
+
+/// A request that another process sent.
+#[derive(Debug, Clone)]
+pub struct SentElsewhere {
+    /// The lane that it counts in.
+    pub lane: Lane,
+    /// The time, by our monotonic clock.
+    pub at: Instant,
+    /// The scope of a start call.
+    pub start: Option<Arc<str>>,
+}
 
 /// A request that may not be sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +150,18 @@ impl RequestSlot {
         self.lane.is_probe() || self.circuits.probes.is_any()
     }
 
+    /// Asks in the transaction that puts the request on record whether it may be sent then. It counts from then on.
+    #[must_use]
+    pub fn confirmation(&self) -> Confirmation {
+        self.lane.confirmation()
+    }
+
+    /// Gives the slot back without having sent: the request can ask again, in its old place and no longer than before.
+    #[must_use]
+    pub fn put_back(self) -> Candidate {
+        self.lane.put_back()
+    }
+
     /// Notes how the request ended.
     pub fn end(self, end: RequestEnd) {
         let Self { lane, mut circuits } = self;
@@ -127,7 +174,7 @@ impl CircuitPass {
     fn end(&mut self, evidence: Evidence) {
         self.is_ended = true;
         let (admission, resource) = (&self.admission, self.resource.as_ref());
-        let change = lock(&admission.circuits).ended(resource, self.probes, evidence, Instant::now());
+        let change = lock(&admission.circuits).ended(resource, self.probes, evidence, admission.now());
         let upstream = &admission.upstream;
         match change {
             CircuitChange::None => {}
@@ -166,6 +213,7 @@ impl Drop for CircuitPass {
 pub struct Admission {
     /// The upstream's root, for the log.
     upstream: Arc<str>,
+    clock: Clock,
     queues: Arc<ArcSwap<Queues>>,
     circuits: Arc<Mutex<Circuits>>,
     /// The host's circuit opened: nobody needs to wait in a queue.
@@ -182,12 +230,17 @@ struct Retries {
 impl Admission {
     /// Has a queue for each of `credentials` and each API.
     #[must_use]
-    pub fn new(upstream: Arc<str>, settings: &Settings, credentials: &[Arc<str>]) -> Self {
-        let queues = Lane::of(credentials).map(|lane| (lane.clone(), Queue::new(&lane, settings)));
+    pub fn new(upstream: Arc<str>, clock: Clock, settings: &Settings, credentials: &[Arc<str>]) -> Self {
+        let queue = |lane: Lane| {
+            let queue = Queue::new(&lane, settings.lane(lane.api).clone(), clock.clone(), true);
+            (lane, queue)
+        };
+        let queues = Lane::of(credentials).map(queue).collect();
         let allowance = Allowance::new(settings.retry.percent);
         Self {
             upstream,
-            queues: Arc::new(ArcSwap::from_pointee(queues.collect())),
+            clock,
+            queues: Arc::new(ArcSwap::from_pointee(queues)),
             circuits: Arc::new(Mutex::new(Circuits::new(settings.breaker))),
             opened: Arc::default(),
             retries: Arc::new(Mutex::new(Retries { allowance, settings: settings.retry })),
@@ -201,7 +254,8 @@ impl Admission {
     }
 
     /// Goes by other settings from now on, and has queues for `credentials`. The new queues are returned: they must be
-    /// run. A queue whose credential is gone admits no more requests, and ends when nobody waits in it.
+    /// run, and told of the last hour. A queue whose credential is gone admits no more requests, and ends when nobody waits in it.
+    #[must_use]
     pub fn set(&self, settings: &Settings, credentials: &[Arc<str>]) -> Queues {
         lock(&self.circuits).set(settings.breaker);
         {
@@ -216,7 +270,8 @@ impl Admission {
                 queue.set(settings.lane(lane.api).clone());
                 Arc::clone(queue)
             } else {
-                let queue = Queue::new(&lane, settings);
+                let settings = settings.lane(lane.api).clone();
+                let queue = Queue::new(&lane, settings, self.clock.clone(), false);
                 new.insert(lane.clone(), Arc::clone(&queue));
                 queue
             };
@@ -225,6 +280,13 @@ impl Admission {
         before.iter().filter(|(lane, _)| !all.contains_key(lane)).for_each(|(_, queue)| queue.retire());
         self.queues.store(Arc::new(all));
         new
+    }
+
+    /// Counts what other processes sent: news, or all of the last hour (`is_hour`), for new queues.
+    pub fn learn(&self, sends: &[SentElsewhere], is_hour: bool, now: Now) {
+        for (lane, queue) in &**self.queues.load() {
+            queue.learn(sends.iter().filter(|sent| sent.lane == *lane), is_hour, now.mono);
+        }
     }
 
     /// Number of requests that wait in the queues.
@@ -236,7 +298,7 @@ impl Admission {
     /// The state of the host's circuit.
     #[must_use]
     pub fn circuit(&self) -> CircuitStatus {
-        lock(&self.circuits).standing(Instant::now())
+        lock(&self.circuits).standing(self.now())
     }
 
     /// Number of exports whose circuit is not closed.
@@ -267,7 +329,7 @@ impl Admission {
                 return Err(AdmissionRefusal::Queue(queue::NO_QUEUE));
             }
         };
-        let now = Instant::now();
+        let now = self.now();
         let mut circuits = lock(&self.circuits);
         circuits.check(resource.as_ref(), now).map_err(AdmissionRefusal::Circuit)?;
         let probes = circuits.sent(resource.as_ref(), now);
@@ -278,14 +340,14 @@ impl Admission {
 
     fn check(&self, resource: Option<&Resource>) -> Result<(), AdmissionRefusal> {
         let mut circuits = lock(&self.circuits);
-        let checked = circuits.check(resource, Instant::now());
+        let checked = circuits.check(resource, self.now());
         checked.inspect_err(|open| circuits.refused(resource, *open)).map_err(AdmissionRefusal::Circuit)
     }
 
     /// True if it is known that nothing about `resource` is sent in `lane` at the moment.
     #[must_use]
     pub fn is_paused(&self, lane: &Lane, resource: &Resource) -> bool {
-        lock(&self.circuits).check(Some(resource), Instant::now()).is_err()
+        lock(&self.circuits).check(Some(resource), self.now()).is_err()
             || self.queues.load().get(lane).is_some_and(|queue| queue.is_backing_off())
     }
 
@@ -301,6 +363,10 @@ impl Admission {
     /// Counts a request that is sent for the first time: so many more retries may follow.
     pub fn sent_first(&self) {
         lock(&self.retries).allowance.sent();
+    }
+
+    fn now(&self) -> Instant {
+        self.clock.now().mono
     }
 }
 

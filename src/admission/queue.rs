@@ -1,246 +1,193 @@
-//! Waiting for one's turn to send: the [`Rules`] decides, this waits, wakes and writes down.
+//! The queue of one lane: [`Rules`] decides, this waits and wakes.
 //!
-//! Where nothing can stand in its way, a request has its turn at once, and is written down with whatever is written
-//! next. Else one task for each credential asks the rules who is next, has the sends written down where other processes on
-//! this machine see them, and wakes their requests. A request that is dropped while it waits frees its place; a
-//! [`LaneSlot`] that is dropped without an outcome counts as failed.
+//! A request that nothing stands in the way of goes on at once. The others wait for the lane's task, which looks at the
+//! rules again when something ends, comes or leaves, and when time is up. A request that is dropped while it waits
+//! frees its place; a [`LaneSlot`] that is dropped without an outcome counts as failed.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep_until;
 
-use super::rules::{
-    Candidate, Elsewhere, Grant, LaneSettings, LaneStatus, Obstacle, QueueId, QueueRefusal, Rules,
-    SendOutcome, Step,
-};
+use super::candidate::{Candidate, Obstacle, QueueId, QueueRefusal};
+use super::rate_fields::{CallKind, RateFields};
+use super::rules::{Grant, Rules, SendOutcome, Step};
+use super::settings::LaneSettings;
 use super::slots::SlotId;
-use super::{CallKind, RateFields};
-use super::{Lane, Settings};
+use super::status::LaneStatus;
+use super::{Lane, SentElsewhere};
+use crate::clock::{Clock, Now};
 
-/// What is told where nobody gives turns any more: the next try finds the credential that is in force.
+/// The answer where the queue is gone: the next try finds the credential that is in force.
 pub(super) const NO_QUEUE: QueueRefusal =
     QueueRefusal { obstacle: Obstacle::Queue, retry_after: Duration::from_secs(1) };
-/// Longest that is added to a hold by chance, so that many gateways do not come back at once.
+/// Longest time that is added to a backoff by chance, so that many gateways do not come back at once.
 const JITTER: Duration = Duration::from_secs(2);
 
-/// The turns of one credential.
+/// Asks whether a request may be sent at a time, just before it is put on record.
+pub type Confirmation = Box<dyn Fn(Now) -> bool + Send>;
+
+/// The queue of one lane.
 #[derive(Debug)]
 pub struct Queue {
     /// The lane's name.
     credential: Arc<str>,
-    inner: Mutex<QueueState>,
+    clock: Clock,
+    state: Mutex<QueueState>,
     /// Something came, ended or left.
     changed: Notify,
-    /// Where sends are written down. None before what others sent was read.
-    ledger: OnceLock<Ledger>,
-    /// Its credential is gone: it ends when nobody waits for it.
-    retired: AtomicBool,
-}
-
-/// What is known of the sends of all processes.
-#[derive(Debug, Default)]
-pub struct News {
-    /// How many of ours are noted and not written yet; `None` where others may not know of this process.
-    pub unwritten: Option<u32>,
-    /// How many other processes sent something lately.
-    pub processes: u32,
-    /// What others sent that was not known.
-    pub others: Vec<Elsewhere>,
-}
-
-/// Takes a note of a send, and of the scope whose start it is.
-pub type Note = dyn Fn(Option<&Arc<str>>) + Send + Sync;
-
-/// Where sends are noted, to be written down where other processes see them.
-pub struct Ledger {
-    /// What is known now.
-    pub news: Box<dyn Fn() -> News + Send + Sync>,
-    /// Notes a send.
-    pub note: Box<Note>,
-}
-
-impl fmt::Debug for Ledger {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ledger").finish_non_exhaustive()
-    }
+    /// Its credential is gone: it ends when nobody waits in it.
+    is_retired: AtomicBool,
 }
 
 #[derive(Debug)]
 struct QueueState {
     rules: Rules,
     waiting: HashMap<QueueId, QueueWaiter>,
-    /// The reads that may be ended when all their clients have left.
+    /// The reads that may be ended, for all their clients have left.
     abandoned: HashMap<SlotId, Arc<Notify>>,
-    /// Its credential is gone, and nobody gives turns any more.
+    /// [`Queue::run`] has begun: nothing is let through before.
+    is_running: bool,
+    /// It knows what was sent in the last hour. One that was made later than others does not at first.
+    is_informed: bool,
+    /// It lets nothing through any more.
     is_over: bool,
 }
 
 #[derive(Debug)]
 struct QueueWaiter {
     candidate: Candidate,
-    until: Instant,
-    told: oneshot::Sender<Result<LaneSlot, QueueRefusal>>,
+    reply: oneshot::Sender<Result<LaneSlot, QueueRefusal>>,
 }
 
-impl QueueState {
-    fn learn(&mut self, News { processes, others, .. }: News, now: Instant) {
-        self.rules.beside(processes);
-        for sent in others {
-            self.rules.spent_elsewhere(sent, now);
-        }
-    }
-}
-
-/// A turn that is given, but not taken yet.
-#[derive(Debug)]
-struct Given {
-    id: QueueId,
-    start: Option<Arc<str>>,
-    send: Grant,
-}
-
-/// The right to send one request, and the duty to say what came of it.
+/// A slot of the lane: the right to send one request, and the duty to say how it ended.
 #[derive(Debug)]
 pub struct LaneSlot {
     queue: Arc<Queue>,
-    start: Option<Arc<str>>,
-    send: Grant,
-    ended: bool,
-    /// RateFields when another request needs the slot of this one, whose clients had left.
+    candidate: Candidate,
+    grant: Grant,
+    is_ended: bool,
+    /// Told when another request needs this slot, whose clients had left.
     slot_needed: Arc<Notify>,
-    /// How long it was waited for.
+    /// Time that it waited in the queue.
     pub queued: Duration,
-    /// What stood in the way when the wait began, where it was worth a wait.
+    /// The reason of the wait, where there was one.
     pub obstacle: Option<Obstacle>,
 }
 
-/// What those who wait are told. Kept until the lock is let go: a slot whose request has left ends at once,
-/// and takes the lock for it.
-type Telling = Vec<(oneshot::Sender<Result<LaneSlot, QueueRefusal>>, Result<LaneSlot, QueueRefusal>)>;
-
 impl Queue {
-    /// An open one.
+    /// An empty one.
     #[must_use]
-    pub(super) fn new(lane: &Lane, settings: &Settings) -> Arc<Self> {
-        Self::with(lane.to_string().into(), settings.lane(lane.api).clone())
-    }
-
-    fn with(credential: Arc<str>, settings: LaneSettings) -> Arc<Self> {
-        let inner = QueueState {
+    pub(super) fn new(lane: &Lane, settings: LaneSettings, clock: Clock, is_informed: bool) -> Arc<Self> {
+        let state = QueueState {
             rules: Rules::new(settings),
             waiting: HashMap::new(),
             abandoned: HashMap::new(),
+            is_running: false,
+            is_informed,
             is_over: false,
         };
         Arc::new(Self {
-            credential,
-            inner: Mutex::new(inner),
+            credential: lane.to_string().into(),
+            clock,
+            state: Mutex::new(state),
             changed: Notify::new(),
-            ledger: OnceLock::new(),
-            retired: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
         })
     }
 
-    /// Waits for a turn.
+    /// Waits for a slot.
     ///
     /// # Errors
     /// [`QueueRefusal`], when it will not come in time.
-    pub async fn acquire(self: &Arc<Self>, candidate: Candidate) -> Result<LaneSlot, QueueRefusal> {
-        let began = Instant::now();
-        if let Some(send) = self.at_once(&candidate, began) {
-            return Ok(LaneSlot::new(Arc::clone(self), candidate.start, send));
-        }
-        let (told, mut answer) = oneshot::channel();
-        let (id, why) = {
-            let mut inner = self.inner();
-            if inner.is_over {
+    pub(super) async fn acquire(
+        self: &Arc<Self>,
+        mut candidate: Candidate,
+    ) -> Result<LaneSlot, QueueRefusal> {
+        let began = self.now();
+        let (reply, answer) = oneshot::channel();
+        let (id, obstacle) = {
+            let mut state = self.state();
+            if state.is_over {
                 return Err(NO_QUEUE);
             }
-            let why = inner.rules.stands_in_the_way(&candidate, began);
-            let (id, until) = inner.rules.enqueue(candidate.clone(), began)?;
-            inner.waiting.insert(id, QueueWaiter { candidate, until, told });
-            (id, why)
+            candidate.deadline = state.rules.latest_end(&candidate, began);
+            let obstacle = state.rules.obstacle(&candidate, began);
+            let id = state.rules.enqueue(candidate.clone(), began)?;
+            state.waiting.insert(id, QueueWaiter { candidate, reply });
+            (id, obstacle)
         };
-        self.changed.notify_one();
         let place = QueuePlace { queue: self, id };
-        let answered = (&mut answer).await;
+        if self.advance().is_some() {
+            self.changed.notify_one();
+        }
+        let answered = answer.await;
         std::mem::forget(place);
-        let slot = answered.unwrap_or(Err(NO_QUEUE))?;
-        Ok(slot.waited(began.elapsed(), why))
+        let mut slot = answered.unwrap_or(Err(NO_QUEUE))?;
+        (slot.queued, slot.obstacle) = (self.now().saturating_duration_since(began), obstacle);
+        Ok(slot)
     }
 
-    /// Takes a turn where it can be had without waiting.
-    fn at_once(&self, candidate: &Candidate, now: Instant) -> Option<Grant> {
-        let ledger = self.ledger.get()?;
-        let mut inner = self.inner();
-        let news = (ledger.news)();
-        let unwritten = news.unwritten;
-        inner.learn(news, now);
-        let send = inner.rules.at_once(candidate, unwritten?, now)?;
-        (ledger.note)(candidate.start.as_ref());
-        Some(send)
+    /// True if everything is paused at the moment: a wait for a slot would not be short.
+    pub(super) fn is_backing_off(&self) -> bool {
+        self.state().rules.is_backing_off(self.now())
     }
 
-    /// Whether everything is held back at the moment: a wait for a turn would not be short.
-    #[must_use]
-    pub fn is_backing_off(&self) -> bool {
-        self.inner().rules.is_backing_off(Instant::now())
+    /// The upstream is back after its circuit was open.
+    pub(super) fn ramp(&self) {
+        self.state().rules.ramp(self.now());
     }
 
-    /// The upstream is back after it was left alone.
-    pub fn ramp(&self) {
-        self.inner().rules.ramp(Instant::now());
-    }
-
-    /// How things stand.
+    /// Its state, for people.
     #[must_use]
     pub fn standing(&self) -> LaneStatus {
-        self.inner().rules.standing(Instant::now())
+        self.state().rules.standing(self.now())
     }
 
     /// Its credential is gone.
-    pub fn retire(&self) {
-        self.retired.store(true, Ordering::SeqCst);
+    pub(super) fn retire(&self) {
+        self.is_retired.store(true, Ordering::SeqCst);
         self.changed.notify_one();
     }
 
     /// Goes by other settings from now on.
-    pub fn set(&self, settings: LaneSettings) {
-        self.inner().rules.set(settings);
+    pub(super) fn set(&self, settings: LaneSettings) {
+        self.state().rules.set(settings);
         self.changed.notify_one();
     }
 
-    /// How many wait.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.inner().rules.waiting()
+    /// Number of requests that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.state().rules.waiting()
     }
 
-    /// Gives turns, until it is retired. `reserve` writes down so many sends, and the scopes of the starts among them, and
-    /// gives back what is known then; `ledger` is for those who need not wait for that.
-    pub async fn run<R, F>(self: Arc<Self>, ledger: Ledger, reserve: R)
-    where
-        R: Fn(u32, Vec<Arc<str>>) -> F,
-        F: Future<Output = News>,
-    {
-        self.learn(reserve(0, Vec::new()).await);
-        let _ = self.ledger.set(ledger);
+    /// Counts what other processes sent: news, or all of the last hour (`is_hour`) for a queue that does not know it.
+    pub(super) fn learn<'a>(
+        &self,
+        sends: impl Iterator<Item = &'a SentElsewhere>,
+        is_hour: bool,
+        now: Instant,
+    ) {
+        let mut state = self.state();
+        if state.is_informed == is_hour {
+            return;
+        }
+        state.is_informed = true;
+        for sent in sends {
+            state.rules.sent_elsewhere(sent.start.as_ref(), sent.at, now);
+        }
+    }
+
+    /// Lets requests through, until it is retired. What others sent in the last hour should be known by then.
+    pub async fn run(self: Arc<Self>) {
+        self.state().is_running = true;
         loop {
-            let (batch, at, next) = self.next();
-            if !batch.is_empty() {
-                let starts = batch.iter().filter_map(|given| given.start.clone()).collect();
-                self.learn(reserve(u32::try_from(batch.len()).unwrap_or(u32::MAX), starts).await);
-                self.release(batch, at);
-                continue;
-            }
             let changed = self.changed.notified();
-            if self.retired.load(Ordering::SeqCst) && self.is_over() {
+            let next = self.advance();
+            if self.is_retired.load(Ordering::SeqCst) && self.is_over() {
                 return;
             }
             match next {
@@ -255,101 +202,99 @@ impl Queue {
         }
     }
 
-    /// Whether nobody waits; if so, nobody may wait from now on.
+    /// True if nobody waits; then nobody may wait from now on.
     fn is_over(&self) -> bool {
-        let mut inner = self.inner();
-        inner.is_over = inner.waiting.is_empty();
-        inner.is_over
+        let mut state = self.state();
+        state.is_over = state.waiting.is_empty();
+        state.is_over
     }
 
-    fn learn(&self, news: News) {
-        self.inner().learn(news, Instant::now());
-    }
-
-    /// Those whose turn it is now, and when to look again.
-    fn next(&self) -> (Vec<Given>, Instant, Option<Instant>) {
-        let mut inner = self.inner();
-        let now = Instant::now();
-        let mut batch = Vec::new();
-        loop {
-            match inner.rules.next_step(now) {
-                Step::Admit { id, grant: send } => {
-                    let start = inner.waiting.get(&id).and_then(|waiter| waiter.candidate.start.clone());
-                    batch.push(Given { id, start, send });
-                }
+    /// Takes all steps that can be taken now. Returns the time of the next one, where that is known.
+    fn advance(self: &Arc<Self>) -> Option<Instant> {
+        let now = self.now();
+        // Sent when the lock is let go: a slot whose request has left is given back at once, which takes the lock.
+        let mut replies = Vec::new();
+        let mut state = self.state();
+        if !state.is_running {
+            return None;
+        }
+        let next = loop {
+            match state.rules.next_step(now) {
+                Step::Admit { id, grant } => match state.waiting.remove(&id) {
+                    Some(QueueWaiter { candidate, reply }) => {
+                        replies.push((reply, Ok(LaneSlot::new(Arc::clone(self), candidate, grant))));
+                    }
+                    None => state.rules.ended(grant, &SendOutcome::Failed, now),
+                },
                 Step::Evict(slot) => {
-                    if let Some(slot_needed) = inner.abandoned.remove(&slot) {
+                    if let Some(slot_needed) = state.abandoned.remove(&slot) {
                         slot_needed.notify_one();
                     }
                 }
                 Step::Refuse(id, refusal) => {
-                    if let Some(waiter) = inner.waiting.remove(&id) {
-                        let _ = waiter.told.send(Err(refusal));
+                    if let Some(waiter) = state.waiting.remove(&id) {
+                        replies.push((waiter.reply, Err(refusal)));
                     }
                 }
-                Step::Wait(at) => return (batch, now, Some(at)),
-                Step::Idle => return (batch, now, None),
+                Step::Wait(at) => break Some(at),
+                Step::Idle => break None,
             }
+        };
+        drop(state);
+        for (reply, answer) in replies {
+            let _ = reply.send(answer);
         }
+        next
     }
 
-    /// Wakes those whose turn it was at `at`. Where others have used the budget up meanwhile, or a 429 came, they
-    /// wait on in their old place.
-    fn release(self: &Arc<Self>, batch: Vec<Given>, at: Instant) {
-        let now = Instant::now();
-        let mut tell: Telling = Vec::new();
-        {
-            let mut inner = self.inner();
-            // Put back from the last to the first, each comes to stand before those behind it.
-            for Given { id, start, send } in batch.into_iter().rev() {
-                // One that has left is counted all the same: it is written down.
-                let Some(QueueWaiter { candidate, until, told }) = inner.waiting.remove(&id) else {
-                    inner.rules.not_sent(start.as_ref(), send, now);
-                    continue;
-                };
-                if inner.rules.still(start.as_ref(), at, now) {
-                    tell.push((told, Ok(LaneSlot::new(Arc::clone(self), start, send))));
-                } else {
-                    inner.rules.not_sent(start.as_ref(), send, now);
-                    inner.rules.again(id, candidate.clone(), until);
-                    inner.waiting.insert(id, QueueWaiter { candidate, until, told });
-                }
-            }
-        }
-        for (told, turn) in tell.into_iter().rev() {
-            let _ = told.send(turn);
-        }
+    fn now(&self) -> Instant {
+        self.clock.now().mono
     }
 
-    fn inner(&self) -> MutexGuard<'_, QueueState> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl LaneSlot {
-    fn new(queue: Arc<Queue>, start: Option<Arc<str>>, send: Grant) -> Self {
+    fn new(queue: Arc<Queue>, candidate: Candidate, grant: Grant) -> Self {
         let slot_needed = Arc::default();
-        Self { queue, start, send, ended: false, slot_needed, queued: Duration::ZERO, obstacle: None }
+        Self { queue, candidate, grant, is_ended: false, slot_needed, queued: Duration::ZERO, obstacle: None }
     }
 
-    const fn waited(mut self, queued: Duration, why: Option<Obstacle>) -> Self {
-        self.queued = queued;
-        self.obstacle = why;
-        self
-    }
-
-    /// Whether much depends on what it gets: it is the first request after a backoff.
+    /// True if others depend on its outcome: it is the first request after a backoff.
     #[must_use]
     pub const fn is_probe(&self) -> bool {
-        self.send.is_probe || self.send.is_probe_of_starts
+        self.grant.is_probe || self.grant.is_probe_of_starts
+    }
+
+    /// [`Rules::confirm`], for the one who puts the request on record.
+    #[must_use]
+    pub fn confirmation(&self) -> Confirmation {
+        let (queue, slot) = (Arc::clone(&self.queue), self.grant.slot);
+        Box::new(move |now| queue.state().rules.confirm(slot, now.mono))
+    }
+
+    /// The time since it was confirmed.
+    #[must_use]
+    pub fn age(&self, now: Instant) -> Duration {
+        self.queue.state().rules.age(self.grant.slot, now)
+    }
+
+    /// Gives the slot back without having sent: the request can stand in the queue again, in its old place and no longer than
+    /// before.
+    #[must_use]
+    pub fn put_back(mut self) -> Candidate {
+        self.end(SendOutcome::Failed, &RateFields::default(), CallKind::Other);
+        Candidate { is_put_back: true, ..self.candidate.clone() }
     }
 
     /// Notes that all clients have left that waited for the answer: the request may be ended where its slot is needed.
     pub fn abandon(&self) {
         {
-            let mut inner = self.queue.inner();
-            inner.rules.abandon(self.send.slot, Some(Instant::now()));
-            inner.abandoned.insert(self.send.slot, Arc::clone(&self.slot_needed));
+            let mut state = self.queue.state();
+            state.rules.abandon(self.grant.slot, Some(self.queue.now()));
+            state.abandoned.insert(self.grant.slot, Arc::clone(&self.slot_needed));
         }
         self.queue.changed.notify_one();
     }
@@ -359,53 +304,44 @@ impl LaneSlot {
         self.slot_needed.notified().await;
     }
 
-    /// What came of the send. `told` is what the answer's rate fields say.
-    pub fn ended(mut self, outcome: SendOutcome, told: &RateFields, kind: CallKind) {
-        self.end(outcome, told, kind);
+    /// Gives the slot back with the outcome of the send.
+    pub(super) fn ended(mut self, outcome: SendOutcome, rate: &RateFields, kind: CallKind) {
+        self.end(outcome, rate, kind);
     }
 
-    fn end(&mut self, mut outcome: SendOutcome, told: &RateFields, kind: CallKind) {
-        let now = Instant::now();
-        self.ended = true;
+    fn end(&mut self, mut outcome: SendOutcome, rate: &RateFields, kind: CallKind) {
+        let now = self.queue.now();
+        self.is_ended = true;
         let somebody_waits = {
-            let mut inner = self.queue.inner();
-            inner.abandoned.remove(&self.send.slot);
-            let was_held = inner.rules.is_backing_off(now);
+            let mut state = self.queue.state();
+            state.abandoned.remove(&self.grant.slot);
+            let was_paused = state.rules.is_backing_off(now);
             if let SendOutcome::TooMany { bucket, jitter, .. } = &mut outcome {
-                (*bucket, *jitter) = (inner.rules.bucket(told, kind), JITTER.mul_f64(fastrand::f64()));
+                (*bucket, *jitter) = (state.rules.bucket(rate, kind), JITTER.mul_f64(fastrand::f64()));
             }
-            inner.rules.ended(self.start.as_ref(), self.send, &outcome, now);
-            inner.rules.learn(told, kind, now);
-            self.log(
-                &outcome,
-                (was_held, inner.rules.is_backing_off(now)),
-                inner.rules.pause_for(self.start.as_ref(), now),
-            );
-            inner.rules.waiting() > 0
+            state.rules.ended(self.grant, &outcome, now);
+            state.rules.learn(rate, kind, now);
+            let is_over = was_paused && !state.rules.is_backing_off(now);
+            self.log(&outcome, state.rules.pause_for(self.candidate.start.as_ref(), now), is_over);
+            state.rules.waiting() > 0
         };
         if somebody_waits {
             self.queue.changed.notify_one();
         }
     }
-}
 
-impl LaneSlot {
-    fn log(
-        &self,
-        outcome: &SendOutcome,
-        (was_held, is_backing_off): (bool, bool),
-        held: Option<(bool, Duration)>,
-    ) {
+    /// Logs a backoff that began, and one that `is_over`.
+    fn log(&self, outcome: &SendOutcome, pause: Option<(bool, Duration)>, is_over: bool) {
         let name = &self.queue.credential;
-        if let (SendOutcome::TooMany { .. }, Some((all, held))) = (outcome, held) {
-            let scope = self.start.as_deref().filter(|_| !all);
+        if let (SendOutcome::TooMany { .. }, Some((all, pause))) = (outcome, pause) {
+            let scope = self.candidate.start.as_deref().filter(|_| !all);
             tracing::warn!(
                 credential.name = %name,
                 start.scope = scope,
-                backoff.duration_s = held.as_secs(),
+                backoff.duration_s = pause.as_secs(),
                 "rate limited by Snyk (429); pausing requests"
             );
-        } else if was_held && !is_backing_off {
+        } else if is_over {
             tracing::info!(credential.name = %name, "backoff after a 429 ended; resuming requests in a ramp");
         }
     }
@@ -413,7 +349,7 @@ impl LaneSlot {
 
 impl Drop for LaneSlot {
     fn drop(&mut self) {
-        if !self.ended {
+        if !self.is_ended {
             self.end(SendOutcome::Failed, &RateFields::default(), CallKind::Other);
         }
     }
@@ -427,136 +363,130 @@ struct QueuePlace<'a> {
 
 impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
-        let mut inner = self.queue.inner();
-        if let Some(waiter) = inner.waiting.remove(&self.id) {
-            inner.rules.leave(&waiter.candidate.client, self.id);
+        let mut state = self.queue.state();
+        if let Some(waiter) = state.waiting.remove(&self.id) {
+            state.rules.leave(&waiter.candidate.client, self.id);
         }
-        drop(inner);
+        drop(state);
         self.queue.changed.notify_one();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Api;
+    use super::super::backoff::BackoffSettings;
+    use super::super::budget::Limit;
+    use super::super::rate_fields::Bucket;
     use super::*;
-    use crate::admission::Bucket;
-    use crate::admission::backoff::BackoffSettings;
-    use crate::admission::budget::Limit;
 
     fn queue(max_running: usize) -> Arc<Queue> {
-        let seconds = Duration::from_secs;
-        Queue::with(
-            "snyk".into(),
-            LaneSettings {
-                limits: vec![Limit { most: 100, window: seconds(60) }],
-                account: vec![Limit { most: 100, window: seconds(60) }],
-                starts: None,
-                margin: Duration::ZERO,
-                backoff: BackoffSettings { usual: seconds(60), most: seconds(600), ramp: 10 },
-                max_wait: Duration::from_millis(200),
-                max_waiting: 10,
-                max_running,
-                several_clients: false,
-            },
-        )
+        let queue = queue_that_is(max_running, true);
+        queue.state().is_running = true;
+        queue
     }
 
-    fn ledger() -> Ledger {
-        Ledger { news: Box::new(News::default), note: Box::new(|_| {}) }
+    fn queue_that_is(max_running: usize, is_informed: bool) -> Arc<Queue> {
+        let seconds = Duration::from_secs;
+        let settings = LaneSettings {
+            limits: vec![Limit { most: 100, window: seconds(60) }],
+            account: vec![Limit { most: 100, window: seconds(60) }],
+            starts: None,
+            margin: Duration::ZERO,
+            backoff: BackoffSettings { usual: seconds(60), most: seconds(600), ramp: 10 },
+            max_wait: Duration::from_millis(200),
+            max_waiting: 10,
+            max_running,
+            several_clients: false,
+        };
+        let lane = Lane { credential: "snyk".into(), api: Api::Rest };
+        Queue::new(&lane, settings, Clock::system(), is_informed)
     }
 
     fn candidate() -> Candidate {
         let deadline = Instant::now() + Duration::from_mins(1);
-        Candidate { client: "c".into(), weight: 1, start: None, deadline }
+        Candidate { client: "c".into(), weight: 1, start: None, deadline, is_put_back: false }
     }
 
-    /// A turn that was asked for but not looked at yet.
-    async fn asked(
-        queue: &Arc<Queue>,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Result<LaneSlot, QueueRefusal>> + '_>> {
-        let mut turn = Box::pin(queue.acquire(candidate()));
-        let waits = std::future::poll_fn(|context| std::task::Poll::Ready(turn.as_mut().poll(context))).await;
+    type Waiting<'a> = std::pin::Pin<Box<dyn Future<Output = Result<LaneSlot, QueueRefusal>> + Send + 'a>>;
+
+    /// A request that waits for its slot.
+    async fn waiting(queue: &Arc<Queue>) -> Waiting<'_> {
+        let mut waiting: Waiting<'_> = Box::pin(queue.acquire(candidate()));
+        let waits =
+            std::future::poll_fn(|context| std::task::Poll::Ready(waiting.as_mut().poll(context))).await;
         assert!(waits.is_pending());
-        turn
+        waiting
     }
 
     #[tokio::test]
-    async fn a_turn_that_nobody_takes_any_more_goes_to_the_next() {
+    async fn a_slot_that_nobody_takes_any_more_goes_to_the_next() {
         let queue = queue(1);
-        let turn = asked(&queue).await;
+        let first = queue.acquire(candidate()).await.expect("a slot");
+        let (left, next) = (waiting(&queue).await, waiting(&queue).await);
         let mut running = tokio::task::JoinSet::new();
-        running.spawn(Arc::clone(&queue).run(ledger(), |_, _| async { News::default() }));
-        // One thread: the task has given the turn by the time that this goes on.
-        while queue.waiting() > 0 {
+        running.spawn(Arc::clone(&queue).run());
+        first.ended(SendOutcome::Answered, &RateFields::default(), CallKind::Read);
+        // One thread: the task has given the slot by the time that this goes on.
+        while queue.waiting() > 1 {
             tokio::task::yield_now().await;
         }
-        drop(turn);
-        assert!(queue.acquire(candidate()).await.is_ok());
+        drop(left);
+        assert!(next.await.is_ok());
     }
 
     #[tokio::test]
-    async fn a_turn_at_once_is_noted_and_counts_and_what_others_sent_comes_first() {
+    async fn a_request_that_is_refused_its_confirmation_waits_again_and_is_not_counted() {
         let queue = queue(10);
-        let (noted, others) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(Vec::new())));
-        let (count, news) = (Arc::clone(&noted), Arc::clone(&others));
-        let ledger = Ledger {
-            news: Box::new(move || News {
-                unwritten: Some(0),
-                processes: 0,
-                others: std::mem::take(&mut *news.lock().expect("whole")),
-            }),
-            note: Box::new(move |_| *count.lock().expect("whole") += 1),
-        };
-        // Before it is known what was sent earlier, nothing goes at once.
-        assert!(queue.at_once(&candidate(), Instant::now()).is_none());
-        assert!(queue.ledger.set(ledger).is_ok());
-        let slot = queue.acquire(candidate()).await.expect("a turn");
-        let standing = queue.standing();
-        assert_eq!((standing.running, standing.windows[0].2, *noted.lock().expect("whole")), (1, 1, 1));
-        slot.ended(SendOutcome::Answered, &RateFields::default(), CallKind::Read);
-        assert_eq!(queue.standing().running, 0);
-        let elsewhere = |_| Elsewhere { at: Instant::now(), start: None };
-        others.lock().expect("whole").extend((0..49).map(elsewhere));
-        assert!(queue.at_once(&candidate(), Instant::now()).is_none());
-        assert_eq!(queue.standing().windows[0].2, 50);
-    }
-
-    #[tokio::test]
-    async fn who_asks_when_nobody_gives_turns_any_more_is_told_so() {
-        let queue = queue(1);
-        queue.retire();
-        let held = queue.acquire(candidate());
-        Arc::clone(&queue).run(ledger(), |_, _| async { News::default() }).await;
-        assert_eq!(held.await.err(), Some(NO_QUEUE));
-    }
-
-    #[tokio::test]
-    async fn a_request_that_leaves_frees_its_place() {
-        let queue = queue(1);
-        let turn = asked(&queue).await;
-        assert_eq!(queue.waiting(), 1);
-        drop(turn);
-        assert_eq!(queue.waiting(), 0);
-    }
-    #[tokio::test]
-    async fn a_turn_is_taken_back_where_a_429_comes_before_it_is_used() {
-        let queue = queue(10);
-        let mut turn = asked(&queue).await;
-        let (batch, at, _) = queue.next();
-        let send = Grant { slot: batch[0].send.slot, is_probe: false, is_probe_of_starts: false };
-        let other = LaneSlot::new(Arc::clone(&queue), None, send);
+        let slot = queue.acquire(candidate()).await.expect("a slot");
         let refused = SendOutcome::TooMany {
             retry_after: Some(Duration::from_secs(30)),
             bucket: Bucket::Unknown,
             jitter: Duration::ZERO,
         };
+        let other = queue.acquire(candidate()).await.expect("a slot");
+        assert!(other.confirmation()(Clock::system().now()));
         other.ended(refused, &RateFields::default(), CallKind::Read);
-        queue.release(batch, at);
+        assert!(!slot.confirmation()(Clock::system().now()));
+        let again = slot.put_back();
+        assert!(again.is_put_back);
+        let standing = queue.standing();
+        assert_eq!((standing.running, standing.windows[0].2), (0, 1));
+        // The backoff is longer than it may wait.
+        assert!(queue.acquire(again).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_others_sent_is_learnt_once_and_the_hour_before_by_those_who_do_not_know_it() {
+        let lane = Lane { credential: "snyk".into(), api: Api::Rest };
+        let sent = [SentElsewhere { lane, at: Instant::now(), start: None }];
+        let learnt = |is_informed, readings: [bool; 4]| {
+            let queue = queue_that_is(10, is_informed);
+            readings.map(|is_hour| {
+                queue.learn(sent.iter(), is_hour, Instant::now());
+                queue.standing().windows[0].2
+            })
+        };
+        assert_eq!(learnt(true, [false, true, false, true]), [1, 1, 2, 2]);
+        assert_eq!(learnt(false, [false, true, true, false]), [0, 1, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn who_asks_when_the_queue_is_gone_is_told_so() {
+        let queue = queue(1);
+        queue.retire();
+        Arc::clone(&queue).run().await;
+        assert_eq!(queue.acquire(candidate()).await.err(), Some(NO_QUEUE));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_leaves_frees_its_place() {
+        let queue = queue(1);
+        let first = queue.acquire(candidate()).await;
+        let left = waiting(&queue).await;
         assert_eq!(queue.waiting(), 1);
-        let (none, _, _) = queue.next();
-        assert!(none.is_empty());
-        let looked =
-            std::future::poll_fn(|context| std::task::Poll::Ready(turn.as_mut().poll(context))).await;
-        assert!(looked.is_pending());
+        drop(left);
+        assert_eq!(queue.waiting(), 0);
+        drop(first);
     }
 }

@@ -22,7 +22,7 @@ const SAVED: u32 = 10;
 
 /// How many retries there may be: a part of what is sent, so that an upstream in trouble is not sent twice as much.
 #[derive(Debug)]
-pub struct Allowance {
+pub(super) struct Allowance {
     percent: u32,
     left: u32,
 }
@@ -30,22 +30,22 @@ pub struct Allowance {
 impl Allowance {
     /// A full one.
     #[must_use]
-    pub const fn new(percent: u32) -> Self {
+    pub(super) const fn new(percent: u32) -> Self {
         Self { percent, left: SAVED * COST }
     }
 
     /// Goes by another part from now on.
-    pub fn set(&mut self, percent: u32) {
+    pub(super) fn set(&mut self, percent: u32) {
         self.percent = percent;
     }
 
     /// A request is sent for the first time.
-    pub fn sent(&mut self) {
+    pub(super) fn sent(&mut self) {
         self.left = (self.left + self.percent).min(SAVED * COST);
     }
 
     /// Takes one retry, if there is one.
-    pub fn take(&mut self) -> bool {
+    pub(super) fn take(&mut self) -> bool {
         let left = self.left.checked_sub(COST);
         self.left = left.unwrap_or(self.left);
         left.is_some()
@@ -55,7 +55,7 @@ impl Allowance {
 /// The pause before try number `tries` + 1 of a read that failed; `None` where there are no more tries.
 /// `chance` is between 0 and 1 (full jitter); `left` is the time that its client still waits.
 #[must_use]
-pub fn pause(tries: u32, chance: f64, left: Duration, settings: &RetrySettings) -> Option<Duration> {
+pub(super) fn pause(tries: u32, chance: f64, left: Duration, settings: &RetrySettings) -> Option<Duration> {
     if tries > settings.most {
         return None;
     }

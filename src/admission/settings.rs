@@ -1,9 +1,12 @@
 //! What the configuration says about admission.
 
+use std::time::Duration;
+
 use super::Api;
+use super::backoff::BackoffSettings;
+use super::budget::Limit;
 use super::circuits::BreakerSettings;
 use super::retry::RetrySettings;
-use super::rules::LaneSettings;
 
 /// The rate limit, the queue, the backoff, retries and circuits.
 #[derive(Debug, Clone)]
@@ -25,4 +28,27 @@ impl Settings {
             Api::V1 => &self.v1,
         }
     }
+}
+
+/// `[budget]`, `[queue]` and `[backoff]`, for one credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneSettings {
+    /// Snyk's limits, as far as they are ours.
+    pub limits: Vec<Limit>,
+    /// The same, of the whole account: rate fields that tell these are about it.
+    pub account: Vec<Limit>,
+    /// Start calls in an hour and scope; `None` leaves it to Snyk to refuse.
+    pub starts: Option<u32>,
+    /// Added to the length of every window.
+    pub margin: Duration,
+    /// The backoff after a 429.
+    pub backoff: BackoffSettings,
+    /// Longest that a request waits in the queue.
+    pub max_wait: Duration,
+    /// Most requests that wait.
+    pub max_waiting: usize,
+    /// Most requests that run.
+    pub max_running: usize,
+    /// True if there are several clients: then one leaves slots for the others.
+    pub several_clients: bool,
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::budget::{Budget, Limit};
-use super::rules::LaneSettings;
+use super::settings::LaneSettings;
 use crate::circuit::Admits;
 
 /// What a scope's start calls may do.

@@ -4,7 +4,7 @@
 mod expiry;
 mod following;
 mod looking;
-mod pacing;
+mod queues;
 mod reload;
 
 use std::path::{Path, PathBuf};
@@ -33,7 +33,6 @@ use crate::upstream::Upstream;
 use expiry::Expiry;
 use following::Following;
 use looking::Looking;
-use pacing::Pacing;
 use reload::Reloader;
 
 pub use reload::Reload;
@@ -54,7 +53,7 @@ pub struct App {
     following: Following,
     reloader: Box<Reloader>,
     reload: Option<Reload>,
-    pacing: Pacing,
+    admission: Admission,
     expiry: Expiry,
     warn_before: Duration,
     journal: Journal,
@@ -123,9 +122,11 @@ impl App {
         let memory = Memory::new(config.listener.max_buffered, config.admission.rest.max_wait);
         let names = credentials.names();
         let upstream = Upstream::new(&config.upstream, memory.clone())?;
-        let admission = Admission::new(upstream.root().to_string().into(), &config.admission, &names);
+        let root = upstream.root().to_string();
+        let admission = Admission::new(root.as_str().into(), clock.clone(), &config.admission, &names);
         let listener = Listener::bind(config.listener.clone(), tls.clone()).await?;
         let journal = Journal::open(config.journal.clone(), clock.clone());
+        queues::follow(&journal, admission.clone(), root, clock.clone());
         let metrics = Arc::new(Metrics::default());
         let traces = config.traces.as_ref().map(Traces::open).transpose()?;
         let with = Collaborators {
@@ -170,14 +171,15 @@ impl App {
         };
         let (admin, admin_tls) = bind_admin(&config, views, &mut following).await?;
         let stop = Arc::new(ArcSwap::from_pointee(config.shutdown));
-        let pacing = Pacing { admission, upstream, journal: journal.clone(), clock: clock.clone() };
         let reloader = Box::new(Reloader {
             gateway: Arc::clone(&gateway),
             access,
             credentials,
             tls,
             admin_tls,
-            pacing: pacing.clone(),
+            admission: admission.clone(),
+            upstream,
+            journal: journal.clone(),
             memory,
             limits: listener.limits(),
             admin: admin.as_ref().map(|(looking, admin)| (Arc::clone(&looking.limits), Arc::clone(admin))),
@@ -193,7 +195,7 @@ impl App {
             following,
             reloader,
             reload: None,
-            pacing,
+            admission,
             expiry,
             warn_before,
             journal,
@@ -234,7 +236,7 @@ impl App {
         for address in self.listener.addresses() {
             tracing::info!(server.address = %address, "listening");
         }
-        self.pacing.spawn(&self.pacing.admission.queues(), &shutdown);
+        queues::run(&self.admission.queues(), &self.journal, &shutdown);
         self.following.spawn(self.reloader, self.reload);
         shutdown.spawn_helper(self.expiry.watch(clock.clone(), self.warn_before));
         let looking = self.admin.map(|(looking, admin)| {

@@ -11,21 +11,22 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::following::Following;
-use super::pacing::Pacing;
-use super::{open_clients, settings};
+use super::{open_clients, queues, settings};
 use crate::access::Access;
 use crate::admin::{Admin, Shown};
+use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::{Config, Problems, Resolved, needs_restart};
 use crate::credential::Credentials;
 use crate::files::{self, Watched};
 use crate::gateway::Gateway;
-use crate::journal::OnFailure;
+use crate::journal::{Journal, OnFailure};
 use crate::listener::Limits;
 use crate::shutdown::{self, Shutdown};
 use crate::systemd;
 use crate::telemetry::LogFilter;
 use crate::transport::{BadTls, Memory, PreparedTls, ServerTls, ServerTlsSettings};
+use crate::upstream::Upstream;
 
 /// How often the configuration's file is looked at.
 const EVERY: Duration = Duration::from_secs(1);
@@ -58,7 +59,9 @@ pub(super) struct Reloader {
     pub(super) credentials: Arc<Credentials>,
     pub(super) tls: Option<ServerTls>,
     pub(super) admin_tls: Option<ServerTls>,
-    pub(super) pacing: Pacing,
+    pub(super) admission: Admission,
+    pub(super) upstream: Upstream,
+    pub(super) journal: Journal,
     pub(super) memory: Memory,
     pub(super) limits: Limits,
     pub(super) admin: Option<(Limits, Arc<Admin>)>,
@@ -178,9 +181,12 @@ impl Reloader {
         let before = self.credentials.names();
         let (count, new_names) = (before.len(), credentials.names());
         let both: Vec<Arc<str>> = before.into_iter().chain(new_names).collect();
-        let queues = self.pacing.admission.set(&new.admission, &both);
-        self.pacing.spawn(&queues, &self.shutdown);
-        self.pacing.upstream.set(&new.upstream);
+        let new_queues = self.admission.set(&new.admission, &both);
+        if !new_queues.is_empty() {
+            self.journal.recall();
+            queues::run(&new_queues, &self.journal, &self.shutdown);
+        }
+        self.upstream.set(&new.upstream);
         self.memory.set_max_wait(new.admission.rest.max_wait);
         let values = self.credentials.replace(credentials);
         let names = self.credentials.names();
@@ -190,7 +196,8 @@ impl Reloader {
         }
         following.credentials(values);
         following.retain_credentials(&names);
-        self.pacing.admission.set(&new.admission, &names);
+        // None of them is new.
+        let _ = self.admission.set(&new.admission, &names);
         following.tls(tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         following.admin_tls(admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         self.access.set(new.access.clone());

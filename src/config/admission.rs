@@ -3,12 +3,7 @@
 use std::time::Duration;
 
 use super::reader::Reader;
-use crate::admission::Settings;
-use crate::admission::backoff::BackoffSettings;
-use crate::admission::budget::Limit;
-use crate::admission::circuits::BreakerSettings;
-use crate::admission::retry::RetrySettings;
-use crate::admission::rules::LaneSettings;
+use crate::admission::{BackoffSettings, BreakerSettings, LaneSettings, Limit, RetrySettings, Settings};
 
 /// With clients of a file, there may be several, and one leaves slots for the others.
 pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Settings {

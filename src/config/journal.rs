@@ -53,9 +53,9 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<Settings> {
         ),
         1..=1_000_000,
     );
-    let max_age = r.duration(("journal.max_age", "30d", "How long records are kept."), ("1m", "10y"));
+    let max_age = r.duration(("journal.max_age", "30d", "How long records are kept."), ("1h", "10y"));
     let max_rows =
-        r.number(("journal.max_rows", "1000000", "Most records that are kept."), 1..=1_000_000_000);
+        r.number(("journal.max_rows", "1000000", "Most records that are kept; with fewer than an hour's requests, a restart forgets part of the budget."), 1..=1_000_000_000);
     Some(Settings { path: path?, durability, on_failure, max_wait, max_pending, max_age, max_rows })
 }
 

@@ -5,8 +5,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, StatusCode};
 
 use super::fields;
-use crate::admission::rules::SendOutcome;
-use crate::admission::{Bucket, RateFields, limits_told};
+use crate::admission::{Bucket, RateFields, SendOutcome, limits_told};
 use crate::cache::Peek;
 use crate::journal::Attempt;
 use crate::route::Id;

@@ -9,9 +9,7 @@ use uuid::Uuid;
 
 use super::via::BadVia;
 use crate::access::{Denied, Exceeded, NotPermitted, Reason, Unidentified};
-use crate::admission::AdmissionRefusal;
-use crate::admission::circuits::{Level, OpenCircuit};
-use crate::admission::rules::Obstacle;
+use crate::admission::{AdmissionRefusal, Level, Obstacle, OpenCircuit};
 use crate::chain::find;
 use crate::credential::Unavailable;
 use crate::route::Refusal;

@@ -16,13 +16,14 @@ use super::failure::{Failure, FailureKind};
 use super::verdict::TryResult;
 use super::{Gateway, fields, reply, spans};
 use crate::access::Permit;
-use crate::admission::circuits::{Evidence, Resource};
-use crate::admission::rules::{Candidate, Obstacle, SendOutcome};
-use crate::admission::{Api, CallKind, Lane, RateFields, RequestEnd, RequestSlot};
+use crate::admission::{
+    Api, CallKind, Candidate, Evidence, Lane, Obstacle, RateFields, RequestEnd, RequestSlot, Resource,
+    SendOutcome,
+};
 use crate::cache::{self, Entry, Key, Lead, Member, NotStored, Peek};
 use crate::clock::Now;
 use crate::credential::{Credential, Presented};
-use crate::journal::{Attempt, OnFailure, Served, Unrecorded};
+use crate::journal::{Attempt, OnFailure, Reservation, Served, Unrecorded};
 use crate::route::{ExportCall, Operation, OtherCall};
 use crate::telemetry::drift::Kind;
 use crate::telemetry::metrics::Attempted;
@@ -30,7 +31,10 @@ use crate::telemetry::trace::Trace;
 use crate::transport::Streamed;
 use crate::upstream::{Answer, Failed, FailedKind, Outgoing};
 
-/// After a longer wait for a turn, the credential is looked at again: an access token may have ended.
+/// A request that is sent later than this after it was put on record is put on record again: other processes may have
+/// counted it out of their windows by then. The windows' margin is longer.
+const LATE: Duration = Duration::from_millis(100);
+/// After a longer wait in the queue, the credential is looked at again: an access token may have ended.
 const LONG_QUEUE: Duration = Duration::from_secs(1);
 
 /// What a flight brings.
@@ -69,9 +73,8 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    fn of(slot: &RequestSlot, tries: u32) -> Self {
-        let lane = &slot.lane;
-        Self { tries, queued: lane.queued, waited_for: lane.obstacle.map(Obstacle::as_str) }
+    const fn of(attempt: &Attempt) -> Self {
+        Self { tries: attempt.number, queued: attempt.queued, waited_for: attempt.waited_for }
     }
 }
 
@@ -101,7 +104,13 @@ pub(super) struct Errand {
 impl Errand {
     fn candidate(&self, start: Option<Arc<str>>) -> Candidate {
         let client = Arc::clone(&self.member.client);
-        Candidate { client, weight: self.share, start, deadline: self.deadline.into_std() }
+        Candidate {
+            client,
+            weight: self.share,
+            start,
+            deadline: self.deadline.into_std(),
+            is_put_back: false,
+        }
     }
 
     fn lane(&self, api: Api) -> Lane {
@@ -118,13 +127,28 @@ struct Asked {
     received: Now,
 }
 
+/// A request that is to be sent, and its record in the making.
+struct Draft<'a> {
+    errand: &'a Errand,
+    /// `None` for a call that is no export call.
+    call: Option<&'a ExportCall>,
+    attempt: Attempt,
+    presented: Presented,
+}
+
+/// A call that is no export call, let through and on record.
+pub(super) struct Clearance {
+    slot: RequestSlot,
+    attempt: Attempt,
+    presented: Presented,
+}
+
 /// An export call as it is sent once.
 struct ExportRequest<'a> {
     call: &'a ExportCall,
     errand: &'a Errand,
-    sent_id: Uuid,
+    attempt: Attempt,
     body: Bytes,
-    sending: Sending,
 }
 
 impl Gateway {
@@ -147,8 +171,7 @@ impl Gateway {
 
         // 2. See whether it may be stored.
         let id = attempt.id;
-        let sending =
-            Sending { tries: attempt.number, queued: attempt.queued, waited_for: attempt.waited_for };
+        let sending = Sending::of(&attempt);
         let landed = answer.map(|answer| {
             let (entry, not_stored) = match store_as.as_ref() {
                 None => (None, None),
@@ -217,19 +240,18 @@ impl Gateway {
             || async { credential.present(scope, self.clock.now()).await.map_err(FailureKind::Unavailable) };
         let mut presented = present().await?;
         let is_read = call.method() == Method::GET;
-        let (mut sent_id, mut may_replay, mut may_wait) = (errand.sent_id, is_read, is_read);
-        let mut may_resend = true;
+        let (mut may_replay, mut may_wait, mut may_resend) = (is_read, is_read, true);
         let (mut number, mut tries) = (0, 0);
         let mut last: Option<Asked> = None;
         loop {
-            let slot = match (self.turn(call, errand, lead).await, last.take()) {
-                (Ok(slot), before) => {
-                    if let Some(before) = before {
-                        self.must_be_recorded(self.journal.record(before.attempt, Vec::new()).await)?;
-                        sent_id = Uuid::new_v4();
-                    }
-                    slot
-                }
+            let mut draft = self.draft(call, errand, presented);
+            draft.attempt.number = number + 1;
+            if let Some(before) = &last {
+                self.must_be_recorded(self.journal.record(before.attempt.clone(), Vec::new()).await)?;
+                draft.attempt.sent_id = Uuid::new_v4();
+            }
+            let slot = match (self.admitted(&mut draft, lead).await, last.take()) {
+                (Ok(slot), _) => slot,
                 // What the last try brought is better than nothing; a 401 is ours, not the client's.
                 (Err(_), Some(mut last)) => {
                     if last.attempt.status == Some(StatusCode::UNAUTHORIZED.as_u16()) {
@@ -239,16 +261,13 @@ impl Gateway {
                 }
                 (Err(failure), None) => return Err(failure),
             };
-            if slot.lane.queued > LONG_QUEUE {
-                presented = present().await?;
-            }
             (number, tries) = (number + 1, tries + 1);
             if tries == 1 {
                 self.admission.sent_first();
             }
-            let sending = Sending::of(&slot, number);
+            presented = draft.presented;
             presented.sent();
-            let request = ExportRequest { call, errand, sent_id, body: body.clone(), sending };
+            let request = ExportRequest { call, errand, attempt: draft.attempt, body: body.clone() };
             let mut asked = self.ask_once(request, &presented, &slot, lead).await;
             let left = errand.deadline.saturating_duration_since(Instant::now());
             let failed = failed_kind(&asked);
@@ -296,35 +315,97 @@ impl Gateway {
         }
     }
 
-    /// Waits for a turn to send; ends where nobody waits for the answer any more.
-    async fn turn(
-        &self,
-        call: &ExportCall,
-        errand: &Errand,
-        lead: &mut Lead<Landed>,
-    ) -> Result<RequestSlot, Failure> {
-        let is_start = call.operation == Operation::Start;
-        let scope = || format!("{} {}", call.scope.kind.as_str(), call.scope.id.as_str()).into();
-        let candidate = errand.candidate(is_start.then(scope));
-        let lane = errand.lane(Api::Rest);
-        let turn = self.admission.acquire(&lane, Some(Resource::from(call)), candidate);
-        let (mut turn, began) = (std::pin::pin!(turn), Instant::now());
+    /// A request for an export call, and its record in the making.
+    fn draft<'a>(&self, call: &'a ExportCall, errand: &'a Errand, presented: Presented) -> Draft<'a> {
+        let mut attempt =
+            self.attempt(errand, errand.sent_id, (call.method().as_str(), call.operation.as_str()));
+        attempt.scope_kind = Some(call.scope.kind.as_str());
+        attempt.scope_id = Some(call.scope.id.as_str().to_owned());
+        attempt.export_id = call.operation.export().map(|id| id.as_str().to_owned());
+        attempt.version_requested = call.query.version().map(fields::plain);
+        Draft { errand, call: Some(call), attempt, presented }
+    }
+
+    /// Waits until a request may be sent; ends where nobody waits for the answer any more.
+    async fn admitted(&self, draft: &mut Draft<'_>, lead: &mut Lead<Landed>) -> Result<RequestSlot, Failure> {
+        let began = self.clock.now().mono;
+        let mut admitted = std::pin::pin!(self.admit(draft));
         loop {
             tokio::select! {
-                slot = turn.as_mut() => {
-                    return slot.map_err(|why| {
-                        self.metrics.waited(began.elapsed());
-                        FailureKind::NotAdmitted(why).into()
-                    });
-                }
+                slot = admitted.as_mut() => return slot,
                 () = lead.abandoned() => {
                     if lead.give_up() {
-                        self.metrics.waited(began.elapsed());
+                        self.metrics.waited(self.clock.now().mono.saturating_duration_since(began));
                         return Err(FailureKind::Abandoned.into());
                     }
                 }
             }
         }
+    }
+
+    /// Waits until a request may be sent, and puts it on record: from then on it counts for every process, whatever becomes of
+    /// this one. The only place where requests are let through.
+    async fn admit(&self, draft: &mut Draft<'_>) -> Result<RequestSlot, Failure> {
+        let began = self.clock.now().mono;
+        let Draft { errand, call, attempt, presented } = draft;
+        let is_start = call.is_some_and(|call| call.operation == Operation::Start);
+        let scope =
+            |call: &ExportCall| format!("{} {}", call.scope.kind.as_str(), call.scope.id.as_str()).into();
+        let mut candidate = errand.candidate(call.filter(|_| is_start).map(scope));
+        let lane = errand.lane(if attempt.api == Api::V1.as_str() { Api::V1 } else { Api::Rest });
+        let mut reservation = self.journal.reservation(attempt.id);
+        loop {
+            let slot = self.admission.acquire(&lane, call.map(Resource::from), candidate).await;
+            let slot = slot.map_err(|refusal| {
+                self.metrics.waited(self.clock.now().mono.saturating_duration_since(began));
+                FailureKind::NotAdmitted(refusal)
+            })?;
+            attempt.queued += slot.lane.queued;
+            attempt.waited_for = attempt.waited_for.or(slot.lane.obstacle.map(Obstacle::as_str));
+            if slot.lane.queued > LONG_QUEUE {
+                let credential = &errand.credential;
+                *presented = match call {
+                    Some(call) => credential.present(Some(&call.scope), self.clock.now()).await,
+                    None => credential.present_unlocked(self.clock.now()).await,
+                }
+                .map_err(FailureKind::Unavailable)?;
+            }
+            if self.reserve(&slot, attempt, &mut reservation).await? {
+                reservation.sent();
+                return Ok(slot);
+            }
+            candidate = slot.put_back();
+        }
+    }
+
+    /// Puts a request on record that has a slot. `false` where it may not be sent any more: other processes have used a window
+    /// up meanwhile, or a 429 came. Where the journal does not work, this process counts for itself.
+    async fn reserve(
+        &self,
+        slot: &RequestSlot,
+        attempt: &mut Attempt,
+        reservation: &mut Reservation,
+    ) -> Result<bool, Failure> {
+        for _ in 0..2 {
+            match reservation.make(attempt, slot.confirmation()).await {
+                Ok(true) => {
+                    let now = self.clock.now();
+                    attempt.started = now.wall;
+                    if slot.lane.age(now.mono) <= LATE {
+                        return Ok(true);
+                    }
+                    // The others count it too early: it is put on record again, as of now.
+                }
+                Ok(false) => return Ok(false),
+                Err(error) => {
+                    self.must_be_recorded(Err(error))?;
+                    break;
+                }
+            }
+        }
+        let now = self.clock.now();
+        attempt.started = now.wall;
+        Ok(slot.confirmation()(now))
     }
 
     /// Sends an export call once, and makes its record.
@@ -335,19 +416,12 @@ impl Gateway {
         slot: &RequestSlot,
         lead: &mut Lead<Landed>,
     ) -> Asked {
-        let ExportRequest { call, errand, sent_id, body, sending } = request;
-        let mut attempt = self.attempt(errand, sent_id, (call.method().as_str(), call.operation.as_str()));
-        (attempt.number, attempt.queued) = (sending.tries, sending.queued);
-        attempt.waited_for = sending.waited_for;
-        attempt.scope_kind = Some(call.scope.kind.as_str());
-        attempt.scope_id = Some(call.scope.id.as_str().to_owned());
-        attempt.export_id = call.operation.export().map(|id| id.as_str().to_owned());
-        attempt.version_requested = call.query.version().map(fields::plain);
+        let ExportRequest { call, errand, mut attempt, body } = request;
         let sent = self.clock.now();
         let outgoing = Outgoing {
             method: call.method(),
             target: call.target(),
-            fields: outgoing_fields(errand, sent_id, presented),
+            fields: outgoing_fields(errand, attempt.sent_id, presented),
             body: Either::Left(Full::new(body)),
         };
         // It is large, and moved about.
@@ -379,19 +453,22 @@ impl Gateway {
         Asked { attempt, answer: answer.map_err(Failure::from), document, sent, received }
     }
 
-    /// Waits for a turn of a call that is no export call.
-    pub(super) async fn turn_of_other(
-        &self,
-        call: &OtherCall,
-        errand: &Errand,
-    ) -> Result<RequestSlot, Failure> {
-        let began = Instant::now();
-        let api = if call.target.starts_with("/v1/") { Api::V1 } else { Api::Rest };
-        let turn = self.admission.acquire(&errand.lane(api), None, errand.candidate(None)).await;
-        turn.map_err(|why| {
-            self.metrics.waited(began.elapsed());
-            FailureKind::NotAdmitted(why).into()
-        })
+    /// Waits until a call that is no export call may be sent.
+    pub(super) async fn admit_other(&self, call: &OtherCall, errand: &Errand) -> Result<Clearance, Failure> {
+        let presented = errand.credential.present_unlocked(self.clock.now()).await;
+        let presented = presented.map_err(FailureKind::Unavailable)?;
+        let mut attempt = self.attempt(errand, errand.sent_id, (call.method.as_str(), "other"));
+        if call.target.starts_with("/v1/") {
+            attempt.api = Api::V1.as_str();
+        }
+        if let Some(scope) = call.scopes.first() {
+            attempt.scope_kind = Some(scope.kind.as_str());
+            attempt.scope_id = Some(scope.id.as_str().to_owned());
+        }
+        let mut draft = Draft { errand, call: None, attempt, presented };
+        let slot = self.admit(&mut draft).await?;
+        let Draft { attempt, presented, .. } = draft;
+        Ok(Clearance { slot, attempt, presented })
     }
 
     /// Sends a call that is no export call and lands its head; the body streams. Its record is committed
@@ -402,23 +479,16 @@ impl Gateway {
         self: Arc<Self>,
         call: OtherCall,
         (errand, body): (Errand, Streamed),
-        slot: RequestSlot,
+        clearance: Clearance,
     ) -> Result<(Uuid, Sending, http::Response<Streamed>), Failure> {
-        let presented =
-            errand.credential.present_unlocked(self.clock.now()).await.map_err(FailureKind::Unavailable)?;
-        let mut attempt = self.attempt(&errand, errand.sent_id, (call.method.as_str(), "other"));
-        let sending = Sending::of(&slot, 1);
-        (attempt.queued, attempt.waited_for) = (sending.queued, sending.waited_for);
-        if let Some(scope) = call.scopes.first() {
-            attempt.scope_kind = Some(scope.kind.as_str());
-            attempt.scope_id = Some(scope.id.as_str().to_owned());
-        }
+        let Clearance { slot, mut attempt, presented } = clearance;
+        let sending = Sending::of(&attempt);
         let uploads = !hyper::body::Body::is_end_stream(&body);
         let sent = self.clock.now();
         let outgoing = Outgoing {
             method: call.method,
             target: call.target,
-            fields: outgoing_fields(&errand, errand.sent_id, &presented),
+            fields: outgoing_fields(&errand, attempt.sent_id, &presented),
             body: Either::Right(body),
         };
         let answer = self.shutdown.in_time(self.upstream.open(outgoing)).await;

@@ -193,14 +193,14 @@ impl Gateway {
         self.shutdown.spawn(async move {
             // Who leaves while waiting is not sent; who leaves later gets nothing, and the record is made all
             // the same.
-            let turn = tokio::select! {
+            let clearance = tokio::select! {
                 biased;
-                turn = gateway.turn_of_other(&call, &errand) => turn,
+                clearance = gateway.admit_other(&call, &errand) => clearance,
                 () = answer.closed() => return,
                 () = async { half_closed.await; sleep(HALF_CLOSED).await } => Err(FailureKind::Abandoned.into()),
             };
-            let came = match turn {
-                Ok(admitted) => gateway.pass_through(call, (errand, body), admitted).await,
+            let came = match clearance {
+                Ok(clearance) => gateway.pass_through(call, (errand, body), clearance).await,
                 Err(failure) => Err(failure),
             };
             let _ = answer.send(came);

@@ -28,8 +28,7 @@ use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
 
 use crate::access::{Access, Exceeded, NotPermitted, Permit, Principal};
-use crate::admission::circuits::Resource;
-use crate::admission::{Admission, Api, Lane};
+use crate::admission::{Admission, Api, Lane, Resource};
 use crate::cache::{Cache, Directives, Entry, Flights, Key, Member};
 use crate::clock::Clock;
 use crate::credential::{Credential, Credentials};

@@ -1,6 +1,6 @@
 //! The meaning of one try at the upstream: for the circuits, and for another try (pure).
 
-use crate::admission::circuits::Evidence;
+use crate::admission::Evidence;
 use crate::upstream::FailedKind;
 
 /// The result of one try.

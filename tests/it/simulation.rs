@@ -7,10 +7,9 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
 
-use exportgate::admission::Bucket;
-use exportgate::admission::backoff::BackoffSettings;
-use exportgate::admission::budget::Limit;
-use exportgate::admission::rules::{Candidate, Grant, LaneSettings, QueueId, Rules, SendOutcome, Step};
+use exportgate::admission::{
+    BackoffSettings, Bucket, Candidate, Grant, LaneSettings, Limit, QueueId, Rules, SendOutcome, Step,
+};
 use exportgate::fake::Limiter;
 
 const fn seconds(seconds: u64) -> Duration {
@@ -33,7 +32,7 @@ fn settings() -> LaneSettings {
 }
 
 fn candidate(client: &str, deadline: Instant) -> Candidate {
-    Candidate { client: client.into(), weight: 1, start: None, deadline }
+    Candidate { client: client.into(), weight: 1, start: None, deadline, is_put_back: false }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,7 +108,7 @@ impl World {
                 Event::Asks(client) => {
                     let candidate = candidate(&name(client), at + seconds(90));
                     match self.rules.enqueue(candidate, at) {
-                        Ok((id, _)) => {
+                        Ok(id) => {
                             self.queued.insert(id, (client, at));
                         }
                         Err(no) => {
@@ -128,7 +127,7 @@ impl World {
                         },
                         (false, true) => SendOutcome::Answered,
                     };
-                    self.rules.ended(None, send, &outcome, at);
+                    self.rules.ended(send, &outcome, at);
                     self.at(at, Event::Asks(client));
                 }
                 Event::Wake => {}
@@ -136,6 +135,7 @@ impl World {
             loop {
                 match self.rules.next_step(self.now) {
                     Step::Admit { id, grant } => {
+                        assert!(self.rules.confirm(grant.slot, self.now));
                         let (client, since) = self.queued.remove(&id).expect("a place in the queue");
                         self.waited[client].push(self.now - since);
                         self.sends.push(self.now);
@@ -224,7 +224,7 @@ fn one_429_holds_all_sends_then_one_probe_then_a_ramp() {
     });
     let too_many =
         SendOutcome::TooMany { retry_after: Some(seconds(30)), bucket: Bucket::Unknown, jitter: seconds(1) };
-    world.rules.ended(None, under_way.expect("a request under way"), &too_many, held_at);
+    world.rules.ended(under_way.expect("a request under way"), &too_many, held_at);
     world.sends.clear();
     world.run(seconds(60), |client| format!("c{client}"), Duration::from_millis(50));
     let first = world.sends[0];
