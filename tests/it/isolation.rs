@@ -323,6 +323,7 @@ async fn a_client_that_comes_back_in_time_joins_its_own_request_also_at_its_limi
     let fields = [("authorization", keys[0].as_str())];
     let gate = world.fake.hold();
     ask_and_leave(&world, &results("e1"), &fields, 1).await;
+    world.wait_for_followers(0).await;
     // Anything else is over its limit: what it left runs still.
     let other = async || world.get_with(&results("e2"), &fields).await;
     while world.get_with(&results("e2"), &fields).await.status != 429 {}
