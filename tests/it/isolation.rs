@@ -290,7 +290,7 @@ async fn a_client_whose_orgs_are_refused_does_not_keep_the_probes_of_a_locked_cr
     let (world, keys) = with_clients(&known, &[("bad", ""), ("good", "")], more).await;
     world.fake.put_export(&format!("orgs/{OTHER}"), "good", State::Word("PENDING".into()));
     // Each of them is new, so that nothing is known against it.
-    let orgs: Vec<String> = (0..400).map(|n| format!("{:08}-0000-4000-8000-000000000000", n)).collect();
+    let orgs: Vec<String> = (0..400).map(|n| format!("{n:08}-0000-4000-8000-000000000000")).collect();
     for org in &orgs {
         world.fake.fault_at(Target::Scope(format!("orgs/{org}")), Fault::Status(401), None);
     }
