@@ -38,7 +38,7 @@ const NO_TOKEN: Refusal = refusal(
     StatusCode::SERVICE_UNAVAILABLE,
     "token_unreadable",
     "The gateway cannot read its admin token",
-    "Mend admin.token_file: it must hold one token of at least 16 visible characters.",
+    "Fix admin.token_file: it must hold one token of at least 16 visible characters.",
 );
 
 /// The shortest token that is taken, in bytes: a shorter one could be guessed.
@@ -80,16 +80,20 @@ pub(super) async fn admit(
     // It may be replaced at any time, so it is read each time.
     let read = tokio::task::spawn_blocking(move || files::read(&path)).await;
     let content = read.ok().and_then(Result::ok).ok_or(NO_TOKEN)?;
-    let token = content.trim_ascii();
-    if token.len() < SHORTEST || !token.iter().all(u8::is_ascii_graphic) {
-        return Err(NO_TOKEN);
-    }
+    let token = token_in(&content).ok_or(NO_TOKEN)?;
     let mut given = parts.headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (given.next(), given.next()) else { return Err(UNAUTHORIZED) };
     let bare = behind_scheme(value.as_bytes()).ok_or(UNAUTHORIZED)?;
     // Hashed, so that the comparison takes as long whatever is given.
     let is_same = verify_slices_are_equal(digest(&SHA256, bare).as_ref(), digest(&SHA256, token).as_ref());
     is_same.map_err(|_| UNAUTHORIZED)
+}
+
+/// The token that the content of a token file is, if it is one that is taken.
+#[must_use]
+pub fn token_in(content: &[u8]) -> Option<&[u8]> {
+    let token = content.trim_ascii();
+    (token.len() >= SHORTEST && token.iter().all(u8::is_ascii_graphic)).then_some(token)
 }
 
 /// The part behind the scheme `Bearer` or `token`.

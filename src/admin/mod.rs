@@ -40,6 +40,8 @@ use crate::telemetry::trace::Traces;
 use crate::transport::{Body, Memory, Peer, ServerTlsSettings};
 use crate::upstream::Upstream;
 
+pub use guard::token_in;
+
 use board::Board;
 
 /// How often the parts are looked at, for their histories.

@@ -13,7 +13,7 @@ use crate::expiry::{Expiring, Kind, date};
 use crate::telemetry::history::STEP;
 use crate::telemetry::metrics::{Served, Totals};
 use crate::upstream::gate::Standing;
-use crate::upstream::{Api, Lane};
+use crate::upstream::{Api, FailedKind, Lane};
 
 /// Most warnings that one part's detail holds.
 const MOST_WARNINGS: usize = 5;
@@ -168,7 +168,7 @@ impl Admin {
         });
         let proxy = self.views.upstream.proxy();
         let proxy_trouble =
-            proxy.and_then(|(name, failed)| Some(format!("the proxy {name} fails: {}", failed?.as_str())));
+            proxy.and_then(|(name, failed)| Some(format!("the proxy {name} fails: {}", described(failed?))));
         let trouble = match circuit.phase {
             Phase::Open => Some(format!("circuit breaker open, {} s left", whole_seconds(circuit.left))),
             Phase::HalfOpen => Some("circuit breaker half open: the next request is a probe".to_owned()),
@@ -351,6 +351,12 @@ fn counts(totals: &Totals) -> Value {
 }
 
 /// Never 0 while something is left.
+/// How a proxy failed, with the status of its own answer.
+fn described(failed: FailedKind) -> String {
+    let word = failed.as_str();
+    if let FailedKind::ProxyStatus(status) = failed { format!("{word} {status}") } else { word.to_owned() }
+}
+
 fn whole_seconds(left: Duration) -> u64 {
     left.as_secs() + u64::from(left.subsec_nanos() > 0)
 }

@@ -120,9 +120,12 @@ impl Check {
                 unanswered(failed, &root)
             }
         };
-        let id = attempt.received_id.clone().unwrap_or_else(|| sent_id.to_string());
+        let id = match &attempt.received_id {
+            Some(id) => format!("snyk-request-id {id}"),
+            None => format!("sent snyk-request-id {sent_id}"),
+        };
         let recorded = if journal.record(attempt, Vec::new()).await.is_ok() { "" } else { ", not recorded" };
-        Verdict { text: format!("{} [snyk-request-id {id}{recorded}]", verdict.text), ..verdict }
+        Verdict { text: format!("{} [{id}{recorded}]", verdict.text), ..verdict }
     }
 }
 

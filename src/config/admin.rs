@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::listener::address;
 use super::reader::Reader;
-use crate::admin::Settings;
+use crate::admin::{Settings, token_in};
 use crate::listener::{self, Address};
 use crate::transport::ServerTlsSettings;
 
@@ -90,11 +90,17 @@ pub(super) fn read(
         ),
         ("0s", "1y"),
     );
-    if let Some(path) = &token_file
-        && let Err(error) = crate::files::read(path)
-    {
+    let token = token_file.as_deref().map(crate::files::read);
+    let trouble = match &token {
+        Some(Err(error)) => Some(format!("cannot be read: {}", error.source)),
+        Some(Ok(content)) if token_in(content).is_none() => {
+            Some("holds no token of at least 16 visible characters; write one, for example that of: openssl rand -hex 32".to_owned())
+        }
+        _ => None,
+    };
+    if let Some(trouble) = trouble {
         let place = r.place("admin.token_file");
-        r.problem(&place, "admin.token_file", format!("cannot be read: {}", error.source));
+        r.problem(&place, "admin.token_file", trouble);
     }
     let mut problem = |what: String| {
         let place = r.place("admin.listen");

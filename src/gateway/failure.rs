@@ -514,8 +514,8 @@ fn not_now(why: NotNow) -> Told {
         ),
         Why::Hold => spared(
             "hold",
-            "Snyk asked to be left alone",
-            "Wait as Retry-After says. Snyk was not asked: asking earlier would prolong it.",
+            "Rate limited by Snyk (429)",
+            "Wait as Retry-After says. Snyk was not asked: asking earlier would prolong it. After a 429 to a start, only the starts of that org or group wait.",
         ),
         Why::Concurrency | Why::Queue => told(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -658,13 +658,15 @@ fn upstream(kind: FailedKind) -> Told {
             "The connection to Snyk ended before an answer came",
             "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
         ),
-        K::Incomplete => {
-            gateway("Snyk's answer broke off", "Try a GET again; nothing of a broken answer is kept.")
-        }
+        K::Incomplete => gateway(
+            "Snyk's answer broke off",
+            "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
+        ),
         K::TooLarge => gateway("Snyk's answer is too large", "Raise upstream.max_answer, or ask for less."),
-        K::HeadTooLarge => {
-            gateway("Snyk's answer has too large a header section", "Report this to Snyk's support.")
-        }
+        K::HeadTooLarge => gateway(
+            "Snyk's answer has too large a header section",
+            "Check that upstream.url is Snyk's API; if it is, report this to Snyk's support.",
+        ),
         K::NoRoom => no_room(),
         K::Abandoned => abandoned(),
         K::Stopped => told(
@@ -674,8 +676,9 @@ fn upstream(kind: FailedKind) -> Told {
             "The gateway stopped before Snyk answered",
             "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
         ),
-        K::Protocol => {
-            gateway("What came from the upstream is no HTTP", "Check that upstream.url is Snyk's API.")
-        }
+        K::Protocol => gateway(
+            "The upstream's answer breaks the rules of HTTP",
+            "Check that upstream.url is Snyk's API.",
+        ),
     }
 }

@@ -17,7 +17,7 @@ use super::{Gateway, fields, reply, spans};
 use crate::access::Permit;
 use crate::cache::{self, Entry, Key, Lead, Member, NotStored, Peek};
 use crate::clock::Now;
-use crate::credential::{Credential, Presented};
+use crate::credential::{Credential, Presented, Unavailable};
 use crate::journal::{Attempt, OnFailure, Served, Unrecorded};
 use crate::route::{ExportCall, Operation, OtherCall};
 use crate::telemetry::drift::Kind;
@@ -212,8 +212,10 @@ impl Gateway {
         lead: &mut Lead<Landed>,
     ) -> Result<Asked, Failure> {
         let (credential, scope) = (&errand.credential, Some(&call.scope));
-        let present =
-            || async { credential.present(scope, self.clock.now()).await.map_err(FailureKind::Unavailable) };
+        let client = &errand.member.client;
+        let present = || async {
+            credential.present(scope, client, self.clock.now()).await.map_err(FailureKind::Unavailable)
+        };
         let mut presented = present().await?;
         let is_read = call.method() == Method::GET;
         let (mut sent_id, mut may_replay, mut may_wait) = (errand.sent_id, is_read, is_read);
@@ -232,7 +234,7 @@ impl Gateway {
                 // What the last try brought is better than nothing; a 401 is ours, not the client's.
                 (Err(_), Some(mut last)) => {
                     if last.attempt.status == Some(StatusCode::UNAUTHORIZED.as_u16()) {
-                        last.answer = Err(FailureKind::CredentialRejected.into());
+                        last.answer = Err(rejected(credential, &presented, self.clock.now()).into());
                     }
                     return Ok(last);
                 }
@@ -264,7 +266,7 @@ impl Gateway {
             if status == Some(StatusCode::UNAUTHORIZED) {
                 let other = credential.refused(&presented, self.clock.now(), true).await;
                 let Some(other) = other.filter(|_| std::mem::take(&mut may_replay)) else {
-                    asked.answer = Err(FailureKind::CredentialRejected.into());
+                    asked.answer = Err(rejected(credential, &presented, self.clock.now()).into());
                     return Ok(asked);
                 };
                 (presented, tries) = (other, 0);
@@ -398,6 +400,7 @@ impl Gateway {
         call: OtherCall,
         (errand, body): (Errand, Streamed),
         admitted: Admitted,
+        left: impl Future<Output = ()>,
     ) -> Result<(Uuid, Sending, http::Response<Streamed>), Failure> {
         let presented =
             errand.credential.present_unlocked(self.clock.now()).await.map_err(FailureKind::Unavailable)?;
@@ -409,6 +412,7 @@ impl Gateway {
             attempt.scope_id = Some(scope.id.as_str().to_owned());
         }
         let uploads = !hyper::body::Body::is_end_stream(&body);
+        let is_safe = call.method.is_safe();
         let sent = self.clock.now();
         let outgoing = Outgoing {
             method: call.method,
@@ -416,8 +420,9 @@ impl Gateway {
             fields: outgoing_fields(&errand, errand.sent_id, &presented),
             body: Either::Right(body),
         };
-        let answer = self.shutdown.in_time(self.upstream.open(outgoing)).await;
-        let answer = answer.unwrap_or_else(|| Err(Failed::of(FailedKind::Stopped)));
+        let opening = self.shutdown.in_time(self.upstream.open(outgoing));
+        let answer = if is_safe { while_awaited(opening, &admitted, left).await } else { Ok(opening.await) };
+        let answer = answer.and_then(|answer| answer.unwrap_or_else(|| Err(Failed::of(FailedKind::Stopped))));
         attempt.latency = self.clock.now().mono.saturating_duration_since(sent.mono);
         let (end, came) = match &answer {
             Ok(response) => {
@@ -565,6 +570,23 @@ async fn while_needed<T>(
     }
 }
 
+/// The same for a call with one client, which is gone when `left` resolves.
+async fn while_awaited<T>(
+    work: impl Future<Output = T>,
+    admitted: &Admitted,
+    left: impl Future<Output = ()>,
+) -> Result<T, Failed> {
+    let abandoned = async {
+        left.await;
+        admitted.pass.abandon();
+        admitted.pass.slot_needed().await;
+    };
+    tokio::select! {
+        done = work => Ok(done),
+        () = abandoned => Err(Failed::of(FailedKind::Abandoned)),
+    }
+}
+
 /// What a send came to, as far as the gate is concerned.
 fn outcome(asked: &Asked) -> Outcome {
     match &asked.answer {
@@ -591,6 +613,15 @@ fn failed_kind(asked: &Asked) -> Option<FailedKind> {
         Err(Failure { kind: FailureKind::Upstream(kind), .. }) => Some(kind),
         _ => None,
     }
+}
+
+/// What the client is told of a 401: Snyk may take the credential elsewhere.
+fn rejected(credential: &Credential, presented: &Presented, now: Now) -> FailureKind {
+    credential
+        .refused_for_scope_alone(presented, now)
+        .map_or(FailureKind::CredentialRejected, |retry_after| {
+            FailureKind::Unavailable(Unavailable::ScopeRefused { retry_after })
+        })
 }
 
 /// The fields of a request as it goes up.

@@ -45,6 +45,8 @@ pub use settings::{Root, Settings, Sparing};
 pub struct Upstream {
     root: Root,
     client: Client,
+    /// Connections for answers that stream: who takes them slowly must not use up the windows of the others.
+    streaming: Client,
     bounds: Arc<ArcSwap<Bounds>>,
     pacers: Arc<ArcSwap<Pacers>>,
     host: Arc<Mutex<Host>>,
@@ -229,13 +231,13 @@ impl Upstream {
         memory: Memory,
     ) -> Result<Self, TransportError> {
         let root = settings.root.clone();
+        let client = || {
+            let Settings { ca_file, connect_timeout, dead_after, .. } = settings;
+            Client::new(&root.uri(), ca_file.as_deref(), *connect_timeout, *dead_after)
+        };
         Ok(Self {
-            client: Client::new(
-                &root.uri(),
-                settings.ca_file.as_deref(),
-                settings.connect_timeout,
-                settings.dead_after,
-            )?,
+            client: client()?,
+            streaming: client()?,
             root,
             bounds: Arc::new(ArcSwap::from_pointee(settings.into())),
             pacers: Arc::new(ArcSwap::from_pointee(
@@ -309,21 +311,22 @@ impl Upstream {
         asking: Asking,
     ) -> Result<Admitted, NotNow> {
         let opened = self.opened.notified();
-        self.check(resource.as_ref())?;
+        let client = Arc::clone(&asking.client);
+        self.check(resource.as_ref(), &client)?;
         let pacers = self.pacers.load_full();
         let pacer = pacers.get(lane).ok_or(NotNow::NoTurn(pacer::NO_ANSWER))?;
         let pass = tokio::select! {
             biased;
             pass = pacer.turn(asking) => pass.map_err(NotNow::NoTurn)?,
             () = opened => {
-                self.check(resource.as_ref())?;
+                self.check(resource.as_ref(), &client)?;
                 return Err(NotNow::NoTurn(pacer::NO_ANSWER));
             }
         };
         let now = std::time::Instant::now();
         let mut host = lock(&self.host);
-        host.check(resource.as_ref(), now).map_err(NotNow::Broken)?;
-        let probes = host.sent(resource.as_ref(), now);
+        host.check(resource.as_ref(), &client, now).map_err(NotNow::Broken)?;
+        let probes = host.sent(resource.as_ref(), &client, now);
         drop(host);
         Ok(Admitted {
             pass,
@@ -331,16 +334,16 @@ impl Upstream {
         })
     }
 
-    fn check(&self, resource: Option<&Resource>) -> Result<(), NotNow> {
+    fn check(&self, resource: Option<&Resource>, client: &Arc<str>) -> Result<(), NotNow> {
         let mut host = lock(&self.host);
-        let broken = host.check(resource, std::time::Instant::now());
-        broken.inspect_err(|broken| host.refused(resource, *broken)).map_err(NotNow::Broken)
+        let broken = host.check(resource, client, std::time::Instant::now());
+        broken.inspect_err(|broken| host.refused(resource, client, *broken)).map_err(NotNow::Broken)
     }
 
-    /// Whether it is known that nothing about `resource` is sent in `lane` at the moment.
+    /// Whether it is known that nothing of `client` about `resource` is sent in `lane` at the moment.
     #[must_use]
-    pub fn is_held(&self, lane: &Lane, resource: &Resource) -> bool {
-        lock(&self.host).check(Some(resource), std::time::Instant::now()).is_err()
+    pub fn is_held(&self, lane: &Lane, resource: &Resource, client: &Arc<str>) -> bool {
+        lock(&self.host).check(Some(resource), client, std::time::Instant::now()).is_err()
             || self.pacers.load().get(lane).is_some_and(|pacer| pacer.is_held())
     }
 
@@ -377,7 +380,7 @@ impl Upstream {
     pub async fn ask(&self, outgoing: Outgoing) -> Result<Answer, Failed> {
         let deadline = Instant::now() + self.bounds.load().request_timeout;
         let source = if outgoing.method == Method::GET { Source::Upstream } else { Source::UpstreamOnce };
-        let (head, body) = self.send(outgoing, deadline).await?.into_parts();
+        let (head, body) = self.send(&self.client, outgoing, deadline).await?.into_parts();
         let (status, fields) = (head.status, head.headers);
         match self.read(body, source, deadline).await {
             Ok((body, reservation)) => Ok(Answer { status, fields, body, reservation }),
@@ -391,11 +394,16 @@ impl Upstream {
     /// [`Failed`].
     pub async fn open(&self, outgoing: Outgoing) -> Result<Response<Streamed>, Failed> {
         let deadline = Instant::now() + self.bounds.load().request_timeout;
-        let response = self.send(outgoing, deadline).await?;
+        let response = self.send(&self.streaming, outgoing, deadline).await?;
         Ok(response.map(|body| Streamed::new(body, deadline)))
     }
 
-    async fn send(&self, outgoing: Outgoing, deadline: Instant) -> Result<Response<CheckedBody>, Failed> {
+    async fn send(
+        &self,
+        client: &Client,
+        outgoing: Outgoing,
+        deadline: Instant,
+    ) -> Result<Response<CheckedBody>, Failed> {
         let Root { scheme, authority, prefix } = &self.root;
         let mut request = Request::new(outgoing.body);
         *request.method_mut() = outgoing.method;
@@ -413,7 +421,7 @@ impl Upstream {
             .build()
             .map_err(|error| Failed { source: Some(error.into()), ..Failed::of(FailedKind::Protocol) })?;
         let head_by = deadline.min(Instant::now() + self.bounds.load().head_timeout);
-        let response = timeout_at(head_by, self.client.request(request)).await;
+        let response = timeout_at(head_by, client.request(request)).await;
         self.note_proxy(&response);
         match response {
             Err(_) => Err(Failed::of(FailedKind::ResponseTimeout)),

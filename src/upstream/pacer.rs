@@ -390,13 +390,13 @@ impl Pass {
     fn log(&self, outcome: &Outcome, (was_held, is_held): (bool, bool), held: Option<(bool, Duration)>) {
         let name = &self.pacer.credential;
         if let (Outcome::TooMany { .. }, Some((all, held))) = (outcome, held) {
-            let scope = self.start.as_deref().filter(|_| !all);
-            tracing::warn!(
-                credential.name = %name,
-                start.scope = scope,
-                hold.duration_s = held.as_secs(),
-                "rate limited by Snyk (429); pausing requests"
-            );
+            let held = held.as_secs();
+            if all {
+                tracing::warn!(credential.name = %name, hold.duration_s = held, "rate limited by Snyk (429); pausing requests");
+            } else {
+                let scope = self.start.as_deref();
+                tracing::warn!(credential.name = %name, start.scope = scope, hold.duration_s = held, "start rate limited by Snyk (429); pausing the starts of its org or group");
+            }
         } else if was_held && !is_held {
             tracing::info!(credential.name = %name, "backoff after a 429 ended; resuming requests in a ramp");
         }
