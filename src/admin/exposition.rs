@@ -133,7 +133,7 @@ fn as_prometheus(open_metrics: &str) -> String {
 }
 
 fn whole(admin: &Admin) -> Vec<Family> {
-    let (is_ready, _) = admin.health().readiness();
+    let is_ready = admin.readiness(&admin.parts()).is_ready();
     let mut dropped = Family::counter("trace_spans_dropped", "Spans that were not sent, where traces are");
     if let Some(traces) = &admin.views.traces {
         dropped = dropped.is(large(traces.lost()));
@@ -152,7 +152,7 @@ fn whole(admin: &Admin) -> Vec<Family> {
             .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0),
         Family::gauge("ready", "Whether clients may be sent here").is(flag(is_ready)),
         Family::gauge("flight_followers", "Clients that wait for answers that are on their way")
-            .is(number((admin.views.followers.0)())),
+            .is(number(admin.views.followers.count())),
     ]
 }
 
@@ -291,7 +291,7 @@ fn doors(admin: &Admin) -> Vec<Family> {
         "End of our own certificate, or of one that it was signed with",
     )
     .in_unit(Unit::Seconds);
-    let all = (admin.views.expiring.0)();
+    let all = admin.views.expiring.list();
     let certificates = all.iter().filter(|one| one.kind == Kind::Certificate);
     if let Some(end) = certificates.map(|one| one.ends).min() {
         ends = ends.is(timestamp(end));

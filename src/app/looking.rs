@@ -47,7 +47,7 @@ impl Looking {
             // An app that is never run drops the other end.
             let Ok((admin, clock)): Result<(Arc<Admin>, Clock), _> = asked.await else { return };
             let looking = Arc::clone(&admin);
-            stop.spawn_helper(async move { looking.look().await });
+            stop.spawn_helper(async move { looking.sample_always().await });
             let probed = Arc::clone(&admin);
             // Whoever takes all the connections does not have the gateway taken for dead.
             let listener = listener.with_brief(Brief(Arc::new(move |path| probed.probed(path))));

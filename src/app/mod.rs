@@ -14,7 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::access::{Access, BadAccess, Roster, Shared};
-use crate::admin::{Admin, Expirings, Followers, Views};
+use crate::admin::{Admin, ExpiringList, Followers, Views};
 use crate::clock::Clock;
 use crate::config::{Config, Problems, clients};
 use crate::credential::{BadCredential, Credentials};
@@ -159,7 +159,7 @@ impl App {
             metrics,
             clients: listener.counters(),
             addresses: listener.addresses(),
-            expiring: Expirings(Box::new(move || expiring.all())),
+            expiring: ExpiringList(Box::new(move || expiring.all())),
             watched: following.watched(),
             followers: Followers(Box::new(move || waiting.waiting())),
             shutdown: shutdown.clone(),
@@ -313,8 +313,8 @@ async fn bind_admin(
     if let Some(path) = &config.admin.token_file {
         crate::files::report_exposed(path);
     }
-    let shown = reload::shown(config, Vec::new());
-    let admin = Admin::new(config.admin.clone(), views, Arc::clone(&looking.counters), shown);
+    let in_force = reload::in_force(config, Vec::new());
+    let admin = Admin::new(config.admin.clone(), views, Arc::clone(&looking.counters), in_force);
     Ok((Some((looking, Arc::new(admin))), tls))
 }
 

@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use super::following::Following;
 use super::pacing::Pacing;
 use super::{open_clients, settings};
 use crate::access::Access;
-use crate::admin::{Admin, Shown};
+use crate::admin::report::{ConfigReport, KeyReport};
+use crate::admin::{Admin, InForce};
 use crate::clock::Clock;
 use crate::config::{Config, Problems, Resolved, needs_restart};
 use crate::credential::Credentials;
@@ -215,7 +215,7 @@ impl Reloader {
     /// Shows what is in force, and which keys wait for a restart.
     fn show(&self, waiting: Vec<String>) {
         if let Some((_, admin)) = &self.admin {
-            admin.set(shown(&self.in_force, waiting));
+            admin.set(in_force(&self.in_force, waiting));
         }
     }
 
@@ -272,20 +272,17 @@ fn prepared<'a>(
     Ok(Some((tls, tls.prepare(new.clone())?)))
 }
 
-/// What the admin listener shows of a configuration. No secret is in it.
-pub(super) fn shown(config: &Config, waiting: Vec<String>) -> Shown {
-    let keys: Vec<Value> = config
-        .resolved
-        .keys
-        .iter()
-        .map(|key| {
-            json!({
-                "name": key.name, "value": key.value, "default": key.default, "source": key.place, "doc": key.doc,
-            })
-        })
-        .collect();
-    Shown {
-        config: json!({ "keys": keys, "notes": config.resolved.notes }),
+/// The configuration in force for the admin API. No secret is in it.
+pub(super) fn in_force(config: &Config, waiting: Vec<String>) -> InForce {
+    let keys = config.resolved.keys.iter().map(|key| KeyReport {
+        name: key.name.clone(),
+        value: key.value.clone(),
+        default: key.default.clone(),
+        source: key.place.clone(),
+        doc: key.doc,
+    });
+    InForce {
+        config: ConfigReport { keys: keys.collect(), notes: config.resolved.notes.clone() },
         hosts: config.access.hosts.clone(),
         refuses: config.journal.on_failure == OnFailure::Refuse,
         waiting,

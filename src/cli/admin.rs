@@ -20,7 +20,8 @@ use tokio::net::UnixStream;
 use super::Failure;
 use super::own::{NoConnection, OwnTls};
 use super::place::{Place, here};
-use crate::chain;
+use crate::admin::report::ErrorReport;
+use crate::chain::{self, visible};
 use crate::config::Sources;
 use crate::credential;
 use crate::files;
@@ -168,18 +169,6 @@ fn token(path: &Path) -> Result<Secret, Error> {
     credential::parse(&String::from_utf8_lossy(&content)).map_err(|error| failed(error.into()))
 }
 
-/// An error document of the admin listener.
-#[derive(Debug, Deserialize)]
-struct Told {
-    error: Explained,
-}
-
-#[derive(Debug, Deserialize)]
-struct Explained {
-    title: String,
-    detail: String,
-}
-
 impl Door {
     pub(super) fn place(&self) -> &Place {
         &self.place
@@ -196,9 +185,9 @@ impl Door {
             });
         }
         if status != StatusCode::OK {
-            return Err(match serde_json::from_slice::<Told>(&body) {
-                Ok(Told { error: Explained { title, detail } }) => {
-                    let (title, detail) = (crate::chain::visible(&title), crate::chain::visible(&detail));
+            return Err(match serde_json::from_slice::<ErrorReport>(&body) {
+                Ok(ErrorReport { error }) => {
+                    let (title, detail) = (visible(&error.title), visible(&error.detail));
                     Error::Refused { place: place(), status, title, detail }
                 }
                 Err(_) => Error::Stranger { place: place(), status },

@@ -3,11 +3,11 @@
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 use http::Method;
-use serde::Deserialize;
 
 use super::Failure;
 use super::admin::Reached;
 use super::status::{size, span};
+use crate::admin::report::ExportsReport;
 use crate::chain::visible;
 
 #[derive(Debug, clap::Args)]
@@ -26,37 +26,14 @@ pub(super) struct Args {
 pub(super) async fn run(args: &Args) -> Result<String, Failure> {
     let door = args.reached.door(true)?;
     let body = door.ask(Method::GET, &format!("/api/exports?limit={}", args.limit)).await?;
-    let stored: Stored = door.read(&body)?;
+    let stored: ExportsReport = door.read(&body)?;
     if args.json {
         return Ok(door.json(&body)?);
     }
     Ok(stored.shown())
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Stored {
-    total: u64,
-    exports: Vec<Answer>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Answer {
-    operation: String,
-    scope_kind: String,
-    scope_id: String,
-    export_id: String,
-    query: String,
-    credential: String,
-    age_s: f64,
-    fresh_for_s: f64,
-    links_end: Option<String>,
-    hits: u64,
-    bytes: u64,
-}
-
-impl Stored {
+impl ExportsReport {
     /// Ids are shown whole: `exportgate purge` wants them so. What is the same in all rows is left out.
     fn shown(&self) -> String {
         let Self { total, exports } = self;
@@ -69,7 +46,7 @@ impl Stored {
         let header = header.into_iter().chain(queries.then_some("query"));
         table.set_header(header.chain(credentials.then_some("credential")));
         for export in exports {
-            let fresh = if export.fresh_for_s > 0.0 { span(export.fresh_for_s) } else { "over".to_owned() };
+            let fresh = if export.fresh_for_s > 0 { span(export.fresh_for_s) } else { "over".to_owned() };
             let cells = [
                 format!("{} {}", visible(&export.scope_kind), visible(&export.scope_id)),
                 visible(&export.export_id),
@@ -84,7 +61,7 @@ impl Stored {
             table.add_row(cells.chain(credentials.then(|| visible(&export.credential))));
         }
         let shown = exports.len();
-        let rest = if u64::try_from(shown).is_ok_and(|shown| shown < *total) {
+        let rest = if shown < *total {
             format!("{shown} of {total} are shown: --limit shows more.\n")
         } else {
             String::new()
@@ -105,9 +82,9 @@ mod tests {
         let mut other = one.clone();
         other["query"] = "version=2025-01-01".into();
         other["fresh_for_s"] = 0.into();
-        let shown = |exports: &[&serde_json::Value], total: u64| {
+        let shown = |exports: &[&serde_json::Value], total: usize| {
             let document = serde_json::json!({"total": total, "exports": exports});
-            serde_json::from_value::<Stored>(document).expect("a document").shown()
+            serde_json::from_value::<ExportsReport>(document).expect("a document").shown()
         };
         let text = shown(&[&one], 1);
         assert!(text.contains("7c1e0000-0000-4000-8000-000000000000") && text.contains("43m 20s"), "{text}");

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use http::{Method, StatusCode};
-use serde::Deserialize;
 
 use super::Failure;
 use super::admin::Reached;
 use super::place::Place;
+use crate::admin::report::{
+    CacheReport, CountsReport, CredentialReport, DriftReport, JournalReport, PartReport, QueueReport,
+    ReloadFailure, Report, SlotReport, StartsReport, WindowReport,
+};
 use crate::chain::visible;
 
 /// How long a probe may take: less than whoever probes waits.
@@ -57,11 +60,11 @@ pub(super) async fn run(args: &Args) -> Result<String, Failure> {
     }
     let door = args.reached.door(true)?;
     let body = door.ask(Method::GET, "/api/status").await?;
-    let status: Status = door.read(&body)?;
+    let report: Report = door.read(&body)?;
     if args.json {
         return Ok(door.json(&body)?);
     }
-    Ok(status.summary(door.place()))
+    Ok(report.summary(door.place()))
 }
 
 async fn probe_once(reached: &Reached, probe: Probe) -> Result<(), Failure> {
@@ -82,163 +85,7 @@ async fn probe_once(reached: &Reached, probe: Probe) -> Result<(), Failure> {
 /// Widest column for the names of parts, in characters.
 const MOST_WIDE: usize = 40;
 
-/// What the gateway says of itself. What is not there is what an older or newer one does not say; but what says
-/// nothing of its version, state and parts is no gateway.
-#[derive(Debug, Default, Deserialize)]
-struct Status {
-    version: String,
-    state: String,
-    parts: Vec<Part>,
-    #[serde(default)]
-    started: String,
-    #[serde(default)]
-    uptime_s: f64,
-    #[serde(default)]
-    upstream: String,
-    #[serde(default)]
-    totals: Totals,
-    #[serde(default)]
-    cache: Stored,
-    #[serde(default)]
-    queue: Queue,
-    #[serde(default)]
-    budget: Budgets,
-    #[serde(default)]
-    journal: Journal,
-    #[serde(default)]
-    connections: Connections,
-    #[serde(default)]
-    drift: Vec<Drift>,
-    #[serde(default)]
-    reload: Reload,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Part {
-    name: String,
-    state: String,
-    since: String,
-    detail: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Totals {
-    hit: u64,
-    stale: u64,
-    miss: u64,
-    collapsed: u64,
-    bypass: u64,
-    denied: u64,
-    own: u64,
-    abandoned: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Stored {
-    entries: u64,
-    bytes: u64,
-    max_bytes: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Queue {
-    waiting: u64,
-    followers: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Budgets {
-    credentials: Vec<Credential>,
-    breaker: Standing,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Credential {
-    name: String,
-    waiting: u64,
-    running: u64,
-    windows: Vec<Window>,
-    hold: Standing,
-    starts_held: Vec<Held>,
-    slots: Vec<Slot>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Window {
-    seconds: u64,
-    limit: u64,
-    used: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Standing {
-    state: String,
-    seconds_left: f64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Held {
-    scope: String,
-    seconds_left: f64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Slot {
-    name: String,
-    state: String,
-    age_s: Option<f64>,
-    expires_in_s: Option<f64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Journal {
-    failing: bool,
-    written: u64,
-    dropped: u64,
-    queued: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Connections {
-    open: u64,
-    max: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Drift {
-    kind: String,
-    count: u64,
-    last: String,
-    detail: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Reload {
-    failing: Option<Failing>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Failing {
-    since: String,
-    detail: String,
-}
-
-impl Status {
+impl Report {
     fn summary(&self, place: &Place) -> String {
         let mut text = String::new();
         // A String takes all that is written.
@@ -260,29 +107,33 @@ impl Status {
         writeln!(out)?;
         let longest = self.parts.iter().map(|part| part.name.chars().count()).max().unwrap_or(0);
         let width = longest.min(MOST_WIDE);
-        for Part { name, state, since, detail } in &self.parts {
+        for PartReport { name, state, since, detail } in &self.parts {
             let (name, state) = (shown(name), shown(state));
             writeln!(out, "  {state:<8}  {name:<width$}  since {}  {}", shown(since), shown(detail))?;
         }
-        let Totals { hit, stale, miss, collapsed, bypass, denied, own, abandoned } = self.totals;
+        let CountsReport { hit, stale, miss, collapsed, bypass, denied, own, abandoned } = self.totals;
         writeln!(out)?;
         writeln!(
             out,
             "requests     {hit} hit, {stale} stale, {miss} miss, {collapsed} collapsed, {bypass} bypass, {denied} denied, {own} own, {abandoned} abandoned"
         )?;
-        let Stored { entries, bytes, max_bytes } = self.cache;
+        let CacheReport { entries, bytes, max_bytes } = self.cache;
         writeln!(out, "cache        {entries} entries, {} of {}", size(bytes), size(max_bytes))?;
-        let Queue { waiting, followers } = self.queue;
+        let QueueReport { waiting, followers } = self.queue;
         writeln!(out, "waiting      {waiting} for their turn, {followers} for answers on their way")?;
         writeln!(out, "connections  {} of {}", self.connections.open, self.connections.max)?;
-        let Journal { failing, written, dropped, queued } = self.journal;
+        let JournalReport { failing, written, dropped, queued, .. } = self.journal;
         let failing = if failing { ", FAILING: see the log" } else { "" };
         writeln!(out, "journal      {written} written, {dropped} dropped, {queued} waiting{failing}")?;
-        writeln!(out, "breaker      {}", self.budget.breaker.words())?;
+        writeln!(
+            out,
+            "breaker      {}",
+            words(&self.budget.breaker.state, self.budget.breaker.seconds_left)
+        )?;
         for credential in &self.budget.credentials {
             credential.write(out)?;
         }
-        for Drift { kind, count, last, detail } in &self.drift {
+        for DriftReport { kind, count, last, detail } in &self.drift {
             writeln!(
                 out,
                 "drift        {}, {count} times, last {}: {}",
@@ -291,39 +142,33 @@ impl Status {
                 shown(detail)
             )?;
         }
-        if let Some(Failing { since, detail }) = &self.reload.failing {
+        if let Some(ReloadFailure { since, detail }) = &self.reload.failing {
             writeln!(out, "reload       failing since {}: {}", shown(since), shown(detail))?;
         }
         Ok(())
     }
 }
 
-impl Standing {
-    fn words(&self) -> String {
-        let left = if self.seconds_left > 0.0 {
-            format!(", {} left", span(self.seconds_left))
-        } else {
-            String::new()
-        };
-        format!("{}{left}", visible(&self.state).replace('_', " "))
-    }
+fn words(state: &str, seconds_left: u64) -> String {
+    let left = if seconds_left > 0 { format!(", {} left", span(seconds_left)) } else { String::new() };
+    format!("{}{left}", visible(state).replace('_', " "))
 }
 
-impl Credential {
+impl CredentialReport {
     fn write(&self, out: &mut String) -> fmt::Result {
         writeln!(out, "credential   {}", visible(&self.name))?;
-        let used = self.windows.iter().map(|Window { seconds, limit, used }| {
+        let used = self.rest.windows.iter().map(|WindowReport { seconds, limit, used }| {
             format!("{used} of {limit} in {}", humantime::format_duration(Duration::from_secs(*seconds)))
         });
         writeln!(out, "  sent       {}", used.collect::<Vec<_>>().join(", "))?;
-        writeln!(out, "  now        {} waiting, {} running", self.waiting, self.running)?;
-        if self.hold.state != "none" {
-            writeln!(out, "  hold       {}", self.hold.words())?;
+        writeln!(out, "  now        {} waiting, {} running", self.rest.waiting, self.rest.running)?;
+        if self.rest.hold.state != "none" {
+            writeln!(out, "  hold       {}", words(&self.rest.hold.state, self.rest.hold.seconds_left))?;
         }
-        for Held { scope, seconds_left } in &self.starts_held {
+        for StartsReport { scope, seconds_left } in &self.rest.starts_held {
             writeln!(out, "  starts     of {} held, {} left", visible(scope), span(*seconds_left))?;
         }
-        for Slot { name, state, age_s, expires_in_s } in &self.slots {
+        for SlotReport { name, state, age_s, expires_in_s, .. } in &self.slots {
             write!(out, "  {:<9}  {}", visible(name), visible(state).replace('_', " "))?;
             if let Some(age) = age_s {
                 write!(out, ", {} old", span(*age))?;
@@ -338,9 +183,8 @@ impl Credential {
 }
 
 /// A span in the two largest units that it has.
-pub(super) fn span(seconds: f64) -> String {
-    let whole = Duration::try_from_secs_f64(seconds.max(0.0).round()).unwrap_or_default();
-    let text = humantime::format_duration(whole).to_string();
+pub(super) fn span(seconds: u64) -> String {
+    let text = humantime::format_duration(Duration::from_secs(seconds)).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
@@ -354,28 +198,10 @@ mod tests {
 
     #[test]
     fn the_summary_says_what_stands_how() {
-        let status = serde_json::json!({
-            "version": "0.1.0", "started": "2026-11-24T09:00:00Z", "uptime_s": 90061, "state": "degraded",
-            "upstream": "https://api.snyk.io",
-            "parts": [
-                {"name": "journal", "state": "failing", "since": "2026-11-24T09:01:00Z", "detail": "see the log"},
-                {"name": "credential snyk", "state": "ok", "since": "2026-11-24T09:00:00Z", "detail": "\u{1b}[2J"}
-            ],
-            "totals": {"hit": 10, "miss": 5, "collapsed": 3, "denied": 1},
-            "cache": {"entries": 2, "bytes": 7168, "max_bytes": 268_435_456},
-            "budget": {
-                "credentials": [{"name": "snyk", "windows": [{"seconds": 60, "limit": 1620, "used": 40}],
-                    "hold": {"state": "held", "seconds_left": 29.6},
-                    "starts_held": [{"scope": "org 825e", "seconds_left": 30}],
-                    "slots": [{"name": "active", "state": "in_use", "age_s": 500, "expires_in_s": null}]}],
-                "breaker": {"state": "half_open", "seconds_left": 0}},
-            "journal": {"failing": true, "written": 100, "dropped": 2, "queued": 1},
-            "drift": [{"kind": "deprecation", "count": 3, "last": "2026-11-24T09:02:00Z", "detail": "version 1"}],
-            "reload": {"failing": {"since": "2026-11-24T09:03:00Z", "detail": "exportgate.toml:12: no"}},
-            "something": ["new"]
-        });
-        let status: Status = serde_json::from_value(status).expect("a status");
-        let text = status.summary(&Place::parse("http://127.0.0.1:7081").expect("a place"));
+        let mut status = crate::admin::report::tests::example();
+        status["something"] = ["new"].into();
+        let report: Report = serde_json::from_value(status).expect("a status");
+        let text = report.summary(&Place::parse("http://127.0.0.1:7081").expect("a place"));
         for expected in [
             "exportgate 0.1.0 at http://127.0.0.1:7081: degraded, up for 1day 1h (since 2026-11-24T09:00:00Z)",
             "  failing   journal          since 2026-11-24T09:01:00Z  see the log",
@@ -386,7 +212,7 @@ mod tests {
             "40 of 1620 in 1m",
             "held, 30s left",
             "of org 825e held, 30s left",
-            "active     in use, 8m 20s old\n",
+            "active     in use, 8m 20s old, ends in 1h\n",
             "deprecation, 3 times, last 2026-11-24T09:02:00Z: version 1",
             "failing since 2026-11-24T09:03:00Z: exportgate.toml:12: no",
         ] {

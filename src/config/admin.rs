@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::listener::address;
 use super::reader::Reader;
-use crate::admin::Settings;
+use crate::admin::AdminSettings;
 use crate::listener::{self, Address};
 use crate::transport::ServerTlsSettings;
 
@@ -70,7 +70,7 @@ pub(super) fn read(
     r: &mut Reader<'_>,
     listener: &listener::Settings,
     tls: Option<&ServerTlsSettings>,
-) -> Settings {
+) -> AdminSettings {
     let own = place(r);
     let Place { listen, token_file, client_ca } = own.clone();
     let allow_plain_http = r.boolean((
@@ -142,5 +142,5 @@ pub(super) fn read(
         allow_plain_http,
         ..listener.clone()
     });
-    Settings { listener, tls: own_tls, token_file, client_ca, warn_before, is_default }
+    AdminSettings { listener, tls: own_tls, token_file, client_ca, warn_before, is_default }
 }

@@ -64,7 +64,7 @@ pub struct Config {
     /// `[journal]`.
     pub journal: crate::journal::Settings,
     /// `[admin]`.
-    pub admin: crate::admin::Settings,
+    pub admin: crate::admin::AdminSettings,
     /// `[shutdown]`.
     pub shutdown: crate::shutdown::Settings,
     /// `[otlp]`.
