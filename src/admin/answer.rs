@@ -32,6 +32,15 @@ pub(super) const BUSY: AdminRefusal = AdminRefusal::new(
     "Try again in a moment, or close other pages.",
 );
 
+pub(super) const FULL: AdminRefusal = AdminRefusal::new(
+    StatusCode::SERVICE_UNAVAILABLE,
+    "too_many_connections",
+    "The admin listener has too many connections",
+    "Try again in a moment, or raise admin.max_connections.",
+);
+
+pub(super) const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
+
 /// A call that is not answered as asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AdminRefusal {

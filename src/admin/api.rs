@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{Response, StatusCode};
 
-use super::answer::{AdminRefusal, BUSY, json_answer, whole};
+use super::answer::{AdminRefusal, BUSY, PLAIN_TEXT, json_answer, whole};
 use super::report::{ExportReport, ExportsReport};
 use super::{Admin, time};
 use crate::cache::Stored;
@@ -111,7 +111,7 @@ impl Admin {
             NO_JOURNAL
         })?;
         if as_text {
-            return Ok(whole(StatusCode::OK, "text/plain; charset=utf-8", journal::support(&rows)));
+            return Ok(whole(StatusCode::OK, PLAIN_TEXT, journal::support(&rows)));
         }
         Ok(json_answer(&HashMap::from([("requests", rows)])))
     }

@@ -41,8 +41,8 @@ use crate::transport::{Body, Memory, Peer, ServerTlsSettings};
 use crate::upstream::Upstream;
 
 use answer::{
-    AdminRefusal, BAD_ID, NO_SUCH_CALL, NOTHING, document, json_answer, method_not_allowed, only, refused,
-    short, whole,
+    AdminRefusal, BAD_ID, FULL, NO_SUCH_CALL, NOTHING, PLAIN_TEXT, document, json_answer, method_not_allowed,
+    only, refused, short, whole,
 };
 use health::HealthHistory;
 use report::{ConfigReport, PurgeReport};
@@ -213,7 +213,7 @@ impl Admin {
     ) -> Response<Body> {
         let (parts, _) = request.into_parts();
         let answer = self.answer(&parts, &peer).await;
-        let mut response = answer.unwrap_or_else(|refusal| {
+        let response = answer.unwrap_or_else(|refusal| {
             if !self.is_worth_a_line() {
                 return refused(&refusal);
             }
@@ -229,17 +229,17 @@ impl Admin {
             );
             refused(&refusal)
         });
-        let fields = response.headers_mut();
-        fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        fields.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-        fields.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
-        fields.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
-        fields.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
-        fields.entry("content-security-policy").or_insert(NOTHING);
-        if parts.method == Method::HEAD {
-            *response.body_mut() = Either::Left(Full::default());
-        }
-        response
+        finish(response, &parts.method)
+    }
+
+    /// Answers a probe, and refuses any other call: all connections but those in reserve are taken.
+    pub(crate) fn respond_to_probe(&self, request: &Request<Incoming>) -> Response<Body> {
+        let is_get = only(request.method(), "").is_ok();
+        let response = match self.probed(request.uri().path()).filter(|_| is_get) {
+            Some((status, word)) => whole(status, PLAIN_TEXT, word),
+            None => refused(&FULL),
+        };
+        finish(response, request.method())
     }
 
     /// True for the first refusals of a minute: anybody can have a call refused, and must not fill the log.
@@ -268,7 +268,7 @@ impl Admin {
         // A kubelet probes with an address as Host and without a credential.
         if let Some((status, word)) = self.probed(path) {
             only(&parts.method, "GET, HEAD")?;
-            return Ok(whole(status, "text/plain; charset=utf-8", word));
+            return Ok(whole(status, PLAIN_TEXT, word));
         }
         // The page holds no data: it fetches that with the token.
         if path == "/" {
@@ -340,6 +340,21 @@ impl Admin {
     fn now(&self) -> Now {
         self.views.clock.now()
     }
+}
+
+/// Adds the fields that every answer has.
+fn finish(mut response: Response<Body>, method: &Method) -> Response<Body> {
+    let fields = response.headers_mut();
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    fields.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
+    fields.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    fields.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
+    fields.entry("content-security-policy").or_insert(NOTHING);
+    if method == Method::HEAD {
+        *response.body_mut() = Either::Left(Full::default());
+    }
+    response
 }
 
 /// A time in UTC as RFC 3339 writes it; empty beyond the year 9999.

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::{LAST_LOOKS, StartError};
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::listener::{Address, BindError, Brief, Counters, Limits, Listener, Settings};
+use crate::listener::{Address, BindError, Counters, Limits, Listener, Reserve, Settings};
 use crate::shutdown::Shutdown;
 use crate::transport::ServerTls;
 
@@ -49,8 +49,9 @@ impl Looking {
             let looking = Arc::clone(&admin);
             stop.spawn_helper(async move { looking.sample_always().await });
             let probed = Arc::clone(&admin);
-            // Whoever takes all the connections does not have the gateway taken for dead.
-            let listener = listener.with_brief(Brief(Arc::new(move |path| probed.probed(path))));
+            // Whoever takes all the connections must not make the gateway look dead.
+            let reserve = Reserve(Arc::new(move |request| probed.respond_to_probe(request)));
+            let listener = listener.with_reserve(reserve);
             let respond = move |request, peer| Arc::clone(&admin).respond(request, peer);
             listener.serve(respond, &clock, &stop).await;
             if !stop.finished(LAST_LOOKS).await {
