@@ -4,6 +4,9 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 
+/// Any error, where its type does not matter.
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
+
 /// `error` and its causes, outermost first, without saying anything twice.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {

@@ -5,7 +5,7 @@ use comfy_table::{ContentArrangement, Table};
 use http::Method;
 
 use super::Failure;
-use super::admin::Reached;
+use super::admin::AdminArgs;
 use super::status::{size, span};
 use crate::admin::report::ExportsReport;
 use crate::chain::visible;
@@ -19,16 +19,16 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    reached: Reached,
+    reached: AdminArgs,
 }
 
 /// Asks the gateway what it has stored.
 pub(super) async fn run(args: &Args) -> Result<String, Failure> {
-    let door = args.reached.door(true)?;
-    let body = door.ask(Method::GET, &format!("/api/exports?limit={}", args.limit)).await?;
-    let stored: ExportsReport = door.read(&body)?;
+    let client = args.reached.client()?;
+    let body = client.call(Method::GET, &format!("/api/exports?limit={}", args.limit)).await?;
+    let stored: ExportsReport = client.read(&body)?;
     if args.json {
-        return Ok(door.json(&body)?);
+        return Ok(client.json(&body)?);
     }
     Ok(stored.shown())
 }

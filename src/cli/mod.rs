@@ -9,8 +9,6 @@ mod exports;
 mod fake_snyk;
 mod key;
 mod live;
-mod own;
-mod place;
 mod purge;
 mod requests;
 mod serve;

@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::Failure;
-use super::admin::Reached;
+use super::admin::AdminArgs;
 use crate::admin::report::PurgeReport;
 use crate::route::Id;
 
@@ -16,7 +16,7 @@ pub(super) struct Args {
     #[arg(id = "ids", value_names = ["SCOPE_ID", "EXPORT_ID"], num_args = 2, value_parser = id)]
     ids: Vec<Id>,
     #[command(flatten)]
-    reached: Reached,
+    reached: AdminArgs,
 }
 
 fn id(text: &str) -> Result<Id, &'static str> {
@@ -28,9 +28,9 @@ pub(super) async fn run(args: &Args) -> Result<String, Failure> {
         [scope, export] => format!("/api/exports/{}/{}", scope.as_str(), export.as_str()),
         _ => "/api/exports".to_owned(),
     };
-    let door = args.reached.door(true)?;
-    let body = door.ask(Method::DELETE, &target).await?;
-    let PurgeReport { purged } = door.read(&body)?;
+    let client = args.reached.client()?;
+    let body = client.call(Method::DELETE, &target).await?;
+    let PurgeReport { purged } = client.read(&body)?;
     let entries = if purged == 1 { "entry" } else { "entries" };
     Ok(format!("Purged {purged} {entries}.\n"))
 }

@@ -7,8 +7,7 @@ use clap::ValueEnum;
 use http::{Method, StatusCode};
 
 use super::Failure;
-use super::admin::Reached;
-use super::place::Place;
+use super::admin::{AdminAddress, AdminArgs};
 use crate::admin::report::{
     CacheReport, CountsReport, CredentialReport, DriftReport, JournalReport, PartReport, QueueReport,
     ReloadFailure, Report, SlotReport, StartsReport, WindowReport,
@@ -27,7 +26,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, conflicts_with = "json")]
     probe: Option<Probe>,
     #[command(flatten)]
-    reached: Reached,
+    reached: AdminArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -42,7 +41,7 @@ enum Probe {
 #[derive(Debug, thiserror::Error)]
 #[error("{place} answers {status}: {told}")]
 struct NotSo {
-    place: Place,
+    place: AdminAddress,
     status: StatusCode,
     told: String,
 }
@@ -58,27 +57,27 @@ pub(super) async fn run(args: &Args) -> Result<String, Failure> {
             other => other.map(|()| String::new()),
         };
     }
-    let door = args.reached.door(true)?;
-    let body = door.ask(Method::GET, "/api/status").await?;
-    let report: Report = door.read(&body)?;
+    let client = args.reached.client()?;
+    let body = client.call(Method::GET, "/api/status").await?;
+    let report: Report = client.read(&body)?;
     if args.json {
-        return Ok(door.json(&body)?);
+        return Ok(client.json(&body)?);
     }
-    Ok(report.summary(door.place()))
+    Ok(report.summary(client.address()))
 }
 
-async fn probe_once(reached: &Reached, probe: Probe) -> Result<(), Failure> {
+async fn probe_once(reached: &AdminArgs, probe: Probe) -> Result<(), Failure> {
     let (what, target) = match probe {
         Probe::Live => ("not live", "/livez"),
         Probe::Ready => ("not ready", "/readyz"),
     };
-    let door = reached.door(false)?;
-    let (status, body) = door.fetch(Method::GET, target, PROBE).await?;
+    let client = reached.probe_client()?;
+    let (status, body) = client.fetch(Method::GET, target, PROBE).await?;
     if status == StatusCode::OK {
         return Ok(());
     }
     let told: String = String::from_utf8_lossy(&body).trim().chars().take(200).collect();
-    let not_so = NotSo { place: door.place().clone(), status, told: visible(&told) };
+    let not_so = NotSo { place: client.address().clone(), status, told: visible(&told) };
     Err(Failure::Other(what, not_so.into()))
 }
 
@@ -86,14 +85,14 @@ async fn probe_once(reached: &Reached, probe: Probe) -> Result<(), Failure> {
 const MOST_WIDE: usize = 40;
 
 impl Report {
-    fn summary(&self, place: &Place) -> String {
+    fn summary(&self, place: &AdminAddress) -> String {
         let mut text = String::new();
         // A String takes all that is written.
         let _ = self.write(place, &mut text);
         text
     }
 
-    fn write(&self, place: &Place, out: &mut String) -> fmt::Result {
+    fn write(&self, place: &AdminAddress, out: &mut String) -> fmt::Result {
         let shown = |text: &String| visible(text);
         writeln!(
             out,
@@ -201,7 +200,7 @@ mod tests {
         let mut status = crate::admin::report::tests::example();
         status["something"] = ["new"].into();
         let report: Report = serde_json::from_value(status).expect("a status");
-        let text = report.summary(&Place::parse("http://127.0.0.1:7081").expect("a place"));
+        let text = report.summary(&AdminAddress::parse("http://127.0.0.1:7081").expect("a place"));
         for expected in [
             "exportgate 0.1.0 at http://127.0.0.1:7081: degraded, up for 1day 1h (since 2026-11-24T09:00:00Z)",
             "  failing   journal          since 2026-11-24T09:01:00Z  see the log",

@@ -12,26 +12,28 @@ use crate::transport::ServerTlsSettings;
 /// Longest wait for a head, and for the next request of a connection: a page that is open asks more often.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the gateway is looked after: address and token, whatever else is set.
+/// The keys by which the command line finds the admin listener.
 #[derive(Debug, Clone)]
-pub struct Place {
-    /// `admin.listen`; `None` where it is empty.
-    pub listen: Option<Address>,
-    /// `admin.token_file`.
-    pub token_file: Option<PathBuf>,
-    /// `admin.client_ca`.
-    pub client_ca: Option<PathBuf>,
+pub(crate) struct AdminLocation {
+    /// `None` where `admin.listen` is empty.
+    pub(crate) listen: Option<Address>,
+    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) client_ca: Option<PathBuf>,
+    /// Certificate and key of a `tls:` address.
+    pub(crate) tls: Option<ServerTlsSettings>,
 }
 
-impl Place {
-    /// The TLS files of its listener, given those of the clients' listeners.
-    pub(super) fn tls(&self, tls: &ServerTlsSettings) -> ServerTlsSettings {
-        ServerTlsSettings { client_ca: self.client_ca.clone(), client_crl: None, ..tls.clone() }
+impl AdminLocation {
+    /// Takes certificate and key of the clients' listeners, where its address is a `tls:` one.
+    pub(super) fn with_tls(self, tls: Option<&ServerTlsSettings>) -> Self {
+        let client_ca = self.client_ca.clone();
+        let tls = tls.filter(|_| matches!(self.listen, Some(Address::Tls(_))));
+        let tls = tls.map(|tls| ServerTlsSettings { client_ca, client_crl: None, ..tls.clone() });
+        Self { tls, ..self }
     }
 }
 
-/// Reads the keys that the command line needs to find the gateway.
-pub(super) fn place(r: &mut Reader<'_>) -> Place {
+pub(super) fn location(r: &mut Reader<'_>) -> AdminLocation {
     let key = (
         "admin.listen",
         "127.0.0.1:7081",
@@ -62,7 +64,7 @@ pub(super) fn place(r: &mut Reader<'_>) -> Place {
         "",
         "PEM: who signs the certificates that may stand for the token on a \"tls:\" address.",
     ));
-    Place { listen, token_file, client_ca }
+    AdminLocation { listen, token_file, client_ca, tls: None }
 }
 
 /// `listener` and `tls` are what clients are served with: its other limits of time and size hold here too.
@@ -71,8 +73,7 @@ pub(super) fn read(
     listener: &listener::Settings,
     tls: Option<&ServerTlsSettings>,
 ) -> AdminSettings {
-    let own = place(r);
-    let Place { listen, token_file, client_ca } = own.clone();
+    let AdminLocation { listen, token_file, client_ca, tls: own_tls } = location(r).with_tls(tls);
     let allow_plain_http = r.boolean((
         "admin.allow_plain_http",
         "false",
@@ -101,16 +102,14 @@ pub(super) fn read(
         r.problem(&place, "admin.listen", what);
     };
     let is_known = token_file.is_some() || client_ca.is_some();
-    let mut own_tls = None;
     match &listen {
         Some(Address::Tcp(tcp)) if !tcp.ip().is_loopback() && !allow_plain_http => problem(format!(
             "other machines reach {tcp}, and the token would be readable on the way: write \"tls:{tcp}\" (with tls.certificate and tls.key), or set admin.allow_plain_http"
         )),
-        Some(Address::Tls(tcp)) => match tls {
-            None => problem(format!("\"tls:{tcp}\" needs tls.certificate and tls.key")),
-            Some(tls) => own_tls = Some(own.tls(tls)),
-        },
-        Some(Address::Tcp(_) | Address::Unix(_) | Address::Systemd) | None => {}
+        Some(Address::Tls(tcp)) if own_tls.is_none() => {
+            problem(format!("\"tls:{tcp}\" needs tls.certificate and tls.key"));
+        }
+        _ => {}
     }
     if let Some(Address::Tcp(tcp) | Address::Tls(tcp)) = &listen
         && !tcp.ip().is_loopback()

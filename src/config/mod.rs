@@ -33,7 +33,7 @@ use crate::listener::Address;
 use crate::transport::ServerTlsSettings;
 use crate::{gateway, telemetry};
 
-pub use admin::Place as AdminPlace;
+pub(crate) use admin::AdminLocation;
 pub use problem::{Problem, Problems};
 pub use reader::{Key, Resolved};
 pub use sources::{Sources, file};
@@ -196,19 +196,19 @@ pub fn needs_restart(key: &str) -> bool {
 }
 
 impl Sources {
-    /// The admin listener and its TLS files, whatever else is set.
+    /// The admin listener, whatever else is set.
     ///
     /// # Errors
-    /// When what is set is not valid.
-    pub fn admin_place(&self) -> Result<(AdminPlace, Option<ServerTlsSettings>), Problems> {
+    /// When its keys are not valid.
+    pub(crate) fn admin_location(&self) -> Result<AdminLocation, Problems> {
         let mut reader = reader::Reader::new(self);
-        let place = admin::place(&mut reader);
-        let tls = match place.listen {
-            Some(Address::Tls(_)) => tls::files(&mut reader).map(|tls| place.tls(&tls)),
-            Some(Address::Tcp(_) | Address::Unix(_) | Address::Systemd) | None => None,
-        };
+        let mut location = admin::location(&mut reader);
+        if let Some(Address::Tls(_)) = location.listen {
+            let tls = tls::files(&mut reader);
+            location = location.with_tls(tls.as_ref());
+        }
         let problems = reader.into_problems();
-        if problems.is_empty() { Ok((place, tls)) } else { Err(Problems(problems)) }
+        if problems.is_empty() { Ok(location) } else { Err(Problems(problems)) }
     }
 
     /// Where the journal is, whatever else is set: `exportgate requests` needs no credential.
