@@ -121,8 +121,8 @@ pub(crate) struct LaneReport {
     pub(crate) waiting: usize,
     pub(crate) running: usize,
     pub(crate) windows: Vec<WindowReport>,
-    pub(crate) hold: HoldReport,
-    pub(crate) starts_held: Vec<StartsReport>,
+    pub(crate) backoff: BackoffReport,
+    pub(crate) paused_starts: Vec<StartsReport>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -135,7 +135,7 @@ pub(crate) struct WindowReport {
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct HoldReport {
+pub(crate) struct BackoffReport {
     pub(crate) state: String,
     pub(crate) seconds_left: u64,
 }
@@ -280,8 +280,8 @@ pub(crate) mod tests {
         point["upstream"] = 7.into();
         point["upstream_errors"] = 1.into();
         let lane = json!({"waiting": 1, "running": 2, "windows": [{"seconds": 60, "limit": 1620, "used": 40}],
-            "hold": {"state": "held", "seconds_left": 30},
-            "starts_held": [{"scope": "org 825e", "seconds_left": 30}]});
+            "backoff": {"state": "paused", "seconds_left": 30},
+            "paused_starts": [{"scope": "org 825e", "seconds_left": 30}]});
         let mut credential = lane.clone();
         credential["name"] = "snyk".into();
         credential["v1"] = lane;

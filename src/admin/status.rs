@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::report::{
     BreakerReport, BudgetReport, CacheReport, ConnectionsReport, CountsReport, CredentialReport, DriftReport,
-    HoldReport, JournalReport, LaneReport, PartReport, PointReport, QueueReport, ReloadFailure, ReloadReport,
+    BackoffReport, JournalReport, LaneReport, PartReport, PointReport, QueueReport, ReloadFailure, ReloadReport,
     Report, SlotReport, StartsReport, TrafficReport, WindowReport,
 };
 use super::{Admin, lock, time};
@@ -154,7 +154,7 @@ fn lane(standing: &Standing) -> LaneReport {
     };
     let state = match standing.hold.phase {
         Phase::Closed => "none",
-        Phase::Open => "held",
+        Phase::Open => "paused",
         Phase::HalfOpen => "probing",
         Phase::Ramp => "ramp",
     };
@@ -162,8 +162,8 @@ fn lane(standing: &Standing) -> LaneReport {
         waiting: standing.waiting,
         running: standing.running,
         windows: standing.windows.iter().map(window).collect(),
-        hold: HoldReport { state: state.to_owned(), seconds_left: whole_seconds(standing.hold.left) },
-        starts_held: standing.starts_held.iter().map(starts).collect(),
+        backoff: BackoffReport { state: state.to_owned(), seconds_left: whole_seconds(standing.hold.left) },
+        paused_starts: standing.starts_held.iter().map(starts).collect(),
     }
 }
 

@@ -161,11 +161,11 @@ impl CredentialReport {
         });
         writeln!(out, "  sent       {}", used.collect::<Vec<_>>().join(", "))?;
         writeln!(out, "  now        {} waiting, {} running", self.rest.waiting, self.rest.running)?;
-        if self.rest.hold.state != "none" {
-            writeln!(out, "  hold       {}", words(&self.rest.hold.state, self.rest.hold.seconds_left))?;
+        if self.rest.backoff.state != "none" {
+            writeln!(out, "  backoff    {}", words(&self.rest.backoff.state, self.rest.backoff.seconds_left))?;
         }
-        for StartsReport { scope, seconds_left } in &self.rest.starts_held {
-            writeln!(out, "  starts     of {} held, {} left", visible(scope), span(*seconds_left))?;
+        for StartsReport { scope, seconds_left } in &self.rest.paused_starts {
+            writeln!(out, "  starts     of {} paused, {} left", visible(scope), span(*seconds_left))?;
         }
         for SlotReport { name, state, age_s, expires_in_s, .. } in &self.slots {
             write!(out, "  {:<9}  {}", visible(name), visible(state).replace('_', " "))?;
@@ -209,8 +209,8 @@ mod tests {
             "100 written, 2 dropped, 1 waiting, FAILING",
             "breaker      half open\n",
             "40 of 1620 in 1m",
-            "held, 30s left",
-            "of org 825e held, 30s left",
+            "paused, 30s left",
+            "of org 825e paused, 30s left",
             "active     in use, 8m 20s old, ends in 1h\n",
             "deprecation, 3 times, last 2026-11-24T09:02:00Z: version 1",
             "failing since 2026-11-24T09:03:00Z: exportgate.toml:12: no",

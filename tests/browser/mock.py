@@ -153,8 +153,8 @@ def status(state="degraded"):
                     "waiting": 3,
                     "running": 7,
                     "windows": windows(3, 1240, 96100),
-                    "hold": {"state": "held" if ill else "none", "seconds_left": 43 if ill else 0},
-                    "starts_held": [{"scope": f"org {ORG}", "seconds_left": 1830}] if ill else [],
+                    "backoff": {"state": "paused" if ill else "none", "seconds_left": 43 if ill else 0},
+                    "paused_starts": [{"scope": f"org {ORG}", "seconds_left": 1830}] if ill else [],
                     "slots": [
                         {"name": "active", "state": "in_use", "age_s": 5400, "expires_in_s": 1800},
                         {"name": "next", "state": "empty", "age_s": None, "expires_in_s": None},
@@ -165,8 +165,8 @@ def status(state="degraded"):
                     "waiting": 0,
                     "running": 0,
                     "windows": windows(0, 12, 310),
-                    "hold": {"state": "none", "seconds_left": 0},
-                    "starts_held": [],
+                    "backoff": {"state": "none", "seconds_left": 0},
+                    "paused_starts": [],
                     "slots": [
                         {"name": "active", "state": "locked" if ill else "in_use", "age_s": 93000, "expires_in_s": None},
                         {"name": "next", "state": "in_use" if ill else "ready", "age_s": 320, "expires_in_s": None},
