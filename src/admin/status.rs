@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::report::{
-    BreakerReport, BudgetReport, CacheReport, ConnectionsReport, CountsReport, CredentialReport, DriftReport,
-    BackoffReport, JournalReport, LaneReport, PartReport, PointReport, QueueReport, ReloadFailure, ReloadReport,
-    Report, SlotReport, StartsReport, TrafficReport, WindowReport,
+    BackoffReport, BreakerReport, BudgetReport, CacheReport, ConnectionsReport, CountsReport,
+    CredentialReport, DriftReport, JournalReport, LaneReport, PartReport, PointReport, QueueReport,
+    ReloadFailure, ReloadReport, Report, SlotReport, StartsReport, TrafficReport, WindowReport,
 };
 use super::{Admin, lock, time};
 use crate::circuit::Phase;

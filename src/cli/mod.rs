@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::config::{Config, Problems, Resolved, Sources};
+use crate::config::{Config, EXAMPLE, Problems, Resolved, Sources};
 
 /// A caching gateway for Snyk's Export API.
 ///
@@ -184,10 +184,8 @@ impl Cli {
                 let good = block_on(live::run(config, &mut out))?;
                 if good { Ok(()) } else { Err(Failure::Refused) }
             }
-            Command::Check { example, configured, .. } => {
-                let resolved = if example { Resolved::defaults() } else { configured.resolve()?.1 };
-                check::run(&resolved, example, &mut out).or_else(closed).map_err(cannot_write)
-            }
+            Command::Check { example: true, .. } => print(&mut out, EXAMPLE),
+            Command::Check { configured, .. } => print(&mut out, &check::listing(&configured.resolve()?.1)),
             Command::Key(key::Command::New(new)) => {
                 key::run(&new, &mut out, &mut anstream::stderr()).map_err(cannot_write)
             }

@@ -162,7 +162,11 @@ impl CredentialReport {
         writeln!(out, "  sent       {}", used.collect::<Vec<_>>().join(", "))?;
         writeln!(out, "  now        {} waiting, {} running", self.rest.waiting, self.rest.running)?;
         if self.rest.backoff.state != "none" {
-            writeln!(out, "  backoff    {}", words(&self.rest.backoff.state, self.rest.backoff.seconds_left))?;
+            writeln!(
+                out,
+                "  backoff    {}",
+                words(&self.rest.backoff.state, self.rest.backoff.seconds_left)
+            )?;
         }
         for StartsReport { scope, seconds_left } in &self.rest.paused_starts {
             writeln!(out, "  starts     of {} paused, {} left", visible(scope), span(*seconds_left))?;
