@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Failure, block_on, requests, signals};
+use super::{CommandError, block_on, requests, signals};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
@@ -30,7 +30,7 @@ const START: &str = r#"{"data":{"type":"resource","attributes":{"formats":["csv"
 
 /// Options of the demo.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct DemoArgs {
     /// End after the run, with exit code 0, instead of serving on
     #[arg(long)]
     once: bool,
@@ -41,11 +41,13 @@ pub(super) struct Args {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    block_on(async { Box::pin(show(args)).await.map_err(|error| Failure::Other("the demo failed", error)) })
+pub(super) fn run(args: &DemoArgs) -> Result<(), CommandError> {
+    block_on(async {
+        Box::pin(show(args)).await.map_err(|error| CommandError::Other("the demo failed", error))
+    })
 }
 
-async fn show(args: &Args) -> Result<(), BoxError> {
+async fn show(args: &DemoArgs) -> Result<(), BoxError> {
     let mut out = anstream::stdout();
     let shutdown = Shutdown::new();
     signals::receive(&shutdown, None)?;

@@ -4,14 +4,14 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{Failure, block_on, signals};
+use super::{CommandError, block_on, signals};
 use crate::fake::{Fake, Fault, JobStatus, Script, Settings, Target};
 use crate::shutdown::Shutdown;
 
 /// Options of the fake.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = format!("Faults: {}", Fault::forms()))]
-pub(super) struct Args {
+pub(super) struct FakeSnykArgs {
     /// Where to listen
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7090")]
     listen: SocketAddr,
@@ -80,7 +80,7 @@ impl std::str::FromStr for Plan {
     }
 }
 
-pub(super) fn run(args: &Args) -> Result<(), Failure> {
+pub(super) fn run(args: &FakeSnykArgs) -> Result<(), CommandError> {
     let script = Script {
         polls: args.polls,
         seconds: args.seconds,
@@ -95,7 +95,7 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     };
     let settings = Settings { listen: args.listen, tls: !args.plain, script, ..Settings::default() };
     block_on(async {
-        let failed = |error: std::io::Error| Failure::Other("the fake cannot start", error.into());
+        let failed = |error: std::io::Error| CommandError::Other("the fake cannot start", error.into());
         let shutdown = Shutdown::new();
         signals::receive(&shutdown, None).map_err(failed)?;
         let fake = Fake::start(settings).await.map_err(failed)?;

@@ -11,7 +11,7 @@ use http_body_util::{Either, Full};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::Failure;
+use super::CommandError;
 use crate::chain::chain;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -51,8 +51,9 @@ struct Check {
 }
 
 /// Sends one request for each slot and prints a line about it. Gives `true` where the active slots are all good.
-pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<bool, Failure> {
-    let failed = |what| move |error: Box<dyn std::error::Error + Send + Sync>| Failure::Other(what, error);
+pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<bool, CommandError> {
+    let failed =
+        |what| move |error: Box<dyn std::error::Error + Send + Sync>| CommandError::Other(what, error);
     let clock = Clock::system();
     let (credentials, _) =
         Credentials::open(config.credential, &clock).map_err(|error| failed("a credential")(error.into()))?;

@@ -2,17 +2,17 @@
 
 use http::Method;
 
-use super::Failure;
+use super::CommandError;
 use super::admin::AdminArgs;
 use crate::admin::report::PurgeReport;
 use crate::route::Id;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// All that is stored
+pub(super) struct PurgeArgs {
+    /// Purge all entries
     #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
     all: bool,
-    /// The org's or group's id, and the export's: its results and job status
+    /// Id of the org or group, and id of the export
     #[arg(id = "ids", value_names = ["SCOPE_ID", "EXPORT_ID"], num_args = 2, value_parser = id)]
     ids: Vec<Id>,
     #[command(flatten)]
@@ -23,7 +23,7 @@ fn id(text: &str) -> Result<Id, &'static str> {
     Id::parse(text).ok_or("must be an id, such as 825e79b7-0073-44c3-a5ea-e0aa8a3dbf38")
 }
 
-pub(super) async fn run(args: &Args) -> Result<String, Failure> {
+pub(super) async fn run(args: &PurgeArgs) -> Result<String, CommandError> {
     let target = match args.ids.as_slice() {
         [scope, export] => format!("/api/exports/{}/{}", scope.as_str(), export.as_str()),
         _ => "/api/exports".to_owned(),

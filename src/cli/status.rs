@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use http::{Method, StatusCode};
 
-use super::Failure;
+use super::CommandError;
 use super::admin::{AdminAddress, AdminArgs};
 use crate::admin::report::{
     CacheReport, CountsReport, CredentialReport, DriftReport, JournalReport, PartReport, QueueReport,
@@ -14,45 +14,43 @@ use crate::admin::report::{
 };
 use crate::chain::visible;
 
-/// How long a probe may take: less than whoever probes waits.
+/// Longest time of a probe: kubelets and Docker wait longer.
 const PROBE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// Print the JSON that the gateway gives
+pub(super) struct StatusArgs {
+    /// Print the gateway's JSON
     #[arg(long)]
     json: bool,
-    /// Print nothing, and say with the exit code whether it is so (for exec probes and HEALTHCHECK)
+    /// Print nothing; exit with 0 if the gateway is live or ready, else with 1 (for exec probes and HEALTHCHECK)
     #[arg(long, value_enum, conflicts_with = "json")]
-    probe: Option<Probe>,
+    probe: Option<ProbeKind>,
     #[command(flatten)]
     reached: AdminArgs,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Probe {
-    /// The process answers
+enum ProbeKind {
+    /// The gateway answers
     Live,
-    /// It takes requests
+    /// The gateway accepts requests of clients
     Ready,
 }
 
-/// It does not stand as it should.
 #[derive(Debug, thiserror::Error)]
-#[error("{place} answers {status}: {told}")]
-struct NotSo {
+#[error("{place} answers {status}: {answer}")]
+struct FailedProbe {
     place: AdminAddress,
     status: StatusCode,
-    told: String,
+    answer: String,
 }
 
-/// Asks the gateway how it stands.
-pub(super) async fn run(args: &Args) -> Result<String, Failure> {
+pub(super) async fn run(args: &StatusArgs) -> Result<String, CommandError> {
     if let Some(probe) = args.probe {
-        // Who probes knows two answers: the exit code of bad settings would be a third.
+        // A probe has two outcomes: the exit code of bad settings would be a third.
         return match probe_once(&args.reached, probe).await {
-            Err(Failure::Problems(problems)) => {
-                Err(Failure::Other("the gateway cannot be asked", problems.into()))
+            Err(CommandError::Problems(problems)) => {
+                Err(CommandError::Other("the gateway cannot be asked", problems.into()))
             }
             other => other.map(|()| String::new()),
         };
@@ -66,19 +64,19 @@ pub(super) async fn run(args: &Args) -> Result<String, Failure> {
     Ok(report.summary(client.address()))
 }
 
-async fn probe_once(reached: &AdminArgs, probe: Probe) -> Result<(), Failure> {
+async fn probe_once(reached: &AdminArgs, probe: ProbeKind) -> Result<(), CommandError> {
     let (what, target) = match probe {
-        Probe::Live => ("not live", "/livez"),
-        Probe::Ready => ("not ready", "/readyz"),
+        ProbeKind::Live => ("not live", "/livez"),
+        ProbeKind::Ready => ("not ready", "/readyz"),
     };
     let client = reached.probe_client()?;
     let (status, body) = client.fetch(Method::GET, target, PROBE).await?;
     if status == StatusCode::OK {
         return Ok(());
     }
-    let told: String = String::from_utf8_lossy(&body).trim().chars().take(200).collect();
-    let not_so = NotSo { place: client.address().clone(), status, told: visible(&told) };
-    Err(Failure::Other(what, not_so.into()))
+    let answer: String = String::from_utf8_lossy(&body).trim().chars().take(200).collect();
+    let failed = FailedProbe { place: client.address().clone(), status, answer: visible(&answer) };
+    Err(CommandError::Other(what, failed.into()))
 }
 
 /// Widest column for the names of parts, in characters.
@@ -114,13 +112,13 @@ impl Report {
         writeln!(out)?;
         writeln!(
             out,
-            "requests     {hit} hit, {stale} stale, {miss} miss, {collapsed} collapsed, {bypass} bypass, {denied} denied, {own} own, {abandoned} abandoned"
+            "requests     {hit} hit, {stale} stale, {miss} miss, {collapsed} collapsed, {bypass} uncached, {denied} denied, {own} failed, {abandoned} left by clients"
         )?;
         let CacheReport { entries, bytes, max_bytes } = self.cache;
         writeln!(out, "cache        {entries} entries, {} of {}", size(bytes), size(max_bytes))?;
         let QueueReport { waiting, followers } = self.queue;
-        writeln!(out, "waiting      {waiting} for their turn, {followers} for answers on their way")?;
-        writeln!(out, "connections  {} of {}", self.connections.open, self.connections.max)?;
+        writeln!(out, "waiting      {waiting} in the queue, {followers} for requests in flight")?;
+        writeln!(out, "connections  {} open of {}", self.connections.open, self.connections.max)?;
         let JournalReport { failing, written, dropped, queued, .. } = self.journal;
         let failing = if failing { ", FAILING: see the log" } else { "" };
         writeln!(out, "journal      {written} written, {dropped} dropped, {queued} waiting{failing}")?;
@@ -160,7 +158,7 @@ impl CredentialReport {
             format!("{used} of {limit} in {}", humantime::format_duration(Duration::from_secs(*seconds)))
         });
         writeln!(out, "  sent       {}", used.collect::<Vec<_>>().join(", "))?;
-        writeln!(out, "  now        {} waiting, {} running", self.rest.waiting, self.rest.running)?;
+        writeln!(out, "  now        {} waiting, {} in flight", self.rest.waiting, self.rest.running)?;
         if self.rest.backoff.state != "none" {
             writeln!(
                 out,

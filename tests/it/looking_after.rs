@@ -197,7 +197,7 @@ async fn the_real_listener_answers_as_its_contract_says() {
     let exports = ask(&["exports"]);
     assert!(exports.contains(ORG) && exports.contains("e1"), "{exports}");
     assert_eq!(ask(&["purge", ORG, "e1"]), "Purged 1 entry.\n");
-    assert_eq!(ask(&["exports"]), "Nothing is stored.\n");
+    assert_eq!(ask(&["exports"]), "The cache is empty.\n");
     assert_eq!(ask(&["purge", "--all"]), "Purged 0 entries.\n");
     world.stop().await;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::super::Failure;
+use super::super::CommandError;
 use super::AdminAddress;
 use crate::chain::BoxError;
 
@@ -60,7 +60,7 @@ pub(crate) enum AdminError {
     Transport(AdminAddress, #[source] BoxError),
 }
 
-impl From<AdminError> for Failure {
+impl From<AdminError> for CommandError {
     fn from(error: AdminError) -> Self {
         Self::Other("the gateway cannot be asked", error.into())
     }

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use super::Failure;
+use super::CommandError;
 use crate::admin::report::ErrorReport;
 use crate::chain::{BoxError, find, visible};
 use crate::config::Sources;
@@ -73,7 +73,7 @@ struct AdminToken {
 
 impl AdminArgs {
     /// The client for calls with the token.
-    pub(super) fn client(&self) -> Result<AdminClient, Failure> {
+    pub(super) fn client(&self) -> Result<AdminClient, CommandError> {
         let token_file = self.token_file.as_deref();
         let configured =
             if self.admin.is_none() || token_file.is_none() { Some(self.location()?) } else { None };
@@ -87,12 +87,12 @@ impl AdminArgs {
     }
 
     /// The client for probes, which need no token.
-    pub(super) fn probe_client(&self) -> Result<AdminClient, Failure> {
+    pub(super) fn probe_client(&self) -> Result<AdminClient, CommandError> {
         let configured = if self.admin.is_none() { Some(self.location()?) } else { None };
         Ok(self.connect_to(configured, true)?)
     }
 
-    fn location(&self) -> Result<crate::config::AdminLocation, Failure> {
+    fn location(&self) -> Result<crate::config::AdminLocation, CommandError> {
         Ok(Sources::from_process(self.config.as_deref(), Vec::new())?.admin_location()?)
     }
 
