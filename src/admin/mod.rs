@@ -7,6 +7,7 @@ mod answer;
 mod api;
 mod events;
 mod exposition;
+mod families;
 mod guard;
 mod health;
 mod page;
