@@ -27,7 +27,7 @@ pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Com
     if lowered {
         tracing::warn!(
             listener.max_connections = config.listener.max_connections,
-            "fewer files may be open than listener.max_connections wants, which is lowered: raise the limit (LimitNOFILE=, ulimit -n)"
+            "listener.max_connections lowered to the limit on open files; raise that limit (LimitNOFILE=, ulimit -n)"
         );
     }
     let (shutdown, asked) = (Shutdown::new(), Arc::new(Notify::new()));
@@ -53,10 +53,10 @@ pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Com
     })
 }
 
-/// Open files that are kept for what is no client's connection: Snyk, the admin listener, the journal, files.
+/// Open files that are kept for everything but connections of clients: Snyk, the admin listener, the journal, files.
 const RESERVED: usize = 128;
 
-/// Lowers `listener.max_connections` to what may be open, so that who looks after the gateway finds a place; whether
+/// Lowers `listener.max_connections` to the limit on open files, so that the admin listener can accept. Gives `true` where
 /// it was lowered.
 fn within_open_files(mut config: Config) -> (Config, bool) {
     let open = crate::hardening::max_open_files().and_then(|open| usize::try_from(open).ok());
