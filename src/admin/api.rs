@@ -107,7 +107,7 @@ impl Admin {
         let path = self.views.journal_path.clone();
         let found = self.search(move || journal::find(&path, &wanted)).await?;
         let rows = found.map_err(|error| {
-            tracing::warn!(error = crate::chain::chain(&error), "journal search failed");
+            tracing::warn!(error = crate::error_text::error_text(&error), "journal search failed");
             NO_JOURNAL
         })?;
         if as_text {

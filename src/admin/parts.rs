@@ -59,10 +59,9 @@ impl Admin {
             let (state, detail) = state_of_slots(&credential.standing(now));
             Part::new(&format!("credential {}", credential.name), state, detail)
         };
-        let mut parts: Vec<Part> = credentials.iter().map(|credential| part(credential)).collect();
+        let parts: Vec<Part> = credentials.iter().map(|credential| part(credential)).collect();
         let is_needed = parts.iter().all(|part| part.state == PartState::Failing);
-        parts.iter_mut().for_each(|part| part.is_needed = is_needed);
-        parts
+        parts.into_iter().map(|part| part.needed(is_needed)).collect()
     }
 
     fn listeners(&self) -> Part {

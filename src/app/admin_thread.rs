@@ -28,7 +28,7 @@ impl AdminThread {
     /// Starts the thread and binds the address there.
     pub(super) async fn bind(settings: Settings, tls: Option<ServerTls>) -> Result<Self, StartError> {
         let (report, bound) = oneshot::channel::<Bound>();
-        let (begin, begun) = oneshot::channel();
+        let (begin, start) = oneshot::channel();
         let (done, ended) = oneshot::channel::<()>();
         let last = Shutdown::new();
         let stop = last.clone();
@@ -41,7 +41,7 @@ impl AdminThread {
             };
             let _ = report.send(Ok((listener.addresses(), listener.counters(), listener.limits())));
             // An app that is never run drops the other end.
-            let Ok((admin, clock)): Result<(Arc<Admin>, Clock), _> = begun.await else { return };
+            let Ok((admin, clock)): Result<(Arc<Admin>, Clock), _> = start.await else { return };
             let sampler = Arc::clone(&admin);
             stop.spawn_helper(async move { sampler.sample_always().await });
             let probed = Arc::clone(&admin);

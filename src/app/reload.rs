@@ -14,10 +14,10 @@ use super::{open_clients, settings};
 use crate::access::Access;
 use crate::admin::report::{ConfigReport, KeyReport};
 use crate::admin::{Admin, InForce};
-use crate::chain::BoxError;
 use crate::clock::Clock;
 use crate::config::{Config, Problems, Resolved, needs_restart};
 use crate::credential::Credentials;
+use crate::error_text::BoxError;
 use crate::files::{self, Watched};
 use crate::gateway::Gateway;
 use crate::journal::OnFailure;
@@ -144,7 +144,7 @@ fn report(outcome: Result<(), BoxError>, is_news: bool, watched: &Watched) {
         Ok(()) => {}
         Err(error) => {
             // Each problem has a line of its own.
-            let error = crate::chain::chain(&*error).replace("\n  ", "; ");
+            let error = crate::error_text::error_text(&*error).replace("\n  ", "; ");
             if watched.bad(error.clone()) || is_news {
                 tracing::error!(
                     error,

@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use super::{CommandError, block_on, requests, signals};
 use crate::app::App;
-use crate::chain::BoxError;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
+use crate::error_text::BoxError;
 use crate::fake::{Fake, Script, Settings};
 use crate::journal::{Query, find};
 use crate::listener::Address;

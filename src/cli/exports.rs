@@ -8,7 +8,7 @@ use super::CommandError;
 use super::admin::AdminArgs;
 use super::status::{size, span};
 use crate::admin::report::ExportsReport;
-use crate::chain::visible;
+use crate::error_text::visible;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ExportsArgs {

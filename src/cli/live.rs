@@ -12,10 +12,10 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::CommandError;
-use crate::chain::chain;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::{Credential, Credentials, NoValue};
+use crate::error_text::error_text;
 use crate::gateway::advice_on;
 use crate::journal::{Attempt, Journal};
 use crate::transport::Memory;
@@ -78,11 +78,11 @@ impl Check {
             Ok(field) => self.request(credential, field).await,
             Err(error @ NoValue::Awaited(_)) => SlotVerdict::bad(format!("{error}: not asked")),
             Err(error @ NoValue::Unusable { .. }) => {
-                SlotVerdict::bad(format!("{}: not asked; fix the file", chain(&error)))
+                SlotVerdict::bad(format!("{}: not asked; fix the file", error_text(&error)))
             }
             Err(error @ NoValue::NoAccessToken(_)) => SlotVerdict::bad(format!(
                 "{}: not asked; check client_id, client_secret_file and token_url",
-                chain(&error)
+                error_text(&error)
             )),
         }
     }
@@ -126,7 +126,7 @@ impl Check {
 }
 
 fn unanswered(failed: &Failed, root: &str) -> SlotVerdict {
-    let cause = failed.source.as_deref().map_or_else(String::new, |cause| format!(": {}", chain(cause)));
+    let cause = failed.source.as_deref().map_or_else(String::new, |cause| format!(": {}", error_text(cause)));
     let kind = failed.kind.as_str();
     SlotVerdict::bad(format!("no answer from {root} ({kind}{cause}). {}", advice_on(failed.kind)))
 }

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 
-use crate::chain::visible;
+use crate::error_text::visible;
 use crate::journal::{Query, QueryError, Row, StatusFilter, find, moment, support};
 
 #[derive(Debug, clap::Args)]

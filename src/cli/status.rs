@@ -12,7 +12,7 @@ use crate::admin::report::{
     CacheReport, CountsReport, CredentialReport, DriftReport, JournalReport, PartReport, QueueReport,
     ReloadFailure, Report, SlotReport, StartsReport, WindowReport,
 };
-use crate::chain::visible;
+use crate::error_text::visible;
 
 /// Longest time of a probe: kubelets and Docker wait longer.
 const PROBE: Duration = Duration::from_secs(2);

@@ -159,7 +159,7 @@ pub(super) fn check_addresses(r: &mut Reader<'_>, listener: &Listener, has_tls: 
             Address::Tls(tcp) if !has_tls => {
                 r.invalid("listen", format!("\"tls:{tcp}\" needs tls.certificate and tls.key"));
             }
-            _ => {}
+            Address::Tcp(_) | Address::Tls(_) | Address::Unix(_) | Address::Systemd => {}
         }
         if is_reached && !listener.has_roster {
             r.invalid("listen", format!(

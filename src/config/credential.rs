@@ -144,7 +144,7 @@ fn slot(r: &mut Reader<'_>, above: &str, upstream: &Upstream, plain: &[String]) 
 
 /// Checks the file of a token. That of the next slot may come later.
 fn check_token(r: &mut Reader<'_>, above: &str, path: &Path) {
-    let is_next = above.ends_with(".next");
+    let is_next = above.rsplit('.').next() == Some("next");
     if is_next && !path.exists() {
         return;
     }

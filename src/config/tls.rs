@@ -1,7 +1,7 @@
 //! `[tls]`.
 
 use super::reader::Reader;
-use crate::chain::chain;
+use crate::error_text::error_text;
 use crate::expiry::Expiring;
 use crate::transport::{ServerTls, ServerTlsSettings};
 
@@ -30,7 +30,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(ServerTlsSettings, Vec<Expirin
     let expiring = match ServerTls::open(settings.clone()) {
         Ok((tls, _)) => tls.now().expiring.clone(),
         Err(error) => {
-            r.problem("tls", "", chain(&error));
+            r.problem("tls", "", error_text(&error));
             Vec::new()
         }
     };

@@ -67,7 +67,9 @@ pub type Limits = Arc<ArcSwap<Settings>>;
 
 /// Answers requests on the connections beyond `max_connections`: those for probes. Each gets one answer.
 #[derive(Clone)]
-pub struct Reserve(pub Arc<dyn Fn(&Request<Incoming>) -> Response<Body> + Send + Sync>);
+pub struct Reserve(pub Arc<ReserveFn>);
+
+type ReserveFn = dyn Fn(&Request<Incoming>) -> Response<Body> + Send + Sync;
 
 impl std::fmt::Debug for Reserve {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -193,7 +195,10 @@ impl Door {
             match accepted {
                 Ok(accepted) => self.admit(accepted, respond.clone()),
                 Err(error) => {
-                    tracing::warn!(error = crate::chain::chain(&error), "a connection was not accepted");
+                    tracing::warn!(
+                        error = crate::error_text::error_text(&error),
+                        "a connection was not accepted"
+                    );
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -22,7 +22,7 @@ use super::checked::{self, CheckedBody};
 use super::connect::{Connector, Failures, Stream};
 use super::proxy::Proxy;
 use super::{Body, BoxError, MAX_RESPONSE_HEAD, TransportError};
-use crate::chain::find;
+use crate::error_text::find;
 
 /// Idle connections are dropped before a load balancer's usual minute is over.
 const POOL_IDLE: Duration = Duration::from_secs(45);

@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::super::CommandError;
 use super::AdminAddress;
-use crate::chain::BoxError;
+use crate::error_text::BoxError;
 
 /// A call of the admin API failed.
 #[derive(Debug, thiserror::Error)]

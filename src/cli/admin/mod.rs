@@ -20,9 +20,9 @@ use tokio::time::{sleep, timeout};
 
 use super::CommandError;
 use crate::admin::report::ErrorReport;
-use crate::chain::{BoxError, find, visible};
 use crate::config::Sources;
 use crate::credential;
+use crate::error_text::{BoxError, find, visible};
 use crate::files;
 use crate::listener::Address;
 use crate::secret::Secret;
