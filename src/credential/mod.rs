@@ -612,7 +612,7 @@ fn hold(
                 (_, None | Some(Err(BadCredential::Empty))) => None,
                 (_, Some(Err(error))) => {
                     tracing::warn!(
-                        error = crate::chain::chain(&error),
+                        error = crate::error_text::error_text(&error),
                         "the next token is not usable: the slot is empty until its file is mended"
                     );
                     None

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::via::BadVia;
 use crate::access::{Denied, Exceeded, NotPermitted, Reason, Unidentified};
-use crate::chain::find;
 use crate::credential::Unavailable;
+use crate::error_text::find;
 use crate::route::Refusal;
 use crate::transport::ConnectError;
 use crate::upstream::gate::Why;

@@ -104,6 +104,7 @@ def points(count=60):
             "bypass": n % 2 if w else 0,
             "denied": 3 if n == 22 else 0,
             "own": 1 if n in (40, 41) else 0,
+            "abandoned": 0,
             "upstream": w // 2 + n % 2,
             "upstream_errors": 2 if n in (39, 40, 41) else 0,
         }
@@ -142,7 +143,7 @@ def status(state="degraded"):
                 "detail": "circuit breaker open; tried again in 4 s" if ill else "answers",
             },
         ],
-        "totals": {"hit": 10231, "stale": 12, "miss": 1305, "collapsed": 873, "bypass": 45, "denied": 31, "own": 2},
+        "totals": {"hit": 10231, "stale": 12, "miss": 1305, "collapsed": 873, "bypass": 45, "denied": 31, "own": 2, "abandoned": 3},
         "traffic": {"step_s": 60, "points": points()},
         "cache": {"entries": 6, "bytes": 7340032, "max_bytes": 268435456},
         "queue": {"waiting": 3, "followers": 1},
@@ -153,8 +154,8 @@ def status(state="degraded"):
                     "waiting": 3,
                     "running": 7,
                     "windows": windows(3, 1240, 96100),
-                    "hold": {"state": "held" if ill else "none", "seconds_left": 43 if ill else 0},
-                    "starts_held": [{"scope": f"org {ORG}", "seconds_left": 1830}] if ill else [],
+                    "backoff": {"state": "paused" if ill else "none", "seconds_left": 43 if ill else 0},
+                    "paused_starts": [{"scope": f"org {ORG}", "seconds_left": 1830}] if ill else [],
                     "slots": [
                         {"name": "active", "state": "in_use", "age_s": 5400, "expires_in_s": 1800},
                         {"name": "next", "state": "empty", "age_s": None, "expires_in_s": None},
@@ -165,8 +166,8 @@ def status(state="degraded"):
                     "waiting": 0,
                     "running": 0,
                     "windows": windows(0, 12, 310),
-                    "hold": {"state": "none", "seconds_left": 0},
-                    "starts_held": [],
+                    "backoff": {"state": "none", "seconds_left": 0},
+                    "paused_starts": [],
                     "slots": [
                         {"name": "active", "state": "locked" if ill else "in_use", "age_s": 93000, "expires_in_s": None},
                         {"name": "next", "state": "in_use" if ill else "ready", "age_s": 320, "expires_in_s": None},

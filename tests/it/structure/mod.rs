@@ -5,7 +5,7 @@ mod source;
 use std::path::{Path, PathBuf};
 
 const RANKS: [&[&str]; 7] = [
-    &["chain"],
+    &["error_text"],
     &["circuit", "clock", "expiry", "files", "hardening", "secret", "shutdown", "systemd"],
     &["route", "transport"],
     &["access", "cache", "credential", "journal", "listener", "telemetry", "upstream"],
