@@ -4,12 +4,19 @@
 //! A good probe closes it, at once or by a ramp that doubles each second. It serves three times: for the upstream
 //! that fails, for the backoff after a 429, and for a credential that Snyk refuses.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Length of a ramp.
 const RAMP: Duration = Duration::from_secs(10);
 /// A probe without a result after this time is given up, and the next request is one. No request takes longer.
 const PROBE_LIMIT: Duration = Duration::from_mins(5);
+
+/// Least time for which a due probe is left to better candidates: longer than the 10 s at which clients poll.
+const COURTESY: Duration = Duration::from_secs(15);
+/// Most clients that are remembered.
+const CLIENTS: usize = 10_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum State {
@@ -45,6 +52,59 @@ pub enum Admits {
     NoneBefore(Instant),
     /// None before the probe has a result.
     NoneBeforeProbe,
+}
+
+/// A request that may become a circuit's probe.
+#[derive(Debug, Clone, Copy)]
+pub struct ProbeCandidate<'a> {
+    /// Its client.
+    pub client: &'a Arc<str>,
+    /// True if the last request for the same thing failed.
+    pub is_failing: bool,
+}
+
+/// The order in which clients have the probes of an open circuit: a request for something that did not just fail comes
+/// first, then the client whose last probe is the longest ago. So no client can use up all probes.
+#[derive(Debug, Default)]
+pub struct ProbeOrder {
+    /// The clients that were refused since the circuit opened last, and whether all of their requests were failing ones.
+    refused: HashMap<Arc<str>, bool>,
+    /// The number of each client's last probe.
+    probed: HashMap<Arc<str>, u64>,
+    probes: u64,
+}
+
+impl ProbeOrder {
+    /// True if `candidate` leaves a probe that has been due for `due` to a better one, which is expected to come back.
+    #[must_use]
+    pub fn is_left_to_others(&self, candidate: ProbeCandidate<'_>, due: Duration, pause: Duration) -> bool {
+        let place = |client: &Arc<str>, is_failing| (is_failing, self.probed.get(client));
+        let own = place(candidate.client, candidate.is_failing);
+        due < pause.max(COURTESY)
+            && self.refused.iter().any(|(client, is_failing)| place(client, *is_failing) < own)
+    }
+
+    /// Notes that `candidate` was refused, since the circuit is open.
+    pub fn refused(&mut self, candidate: ProbeCandidate<'_>) {
+        if let Some(is_failing) = self.refused.get_mut(candidate.client) {
+            *is_failing &= candidate.is_failing;
+        } else if self.refused.len() < CLIENTS {
+            self.refused.insert(Arc::clone(candidate.client), candidate.is_failing);
+        }
+    }
+
+    /// Notes that `client` has the probe.
+    pub fn probed(&mut self, client: &Arc<str>) {
+        self.probes += 1;
+        if self.probed.len() < CLIENTS || self.probed.contains_key(client) {
+            self.probed.insert(Arc::clone(client), self.probes);
+        }
+    }
+
+    /// Notes that the circuit opened, for the first time or again.
+    pub fn opened(&mut self) {
+        self.refused.clear();
+    }
 }
 
 /// A circuit's phase.
@@ -114,9 +174,14 @@ impl Circuit {
 
     /// Counts a request that passes at `now`. `true` for the probe.
     pub fn pass(&mut self, now: Instant) -> bool {
+        self.pass_within(PROBE_LIMIT, now)
+    }
+
+    /// The same; after `limit` without a result, the next request is a probe too.
+    pub fn pass_within(&mut self, limit: Duration, now: Instant) -> bool {
         match self.0 {
             State::Open { until, pause } | State::Probing { until, pause } if now >= until => {
-                self.0 = State::Probing { until: now + PROBE_LIMIT, pause };
+                self.0 = State::Probing { until: now + limit, pause };
                 return true;
             }
             State::Ramp { since, first, sent } => {

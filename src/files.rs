@@ -227,7 +227,7 @@ impl Followed {
                     }
                 }
                 Err(error) => {
-                    let error = crate::chain::chain(&*error);
+                    let error = crate::error_text::error_text(&*error);
                     if self.watched.bad(error.clone()) {
                         tracing::error!(
                             files = self.watched.what,

@@ -2,9 +2,9 @@
 //!
 //! The modules in reading order; `ARCHITECTURE.md` tells how they fit together.
 
-pub mod chain;
 pub mod circuit;
 pub mod clock;
+pub mod error_text;
 pub mod expiry;
 pub mod files;
 pub mod hardening;

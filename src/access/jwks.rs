@@ -128,7 +128,7 @@ impl Jwks {
                     self.current.store(Arc::new(keys));
                 }
                 Err(error) => {
-                    let error = crate::chain::chain(&error);
+                    let error = crate::error_text::error_text(&error);
                     if remote.watched.bad(error.clone()) {
                         tracing::error!(
                             error,

@@ -1,79 +1,71 @@
-//! What is stored, and the search for request ids.
+//! The stored exports, and the search for request ids.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Response, StatusCode};
-use serde_json::{Value, json};
 
-use super::{Admin, BUSY, Refusal, json_answer, refusal, time, whole};
+use super::answer::{AdminRefusal, BUSY, PLAIN_TEXT, json_answer, whole};
+use super::report::{ExportReport, ExportsReport};
+use super::{Admin, time};
+use crate::cache::Stored;
 use crate::journal::{self, Query, moment};
 use crate::route::Id;
 use crate::transport::Body;
 
-/// Most entries or records of one answer.
+/// Highest `limit`.
 const MOST: u32 = 1_000;
-/// Longest that a search in the journal may take.
+/// Longest time of a search in the journal.
 const LONGEST: Duration = Duration::from_secs(5);
-/// Entries of an answer, where nothing is said.
+/// Default `limit` of stored exports.
 const EXPORTS: u32 = 200;
-/// Records of an answer, where nothing is said.
+/// Default `limit` of requests.
 const REQUESTS: u32 = 50;
 
-const BAD_LIMIT: Refusal = refusal(
-    StatusCode::BAD_REQUEST,
-    "bad_query",
-    "limit is not valid",
-    "limit must be a number from 1 to 1000.",
-);
-const BAD_STATUS: Refusal = refusal(
-    StatusCode::BAD_REQUEST,
-    "bad_query",
+const BAD_LIMIT: AdminRefusal =
+    AdminRefusal::bad_query("limit is not valid", "limit must be a number from 1 to 1000.");
+const BAD_STATUS: AdminRefusal = AdminRefusal::bad_query(
     "status is not valid",
     "status must be a status such as 404, a class such as 5xx, or error.",
 );
-const BAD_TIME: Refusal = refusal(
-    StatusCode::BAD_REQUEST,
-    "bad_query",
+const BAD_TIME: AdminRefusal = AdminRefusal::bad_query(
     "since or until is not valid",
     "Use a UTC time such as 2026-02-12T20:00:00Z, or a distance such as 2h.",
 );
-const UNKNOWN: Refusal = refusal(
-    StatusCode::BAD_REQUEST,
-    "bad_query",
-    "There is no such parameter, or it is given twice",
+const UNKNOWN: AdminRefusal = AdminRefusal::bad_query(
+    "A parameter is unknown, or given twice",
     "GET /api/openapi.json lists the parameters.",
 );
-const NO_JOURNAL: Refusal = refusal(
+const NO_JOURNAL: AdminRefusal = AdminRefusal::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "journal_unreadable",
     "The journal cannot be read, or not in time",
-    "Look for less, with an id or a shorter time; or see the log of the gateway and journal.path.",
+    "Search for less, with an id or a shorter time; or see the log of the gateway and journal.path.",
 );
 
 impl Admin {
-    /// Looks at all that is stored, or at the journal: one of few at the same time, and never where requests are
-    /// served.
+    /// Runs a search of cache or journal on a blocking thread, a few at a time: it must not delay requests of clients.
     async fn search<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Refusal> {
+    ) -> Result<T, AdminRefusal> {
         let one = Arc::clone(&self.searches).try_acquire_owned().map_err(|_| BUSY)?;
         let search = move || {
-            // Kept until the work has ended, also where nobody waits for it any more.
+            // Kept until the work has ended, even if nobody waits for it any more.
             let _one = one;
             work()
         };
         tokio::task::spawn_blocking(search).await.map_err(|_| BUSY)
     }
 
-    /// Forgets an export, or everything; how many entries went.
+    /// Purges an export, or everything; gives the number of entries.
     pub(super) async fn purge(
         &self,
         what: Option<(Id, Id)>,
         by: Option<SocketAddr>,
-    ) -> Result<usize, Refusal> {
+    ) -> Result<usize, AdminRefusal> {
         let cache = self.views.cache.clone();
         let work = move || {
             let purged = match &what {
@@ -88,15 +80,14 @@ impl Admin {
                 export.id = what.as_ref().map(|(_, export)| export.as_str()),
                 client.address = by.map(|address| tracing::field::display(address.ip()))
                 },
-                "stored responses were purged"
+                "cache purged"
             );
             purged
         };
         tokio::task::spawn_blocking(work).await.map_err(|_| BUSY)
     }
 
-    /// What is stored.
-    pub(super) async fn stored(&self, query: &str) -> Result<Value, Refusal> {
+    pub(super) async fn stored(&self, query: &str) -> Result<ExportsReport, AdminRefusal> {
         let mut limit = EXPORTS;
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
@@ -106,45 +97,26 @@ impl Admin {
         }
         let (cache, now) = (self.views.cache.clone(), self.now());
         let stored = self.search(move || cache.stored(now)).await?;
-        let exports: Vec<Value> = stored
-            .iter()
-            .take(limit as usize)
-            .map(|one| {
-                json!({
-                    "operation": one.operation,
-                    "scope_kind": one.scope_kind.as_str(),
-                    "scope_id": one.scope_id,
-                    "export_id": one.export_id,
-                    "query": one.query,
-                    "credential": one.credential,
-                    "stored": time(one.stored),
-                    "age_s": one.age.as_secs(),
-                    "fresh_for_s": one.fresh_for.as_secs(),
-                    "links_end": one.links_end.map(time),
-                    "hits": one.hits,
-                    "bytes": one.bytes,
-                })
-            })
-            .collect();
-        Ok(json!({ "total": stored.len(), "exports": exports }))
+        let exports = stored.iter().take(limit as usize).map(export).collect();
+        Ok(ExportsReport { total: stored.len(), exports })
     }
 
     /// Requests to Snyk, or the text about them for Snyk's support.
-    pub(super) async fn requests(&self, query: &str) -> Result<Response<Body>, Refusal> {
+    pub(super) async fn requests(&self, query: &str) -> Result<Response<Body>, AdminRefusal> {
         let (wanted, as_text) = self.parse(query)?;
         let path = self.views.journal_path.clone();
         let found = self.search(move || journal::find(&path, &wanted)).await?;
         let rows = found.map_err(|error| {
-            tracing::warn!(error = crate::chain::chain(&error), "the journal cannot be searched");
+            tracing::warn!(error = crate::error_text::error_text(&error), "journal search failed");
             NO_JOURNAL
         })?;
         if as_text {
-            return Ok(whole(StatusCode::OK, "text/plain; charset=utf-8", journal::support(&rows)));
+            return Ok(whole(StatusCode::OK, PLAIN_TEXT, journal::support(&rows)));
         }
-        Ok(json_answer(&json!({ "requests": rows })))
+        Ok(json_answer(&HashMap::from([("requests", rows)])))
     }
 
-    fn parse(&self, query: &str) -> Result<(Query, bool), Refusal> {
+    fn parse(&self, query: &str) -> Result<(Query, bool), AdminRefusal> {
         let now = self.now().wall;
         let mut wanted = Query { limit: REQUESTS, within: Some(LONGEST), ..Query::default() };
         let mut as_text = false;
@@ -176,6 +148,23 @@ impl Admin {
     }
 }
 
-fn parse_limit(text: &str) -> Result<u32, Refusal> {
+fn export(stored: &Stored) -> ExportReport {
+    ExportReport {
+        operation: stored.operation.to_owned(),
+        scope_kind: stored.scope_kind.as_str().to_owned(),
+        scope_id: stored.scope_id.clone(),
+        export_id: stored.export_id.clone(),
+        query: stored.query.clone(),
+        credential: stored.credential.clone(),
+        stored: time(stored.stored),
+        age_s: stored.age.as_secs(),
+        fresh_for_s: stored.fresh_for.as_secs(),
+        links_end: stored.links_end.map(time).filter(|end| !end.is_empty()),
+        hits: stored.hits,
+        bytes: stored.bytes as u64,
+    }
+}
+
+fn parse_limit(text: &str) -> Result<u32, AdminRefusal> {
     text.parse().ok().filter(|limit| (1..=MOST).contains(limit)).ok_or(BAD_LIMIT)
 }

@@ -1,4 +1,4 @@
-//! Server-sent events: the status, over and over, for the page.
+//! Server-sent events: the status every two seconds, for the page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,28 +8,29 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 use http_body_util::Either;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Admin, BUSY, Refusal};
+use super::Admin;
+use super::answer::{AdminRefusal, BUSY};
 use crate::transport::{Body, Streamed};
 
-/// How often the status is sent.
 const EVERY: Duration = Duration::from_secs(2);
-/// After so long the stream ends, and the page asks again: the token may have changed.
+/// The stream ends after this time, and the page asks again: the token may have changed.
 const AT_MOST: Duration = Duration::from_mins(15);
 
 impl Admin {
     /// Streams the status until its reader is gone, or the gateway has stopped.
-    pub(super) fn follow(self: &Arc<Self>) -> Result<Response<Body>, Refusal> {
+    pub(super) fn follow(self: &Arc<Self>) -> Result<Response<Body>, AdminRefusal> {
         let permit = Arc::clone(&self.events).try_acquire_owned().map_err(|_| BUSY)?;
         let (pieces, body) = mpsc::channel(1);
         let admin = Arc::clone(self);
+        let end = Instant::from_std(self.now().mono) + AT_MOST;
         self.views.shutdown.spawn(async move {
             let _permit = permit;
-            let end = Instant::now() + AT_MOST;
-            while Instant::now() < end {
-                let piece = Bytes::from(format!("event: status\ndata: {}\n\n", admin.status()));
-                // A reader that takes nothing holds one piece, and is asked no more.
+            loop {
+                let status = serde_json::to_string(&admin.status()).unwrap_or_default();
+                let piece = Bytes::from(format!("event: status\ndata: {status}\n\n"));
+                // A reader that takes nothing holds one piece, and gets no more.
                 let sending = async {
                     pieces.send(piece).await.ok()?;
                     sleep(EVERY).await;
@@ -37,13 +38,13 @@ impl Admin {
                 };
                 tokio::select! {
                     sent = sending => if sent.is_none() { break },
+                    () = sleep_until(end) => break,
                     () = pieces.closed() => break,
                     () = admin.views.shutdown.begun() => break,
                 }
             }
         });
-        let mut response =
-            Response::new(Either::Right(Streamed::of_pieces(body, Instant::now() + AT_MOST * 2)));
+        let mut response = Response::new(Either::Right(Streamed::of_pieces(body, end + AT_MOST)));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         Ok(response)
     }

@@ -1,7 +1,7 @@
-//! Who may look after the gateway.
+//! Access to the admin API.
 //!
-//! With a token or an authority for certificates, who presents one; else who reaches the loopback address or the
-//! Unix socket. What a page of another site makes a browser send is refused in any case.
+//! With `admin.token_file` or `admin.client_ca`, a caller presents the token or a certificate. Otherwise everybody is let in
+//! who reaches the loopback address or the Unix socket. A request that a page of another site sends is refused in any case.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -9,50 +9,52 @@ use http::StatusCode;
 use http::header::{AUTHORIZATION, ORIGIN};
 use http::request::Parts;
 
-use super::{Refusal, Settings, refusal};
+use super::AdminSettings;
+use super::answer::AdminRefusal;
 use crate::access::{authority, is_ours};
 use crate::files;
 use crate::transport::{Peer, Via};
 
-const FOREIGN_HOST: Refusal = refusal(
+const FOREIGN_HOST: AdminRefusal = AdminRefusal::new(
     StatusCode::FORBIDDEN,
     "foreign_host",
-    "This loopback address has no such name",
+    "This loopback address does not have the name in Host",
     "Use localhost or a loopback address, or add the name to access.hosts.",
 );
-const BAD_HOST: Refusal =
-    refusal(StatusCode::BAD_REQUEST, "bad_host", "Host is missing or not sound", "Send one Host.");
-const WEB_PAGE: Refusal = refusal(
+const BAD_HOST: AdminRefusal = AdminRefusal::new(
+    StatusCode::BAD_REQUEST,
+    "bad_host",
+    "Host is missing or not valid",
+    "Send one Host field.",
+);
+const WEB_PAGE: AdminRefusal = AdminRefusal::new(
     StatusCode::FORBIDDEN,
     "web_page",
-    "A page of another site sent this",
+    "A page of another site sent this request",
     "Open the status page at this address itself.",
 );
-const UNAUTHORIZED: Refusal = refusal(
+const UNAUTHORIZED: AdminRefusal = AdminRefusal::new(
     StatusCode::UNAUTHORIZED,
     "unauthorized",
     "The admin token is missing or wrong",
     "Send Authorization: Bearer with the content of admin.token_file.",
 );
-const NO_TOKEN: Refusal = refusal(
+const NO_TOKEN: AdminRefusal = AdminRefusal::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "token_unreadable",
     "The gateway cannot read its admin token",
-    "Mend admin.token_file: it must hold one token of at least 16 visible characters.",
+    "Fix admin.token_file: it must hold one token of at least 16 visible characters.",
 );
 
-/// The shortest token that is taken, in bytes: a shorter one could be guessed.
+/// Least length of a token in bytes: a shorter one could be guessed.
 const SHORTEST: usize = 16;
 
-/// Lets a call in.
-///
-/// # Errors
-/// What it is refused for.
 pub(super) async fn admit(
     parts: &Parts,
     peer: &Peer,
-    (settings, hosts): (&Settings, &[String]),
-) -> Result<(), Refusal> {
+    settings: &AdminSettings,
+    hosts: &[String],
+) -> Result<(), AdminRefusal> {
     let host = authority(parts).map_err(|_| BAD_HOST)?;
     if let Via::Loopback(_) = peer.via
         && !is_ours(host.host(), hosts)
@@ -70,7 +72,7 @@ pub(super) async fn admit(
     if is_foreign || origin.is_some_and(|origin| !is_ours(origin)) {
         return Err(WEB_PAGE);
     }
-    let Settings { token_file, client_ca, .. } = settings;
+    let AdminSettings { token_file, client_ca, .. } = settings;
     if client_ca.is_some() && peer.certificate.is_some() {
         return Ok(());
     }
@@ -80,16 +82,20 @@ pub(super) async fn admit(
     // It may be replaced at any time, so it is read each time.
     let read = tokio::task::spawn_blocking(move || files::read(&path)).await;
     let content = read.ok().and_then(Result::ok).ok_or(NO_TOKEN)?;
-    let token = content.trim_ascii();
-    if token.len() < SHORTEST || !token.iter().all(u8::is_ascii_graphic) {
-        return Err(NO_TOKEN);
-    }
+    let token = token_in(&content).ok_or(NO_TOKEN)?;
     let mut given = parts.headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (given.next(), given.next()) else { return Err(UNAUTHORIZED) };
     let bare = behind_scheme(value.as_bytes()).ok_or(UNAUTHORIZED)?;
     // Hashed, so that the comparison takes as long whatever is given.
     let is_same = verify_slices_are_equal(digest(&SHA256, bare).as_ref(), digest(&SHA256, token).as_ref());
     is_same.map_err(|_| UNAUTHORIZED)
+}
+
+/// The token that the content of a token file is, if it is one that is taken.
+#[must_use]
+pub(crate) fn token_in(content: &[u8]) -> Option<&[u8]> {
+    let token = content.trim_ascii();
+    (token.len() >= SHORTEST && token.iter().all(u8::is_ascii_graphic)).then_some(token)
 }
 
 /// The part behind the scheme `Bearer` or `token`.

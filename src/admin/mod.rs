@@ -1,15 +1,18 @@
-//! How the gateway is looked after: health, metrics, what is stored, the request ids, and a page that shows it.
+//! The admin API: health, metrics, stored exports, request ids, and a page that shows them.
 //!
-//! It has a listener of its own, so that it answers while clients have taken all their connections. It reads what
-//! the other parts say of themselves and changes nothing but what is stored (a purge). Nothing that it shows holds
-//! a credential, a link or a body.
+//! It has a listener of its own, so that it answers while clients have taken all their connections. It reads the state of
+//! the other parts and changes nothing but the cache (a purge). Nothing that it shows holds a credential, a link or a body.
 
+mod answer;
 mod api;
-mod board;
 mod events;
 mod exposition;
+mod families;
 mod guard;
+mod health;
 mod page;
+mod parts;
+pub(crate) mod report;
 mod status;
 
 use std::path::PathBuf;
@@ -17,12 +20,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{ACCEPT, CACHE_CONTROL};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::admission::Admission;
@@ -41,10 +42,17 @@ use crate::telemetry::trace::Traces;
 use crate::transport::{Body, Memory, Peer, ServerTlsSettings};
 use crate::upstream::Upstream;
 
-use board::Board;
+pub(crate) use guard::token_in;
 
-/// How often the parts are looked at, for their histories.
-const LOOK: Duration = Duration::from_secs(1);
+use answer::{
+    AdminRefusal, BAD_ID, FULL, NO_SUCH_CALL, NOTHING, PLAIN_TEXT, document, json_answer, method_not_allowed,
+    only, refused, short, whole,
+};
+use health::HealthHistory;
+use report::{ConfigReport, PurgeReport};
+
+/// Interval of the samples for the histories.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 /// Most searches at once, in the journal or in what is stored.
 const MAX_SEARCHES: usize = 4;
 /// Refused calls that are logged within a minute.
@@ -55,206 +63,162 @@ const MAX_EVENTS: usize = 16;
 
 /// `[admin]`.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct AdminSettings {
     /// Its listener; `None` for none.
     pub listener: Option<listener::Settings>,
-    /// What it speaks TLS with.
+    /// Certificate and key of its listener.
     pub tls: Option<ServerTlsSettings>,
-    /// A file with the token that callers present.
+    /// The file with the token of callers.
     pub token_file: Option<PathBuf>,
-    /// Who signs certificates that stand for the token.
+    /// The authority for certificates that stand for the token.
     pub client_ca: Option<PathBuf>,
     /// Time of the warning before a certificate, revocation list or key ends.
     pub warn_before: Duration,
-    /// Whether the address is the default one: another gateway on this machine may have it.
+    /// True for the default address: another gateway on this machine may have it.
     pub is_default: bool,
 }
 
-/// What may change while it runs.
+/// The configuration in force, as far as this part needs it.
 #[derive(Debug)]
-pub struct Shown {
-    /// The configuration in force, redacted, as `/api/config` shows it.
-    pub config: Value,
-    /// Names by which a loopback address may be asked, besides `localhost` and loopback addresses.
-    pub hosts: Vec<String>,
-    /// Whether answers are refused while the journal cannot be written.
-    pub refuses: bool,
+pub(crate) struct InForce {
+    /// Redacted, for `/api/config`.
+    pub(crate) config: ConfigReport,
+    /// Names besides `localhost` and loopback addresses that `Host` may have on a loopback address.
+    pub(crate) hosts: Vec<String>,
+    /// Clients get 503 while the journal cannot be written.
+    pub(crate) refuses: bool,
     /// The keys that have changed, and take effect after a restart only.
-    pub waiting: Vec<String>,
+    pub(crate) waiting: Vec<String>,
 }
 
-/// What is looked at.
+/// The other parts, to be read from.
 #[derive(Debug)]
-pub struct Views {
-    /// The clock.
-    pub clock: Clock,
-    /// What is stored.
-    pub cache: Cache,
-    /// What bodies hold.
-    pub memory: Memory,
-    /// Lets requests through to the upstream.
-    pub admission: Admission,
-    /// Where requests go.
-    pub upstream: Upstream,
-    /// The credentials.
-    pub credentials: Arc<Credentials>,
-    /// The journal.
-    pub journal: Journal,
-    /// Its file.
-    pub journal_path: PathBuf,
-    /// Where spans go, if anywhere.
-    pub traces: Option<Traces>,
-    /// What the request path counts.
-    pub metrics: Arc<Metrics>,
-    /// What the clients' listener counts.
-    pub clients: Arc<Counters>,
-    /// Where it listens.
-    pub addresses: Vec<listener::Address>,
-    /// Everything in force that has an end.
-    pub expiring: Expirings,
-    /// How the files that are followed fare.
-    pub watched: Arc<Mutex<Vec<Arc<Watched>>>>,
-    /// How many clients wait for answers that are on their way.
-    pub followers: Followers,
-    /// Whether a stop was announced, and whether it has begun.
-    pub shutdown: Shutdown,
+pub(crate) struct Views {
+    pub(crate) clock: Clock,
+    pub(crate) cache: Cache,
+    /// The memory of bodies.
+    pub(crate) memory: Memory,
+    pub(crate) admission: Admission,
+    pub(crate) upstream: Upstream,
+    pub(crate) credentials: Arc<Credentials>,
+    pub(crate) journal: Journal,
+    pub(crate) journal_path: PathBuf,
+    pub(crate) traces: Option<Traces>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// The counters of the clients' listener.
+    pub(crate) clients: Arc<Counters>,
+    /// The addresses of the clients' listener.
+    pub(crate) addresses: Vec<listener::Address>,
+    pub(crate) expiring: ExpiringList,
+    /// The files that are read again when they change.
+    pub(crate) watched: Arc<Mutex<Vec<Arc<Watched>>>>,
+    pub(crate) followers: Followers,
+    pub(crate) shutdown: Shutdown,
 }
 
-/// Counts the clients that wait for answers that are on their way.
-pub struct Followers(pub Box<dyn Fn() -> usize + Send + Sync>);
+/// Counts the clients that wait for the answer to a request in flight.
+pub(crate) struct Followers(pub(crate) Box<dyn Fn() -> usize + Send + Sync>);
+
+impl Followers {
+    fn count(&self) -> usize {
+        (self.0)()
+    }
+}
 
 impl std::fmt::Debug for Followers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", (self.0)())
+        write!(f, "{}", self.count())
     }
 }
 
-/// Lists the certificates, revocation lists and clients' keys in force that have an end.
-pub struct Expirings(pub Box<dyn Fn() -> Vec<Expiring> + Send + Sync>);
+/// Lists everything in force that has an end: certificates, revocation lists and clients' keys.
+pub(crate) struct ExpiringList(pub(crate) Box<dyn Fn() -> Vec<Expiring> + Send + Sync>);
 
-impl std::fmt::Debug for Expirings {
+impl ExpiringList {
+    fn list(&self) -> Vec<Expiring> {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for ExpiringList {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", (self.0)())
+        write!(f, "{:?}", self.list())
     }
 }
 
-/// Answers those who look after the gateway.
+/// The admin API and its state.
 #[derive(Debug)]
-pub struct Admin {
-    settings: Settings,
+pub(crate) struct Admin {
+    settings: AdminSettings,
     views: Views,
+    /// The counters of the admin listener.
     own: Arc<Counters>,
     started: Now,
-    shown: ArcSwap<Shown>,
+    in_force: ArcSwap<InForce>,
     page_policy: HeaderValue,
-    board: Mutex<Board>,
-    history: Mutex<History>,
+    history_of_health: Mutex<HealthHistory>,
+    traffic: Mutex<History>,
     searches: Arc<Semaphore>,
     events: Arc<Semaphore>,
-    /// How many calls were refused since the beginning of a minute.
-    refusals: Mutex<(Instant, u32)>,
+    refusals: Mutex<RefusalCount>,
 }
 
-/// Why a call is not answered as asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Refusal {
-    status: StatusCode,
-    code: &'static str,
-    title: &'static str,
-    detail: &'static str,
-    allow: Option<&'static str>,
-}
-
-const fn refusal(
-    status: StatusCode,
-    code: &'static str,
-    title: &'static str,
-    detail: &'static str,
-) -> Refusal {
-    Refusal { status, code, title, detail, allow: None }
-}
-
-const NO_SUCH_CALL: Refusal = refusal(
-    StatusCode::NOT_FOUND,
-    "unknown_route",
-    "There is no such call",
-    "GET /api/openapi.json lists the calls.",
-);
-const BAD_ID: Refusal = refusal(
-    StatusCode::BAD_REQUEST,
-    "bad_id",
-    "This is no org's, group's or export's id",
-    "Use ids as exportgate exports prints them: letters, digits, hyphens and underscores.",
-);
-const BUSY: Refusal = refusal(
-    StatusCode::SERVICE_UNAVAILABLE,
-    "too_many_callers",
-    "Too many ask this at the same time",
-    "Try again in a moment, or close other pages.",
-);
-
-impl Refusal {
-    const fn allowing(self, allow: &'static str) -> Self {
-        Self { allow: Some(allow), ..self }
-    }
-}
-
-const fn method_not_allowed(allow: &'static str) -> Refusal {
-    refusal(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        "The call has no such method",
-        "Use a method that Allow names.",
-    )
-    .allowing(allow)
+/// The refused calls of the current minute.
+#[derive(Debug)]
+struct RefusalCount {
+    since: Instant,
+    count: u32,
 }
 
 impl Admin {
-    /// Looks at `views`. `own` is what its own listener counts.
+    /// `own` are the counters of the admin listener.
     #[must_use]
-    pub fn new(settings: Settings, views: Views, own: Arc<Counters>, shown: Shown) -> Self {
+    pub(crate) fn new(settings: AdminSettings, views: Views, own: Arc<Counters>, in_force: InForce) -> Self {
         let started = views.clock.now();
         Self {
             started,
             settings,
             views,
             own,
-            shown: ArcSwap::from_pointee(shown),
+            in_force: ArcSwap::from_pointee(in_force),
             page_policy: page::policy().unwrap_or(NOTHING),
-            board: Mutex::default(),
-            history: Mutex::default(),
+            history_of_health: Mutex::default(),
+            traffic: Mutex::default(),
             searches: Arc::new(Semaphore::new(MAX_SEARCHES)),
             events: Arc::new(Semaphore::new(MAX_EVENTS)),
-            refusals: Mutex::new((started.mono, 0)),
+            refusals: Mutex::new(RefusalCount { since: started.mono, count: 0 }),
         }
     }
 
-    /// Takes what changed.
-    pub fn set(&self, shown: Shown) {
-        self.shown.store(Arc::new(shown));
+    pub(crate) fn set(&self, in_force: InForce) {
+        self.in_force.store(Arc::new(in_force));
     }
 
-    /// Looks at the parts over and over, so that it is known since when they are as they are; never ends.
-    pub async fn look(&self) {
-        let mut ticks = tokio::time::interval(LOOK);
+    /// Samples health and traffic for their histories; never ends.
+    pub(crate) async fn sample_always(&self) {
+        let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let _ = self.health();
+            lock(&self.history_of_health).note(&self.parts(), self.now().wall);
             self.sample();
         }
     }
 
     fn sample(&self) {
         let totals = self.views.metrics.totals();
-        lock(&self.history).sample(totals, self.views.clock.now().wall);
+        lock(&self.traffic).sample(totals, self.views.clock.now().wall);
     }
 
     /// Answers a call.
-    pub async fn respond(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body> {
+    pub(crate) async fn respond(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: Arc<Peer>,
+    ) -> Response<Body> {
         let (parts, _) = request.into_parts();
         let answer = self.answer(&parts, &peer).await;
-        let mut response = answer.unwrap_or_else(|refusal| {
+        let response = answer.unwrap_or_else(|refusal| {
             if !self.is_worth_a_line() {
                 return refused(&refusal);
             }
@@ -266,54 +230,57 @@ impl Admin {
                 client.address = peer.via.address().map(|address| tracing::field::display(address.ip())),
                 error.code = refusal.code
                 },
-                "an admin call was refused"
+                "admin call refused"
             );
             refused(&refusal)
         });
-        let fields = response.headers_mut();
-        fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        fields.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-        fields.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
-        fields.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
-        fields.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
-        fields.entry("content-security-policy").or_insert(NOTHING);
-        if parts.method == Method::HEAD {
-            *response.body_mut() = Either::Left(Full::default());
-        }
-        response
+        finish(response, &parts.method)
     }
 
-    /// Whether a refusal is logged: so many a minute, for anybody can have a call refused.
+    /// Answers a probe, and refuses any other call: all connections but those in reserve are taken.
+    pub(crate) fn respond_to_probe(&self, request: &Request<Incoming>) -> Response<Body> {
+        let is_get = only(request.method(), "").is_ok();
+        let response = match self.probed(request.uri().path()).filter(|_| is_get) {
+            Some((status, word)) => whole(status, PLAIN_TEXT, word),
+            None => refused(&FULL),
+        };
+        finish(response, request.method())
+    }
+
+    /// True for the first refusals of a minute: anybody can have a call refused, and must not fill the log.
     fn is_worth_a_line(&self) -> bool {
         let now = self.now().mono;
         let mut refusals = lock(&self.refusals);
-        if now.saturating_duration_since(refusals.0) >= MINUTE {
-            *refusals = (now, 0);
+        if now.saturating_duration_since(refusals.since) >= MINUTE {
+            *refusals = RefusalCount { since: now, count: 0 };
         }
-        refusals.1 += 1;
-        if refusals.1 == MAX_LINES + 1 {
-            tracing::warn!(target: "exportgate::admin", "many admin calls are refused: more of this minute are not logged");
+        refusals.count += 1;
+        if refusals.count == MAX_LINES + 1 {
+            tracing::warn!(
+                target: "exportgate::admin",
+                "too many refused admin calls: not logging more of them this minute"
+            );
         }
-        refusals.1 <= MAX_LINES
+        refusals.count <= MAX_LINES
     }
 
     async fn answer(
         self: &Arc<Self>,
         parts: &http::request::Parts,
         peer: &Peer,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Response<Body>, AdminRefusal> {
         let path = parts.uri.path();
-        // What a kubelet asks, with an address as Host and without a credential, gets the bare status.
+        // A kubelet probes with an address as Host and without a credential.
         if let Some((status, word)) = self.probed(path) {
             only(&parts.method, "GET, HEAD")?;
-            return Ok(whole(status, "text/plain; charset=utf-8", word));
+            return Ok(whole(status, PLAIN_TEXT, word));
         }
-        // The page holds no data: it asks for that with the token.
+        // The page holds no data: it fetches that with the token.
         if path == "/" {
             only(&parts.method, "GET, HEAD")?;
             return Ok(page::response(&self.page_policy));
         }
-        guard::admit(parts, peer, (&self.settings, &self.shown.load().hosts)).await?;
+        guard::admit(parts, peer, &self.settings, &self.in_force.load().hosts).await?;
         let target: Vec<&str> = path.split('/').skip(1).collect();
         if let ["api", "exports", rest @ ..] = target.as_slice() {
             return self.exports(parts, rest, peer).await;
@@ -326,35 +293,34 @@ impl Admin {
             ["api", "status"] => Ok(json_answer(&self.status())),
             ["api", "events"] => self.follow(),
             ["api", "budget"] => Ok(json_answer(&self.budget())),
-            ["api", "config"] => Ok(json_answer(&self.shown.load().config)),
+            ["api", "config"] => Ok(json_answer(&self.in_force.load().config)),
             ["api", "requests"] => self.requests(parts.uri.query().unwrap_or_default()).await,
             _ => Err(NO_SUCH_CALL),
         }
     }
 
-    /// The bare status for a probe, and a word for people; nothing for another path. Whether we live depends on
-    /// nothing but that somebody answers.
+    /// The answer to a probe; `None` for another path. Liveness depends on nothing but that somebody answers.
     #[must_use]
-    pub fn probed(&self, path: &str) -> Option<(StatusCode, &'static str)> {
+    pub(crate) fn probed(&self, path: &str) -> Option<(StatusCode, &'static str)> {
         match path {
             "/livez" => Some((StatusCode::OK, "ok\n")),
-            "/readyz" => Some(match self.health().readiness() {
-                (true, "ready") => (StatusCode::OK, "ready\n"),
-                (true, _) => (StatusCode::OK, "degraded\n"),
-                (false, "stopping") => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
-                (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready\n"),
-            }),
+            "/readyz" => {
+                let readiness = self.readiness(&self.parts());
+                let status =
+                    if readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                Some((status, readiness.line()))
+            }
             _ => None,
         }
     }
 
-    /// What is stored, and purges.
+    /// Lists or purges stored exports.
     async fn exports(
         &self,
         parts: &http::request::Parts,
         rest: &[&str],
         peer: &Peer,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Response<Body>, AdminRefusal> {
         let what = match (&parts.method, rest) {
             (&Method::GET | &Method::HEAD, []) => {
                 return Ok(json_answer(&self.stored(parts.uri.query().unwrap_or_default()).await?));
@@ -367,7 +333,7 @@ impl Admin {
         };
         let what = what.map(|(scope, export)| Id::parse(scope).zip(Id::parse(export)).ok_or(BAD_ID));
         let purged = self.purge(what.transpose()?, peer.via.address()).await?;
-        Ok(json_answer(&json!({ "purged": purged })))
+        Ok(json_answer(&PurgeReport { purged }))
     }
 
     fn metrics(&self, fields: &HeaderMap) -> Response<Body> {
@@ -381,56 +347,27 @@ impl Admin {
     }
 }
 
-/// Our documents are data: a browser that is made to show one must do nothing with it.
-const NOTHING: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox");
-
-fn only(method: &Method, allow: &'static str) -> Result<(), Refusal> {
-    if [Method::GET, Method::HEAD].contains(method) { Ok(()) } else { Err(method_not_allowed(allow)) }
-}
-
-/// A method may be as long as a head.
-fn short(method: &Method) -> &str {
-    Some(method.as_str()).filter(|method| method.len() <= 32).unwrap_or("(long)")
-}
-
-fn refused(refusal: &Refusal) -> Response<Body> {
-    let Refusal { status, code, title, detail, allow } = refusal;
-    let error = json!({ "error": { "code": code, "title": title, "detail": detail } });
-    let mut response = json_answer(&error);
-    *response.status_mut() = *status;
-    if let Some(allow) = allow {
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
-    }
-    if *status == StatusCode::UNAUTHORIZED {
-        let challenge = HeaderValue::from_static("Bearer realm=\"exportgate admin\"");
-        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+/// Adds the fields that every answer has.
+fn finish(mut response: Response<Body>, method: &Method) -> Response<Body> {
+    let fields = response.headers_mut();
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    fields.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
+    fields.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    fields.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
+    fields.entry("content-security-policy").or_insert(NOTHING);
+    if method == Method::HEAD {
+        *response.body_mut() = Either::Left(Full::default());
     }
     response
 }
 
-fn json_answer(value: &Value) -> Response<Body> {
-    whole(StatusCode::OK, "application/json", value.to_string())
-}
-
-fn document(text: &'static str) -> Response<Body> {
-    whole(StatusCode::OK, "application/json", text)
-}
-
-fn whole(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
-    let mut response = Response::new(Either::Left(Full::new(body.into())));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    response
-}
-
-/// A time as RFC 3339 writes it, in UTC; nothing where it cannot.
-fn time(at: SystemTime) -> Value {
+/// A time in UTC as RFC 3339 writes it; empty beyond the year 9999.
+fn time(at: SystemTime) -> String {
     use std::fmt::Write as _;
     let mut text = String::new();
-    match write!(text, "{}", humantime::format_rfc3339_seconds(at)) {
-        Ok(()) => Value::String(text),
-        Err(_) => Value::Null,
-    }
+    let _ = write!(text, "{}", humantime::format_rfc3339_seconds(at));
+    text
 }
 
 /// A panic while it was locked left it whole: each change is one call.

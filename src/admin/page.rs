@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, Response, StatusCode};
 
-use super::whole;
+use super::answer::whole;
 use crate::transport::Body;
 
 const PAGE: &str = include_str!("page.html");

@@ -1,362 +1,190 @@
-//! How the gateway stands, as JSON: for the page, `exportgate status` and whoever else asks.
+//! The status report: for the page, `exportgate status` and whoever else asks.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
-use super::board::{Health, Part, State};
+use super::report::{
+    BackoffReport, BreakerReport, BudgetReport, CacheReport, ConnectionsReport, CountsReport,
+    CredentialReport, DriftReport, JournalReport, LaneReport, PartReport, PointReport, QueueReport,
+    ReloadFailure, ReloadReport, Report, SlotReport, StartsReport, TrafficReport, WindowReport,
+};
 use super::{Admin, lock, time};
 use crate::admission::{Api, Lane, LaneStatus};
 use crate::circuit::Phase;
-use crate::expiry::{Expiring, Kind, date};
+use crate::credential::{self, Credential};
 use crate::telemetry::history::STEP;
 use crate::telemetry::metrics::{Served, Totals};
 
-/// Most warnings that one part's detail holds.
-const MOST_WARNINGS: usize = 5;
-
 impl Admin {
-    /// How each part stands now.
-    pub(super) fn health(&self) -> Health {
-        let parts = [
-            vec![self.configuration()],
-            self.credentials(),
-            vec![self.listeners(), self.journal(), self.upstream()],
-            self.expiry(),
-        ];
-        let parts: Vec<Part> = parts.into_iter().flatten().collect();
-        let since = lock(&self.board).note(&parts, self.now().wall);
-        Health { parts, since, is_stopping: self.views.shutdown.is_announced() }
-    }
-
-    /// What was read last of all files that are followed.
-    fn configuration(&self) -> Part {
-        let watched = lock(&self.views.watched);
-        let bad = watched.iter().find_map(|files| {
-            let (_, why) = files.failing()?;
-            Some(format!("{}: the last good one is in force; {why}", files.what))
-        });
-        let shown = self.shown.load();
-        let waits = || {
-            let keys = shown.waiting.join(", ");
-            (!keys.is_empty()).then(|| format!("take effect after a restart only: {keys}"))
-        };
-        let bad = bad.or_else(waits);
-        Part {
-            name: "configuration".to_owned(),
-            state: if bad.is_some() { State::Degraded } else { State::Ok },
-            detail: bad.unwrap_or_else(|| "as it was read last".to_owned()),
-            is_needed: true,
-        }
-    }
-
-    /// One part for each credential. The gateway is not ready before one of them has its first value.
-    fn credentials(&self) -> Vec<Part> {
+    pub(super) fn status(&self) -> Report {
         let now = self.now();
-        let all = self.views.credentials.all();
-        let mut parts: Vec<Part> = all
-            .iter()
-            .map(|credential| {
-                let slots = credential.standing(now);
-                let in_use = slots.iter().find(|slot| slot.state == "in_use");
-                let locked = slots.iter().any(|slot| slot.state == "locked");
-                let waits = in_use.is_some_and(|slot| {
-                    slot.age.is_none() || slot.expires_in.is_some_and(|left| left.is_zero())
-                });
-                let (state, detail) = match in_use {
-                    Some(_) if waits => (State::Failing, "no access token that is good still".to_owned()),
-                    Some(slot) if locked => {
-                        (State::Degraded, format!("{} in use; Snyk refused another slot", slot.slot))
-                    }
-                    Some(slot) if slot.refused_scopes > 0 => {
-                        let scopes = slot.refused_scopes;
-                        (
-                            State::Degraded,
-                            format!(
-                                "{} in use; Snyk refuses it (401) for {scopes} org(s) or group(s)",
-                                slot.slot
-                            ),
-                        )
-                    }
-                    Some(slot) => (State::Ok, format!("{} in use", slot.slot)),
-                    // Hits, and the answer that says so, must reach clients still.
-                    None => (State::Degraded, "Snyk refuses it (401): replace it".to_owned()),
+        let parts = self.parts();
+        Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state: self.readiness(&parts).as_str().to_owned(),
+            started: time(self.started.wall),
+            now: time(now.wall),
+            uptime_s: now.mono.saturating_duration_since(self.started.mono).as_secs(),
+            upstream: self.views.upstream.root().to_string(),
+            totals: counts(&self.views.metrics.totals()),
+            traffic: self.traffic(),
+            cache: self.cache_report(),
+            queue: QueueReport {
+                waiting: self.views.admission.waiting(),
+                followers: self.views.followers.count(),
+            },
+            budget: self.budget(),
+            journal: self.journal_report(),
+            connections: ConnectionsReport {
+                open: self.views.clients.open.load(Ordering::Relaxed),
+                max: self.views.clients.max.load(Ordering::Relaxed),
+            },
+            drift: self.drift(),
+            reload: ReloadReport { failing: self.reload_failure() },
+            parts: {
+                let since = lock(&self.history_of_health).note(&parts, now.wall);
+                let part = |(part, since): (super::health::Part, _)| PartReport {
+                    state: part.state.as_str().to_owned(),
+                    since: time(since),
+                    name: part.name,
+                    detail: part.detail,
                 };
-                Part { name: format!("credential {}", credential.name), state, detail, is_needed: false }
-            })
-            .collect();
-        if parts.iter().all(|part| part.state == State::Failing) {
-            for part in &mut parts {
-                part.is_needed = true;
-            }
-        }
-        parts
-    }
-
-    fn listeners(&self) -> Part {
-        let addresses: Vec<String> = self.views.addresses.iter().map(ToString::to_string).collect();
-        let is_stopping = self.views.shutdown.is_announced();
-        Part {
-            name: "listeners".to_owned(),
-            state: if is_stopping { State::Failing } else { State::Ok },
-            detail: if is_stopping { "stopping".to_owned() } else { addresses.join(", ") },
-            is_needed: true,
-        }
-    }
-
-    fn journal(&self) -> Part {
-        let refuses = self.shown.load().refuses;
-        let journal = &self.views.journal;
-        let (state, detail) = match (journal.is_failing(), refuses) {
-            (false, _) if journal.is_held_open() => {
-                let mib = journal.log_bytes() >> 20;
-                (
-                    State::Degraded,
-                    format!("a reader was left open: the write-ahead log has {mib} MiB and grows"),
-                )
-            }
-            (false, _) => (State::Ok, "records are written".to_owned()),
-            (true, true) => {
-                (State::Failing, "records cannot be written, and clients get 503: see the log".to_owned())
-            }
-            (true, false) => (
-                State::Degraded,
-                format!("records cannot be written, {} wait in memory: see the log", journal.queued()),
-            ),
-        };
-        Part { name: "journal".to_owned(), state, detail, is_needed: refuses }
-    }
-
-    /// A part for certificates where there are any, and one for clients while the last keys of some end.
-    fn expiry(&self) -> Vec<Part> {
-        let (now, warn_before) = (self.now().wall, self.settings.warn_before);
-        let of = |name: &str, expiring: &[&Expiring]| {
-            let mut warnings: Vec<String> =
-                expiring.iter().filter_map(|one| one.warning(now, warn_before)).collect();
-            let state = if warnings.is_empty() { State::Ok } else { State::Degraded };
-            let ends = expiring.iter().map(|one| one.ends).min();
-            if let (State::Ok, Some(ends)) = (state, ends) {
-                warnings.push(format!("valid until {}", date(ends)));
-            }
-            let more = warnings.len().saturating_sub(MOST_WARNINGS);
-            warnings.truncate(MOST_WARNINGS);
-            warnings.extend((more > 0).then(|| format!("and {more} more: see the log")));
-            Part { name: name.to_owned(), state, detail: warnings.join("; "), is_needed: false }
-        };
-        let all = (self.views.expiring.0)();
-        let (keys, certificates): (Vec<&Expiring>, Vec<&Expiring>) =
-            all.iter().partition(|one| one.kind == Kind::ClientKeys);
-        let certificates = (!certificates.is_empty()).then(|| of("certificate", &certificates));
-        let keys = Some(of("clients", &keys)).filter(|part| part.state != State::Ok);
-        certificates.into_iter().chain(keys).collect()
-    }
-
-    /// Whether Snyk can be asked. It never makes the gateway not ready: what is stored is served all the same.
-    fn upstream(&self) -> Part {
-        let admission = &self.views.admission;
-        let (circuit, broken) = (admission.circuit(), admission.open_exports());
-        let queues = self.views.admission.queues();
-        let paused = queues.iter().find_map(|(lane, queue)| {
-            let backoff = queue.standing().backoff;
-            match backoff.phase {
-                Phase::Open => Some(format!(
-                    "credential {lane}: rate limited by Snyk (429), {} s left",
-                    whole_seconds(backoff.left)
-                )),
-                Phase::HalfOpen => Some(format!(
-                    "credential {lane}: rate limited by Snyk (429), the next request is a probe"
-                )),
-                Phase::Closed | Phase::Ramp => None,
-            }
-        });
-        let proxy = self.views.upstream.proxy();
-        let proxy_trouble =
-            proxy.and_then(|(name, failed)| Some(format!("the proxy {name} fails: {}", failed?.as_str())));
-        let trouble = match circuit.phase {
-            Phase::Open => Some(format!("circuit breaker open, {} s left", whole_seconds(circuit.left))),
-            Phase::HalfOpen => Some("circuit breaker half open: the next request is a probe".to_owned()),
-            Phase::Closed | Phase::Ramp => paused,
-        };
-        let way = proxy.map_or_else(String::new, |(name, _)| format!(" by way of the proxy {name}"));
-        let good = || match broken {
-            0 => format!("requests may be sent{way}"),
-            _ => format!("requests may be sent{way}; circuit breakers of {broken} export(s) are open"),
-        };
-        let trouble: Vec<String> = proxy_trouble.into_iter().chain(trouble).collect();
-        Part {
-            name: "upstream".to_owned(),
-            state: if trouble.is_empty() { State::Ok } else { State::Degraded },
-            detail: if trouble.is_empty() { good() } else { trouble.join("; ") },
-            is_needed: false,
-        }
-    }
-
-    /// Everything at a glance.
-    pub(super) fn status(&self) -> Value {
-        let now = self.now();
-        let health = self.health();
-        let parts: Vec<Value> = health
-            .parts
-            .iter()
-            .zip(&health.since)
-            .map(|(part, since)| {
-                let Part { name, state, detail, .. } = part;
-                json!({ "name": name, "state": state.as_str(), "since": time(*since), "detail": detail })
-            })
-            .collect();
-        let (entries, bytes) = self.views.cache.size();
-        let journal = &self.views.journal;
-        let waiting = self.views.admission.waiting();
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "started": time(self.started.wall),
-            "now": time(now.wall),
-            "uptime_s": now.mono.saturating_duration_since(self.started.mono).as_secs(),
-            "state": health.readiness().1,
-            "upstream": self.views.upstream.root().to_string(),
-            "parts": parts,
-            "totals": counts(&self.views.metrics.totals()),
-            "traffic": self.traffic(),
-            "cache": { "entries": entries, "bytes": bytes, "max_bytes": self.views.cache.max_bytes() },
-            "queue": { "waiting": waiting, "followers": (self.views.followers.0)() },
-            "budget": self.budget(),
-            "journal": {
-                "failing": journal.is_failing(),
-                "written": journal.written(),
-                "dropped": journal.dropped(),
-                "queued": journal.queued(),
-                "log_bytes": journal.log_bytes(),
+                parts.into_iter().zip(since).map(part).collect()
             },
-            "connections": {
-                "open": self.views.clients.open.load(Ordering::Relaxed),
-                "max": self.views.clients.max.load(Ordering::Relaxed),
-            },
-            "drift": self.drift(),
-            "reload": { "failing": self.reload_failing() },
-        })
+        }
     }
 
-    fn traffic(&self) -> Value {
+    fn traffic(&self) -> TrafficReport {
         self.sample();
-        let history = lock(&self.history);
-        let points: Vec<Value> = history
-            .points()
-            .map(|point| {
-                let mut value = counts(&point.counts);
-                value["at"] = time(point.at);
-                value["upstream"] = point.counts.attempts.into();
-                value["upstream_errors"] = point.counts.failed.into();
-                value
-            })
-            .collect();
-        json!({ "step_s": STEP.as_secs(), "points": points })
+        let history = lock(&self.traffic);
+        let points = history.points().map(|point| PointReport {
+            at: time(point.at),
+            counts: counts(&point.counts),
+            upstream: point.counts.attempts,
+            upstream_errors: point.counts.failed,
+        });
+        TrafficReport { step_s: STEP.as_secs(), points: points.collect() }
     }
 
-    fn drift(&self) -> Vec<Value> {
-        let seen = self.views.metrics.drift().seen().into_iter().map(|seen| {
-            json!({
-                "kind": seen.kind.as_str(), "count": seen.count, "last": time(seen.last), "detail": seen.detail,
-            })
+    fn cache_report(&self) -> CacheReport {
+        let (entries, bytes) = self.views.cache.size();
+        CacheReport { entries, bytes, max_bytes: self.views.cache.max_bytes() }
+    }
+
+    fn journal_report(&self) -> JournalReport {
+        let journal = &self.views.journal;
+        JournalReport {
+            failing: journal.is_failing(),
+            written: journal.written(),
+            dropped: journal.dropped(),
+            queued: journal.queued(),
+            log_bytes: journal.log_bytes(),
+        }
+    }
+
+    fn drift(&self) -> Vec<DriftReport> {
+        let seen = self.views.metrics.drift().seen().into_iter().map(|seen| DriftReport {
+            kind: seen.kind.as_str().to_owned(),
+            count: seen.count,
+            last: time(seen.last),
+            detail: seen.detail,
         });
         seen.collect()
     }
 
-    fn reload_failing(&self) -> Option<Value> {
+    fn reload_failure(&self) -> Option<ReloadFailure> {
         let now = self.now();
         let watched = lock(&self.views.watched);
         watched.iter().find_map(|files| {
             let (since, why) = files.failing()?;
             let since = now.wall - now.mono.saturating_duration_since(since);
-            Some(json!({ "since": time(since), "detail": format!("{}: {why}", files.what) }))
+            Some(ReloadFailure { since: time(since), detail: format!("{}: {why}", files.what) })
         })
     }
 
-    /// What may be sent to Snyk, and what stands in the way.
-    pub(super) fn budget(&self) -> Value {
-        let now = self.now();
-        let queues = self.views.admission.queues();
-        let credentials: Vec<Value> = self
-            .views
-            .credentials
-            .all()
-            .iter()
-            .map(|credential| {
-                let standing = |api| {
-                    let lane = Lane { credential: Arc::clone(&credential.name), api };
-                    queues.get(&lane).map(|queue| queue.standing())
-                };
-                let slots: Vec<Value> = credential
-                    .standing(now)
-                    .into_iter()
-                    .map(|slot| {
-                        json!({
-                            "name": slot.slot,
-                            "state": slot.state,
-                            "age_s": slot.age.map(|age| age.as_secs()),
-                            "expires_in_s": slot.expires_in.map(|left| left.as_secs()),
-                            "refused_scopes": slot.refused_scopes,
-                        })
-                    })
-                    .collect();
-                let mut value = standing(Api::Rest).as_ref().map_or_else(|| json!({}), gate);
-                if let Some(v1) = standing(Api::V1).filter(LaneStatus::is_used) {
-                    value["v1"] = gate(&v1);
-                }
-                value["name"] = (*credential.name).into();
-                value["slots"] = slots.into();
-                value
-            })
-            .collect();
+    pub(super) fn budget(&self) -> BudgetReport {
+        let credentials = self.views.credentials.all();
         let admission = &self.views.admission;
-        let (circuit, broken) = (admission.circuit(), admission.open_exports());
-        json!({
-            "credentials": credentials,
-            "breaker": {
-                "state": circuit.phase.as_str(),
-                "seconds_left": whole_seconds(circuit.left),
-                "exports": broken,
+        let (circuit, exports) = (admission.circuit(), admission.open_exports());
+        BudgetReport {
+            credentials: credentials.iter().map(|credential| self.credential(credential)).collect(),
+            breaker: BreakerReport {
+                state: circuit.phase.as_str().to_owned(),
+                seconds_left: whole_seconds(circuit.left),
+                exports,
             },
-        })
+        }
+    }
+
+    fn credential(&self, credential: &Credential) -> CredentialReport {
+        let queues = self.views.admission.queues();
+        let standing = |api| {
+            let lane = Lane { credential: Arc::clone(&credential.name), api };
+            queues.get(&lane).map(|queue| queue.standing())
+        };
+        CredentialReport {
+            name: credential.name.to_string(),
+            rest: standing(Api::Rest).as_ref().map(lane).unwrap_or_default(),
+            v1: standing(Api::V1).filter(LaneStatus::is_used).as_ref().map(lane),
+            slots: credential.standing(self.now()).iter().map(slot).collect(),
+        }
     }
 }
 
-const fn backoff_word(phase: Phase) -> &'static str {
-    match phase {
+fn slot(slot: &credential::Standing) -> SlotReport {
+    SlotReport {
+        name: slot.slot.to_owned(),
+        state: slot.state.to_owned(),
+        age_s: slot.age.map(|age| age.as_secs()),
+        expires_in_s: slot.expires_in.map(|left| left.as_secs()),
+        refused_scopes: slot.refused_scopes,
+    }
+}
+
+fn lane(standing: &LaneStatus) -> LaneReport {
+    let window = |&(length, limit, used): &(Duration, u32, u32)| WindowReport {
+        seconds: length.as_secs(),
+        limit,
+        used,
+    };
+    let starts = |(scope, left): &(Arc<str>, Duration)| StartsReport {
+        scope: scope.to_string(),
+        seconds_left: whole_seconds(*left),
+    };
+    let state = match standing.backoff.phase {
         Phase::Closed => "none",
         Phase::Open => "paused",
         Phase::HalfOpen => "probing",
         Phase::Ramp => "ramp",
+    };
+    LaneReport {
+        waiting: standing.waiting,
+        running: standing.running,
+        windows: standing.windows.iter().map(window).collect(),
+        backoff: BackoffReport {
+            state: state.to_owned(),
+            seconds_left: whole_seconds(standing.backoff.left),
+        },
+        paused_starts: standing.paused_starts.iter().map(starts).collect(),
     }
 }
 
-fn gate(standing: &LaneStatus) -> Value {
-    let windows: Vec<Value> = standing
-        .windows
-        .iter()
-        .map(|(length, limit, used)| json!({ "seconds": length.as_secs(), "limit": limit, "used": used }))
-        .collect();
-    let starts: Vec<Value> = standing
-        .paused_starts
-        .iter()
-        .map(|(scope, left)| json!({ "scope": **scope, "seconds_left": whole_seconds(*left) }))
-        .collect();
-    json!({
-        "waiting": standing.waiting,
-        "running": standing.running,
-        "windows": windows,
-        "backoff": { "state": backoff_word(standing.backoff.phase), "seconds_left": whole_seconds(standing.backoff.left) },
-        "paused_starts": starts,
-    })
-}
-
-fn counts(totals: &Totals) -> Value {
-    let counts = Served::ALL.iter().zip(totals.served);
-    Value::Object(counts.map(|(served, count)| (served.as_str().to_owned(), count.into())).collect())
+fn counts(totals: &Totals) -> CountsReport {
+    let of = |served: Served| totals.served[served as usize];
+    CountsReport {
+        hit: of(Served::Hit),
+        stale: of(Served::Stale),
+        miss: of(Served::Miss),
+        collapsed: of(Served::Collapsed),
+        bypass: of(Served::Bypass),
+        denied: of(Served::Denied),
+        own: of(Served::Own),
+        abandoned: of(Served::Abandoned),
+    }
 }
 
 /// Never 0 while something is left.
-fn whole_seconds(left: Duration) -> u64 {
+pub(super) fn whole_seconds(left: Duration) -> u64 {
     left.as_secs() + u64::from(left.subsec_nanos() > 0)
 }

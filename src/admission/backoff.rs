@@ -17,6 +17,8 @@ pub struct BackoffSettings {
 
 /// Shortest backoff.
 const SHORTEST: Duration = Duration::from_secs(1);
+/// A 429 comes at once: a probe that takes longer may hang for another reason, and the next request is a probe too.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// A `Retry-After` beyond this is not believed (561,600 s were seen), and clients are told this much.
 const LONGEST_TOLD: Duration = Duration::from_hours(24);
 
@@ -49,7 +51,7 @@ impl Backoff {
 
     /// Counts a request that is sent at `now`. `true` for the probe.
     pub(super) fn sent(&mut self, now: Instant) -> bool {
-        self.circuit.pass(now)
+        self.circuit.pass_within(PROBE_LIMIT, now)
     }
 
     /// A request was answered 429, with this `Retry-After`. After a probe, the pause is at least twice the one before.

@@ -6,9 +6,10 @@
 //! at least two scopes.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::circuit::{Admits, Circuit, CircuitStatus};
+use crate::circuit::{Admits, Circuit, CircuitStatus, ProbeCandidate, ProbeOrder};
 use crate::route::{ExportCall, Id, Operation, Scope};
 
 /// `[breaker]`.
@@ -112,26 +113,33 @@ pub(super) enum CircuitChange {
 #[derive(Debug, Default)]
 struct SharedCircuit {
     circuit: Circuit,
-    /// Since it opened, a request that would make a better probe than one that failed was refused.
-    better_probe_waits: bool,
+    order: ProbeOrder,
 }
 
 impl SharedCircuit {
-    /// Whether a request may pass that is about what `is_failing`. One that just failed shows little: it leaves the
-    /// first pause to better probes, if any asked.
-    fn check(&self, is_failing: bool, pause: Duration, now: Instant) -> Result<(), Duration> {
-        let waited = self.circuit.probe_due_for(now).is_none_or(|due| due >= pause);
-        if !waited && is_failing && self.better_probe_waits {
+    /// Whether a request may pass.
+    fn check(&self, candidate: ProbeCandidate<'_>, pause: Duration, now: Instant) -> Result<(), Duration> {
+        let due = self.circuit.probe_due_for(now);
+        if due.is_some_and(|due| self.order.is_left_to_others(candidate, due, pause)) {
             return Err(pause);
         }
         wait(&self.circuit, now)
+    }
+
+    /// Counts a request that passes. `true` for the probe.
+    fn pass(&mut self, client: &Arc<str>, now: Instant) -> bool {
+        let is_probe = self.circuit.pass(now);
+        if is_probe {
+            self.order.probed(client);
+        }
+        is_probe
     }
 
     /// Opens it. `true` where it was closed.
     fn open(&mut self, pause: Duration, now: Instant) -> bool {
         let was_closed = self.circuit.is_closed();
         self.circuit.open(pause, now);
-        self.better_probe_waits = false;
+        self.order.opened();
         was_closed
     }
 }
@@ -190,45 +198,52 @@ impl Circuits {
         self.settings = settings;
     }
 
-    /// Whether a request about `resource` may be sent at `now`.
+    /// Whether a request of `client` about `resource` may be sent at `now`.
     ///
     /// # Errors
     /// The circuit that stands in its way.
-    pub(super) fn check(&self, resource: Option<&Resource>, now: Instant) -> Result<(), OpenCircuit> {
+    pub(super) fn check(
+        &self,
+        resource: Option<&Resource>,
+        client: &Arc<str>,
+        now: Instant,
+    ) -> Result<(), OpenCircuit> {
         let health = resource.and_then(|resource| self.resources.get(resource));
-        let is_failing = health.is_some_and(|health| health.failures > 0);
-        let shared = |shared: &SharedCircuit| shared.check(is_failing, self.settings.pause, now);
-        let of = |of| move |retry_after| OpenCircuit { retry_after, level: of };
+        let candidate = self.candidate(resource, client);
+        let shared = |shared: &SharedCircuit| shared.check(candidate, self.settings.pause, now);
+        let of = |level| move |retry_after| OpenCircuit { retry_after, level };
         shared(&self.whole).map_err(of(Level::Host))?;
         let scope = resource.and_then(|resource| self.scopes.get(&resource.scope));
         scope.map_or(Ok(()), shared).map_err(of(Level::Scope))?;
         health.map_or(Ok(()), |health| wait(&health.circuit, now)).map_err(of(Level::Export))
     }
 
-    /// Notes that `open` kept a request about `resource` from being sent.
-    pub(super) fn refused(&mut self, resource: Option<&Resource>, open: OpenCircuit) {
-        let health = resource.and_then(|resource| self.resources.get(resource));
-        if health.is_some_and(|health| health.failures > 0) {
-            return;
-        }
+    /// Notes that `open` kept a request of `client` about `resource` from being sent.
+    pub(super) fn refused(&mut self, resource: Option<&Resource>, client: &Arc<str>, open: OpenCircuit) {
+        let candidate = self.candidate(resource, client);
         match (open.level, resource) {
-            (Level::Host, _) => self.whole.better_probe_waits = true,
+            (Level::Host, _) => self.whole.order.refused(candidate),
             (Level::Scope, Some(resource)) => {
                 if let Some(scope) = self.scopes.get_mut(&resource.scope) {
-                    scope.better_probe_waits = true;
+                    scope.order.refused(candidate);
                 }
             }
             (Level::Scope | Level::Export, _) => {}
         }
     }
 
-    /// Counts a request that is sent at `now`.
-    pub(super) fn sent(&mut self, resource: Option<&Resource>, now: Instant) -> Probes {
+    fn candidate<'a>(&self, resource: Option<&Resource>, client: &'a Arc<str>) -> ProbeCandidate<'a> {
+        let health = resource.and_then(|resource| self.resources.get(resource));
+        ProbeCandidate { client, is_failing: health.is_some_and(|health| health.failures > 0) }
+    }
+
+    /// Counts a request of `client` that is sent at `now`.
+    pub(super) fn sent(&mut self, resource: Option<&Resource>, client: &Arc<str>, now: Instant) -> Probes {
         let scope = resource.and_then(|resource| self.scopes.get_mut(&resource.scope));
         let health = resource.and_then(|resource| self.resources.get_mut(resource));
         Probes {
-            host: self.whole.circuit.pass(now),
-            scope: scope.is_some_and(|scope| scope.circuit.pass(now)),
+            host: self.whole.pass(client, now),
+            scope: scope.is_some_and(|scope| scope.pass(client, now)),
             export: health.is_some_and(|health| health.circuit.pass(now)),
         }
     }
@@ -400,8 +415,20 @@ mod tests {
         evidence: Evidence,
         now: Instant,
     ) -> Result<CircuitChange, OpenCircuit> {
-        host.check(Some(resource), now).inspect_err(|open| host.refused(Some(resource), *open))?;
-        let probes = host.sent(Some(resource), now);
+        ask_as("one", host, resource, evidence, now)
+    }
+
+    fn ask_as(
+        client: &str,
+        host: &mut Circuits,
+        resource: &Resource,
+        evidence: Evidence,
+        now: Instant,
+    ) -> Result<CircuitChange, OpenCircuit> {
+        let (resource, client) = (Some(resource), &client.into());
+        host.check(resource, client, now).inspect_err(|open| host.refused(resource, client, *open))?;
+        let probes = host.sent(resource, client, now);
+        let resource = resource.expect("given");
         Ok(host.ended(Some(resource), probes, evidence, now))
     }
 
@@ -487,13 +514,34 @@ mod tests {
         assert!(ask(&mut host, &good, Evidence::Answered, at(now, 6)).is_err());
         assert!(ask(&mut host, &b, Evidence::Broken, at(now, 10)).is_err());
         assert_eq!(ask(&mut host, &good, Evidence::Answered, at(now, 10)), Ok(CircuitChange::Closed));
-        // And where they do not come again, it is anybody's a pause later.
+        // And where they do not come again, it is anybody's after 15 s: longer than the 10 s at which clients poll.
         let mut other = Circuits::new(SETTINGS);
         assert_eq!(ask(&mut other, &a, Evidence::Broken, now), Ok(CircuitChange::None));
         assert_eq!(other.open(now), CircuitChange::Opened);
         assert!(ask(&mut other, &good, Evidence::Answered, now).is_err());
         assert!(ask(&mut other, &a, Evidence::Broken, at(now, 5)).is_err());
-        assert!(ask(&mut other, &a, Evidence::Broken, at(now, 10)).is_ok());
+        assert!(ask(&mut other, &a, Evidence::Broken, at(now, 19)).is_err());
+        assert!(ask(&mut other, &a, Evidence::Broken, at(now, 20)).is_ok());
+    }
+
+    #[test]
+    fn clients_whose_exports_fail_do_not_take_all_probes() {
+        let (mut host, now) = (Circuits::new(SETTINGS), Instant::now());
+        assert_eq!(host.open(now), CircuitChange::Opened);
+        let good = resource("c", "e");
+        // Two of them ask for other exports each second, a third client polls its own every 10 s.
+        for second in 1.. {
+            assert!(second < 60, "no probe for the third");
+            for bad in ["one", "two"] {
+                let other = resource(&format!("{bad}-{second}"), "e");
+                let _ = ask_as(bad, &mut host, &other, Evidence::Broken, at(now, second));
+            }
+            let polls = second % 10 == 7;
+            if polls && ask_as("three", &mut host, &good, Evidence::Answered, at(now, second)).is_ok() {
+                break;
+            }
+        }
+        assert_eq!(ask_as("one", &mut host, &good, Evidence::Answered, at(now, 60)), Ok(CircuitChange::None));
     }
 
     #[test]

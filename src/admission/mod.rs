@@ -318,36 +318,39 @@ impl Admission {
         candidate: Candidate,
     ) -> Result<RequestSlot, AdmissionRefusal> {
         let opened = self.opened.notified();
-        self.check(resource.as_ref())?;
+        let client = Arc::clone(&candidate.client);
+        self.check(resource.as_ref(), &client)?;
         let queues = self.queues.load_full();
         let queue = queues.get(lane).ok_or(AdmissionRefusal::Queue(queue::NO_QUEUE))?;
         let slot = tokio::select! {
             biased;
             slot = queue.acquire(candidate) => slot.map_err(AdmissionRefusal::Queue)?,
             () = opened => {
-                self.check(resource.as_ref())?;
+                self.check(resource.as_ref(), &client)?;
                 return Err(AdmissionRefusal::Queue(queue::NO_QUEUE));
             }
         };
         let now = self.now();
         let mut circuits = lock(&self.circuits);
-        circuits.check(resource.as_ref(), now).map_err(AdmissionRefusal::Circuit)?;
-        let probes = circuits.sent(resource.as_ref(), now);
+        circuits.check(resource.as_ref(), &client, now).map_err(AdmissionRefusal::Circuit)?;
+        let probes = circuits.sent(resource.as_ref(), &client, now);
         drop(circuits);
         let circuits = CircuitPass { admission: self.clone(), resource, probes, is_ended: false };
         Ok(RequestSlot { lane: slot, circuits })
     }
 
-    fn check(&self, resource: Option<&Resource>) -> Result<(), AdmissionRefusal> {
+    fn check(&self, resource: Option<&Resource>, client: &Arc<str>) -> Result<(), AdmissionRefusal> {
         let mut circuits = lock(&self.circuits);
-        let checked = circuits.check(resource, self.now());
-        checked.inspect_err(|open| circuits.refused(resource, *open)).map_err(AdmissionRefusal::Circuit)
+        let checked = circuits.check(resource, client, self.now());
+        checked
+            .inspect_err(|open| circuits.refused(resource, client, *open))
+            .map_err(AdmissionRefusal::Circuit)
     }
 
-    /// True if it is known that nothing about `resource` is sent in `lane` at the moment.
+    /// True if it is known that nothing of `client` about `resource` is sent in `lane` at the moment.
     #[must_use]
-    pub fn is_paused(&self, lane: &Lane, resource: &Resource) -> bool {
-        lock(&self.circuits).check(Some(resource), self.now()).is_err()
+    pub fn is_paused(&self, lane: &Lane, resource: &Resource, client: &Arc<str>) -> bool {
+        lock(&self.circuits).check(Some(resource), client, self.now()).is_err()
             || self.queues.load().get(lane).is_some_and(|queue| queue.is_backing_off())
     }
 

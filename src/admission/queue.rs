@@ -334,13 +334,13 @@ impl LaneSlot {
     fn log(&self, outcome: &SendOutcome, pause: Option<(bool, Duration)>, is_over: bool) {
         let name = &self.queue.credential;
         if let (SendOutcome::TooMany { .. }, Some((all, pause))) = (outcome, pause) {
-            let scope = self.candidate.start.as_deref().filter(|_| !all);
-            tracing::warn!(
-                credential.name = %name,
-                start.scope = scope,
-                backoff.duration_s = pause.as_secs(),
-                "rate limited by Snyk (429); pausing requests"
-            );
+            let pause = pause.as_secs();
+            if all {
+                tracing::warn!(credential.name = %name, backoff.duration_s = pause, "rate limited by Snyk (429); pausing requests");
+            } else {
+                let scope = self.candidate.start.as_deref();
+                tracing::warn!(credential.name = %name, start.scope = scope, backoff.duration_s = pause, "start rate limited by Snyk (429); pausing the starts of its org or group");
+            }
         } else if is_over {
             tracing::info!(credential.name = %name, "backoff after a 429 ended; resuming requests in a ramp");
         }

@@ -1,11 +1,10 @@
-//! The composition root: [`App::bind`] opens everything and knows its addresses, [`App::run`] serves
-//! until it is told to stop.
+//! The composition root: [`App::bind`] opens everything and knows its addresses, [`App::run`] serves until a stop.
 
+mod admin_thread;
 mod expiry;
-mod following;
-mod looking;
 mod queues;
 mod reload;
+mod reload_tasks;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::access::{Access, BadAccess, Roster, Shared};
-use crate::admin::{Admin, Expirings, Followers, Views};
+use crate::admin::{Admin, ExpiringList, Followers, Views};
 use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::{Config, Problems, clients};
@@ -30,27 +29,27 @@ use crate::telemetry::trace::{TraceError, Traces};
 use crate::transport::{BadTls, Memory, Peer, ServerTls, TransportError};
 use crate::upstream::Upstream;
 
+use admin_thread::AdminThread;
 use expiry::Expiry;
-use following::Following;
-use looking::Looking;
 use reload::Reloader;
+use reload_tasks::ReloadTasks;
 
 pub use reload::Reload;
 
-/// How long those who connected at the last moment have to ask.
+/// Time for the first request of clients that connected at the last moment.
 const LAST_REQUESTS: Duration = Duration::from_millis(200);
-/// How long requests may take to be recorded when the drain time is over.
+/// Time to record requests after the drain time.
 const LAST_RECORDS: Duration = Duration::from_secs(3);
-/// How long who looks after the gateway may take to be answered when all else has ended.
-const LAST_LOOKS: Duration = Duration::from_secs(1);
+/// Time for the last answers of the admin listener, after everything else has ended.
+const LAST_ADMIN_ANSWERS: Duration = Duration::from_secs(1);
 
 /// A gateway with its sockets open, not yet serving.
 #[derive(Debug)]
 pub struct App {
     listener: Listener,
     gateway: Arc<Gateway>,
-    admin: Option<(Looking, Arc<Admin>)>,
-    following: Following,
+    admin: Option<(AdminThread, Arc<Admin>)>,
+    reload_tasks: ReloadTasks,
     reloader: Box<Reloader>,
     reload: Option<Reload>,
     admission: Admission,
@@ -63,22 +62,22 @@ pub struct App {
     traces: Option<Traces>,
 }
 
-/// Why it cannot start.
+/// The gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address is not to be had.
+    /// An address cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
     /// A credential is not usable.
-    #[error("the Snyk credential is not usable")]
+    #[error("a Snyk credential is not usable")]
     Credential(#[from] BadCredential),
     /// The client to the upstream cannot be made.
-    #[error("the connection to the upstream cannot be set up")]
+    #[error("the client for Snyk cannot be set up")]
     Transport(#[from] TransportError),
-    /// TLS cannot be spoken.
-    #[error("TLS cannot be spoken")]
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up")]
     Tls(#[from] BadTls),
-    /// Nobody can be let in.
+    /// The settings of access are not usable.
     #[error(transparent)]
     Access(#[from] BadAccess),
     /// The file of clients cannot be read.
@@ -87,7 +86,7 @@ pub enum StartError {
     /// Traces cannot be sent.
     #[error("traces cannot be sent")]
     Traces(#[from] TraceError),
-    /// It changed since it was read first, and is not valid.
+    /// The file of clients changed since it was checked, and is not valid.
     #[error(transparent)]
     BadClients(#[from] BadClients),
     /// No thread can be started.
@@ -96,7 +95,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Whether what was asked for is refused because it would not be safe.
+    /// True if the settings are refused because they would not be safe.
     #[must_use]
     pub fn is_unsafe(&self) -> bool {
         if let Self::Bind(bind) = self {
@@ -108,7 +107,7 @@ impl StartError {
 }
 
 impl App {
-    /// Opens everything that `config` names. Stopping is asked for with `shutdown`.
+    /// Opens everything that `config` names. `shutdown` stops it.
     ///
     /// # Errors
     /// [`StartError`].
@@ -142,11 +141,11 @@ impl App {
             shutdown: shutdown.clone(),
         };
         let gateway = Arc::new(Gateway::new(&settings(&config), with));
-        let mut following = Following::new(shutdown.clone(), config.reload_interval);
-        following.credentials(values);
-        following.fixed(&access, jwks);
-        following.clients(clients, &access);
-        following.tls(tls.clone().zip(tls_files));
+        let mut reload_tasks = ReloadTasks::new(shutdown.clone(), config.reload_interval);
+        reload_tasks.credentials(values);
+        reload_tasks.issuer_keys(&access, jwks);
+        reload_tasks.clients(clients, &access);
+        reload_tasks.tls(tls.clone().zip(tls_files));
 
         let waiting = Arc::clone(&gateway);
         let expiry = Expiry { tls: tls.clone(), access: Arc::clone(&access) };
@@ -164,12 +163,12 @@ impl App {
             metrics,
             clients: listener.counters(),
             addresses: listener.addresses(),
-            expiring: Expirings(Box::new(move || expiring.all())),
-            watched: following.watched(),
+            expiring: ExpiringList(Box::new(move || expiring.all())),
+            watched: reload_tasks.watched(),
             followers: Followers(Box::new(move || waiting.waiting())),
             shutdown: shutdown.clone(),
         };
-        let (admin, admin_tls) = bind_admin(&config, views, &mut following).await?;
+        let (admin, admin_tls) = bind_admin(&config, views, &mut reload_tasks).await?;
         let stop = Arc::new(ArcSwap::from_pointee(config.shutdown));
         let reloader = Box::new(Reloader {
             gateway: Arc::clone(&gateway),
@@ -182,7 +181,9 @@ impl App {
             journal: journal.clone(),
             memory,
             limits: listener.limits(),
-            admin: admin.as_ref().map(|(looking, admin)| (Arc::clone(&looking.limits), Arc::clone(admin))),
+            admin: admin
+                .as_ref()
+                .map(|(admin_thread, admin)| (Arc::clone(&admin_thread.limits), Arc::clone(admin))),
             stop: Arc::clone(&stop),
             clock: clock.clone(),
             shutdown: shutdown.clone(),
@@ -192,7 +193,7 @@ impl App {
             listener,
             gateway,
             admin,
-            following,
+            reload_tasks,
             reloader,
             reload: None,
             admission,
@@ -206,7 +207,7 @@ impl App {
         })
     }
 
-    /// Has the configuration read again when `reload` says so, and when its file changes.
+    /// Reloads the configuration when its file changes or a reload is requested.
     #[must_use]
     pub fn reloading(self, reload: Reload) -> Self {
         Self { reload: Some(reload), ..self }
@@ -218,7 +219,7 @@ impl App {
         self.listener.addresses()
     }
 
-    /// Where the gateway is looked after.
+    /// The address of the admin listener.
     #[must_use]
     pub fn admin_address(&self) -> Option<Address> {
         self.admin.as_ref()?.0.addresses.last().cloned()
@@ -230,20 +231,20 @@ impl App {
         Arc::clone(&self.gateway)
     }
 
-    /// Serves until a stop is asked for, drains, and closes the journal.
+    /// Serves until a stop is announced, drains, and closes the journal.
     pub async fn run(self) {
         let (shutdown, clock) = (self.shutdown, self.clock);
         for address in self.listener.addresses() {
             tracing::info!(server.address = %address, "listening");
         }
         queues::run(&self.admission.queues(), &self.journal, &shutdown);
-        self.following.spawn(self.reloader, self.reload);
+        self.reload_tasks.spawn(self.reloader, self.reload);
         shutdown.spawn_helper(self.expiry.watch(clock.clone(), self.warn_before));
-        let looking = self.admin.map(|(looking, admin)| {
-            for address in &looking.addresses {
-                tracing::info!(server.address = %address, "the admin listener: health, metrics and the status page");
+        let admin_thread = self.admin.map(|(admin_thread, admin)| {
+            for address in &admin_thread.addresses {
+                tracing::info!(server.address = %address, "admin listener: health, metrics and status page");
             }
-            looking.begin(admin, clock.clone())
+            admin_thread.begin(admin, clock.clone())
         });
         shutdown.spawn_helper(systemd::watchdog());
         systemd::ready();
@@ -253,14 +254,14 @@ impl App {
         let stopping = async {
             shutdown.announced().await;
             systemd::stopping();
-            let leading_away = async {
+            let grace = async {
                 tokio::time::sleep(self.stop.load().delay).await;
                 shutdown.close_doors();
-                // Whoever came in at the last moment has not asked yet.
+                // A client that connected at the last moment has not sent its request yet.
                 tokio::time::sleep(LAST_REQUESTS).await;
             };
             tokio::select! {
-                () = leading_away => shutdown.begin(),
+                () = grace => shutdown.begin(),
                 () = shutdown.begun() => {}
             }
         };
@@ -268,21 +269,19 @@ impl App {
         let drain = self.stop.load().drain;
         match shutdown.in_time(shutdown.finished(drain)).await {
             Some(true) => {}
-            came => {
-                if came.is_some() {
-                    tracing::warn!(
-                        "requests were still in flight when the drain time was over: they end now"
-                    );
+            ended => {
+                if ended.is_some() {
+                    tracing::warn!("drain time exceeded; aborting requests in flight");
                 }
                 shutdown.end();
                 if !shutdown.finished(LAST_RECORDS).await {
-                    tracing::warn!("some requests do not end: they are left behind");
+                    tracing::warn!("some requests did not end in time; leaving them");
                 }
             }
         }
-        // Whoever looks after it sees it stop to the end.
-        if let Some(looking) = looking {
-            looking.end().await;
+        // The admin listener shows the stop to its end.
+        if let Some(admin_thread) = admin_thread {
+            admin_thread.end().await;
         }
         shutdown.release();
         self.journal.close().await;
@@ -293,25 +292,25 @@ impl App {
     }
 }
 
-/// The admin listener, and what it speaks TLS with.
-type BoundAdmin = (Option<(Looking, Arc<Admin>)>, Option<ServerTls>);
+/// The admin listener, and its TLS.
+type BoundAdmin = (Option<(AdminThread, Arc<Admin>)>, Option<ServerTls>);
 
-/// Opens the admin listener. The default address may be another gateway's: then there is none.
+/// Opens the admin listener. Where another gateway has the default address, there is none.
 async fn bind_admin(
     config: &Config,
     views: Views,
-    following: &mut Following,
+    reload_tasks: &mut ReloadTasks,
 ) -> Result<BoundAdmin, StartError> {
     let Some(listening) = config.admin.listener.clone() else { return Ok((None, None)) };
     let (tls, files) = config.admin.tls.clone().map(ServerTls::open).transpose()?.unzip();
-    following.admin_tls(tls.clone().zip(files));
-    let looking = match Looking::bind(listening, tls.clone()).await {
+    reload_tasks.admin_tls(tls.clone().zip(files));
+    let admin_thread = match AdminThread::bind(listening, tls.clone()).await {
         Err(StartError::Bind(error))
             if config.admin.is_default && error.source.kind() == std::io::ErrorKind::AddrInUse =>
         {
             tracing::warn!(
                 server.address = %error.address,
-                "the admin listener's default address is in use: there are no health checks and no status page; set admin.listen"
+                "admin listener not started: its default address is in use; set admin.listen to have health checks, metrics and the status page"
             );
             return Ok((None, None));
         }
@@ -320,12 +319,12 @@ async fn bind_admin(
     if let Some(path) = &config.admin.token_file {
         crate::files::report_exposed(path);
     }
-    let shown = reload::shown(config, Vec::new());
-    let admin = Admin::new(config.admin.clone(), views, Arc::clone(&looking.counters), shown);
-    Ok((Some((looking, Arc::new(admin))), tls))
+    let in_force = reload::in_force(config, Vec::new());
+    let admin = Admin::new(config.admin.clone(), views, Arc::clone(&admin_thread.counters), in_force);
+    Ok((Some((admin_thread, Arc::new(admin))), tls))
 }
 
-/// What the request path goes by.
+/// The settings of the request path.
 fn settings(config: &Config) -> gateway::Settings<'_> {
     gateway::Settings {
         routes: config.routes,
@@ -338,36 +337,35 @@ fn settings(config: &Config) -> gateway::Settings<'_> {
 
 /// The file of clients, read and not in force yet.
 #[derive(Debug)]
-struct Clients {
+struct ClientsFile {
     path: PathBuf,
     followed: Followed,
     roster: Roster,
 }
 
-/// What is in the file of clients cannot be used.
+/// The file of clients cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadClients {
-    /// It cannot be understood.
+    /// It is not valid.
     #[error(transparent)]
     Problems(#[from] Problems),
-    /// It does not tell two of them apart.
+    /// Two clients have the same key, certificate or user.
     #[error(transparent)]
     Shared(#[from] Shared),
 }
 
-impl Clients {
-    /// Has them in force from now on.
+impl ClientsFile {
     fn take(self, access: &Access) -> (PathBuf, Followed) {
         put_in_force(&self.path, self.roster, access);
         (self.path, self.followed)
     }
 }
 
-/// Opens the file of clients and reads it: what was read with the configuration may be older.
-fn open_clients(path: &Path, access: &Access) -> Result<Clients, StartError> {
+/// Reads the file of clients again: it may have changed since the configuration was checked.
+fn open_clients(path: &Path, access: &Access) -> Result<ClientsFile, StartError> {
     let (followed, contents) = Followed::open("clients", vec![path.to_owned()])?;
     let roster = parse_clients(path, &contents, access)?;
-    Ok(Clients { path: path.to_owned(), followed, roster })
+    Ok(ClientsFile { path: path.to_owned(), followed, roster })
 }
 
 fn parse_clients(path: &Path, contents: &[Content], access: &Access) -> Result<Roster, BadClients> {
@@ -377,9 +375,9 @@ fn parse_clients(path: &Path, contents: &[Content], access: &Access) -> Result<R
 
 fn put_in_force(path: &Path, roster: Roster, access: &Access) {
     if roster.is_empty() {
-        tracing::warn!(path = %path.display(), "the file of clients names nobody: nobody gets in");
+        tracing::warn!(path = %path.display(), "clients file is empty: every request is refused");
     } else {
-        tracing::info!(path = %path.display(), clients = roster.len(), "these clients are in force");
+        tracing::info!(path = %path.display(), clients = roster.len(), "clients loaded");
     }
     access.replace_roster(roster);
 }

@@ -1,23 +1,23 @@
-//! Reading the configuration again: at SIGHUP, and when its file changes. What is not valid changes nothing; what
-//! cannot change without a restart is said.
+//! Reloading the configuration: at SIGHUP, and when its file changes. An invalid configuration changes nothing. Keys that
+//! need a restart are logged.
 
-use std::error::Error;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::following::Following;
+use super::reload_tasks::ReloadTasks;
 use super::{open_clients, queues, settings};
 use crate::access::Access;
-use crate::admin::{Admin, Shown};
+use crate::admin::report::{ConfigReport, KeyReport};
+use crate::admin::{Admin, InForce};
 use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::{Config, Problems, Resolved, needs_restart};
 use crate::credential::Credentials;
+use crate::error_text::BoxError;
 use crate::files::{self, Watched};
 use crate::gateway::Gateway;
 use crate::journal::{Journal, OnFailure};
@@ -28,20 +28,18 @@ use crate::telemetry::LogFilter;
 use crate::transport::{BadTls, Memory, PreparedTls, ServerTls, ServerTlsSettings};
 use crate::upstream::Upstream;
 
-/// How often the configuration's file is looked at.
-const EVERY: Duration = Duration::from_secs(1);
+/// Interval for reading the configuration's file.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-type BoxError = Box<dyn Error + Send + Sync>;
-
-/// Where the configuration comes from, and who says that it is to be read again.
+/// The source of the configuration, and the request to reload it.
 pub struct Reload {
-    /// Reads and resolves it.
+    /// Reads and resolves the configuration.
     pub read: Box<dyn Fn() -> Result<Config, Problems> + Send>,
-    /// Its file, and what was in it before it was read for the first time: so that no change of it is missed.
+    /// Its file, with the fingerprint from before the first read, so that no change is missed.
     pub file: Option<(PathBuf, Option<[u8; 32]>)>,
-    /// What is logged.
+    /// The filter of the log, which a reload may change.
     pub log: LogFilter,
-    /// Told when it is to be read again.
+    /// Notified to request a reload.
     pub asked: Arc<Notify>,
 }
 
@@ -51,7 +49,7 @@ impl std::fmt::Debug for Reload {
     }
 }
 
-/// What a new configuration changes.
+/// The parts that a new configuration changes.
 #[derive(Debug)]
 pub(super) struct Reloader {
     pub(super) gateway: Arc<Gateway>,
@@ -71,35 +69,34 @@ pub(super) struct Reloader {
     pub(super) in_force: Config,
 }
 
-/// What a try to read it again needs.
-struct Again {
+struct ReloadAttempt {
     read: Box<dyn Fn() -> Result<Config, Problems> + Send>,
     log: LogFilter,
     reloader: Box<Reloader>,
-    following: Following,
+    reload_tasks: ReloadTasks,
 }
 
 impl Reload {
-    /// Reads the configuration again whenever that is asked for, when its file has changed and was read alike twice,
-    /// and over and over while it is not usable; until a stop is announced.
-    pub(super) fn spawn(self, reloader: Box<Reloader>, following: Following) {
+    /// Reloads at each request, when the file has changed and two reads agree, and at each interval while it is not usable;
+    /// until a stop is announced.
+    pub(super) fn spawn(self, reloader: Box<Reloader>, reload_tasks: ReloadTasks) {
         let Self { read, file, log, asked } = self;
         let shutdown = reloader.shutdown.clone();
-        let watched = following.configuration();
-        let again = Arc::new(Mutex::new(Again { read, log, reloader, following }));
+        let watched = reload_tasks.configuration();
+        let attempt = Arc::new(Mutex::new(ReloadAttempt { read, log, reloader, reload_tasks }));
         let (path, mut tried) = file.unzip();
         let mut tried = tried.take().flatten();
         let stop = shutdown.clone();
         let reading = async move {
             let mut seen = tried;
-            let mut ticks = tokio::time::interval(EVERY);
+            let mut ticks = tokio::time::interval(INTERVAL);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 let is_asked = tokio::select! {
                     _ = ticks.tick() => false,
                     () = asked.notified() => true,
                 };
-                // A disk that hangs holds nothing else up.
+                // A disk that hangs must not delay anything else.
                 let path = path.clone();
                 let look = move || path.and_then(|path| files::fingerprint(&path));
                 let Ok(found) = tokio::task::spawn_blocking(look).await else { continue };
@@ -111,11 +108,11 @@ impl Reload {
                 if is_asked {
                     systemd::reloading();
                 }
-                let work = Arc::clone(&again);
+                let work = Arc::clone(&attempt);
                 let trying = move || work.lock().unwrap_or_else(PoisonError::into_inner).attempt();
-                let came = tokio::task::spawn_blocking(trying).await;
-                tell(
-                    came.unwrap_or_else(|_| Err("reading it panicked".into())),
+                let outcome = tokio::task::spawn_blocking(trying).await;
+                report(
+                    outcome.unwrap_or_else(|_| Err("the reload panicked: report this".into())),
                     is_asked || is_new,
                     &watched,
                 );
@@ -134,34 +131,42 @@ impl Reload {
     }
 }
 
-impl Again {
+impl ReloadAttempt {
     fn attempt(&mut self) -> Result<(), BoxError> {
         let config = (self.read)()?;
-        self.reloader.take(config, &mut self.following, &self.log)
+        self.reloader.take(config, &mut self.reload_tasks, &self.log)
     }
 }
 
-/// Says what came of reading it; a try that nobody asked for, and that came to the same, is not worth a word.
-fn tell(came: Result<(), BoxError>, is_news: bool, watched: &Watched) {
-    match came {
+/// Logs the outcome of a reload. A repeated attempt with the same outcome is not logged.
+fn report(outcome: Result<(), BoxError>, is_news: bool, watched: &Watched) {
+    match outcome {
         Ok(()) if is_news || watched.failing().is_some() => {
             watched.good();
-            tracing::info!("the configuration was read again");
+            tracing::info!("configuration reloaded");
         }
         Ok(()) => {}
         Err(error) => {
-            // Each problem stands on a line of its own.
-            let error = crate::chain::chain(&*error).replace("\n  ", "; ");
+            // Each problem has a line of its own.
+            let error = crate::error_text::error_text(&*error).replace("\n  ", "; ");
             if watched.bad(error.clone()) || is_news {
-                tracing::error!(error, "the configuration is not usable: the last good one stays in force");
+                tracing::error!(
+                    error,
+                    "configuration reload failed; the last good configuration stays in force"
+                );
             }
         }
     }
 }
 
 impl Reloader {
-    /// Goes by `new` from now on. All that may fail is done before the first change.
-    fn take(&mut self, mut new: Config, following: &mut Following, log: &LogFilter) -> Result<(), BoxError> {
+    /// Puts `new` in force. Everything that may fail is done before the first change.
+    fn take(
+        &mut self,
+        mut new: Config,
+        reload_tasks: &mut ReloadTasks,
+        log: &LogFilter,
+    ) -> Result<(), BoxError> {
         let (changed, later) = self.differences(&new);
         if changed.is_empty() && later.is_empty() {
             self.show(Vec::new());
@@ -176,8 +181,8 @@ impl Reloader {
         let clients = changed_file.map(|path| open_clients(path, &self.access)).transpose()?;
         log.set(&new.log)?;
 
-        // From here on nothing fails. A credential's queues are there before it can be chosen, and until it
-        // cannot be any more.
+        // Nothing fails from here on. The queue of a credential exists before the credential can be chosen, and until it
+        // cannot be chosen any more.
         let before = self.credentials.names();
         let (count, new_names) = (before.len(), credentials.names());
         let both: Vec<Arc<str>> = before.into_iter().chain(new_names).collect();
@@ -191,17 +196,17 @@ impl Reloader {
         let values = self.credentials.replace(credentials);
         let names = self.credentials.names();
         if !values.is_empty() || names.len() != count {
-            // Nobody asks for it any more: a credential that is described anew has keys of its own.
+            // A credential with a new description has cache keys of its own: the old entries are never read again.
             let _ = self.gateway.cache().purge_all();
         }
-        following.credentials(values);
-        following.retain_credentials(&names);
+        reload_tasks.credentials(values);
+        reload_tasks.retain_credentials(&names);
         // None of them is new.
         let _ = self.admission.set(&new.admission, &names);
-        following.tls(tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
-        following.admin_tls(admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
+        reload_tasks.tls(tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
+        reload_tasks.admin_tls(admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         self.access.set(new.access.clone());
-        following.clients(clients.map(|clients| clients.take(&self.access)), &self.access);
+        reload_tasks.clients(clients.map(|clients| clients.take(&self.access)), &self.access);
         self.gateway.set(&settings(&new));
         self.limits.store(Arc::new(new.listener.clone()));
         if let (Some((limits, _)), Some(listener)) = (&self.admin, &new.admin.listener) {
@@ -210,22 +215,18 @@ impl Reloader {
         self.stop.store(Arc::new(new.shutdown));
         self.in_force = new;
         if !changed.is_empty() {
-            tracing::info!(keys = changed.join(", "), "a new configuration is in force");
+            tracing::info!(keys = changed.join(", "), "configuration changed");
         }
         if !later.is_empty() {
-            tracing::warn!(
-                keys = later.join(", "),
-                "these keys have changed, and take effect after a restart only"
-            );
+            tracing::warn!(keys = later.join(", "), "changed keys take effect after a restart only");
         }
         self.show(later);
         Ok(())
     }
 
-    /// Shows what is in force, and which keys wait for a restart.
     fn show(&self, waiting: Vec<String>) {
         if let Some((_, admin)) = &self.admin {
-            admin.set(shown(&self.in_force, waiting));
+            admin.set(in_force(&self.in_force, waiting));
         }
     }
 
@@ -241,17 +242,17 @@ impl Reloader {
         given.chain(gone).cloned().partition(|key| !self.waits(key, new))
     }
 
-    /// Whether a change of `key` takes effect after a restart only. TLS and a roster neither begin nor end while the
+    /// True if a change of `key` takes effect after a restart only. TLS and clients cannot be turned on or off while the
     /// listeners are open.
     fn waits(&self, key: &str, new: &Config) -> bool {
         let tls_switched = new.tls.is_some() != self.in_force.tls.is_some();
-        let roster_switched = new.clients_file.is_some() != self.in_force.clients_file.is_some();
+        let clients_switched = new.clients_file.is_some() != self.in_force.clients_file.is_some();
         needs_restart(key)
             || (key.starts_with("tls.") && tls_switched)
-            || (key == "access.clients_file" && roster_switched)
+            || (key == "access.clients_file" && clients_switched)
     }
 
-    /// Puts what is in force in place of what takes effect after a restart only.
+    /// Keeps the values of the keys that take effect after a restart only.
     fn keep_what_is_fixed(&self, new: &mut Config) {
         let before = &self.in_force;
         let waiting: Vec<String> = self.differences(new).1;
@@ -271,7 +272,7 @@ impl Reloader {
     }
 }
 
-/// Other files of TLS, read, where they are others.
+/// The TLS files, read, where other files are named.
 fn prepared<'a>(
     tls: Option<&'a ServerTls>,
     new: Option<&ServerTlsSettings>,
@@ -282,20 +283,17 @@ fn prepared<'a>(
     Ok(Some((tls, tls.prepare(new.clone())?)))
 }
 
-/// What the admin listener shows of a configuration. No secret is in it.
-pub(super) fn shown(config: &Config, waiting: Vec<String>) -> Shown {
-    let keys: Vec<Value> = config
-        .resolved
-        .keys
-        .iter()
-        .map(|key| {
-            json!({
-                "name": key.name, "value": key.value, "default": key.default, "source": key.place, "doc": key.doc,
-            })
-        })
-        .collect();
-    Shown {
-        config: json!({ "keys": keys, "notes": config.resolved.notes }),
+/// The configuration in force for the admin API. No secret is in it.
+pub(super) fn in_force(config: &Config, waiting: Vec<String>) -> InForce {
+    let keys = config.resolved.keys.iter().map(|key| KeyReport {
+        name: key.name.clone(),
+        value: key.value.clone(),
+        default: key.default.clone(),
+        source: key.place.clone(),
+        doc: key.doc,
+    });
+    InForce {
+        config: ConfigReport { keys: keys.collect(), notes: config.resolved.notes.clone() },
         hosts: config.access.hosts.clone(),
         refuses: config.journal.on_failure == OnFailure::Refuse,
         waiting,

@@ -9,92 +9,103 @@ use crate::config::{Config, Resolved};
 use crate::credential::Scopes;
 use crate::expiry::{Standing, date};
 use crate::gateway::{Routes, told_of};
-use crate::route;
+use crate::route::{self, Route};
 
-/// Prints `resolved` as TOML, each key with where its value comes from; or, as an example, each with its
-/// default and what it does.
-pub(super) fn run(resolved: &Resolved, example: bool, out: &mut dyn Write) -> io::Result<()> {
-    out.write_all(if example { self::example(resolved) } else { listing(resolved) }.as_bytes())
-}
-
-/// What a dry run asks: may this client do this?
+/// A request whose outcome is asked for without sending it.
 #[derive(Debug)]
-pub(super) struct Asked<'a> {
+pub(super) struct DryRun<'a> {
     pub(super) client: &'a str,
     pub(super) method: &'a str,
     pub(super) target: &'a str,
     pub(super) now: SystemTime,
 }
 
-/// Says what would happen to a request and which rule decides; whether it would be let through.
-pub(super) fn dry_run(config: &Config, asked: &Asked<'_>, out: &mut dyn Write) -> io::Result<bool> {
-    let Asked { client, method, target, now } = asked;
-    writeln!(out, "{client}: {method} {target}")?;
-    let (Ok(method), Ok(uri)) = (method.parse(), target.parse::<http::Uri>()) else {
-        writeln!(out, "  refused: this is no method and path")?;
-        return Ok(false);
-    };
-    let route = match route::recognise(&method, &uri, config.routes == Routes::Everything) {
-        Ok(route) => route,
-        Err(refusal) => {
-            writeln!(out, "  refused: {}", told_of(refusal))?;
+impl DryRun<'_> {
+    /// Prints the outcome and the rules that decide. Gives `true` where the request would be allowed.
+    pub(super) fn run(&self, config: &Config, out: &mut dyn Write) -> io::Result<bool> {
+        let Self { client, method, target, .. } = self;
+        writeln!(out, "{client}: {method} {target}")?;
+        let (Ok(method), Ok(uri)) = (method.parse(), target.parse::<http::Uri>()) else {
+            writeln!(out, "  refused: not a method and a path")?;
             return Ok(false);
-        }
-    };
-    let status = if config.access.hide { 404 } else { 403 };
-    match &config.access.clients {
-        None if *client == "local" => {
-            writeln!(
-                out,
-                "  allowed: access.clients_file is not set, so that everybody local may do everything"
-            )?;
-        }
-        None => {
-            writeln!(out, "  refused: access.clients_file is not set; the only client is \"local\"")?;
-            return Ok(false);
-        }
-        Some(clients) => {
-            let Some(found) = clients.iter().find(|one| one.name == *client) else {
-                let names: Vec<&str> = clients.iter().map(|one| one.name.as_str()).collect();
-                writeln!(out, "  refused: 401, nobody is called so; there are: {}", names.join(", "))?;
-                return Ok(false);
-            };
-            if !may_get_in(found, *now, config.admin.warn_before, out)? {
+        };
+        let route = match route::recognise(&method, &uri, config.routes == Routes::Everything) {
+            Ok(route) => route,
+            Err(refusal) => {
+                writeln!(out, "  refused: {}", told_of(refusal))?;
                 return Ok(false);
             }
-            if let Err(denied) = found.policy.decide(&route) {
-                writeln!(out, "  refused: {status}, clients.{client}.{}", denied.rule())?;
-                return Ok(false);
+        };
+        let is_allowed = match &config.access.clients {
+            Some(clients) => self.permit(clients, config, &route, out)?,
+            None if *client == "local" => {
+                writeln!(
+                    out,
+                    "  allowed: without access.clients_file, every local client may do everything"
+                )?;
+                true
             }
-            let class = Class::of(&route).as_str();
-            writeln!(out, "  allowed: clients.{client}.operations holds \"{class}\"")?;
-            for scope in route.scopes() {
-                let (kind, id) = (scope.kind.as_str(), scope.id.as_str());
-                writeln!(out, "  allowed: clients.{client}.{kind}s holds {kind} {id}, or \"*\"")?;
+            None => {
+                writeln!(out, "  refused: without access.clients_file, the only client is \"local\"")?;
+                false
             }
-            for (key, limit) in [
-                ("requests_per_minute", found.policy.requests_per_minute),
-                ("concurrent_requests", found.policy.concurrent_requests),
-            ] {
-                if let Some(limit) = limit {
-                    writeln!(out, "  limited: clients.{client}.{key} = {limit}; more get 429")?;
-                }
-            }
-        }
+        };
+        Ok(is_allowed && has_credential(config, &route, out)?)
     }
-    let rest = config.credential.credentials.iter().find(|one| one.scopes == Scopes::Rest);
+
+    fn permit(
+        &self,
+        clients: &[Described],
+        config: &Config,
+        route: &Route,
+        out: &mut dyn Write,
+    ) -> io::Result<bool> {
+        let name = self.client;
+        let Some(client) = clients.iter().find(|one| one.name == name) else {
+            let names: Vec<&str> = clients.iter().map(|one| one.name.as_str()).collect();
+            writeln!(out, "  refused: 401, unknown client; the clients are: {}", names.join(", "))?;
+            return Ok(false);
+        };
+        if !may_get_in(client, self.now, config.admin.warn_before, out)? {
+            return Ok(false);
+        }
+        if let Err(denied) = client.policy.decide(route) {
+            let status = if config.access.hide { 404 } else { 403 };
+            writeln!(out, "  refused: {status}, clients.{name}.{}", denied.rule())?;
+            return Ok(false);
+        }
+        let class = Class::of(route).as_str();
+        writeln!(out, "  allowed: clients.{name}.operations holds \"{class}\"")?;
+        for scope in route.scopes() {
+            let (kind, id) = (scope.kind.as_str(), scope.id.as_str());
+            writeln!(out, "  allowed: clients.{name}.{kind}s holds {kind} {id}, or \"*\"")?;
+        }
+        for (key, limit) in [
+            ("requests_per_minute", client.policy.requests_per_minute),
+            ("concurrent_requests", client.policy.concurrent_requests),
+        ] {
+            if let Some(limit) = limit {
+                writeln!(out, "  limited: clients.{name}.{key} = {limit}; more get 429")?;
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn has_credential(config: &Config, route: &Route, out: &mut dyn Write) -> io::Result<bool> {
+    let credentials = &config.credential.credentials;
     let named = route.scopes().first();
-    let named =
-        named.and_then(|scope| config.credential.credentials.iter().find(|one| one.scopes.names(scope)));
-    if let Some(credential) = named.or(rest) {
-        writeln!(out, "  asks {} with the credential {}", config.upstream.root, credential.name)?;
+    let named = named.and_then(|scope| credentials.iter().find(|one| one.scopes.names(scope)));
+    let rest = || credentials.iter().find(|one| one.scopes == Scopes::Rest);
+    if let Some(credential) = named.or_else(rest) {
+        writeln!(out, "  sent to {} with the credential {}", config.upstream.root, credential.name)?;
         return Ok(true);
     }
     writeln!(out, "  refused: 403 no_credential, no credential is for this org or group")?;
     Ok(false)
 }
 
-/// Lists the keys of a client that have ended or end soon. Gives `false` where no key and nothing else is left.
+/// Lists the keys of a client that have ended or end soon. Gives `false` where the client cannot identify itself any more.
 fn may_get_in(
     client: &Described,
     now: SystemTime,
@@ -117,10 +128,7 @@ fn may_get_in(
         return Ok(true);
     }
     if client.is_known_otherwise() {
-        writeln!(
-            out,
-            "  all of its keys have ended: it gets in by certificates, tokens or unix_users alone"
-        )?;
+        writeln!(out, "  all of its keys have ended: only certificates, tokens and unix_users identify it")?;
         return Ok(true);
     }
     let name = &client.name;
@@ -131,55 +139,23 @@ fn may_get_in(
     Ok(false)
 }
 
-fn listing(resolved: &Resolved) -> String {
-    let shown = |name: &str, value: &str| format!("{} = {value}", name.rsplit('.').next().unwrap_or(name));
-    let lines = resolved.keys.iter().map(|key| shown(&key.name, &key.value).chars().count());
-    let width = lines.max().unwrap_or(0).min(60);
-    let mut text = String::from("# The configuration is valid. Values, and where they come from:\n");
+/// The keys as TOML, each with the source of its value.
+pub(super) fn listing(resolved: &Resolved) -> String {
+    let short = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
+    let pairs = resolved.keys.iter().map(|key| format!("{} = {}", short(&key.name), key.value));
+    let width = pairs.clone().map(|pair| pair.chars().count()).max().unwrap_or(0).min(60);
+    let mut text = String::from("# The configuration is valid. Values and their sources:\n");
     for note in &resolved.notes {
         let _ = writeln!(text, "# {note}");
     }
-    sections(resolved, &mut text, |key| {
-        format!("{:width$}  # {}\n", shown(&key.name, &key.value), key.place)
-    });
-    text
-}
-
-/// The text of `config/exportgate.example.toml`.
-fn example(resolved: &Resolved) -> String {
-    let mut text = String::from(
-        "# Every key of exportgate, with its default. Each can also be set by an environment variable:\n\
-         # EXPORTGATE_ and the key in capitals, with \"_\" for \".\" (EXPORTGATE_UPSTREAM_URL); lists there\n\
-         # are separated by commas. `exportgate check` shows what is in force and where it comes from.\n\
-         # The Snyk token itself is never in this file: set SNYK_TOKEN, or credential.token_file.\n",
-    );
-    sections(resolved, &mut text, |key| {
-        let name = key.name.rsplit('.').next().unwrap_or(&key.name);
-        format!("\n# {}\n# {name} = {}\n", key.doc, key.default)
-    });
-    text
-}
-
-fn sections(resolved: &Resolved, text: &mut String, line: impl Fn(&crate::config::Key) -> String) {
     let mut section = "";
-    for key in &resolved.keys {
+    for (key, pair) in resolved.keys.iter().zip(pairs) {
         let of_key = key.name.rsplit_once('.').map_or("", |(section, _)| section);
         if of_key != section {
             section = of_key;
             let _ = writeln!(text, "\n[{section}]");
         }
-        text.push_str(&line(key));
+        let _ = writeln!(text, "{pair:width$}  # {}", key.place);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_example_file_is_what_the_program_prints() {
-        let printed = example(&Resolved::defaults());
-        let committed = include_str!("../../config/exportgate.example.toml");
-        assert_eq!(printed, committed, "regenerate it with `exportgate check --example`");
-    }
+    text
 }

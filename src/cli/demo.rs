@@ -12,10 +12,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Failure, block_on, requests, signals};
+use super::{CommandError, block_on, requests, signals};
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
+use crate::error_text::BoxError;
 use crate::fake::{Fake, Script, Settings};
 use crate::journal::{Query, find};
 use crate::listener::Address;
@@ -25,27 +26,26 @@ use crate::transport;
 /// The org that the demo exports.
 const ORG: &str = "825e79b7-0073-44c3-a5ea-e0aa8a3dbf38";
 const VERSION: &str = "version=2024-10-15";
-/// What it asks for. Snyk wants a date filter.
+/// The start call. Snyk requires a date filter.
 const START: &str = r#"{"data":{"type":"resource","attributes":{"formats":["csv"],"dataset":"issues","filters":{"introduced":{"from":"2026-01-01T00:00:00Z"}}}}}"#;
 
-/// Options of the demo.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// End after the run, with exit code 0, instead of serving on
+pub(super) struct DemoArgs {
+    /// Exit after the run instead of serving on
     #[arg(long)]
     once: bool,
-    /// Where the gateway listens; a free port unless given
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    /// Address of the gateway [default: a free port]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", hide_default_value = true)]
     listen: String,
 }
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-pub(super) fn run(args: &Args) -> Result<(), Failure> {
-    block_on(async { Box::pin(show(args)).await.map_err(|error| Failure::Other("the demo failed", error)) })
+pub(super) fn run(args: &DemoArgs) -> Result<(), CommandError> {
+    block_on(async {
+        Box::pin(show(args)).await.map_err(|error| CommandError::Other("the demo failed", error))
+    })
 }
 
-async fn show(args: &Args) -> Result<(), BoxError> {
+async fn show(args: &DemoArgs) -> Result<(), BoxError> {
     let mut out = anstream::stdout();
     let shutdown = Shutdown::new();
     signals::receive(&shutdown, None)?;
@@ -86,13 +86,13 @@ async fn show(args: &Args) -> Result<(), BoxError> {
         shutdown.begun().await;
         Ok(())
     };
-    let told = tokio::select! {
-        told = story => told,
+    let outcome = tokio::select! {
+        outcome = story => outcome,
         () = &mut serving => return Err("the gateway ended by itself".into()),
     };
     shutdown.begin();
     serving.await;
-    told
+    outcome
 }
 
 /// A tool that speaks to the gateway as it would to Snyk, without a token.
@@ -101,8 +101,8 @@ struct Tool<'a> {
     root: &'a str,
 }
 
-/// What the tool sees of an answer.
-struct Seen {
+/// The parts of an answer that the demo shows.
+struct DemoAnswer {
     status: u16,
     cache: String,
     snyk_request_id: String,
@@ -110,7 +110,7 @@ struct Seen {
 }
 
 impl Tool<'_> {
-    async fn call(&mut self, method: Method, target: &str, body: &Value) -> Result<Seen, BoxError> {
+    async fn call(&mut self, method: Method, target: &str, body: &Value) -> Result<DemoAnswer, BoxError> {
         let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         let request = Request::builder()
             .method(method)
@@ -122,7 +122,7 @@ impl Tool<'_> {
             |name| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
         let (cache, snyk_request_id) = (field("cache-status"), field("snyk-request-id"));
         let body = serde_json::from_slice(&body.collect().await?.to_bytes())?;
-        Ok(Seen { status: head.status.as_u16(), cache, snyk_request_id, body })
+        Ok(DemoAnswer { status: head.status.as_u16(), cache, snyk_request_id, body })
     }
 }
 
@@ -138,7 +138,7 @@ async fn narrate(
     writeln!(out, "  gateway    {}   (holds the credential; tools need none)\n", tool.root)?;
 
     let bar = ProgressBar::new(5).with_style(ProgressStyle::with_template("  {bar:20} {msg}")?);
-    let step = |seen: &Seen, what: &str| {
+    let step = |seen: &DemoAnswer, what: &str| {
         let status = seen.body["data"]["attributes"]["status"].as_str().unwrap_or("-").to_owned();
         bar.set_message(format!("{what}: {status}"));
         bar.inc(1);
@@ -174,7 +174,7 @@ async fn narrate(
     }
     bar.finish_and_clear();
     let hits = fake.hits();
-    writeln!(out, "\n{bold}What went to Snyk{bold:#}")?;
+    writeln!(out, "\n{bold}Calls to Snyk{bold:#}")?;
     writeln!(
         out,
         "  {} start call, {} results calls; {} more were answered from the cache.",

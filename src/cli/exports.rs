@@ -3,64 +3,40 @@
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 use http::Method;
-use serde::Deserialize;
 
-use super::Failure;
-use super::admin::Reached;
+use super::CommandError;
+use super::admin::AdminArgs;
 use super::status::{size, span};
-use crate::chain::visible;
+use crate::admin::report::ExportsReport;
+use crate::error_text::visible;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// Most of them, the newest first
+pub(super) struct ExportsArgs {
+    /// Show at most this many, the newest first
     #[arg(long, default_value_t = 200)]
     limit: u32,
-    /// Print the JSON that the gateway gives
+    /// Print the gateway's JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    reached: Reached,
+    reached: AdminArgs,
 }
 
-/// Asks the gateway what it has stored.
-pub(super) async fn run(args: &Args) -> Result<String, Failure> {
-    let door = args.reached.door(true)?;
-    let body = door.ask(Method::GET, &format!("/api/exports?limit={}", args.limit)).await?;
-    let stored: Stored = door.read(&body)?;
+pub(super) async fn run(args: &ExportsArgs) -> Result<String, CommandError> {
+    let client = args.reached.client()?;
+    let body = client.call(Method::GET, &format!("/api/exports?limit={}", args.limit)).await?;
+    let stored: ExportsReport = client.read(&body)?;
     if args.json {
-        return Ok(door.json(&body)?);
+        return Ok(client.json(&body)?);
     }
     Ok(stored.shown())
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Stored {
-    total: u64,
-    exports: Vec<Answer>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Answer {
-    operation: String,
-    scope_kind: String,
-    scope_id: String,
-    export_id: String,
-    query: String,
-    credential: String,
-    age_s: f64,
-    fresh_for_s: f64,
-    links_end: Option<String>,
-    hits: u64,
-    bytes: u64,
-}
-
-impl Stored {
-    /// Ids are shown whole: `exportgate purge` wants them so. What is the same in all rows is left out.
+impl ExportsReport {
+    /// Ids are whole: `exportgate purge` needs them so. A column with the same value in all rows is left out.
     fn shown(&self) -> String {
         let Self { total, exports } = self;
-        let Some(first) = exports.first() else { return "Nothing is stored.\n".to_owned() };
+        let Some(first) = exports.first() else { return "The cache is empty.\n".to_owned() };
         let queries = exports.iter().any(|export| export.query != first.query);
         let credentials = exports.iter().any(|export| export.credential != first.credential);
         let mut table = Table::new();
@@ -69,14 +45,14 @@ impl Stored {
         let header = header.into_iter().chain(queries.then_some("query"));
         table.set_header(header.chain(credentials.then_some("credential")));
         for export in exports {
-            let fresh = if export.fresh_for_s > 0.0 { span(export.fresh_for_s) } else { "over".to_owned() };
+            let fresh = if export.fresh_for_s > 0 { span(export.fresh_for_s) } else { "stale".to_owned() };
             let cells = [
                 format!("{} {}", visible(&export.scope_kind), visible(&export.scope_id)),
                 visible(&export.export_id),
                 visible(&export.operation),
                 span(export.age_s),
                 fresh,
-                export.links_end.as_deref().map_or_else(|| "not known".to_owned(), visible),
+                export.links_end.as_deref().map_or_else(|| "unknown".to_owned(), visible),
                 export.hits.to_string(),
                 size(export.bytes),
             ];
@@ -84,8 +60,8 @@ impl Stored {
             table.add_row(cells.chain(credentials.then(|| visible(&export.credential))));
         }
         let shown = exports.len();
-        let rest = if u64::try_from(shown).is_ok_and(|shown| shown < *total) {
-            format!("{shown} of {total} are shown: --limit shows more.\n")
+        let rest = if shown < *total {
+            format!("{shown} of {total} exports; --limit shows more.\n")
         } else {
             String::new()
         };
@@ -105,16 +81,19 @@ mod tests {
         let mut other = one.clone();
         other["query"] = "version=2025-01-01".into();
         other["fresh_for_s"] = 0.into();
-        let shown = |exports: &[&serde_json::Value], total: u64| {
+        let shown = |exports: &[&serde_json::Value], total: usize| {
             let document = serde_json::json!({"total": total, "exports": exports});
-            serde_json::from_value::<Stored>(document).expect("a document").shown()
+            serde_json::from_value::<ExportsReport>(document).expect("a document").shown()
         };
         let text = shown(&[&one], 1);
         assert!(text.contains("7c1e0000-0000-4000-8000-000000000000") && text.contains("43m 20s"), "{text}");
-        assert!(!text.contains("query") && !text.contains("credential") && !text.contains("shown"), "{text}");
+        assert!(
+            !text.contains("query") && !text.contains("credential") && !text.contains("--limit"),
+            "{text}"
+        );
         let text = shown(&[&one, &other], 5);
-        assert!(text.contains("version=2025-01-01") && text.contains("over"), "{text}");
-        assert!(text.contains("2 of 5 are shown"), "{text}");
-        assert_eq!(shown(&[], 0), "Nothing is stored.\n");
+        assert!(text.contains("version=2025-01-01") && text.contains("stale"), "{text}");
+        assert!(text.contains("2 of 5 exports"), "{text}");
+        assert_eq!(shown(&[], 0), "The cache is empty.\n");
     }
 }

@@ -4,65 +4,64 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{Failure, block_on, signals};
+use super::{CommandError, block_on, signals};
 use crate::fake::{Fake, Fault, JobStatus, Script, Settings, Target};
 use crate::shutdown::Shutdown;
 
-/// Options of the fake.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = format!("Faults: {}", Fault::forms()))]
-pub(super) struct Args {
-    /// Where to listen
+pub(super) struct FakeSnykArgs {
+    /// Address to listen on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7090")]
     listen: SocketAddr,
-    /// Speak plain HTTP instead of TLS
+    /// Use HTTP without TLS
     #[arg(long)]
     plain: bool,
-    /// Write the certificate to trust to this file
+    /// Write its certificate authority to this file
     #[arg(long, value_name = "FILE", conflicts_with = "plain")]
     ca_out: Option<PathBuf>,
-    /// Exports are unfinished for so many GETs
+    /// Number of GETs that find an export unfinished
     #[arg(long, default_value_t = 2)]
     polls: u32,
-    /// And for so many seconds
+    /// Seconds that an export is unfinished at least
     #[arg(long, default_value_t = 0.0)]
     seconds: f64,
-    /// How long links live, in seconds
+    /// Lifetime of links, in seconds
     #[arg(long, default_value_t = 3600)]
     link_seconds: u64,
-    /// How the job status of a finished export is answered
+    /// Answer to the job status of a finished export
     #[arg(long, value_enum, default_value_t = JobStatus::Inline)]
     job_status: JobStatus,
     /// Accept starts without a date filter
     #[arg(long)]
     accept_any_start: bool,
-    /// Start calls an hour, as Snyk allows 20
+    /// Limit on start calls an hour; Snyk allows 20
     #[arg(long)]
     starts_per_hour: Option<u32>,
-    /// Requests a minute, as Snyk allows 1620; over it, nobody is answered until a quiet minute
+    /// Limit on requests a minute; Snyk allows 1620. Beyond it, all requests get 429 until a quiet minute
     #[arg(long)]
     requests_per_minute: Option<u32>,
-    /// Add what an edge was seen to add: a weak ETag, an Expires of the same second, Server: envoy, Vary
+    /// Add the fields that Snyk's edge adds: a weak ETag, an Expires of the same second, Server: envoy, Vary
     #[arg(long)]
     edge_fields: bool,
-    /// Seconds that Date is ahead of the clock that links are signed by
+    /// Seconds by which Date is ahead of the clock that signs links
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     date_offset: i64,
-    /// Let calls go wrong; repeat for more. *N: the next N calls. @TARGET: `starts`, an org or group (orgs/ID,
+    /// Make calls fail; repeat for more. *N: the next N calls. @TARGET: `starts`, an org or group (orgs/ID,
     /// groups/ID), an export (ID), or calls whose path begins so (/v1/)
     #[arg(long = "fault", value_name = "FAULT[*N][@TARGET]")]
-    faults: Vec<Plan>,
+    faults: Vec<FaultPlan>,
 }
 
 /// A value of `--fault`.
 #[derive(Debug, Clone)]
-struct Plan {
+struct FaultPlan {
     fault: Fault,
     times: Option<u32>,
     target: Target,
 }
 
-impl std::str::FromStr for Plan {
+impl std::str::FromStr for FaultPlan {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -80,7 +79,7 @@ impl std::str::FromStr for Plan {
     }
 }
 
-pub(super) fn run(args: &Args) -> Result<(), Failure> {
+pub(super) fn run(args: &FakeSnykArgs) -> Result<(), CommandError> {
     let script = Script {
         polls: args.polls,
         seconds: args.seconds,
@@ -95,11 +94,11 @@ pub(super) fn run(args: &Args) -> Result<(), Failure> {
     };
     let settings = Settings { listen: args.listen, tls: !args.plain, script, ..Settings::default() };
     block_on(async {
-        let failed = |error: std::io::Error| Failure::Other("the fake cannot start", error.into());
+        let failed = |error: std::io::Error| CommandError::Other("the fake cannot start", error.into());
         let shutdown = Shutdown::new();
         signals::receive(&shutdown, None).map_err(failed)?;
         let fake = Fake::start(settings).await.map_err(failed)?;
-        for Plan { fault, times, target } in args.faults.clone() {
+        for FaultPlan { fault, times, target } in args.faults.clone() {
             fake.fault_at(target, fault, times);
         }
         let mut out = anstream::stdout();

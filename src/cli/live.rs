@@ -1,4 +1,4 @@
-//! `exportgate check --live`: one cheap request with the value of each slot tells whether token, region and clock are right.
+//! `exportgate check --live`: one cheap request with the value of each slot checks token, region and clock.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use http_body_util::{Either, Full};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::Failure;
-use crate::chain::chain;
+use super::CommandError;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::{Credential, Credentials, NoValue};
+use crate::error_text::error_text;
 use crate::gateway::advice_on;
 use crate::journal::{Attempt, Journal};
 use crate::transport::Memory;
@@ -23,17 +23,16 @@ use crate::upstream::{Answer, Failed, Outgoing, Upstream};
 
 /// The owner of the credential: a request that needs no rights, and costs Snyk next to nothing.
 const TARGET: &str = "/rest/self?version=2024-10-15";
-/// More than this is worth a word: links are signed by Snyk's clock.
+/// A larger difference is printed: Snyk's clock signs links.
 const SKEW: Duration = Duration::from_secs(30);
 
-/// The verdict on one slot, and its line.
 #[derive(Debug)]
-struct Verdict {
+struct SlotVerdict {
     is_good: bool,
     text: String,
 }
 
-impl Verdict {
+impl SlotVerdict {
     fn good(text: String) -> Self {
         Self { is_good: true, text }
     }
@@ -43,7 +42,6 @@ impl Verdict {
     }
 }
 
-/// The way to Snyk, and the record of what goes there.
 struct Check {
     upstream: Upstream,
     journal: Journal,
@@ -51,8 +49,9 @@ struct Check {
 }
 
 /// Sends one request for each slot and prints a line about it. Gives `true` where the active slots are all good.
-pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<bool, Failure> {
-    let failed = |what| move |error: Box<dyn std::error::Error + Send + Sync>| Failure::Other(what, error);
+pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<bool, CommandError> {
+    let failed =
+        |what| move |error: Box<dyn std::error::Error + Send + Sync>| CommandError::Other(what, error);
     let clock = Clock::system();
     let (credentials, _) =
         Credentials::open(config.credential, &clock).map_err(|error| failed("a credential")(error.into()))?;
@@ -74,21 +73,21 @@ pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<
 }
 
 impl Check {
-    async fn slot(&self, credential: &Credential, slot: usize) -> Verdict {
+    async fn slot(&self, credential: &Credential, slot: usize) -> SlotVerdict {
         match credential.try_slot(slot).await {
             Ok(field) => self.request(credential, field).await,
-            Err(error @ NoValue::Awaited(_)) => Verdict::bad(format!("{error}: not asked")),
+            Err(error @ NoValue::Awaited(_)) => SlotVerdict::bad(format!("{error}: not asked")),
             Err(error @ NoValue::Unusable { .. }) => {
-                Verdict::bad(format!("{}: not asked; mend the file", chain(&error)))
+                SlotVerdict::bad(format!("{}: not asked; fix the file", error_text(&error)))
             }
-            Err(error @ NoValue::NoAccessToken(_)) => Verdict::bad(format!(
+            Err(error @ NoValue::NoAccessToken(_)) => SlotVerdict::bad(format!(
                 "{}: not asked; check client_id, client_secret_file and token_url",
-                chain(&error)
+                error_text(&error)
             )),
         }
     }
 
-    async fn request(&self, credential: &Credential, authorization: HeaderValue) -> Verdict {
+    async fn request(&self, credential: &Credential, authorization: HeaderValue) -> SlotVerdict {
         let Self { upstream, journal, clock } = self;
         let sent_id = Uuid::new_v4();
         let mut fields = HeaderMap::new();
@@ -120,21 +119,24 @@ impl Check {
                 unanswered(failed, &root)
             }
         };
-        let id = attempt.received_id.clone().unwrap_or_else(|| sent_id.to_string());
+        let id = match &attempt.received_id {
+            Some(id) => format!("snyk-request-id {id}"),
+            None => format!("sent snyk-request-id {sent_id}"),
+        };
         let recorded = if journal.record(attempt, Vec::new()).await.is_ok() { "" } else { ", not recorded" };
-        Verdict { text: format!("{} [snyk-request-id {id}{recorded}]", verdict.text), ..verdict }
+        SlotVerdict { text: format!("{} [{id}{recorded}]", verdict.text), ..verdict }
     }
 }
 
-fn unanswered(failed: &Failed, root: &str) -> Verdict {
-    let cause = failed.source.as_deref().map_or_else(String::new, |cause| format!(": {}", chain(cause)));
+fn unanswered(failed: &Failed, root: &str) -> SlotVerdict {
+    let cause = failed.source.as_deref().map_or_else(String::new, |cause| format!(": {}", error_text(cause)));
     let kind = failed.kind.as_str();
-    Verdict::bad(format!("no answer from {root} ({kind}{cause}). {}", advice_on(failed.kind)))
+    SlotVerdict::bad(format!("no answer from {root} ({kind}{cause}). {}", advice_on(failed.kind)))
 }
 
 /// Reads an answer for token, version and clock. A proxy or a sign-in page may answer in Snyk's place, with any status, and
 /// that says nothing about them.
-fn judge(answer: &Answer, root: &str, now: SystemTime) -> Verdict {
+fn judge(answer: &Answer, root: &str, now: SystemTime) -> SlotVerdict {
     let (status, fields) = (answer.status, &answer.fields);
     let code = status.as_u16();
     let kind = plain(fields, CONTENT_TYPE.as_str()).unwrap_or("no media type");
@@ -143,25 +145,25 @@ fn judge(answer: &Answer, root: &str, now: SystemTime) -> Verdict {
     if status.is_redirection() {
         let location = fields.get(LOCATION).and_then(|place| place.to_str().ok()?.parse::<Uri>().ok());
         let to = location.as_ref().and_then(Uri::host).map_or_else(String::new, |host| format!(" to {host}"));
-        return Verdict::bad(format!("{code}, a redirect{to}, and Snyk's API gives none: {elsewhere}"));
+        return SlotVerdict::bad(format!("{code}, a redirect{to}, and Snyk's API gives none: {elsewhere}"));
     }
     if status.is_success() {
         return if names_an_owner(answer) {
-            Verdict::good(format!("{code}, the token is good{}", version_and_clock(fields, now)))
+            SlotVerdict::good(format!("{code}, the token is good{}", version_and_clock(fields, now)))
         } else {
             let document = if is_json(fields) { "JSON without an owner of the token" } else { kind };
-            Verdict::bad(format!("{code}, but not from Snyk's API ({document}): {elsewhere}"))
+            SlotVerdict::bad(format!("{code}, but not from Snyk's API ({document}): {elsewhere}"))
         };
     }
     if status == StatusCode::TOO_MANY_REQUESTS {
         let wait = plain(fields, RETRY_AFTER.as_str()).unwrap_or("60");
-        return Verdict::bad(format!(
+        return SlotVerdict::bad(format!(
             "{code}, the rate limit is used up: the token was not looked at; try again after {wait} s"
         ));
     }
     if fields.get("snyk-request-id").is_none() && !is_error_document(answer) {
         let edge = if status.is_server_error() { "Snyk's edge, or " } else { "" };
-        return Verdict::bad(format!(
+        return SlotVerdict::bad(format!(
             "{code}, but not from Snyk's API ({kind}, no snyk-request-id): {edge}{elsewhere}"
         ));
     }
@@ -178,11 +180,11 @@ fn judge(answer: &Answer, root: &str, now: SystemTime) -> Verdict {
             )
         }
         status if status.is_server_error() => format!(
-            "Snyk answered {status}: trouble of its own, and no word on the token; try again, then see https://status.snyk.io"
+            "Snyk answered {status}: a failure of its own, and no word on the token; try again, then see https://status.snyk.io"
         ),
         status => format!("Snyk answered {status}, and no word on the token: check upstream.url ({root})"),
     };
-    Verdict::bad(format!("{text}{}", version_and_clock(fields, now)))
+    SlotVerdict::bad(format!("{text}{}", version_and_clock(fields, now)))
 }
 
 fn version_and_clock(fields: &HeaderMap, now: SystemTime) -> String {

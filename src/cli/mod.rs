@@ -9,8 +9,6 @@ mod exports;
 mod fake_snyk;
 mod key;
 mod live;
-mod own;
-mod place;
 mod purge;
 mod requests;
 mod serve;
@@ -24,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::config::{Config, Problems, Resolved, Sources};
+use crate::config::{Config, EXAMPLE, Problems, Resolved, Sources};
 
 /// A caching gateway for Snyk's Export API.
 ///
@@ -41,69 +39,69 @@ pub struct Cli {
 enum Command {
     /// Serve clients until SIGTERM or Ctrl-C.
     Serve(Configured),
-    /// Start a fake Snyk and a gateway, run an export through them, and show what happened.
-    Demo(demo::Args),
-    /// Find the request IDs of what was asked of Snyk, whether the gateway runs or not.
+    /// Run an export through a gateway and a fake Snyk, and show each step.
+    Demo(demo::DemoArgs),
+    /// Find the request IDs of calls to Snyk in the journal, also while the gateway is stopped.
     Requests {
         #[command(flatten)]
-        args: requests::Args,
+        args: requests::RequestsArgs,
         #[command(flatten)]
         configured: Configured,
     },
-    /// Say how the gateway that runs stands: its parts, requests, budget, journal.
-    Status(status::Args),
-    /// List what the gateway that runs has stored.
-    Exports(exports::Args),
-    /// Have the gateway that runs forget what it has stored.
-    Purge(purge::Args),
-    /// Print the resolved configuration, redacted, with where each value came from.
+    /// Show the status of a running gateway: health, requests, budget, journal.
+    Status(status::StatusArgs),
+    /// List the exports in a running gateway's cache.
+    Exports(exports::ExportsArgs),
+    /// Purge entries from a running gateway's cache.
+    Purge(purge::PurgeArgs),
+    /// Check the configuration and print it, redacted, with the source of each value.
     Check {
-        /// Print an example file with every key, its default and what it does.
+        /// Print an example file with every key, its default and a comment.
         #[arg(long)]
         example: bool,
-        /// Ask Snyk once with each slot of each credential: whether token, region and clock are right
+        /// Send Snyk one request with each slot of each credential, to check token, region and clock
         #[arg(long, conflicts_with_all = ["example", "client"])]
         live: bool,
-        /// Say what would happen to a request of this client, and which rule decides: METHOD PATH
+        /// Show whether the policy allows a request of this client, and which rule decides: METHOD PATH
         #[arg(long = "as", value_name = "CLIENT", requires = "request", conflicts_with = "example")]
         client: Option<String>,
-        /// With --as: the method and the path, such as GET /orgs/ID/export/ID
+        /// Method and path of that request, such as GET /orgs/ID/export/ID
         #[arg(value_names = ["METHOD", "PATH"], num_args = 2, requires = "client")]
         request: Vec<String>,
         #[command(flatten)]
         configured: Configured,
     },
-    /// Make keys for clients.
+    /// Manage keys of clients.
     #[command(subcommand)]
-    Key(key::Command),
-    /// Run a scripted Snyk by itself, for trying things out and for CI.
-    FakeSnyk(fake_snyk::Args),
-    /// Print what makes a shell complete this command line.
+    Key(key::KeyCommand),
+    /// Run a fake Snyk, for trials and CI.
+    FakeSnyk(fake_snyk::FakeSnykArgs),
+    /// Generate shell completions.
     Completions {
-        /// Which shell
+        /// Shell to generate them for
         shell: clap_complete::Shell,
     },
-    /// Write the manual pages into a directory.
+    /// Write the manual pages to a directory.
     #[command(hide = true)]
     Man {
-        /// Which; it is made where it is missing
+        /// The directory; created if missing
         directory: PathBuf,
     },
 }
 
-/// Where the configuration comes from. Flags come before EXPORTGATE_… variables, these before the file.
+/// Sources of the configuration. Flags come before EXPORTGATE_… variables, these before the file.
 #[derive(Debug, Clone, Default, Args)]
 struct Configured {
-    /// A TOML file; see config/exportgate.example.toml [env: EXPORTGATE_CONFIG]
+    /// Configuration file (TOML); see config/exportgate.example.toml [env: EXPORTGATE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to listen; repeat for more. `unix:/path` is a Unix socket [env: EXPORTGATE_LISTEN]
+    /// Address for clients; repeat for more. `unix:/path` is a Unix socket [env: EXPORTGATE_LISTEN]
     #[arg(long, value_name = "ADDR")]
     listen: Vec<String>,
-    /// The API's root, such as https://api.eu.snyk.io [env: EXPORTGATE_UPSTREAM_URL]
+    /// Root URL of Snyk's API, such as https://api.eu.snyk.io [env: EXPORTGATE_UPSTREAM_URL]
     #[arg(long, value_name = "URL")]
     upstream: Option<String>,
-    /// The file with the records of requests [env: EXPORTGATE_JOURNAL_PATH]
+    /// SQLite file of the journal [env: EXPORTGATE_JOURNAL_PATH]
     #[arg(long, value_name = "PATH")]
     journal: Option<PathBuf>,
 }
@@ -125,16 +123,16 @@ impl Configured {
     }
 }
 
-/// Why a subcommand failed.
+/// A subcommand failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum CommandError {
     /// The configuration is not valid; exit code 2.
     #[error(transparent)]
     Problems(#[from] Problems),
-    /// What was looked at is not good; it was said already. Exit code 1.
+    /// A check failed, and its output says so. Exit code 1.
     #[error("not good")]
     Refused,
-    /// What is set is not safe, or does not fit what is there; exit code 2.
+    /// The settings are not safe on this machine; exit code 2.
     #[error("{0}")]
     Unsafe(&'static str, #[source] Box<dyn Error + Send + Sync>),
     /// Anything else; exit code 1.
@@ -142,11 +140,11 @@ pub enum Failure {
     Other(&'static str, #[source] Box<dyn Error + Send + Sync>),
 }
 
-fn cannot_write(error: std::io::Error) -> Failure {
-    Failure::Other("cannot write", error.into())
+fn cannot_write(error: std::io::Error) -> CommandError {
+    CommandError::Other("cannot write", error.into())
 }
 
-/// Who reads may have had enough (`| head`): that is no failure.
+/// A reader that has had enough (`| head`) is no failure.
 fn closed<T: Default>(error: std::io::Error) -> std::io::Result<T> {
     if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(T::default()) } else { Err(error) }
 }
@@ -155,12 +153,12 @@ impl Cli {
     /// Runs the subcommand.
     ///
     /// # Errors
-    /// [`Failure`].
-    pub fn run(self) -> Result<(), Failure> {
+    /// [`CommandError`].
+    pub fn run(self) -> Result<(), CommandError> {
         let mut out = anstream::stdout();
         match self.command {
             Command::Serve(configured) => {
-                // Before the first secret is read.
+                // Secrets are read after this.
                 let denied = crate::hardening::harden();
                 serve::run(configured, denied)
             }
@@ -170,27 +168,24 @@ impl Cli {
                 let now = crate::clock::Clock::system().now().wall;
                 requests::run(&args, &journal, &mut out, now)
                     .or_else(|error| if error.is_closed() { Ok(()) } else { Err(error) })
-                    .map_err(|error| Failure::Other("the requests cannot be listed", error.into()))
+                    .map_err(|error| CommandError::Other("cannot search the journal", error.into()))
             }
             Command::Check { client: Some(client), request, configured, .. } => {
                 let config = configured.resolve()?.0;
                 let [method, target] = request.as_slice() else { return Ok(()) };
                 let now = crate::clock::Clock::system().now().wall;
-                let asked = check::Asked { client: &client, method, target, now };
-                let allowed =
-                    check::dry_run(&config, &asked, &mut out).or_else(closed).map_err(cannot_write)?;
-                if allowed { Ok(()) } else { Err(Failure::Refused) }
+                let request = check::DryRun { client: &client, method, target, now };
+                let allowed = request.run(&config, &mut out).or_else(closed).map_err(cannot_write)?;
+                if allowed { Ok(()) } else { Err(CommandError::Refused) }
             }
             Command::Check { live: true, configured, .. } => {
                 let config = configured.resolve()?.0;
                 let good = block_on(live::run(config, &mut out))?;
-                if good { Ok(()) } else { Err(Failure::Refused) }
+                if good { Ok(()) } else { Err(CommandError::Refused) }
             }
-            Command::Check { example, configured, .. } => {
-                let resolved = if example { Resolved::defaults() } else { configured.resolve()?.1 };
-                check::run(&resolved, example, &mut out).or_else(closed).map_err(cannot_write)
-            }
-            Command::Key(key::Command::New(new)) => {
+            Command::Check { example: true, .. } => print(&mut out, EXAMPLE),
+            Command::Check { configured, .. } => print(&mut out, &check::listing(&configured.resolve()?.1)),
+            Command::Key(key::KeyCommand::New(new)) => {
                 key::run(&new, &mut out, &mut anstream::stderr()).map_err(cannot_write)
             }
             Command::Status(args) => print(&mut out, &block_on(status::run(&args))?),
@@ -209,14 +204,14 @@ impl Cli {
     }
 }
 
-fn print(out: &mut dyn std::io::Write, text: &str) -> Result<(), Failure> {
+fn print(out: &mut dyn std::io::Write, text: &str) -> Result<(), CommandError> {
     out.write_all(text.as_bytes()).or_else(closed).map_err(cannot_write)
 }
 
-/// Prints the chain of what went wrong to standard error; gives the exit code.
+/// Prints the error with its causes to standard error; gives the exit code.
 #[must_use]
-pub fn report(failure: &Failure) -> ExitCode {
-    if let Failure::Refused = failure {
+pub fn report(failure: &CommandError) -> ExitCode {
+    if let CommandError::Refused = failure {
         return ExitCode::FAILURE;
     }
     let mut err = anstream::stderr();
@@ -229,25 +224,25 @@ pub fn report(failure: &Failure) -> ExitCode {
     }
     let _ = writeln!(err);
     match failure {
-        Failure::Problems(_) | Failure::Unsafe(..) => ExitCode::from(2),
-        Failure::Refused | Failure::Other(..) => ExitCode::FAILURE,
+        CommandError::Problems(_) | CommandError::Unsafe(..) => ExitCode::from(2),
+        CommandError::Refused | CommandError::Other(..) => ExitCode::FAILURE,
     }
 }
 
-/// After so many tasks of its own a thread takes one of the queue that all share. What does not fit into its own queue
-/// (256 tasks) goes there, and with a thousand busy connections waited for 200 ms while the others were served again and
-/// again; tokio's own choice comes to some 20 here.
+/// A thread takes a task of the shared queue after this many of its own. Tasks that do not fit into a thread's own queue
+/// (256) go to the shared one, and waited there for 200 ms with a thousand busy connections, while the others were served
+/// again and again; tokio's own choice comes to some 20 here.
 const SHARED_QUEUE: u32 = 3;
 
 /// Runs `work` on a runtime with a thread for each core.
-fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+fn block_on<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .global_queue_interval(SHARED_QUEUE)
         .build()
-        .map_err(|error| Failure::Other("no runtime", error.into()))?;
+        .map_err(|error| CommandError::Other("no runtime", error.into()))?;
     let done = runtime.block_on(work);
-    // What a drain did not wait for is not waited for here either.
+    // A drain that gave up on some work must not wait for it here.
     runtime.shutdown_background();
     done
 }

@@ -1,44 +1,36 @@
 //! `exportgate purge`.
 
 use http::Method;
-use serde::Deserialize;
 
-use super::Failure;
-use super::admin::Reached;
+use super::CommandError;
+use super::admin::AdminArgs;
+use crate::admin::report::PurgeReport;
 use crate::route::Id;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// All that is stored
+pub(super) struct PurgeArgs {
+    /// Purge all entries
     #[arg(long, conflicts_with = "ids", required_unless_present = "ids")]
     all: bool,
-    /// The org's or group's id, and the export's: its results and job status
+    /// Id of the org or group, and id of the export
     #[arg(id = "ids", value_names = ["SCOPE_ID", "EXPORT_ID"], num_args = 2, value_parser = id)]
     ids: Vec<Id>,
     #[command(flatten)]
-    reached: Reached,
+    reached: AdminArgs,
 }
 
 fn id(text: &str) -> Result<Id, &'static str> {
     Id::parse(text).ok_or("must be an id, such as 825e79b7-0073-44c3-a5ea-e0aa8a3dbf38")
 }
 
-#[derive(Debug, Deserialize)]
-struct Purged {
-    purged: u64,
-}
-
-/// Has the gateway forget what it stored.
-pub(super) async fn run(args: &Args) -> Result<String, Failure> {
+pub(super) async fn run(args: &PurgeArgs) -> Result<String, CommandError> {
     let target = match args.ids.as_slice() {
         [scope, export] => format!("/api/exports/{}/{}", scope.as_str(), export.as_str()),
         _ => "/api/exports".to_owned(),
     };
-    let door = args.reached.door(true)?;
-    let body = door.ask(Method::DELETE, &target).await?;
-    Ok(match door.read(&body)? {
-        Purged { purged: 0 } => "Nothing was stored of it.\n".to_owned(),
-        Purged { purged: 1 } => "1 answer is stored no more.\n".to_owned(),
-        Purged { purged } => format!("{purged} answers are stored no more.\n"),
-    })
+    let client = args.reached.client()?;
+    let body = client.call(Method::DELETE, &target).await?;
+    let PurgeReport { purged } = client.read(&body)?;
+    let entries = if purged == 1 { "entry" } else { "entries" };
+    Ok(format!("Purged {purged} {entries}.\n"))
 }

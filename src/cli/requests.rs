@@ -8,12 +8,11 @@ use clap::ValueEnum;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 
-use crate::chain::visible;
+use crate::error_text::visible;
 use crate::journal::{Query, QueryError, Row, StatusFilter, find, moment, support};
 
-/// What to look for; everything given must match.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct RequestsArgs {
     /// Requests about this export
     #[arg(long, value_name = "ID")]
     export: Option<String>,
@@ -23,47 +22,46 @@ pub(super) struct Args {
     /// Requests about this group
     #[arg(long, value_name = "ID")]
     group: Option<String>,
-    /// Requests that answered this client
+    /// Requests for this client
     #[arg(long, value_name = "NAME")]
     client: Option<String>,
-    /// Any id: Exportgate-Request-Id, or snyk-request-id; or the first 8 characters of any that is shown
+    /// Any request id (Exportgate-Request-Id or snyk-request-id), or at least its first 8 characters
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// A status (404), a class (5xx), or "error" where no whole answer came
+    /// A status (404), a class (5xx), or "error" for requests without a complete answer
     #[arg(long)]
     status: Option<StatusFilter>,
-    /// Sent since: a time (2026-02-12T20:00:00Z) or so long ago (2h)
+    /// Sent after this time (2026-02-12T20:00:00Z) or this long ago (2h)
     #[arg(long, value_name = "TIME", value_parser = moment_text)]
     since: Option<String>,
-    /// Sent before: a time or so long ago
+    /// Sent before this time or this long ago
     #[arg(long, value_name = "TIME", value_parser = moment_text)]
     until: Option<String>,
-    /// Most requests, the newest first
+    /// Show at most this many, the newest first
     #[arg(long, default_value_t = 50)]
     limit: u32,
-    /// How to print them
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
-    /// Print a block to paste into a ticket for Snyk's support
+    /// Output format
+    #[arg(long, value_enum, default_value_t = OutputFormat::Table)]
+    format: OutputFormat,
+    /// Print a block for a ticket to Snyk's support
     #[arg(long, conflicts_with = "format")]
     support: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Format {
+enum OutputFormat {
     Table,
     Json,
     Csv,
 }
 
-/// Whether `text` is a time, or a distance from now; it is resolved when now is known.
+/// Checks a time or a distance; it is resolved when now is known.
 fn moment_text(text: &str) -> Result<String, &'static str> {
     moment(text, SystemTime::UNIX_EPOCH).map(|_| text.to_owned())
 }
 
-/// Why requests cannot be listed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub(super) enum RequestsError {
     #[error(transparent)]
     Query(#[from] QueryError),
     #[error("cannot write")]
@@ -74,8 +72,8 @@ pub(super) enum Error {
     Json(#[from] serde_json::Error),
 }
 
-impl Error {
-    /// Whether who reads has had enough (`| head`).
+impl RequestsError {
+    /// True if the reader has had enough (`| head`).
     pub(super) fn is_closed(&self) -> bool {
         let kind = match self {
             Self::Query(_) => None,
@@ -93,7 +91,12 @@ impl Error {
     }
 }
 
-pub(super) fn run(args: &Args, journal: &Path, out: &mut dyn Write, now: SystemTime) -> Result<(), Error> {
+pub(super) fn run(
+    args: &RequestsArgs,
+    journal: &Path,
+    out: &mut dyn Write,
+    now: SystemTime,
+) -> Result<(), RequestsError> {
     let at = |text: &Option<String>| text.as_deref().and_then(|text| moment(text, now).ok());
     let query = Query {
         export: args.export.clone(),
@@ -112,19 +115,19 @@ pub(super) fn run(args: &Args, journal: &Path, out: &mut dyn Write, now: SystemT
         return Ok(write!(out, "{}", support(&rows))?);
     }
     match args.format {
-        Format::Table if rows.is_empty() => {
+        OutputFormat::Table if rows.is_empty() => {
             writeln!(
                 out,
-                "No such requests in {}. Fewer filters find more; of an id, at least 8 characters are needed.\nWhat the cache answered is in the gateway's log only: search for the snyk-request-id of such an answer.",
+                "No matching requests in {}. Try fewer filters, and at least 8 characters of an id.\nAnswers from the cache are in the gateway's log only: search it for the snyk-request-id of the answer.",
                 journal.display()
             )?;
         }
-        Format::Table => writeln!(out, "{}", table(&rows))?,
-        Format::Json => {
+        OutputFormat::Table => writeln!(out, "{}", table(&rows))?,
+        OutputFormat::Json => {
             serde_json::to_writer_pretty(&mut *out, &rows)?;
             writeln!(out)?;
         }
-        Format::Csv => {
+        OutputFormat::Csv => {
             let mut csv = csv::Writer::from_writer(out);
             for row in &rows {
                 csv.serialize(harmless(row))?;
@@ -135,8 +138,7 @@ pub(super) fn run(args: &Args, journal: &Path, out: &mut dyn Write, now: SystemT
     Ok(())
 }
 
-/// The columns that matter, for a terminal. Tries and waits have theirs only where there were any: a line is long
-/// enough.
+/// A table for a terminal. Tries and waits have columns only if there are any: lines are long enough.
 pub(super) fn table(rows: &[Row]) -> Table {
     let tries = rows.iter().any(|row| row.number > 1);
     let waits = rows.iter().any(|row| row.queued_ms >= 1.0);
@@ -167,7 +169,7 @@ pub(super) fn table(rows: &[Row]) -> Table {
     table
 }
 
-/// The first part of a UUID is enough to tell which.
+/// The first part of a UUID, which is enough to recognise it.
 pub(super) fn short(id: &str) -> &str {
     if id.len() == 36 { id.split('-').next().unwrap_or(id) } else { id }
 }

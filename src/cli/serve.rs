@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::{Configured, Failure, block_on, signals};
+use super::{CommandError, Configured, block_on, signals};
 use crate::app::{App, Reload};
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -12,7 +12,7 @@ use crate::files;
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
-pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Failure> {
+pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), CommandError> {
     let file = config::file(configured.config.as_deref()).map(|path| {
         let found = files::fingerprint(&path);
         (path, found)
@@ -20,19 +20,19 @@ pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Fai
     let (config, lowered) = within_open_files(configured.resolve()?.0);
     // The log is written when this function ends.
     let (log, _unwritten) = telemetry::init(&config.log)
-        .map_err(|error| Failure::Other("logs cannot be set up", error.into()))?;
+        .map_err(|error| CommandError::Other("logs cannot be set up", error.into()))?;
     for denied in denied {
         tracing::warn!("{denied}");
     }
     if lowered {
         tracing::warn!(
             listener.max_connections = config.listener.max_connections,
-            "fewer files may be open than listener.max_connections wants, which is lowered: raise the limit (LimitNOFILE=, ulimit -n)"
+            "listener.max_connections lowered to the limit on open files; raise that limit (LimitNOFILE=, ulimit -n)"
         );
     }
     let (shutdown, asked) = (Shutdown::new(), Arc::new(Notify::new()));
     signals::receive(&shutdown, Some(Arc::clone(&asked)))
-        .map_err(|error| Failure::Other("signals cannot be received", error.into()))?;
+        .map_err(|error| CommandError::Other("signals cannot be received", error.into()))?;
     block_on(async {
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -42,9 +42,9 @@ pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Fai
         );
         let app = App::bind(config, Clock::system(), shutdown).await.map_err(|error| {
             if error.is_unsafe() {
-                Failure::Unsafe("cannot start", error.into())
+                CommandError::Unsafe("cannot start", error.into())
             } else {
-                Failure::Other("cannot start", error.into())
+                CommandError::Other("cannot start", error.into())
             }
         })?;
         let read = Box::new(move || Ok(within_open_files(configured.resolve()?.0).0));
@@ -53,10 +53,10 @@ pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Fai
     })
 }
 
-/// Open files that are kept for what is no client's connection: Snyk, the admin listener, the journal, files.
+/// Open files that are kept for everything but connections of clients: Snyk, the admin listener, the journal, files.
 const RESERVED: usize = 128;
 
-/// Lowers `listener.max_connections` to what may be open, so that who looks after the gateway finds a place; whether
+/// Lowers `listener.max_connections` to the limit on open files, so that the admin listener can accept. Gives `true` where
 /// it was lowered.
 fn within_open_files(mut config: Config) -> (Config, bool) {
     let open = crate::hardening::max_open_files().and_then(|open| usize::try_from(open).ok());

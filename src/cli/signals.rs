@@ -1,5 +1,5 @@
-//! Signals, on a thread of their own that waits for nothing else: a stop is heard also where every thread of the runtime
-//! is stuck.
+//! Signals, on a thread of their own that waits for nothing else: a stop works also while every thread of the runtime is
+//! stuck.
 
 use std::sync::Arc;
 use std::thread::Builder;
@@ -12,9 +12,9 @@ use tokio::sync::Notify;
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
-/// How long the process may take to end after the second signal.
+/// Longest time until the process ends after the second signal.
 const AT_ONCE: Duration = Duration::from_secs(5);
-/// How long it waits then for the reader of its log.
+/// Longest wait for the reader of its log then.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Exit code where it took longer, or a third signal came.
 const INTERRUPTED: i32 = 130;
@@ -46,7 +46,7 @@ pub(super) fn receive(shutdown: &Shutdown, reload: Option<Arc<Notify>>) -> std::
                 });
             } else if stops == 2 {
                 beside(move || {
-                    tracing::warn!("stopping at once: what is in flight is recorded and ends");
+                    tracing::warn!("stopping at once: requests in flight are recorded and aborted");
                     shutdown.end();
                 });
                 beside(|| {
@@ -61,7 +61,7 @@ pub(super) fn receive(shutdown: &Shutdown, reload: Option<Arc<Notify>>) -> std::
     Builder::new().name("signals".to_owned()).spawn(run).map(drop)
 }
 
-/// Does something that may wait for a lock, and so for somebody who is stuck.
+/// Runs `act` on a thread of its own: it may wait for a lock that a stuck thread holds.
 fn beside(act: impl FnOnce() + Send + 'static) {
     if Builder::new().name("signal".to_owned()).spawn(act).is_err() {
         // There are too many threads, and no other way to do it.

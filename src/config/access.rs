@@ -1,6 +1,6 @@
-//! `[access]` and `[oidc]`, and whether the addresses fit them.
+//! `[access]` and `[oidc]`, and the addresses that they allow.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
@@ -10,78 +10,55 @@ use super::clients;
 use super::reader::Reader;
 use super::upstream::{check_certificates, endpoint};
 use crate::access::token::{Expected, Keys};
-use crate::access::{KeySource, Settings, Tokens};
+use crate::access::{Described, KeySource, Settings, Tokens};
 use crate::files;
 use crate::listener::{Address, Settings as Listener};
 
-/// What is read, and what `app` follows.
-pub(super) struct Read {
+/// The settings, with the files that `app` reads again.
+pub(super) struct AccessSection {
     pub(super) settings: Settings,
     pub(super) clients_file: Option<PathBuf>,
     pub(super) reload_interval: Duration,
 }
 
-pub(super) fn read(r: &mut Reader<'_>, plain: &[String]) -> Read {
-    let clients_file = r.path((
-        "access.clients_file",
-        "",
-        "The clients and what each may do (see README); read again when it changes. Without it, all is allowed locally.",
-    ));
-    let clients = clients_file.as_ref().map(|path| match files::read(path) {
-        Err(error) => {
-            let place = r.place("access.clients_file");
-            r.problem(&place, "access.clients_file", format!("cannot be read: {}", error.source));
-            Vec::new()
-        }
-        Ok(content) => clients::parse(&path.display().to_string(), &content).unwrap_or_else(|problems| {
-            r.problems(problems);
-            Vec::new()
-        }),
-    });
-    let hosts = r.list(
-        ("access.hosts", "", "Names besides localhost that Host may have on loopback addresses."),
-        |host| {
-            if host.is_empty() || host.contains([':', '/', '@', ' ']) {
-                Err("must be names without a port".to_owned())
-            } else {
-                Ok(host.to_ascii_lowercase())
-            }
-        },
-    );
-    let allow_forwarded = r.boolean((
-        "access.allow_forwarded",
-        "false",
-        "Whether requests with X-Forwarded-For and the like are taken on loopback and Unix sockets.",
-    ));
+pub(super) fn read(r: &mut Reader<'_>, plain: &[String]) -> AccessSection {
+    let clients_file = r.path("access.clients_file");
+    let clients = clients_file.as_deref().map(|path| clients(r, path));
+    let hosts = r.list("access.hosts", host);
+    let allow_forwarded = r.boolean("access.allow_forwarded");
     let required_header = required(r);
-    let hide =
-        r.boolean(("access.hide", "false", "Whether who is not allowed something gets 404 instead of 403."));
-    let max_failures = r.number(
-        (
-            "access.max_failures",
-            "20",
-            "Failed attempts to identify, a minute and address, that get 401; more get 429. Valid ones always pass.",
-        ),
-        1..=1_000_000,
-    );
-    let reload_interval = r.duration(
-        ("access.reload_interval", "1s", "How often the clients, TLS and JWKS files are read."),
-        ("10ms", "1h"),
-    );
+    let hide = r.boolean("access.hide");
+    let max_failures = r.number("access.max_failures", 1..=1_000_000);
+    let reload_interval = r.duration("access.reload_interval", "10ms"..="1h");
     let tokens = oidc(r, plain);
     if tokens.is_none() && clients.iter().flatten().any(|client| !client.tokens.is_empty()) {
-        r.note("some clients are known by tokens, and [oidc] is not set: theirs are never taken");
+        r.note("some clients have tokens, and [oidc] is not set: their tokens are refused");
     }
     let settings = Settings { clients, hosts, allow_forwarded, required_header, hide, max_failures, tokens };
-    Read { settings, clients_file, reload_interval }
+    AccessSection { settings, clients_file, reload_interval }
+}
+
+fn clients(r: &mut Reader<'_>, path: &Path) -> Vec<Described> {
+    match files::read(path) {
+        Err(error) => r.invalid("access.clients_file", format!("cannot be read: {}", error.source)),
+        Ok(content) => match clients::parse(&path.display().to_string(), &content) {
+            Ok(clients) => return clients,
+            Err(problems) => r.problems(problems),
+        },
+    }
+    Vec::new()
+}
+
+fn host(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains([':', '/', '@', ' ']) {
+        Err("must be names without a port".to_owned())
+    } else {
+        Ok(text.to_ascii_lowercase())
+    }
 }
 
 fn required(r: &mut Reader<'_>) -> Option<(HeaderName, Option<HeaderValue>)> {
-    let key = (
-        "access.required_header",
-        "",
-        "A field that each request must have: \"Name\", or \"Name: value\". It keeps forged requests out.",
-    );
+    let key = "access.required_header";
     let text = r.text(key);
     if text.is_empty() {
         return None;
@@ -92,91 +69,72 @@ fn required(r: &mut Reader<'_>) -> Option<(HeaderName, Option<HeaderValue>)> {
     if let (Ok(name), Ok(value)) = (name.trim().parse(), value) {
         if value.is_some() {
             // It keeps others out only as long as they do not know it.
-            let place = r.place(key.0);
-            r.show(key.0, &format!("{name}: (not shown)"), &place);
+            let place = r.place(key);
+            r.show(key, &format!("{name}: (not shown)"), &place);
         }
         return Some((name, value));
     }
-    let place = r.place(key.0);
-    r.problem(&place, key.0, "must be \"Name\" or \"Name: value\"");
+    r.invalid(key, "must be \"Name\" or \"Name: value\"");
     None
 }
 
 fn oidc(r: &mut Reader<'_>, plain: &[String]) -> Option<Tokens> {
-    let issuer = r.text((
-        "oidc.issuer",
-        "",
-        "Who makes the JWTs that clients may present (iss), such as a Kubernetes cluster.",
-    ));
-    let audience = r.list(("oidc.audience", "", "Whom they must be made for (aud): one of these."), |text| {
-        Ok(text.to_owned())
-    });
-    let file = r.path(("oidc.jwks_file", "", "The issuer's keys (a JWK set), read again when it changes."));
-    let url = r.text(("oidc.jwks_url", "", "The same at a URL."));
-    let token_file = r.path((
-        "oidc.jwks_token_file",
-        "",
-        "A bearer token to present at jwks_url, as Kubernetes wants its service account's.",
-    ));
-    let ca_file =
-        r.path(("oidc.ca_file", "", "PEM certificates to trust at jwks_url instead of the platform's."));
-    let algorithms =
-        r.list(("oidc.algorithms", "RS256, ES256", "Signature algorithms that are accepted."), algorithm);
-    let refresh = r.duration(
-        (
-            "oidc.refresh",
-            "60s",
-            "How often jwks_url is asked; a key that is not known yet is asked for at once.",
-        ),
-        ("1s", "1d"),
-    );
-    let leeway = r.duration(("oidc.leeway", "30s", "How far the issuer's clock may differ."), ("0s", "10m"));
-    let key = if url.is_empty() { "oidc.jwks_file" } else { "oidc.jwks_url" };
+    let issuer = r.text("oidc.issuer");
+    let audience = r.list("oidc.audience", |text| Ok(text.to_owned()));
+    let keys = KeyLocation {
+        file: r.path("oidc.jwks_file"),
+        url: r.text("oidc.jwks_url"),
+        token_file: r.path("oidc.jwks_token_file"),
+        ca_file: r.path("oidc.ca_file"),
+    };
+    let algorithms = r.list("oidc.algorithms", algorithm);
+    let refresh = r.duration("oidc.refresh", "1s"..="1d");
+    let leeway = r.duration("oidc.leeway", "0s"..="10m");
     if issuer.is_empty() {
-        if file.is_some() || !url.is_empty() || !audience.is_empty() {
+        if keys.file.is_some() || !keys.url.is_empty() || !audience.is_empty() {
             r.problem("oidc", "oidc.issuer", "must be set where other keys of [oidc] are");
         }
         return None;
     }
     if audience.is_empty() {
-        r.problem(
-            "oidc",
-            "oidc.audience",
-            "must name whom tokens are for, or tokens for others would be taken",
-        );
+        let what = "must name an audience, or tokens for other services would be accepted";
+        r.problem("oidc", "oidc.audience", what);
     }
     if algorithms.is_empty() {
         r.problem("oidc", "oidc.algorithms", "must name at least one");
     }
-    let keys = match (file, url.is_empty()) {
-        (Some(path), true) => {
-            let wrong = match files::read(&path) {
-                Err(error) => Some(format!("cannot be read: {}", error.source)),
-                Ok(json) => Keys::parse(&json).err().map(|error| error.to_string()),
-            };
-            if let Some(what) = wrong {
-                let place = r.place(key);
-                r.problem(&place, key, what);
-            }
-            KeySource::File(path)
-        }
-        (None, false) => match endpoint(&url, plain) {
-            Ok(url) => {
-                check_certificates(r, "oidc.ca_file", ca_file.as_deref());
-                KeySource::Url { url, ca_file, token_file, refresh }
-            }
-            Err(what) => {
-                let place = r.place(key);
-                r.problem(&place, key, what);
-                return None;
-            }
-        },
-        _ => {
-            r.problem("oidc", "oidc.jwks_url", "set one of oidc.jwks_file and oidc.jwks_url");
-            return None;
-        }
-    };
+    let keys = keys.source(r, plain, refresh)?;
     Some(Tokens { expected: Expected { issuer, audience, algorithms, leeway }, keys })
+}
+
+/// The location of the issuer's keys.
+struct KeyLocation {
+    file: Option<PathBuf>,
+    url: String,
+    token_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+}
+
+impl KeyLocation {
+    fn source(self, r: &mut Reader<'_>, plain: &[String], refresh: Duration) -> Option<KeySource> {
+        let Self { file, url, token_file, ca_file } = self;
+        match (file, url.is_empty()) {
+            (Some(path), true) => {
+                let parse = |json: &[u8]| Keys::parse(json).map(drop).map_err(|error| error.to_string());
+                r.check_file("oidc.jwks_file", &path, parse);
+                Some(KeySource::File(path))
+            }
+            (None, false) => {
+                check_certificates(r, "oidc.ca_file", ca_file.as_deref());
+                let url = endpoint(&url, plain).map_err(|what| r.invalid("oidc.jwks_url", what)).ok()?;
+                Some(KeySource::Url { url, ca_file, token_file, refresh })
+            }
+            _ => {
+                r.problem("oidc", "oidc.jwks_url", "set one of oidc.jwks_file and oidc.jwks_url");
+                None
+            }
+        }
+    }
 }
 
 /// A signature algorithm. `none` and the HMACs are no signatures: whoever can check those can make them.
@@ -187,31 +145,26 @@ fn algorithm(word: &str) -> Result<Algorithm, String> {
     known.ok_or_else(|| format!("must be of {}", KNOWN.join(", ")))
 }
 
-/// Other machines are served only where clients are known and TLS is spoken, here or before us.
-pub(super) fn check_doors(r: &mut Reader<'_>, listener: &Listener, has_tls: bool) {
-    let place = r.place("listen");
+/// Other machines are served only where clients are known and TLS is spoken, here or in front of us.
+pub(super) fn check_addresses(r: &mut Reader<'_>, listener: &Listener, has_tls: bool) {
     for address in &listener.listen {
-        let what = match address {
-            Address::Tcp(tcp) if !tcp.ip().is_loopback() && !listener.allow_plain_http => format!(
-                "other machines reach {tcp}, and keys would be readable on the way: write \"tls:{tcp}\" (with tls.certificate and tls.key), or set listener.allow_plain_http where TLS ends before the gateway"
-            ),
-            Address::Tls(tcp) if !has_tls => {
-                format!("\"tls:{tcp}\" needs tls.certificate and tls.key")
-            }
-            Address::Tcp(_) | Address::Tls(_) | Address::Unix(_) | Address::Systemd => String::new(),
-        };
-        if !what.is_empty() {
-            r.problem(&place, "listen", what);
-        }
-        let reached = match address {
+        let is_reached = match address {
             Address::Tcp(tcp) | Address::Tls(tcp) => !tcp.ip().is_loopback(),
             Address::Unix(_) | Address::Systemd => false,
         };
-        if reached && !listener.has_roster {
-            let what = format!(
-                "other machines reach {address}, and whoever does could do what the Snyk token can: set access.clients_file, so that clients are known (`exportgate key new` makes a key), or use a loopback address or \"unix:/path\""
-            );
-            r.problem(&place, "listen", what);
+        match address {
+            Address::Tcp(tcp) if is_reached && !listener.allow_plain_http => r.invalid("listen", format!(
+                "other machines reach {tcp}, and keys would be readable on the way: write \"tls:{tcp}\" (with tls.certificate and tls.key), or set listener.allow_plain_http where TLS ends in front of the gateway"
+            )),
+            Address::Tls(tcp) if !has_tls => {
+                r.invalid("listen", format!("\"tls:{tcp}\" needs tls.certificate and tls.key"));
+            }
+            Address::Tcp(_) | Address::Tls(_) | Address::Unix(_) | Address::Systemd => {}
+        }
+        if is_reached && !listener.has_roster {
+            r.invalid("listen", format!(
+                "other machines reach {address}, and could do everything that the Snyk token can: set access.clients_file, so that clients are known (`exportgate key new` makes a key), or use a loopback address or \"unix:/path\""
+            ));
         }
     }
 }

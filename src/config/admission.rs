@@ -7,45 +7,16 @@ use crate::admission::{BackoffSettings, BreakerSettings, LaneSettings, Limit, Re
 
 /// With clients of a file, there may be several, and one leaves slots for the others.
 pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Settings {
-    let per_second = r.number(
-        (
-            "budget.per_second",
-            "160",
-            "Most requests in any second with one credential; like the next two, Snyk's own limit.",
-        ),
-        1..=1_000_000,
-    );
-    let per_minute = r.number(("budget.per_minute", "1620", "Most requests in any minute."), 1..=1_000_000);
-    let per_hour = r.number(("budget.per_hour", "97200", "Most requests in any hour."), 1..=10_000_000);
-    let share = r.number(
-        (
-            "budget.share",
-            "1",
-            "The part of these that is this machine's, where several use the same account.",
-        ),
-        0.001..=1.0,
-    );
-    let starts = r.number(
-        (
-            "budget.starts",
-            "0",
-            "Start calls in any hour and scope that are let through; 0 leaves it to Snyk to refuse more.",
-        ),
-        0..=1_000_000,
-    );
-    let max_wait =
-        r.duration(("queue.max_wait", "10s", "Longest that a request waits for its turn."), ("0s", "10m"));
-    let max_waiting =
-        r.number(("queue.max_waiting", "10000", "Most requests that wait for their turn."), 1..=1_000_000);
-    let max_running = r.number(
-        ("queue.max_running", "64", "Most requests that are under way to Snyk with one credential."),
-        1..=100_000,
-    );
+    let per_second = r.number("budget.per_second", 1..=1_000_000);
+    let per_minute = r.number("budget.per_minute", 1..=1_000_000);
+    let per_hour = r.number("budget.per_hour", 1..=10_000_000);
+    let share = r.number("budget.share", 0.001..=1.0);
+    let starts = r.number("budget.starts", 0..=1_000_000);
+    let max_wait = r.duration("queue.max_wait", "0s"..="10m");
+    let max_waiting = r.number("queue.max_waiting", 1..=1_000_000);
+    let max_running = r.number("queue.max_running", 1..=100_000);
     let backoff = backoff(r);
-    let v1: u32 = r.number(
-        ("budget.v1_per_minute", "2000", "Most /v1 requests in any minute with one credential; a tenth of it in a second, thirty times it in an hour."),
-        1..=1_000_000,
-    );
+    let v1: u32 = r.number("budget.v1_per_minute", 1..=1_000_000);
     let v1_per_second = v1.div_ceil(10);
     check_share(
         r,
@@ -88,22 +59,12 @@ pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Settings {
 /// `[backoff]`.
 fn backoff(r: &mut Reader<'_>) -> BackoffSettings {
     let backoff = BackoffSettings {
-        usual: r.duration(
-            ("backoff.usual", "60s", "Pause after a 429 that does not say how long."),
-            ("1s", "1h"),
-        ),
-        most: r.duration(("backoff.max", "10m", "Longest pause after a 429, whatever the 429 says."), ("1s", "1d")),
-        ramp: r.number(
-            ("backoff.ramp", "10", "Requests in the first second after a backoff, or after the circuit of the host was open; each later second allows twice as many."),
-            1..=10_000,
-        ),
+        usual: r.duration("backoff.usual", "1s"..="1h"),
+        most: r.duration("backoff.max", "1s"..="1d"),
+        ramp: r.number("backoff.ramp", 1..=10_000),
     };
     if backoff.usual > backoff.most && r.given("backoff.usual").is_some() {
-        r.problem(
-            &r.place("backoff.usual"),
-            "backoff.usual",
-            "must not be longer than backoff.max: raise backoff.max, or lower this",
-        );
+        r.invalid("backoff.usual", "must not be longer than backoff.max: raise backoff.max, or lower this");
     }
     backoff
 }
@@ -111,37 +72,17 @@ fn backoff(r: &mut Reader<'_>) -> BackoffSettings {
 /// `[retry]`.
 fn retry(r: &mut Reader<'_>) -> RetrySettings {
     RetrySettings {
-        most: r.number(("retry.max", "2", "How often a read that failed on the way is tried again."), 0..=10),
-        pause: r.duration(
-            (
-                "retry.pause",
-                "200ms",
-                "The longest pause before the first retry; before each later one, twice that.",
-            ),
-            ("1ms", "5s"),
-        ),
-        percent: r.number(
-            ("retry.percent", "10", "Most retries in a hundred requests, beyond ten that may be saved up."),
-            0..=100,
-        ),
+        most: r.number("retry.max", 0..=10),
+        pause: r.duration("retry.pause", "1ms"..="5s"),
+        percent: r.number("retry.percent", 0..=100),
     }
 }
 
 /// `[breaker]`.
 fn breaker(r: &mut Reader<'_>) -> BreakerSettings {
     BreakerSettings {
-        failures: r.number(
-            (
-                "breaker.failures",
-                "10",
-                "Failed requests in a row that open a circuit: that of one export, or that of the host where it is down for all.",
-            ),
-            1..=1_000_000,
-        ),
-        pause: r.duration(
-            ("breaker.pause", "5s", "Pause of an open circuit before one request is sent as a probe."),
-            ("100ms", "10m"),
-        ),
+        failures: r.number("breaker.failures", 1..=1_000_000),
+        pause: r.duration("breaker.pause", "100ms"..="10m"),
     }
 }
 
@@ -162,11 +103,7 @@ fn check_share(r: &mut Reader<'_>, share: f64, limits: &[(&str, u32, u32)]) {
         return;
     }
     let least = (1e5 / f64::from(*fewest)).ceil() / 1e5;
-    let place = r.place("budget.share");
-    r.problem(
-        &place,
-        "budget.share",
-        format!(
+    r.invalid("budget.share", format!(
             "{share} of {key} = {value} is less than one request: write at least {least}, for no more than {fewest} machines can share it"
         ),
     );

@@ -44,36 +44,18 @@ fn client(r: &mut Reader<'_>, file: &str, table: &str) -> Described {
     }
     let described = Described {
         name: table.to_owned(),
-        keys: r.list(
-            (&key("keys"), "", "SHA-256 of its keys, as `exportgate key new` prints them."),
-            Key::parse,
-        ),
-        certificates: r.list(
-            (&key("certificates"), "", "Names in its certificates: \"uri:…\", \"dns:…\" or \"subject:…\"."),
-            certificate,
-        ),
-        tokens: r.list((&key("tokens"), "", "Claims of its JWTs, such as \"sub=…\": one of these."), claim),
-        unix_users: r.list((&key("unix_users"), "", "User ids that it has on Unix sockets."), id),
-        unix_groups: r.list((&key("unix_groups"), "", "Primary group ids that it has there."), id),
+        keys: r.list((&key("keys"), "[]"), Key::parse),
+        certificates: r.list((&key("certificates"), "[]"), certificate),
+        tokens: r.list((&key("tokens"), "[]"), claim),
+        unix_users: r.list((&key("unix_users"), "[]"), id),
+        unix_groups: r.list((&key("unix_groups"), "[]"), id),
         policy: Policy {
-            orgs: allowed(r, (&key("orgs"), "", "Its orgs: ids, or \"*\".")),
-            groups: allowed(r, (&key("groups"), "", "Its groups: ids, or \"*\".")),
-            operations: r
-                .list((&key("operations"), "read", "\"read\", \"start\", \"other\"."), operation)
-                .into_iter()
-                .collect(),
-            requests_per_minute: limit(
-                r,
-                (&key("requests_per_minute"), "0", "Most requests in any minute; 0: no limit."),
-            ),
-            share: r.number(
-                (&key("share"), "1", "Its share of Snyk's limit, beside the others' shares."),
-                1..=1_000,
-            ),
-            concurrent_requests: limit(
-                r,
-                (&key("concurrent_requests"), "0", "Most requests at once; 0: no limit."),
-            ),
+            orgs: allowed(r, (&key("orgs"), "[]")),
+            groups: allowed(r, (&key("groups"), "[]")),
+            operations: r.list((&key("operations"), r#"["read"]"#), operation).into_iter().collect(),
+            requests_per_minute: limit(r, (&key("requests_per_minute"), "0")),
+            share: r.number((&key("share"), "1"), 1..=1_000),
+            concurrent_requests: limit(r, (&key("concurrent_requests"), "0")),
         },
     };
     if described.keys.is_empty() && !described.is_known_otherwise() {
@@ -115,7 +97,7 @@ fn operation(text: &str) -> Result<Class, String> {
         .ok_or_else(|| "must be of \"read\", \"start\" and \"other\"".to_owned())
 }
 
-fn allowed(r: &mut Reader<'_>, key: super::reader::Declared<'_>) -> Allowed {
+fn allowed(r: &mut Reader<'_>, key: (&String, &'static str)) -> Allowed {
     let ids = r.list(key, |text| match (text, Id::parse(text)) {
         ("*", _) => Ok(None),
         (_, Some(id)) => Ok(Some(id)),
@@ -127,6 +109,6 @@ fn allowed(r: &mut Reader<'_>, key: super::reader::Declared<'_>) -> Allowed {
     }
 }
 
-fn limit(r: &mut Reader<'_>, key: super::reader::Declared<'_>) -> Option<u32> {
+fn limit(r: &mut Reader<'_>, key: (&String, &'static str)) -> Option<u32> {
     Some(r.number(key, 0..=100_000)).filter(|limit| *limit > 0)
 }

@@ -1,93 +1,76 @@
 //! `[credential]`, `[credentials.NAME]` and `SNYK_TOKEN`.
 
+use std::path::Path;
+
 use super::reader::Reader;
 use super::upstream::endpoint;
 use crate::credential::{Described, Scheme, Scopes, Settings, Slot, Source, parse};
-use crate::files;
 use crate::route::Id;
+use crate::secret::Secret;
 use crate::upstream::Settings as Upstream;
 
-/// Gives nothing only after noting a problem.
+/// `None` only after a problem was noted.
 pub(super) fn read(r: &mut Reader<'_>, upstream: &Upstream, plain: &[String]) -> Option<Settings> {
     for key in ["credential.token", "credential.client_secret"] {
-        if let Some(given) = r.given(key) {
-            let what =
-                format!("a secret does not belong in a file of settings: use {key}_file (or SNYK_TOKEN)");
-            r.problem(&given.place, key, what);
+        if r.given(key).is_some() {
+            let what = format!("a secret must not be in this file: use {key}_file (or SNYK_TOKEN)");
+            r.invalid(key, what);
         }
     }
     let (scheme, active) = slot(r, "credential", upstream, plain);
-    let name =
-        name(r, ("credential.name", "default", "What the credential is called in the journal and the log."));
-    let reload_interval = r.duration(
-        (
-            "credential.reload_interval",
-            "1s",
-            "How often secret files are read; a new one is used after two equal readings.",
-        ),
-        ("10ms", "1h"),
-    );
-    let probe_interval = r.duration(
-        (
-            "credential.probe_interval",
-            "60s",
-            "How long a credential that Snyk refuses is left alone, and how often it is then tried.",
-        ),
-        ("100ms", "1h"),
-    );
+    let name = name(r, "credential.name");
+    let reload_interval = r.duration("credential.reload_interval", "10ms"..="1h");
+    let probe_interval = r.duration("credential.probe_interval", "100ms"..="1h");
     let (_, next) = slot(r, "credential.next", upstream, plain);
-    let given = r.sources.env.get("SNYK_TOKEN").cloned();
-    let is_empty = given.as_ref().is_some_and(String::is_empty);
-    let token = given.filter(|token| !token.is_empty());
-    let note = match (&token, &active) {
-        (Some(_), Some(_)) => "SNYK_TOKEN is set, and not used: [credential] comes first",
-        (Some(_), None) => "SNYK_TOKEN is set",
-        (None, _) if is_empty => "SNYK_TOKEN is empty, which counts as not set",
-        (None, _) => "SNYK_TOKEN is not set",
-    };
-    r.note(note);
-    let active = active.or_else(|| match token.as_deref().map(parse) {
-        Some(Ok(secret)) => Some(Slot { source: Source::Fixed(secret), scheme }),
-        Some(Err(error)) => {
-            r.problem("SNYK_TOKEN", "", error.to_string());
-            None
-        }
-        None => None,
-    });
-    let mut credentials = Vec::new();
+    let token = snyk_token(r, active.is_some());
+    let is_given = active.is_some() || token.is_some();
+    let from_token = token.and_then(Result::ok).map(|secret| Slot { source: Source::Fixed(secret), scheme });
+    let slots: Option<Vec<Slot>> =
+        active.or(from_token).map(|active| std::iter::once(active).chain(next).collect());
+    let mut credentials: Vec<Described> =
+        slots.map(|slots| Described { name, scopes: Scopes::Rest, slots }).into_iter().collect();
     for table in r.tables("credentials") {
         credentials.extend(named(r, &table, upstream, plain));
     }
-    match active {
-        Some(active) => {
-            let slots = std::iter::once(active).chain(next).collect();
-            credentials.insert(0, Described { name, scopes: Scopes::Rest, slots });
-        }
-        None if credentials.is_empty() && token.is_none() => {
-            let why = if is_empty {
-                "SNYK_TOKEN is empty, and there is no other Snyk credential"
-            } else {
-                "no Snyk credential"
-            };
-            let what = format!(
-                "{why}: set SNYK_TOKEN, credential.token_file (EXPORTGATE_CREDENTIAL_TOKEN_FILE), or credential.client_id with client_secret_file"
-            );
-            r.problem("credential", "", what);
-        }
-        None => {}
+    if credentials.is_empty() && !is_given {
+        let is_empty = r.sources.env.get("SNYK_TOKEN").is_some_and(String::is_empty);
+        let why = if is_empty { "SNYK_TOKEN is empty, and there is no other" } else { "no" };
+        r.problem("credential", "", format!("{why} Snyk credential: {SET_ONE}"));
     }
+    check_names(r, &credentials);
+    let ca_file = upstream.ca_file.clone();
+    (!credentials.is_empty()).then_some(Settings { credentials, reload_interval, probe_interval, ca_file })
+}
+
+const SET_ONE: &str = "set SNYK_TOKEN, credential.token_file (EXPORTGATE_CREDENTIAL_TOKEN_FILE), or credential.client_id with client_secret_file";
+
+/// The secret of `SNYK_TOKEN`: `None` where it is not set or not used.
+fn snyk_token(r: &mut Reader<'_>, is_other: bool) -> Option<Result<Secret, ()>> {
+    let token = r.sources.env.get("SNYK_TOKEN").cloned();
+    r.note(match token.as_deref() {
+        None => "SNYK_TOKEN is not set",
+        Some("") => "SNYK_TOKEN is empty, which counts as not set",
+        Some(_) if is_other => "SNYK_TOKEN is set, and not used: [credential] comes first",
+        Some(_) => "SNYK_TOKEN is set",
+    });
+    let token = token.filter(|token| !token.is_empty())?;
+    if is_other {
+        return None;
+    }
+    Some(parse(&token).map_err(|error| r.problem("SNYK_TOKEN", "", error.to_string())))
+}
+
+fn check_names(r: &mut Reader<'_>, credentials: &[Described]) {
     for (at, one) in credentials.iter().enumerate() {
-        if credentials[..at].iter().any(|other| other.name == one.name) {
+        let before = &credentials[..at];
+        if before.iter().any(|other| other.name == one.name) {
             r.problem("credential", "credential.name", "two credentials have the same name");
         }
-        let shared = credentials[..at].iter().find(|other| is_shared(&one.scopes, &other.scopes));
-        if let Some(other) = shared {
+        if let Some(other) = before.iter().find(|other| is_shared(&one.scopes, &other.scopes)) {
             let what = format!("names an org or group that credentials.{} names too", other.name);
             r.problem("credentials", &format!("credentials.{}", one.name), what);
         }
     }
-    let ca_file = upstream.ca_file.clone();
-    (!credentials.is_empty()).then_some(Settings { credentials, reload_interval, probe_interval, ca_file })
 }
 
 fn is_shared(one: &Scopes, other: &Scopes) -> bool {
@@ -105,14 +88,14 @@ fn named(r: &mut Reader<'_>, table: &str, upstream: &Upstream, plain: &[String])
     if !is_name(table) {
         r.problem(&above, "", format!("the name must be {NAME}"));
     }
-    let ids = |r: &mut Reader<'_>, kind: &str, doc| {
-        r.list((&format!("{above}.{kind}"), "", doc), |text| {
+    let ids = |r: &mut Reader<'_>, kind: &str| {
+        r.list(&format!("{above}.{kind}"), |text| {
             Id::parse(text)
                 .ok_or_else(|| "must be ids, such as \"825e79b7-0073-44c3-a5ea-e0aa8a3dbf38\"".to_owned())
         })
     };
-    let orgs = ids(r, "orgs", "The orgs that this credential is for.");
-    let groups = ids(r, "groups", "The groups that this credential is for.");
+    let orgs = ids(r, "orgs");
+    let groups = ids(r, "groups");
     let places = [above.clone(), format!("{above}.next")];
     let slots: Vec<Slot> = places.iter().filter_map(|above| slot(r, above, upstream, plain).1).collect();
     if orgs.is_empty() && groups.is_empty() {
@@ -129,66 +112,27 @@ fn named(r: &mut Reader<'_>, table: &str, upstream: &Upstream, plain: &[String])
     Some(Described { name: table.to_owned(), scopes: Scopes::Named { orgs, groups }, slots })
 }
 
-/// What fills one slot; the keys are below `above`.
+/// The value of one slot, whose keys are below `above`.
 fn slot(r: &mut Reader<'_>, above: &str, upstream: &Upstream, plain: &[String]) -> (Scheme, Option<Slot>) {
-    let is_next = above.rsplit('.').next() == Some("next");
     let key = |name: &str| format!("{above}.{name}");
-    let file = r.path((
-        &key("token_file"),
-        "",
-        if is_next {
-            "A file with the token to use when the active one is refused; it may come later."
-        } else {
-            "A file with the Snyk token, read again when it changes; before SNYK_TOKEN."
-        },
-    ));
-    let client_id =
-        r.text((&key("client_id"), "", "Instead of a token: the OAuth client of a service account."));
-    let secret_file = r.path((&key("client_secret_file"), "", "A file with that client's secret."));
-    let token_url = r.text((
-        &key("token_url"),
-        "",
-        "Where access tokens come from; by default /oauth2/token at the API's host.",
-    ));
+    let file = r.path(&key("token_file"));
+    let client_id = r.text(&key("client_id"));
+    let secret_file = r.path(&key("client_secret_file"));
+    let token_url = r.text(&key("token_url"));
     let scheme = scheme(r, above);
     let slot = match (file, client_id.is_empty(), secret_file) {
         (None, true, None) => None,
         (Some(path), true, None) => {
-            let wrong = match files::read(&path) {
-                Err(_) if is_next && !path.exists() => None,
-                Err(error) => Some(format!("cannot be read: {}", error.source)),
-                Ok(_) if is_next => None,
-                Ok(content) => {
-                    parse(std::str::from_utf8(&content).unwrap_or("\u{fffd}")).err().map(|e| e.to_string())
-                }
-            };
-            if let Some(what) = wrong {
-                let place = r.place(&key("token_file"));
-                r.problem(&place, &key("token_file"), what);
-            }
+            check_token(r, above, &path);
             Some(Slot { source: Source::File(path), scheme })
         }
         (None, false, Some(secret_file)) => {
-            if let Err(error) = files::read(&secret_file) {
-                let place = r.place(&key("client_secret_file"));
-                r.problem(&place, &key("client_secret_file"), format!("cannot be read: {}", error.source));
-            }
-            let url = if token_url.is_empty() {
-                format!("{}://{}/oauth2/token", upstream.root.scheme, upstream.root.authority)
-            } else {
-                token_url
-            };
-            match endpoint(&url, plain) {
-                Ok(token_url) => Some(Slot {
-                    source: Source::OAuth { token_url, client_id, secret_file },
-                    scheme: Scheme::Bearer,
-                }),
-                Err(what) => {
-                    let place = r.place(&key("token_url"));
-                    r.problem(&place, &key("token_url"), what);
-                    None
-                }
-            }
+            r.check_file(&key("client_secret_file"), &secret_file, |_| Ok(()));
+            let default = || format!("{}://{}/oauth2/token", upstream.root.scheme, upstream.root.authority);
+            let url = Some(token_url).filter(|url| !url.is_empty()).unwrap_or_else(default);
+            let url = endpoint(&url, plain).map_err(|what| r.invalid(&key("token_url"), what)).ok();
+            let source = url.map(|token_url| Source::OAuth { token_url, client_id, secret_file });
+            source.map(|source| Slot { source, scheme: Scheme::Bearer })
         }
         _ => {
             r.problem(above, "", "set either token_file, or client_id and client_secret_file together");
@@ -198,30 +142,34 @@ fn slot(r: &mut Reader<'_>, above: &str, upstream: &Upstream, plain: &[String]) 
     (scheme, slot)
 }
 
-fn scheme(r: &mut Reader<'_>, above: &str) -> Scheme {
-    r.choice(
-        (
-            &format!("{above}.scheme"),
-            "token",
-            "The Authorization scheme: \"token\" for API tokens, \"bearer\" for OAuth ones.",
-        ),
-        &[("token", Scheme::Token), ("bearer", Scheme::Bearer)],
-    )
+/// Checks the file of a token. That of the next slot may come later.
+fn check_token(r: &mut Reader<'_>, above: &str, path: &Path) {
+    let is_next = above.rsplit('.').next() == Some("next");
+    if is_next && !path.exists() {
+        return;
+    }
+    r.check_file(&format!("{above}.token_file"), path, |content| {
+        let text = std::str::from_utf8(content).unwrap_or("\u{fffd}");
+        if is_next { Ok(()) } else { parse(text).map(drop).map_err(|error| error.to_string()) }
+    });
 }
 
-/// What a name is made of.
+fn scheme(r: &mut Reader<'_>, above: &str) -> Scheme {
+    r.choice(&format!("{above}.scheme"), &[("token", Scheme::Token), ("bearer", Scheme::Bearer)])
+}
+
+/// The characters of a name.
 pub(super) const NAME: &str = "1 to 64 letters, digits, \"-\" or \"_\"";
 
-/// Whether `text` is one.
+/// True if `text` is made of [`NAME`].
 pub(super) fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
 }
 
-fn name(r: &mut Reader<'_>, key: super::reader::Declared<'_>) -> String {
+fn name(r: &mut Reader<'_>, key: &str) -> String {
     let name = r.text(key);
     if !is_name(&name) {
-        let place = r.place(key.0);
-        r.problem(&place, key.0, format!("must be {NAME}"));
+        r.invalid(key, format!("must be {NAME}"));
     }
     name
 }

@@ -7,11 +7,7 @@ use crate::journal::{Durability, OnFailure, Settings};
 
 /// Gives nothing only after noting a problem.
 pub(super) fn read(r: &mut Reader<'_>) -> Option<Settings> {
-    let set = r.path((
-        "journal.path",
-        "",
-        "The SQLite file of the records; by default in the user's state directory.",
-    ));
+    let set = r.path("journal.path");
     let path = set.or_else(|| {
         let found = state_directory(r);
         if let Some(path) = &found {
@@ -25,37 +21,14 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<Settings> {
         }
         found
     });
-    let durability = r.choice(
-        (
-            "journal.durability",
-            "process",
-            "What a record survives: the end of the \"process\", or also a \"power\" cut.",
-        ),
-        &[("process", Durability::Process), ("power", Durability::Power)],
-    );
-    let on_failure = r.choice(
-        (
-            "journal.on_failure",
-            "serve",
-            "While records cannot be written: \"serve\", and write them later, or \"refuse\" with 503.",
-        ),
-        &[("serve", OnFailure::Serve), ("refuse", OnFailure::Refuse)],
-    );
-    let max_wait = r.duration(
-        ("journal.max_wait", "500ms", "Longest that an answer waits for its record to be written."),
-        ("10ms", "30s"),
-    );
-    let max_pending = r.number(
-        (
-            "journal.max_pending",
-            "10000",
-            "Most records that wait in memory while they cannot be written, about 1 KB each; more are dropped and counted.",
-        ),
-        1..=1_000_000,
-    );
-    let max_age = r.duration(("journal.max_age", "30d", "How long records are kept."), ("1h", "10y"));
-    let max_rows =
-        r.number(("journal.max_rows", "1000000", "Most records that are kept; with fewer than an hour's requests, a restart forgets part of the budget."), 1..=1_000_000_000);
+    let durability =
+        r.choice("journal.durability", &[("process", Durability::Process), ("power", Durability::Power)]);
+    let on_failure =
+        r.choice("journal.on_failure", &[("serve", OnFailure::Serve), ("refuse", OnFailure::Refuse)]);
+    let max_wait = r.duration("journal.max_wait", "10ms"..="30s");
+    let max_pending = r.number("journal.max_pending", 1..=1_000_000);
+    let max_age = r.duration("journal.max_age", "1h"..="10y");
+    let max_rows = r.number("journal.max_rows", 1..=1_000_000_000);
     Some(Settings { path: path?, durability, on_failure, max_wait, max_pending, max_age, max_rows })
 }
 

@@ -1,8 +1,8 @@
 //! The configuration: defaults, `SNYK_API`, a file, `EXPORTGATE_…` variables and flags, in the order of
 //! rising precedence, become one typed [`Config`], or a list of all problems.
 //!
-//! Each key is declared once, where it is read (see `reader`): its name, default, bounds and comment
-//! stand in one place, and the example file and `exportgate check` are printed from the same values.
+//! Each key is declared once, in the example file (see `keys`): its name, default and comment. The section that reads it
+//! knows its bounds.
 
 mod access;
 mod admin;
@@ -11,6 +11,7 @@ mod cache;
 pub mod clients;
 mod credential;
 mod journal;
+mod keys;
 mod links;
 mod listener;
 mod log;
@@ -33,9 +34,10 @@ use crate::listener::Address;
 use crate::transport::ServerTlsSettings;
 use crate::{gateway, telemetry};
 
-pub use admin::Place as AdminPlace;
+pub(crate) use admin::AdminLocation;
+pub(crate) use keys::{EXAMPLE, needs_restart};
 pub use problem::{Problem, Problems};
-pub use reader::{Key, Resolved};
+pub use reader::{Resolved, ResolvedKey};
 pub use sources::{Sources, file};
 
 /// Everything that can be set. An invalid one cannot exist.
@@ -64,7 +66,7 @@ pub struct Config {
     /// `[journal]`.
     pub journal: crate::journal::Settings,
     /// `[admin]`.
-    pub admin: crate::admin::Settings,
+    pub admin: crate::admin::AdminSettings,
     /// `[shutdown]`.
     pub shutdown: crate::shutdown::Settings,
     /// `[otlp]`.
@@ -96,11 +98,11 @@ impl Config {
             access.settings.clients.iter().flatten().any(|client| !client.certificates.is_empty());
         if certified && tls.as_ref().is_none_or(|tls| tls.client_ca.is_none()) {
             reader.note(
-                "some clients are known by certificates, and tls.client_ca is not set: none are asked for",
+                "some clients have certificates, and tls.client_ca is not set: no certificates are requested",
             );
         }
         listener.has_roster = access.clients_file.is_some();
-        access::check_doors(reader, &listener, tls.is_some());
+        access::check_addresses(reader, &listener, tls.is_some());
         let credential = credential::read(reader, &upstream, &plain);
         let admission = admission::read(reader, listener.has_roster);
         let cache = cache::read(reader, upstream.max_answer);
@@ -150,65 +152,20 @@ fn note_expiry(
     }
 }
 
-/// What takes effect after a restart only: keys, and beginnings of keys that end with a dot or an underscore.
-const AFTER_RESTART: [&str; 31] = [
-    "listen",
-    "listener.allow_plain_http",
-    "listener.max_buffered",
-    "listener.unix_",
-    "admin.listen",
-    "admin.token_file",
-    "admin.client_ca",
-    "admin.allow_plain_http",
-    "admin.warn_before",
-    "access.reload_interval",
-    "oidc.",
-    "upstream.url",
-    "upstream.region",
-    "upstream.ca_file",
-    "upstream.connect_timeout",
-    "upstream.dead_after",
-    "upstream.plain_http_hosts",
-    "credential.reload_interval",
-    "credential.probe_interval",
-    "credential.ca_file",
-    "cache.max_bytes",
-    "cache.max_followers",
-    "journal.path",
-    "journal.durability",
-    "journal.max_wait",
-    "journal.max_pending",
-    "journal.max_age",
-    "journal.max_rows",
-    "log.format",
-    "log.max_buffer",
-    "otlp.",
-];
-
-/// Whether a change of `key` takes effect after a restart only.
-#[must_use]
-pub fn needs_restart(key: &str) -> bool {
-    AFTER_RESTART.iter().any(
-        |known| {
-            if known.ends_with(['.', '_']) { key.starts_with(known) } else { key == *known }
-        },
-    )
-}
-
 impl Sources {
-    /// The admin listener and its TLS files, whatever else is set.
+    /// The admin listener, whatever else is set.
     ///
     /// # Errors
-    /// When what is set is not valid.
-    pub fn admin_place(&self) -> Result<(AdminPlace, Option<ServerTlsSettings>), Problems> {
+    /// When its keys are not valid.
+    pub(crate) fn admin_location(&self) -> Result<AdminLocation, Problems> {
         let mut reader = reader::Reader::new(self);
-        let place = admin::place(&mut reader);
-        let tls = match place.listen {
-            Some(Address::Tls(_)) => tls::files(&mut reader).map(|tls| place.tls(&tls)),
-            Some(Address::Tcp(_) | Address::Unix(_) | Address::Systemd) | None => None,
-        };
+        let mut location = admin::location(&mut reader);
+        if let Some(Address::Tls(_)) = location.listen {
+            let tls = tls::files(&mut reader);
+            location = location.with_tls(tls.as_ref());
+        }
         let problems = reader.into_problems();
-        if problems.is_empty() { Ok((place, tls)) } else { Err(Problems(problems)) }
+        if problems.is_empty() { Ok(location) } else { Err(Problems(problems)) }
     }
 
     /// Where the journal is, whatever else is set: `exportgate requests` needs no credential.

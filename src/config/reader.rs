@@ -1,27 +1,29 @@
-//! Reads keys one by one from what was given. A key exists because a section reads it here; what is
-//! given and never read is a key that does not exist.
+//! Reads keys one by one from the sources. A key that is given and never read does not exist.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::keys::{Declaration, declaration};
 use super::links::is_link;
 use super::problem::{Problem, Problems};
-use super::sources::{FILE, Given, Sources, variable};
+use super::sources::{FILE, RawValue, Sources, variable};
+use crate::files;
 
-/// A key, what it is and where that comes from.
+/// A key with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
+pub struct ResolvedKey {
     /// Its dotted name.
     pub name: String,
-    /// One line about it.
+    /// One line for people.
     pub doc: &'static str,
-    /// Its default, as it would be written in the file.
+    /// Its default, as TOML.
     pub default: String,
-    /// Its value, as it would be written in the file.
+    /// Its value, as TOML.
     pub value: String,
-    /// Where the value comes from.
+    /// The source of the value.
     pub place: String,
 }
 
@@ -29,23 +31,75 @@ pub struct Key {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resolved {
     /// The keys, in the order of the file.
-    pub keys: Vec<Key>,
-    /// What else was looked at, such as whether `SNYK_TOKEN` is set.
+    pub keys: Vec<ResolvedKey>,
+    /// Remarks, such as about `SNYK_TOKEN`.
     pub notes: Vec<String>,
 }
 
-/// How a key's value is written in TOML.
-#[derive(Debug, Clone, Copy)]
+/// The TOML of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
     Bare,
     Text,
     List,
 }
 
-/// A key as it is declared: its name, its default as one would write it, and one line about it.
-pub(super) type Declared<'k> = (&'k str, &'static str, &'static str);
+impl Shape {
+    fn toml(self, text: &[String]) -> String {
+        match self {
+            Self::Bare => text.concat(),
+            Self::Text => quoted(&text.concat()),
+            Self::List => {
+                format!("[{}]", text.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+}
 
-/// The key whose variable says something when it is empty: there is no admin listener.
+/// The name of a key, with its declaration.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KeyName<'k> {
+    name: &'k str,
+    /// As TOML writes it.
+    default: &'static str,
+    comment: &'static str,
+}
+
+impl<'k> From<&'k str> for KeyName<'k> {
+    fn from(name: &'k str) -> Self {
+        let Some(Declaration { default, comment, .. }) = declaration(name) else {
+            unreachable!("{name} is declared in the example file")
+        };
+        Self { name, default, comment }
+    }
+}
+
+impl<'k> From<&'k String> for KeyName<'k> {
+    fn from(name: &'k String) -> Self {
+        name.as_str().into()
+    }
+}
+
+/// For the keys of a client, which are declared by their default alone.
+impl<'k> From<(&'k String, &'static str)> for KeyName<'k> {
+    fn from((name, default): (&'k String, &'static str)) -> Self {
+        Self { name, default, comment: "" }
+    }
+}
+
+/// The texts of a TOML value without escapes.
+fn literal(toml: &str) -> Vec<String> {
+    match toml.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(items) => split(items).iter().map(|item| item.trim_matches('"').to_owned()).collect(),
+        None => vec![toml.trim_matches('"').to_owned()],
+    }
+}
+
+fn split(text: &str) -> Vec<String> {
+    text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
+}
+
+/// The key whose variable may be empty: then there is no admin listener.
 const EMPTY_IS_A_VALUE: &str = "admin.listen";
 
 pub(super) struct Reader<'a> {
@@ -59,21 +113,44 @@ impl<'a> Reader<'a> {
         Self { sources, resolved: Resolved::default(), problems: sources.problems.clone() }
     }
 
-    /// What was given for `key` with the highest precedence. An empty variable counts as unset.
-    pub(super) fn given(&self, key: &str) -> Option<Given> {
+    /// The value of `key` with the highest precedence. An empty variable counts as unset.
+    pub(super) fn given(&self, key: &str) -> Option<RawValue> {
         let from_env = || {
             let place = variable(key);
             let text = self.sources.env.get(&place)?.clone();
-            (!text.is_empty() || key == EMPTY_IS_A_VALUE).then(|| Given { place, text: vec![text] })
+            (!text.is_empty() || key == EMPTY_IS_A_VALUE).then(|| RawValue {
+                place,
+                text: vec![text],
+                is_one_text: true,
+            })
         };
         self.sources.flags.get(key).cloned().or_else(from_env).or_else(|| self.sources.file.get(key).cloned())
+    }
+
+    /// Notes that the value of `key` is not valid.
+    pub(super) fn invalid(&mut self, key: &str, what: impl Into<String>) {
+        let place = self.place(key);
+        self.problem(&place, key, what);
+    }
+
+    /// Notes that the file at `path`, the value of `key`, cannot be read, or what `check` says of its content.
+    pub(super) fn check_file(
+        &mut self,
+        key: &str,
+        path: &Path,
+        check: impl FnOnce(&[u8]) -> Result<(), String>,
+    ) {
+        let content = files::read(path).map_err(|error| format!("cannot be read: {}", error.source));
+        if let Err(what) = content.and_then(|content| check(&content)) {
+            self.invalid(key, what);
+        }
     }
 
     pub(super) fn problem(&mut self, place: &str, key: &str, what: impl Into<String>) {
         self.problems.push(Problem::new(place, key, what));
     }
 
-    /// Takes what is wrong with another file along.
+    /// Adds the problems of another file.
     pub(super) fn problems(&mut self, problems: Problems) {
         self.problems.extend(problems.0);
     }
@@ -82,7 +159,7 @@ impl<'a> Reader<'a> {
         self.resolved.notes.push(note.into());
     }
 
-    /// Replaces the value that is shown for `key`, where it is made of more than what was given.
+    /// Replaces the value that is shown for `key`.
     pub(super) fn show(&mut self, key: &str, value: &str, place: &str) {
         if let Some(shown) = self.resolved.keys.iter_mut().find(|shown| shown.name == key) {
             (shown.value, shown.place) = (quoted(value), place.to_owned());
@@ -90,69 +167,57 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a key with `parse`; a value that does not parse is a problem, and the default stands in.
-    fn read<T>(
+    fn read<'k, T>(
         &mut self,
-        (name, default, doc): Declared<'_>,
+        key: impl Into<KeyName<'k>>,
         shape: Shape,
         parse: impl Fn(&[String]) -> Result<T, String>,
     ) -> T {
+        let KeyName { name, default, comment } = key.into();
         let given = self.given(name);
-        let place = given.as_ref().map_or_else(|| "default".to_owned(), |given| given.place.clone());
-        let split = |text: &str| -> Vec<String> {
-            text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
+        let place = self.place(name);
+        let defaults = literal(default);
+        let text = match given {
+            None => defaults.clone(),
+            Some(given) if given.is_one_text && shape == Shape::List => split(&given.text.concat()),
+            Some(given) => given.text,
         };
-        let text = match (&given, shape) {
-            (None, Shape::List) => split(default),
-            (None, _) => vec![default.to_owned()],
-            // A list in a variable or a flag is one text with commas.
-            (Some(given), Shape::List)
-                if !self.sources.file.contains_key(name) || *given != self.sources.file[name] =>
-            {
-                given.text.iter().flat_map(|text| split(text)).collect()
-            }
-            (Some(given), _) => given.text.clone(),
+        let parsed = if shape == Shape::List || text.len() == 1 {
+            parse(&text)
+        } else {
+            Err("must be one value, not a list".to_owned())
         };
-        let parsed = match shape {
-            Shape::List => parse(&text),
-            _ if text.len() == 1 => parse(&text),
-            Shape::Bare | Shape::Text => Err("must be one value, not a list".to_owned()),
-        };
-        let shown = |text: &[String]| match shape {
-            Shape::Bare => text.concat(),
-            Shape::Text => quoted(&text.concat()),
-            Shape::List => {
-                format!("[{}]", text.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", "))
-            }
-        };
-        let defaults = if matches!(shape, Shape::List) { split(default) } else { vec![default.to_owned()] };
-        let key = Key {
+        self.resolved.keys.push(ResolvedKey {
             name: name.to_owned(),
-            doc,
-            default: shown(&defaults),
-            value: shown(&text),
+            doc: comment,
+            default: default.to_owned(),
+            value: shape.toml(&text),
             place: place.clone(),
-        };
-        self.resolved.keys.push(key);
+        });
         parsed.unwrap_or_else(|what| {
             self.problem(&place, name, what);
             parse(&defaults).unwrap_or_else(|_| unreachable!("the default of {name} is valid"))
         })
     }
 
-    pub(super) fn text(&mut self, key: Declared<'_>) -> String {
+    pub(super) fn text<'k>(&mut self, key: impl Into<KeyName<'k>>) -> String {
         self.read(key, Shape::Text, |text| Ok(text.concat()))
     }
 
-    pub(super) fn path(&mut self, key: Declared<'_>) -> Option<PathBuf> {
+    pub(super) fn path<'k>(&mut self, key: impl Into<KeyName<'k>>) -> Option<PathBuf> {
         let text = self.text(key);
         (!text.is_empty()).then(|| PathBuf::from(text))
     }
 
-    pub(super) fn boolean(&mut self, key: Declared<'_>) -> bool {
+    pub(super) fn boolean<'k>(&mut self, key: impl Into<KeyName<'k>>) -> bool {
         self.read(key, Shape::Bare, |text| text[0].parse().map_err(|_| "must be true or false".to_owned()))
     }
 
-    pub(super) fn choice<T: Copy>(&mut self, key: Declared<'_>, choices: &[(&'static str, T)]) -> T {
+    pub(super) fn choice<'k, T: Copy>(
+        &mut self,
+        key: impl Into<KeyName<'k>>,
+        choices: &[(&'static str, T)],
+    ) -> T {
         self.read(key, Shape::Text, |text| {
             let found = choices.iter().find(|(word, _)| *word == text[0]);
             found.map(|(_, choice)| *choice).ok_or_else(|| {
@@ -162,7 +227,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    pub(super) fn number<T>(&mut self, key: Declared<'_>, bounds: std::ops::RangeInclusive<T>) -> T
+    pub(super) fn number<'k, T>(&mut self, key: impl Into<KeyName<'k>>, bounds: RangeInclusive<T>) -> T
     where
         T: FromStr + PartialOrd + fmt::Display,
     {
@@ -173,31 +238,54 @@ impl<'a> Reader<'a> {
     }
 
     /// A size such as `"64KiB"`; a bare number is in bytes.
-    pub(super) fn bytes(&mut self, key: Declared<'_>, bounds: (&'static str, &'static str)) -> u64 {
-        let size = |text: &str| text.parse::<bytesize::ByteSize>().map(|size| size.as_u64());
-        self.read(key, Shape::Text, |text| {
-            let (least, most) = (size(bounds.0).unwrap_or(0), size(bounds.1).unwrap_or(u64::MAX));
-            let number = size(&text[0]).ok().filter(|number| (least..=most).contains(number));
-            number.ok_or_else(|| {
-                format!("must be a size from {} to {}, such as \"{}\"", bounds.0, bounds.1, key.1)
-            })
-        })
+    pub(super) fn bytes<'k>(
+        &mut self,
+        key: impl Into<KeyName<'k>>,
+        bounds: RangeInclusive<&'static str>,
+    ) -> u64 {
+        let parse = |text: &str| text.parse().ok().map(|size: bytesize::ByteSize| size.as_u64());
+        self.between(key.into(), "size", bounds, parse)
+    }
+
+    /// A size in memory.
+    pub(super) fn size<'k>(
+        &mut self,
+        key: impl Into<KeyName<'k>>,
+        bounds: RangeInclusive<&'static str>,
+    ) -> usize {
+        usize::try_from(self.bytes(key, bounds)).unwrap_or(usize::MAX)
     }
 
     /// A duration such as `"90s"` or `"15m"`.
-    pub(super) fn duration(&mut self, key: Declared<'_>, bounds: (&'static str, &'static str)) -> Duration {
-        let parse = |text: &str| humantime::parse_duration(text);
+    pub(super) fn duration<'k>(
+        &mut self,
+        key: impl Into<KeyName<'k>>,
+        bounds: RangeInclusive<&'static str>,
+    ) -> Duration {
+        self.between(key.into(), "duration", bounds, |text| humantime::parse_duration(text).ok())
+    }
+
+    fn between<T: PartialOrd>(
+        &mut self,
+        key: KeyName<'_>,
+        noun: &str,
+        bounds: RangeInclusive<&'static str>,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> T {
+        let (least, most) = bounds.into_inner();
         self.read(key, Shape::Text, |text| {
-            let least = parse(bounds.0).unwrap_or_default();
-            let most = parse(bounds.1).unwrap_or(Duration::MAX);
-            let duration = parse(&text[0]).ok().filter(|duration| (least..=most).contains(duration));
-            duration.ok_or_else(|| {
-                format!("must be a duration from {} to {}, such as \"{}\"", bounds.0, bounds.1, key.1)
-            })
+            let found = parse(&text[0])
+                .filter(|found| parse(least).is_some_and(|least| *found >= least))
+                .filter(|found| parse(most).is_some_and(|most| *found <= most));
+            found.ok_or_else(|| format!("must be a {noun} from {least} to {most}, such as {}", key.default))
         })
     }
 
-    pub(super) fn list<T>(&mut self, key: Declared<'_>, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+    pub(super) fn list<'k, T>(
+        &mut self,
+        key: impl Into<KeyName<'k>>,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Vec<T> {
         self.read(key, Shape::List, |text| {
             let (mut items, mut wrong) = (Vec::new(), Vec::new());
             for item in text {
@@ -220,12 +308,12 @@ impl<'a> Reader<'a> {
         names.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Where `key` was given, or that it was not.
+    /// The source of the value of `key`.
     pub(super) fn place(&self, key: &str) -> String {
         self.given(key).map_or_else(|| "default".to_owned(), |given| given.place)
     }
 
-    /// Ends reading: what was given and never read is unknown. `read` is missing only where a section has noted a problem.
+    /// Ends reading. A key that was given and never read is unknown. `read` is missing only where a section noted a problem.
     pub(super) fn finish<T>(mut self, read: Option<T>) -> Result<(T, Resolved), Problems> {
         let known: Vec<&str> = self.resolved.keys.iter().map(|key| key.name.as_str()).collect();
         let mut unknown = Vec::new();

@@ -1,4 +1,4 @@
-//! What was given, and where: the file, the environment, the flags.
+//! The sources of values: the file, the environment, the flags.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,26 +7,28 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{Problem, Problems};
 
-/// All that was given, before anything of it is understood.
+/// All values that were given.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// The values of the file, by dotted key.
-    pub(super) file: BTreeMap<String, Given>,
+    pub(super) file: BTreeMap<String, RawValue>,
     /// The environment.
     pub(super) env: BTreeMap<String, String>,
     /// The flags, by dotted key.
-    pub(super) flags: BTreeMap<String, Given>,
-    /// What could not even be read.
+    pub(super) flags: BTreeMap<String, RawValue>,
+    /// Sources that could not be read.
     pub(super) problems: Vec<Problem>,
 }
 
-/// A value as it was given.
+/// A value as it was given, before it is parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Given {
+pub(super) struct RawValue {
     /// `exportgate.toml:12`, `EXPORTGATE_LISTEN` or `--listen`.
     pub(super) place: String,
     /// The text of a scalar, or of each member of a list.
     pub(super) text: Vec<String>,
+    /// A list in a variable or a flag is one text with commas.
+    pub(super) is_one_text: bool,
 }
 
 /// The variable that names the file.
@@ -91,13 +93,16 @@ impl Sources {
 
     /// A file with one empty table, so that the keys below it are seen.
     pub(super) fn with_table(name: &str) -> Self {
-        let given = Given { place: String::new(), text: Vec::new() };
+        let given = RawValue { place: String::new(), text: Vec::new(), is_one_text: false };
         Self { file: BTreeMap::from([(format!("{name}.orgs"), given)]), ..Self::default() }
     }
 
     fn take_flags(&mut self, flags: Vec<(&'static str, String, &'static str)>) {
         for (key, text, flag) in flags {
-            self.flags.insert(key.to_owned(), Given { place: flag.to_owned(), text: vec![text] });
+            self.flags.insert(
+                key.to_owned(),
+                RawValue { place: flag.to_owned(), text: vec![text], is_one_text: true },
+            );
         }
     }
 
@@ -131,7 +136,7 @@ impl Sources {
                 None => scalar(value).map(|text| vec![text]),
             };
             match text {
-                Some(text) => drop(self.file.insert(key, Given { place, text })),
+                Some(text) => drop(self.file.insert(key, RawValue { place, text, is_one_text: false })),
                 None => self.problems.push(Problem::new(&place, &key, "must be a value or a list of values")),
             }
         }

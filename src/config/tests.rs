@@ -14,7 +14,11 @@ fn sources(file: &str, env: &[(&str, &str)], flags: &[(&str, &str, &str)]) -> So
     }
     sources.read_file("e.toml", file);
     for (key, text, flag) in flags {
-        let given = sources::Given { place: (*flag).to_owned(), text: vec![(*text).to_owned()] };
+        let given = sources::RawValue {
+            place: (*flag).to_owned(),
+            text: vec![(*text).to_owned()],
+            is_one_text: true,
+        };
         sources.flags.insert((*key).to_owned(), given);
     }
     sources
@@ -67,7 +71,7 @@ fn all_problems_are_reported_together_with_their_lines() {
     );
     for expected in [
         "e.toml:1: listen: other machines reach 0.0.0.0:80, and keys",
-        "e.toml:1: listen: other machines reach 0.0.0.0:80, and whoever",
+        "e.toml:1: listen: other machines reach 0.0.0.0:80, and could do",
         "e.toml:3: upstream.conect_timeout: no such key; did you mean upstream.connect_timeout?",
         "e.toml:4: upstream.max_answer: must be a size",
         "e.toml:6: cache.max_age: must be a duration",
@@ -142,7 +146,7 @@ fn credentials_are_for_scopes_and_secrets_are_never_in_the_file() {
     for (file, expected) in [
         ("[credentials.eu]\norgs = ['a']", "has no value"),
         ("[credential]\nclient_id = 'c'", "client_id and client_secret_file together"),
-        ("[credential]\nclient_secret = 'hunter2'", "does not belong in a file"),
+        ("[credential]\nclient_secret = 'hunter2'", "must not be in this file"),
         ("[credentials.\"a b\"]\norgs = ['a']", "the name must be"),
     ] {
         let text = problems(file, &[]);
@@ -161,7 +165,7 @@ fn a_token_is_never_shown() {
     let (config, resolved) = Config::resolve(&sources("", &[], &[])).expect("a configuration");
     assert!(!format!("{config:?} {resolved:?}").contains(TOKEN));
     let text = problems(&format!("[credential]\ntoken = '{TOKEN}'"), &[]);
-    assert!(text.contains("does not belong in a file") && !text.contains(TOKEN), "{text}");
+    assert!(text.contains("must not be in this file") && !text.contains(TOKEN), "{text}");
     let none = problems("", &[("SNYK_TOKEN", " ")]);
     assert!(none.contains("SNYK_TOKEN: the token is empty"), "{none}");
     let directory = tempfile::tempdir().expect("a directory");
@@ -240,7 +244,7 @@ fn traces_go_nowhere_by_default_and_their_endpoint_is_made_whole() {
     let bad_file = format!("headers_file = '{}'", path.display());
     for (key, expected) in [
         ("endpoint = 'http://otel.example'", "otlp.endpoint: must begin with https://"),
-        ("endpoint = 'https://otel.example?key=hunter2'", "otlp.endpoint: must not hold a query"),
+        ("endpoint = 'https://otel.example?key=hunter2'", "otlp.endpoint: must not have a query"),
         ("endpoint = 'https://u:hunter2@otel.example'", "otlp.endpoint: must not hold a user name"),
         ("sample = 1.5", "otlp.sample: must be a number from 0 to 1"),
         ("sample = 'NaN'", "otlp.sample: must be a number from 0 to 1"),

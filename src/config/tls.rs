@@ -1,25 +1,16 @@
 //! `[tls]`.
 
 use super::reader::Reader;
-use crate::chain::chain;
+use crate::error_text::error_text;
 use crate::expiry::Expiring;
 use crate::transport::{ServerTls, ServerTlsSettings};
 
 /// The files, unread.
 pub(super) fn files(r: &mut Reader<'_>) -> Option<ServerTlsSettings> {
-    let certificate = r.path((
-        "tls.certificate",
-        "",
-        "PEM: the certificate of \"tls:\" addresses, then those that signed it; read again when it changes.",
-    ));
-    let key = r.path(("tls.key", "", "PEM: its private key."));
-    let client_ca =
-        r.path(("tls.client_ca", "", "PEM: who signs client certificates; without it none are asked for."));
-    let client_crl = r.path((
-        "tls.client_crl",
-        "",
-        "PEM: the revocation lists of all authorities on the way to client_ca; one that is out of date revokes all.",
-    ));
+    let certificate = r.path("tls.certificate");
+    let key = r.path("tls.key");
+    let client_ca = r.path("tls.client_ca");
+    let client_crl = r.path("tls.client_crl");
     match (certificate, key) {
         (Some(certificate), Some(key)) => Some(ServerTlsSettings { certificate, key, client_ca, client_crl }),
         (None, None) if client_ca.is_none() && client_crl.is_none() => None,
@@ -34,13 +25,12 @@ pub(super) fn files(r: &mut Reader<'_>) -> Option<ServerTlsSettings> {
 pub(super) fn read(r: &mut Reader<'_>) -> Option<(ServerTlsSettings, Vec<Expiring>)> {
     let settings = files(r)?;
     if settings.client_crl.is_some() && settings.client_ca.is_none() {
-        let place = r.place("tls.client_crl");
-        r.problem(&place, "tls.client_crl", "needs tls.client_ca");
+        r.invalid("tls.client_crl", "needs tls.client_ca");
     }
     let expiring = match ServerTls::open(settings.clone()) {
         Ok((tls, _)) => tls.now().expiring.clone(),
         Err(error) => {
-            r.problem("tls", "", chain(&error));
+            r.problem("tls", "", error_text(&error));
             Vec::new()
         }
     };

@@ -7,9 +7,7 @@ use http::uri::{Authority, Scheme, Uri};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
-use super::listener::size;
 use super::reader::Reader;
-use crate::files;
 use crate::listener::{Address, Settings as Listener};
 use crate::transport::{BadProxy, Proxy};
 use crate::upstream::{Root, Settings};
@@ -49,62 +47,23 @@ const NEVER_FORWARDED: [&str; 20] = [
 
 /// The settings, and the hosts that may be reached without TLS.
 pub(super) fn read(r: &mut Reader<'_>, listener: &Listener) -> (Settings, Vec<String>) {
-    let _ = r.text((
-        "upstream.url",
-        "https://api.snyk.io",
-        "The API's root; a trailing /rest or /v1 is dropped.",
-    ));
-    let _ =
-        r.text(("upstream.region", "", "Instead of the URL: \"us\", \"us2\", \"eu\", \"au\" or \"gov\"."));
-    let plain = r.list(
-        ("upstream.plain_http_hosts", "", "Hosts that may be reached without TLS, besides loopback."),
-        |host| Ok(host.to_ascii_lowercase()),
-    );
+    let _ = r.text("upstream.url");
+    let _ = r.text("upstream.region");
+    let plain = r.list("upstream.plain_http_hosts", |host| Ok(host.to_ascii_lowercase()));
     let root = root(r, &plain);
     refuse_ourselves(r, &root, listener);
-    let ca_file = r.path(("upstream.ca_file", "", "PEM certificates to trust instead of the platform's."));
+    let ca_file = r.path("upstream.ca_file");
     check_certificates(r, "upstream.ca_file", ca_file.as_deref());
     check_proxy(r, &root);
     let settings = Settings {
         root,
         ca_file,
-        connect_timeout: r.duration(
-            ("upstream.connect_timeout", "10s", "Longest wait for name, TCP, proxy and TLS together."),
-            ("10ms", "10m"),
-        ),
-        dead_after: r.duration(
-            (
-                "upstream.dead_after",
-                "5s",
-                "Close a connection that has been dead this long (HTTP/2; HTTP/1.1 takes twice as long).",
-            ),
-            ("500ms", "10m"),
-        ),
-        header_timeout: r.duration(
-            (
-                "upstream.header_timeout",
-                "30s",
-                "Longest wait for an answer's header section, beyond connect_timeout.",
-            ),
-            ("10ms", "1h"),
-        ),
-        request_timeout: r.duration(
-            ("upstream.request_timeout", "60s", "Longest time that one request may take in all."),
-            ("10ms", "1h"),
-        ),
-        max_answer: size(
-            r,
-            ("upstream.max_answer", "16MiB", "Largest answer of an export call."),
-            ("1KiB", "1GiB"),
-        ),
-        forward_headers: r.list(
-            (
-                "upstream.forward_headers",
-                "",
-                "Client fields that go up besides the standard ones; part of the cache key.",
-            ),
-            forwarded,
-        ),
+        connect_timeout: r.duration("upstream.connect_timeout", "10ms"..="10m"),
+        dead_after: r.duration("upstream.dead_after", "500ms"..="10m"),
+        header_timeout: r.duration("upstream.header_timeout", "10ms"..="1h"),
+        request_timeout: r.duration("upstream.request_timeout", "10ms"..="1h"),
+        max_answer: r.size("upstream.max_answer", "1KiB"..="1GiB"),
+        forward_headers: r.list("upstream.forward_headers", forwarded),
         default_version: version(r),
     };
     (settings, plain)
@@ -122,13 +81,10 @@ fn check_proxy(r: &mut Reader<'_>, root: &Root) {
 /// A file of certificates to trust must hold some.
 pub(super) fn check_certificates(r: &mut Reader<'_>, key: &str, path: Option<&Path>) {
     let Some(path) = path else { return };
-    let what = match files::read(path) {
-        Err(error) => format!("cannot be read: {}", error.source),
-        Ok(pem) if CertificateDer::pem_slice_iter(&pem).any(|found| found.is_ok()) => return,
-        Ok(_) => "has no certificate in PEM in it".to_owned(),
-    };
-    let place = r.place(key);
-    r.problem(&place, key, what);
+    r.check_file(key, path, |pem| {
+        let has_certificate = CertificateDer::pem_slice_iter(pem).any(|found| found.is_ok());
+        has_certificate.then_some(()).ok_or_else(|| "has no certificate in PEM in it".to_owned())
+    });
 }
 
 /// A URL of an endpoint that is not Snyk's API; HTTPS, but for loopback and hosts that are allowed by name.
@@ -161,11 +117,7 @@ fn forwarded(name: &str) -> Result<HeaderName, String> {
 }
 
 fn version(r: &mut Reader<'_>) -> Option<String> {
-    let key = (
-        "upstream.default_version",
-        "",
-        "The version parameter where a client sends none, such as \"2024-10-15\".",
-    );
+    let key = "upstream.default_version";
     let text = r.text(key);
     let (date, stage) = text.split_once('~').unwrap_or((&text, "ga"));
     let is_date = date.len() == 10
@@ -175,8 +127,7 @@ fn version(r: &mut Reader<'_>) -> Option<String> {
             .all(|(i, b)| if i == 4 || i == 7 { b == b'-' } else { b.is_ascii_digit() });
     let is_stage = ["ga", "beta", "experimental"].contains(&stage);
     if !text.is_empty() && (!is_date || !is_stage) {
-        let place = r.given(key.0).map(|given| given.place).unwrap_or_default();
-        r.problem(&place, key.0, "must be YYYY-MM-DD, with ~beta or ~experimental behind it where it is one");
+        r.invalid(key, "must be YYYY-MM-DD, followed by ~beta or ~experimental where it is one");
     }
     (!text.is_empty()).then_some(text)
 }

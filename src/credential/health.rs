@@ -6,9 +6,10 @@
 //! let through to see whether the value is good again.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::circuit::{Admits, Circuit};
+use crate::circuit::{Admits, Circuit, ProbeCandidate, ProbeOrder};
 use crate::route::Scope;
 
 /// So many refusals of a scope in a row count as its answer.
@@ -55,8 +56,7 @@ struct Slot {
     lock: Circuit,
     /// The first request for a scope that was accepted may be the probe without waiting for the pause.
     may_probe_early: bool,
-    /// While it is locked, a request that would make a better probe than one that was refused asked in vain.
-    better_probe_waits: bool,
+    order: ProbeOrder,
     scopes: HashMap<Option<Scope>, Verdict>,
     /// Scopes that were accepted lately and were refused since; any acceptance clears it.
     witnesses: HashSet<Option<Scope>>,
@@ -79,8 +79,8 @@ impl Health {
         Self { slots: filled.iter().map(slot).collect(), probe_interval }
     }
 
-    /// Picks a slot for a request for `scope` at `now`. A probe takes its turn.
-    pub(super) fn pick(&mut self, scope: Asked<'_>, now: Instant) -> Pick {
+    /// Picks a slot for a request of `client` for `scope` at `now`. A probe takes its turn.
+    pub(super) fn pick(&mut self, scope: Asked<'_>, client: &Arc<str>, now: Instant) -> Pick {
         let mut refused: Option<Duration> = None;
         for (at, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.is_open()) {
             match slot.scopes.get_mut(&scope.cloned()) {
@@ -102,7 +102,7 @@ impl Health {
         }
         let mut soonest = self.probe_interval;
         for (at, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.is_filled) {
-            match slot.probe(scope, self.probe_interval, now) {
+            match slot.probe(scope, client, self.probe_interval, now) {
                 None => return Pick::Probe(at),
                 Some(wait) => soonest = soonest.min(wait),
             }
@@ -150,15 +150,32 @@ impl Health {
 
     /// Snyk took the value of slot `at` for `scope`. A locked slot is opened by its probe alone: other answers may be to
     /// requests that were sent before it was locked.
-    pub(super) fn accepted(&mut self, at: usize, scope: Asked<'_>, is_probe: bool, now: Instant) {
+    /// `true` where it was.
+    pub(super) fn accepted(&mut self, at: usize, scope: Asked<'_>, is_probe: bool, now: Instant) -> bool {
         let slot = &mut self.slots[at];
-        if !is_probe && !slot.is_open() {
-            return;
+        let was_open = slot.is_open();
+        if !is_probe && !was_open {
+            return false;
         }
         slot.lock.close(None, now);
         slot.note(scope, Verdict::Accepted { at: now }, now);
         slot.witnesses.clear();
         slot.renewed_at = None;
+        !was_open
+    }
+
+    /// True if slot `at` is not locked and Snyk took its value lately, for whatever scope.
+    #[must_use]
+    pub(super) fn takes_others(&self, at: usize, now: Instant) -> bool {
+        self.slots[at].is_open() && self.slots[at].accepts_any(now)
+    }
+
+    /// True if the last refusal was the one that made `scope` a refused one.
+    #[must_use]
+    pub(super) fn was_refused_now(&self, at: usize, scope: Asked<'_>) -> bool {
+        let verdict = self.slots[at].scopes.get(&scope.cloned());
+        self.slots[at].is_open()
+            && matches!(verdict, Some(Verdict::Refused { strikes, .. }) if *strikes == STRIKES)
     }
 
     /// The slot has another value: what was refused is gone.
@@ -207,14 +224,15 @@ impl Health {
         if !slot.is_open() {
             if is_probe {
                 slot.lock.open(self.probe_interval, now);
-                slot.better_probe_waits = false;
+                slot.order.opened();
             }
             return false;
         }
         let is_bad = slot.witnesses.len() >= WITNESSES || !slot.accepts_any(now) && slot.is_refused(strikes);
         if is_bad {
             slot.lock.open(self.probe_interval, now);
-            (slot.may_probe_early, slot.better_probe_waits) = (true, false);
+            slot.may_probe_early = true;
+            slot.order.opened();
         }
         is_bad
     }
@@ -225,36 +243,38 @@ impl Slot {
         self.is_filled && self.lock.is_closed()
     }
 
-    /// Takes the probe of a locked slot for a request for `scope`; else for how long there is none.
-    fn probe(&mut self, scope: Asked<'_>, interval: Duration, now: Instant) -> Option<Duration> {
+    /// Takes the probe of a locked slot for a request of `client` for `scope`; else for how long there is none.
+    fn probe(
+        &mut self,
+        scope: Asked<'_>,
+        client: &Arc<str>,
+        interval: Duration,
+        now: Instant,
+    ) -> Option<Duration> {
         let verdict = self.scopes.get(&scope.cloned());
-        let (was_accepted, was_refused) = (
-            matches!(verdict, Some(Verdict::Accepted { .. })),
-            matches!(verdict, Some(Verdict::Refused { .. })),
-        );
+        let was_accepted = matches!(verdict, Some(Verdict::Accepted { .. }));
+        let candidate =
+            ProbeCandidate { client, is_failing: matches!(verdict, Some(Verdict::Refused { .. })) };
         if was_accepted && std::mem::take(&mut self.may_probe_early) && self.lock.until(now).is_some() {
             self.lock.close(None, now);
             self.lock.open(Duration::ZERO, now);
         }
-        match self.lock.admits(now) {
+        let wait = match self.lock.admits(now) {
             Admits::All | Admits::Probe => {
-                // One that was just refused shows little: it leaves the first interval to better ones, if any asked.
-                let waited = self.lock.probe_due_for(now).is_none_or(|due| due >= interval);
-                if was_refused && self.better_probe_waits && !waited {
-                    return Some(interval);
+                let due = self.lock.probe_due_for(now);
+                if due.is_some_and(|due| self.order.is_left_to_others(candidate, due, interval)) {
+                    interval
+                } else {
+                    self.lock.pass(now);
+                    self.order.probed(client);
+                    return None;
                 }
-                self.lock.pass(now);
-                None
             }
-            Admits::NoneBefore(at) => {
-                self.better_probe_waits |= !was_refused;
-                Some(at.saturating_duration_since(now))
-            }
-            Admits::NoneBeforeProbe => {
-                self.better_probe_waits |= !was_refused;
-                Some(interval)
-            }
-        }
+            Admits::NoneBefore(at) => at.saturating_duration_since(now),
+            Admits::NoneBeforeProbe => interval,
+        };
+        self.order.refused(candidate);
+        Some(wait)
     }
 
     fn note(&mut self, scope: Asked<'_>, verdict: Verdict, now: Instant) {
@@ -293,6 +313,10 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_mins(1);
 
+    fn client() -> Arc<str> {
+        "one".into()
+    }
+
     fn scope(id: &str) -> Scope {
         Scope { kind: ScopeKind::Org, id: Id::parse(id).expect("an id") }
     }
@@ -305,24 +329,27 @@ mod tests {
     fn a_single_slot_is_locked_at_its_second_refusal_and_probed_once_a_minute() {
         let (mut health, begin, a) = (Health::new(&[true], MINUTE), Instant::now(), scope("a"));
         let a = Some(&a);
-        assert_eq!(health.pick(a, begin), Pick::Use(0));
+        assert_eq!(health.pick(a, &client(), begin), Pick::Use(0));
         assert!(!health.refused(0, a, false, begin));
-        assert_eq!(health.pick(a, begin), Pick::Use(0));
+        assert_eq!(health.pick(a, &client(), begin), Pick::Use(0));
         assert!(health.refused(0, a, false, begin));
         let picks: Vec<Pick> =
-            (1..10_000).map(|n| health.pick(a, begin + Duration::from_millis(n))).collect();
+            (1..10_000).map(|n| health.pick(a, &client(), begin + Duration::from_millis(n))).collect();
         assert!(picks.iter().all(|pick| matches!(pick, Pick::Locked { .. })));
-        assert_eq!(health.pick(a, at(begin, 59)), Pick::Locked { retry_after: Duration::from_secs(1) });
-        assert_eq!(health.pick(a, at(begin, 60)), Pick::Probe(0));
-        assert_eq!(health.pick(a, at(begin, 60)), Pick::Locked { retry_after: MINUTE });
+        assert_eq!(
+            health.pick(a, &client(), at(begin, 59)),
+            Pick::Locked { retry_after: Duration::from_secs(1) }
+        );
+        assert_eq!(health.pick(a, &client(), at(begin, 60)), Pick::Probe(0));
+        assert_eq!(health.pick(a, &client(), at(begin, 60)), Pick::Locked { retry_after: MINUTE });
         assert!(!health.refused(0, a, true, at(begin, 61)));
-        assert!(matches!(health.pick(a, at(begin, 120)), Pick::Locked { .. }));
-        assert_eq!(health.pick(a, at(begin, 121)), Pick::Probe(0));
+        assert!(matches!(health.pick(a, &client(), at(begin, 120)), Pick::Locked { .. }));
+        assert_eq!(health.pick(a, &client(), at(begin, 121)), Pick::Probe(0));
         // An answer to a request of before the lock says nothing.
         health.accepted(0, a, false, at(begin, 121));
-        assert!(matches!(health.pick(a, at(begin, 122)), Pick::Locked { .. }));
+        assert!(matches!(health.pick(a, &client(), at(begin, 122)), Pick::Locked { .. }));
         health.accepted(0, a, true, at(begin, 122));
-        assert_eq!(health.pick(a, at(begin, 122)), Pick::Use(0));
+        assert_eq!(health.pick(a, &client(), at(begin, 122)), Pick::Use(0));
     }
 
     #[test]
@@ -334,7 +361,7 @@ mod tests {
             let now = at(begin, second);
             for refused in [&bad, &worse] {
                 for _ in 0..3 {
-                    let pick = health.pick(Some(refused), now);
+                    let pick = health.pick(Some(refused), &client(), now);
                     if pick == Pick::Use(0) {
                         assert!(!health.refused(0, Some(refused), false, now));
                     } else {
@@ -342,7 +369,7 @@ mod tests {
                     }
                 }
             }
-            assert_eq!(health.pick(Some(&good), now), Pick::Use(0));
+            assert_eq!(health.pick(Some(&good), &client(), now), Pick::Use(0));
             if second % 60 == 0 {
                 health.accepted(0, Some(&good), false, now);
             }
@@ -357,7 +384,7 @@ mod tests {
         health.accepted(0, Some(&good), false, begin);
         let mut sent = 0;
         for second in 0..300 {
-            if health.pick(Some(&bad), at(begin, second)) == Pick::Use(0) {
+            if health.pick(Some(&bad), &client(), at(begin, second)) == Pick::Use(0) {
                 sent += 1;
                 health.refused(0, Some(&bad), false, at(begin, second));
             }
@@ -376,19 +403,19 @@ mod tests {
         assert!(!health.refused(0, Some(&a), false, now));
         assert!(health.refused(0, Some(&b), false, now));
         // One that was accepted is the probe at once, and no more than one.
-        assert_eq!(health.pick(Some(&c), now), Pick::Probe(0));
-        assert!(matches!(health.pick(Some(&d), now), Pick::Locked { .. }));
+        assert_eq!(health.pick(Some(&c), &client(), now), Pick::Probe(0));
+        assert!(matches!(health.pick(Some(&d), &client(), now), Pick::Locked { .. }));
         assert!(!health.refused(0, Some(&c), true, now));
         for second in 0..60 {
             for one in [&a, &b, &c, &d] {
-                assert!(matches!(health.pick(Some(one), at(now, second)), Pick::Locked { .. }));
+                assert!(matches!(health.pick(Some(one), &client(), at(now, second)), Pick::Locked { .. }));
             }
         }
         // Then it is one that was not refused.
-        assert!(matches!(health.pick(Some(&a), at(now, 60)), Pick::Locked { .. }));
-        assert_eq!(health.pick(Some(&d), at(now, 60)), Pick::Probe(0));
+        assert!(matches!(health.pick(Some(&a), &client(), at(now, 60)), Pick::Locked { .. }));
+        assert_eq!(health.pick(Some(&d), &client(), at(now, 60)), Pick::Probe(0));
         health.accepted(0, Some(&d), true, at(now, 61));
-        assert_eq!(health.pick(Some(&d), at(now, 61)), Pick::Use(0));
+        assert_eq!(health.pick(Some(&d), &client(), at(now, 61)), Pick::Use(0));
     }
 
     #[test]
@@ -398,11 +425,11 @@ mod tests {
         assert!(!health.refused(0, Some(&a), false, now));
         assert!(health.refused(0, Some(&a), false, now));
         // Another asked meanwhile and does not come back.
-        assert!(matches!(health.pick(Some(&b), at(now, 30)), Pick::Locked { .. }));
-        assert!(matches!(health.pick(Some(&a), at(now, 60)), Pick::Locked { .. }));
-        assert_eq!(health.pick(Some(&a), at(now, 120)), Pick::Probe(0));
+        assert!(matches!(health.pick(Some(&b), &client(), at(now, 30)), Pick::Locked { .. }));
+        assert!(matches!(health.pick(Some(&a), &client(), at(now, 60)), Pick::Locked { .. }));
+        assert_eq!(health.pick(Some(&a), &client(), at(now, 120)), Pick::Probe(0));
         health.lose_probe(0, false, at(now, 121));
-        assert_eq!(health.pick(Some(&b), at(now, 121)), Pick::Probe(0));
+        assert_eq!(health.pick(Some(&b), &client(), at(now, 121)), Pick::Probe(0));
     }
 
     #[test]
@@ -423,27 +450,27 @@ mod tests {
         let (mut health, now) = (Health::new(&[true, false], MINUTE), Instant::now());
         assert!(!health.refused(0, None, false, now));
         assert!(health.refused(0, None, false, now));
-        assert!(matches!(health.pick(None, now), Pick::Locked { .. }));
+        assert!(matches!(health.pick(None, &client(), now), Pick::Locked { .. }));
         health.renewed(1);
-        assert_eq!(health.pick(None, now), Pick::Use(1));
+        assert_eq!(health.pick(None, &client(), now), Pick::Use(1));
     }
 
     #[test]
     fn the_next_slot_takes_over_at_once_and_the_active_one_again_when_renewed() {
         let (mut health, now) = (Health::new(&[true, true], MINUTE), Instant::now());
         assert!(health.refused(0, None, false, now));
-        assert_eq!(health.pick(None, now), Pick::Use(1));
+        assert_eq!(health.pick(None, &client(), now), Pick::Use(1));
         assert!(!health.refused(1, None, false, now));
         assert!(health.refused(1, None, false, now));
-        assert!(matches!(health.pick(None, now), Pick::Locked { .. }));
+        assert!(matches!(health.pick(None, &client(), now), Pick::Locked { .. }));
         health.renewed(0);
-        assert_eq!(health.pick(None, now), Pick::Use(0));
+        assert_eq!(health.pick(None, &client(), now), Pick::Use(0));
         // Both are probed in turn, one a minute each.
         assert!(!health.refused(0, None, false, now));
         assert!(health.refused(0, None, false, now));
-        assert_eq!(health.pick(None, now + MINUTE), Pick::Probe(0));
-        assert_eq!(health.pick(None, now + MINUTE), Pick::Probe(1));
-        assert!(matches!(health.pick(None, now + MINUTE), Pick::Locked { .. }));
+        assert_eq!(health.pick(None, &client(), now + MINUTE), Pick::Probe(0));
+        assert_eq!(health.pick(None, &client(), now + MINUTE), Pick::Probe(1));
+        assert!(matches!(health.pick(None, &client(), now + MINUTE), Pick::Locked { .. }));
     }
 
     #[test]
@@ -452,7 +479,7 @@ mod tests {
         let (a, b) = (scope("a"), scope("b"));
         health.accepted(0, Some(&a), false, now);
         assert!(!health.refused(0, Some(&b), false, now));
-        assert_eq!(health.pick(Some(&b), now), Pick::Use(1));
-        assert_eq!(health.pick(Some(&a), now), Pick::Use(0));
+        assert_eq!(health.pick(Some(&b), &client(), now), Pick::Use(1));
+        assert_eq!(health.pick(Some(&a), &client(), now), Pick::Use(0));
     }
 }

@@ -388,9 +388,10 @@ impl Credential {
     pub async fn present(
         self: &Arc<Self>,
         scope: Option<&Scope>,
+        client: &Arc<str>,
         now: Now,
     ) -> Result<Presented, Unavailable> {
-        let pick = self.health().pick(scope, now.mono);
+        let pick = self.health().pick(scope, client, now.mono);
         let (slot, probe) = match pick {
             Pick::Use(slot) => (slot, None),
             Pick::Probe(slot) => {
@@ -462,9 +463,18 @@ impl Credential {
     /// Snyk took what was presented.
     pub fn accepted(&self, presented: &Presented, now: Now) {
         let is_probe = presented.has_verdict();
-        if self.slots[presented.slot].generation() == presented.generation {
-            self.health().accepted(presented.slot, presented.scope.as_ref(), is_probe, now.mono);
+        if self.slots[presented.slot].generation() == presented.generation
+            && self.health().accepted(presented.slot, presented.scope.as_ref(), is_probe, now.mono)
+        {
+            let slot = slot_name(presented.slot);
+            tracing::info!(credential.name = %self.name, credential.slot = slot, "Snyk accepts this credential again; resuming its use");
         }
+    }
+
+    /// The time until Snyk is asked again for the scope of what it just refused, where it takes the value for other scopes.
+    #[must_use]
+    pub fn refused_for_scope_alone(&self, presented: &Presented, now: Now) -> Option<Duration> {
+        self.health().takes_others(presented.slot, now.mono).then_some(self.probe_interval)
     }
 
     /// Snyk refused what was presented (401). Asks the slot's source again; what to replay the request
@@ -494,7 +504,16 @@ impl Credential {
             tracing::error!(
                 credential.name = %self.name,
                 credential.slot = slot_name(slot),
-                "Snyk refuses this credential (401); pausing its use, with one try a minute; replace it"
+                credential.probe_interval_s = self.probe_interval.as_secs(),
+                "Snyk refuses this credential (401); pausing its use, but for one request each interval; replace it"
+            );
+        } else if self.health().was_refused_now(slot, scope) {
+            tracing::warn!(
+                credential.name = %self.name,
+                credential.slot = slot_name(slot),
+                export.scope.id = scope.map(|scope| scope.id.as_str()),
+                credential.probe_interval_s = self.probe_interval.as_secs(),
+                "Snyk refuses this credential for one org or group (401); pausing its requests, but for one each interval; others go on"
             );
         }
         match other {
@@ -593,7 +612,7 @@ fn hold(
                 (_, None | Some(Err(BadCredential::Empty))) => None,
                 (_, Some(Err(error))) => {
                     tracing::warn!(
-                        error = crate::chain::chain(&error),
+                        error = crate::error_text::error_text(&error),
                         "the next token is not usable: the slot is empty until its file is mended"
                     );
                     None
@@ -709,32 +728,32 @@ mod tests {
     async fn a_refused_value_gives_way_to_the_next_slot_and_an_old_refusal_says_nothing() {
         let all = open(vec![fixed("a", Scopes::Rest, &["one", "two"])]);
         let (one, now) = (Arc::clone(&all.all()[0]), Clock::system().now());
-        let presented = one.present(None, now).await.expect("a value");
+        let presented = one.present(None, &"one".into(), now).await.expect("a value");
         assert_eq!(presented.field, "token one");
         let replay = one.refused(&presented, now, true).await.expect("a replay");
         assert_eq!(replay.field, "token two");
         // Another request with the value that is locked already.
         assert_eq!(one.refused(&presented, now, true).await.expect("a replay").field, "token two");
         one.fill(0, Secret::new("three".to_owned())).expect("a value");
-        assert_eq!(one.present(None, now).await.expect("a value").field, "token three");
+        assert_eq!(one.present(None, &"one".into(), now).await.expect("a value").field, "token three");
         // An answer to the old value does not lock the new one.
         assert_eq!(one.refused(&presented, now, true).await.expect("a replay").field, "token three");
-        assert_eq!(one.present(None, now).await.expect("a value").field, "token three");
+        assert_eq!(one.present(None, &"one".into(), now).await.expect("a value").field, "token three");
     }
 
     #[tokio::test]
     async fn without_a_next_slot_one_replay_and_then_a_lock() {
         let all = open(vec![fixed("a", Scopes::Rest, &["one"])]);
         let (one, now) = (Arc::clone(&all.all()[0]), Clock::system().now());
-        let presented = one.present(None, now).await.expect("a value");
+        let presented = one.present(None, &"one".into(), now).await.expect("a value");
         assert!(one.refused(&presented, now, false).await.is_none());
         let replay = one.refused(&presented, now, true).await.expect("a replay");
         assert!(one.refused(&replay, now, true).await.is_none());
-        assert!(matches!(one.present(None, now).await, Err(Unavailable::Locked { .. })));
+        assert!(matches!(one.present(None, &"one".into(), now).await, Err(Unavailable::Locked { .. })));
         let later = Now { mono: now.mono + Duration::from_mins(1), ..now };
-        let probe = one.present(None, later).await.expect("a probe");
-        assert!(one.present(None, later).await.is_err());
+        let probe = one.present(None, &"one".into(), later).await.expect("a probe");
+        assert!(one.present(None, &"one".into(), later).await.is_err());
         one.accepted(&probe, later);
-        assert!(one.present(None, later).await.is_ok());
+        assert!(one.present(None, &"one".into(), later).await.is_ok());
     }
 }

@@ -152,7 +152,7 @@ impl OAuth {
                     if !std::mem::replace(&mut failing, true) {
                         tracing::error!(
                             oauth.client_id = %self.client_id,
-                            error = crate::chain::chain(&error),
+                            error = crate::error_text::error_text(&error),
                             "no access token was had: trying again"
                         );
                     }

@@ -339,8 +339,9 @@ impl Exchange {
         // A method may be as long as a head.
         let method = Some(self.method.as_str()).filter(|method| method.len() <= 32).unwrap_or("(long)");
         let reason = failure.and_then(|failure| failure.kind.reason());
-        let cause =
-            failure.and_then(|failure| failure.source.as_deref()).map(|error| crate::chain::chain(error));
+        let cause = failure
+            .and_then(|failure| failure.source.as_deref())
+            .map(|error| crate::error_text::error_text(error));
         let attempt = self.attempt.or(failure.and_then(|failure| failure.attempt));
         macro_rules! event {
             ($level:ident) => {

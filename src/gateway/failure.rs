@@ -10,8 +10,8 @@ use uuid::Uuid;
 use super::via::BadVia;
 use crate::access::{Denied, Exceeded, NotPermitted, Reason, Unidentified};
 use crate::admission::{AdmissionRefusal, Level, Obstacle, OpenCircuit};
-use crate::chain::find;
 use crate::credential::Unavailable;
+use crate::error_text::find;
 use crate::route::Refusal;
 use crate::transport::ConnectError;
 use crate::upstream::{Failed, FailedKind};
@@ -513,8 +513,8 @@ fn not_admitted(refusal: AdmissionRefusal) -> Told {
         ),
         Obstacle::Backoff => spared(
             "backoff",
-            "Rate limited by Snyk (429); requests pause",
-            "Wait as Retry-After says. Snyk was not asked: asking earlier would prolong it.",
+            "Rate limited by Snyk (429)",
+            "Wait as Retry-After says. Snyk was not asked: asking earlier would prolong it. After a 429 to a start, only the starts of that org or group wait.",
         ),
         Obstacle::Concurrency | Obstacle::Queue => told(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -657,13 +657,15 @@ fn upstream(kind: FailedKind) -> Told {
             "The connection to Snyk ended before an answer came",
             "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
         ),
-        K::Incomplete => {
-            gateway("Snyk's answer broke off", "Try a GET again; nothing of a broken answer is kept.")
-        }
+        K::Incomplete => gateway(
+            "Snyk's answer broke off",
+            "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
+        ),
         K::TooLarge => gateway("Snyk's answer is too large", "Raise upstream.max_answer, or ask for less."),
-        K::HeadTooLarge => {
-            gateway("Snyk's answer has too large a header section", "Report this to Snyk's support.")
-        }
+        K::HeadTooLarge => gateway(
+            "Snyk's answer has too large a header section",
+            "Check that upstream.url is Snyk's API; if it is, report this to Snyk's support.",
+        ),
         K::NoRoom => no_room(),
         K::Abandoned => abandoned(),
         K::Stopped => told(
@@ -673,8 +675,9 @@ fn upstream(kind: FailedKind) -> Told {
             "The gateway stopped before Snyk answered",
             "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
         ),
-        K::Protocol => {
-            gateway("What came from the upstream is no HTTP", "Check that upstream.url is Snyk's API.")
-        }
+        K::Protocol => gateway(
+            "The upstream's answer breaks the rules of HTTP",
+            "Check that upstream.url is Snyk's API.",
+        ),
     }
 }

@@ -22,7 +22,7 @@ use crate::admission::{
 };
 use crate::cache::{self, Entry, Key, Lead, Member, NotStored, Peek};
 use crate::clock::Now;
-use crate::credential::{Credential, Presented};
+use crate::credential::{Credential, Presented, Unavailable};
 use crate::journal::{Attempt, OnFailure, Reservation, Served, Unrecorded};
 use crate::route::{ExportCall, Operation, OtherCall};
 use crate::telemetry::drift::Kind;
@@ -236,8 +236,10 @@ impl Gateway {
         lead: &mut Lead<Landed>,
     ) -> Result<Asked, Failure> {
         let (credential, scope) = (&errand.credential, Some(&call.scope));
-        let present =
-            || async { credential.present(scope, self.clock.now()).await.map_err(FailureKind::Unavailable) };
+        let client = &errand.member.client;
+        let present = || async {
+            credential.present(scope, client, self.clock.now()).await.map_err(FailureKind::Unavailable)
+        };
         let mut presented = present().await?;
         let is_read = call.method() == Method::GET;
         let (mut may_replay, mut may_wait, mut may_resend) = (is_read, is_read, true);
@@ -255,7 +257,7 @@ impl Gateway {
                 // What the last try brought is better than nothing; a 401 is ours, not the client's.
                 (Err(_), Some(mut last)) => {
                     if last.attempt.status == Some(StatusCode::UNAUTHORIZED.as_u16()) {
-                        last.answer = Err(FailureKind::CredentialRejected.into());
+                        last.answer = Err(rejected(credential, &draft.presented, self.clock.now()).into());
                     }
                     return Ok(last);
                 }
@@ -285,7 +287,7 @@ impl Gateway {
             if status == Some(StatusCode::UNAUTHORIZED) {
                 let other = credential.refused(&presented, self.clock.now(), true).await;
                 let Some(other) = other.filter(|_| std::mem::take(&mut may_replay)) else {
-                    asked.answer = Err(FailureKind::CredentialRejected.into());
+                    asked.answer = Err(rejected(credential, &presented, self.clock.now()).into());
                     return Ok(asked);
                 };
                 (presented, tries) = (other, 0);
@@ -365,7 +367,10 @@ impl Gateway {
             if slot.lane.queued > LONG_QUEUE {
                 let credential = &errand.credential;
                 *presented = match call {
-                    Some(call) => credential.present(Some(&call.scope), self.clock.now()).await,
+                    Some(call) => {
+                        let client = &errand.member.client;
+                        credential.present(Some(&call.scope), client, self.clock.now()).await
+                    }
                     None => credential.present_unlocked(self.clock.now()).await,
                 }
                 .map_err(FailureKind::Unavailable)?;
@@ -480,10 +485,12 @@ impl Gateway {
         call: OtherCall,
         (errand, body): (Errand, Streamed),
         clearance: Clearance,
+        left: impl Future<Output = ()>,
     ) -> Result<(Uuid, Sending, http::Response<Streamed>), Failure> {
         let Clearance { slot, mut attempt, presented } = clearance;
         let sending = Sending::of(&attempt);
         let uploads = !hyper::body::Body::is_end_stream(&body);
+        let is_safe = call.method.is_safe();
         let sent = self.clock.now();
         let outgoing = Outgoing {
             method: call.method,
@@ -491,8 +498,9 @@ impl Gateway {
             fields: outgoing_fields(&errand, attempt.sent_id, &presented),
             body: Either::Right(body),
         };
-        let answer = self.shutdown.in_time(self.upstream.open(outgoing)).await;
-        let answer = answer.unwrap_or_else(|| Err(Failed::of(FailedKind::Stopped)));
+        let opening = self.shutdown.in_time(self.upstream.open(outgoing));
+        let answer = if is_safe { while_awaited(opening, &slot, left).await } else { Ok(opening.await) };
+        let answer = answer.and_then(|answer| answer.unwrap_or_else(|| Err(Failed::of(FailedKind::Stopped))));
         attempt.latency = self.clock.now().mono.saturating_duration_since(sent.mono);
         let (end, came) = match &answer {
             Ok(response) => {
@@ -642,6 +650,23 @@ async fn while_needed<T>(
     }
 }
 
+/// The same for a call with one client, which is gone when `left` resolves.
+async fn while_awaited<T>(
+    work: impl Future<Output = T>,
+    slot: &RequestSlot,
+    left: impl Future<Output = ()>,
+) -> Result<T, Failed> {
+    let abandoned = async {
+        left.await;
+        slot.lane.abandon();
+        slot.lane.slot_needed().await;
+    };
+    tokio::select! {
+        done = work => Ok(done),
+        () = abandoned => Err(Failed::of(FailedKind::Abandoned)),
+    }
+}
+
 /// What a send came to, for the lane.
 fn outcome(asked: &Asked) -> SendOutcome {
     match &asked.answer {
@@ -668,6 +693,15 @@ fn failed_kind(asked: &Asked) -> Option<FailedKind> {
         Err(Failure { kind: FailureKind::Upstream(kind), .. }) => Some(kind),
         _ => None,
     }
+}
+
+/// What the client is told of a 401: Snyk may take the credential elsewhere.
+fn rejected(credential: &Credential, presented: &Presented, now: Now) -> FailureKind {
+    credential
+        .refused_for_scope_alone(presented, now)
+        .map_or(FailureKind::CredentialRejected, |retry_after| {
+            FailureKind::Unavailable(Unavailable::ScopeRefused { retry_after })
+        })
 }
 
 /// The fields of a request as it goes up.

@@ -193,14 +193,24 @@ impl Gateway {
         self.shutdown.spawn(async move {
             // Who leaves while waiting is not sent; who leaves later gets nothing, and the record is made all
             // the same.
+            let gone = async {
+                half_closed.await;
+                sleep(HALF_CLOSED).await;
+            };
+            tokio::pin!(gone);
             let clearance = tokio::select! {
                 biased;
                 clearance = gateway.admit_other(&call, &errand) => clearance,
                 () = answer.closed() => return,
-                () = async { half_closed.await; sleep(HALF_CLOSED).await } => Err(FailureKind::Abandoned.into()),
+                () = &mut gone => Err(FailureKind::Abandoned.into()),
             };
             let came = match clearance {
-                Ok(clearance) => gateway.pass_through(call, (errand, body), clearance).await,
+                Ok(clearance) => {
+                    let left = async {
+                        tokio::select! { () = answer.closed() => {}, () = gone => {} }
+                    };
+                    Box::pin(gateway.pass_through(call, (errand, body), clearance, left)).await
+                }
                 Err(failure) => Err(failure),
             };
             let _ = answer.send(came);

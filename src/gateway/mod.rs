@@ -376,7 +376,7 @@ impl Gateway {
                     stale = Some(entry)
                         .filter(|entry| entry.links_live(now) && entry.satisfies(&directives, now));
                     if let Some(entry) = &stale
-                        && self.is_held(call, credential)
+                        && self.is_held(call, credential, &exchange.client)
                     {
                         return Ok(Found::Answer(exchange.stale(entry, &parts.headers, now, None)));
                     }
@@ -401,9 +401,9 @@ impl Gateway {
     }
 
     /// Whether Snyk cannot be asked this at the moment.
-    fn is_held(&self, call: &ExportCall, credential: &Credential) -> bool {
+    fn is_held(&self, call: &ExportCall, credential: &Credential, client: &Arc<str>) -> bool {
         let lane = Lane { credential: Arc::clone(&credential.name), api: Api::Rest };
-        self.admission.is_paused(&lane, &Resource::from(call))
+        self.admission.is_paused(&lane, &Resource::from(call), client)
     }
 
     /// Fetches an entry again ahead of its end, once for all its readers, so that none of them waits for it.

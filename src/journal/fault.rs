@@ -68,7 +68,7 @@ impl Fault {
 
     /// The fault and its causes in one line.
     pub(super) fn chain(&self) -> String {
-        crate::chain::chain(self)
+        crate::error_text::error_text(self)
     }
 
     fn code(&self) -> Option<ErrorCode> {

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::row::Row;
-use crate::chain::visible;
+use crate::error_text::visible;
 
 /// Writes a block about `rows`, which are the newest first. No client, no credential and no link is in it.
 #[must_use]

@@ -173,7 +173,7 @@ impl Serving {
             Ok(Ok(None)) => return,
             Ok(Err(error)) => {
                 count(&self.counters.handshakes_failed);
-                tracing::debug!(error = crate::chain::chain(&error), "a TLS handshake failed");
+                tracing::debug!(error = crate::error_text::error_text(&error), "a TLS handshake failed");
                 return;
             }
             Err(_) => {
@@ -337,6 +337,6 @@ pub(super) fn via(is_local: bool, peer: SocketAddr) -> Via {
 /// A connection that ends badly is its client's business: said at debug level only.
 fn log_end(end: hyper::Result<()>) {
     if let Err(error) = end {
-        tracing::debug!(error = crate::chain::chain(&error), "a connection ended early");
+        tracing::debug!(error = crate::error_text::error_text(&error), "a connection ended early");
     }
 }

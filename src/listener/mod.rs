@@ -16,9 +16,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{Request, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::shutdown::Shutdown;
@@ -31,7 +33,7 @@ pub use settings::{Address, Settings};
 use connection::{Serving, via};
 use counters::count;
 use places::{NoPlace, Places};
-use refusal::{FULL, FULL_FOR_ADDRESS, answer_briefly, refuse, refuse_soon};
+use refusal::{FULL, FULL_FOR_ADDRESS, LINGER, refuse, refuse_soon};
 use socket::{Accepted, Socket};
 
 /// After an accept failed (say, no file descriptor is left), how long to wait.
@@ -56,26 +58,22 @@ pub struct Listener {
     settings: Limits,
     tls: Option<ServerTls>,
     counters: Arc<Counters>,
-    brief: Option<Brief>,
+    reserve: Option<Reserve>,
 }
 
 /// The settings by which connections are served. What is stored holds for those that come after; `listen` and
 /// what sockets are made by stay as they were.
 pub type Limits = Arc<ArcSwap<Settings>>;
 
-/// What is answered to a short question where there is no place for another connection: the request's path, and the
-/// status and the text for it.
+/// Answers requests on the connections beyond `max_connections`: those for probes. Each gets one answer.
 #[derive(Clone)]
-pub struct Brief(pub Arc<BriefFn>);
+pub struct Reserve(pub Arc<ReserveFn>);
 
-type BriefFn = dyn Fn(&str) -> Option<BriefAnswer> + Send + Sync;
+type ReserveFn = dyn Fn(&Request<Incoming>) -> Response<Body> + Send + Sync;
 
-/// A status, and a text.
-pub type BriefAnswer = (StatusCode, &'static str);
-
-impl std::fmt::Debug for Brief {
+impl std::fmt::Debug for Reserve {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Brief")
+        f.write_str("Reserve")
     }
 }
 
@@ -113,13 +111,13 @@ impl Listener {
             }
         }
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        Ok(Self { sockets, settings, tls, counters: Arc::default(), brief: None })
+        Ok(Self { sockets, settings, tls, counters: Arc::default(), reserve: None })
     }
 
-    /// Answers some questions also where there is no place for another connection.
+    /// Keeps connections in reserve.
     #[must_use]
-    pub fn with_brief(self, brief: Brief) -> Self {
-        Self { brief: Some(brief), ..self }
+    pub fn with_reserve(self, reserve: Reserve) -> Self {
+        Self { reserve: Some(reserve), ..self }
     }
 
     /// What it counts.
@@ -160,12 +158,19 @@ impl Listener {
                 serving: serving.clone(),
                 places: Arc::clone(&places),
                 refusals: Arc::clone(&refusals),
-                brief: self.brief.clone(),
+                reserve: self.reserve.clone(),
             };
             door.accept_all(respond.clone())
         });
         futures_util::future::join_all(accepting).await;
     }
+}
+
+/// The answer of `reserve`, after which the connection is closed.
+fn one_answer(reserve: &Reserve, request: &Request<Incoming>) -> Response<Body> {
+    let mut response = (reserve.0)(request);
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// One socket and what its connections need.
@@ -176,7 +181,7 @@ struct Door {
     serving: Serving,
     places: Arc<Places>,
     refusals: Arc<Semaphore>,
-    brief: Option<Brief>,
+    reserve: Option<Reserve>,
 }
 
 impl Door {
@@ -190,7 +195,10 @@ impl Door {
             match accepted {
                 Ok(accepted) => self.admit(accepted, respond.clone()),
                 Err(error) => {
-                    tracing::warn!(error = crate::chain::chain(&error), "a connection was not accepted");
+                    tracing::warn!(
+                        error = crate::error_text::error_text(&error),
+                        "a connection was not accepted"
+                    );
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -225,12 +233,13 @@ impl Door {
                 let refusal = if why == NoPlace::InAll { &FULL } else { &FULL_FOR_ADDRESS };
                 // A TLS client could not read it: the closed connection is its answer.
                 if let Accepted::Tcp(stream, _) = accepted {
-                    let (brief, now) = (self.brief.clone(), self.serving.clock.now().wall);
-                    let saying = async move {
-                        let Some(brief) = brief else { return refuse(stream, refusal, now).await };
-                        answer_briefly(stream, &brief, refusal, now).await;
+                    let (reserve, now) = (self.reserve.clone(), self.serving.clock.now().wall);
+                    let answering = async move {
+                        let Some(reserve) = reserve else { return refuse(stream, refusal, now).await };
+                        let respond = move |request, _| std::future::ready(one_answer(&reserve, &request));
+                        let _ = timeout(LINGER, serving.tcp(stream, via, respond)).await;
                     };
-                    refuse_soon(&self.refusals, shutdown, saying);
+                    refuse_soon(&self.refusals, shutdown, answering);
                 }
                 return;
             }

@@ -9,11 +9,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Brief;
 use crate::shutdown::Shutdown;
 
 /// How long a connection that gets no HTTP of ours is listened to after its answer.
-const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// An answer to a connection that no HTTP is spoken on.
 #[derive(Debug)]
@@ -51,38 +50,8 @@ pub(super) const FULL_FOR_ADDRESS: Refusal = Refusal {
     retry_after: Some(1),
 };
 
-/// Answers what `brief` knows an answer to, else with `refusal`; and closes the connection, in bounded time.
-pub(super) async fn answer_briefly(mut stream: TcpStream, brief: &Brief, refusal: &Refusal, now: SystemTime) {
-    let asking = async {
-        let mut line = [0; 64];
-        let mut length = 0;
-        // The method and the path are all that matters, and they come first.
-        while length < line.len() && !line[..length].contains(&b'\n') {
-            match stream.read(&mut line[length..]).await {
-                Ok(0) | Err(_) => break,
-                Ok(more) => length += more,
-            }
-        }
-        let mut words = std::str::from_utf8(&line[..length]).unwrap_or_default().split(' ');
-        let (method, path) = (words.next(), words.next());
-        path.filter(|_| method == Some("GET") && words.next().is_some()).and_then(|path| (brief.0)(path))
-    };
-    let Ok(Some((status, text))) = timeout(LINGER, asking).await else {
-        return refuse(stream, refusal, now).await;
-    };
-    let date = httpdate::fmt_http_date(now);
-    let answer = format!(
-        "HTTP/1.1 {} {}\r\ndate: {date}\r\ncontent-type: text/plain; charset=utf-8\r\ncache-control: no-store\r\n\
-         content-length: {}\r\nconnection: close\r\n\r\n{text}",
-        status.as_str(),
-        status.canonical_reason().unwrap_or_default(),
-        text.len()
-    );
-    say(stream, answer.as_bytes()).await;
-}
-
 /// Writes `refusal` and closes the connection, in bounded time.
-pub(super) async fn refuse(stream: TcpStream, refusal: &Refusal, now: SystemTime) {
+pub(super) async fn refuse(mut stream: TcpStream, refusal: &Refusal, now: SystemTime) {
     let Refusal { status, code, title, detail, retry_after } = refusal;
     let retry_after = retry_after.map_or_else(String::new, |seconds| format!("retry-after: {seconds}\r\n"));
     let date = httpdate::fmt_http_date(now);
@@ -96,13 +65,8 @@ pub(super) async fn refuse(stream: TcpStream, refusal: &Refusal, now: SystemTime
          referrer-policy: no-referrer\r\n{retry_after}content-length: {}\r\nconnection: close\r\n\r\n{document}",
         document.len()
     );
-    say(stream, answer.as_bytes()).await;
-}
-
-/// Writes `answer` and closes the connection, in bounded time.
-async fn say(mut stream: TcpStream, answer: &[u8]) {
     let saying = async {
-        stream.write_all(answer).await?;
+        stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await?;
         // What came unread would make the close a reset, which takes the answer along.
         let mut rest = [0; 1_024];

@@ -282,56 +282,52 @@ impl Metrics {
         let seconds = || Unit::Seconds;
         registry.register(
             "requests",
-            "Requests of clients, by operation and by how they were served",
+            "Requests of clients, by operation and outcome",
             self.requests.family.clone(),
         );
-        registry.register(
-            "responses",
-            "Answers to clients, by the class of their status",
-            self.responses.clone(),
-        );
+        registry.register("responses", "Responses to clients, by status class", self.responses.clone());
         registry.register(
             "own_answers",
-            "Error answers of the gateway itself, by the code in the answer",
+            "Errors that the gateway itself answered, by code",
             self.own_answers.clone(),
         );
         registry.register_with_unit(
             "request_duration",
-            "From a request's head to its answer's head, by how it was served",
+            "Time from the header section of a client's request to that of the response, by outcome",
             seconds(),
             self.request_duration.clone(),
         );
         registry.register(
             "upstream_attempts",
-            "Requests to Snyk, by operation and by what came of them",
+            "Requests to Snyk, by operation and result",
             self.attempts.family.clone(),
         );
         registry.register_with_unit(
             "upstream_duration",
-            "From sending a request to Snyk to the last byte of its answer, or to its failure",
+            "Time from sending a request to Snyk to the last byte of the response, or to its failure",
             seconds(),
             self.upstream_duration.clone(),
         );
         registry.register_with_unit(
             "queue_duration",
-            "How long requests to Snyk waited for their turn",
+            "Time that requests to Snyk waited in the queue",
             seconds(),
             self.queue_duration.clone(),
         );
         registry.register_with_unit(
             "served_freshness",
-            "Freshness that stored answers had left when they were served",
+            "Freshness left of stored responses when they were served",
             seconds(),
             self.freshness.clone(),
         );
         registry.register(
             "not_stored",
-            "Answers with a finished export, or one that cannot be read, that were not stored, by why",
+            "Responses with a finished or an unreadable export that were not stored, by reason",
             self.not_stored.clone(),
         );
         registry.register(
             "drift",
-            "Answers that show that Snyk is not, or will not stay, as exportgate knows it",
+            "Responses that differ from what exportgate knows of Snyk, by kind",
             self.drift.counters().clone(),
         );
     }

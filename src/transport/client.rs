@@ -13,6 +13,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
 use tokio_rustls::TlsConnector;
 use tower::service_fn;
 use tower::util::BoxCloneSyncService;
@@ -21,7 +22,7 @@ use super::checked::{self, CheckedBody};
 use super::connect::{Connector, Failures, Stream};
 use super::proxy::Proxy;
 use super::{Body, BoxError, MAX_RESPONSE_HEAD, TransportError};
-use crate::chain::find;
+use crate::error_text::find;
 
 /// Idle connections are dropped before a load balancer's usual minute is over.
 const POOL_IDLE: Duration = Duration::from_secs(45);
@@ -87,9 +88,23 @@ impl Client {
             reason = "the conventional variables are read here for every client"
         )]
         let proxy = Proxy::for_destination(destination, |name| std::env::var(name).ok())?;
+        Ok(Self::over(super::tls(ca_file)?, proxy, connect_timeout, dead_after))
+    }
+
+    /// Makes a client that uses no proxy, and trusts the certificates that `tls` does.
+    pub(crate) fn direct(tls: ClientConfig, connect_timeout: Duration) -> Self {
+        Self::over(tls, None, connect_timeout, DEAD_AFTER)
+    }
+
+    fn over(
+        tls: ClientConfig,
+        proxy: Option<Proxy>,
+        connect_timeout: Duration,
+        dead_after: Duration,
+    ) -> Self {
         let shown = proxy.as_ref().map(|proxy| proxy.to_string().into());
         let connector = Arc::new(Connector {
-            tls: TlsConnector::from(Arc::new(super::tls(ca_file)?)),
+            tls: TlsConnector::from(Arc::new(tls)),
             proxy,
             limit: connect_timeout,
             unacknowledged: 2 * dead_after,
@@ -114,7 +129,7 @@ impl Client {
             // A connection that died while it was idle is noticed before a request is lost on it.
             .http2_keep_alive_while_idle(true)
             .build(connector);
-        Ok(Self { pool, proxy: shown })
+        Self { pool, proxy: shown }
     }
 
     /// The proxy that it goes through, as `HOST:PORT (VARIABLE)`.

@@ -35,7 +35,7 @@ impl Pin {
 ///
 /// # Errors
 /// When TLS refuses its settings.
-pub fn pinned(pin: Option<Pin>) -> Result<Arc<ClientConfig>, rustls::Error> {
+pub fn pinned(pin: Option<Pin>) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = Verifier { pin, provider: Arc::clone(&provider) };
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -44,7 +44,7 @@ pub fn pinned(pin: Option<Pin>) -> Result<Arc<ClientConfig>, rustls::Error> {
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::io;
 
 use http::{HeaderMap, StatusCode};
 
-use crate::chain::find;
+use crate::error_text::find;
 use crate::transport::{ConnectError, RequestError, Stage};
 
 /// An attempt that ended without a whole answer.

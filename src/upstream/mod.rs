@@ -28,6 +28,8 @@ pub use settings::{Root, Settings};
 pub struct Upstream {
     root: Root,
     client: Client,
+    /// Connections for answers that stream: who takes them slowly must not use up the windows of the others.
+    streaming: Client,
     bounds: Arc<ArcSwap<Bounds>>,
     proxy_failed: Arc<Mutex<Option<FailedKind>>>,
     memory: Memory,
@@ -85,13 +87,13 @@ impl Upstream {
     /// See [`TransportError`].
     pub fn new(settings: &Settings, memory: Memory) -> Result<Self, TransportError> {
         let root = settings.root.clone();
+        let client = || {
+            let Settings { ca_file, connect_timeout, dead_after, .. } = settings;
+            Client::new(&root.uri(), ca_file.as_deref(), *connect_timeout, *dead_after)
+        };
         Ok(Self {
-            client: Client::new(
-                &root.uri(),
-                settings.ca_file.as_deref(),
-                settings.connect_timeout,
-                settings.dead_after,
-            )?,
+            client: client()?,
+            streaming: client()?,
             root,
             bounds: Arc::new(ArcSwap::from_pointee(settings.into())),
             proxy_failed: Arc::default(),
@@ -123,7 +125,7 @@ impl Upstream {
     pub async fn ask(&self, outgoing: Outgoing) -> Result<Answer, Failed> {
         let deadline = Instant::now() + self.bounds.load().request_timeout;
         let source = if outgoing.method == Method::GET { Source::Upstream } else { Source::UpstreamOnce };
-        let (head, body) = self.send(outgoing, deadline).await?.into_parts();
+        let (head, body) = self.send(&self.client, outgoing, deadline).await?.into_parts();
         let (status, fields) = (head.status, head.headers);
         match self.read(body, source, deadline).await {
             Ok((body, reservation)) => Ok(Answer { status, fields, body, reservation }),
@@ -137,11 +139,16 @@ impl Upstream {
     /// [`Failed`].
     pub async fn open(&self, outgoing: Outgoing) -> Result<Response<Streamed>, Failed> {
         let deadline = Instant::now() + self.bounds.load().request_timeout;
-        let response = self.send(outgoing, deadline).await?;
+        let response = self.send(&self.streaming, outgoing, deadline).await?;
         Ok(response.map(|body| Streamed::new(body, deadline)))
     }
 
-    async fn send(&self, outgoing: Outgoing, deadline: Instant) -> Result<Response<CheckedBody>, Failed> {
+    async fn send(
+        &self,
+        client: &Client,
+        outgoing: Outgoing,
+        deadline: Instant,
+    ) -> Result<Response<CheckedBody>, Failed> {
         let Root { scheme, authority, prefix } = &self.root;
         let mut request = Request::new(outgoing.body);
         *request.method_mut() = outgoing.method;
@@ -159,7 +166,7 @@ impl Upstream {
             .build()
             .map_err(|error| Failed { source: Some(error.into()), ..Failed::of(FailedKind::Protocol) })?;
         let head_by = deadline.min(Instant::now() + self.bounds.load().head_timeout);
-        let response = timeout_at(head_by, self.client.request(request)).await;
+        let response = timeout_at(head_by, client.request(request)).await;
         self.note_proxy(&response);
         match response {
             Err(_) => Err(Failed::of(FailedKind::ResponseTimeout)),

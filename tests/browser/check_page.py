@@ -240,7 +240,7 @@ def connection_lost_and_back(browser, page_text=PAGE):
         announcements(page)
         mock.down.set()
         expect(page.locator("#connection")).to_have_text(re.compile(r"^lost, trying again in \d+ s$"))
-        expect(page.locator("#trouble")).to_contain_text("The figures below are old.")
+        expect(page.locator("#trouble")).to_contain_text("The figures below are out of date.")
         # The pauses grow: 1 s, 2 s, 4 s.
         expect(page.locator("#connection")).to_have_text("lost, trying again in 4 s")
         expect(page.locator("#trouble")).to_contain_text("Too many listen: close another page")
@@ -282,7 +282,7 @@ def live_without_reload(browser, page_text=PAGE):
         expect(page.locator("#headline")).to_have_text("ready")
         expect(page.locator("#no-drift")).to_be_visible()
         page.wait_for_function("() => said.length > 0")
-        assert page.evaluate("said") == ["The gateway is ready. All 6 parts are well."], page.evaluate("said")
+        assert page.evaluate("said") == ["The gateway is ready. All 6 parts are ok."], page.evaluate("said")
 
 
 def errors_are_told(browser, page_text=PAGE):
@@ -403,7 +403,7 @@ def purge_asks_first(browser, page_text=PAGE):
         expect(page.locator("#stored-title")).to_be_focused()
         page.get_by_role("button", name="Purge all").click()
         page.get_by_role("button", name="Purge", exact=True).click()
-        expect(page.locator("#stored-empty")).to_contain_text("Nothing is stored")
+        expect(page.locator("#stored-empty")).to_contain_text("The cache is empty")
         assert mock.asked("DELETE", "")[1:] == ["/api/exports"]
 
 

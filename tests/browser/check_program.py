@@ -154,7 +154,7 @@ def state_is_shown(browser):
         expect(page.locator("#parts tbody tr")).not_to_have_count(0)
         expect(page.locator("#parts")).to_contain_text(program.data.removeprefix("http://"))
         expect(page.locator("#credentials meter")).to_have_count(3)
-        expect(page.locator("#stored-empty")).to_contain_text("Nothing is stored")
+        expect(page.locator("#stored-empty")).to_contain_text("The cache is empty")
         expect(page.locator("#trouble")).to_be_hidden()
         assert page.evaluate("[sessionStorage.length, localStorage.length]") == [0, 0]
 

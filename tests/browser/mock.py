@@ -104,6 +104,7 @@ def points(count=60):
             "bypass": n % 2 if w else 0,
             "denied": 3 if n == 22 else 0,
             "own": 1 if n in (40, 41) else 0,
+            "abandoned": 0,
             "upstream": w // 2 + n % 2,
             "upstream_errors": 2 if n in (39, 40, 41) else 0,
         }
@@ -142,7 +143,7 @@ def status(state="degraded"):
                 "detail": "circuit breaker open; tried again in 4 s" if ill else "answers",
             },
         ],
-        "totals": {"hit": 10231, "stale": 12, "miss": 1305, "collapsed": 873, "bypass": 45, "denied": 31, "own": 2},
+        "totals": {"hit": 10231, "stale": 12, "miss": 1305, "collapsed": 873, "bypass": 45, "denied": 31, "own": 2, "abandoned": 3},
         "traffic": {"step_s": 60, "points": points()},
         "cache": {"entries": 6, "bytes": 7340032, "max_bytes": 268435456},
         "queue": {"waiting": 3, "followers": 1},

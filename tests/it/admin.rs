@@ -386,12 +386,17 @@ async fn probes_are_answered_while_somebody_has_taken_the_admin_listeners_connec
     let live = said("GET /livez HTTP/1.1\r\nhost: 10.0.0.1\r\n\r\n").await;
     assert!(live.starts_with("HTTP/1.1 200 OK") && live.ends_with("\r\n\r\nok\n"), "{live}");
     assert!(said("GET /readyz HTTP/1.1\r\n\r\n").await.ends_with("ready\n"));
-    for other in
-        ["POST /livez HTTP/1.1\r\n\r\n", "GET /livez\r\n\r\n", "GET /livezz HTTP/1.1\r\n\r\n", "\u{0}"]
-    {
+    for (other, status) in [
+        ("POST /livez HTTP/1.1\r\n\r\n", "503"),
+        ("GET /livezz HTTP/1.1\r\n\r\n", "503"),
+        ("GET /livez\r\n\r\n", "400"),
+        ("\u{0}\r\n\r\n", "400"),
+    ] {
         let said = said(other).await;
-        assert!(said.starts_with("HTTP/1.1 503"), "{other:?} {said}");
+        assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{other:?} {said}");
     }
+    // Who says nothing is not waited for.
+    assert_eq!(said("").await, "");
     world.stop().await;
 }
 

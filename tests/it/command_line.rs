@@ -167,7 +167,7 @@ async fn requests_are_found_while_the_gateway_runs_and_after() {
     };
     assert!(requests(&["--id", &id]).contains(&snyk_id));
     assert!(requests(&["--since", "1h", "--status", "200"]).contains(&snyk_id));
-    assert!(requests(&["--status", "5xx"]).contains("No such requests"));
+    assert!(requests(&["--status", "5xx"]).contains("No matching requests"));
     let rows: serde_json::Value =
         serde_json::from_str(&requests(&["--export", "e1", "--format", "json"])).unwrap();
     assert_eq!(

@@ -287,7 +287,7 @@ fn a_key_is_made_once_and_a_dry_run_names_the_rule() {
         ("ci", "GET", "/groups/g/export/e1".to_owned(), "groups does not hold this group"),
         ("ci", "GET", "/rest/self".to_owned(), "404 unknown_route"),
         ("ci", "DELETE", read.clone(), "405 method_not_allowed"),
-        ("nobody", "GET", read.clone(), "401, nobody is called so; there are: ci"),
+        ("nobody", "GET", read.clone(), "401, unknown client; the clients are: ci"),
     ] {
         let (code, text) = check(client, method, &path);
         assert!(code == Some(1) && text.contains(rule), "{rule} in {text}");

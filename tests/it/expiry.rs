@@ -264,7 +264,7 @@ fn check_says_until_when_the_certificate_is_valid_and_who_cannot_get_in_any_more
             ],
         ),
         ("soon", 0, vec!["key 1 of 1 in clients.soon.keys ends on", "allowed"]),
-        ("otherwise", 0, vec!["all of its keys have ended: it gets in by certificates", "allowed"]),
+        ("otherwise", 0, vec!["all of its keys have ended: only certificates", "allowed"]),
         ("long", 0, vec!["allowed"]),
     ] {
         let (is, text) = check(&["--as", name, "GET", &format!("/orgs/{ORG}/export/e1")], &env);

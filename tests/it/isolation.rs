@@ -283,6 +283,98 @@ async fn calls_of_one_client_that_hang_leave_slots_for_another() {
     Arc::into_inner(world).unwrap().stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_orgs_are_refused_does_not_keep_the_probes_of_a_locked_credential() {
+    let known = Known::new();
+    let more = vec![flag("credential.probe_interval", "1s")];
+    let (world, keys) = with_clients(&known, &[("bad", ""), ("good", "")], more).await;
+    world.fake.put_export(&format!("orgs/{OTHER}"), "good", State::Word("PENDING".into()));
+    // Each of them is new, so that nothing is known against it.
+    let orgs: Vec<String> = (0..400).map(|n| format!("{n:08}-0000-4000-8000-000000000000")).collect();
+    for org in &orgs {
+        world.fake.fault_at(Target::Scope(format!("orgs/{org}")), Fault::Status(401), None);
+    }
+    let bad = async {
+        for org in &orgs {
+            world.get_with(&of(org, "e1"), &[("authorization", &keys[0])]).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the probes went to the client whose orgs are refused");
+    };
+    let good = async {
+        while world.fake.hits().api() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let ask = async || world.get_with(&of(OTHER, "good"), &[("authorization", &keys[1])]).await;
+        while ask().await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+        }
+        // It is open for all from now on.
+        assert_eq!(ask().await.status, 200);
+    };
+    tokio::select! {
+        () = bad => {}
+        () = good => {}
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_hangs_after_a_429_does_not_hold_the_others() {
+    let known = Known::new();
+    let (world, keys) = with_clients(
+        &known,
+        &[("bad", ""), ("good", "")],
+        vec![flag("queue.max_wait", "1s"), flag("shutdown.drain", "1s")],
+    )
+    .await;
+    world.fake.put_export(&format!("orgs/{OTHER}"), "good", State::Word("PENDING".into()));
+    let good = async || world.get_with(&of(OTHER, "good"), &[("authorization", &keys[1])]).await;
+    world.fake.fault_at(Target::All, Fault::TooManyRequests { retry_after: 2 }, Some(1));
+    assert_eq!(good().await.status, 429);
+    // The first request after the pause hangs.
+    world.fake.fault_at(Target::Scope(scope()), Fault::Hang, None);
+    let hanging_key = [("authorization", keys[0].as_str())];
+    let begun = Instant::now();
+    let hanging = async {
+        while world.fake.hits_of(&Target::Scope(scope())).api() == 0 {
+            world.get_with(&results("hangs"), &hanging_key).await;
+        }
+    };
+    let polling = async {
+        while world.fake.hits_of(&Target::Scope(scope())).api() == 0 {
+            tokio::task::yield_now().await;
+        }
+        while good().await.status != 200 {}
+    };
+    tokio::select! {
+        () = hanging => panic!("it hangs"),
+        () = polling => {}
+    }
+    assert!(begun.elapsed() < Duration::from_secs(25), "{:?}", begun.elapsed());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_pass_through_give_their_slots_back_when_their_clients_have_left() {
+    let flags = vec![
+        flag("routes.other", "forward"),
+        flag("queue.max_running", 2),
+        flag("queue.max_wait", "20s"),
+        flag("shutdown.drain", "1s"),
+    ];
+    let world = world(flags).await;
+    let issues = |n: u32| format!("/rest/orgs/{ORG}/issues/{n}?{V}");
+    world.fake.fault_at(Target::Path(format!("/rest/orgs/{ORG}/issues")), Fault::Hang, None);
+    for n in 1..=2 {
+        ask_and_leave(&world, &issues(n), &[], n.into()).await;
+    }
+    let begun = Instant::now();
+    assert_eq!(world.get(&of(OTHER, "good")).await.status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    world.stop().await;
+}
+
 /// Asks, and leaves when `hits` requests have reached the fake.
 async fn ask_and_leave(world: &World, target: &str, fields: &[(&str, &str)], hits: u64) {
     tokio::select! {
@@ -323,6 +415,7 @@ async fn a_client_that_comes_back_in_time_joins_its_own_request_also_at_its_limi
     let fields = [("authorization", keys[0].as_str())];
     let gate = world.fake.hold();
     ask_and_leave(&world, &results("e1"), &fields, 1).await;
+    world.wait_for_followers(0).await;
     // Anything else is over its limit: what it left runs still.
     let other = async || world.get_with(&results("e2"), &fields).await;
     while world.get_with(&results("e2"), &fields).await.status != 429 {}

@@ -168,8 +168,8 @@ async fn the_gateway_that_runs_is_asked_by_tcp_and_unix_socket() {
             serde_json::from_str::<serde_json::Value>(&ask(&["exports", "--json"])).unwrap()["total"],
             1
         );
-        assert_eq!(ask(&["purge", "--all"]), "7 answers are stored no more.\n");
-        assert_eq!(ask(&["purge", "825e79b7", EXPORT]), "2 answers are stored no more.\n");
+        assert_eq!(ask(&["purge", "--all"]), "Purged 7 entries.\n");
+        assert_eq!(ask(&["purge", "825e79b7", EXPORT]), "Purged 2 entries.\n");
         let asked = listener.asked();
         assert_eq!(asked[2], "GET /api/exports?limit=7 ");
         assert_eq!(asked[5], format!("DELETE /api/exports/825e79b7/{EXPORT} "));
@@ -196,9 +196,9 @@ async fn the_real_listener_answers_as_its_contract_says() {
     }
     let exports = ask(&["exports"]);
     assert!(exports.contains(ORG) && exports.contains("e1"), "{exports}");
-    assert_eq!(ask(&["purge", ORG, "e1"]), "1 answer is stored no more.\n");
-    assert_eq!(ask(&["exports"]), "Nothing is stored.\n");
-    assert_eq!(ask(&["purge", "--all"]), "Nothing was stored of it.\n");
+    assert_eq!(ask(&["purge", ORG, "e1"]), "Purged 1 entry.\n");
+    assert_eq!(ask(&["exports"]), "The cache is empty.\n");
+    assert_eq!(ask(&["purge", "--all"]), "Purged 0 entries.\n");
     world.stop().await;
 }
 

@@ -152,14 +152,14 @@ async fn two_hundred_reloads_under_load_fail_no_request() {
     for n in 1..=200 {
         configuration(&config, n, "");
         signal(&program, "HUP");
-        logged(&program, "the configuration was read again", n).await;
+        logged(&program, "configuration reloaded", n).await;
         load.more(5).await;
     }
     let answered = load.end().await;
     assert!(answered > 1_000, "{answered}");
     assert_eq!(program.terminate(), Some(0));
     let log = std::fs::read_to_string(program.log()).unwrap();
-    assert!(log.matches("a new configuration is in force").count() >= 200);
+    assert!(log.matches("configuration changed").count() >= 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,14 +175,14 @@ async fn a_bad_configuration_changes_nothing_and_is_said_with_its_line() {
     );
     configuration(&config, 1, "budget.nothing = 1");
     // Without a signal: the file is looked at.
-    let log = logged(&program, "the configuration is not usable", 1).await;
+    let log = logged(&program, "configuration reload failed", 1).await;
     assert!(log.contains("exportgate.toml:5: budget.nothing"), "{log}");
-    assert!(!log.contains("a new configuration is in force"));
+    assert!(!log.contains("configuration changed"));
     // What is good again is taken, and what needs a restart is named.
     configuration(&config, 2, "cache.max_bytes = \"1MiB\"");
     let log = logged(&program, "take effect after a restart only", 1).await;
     assert!(log.contains("\"keys\":\"cache.max_bytes\""), "{log}");
-    logged(&program, "a new configuration is in force", 1).await;
+    logged(&program, "configuration changed", 1).await;
     // Another credential is taken in the same way.
     let token = home.path().join("token");
     std::fs::write(&token, TOKEN).unwrap();
@@ -191,7 +191,7 @@ async fn a_bad_configuration_changes_nothing_and_is_said_with_its_line() {
         2,
         &format!("[credentials.more]\norgs = [\"o\"]\ntoken_file = \"{}\"", token.display()),
     );
-    logged(&program, "a new configuration is in force", 2).await;
+    logged(&program, "configuration changed", 2).await;
     let load = Load::begin(program.address);
     load.more(20).await;
     load.end().await;
@@ -248,7 +248,7 @@ async fn what_needs_a_restart_stays_as_it_was_however_often_it_is_read() {
     for n in 1..=3 {
         signal(&program, "HUP");
         let log = logged(&program, later, n + 1).await;
-        assert!(!log.contains("a new configuration is in force"), "{log}");
+        assert!(!log.contains("configuration changed"), "{log}");
     }
     // Nobody was asked for a key when it started, and nobody is told now that they are.
     let door = Door::Plain(program.address);
@@ -272,7 +272,7 @@ async fn a_failure_stays_one_until_what_failed_is_mended() {
     let mut program = Program::serve(home.path(), &fake, &[], &env);
     std::fs::remove_file(&clients).unwrap();
     signal(&program, "HUP");
-    logged(&program, "the configuration is not usable", 1).await;
+    logged(&program, "configuration reload failed", 1).await;
     // The configuration's own file is as it was, and is looked at all the time.
     let failing = "exportgate_reload_failing{source=\"configuration\"} 1";
     let until = std::time::Instant::now() + Duration::from_millis(2_500);
@@ -282,7 +282,7 @@ async fn a_failure_stays_one_until_what_failed_is_mended() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     std::fs::write(&clients, "[clients.user]\nunix_users = [1]\n").unwrap();
-    logged(&program, "the configuration was read again", 1).await;
+    logged(&program, "configuration reloaded", 1).await;
     assert!(!look(&program, "/metrics").await.contains(failing));
     assert_eq!(program.terminate(), Some(0));
 }
@@ -320,7 +320,7 @@ async fn nothing_that_another_credential_fetched_is_served() {
         tokio::task::yield_now().await;
     }
     configuration(&config, 0, &token("two"));
-    logged(&program, "a new configuration is in force", 1).await;
+    logged(&program, "configuration changed", 1).await;
     let other = {
         let door = Door::Plain(program.address);
         tokio::spawn(async move { door.get(&results("e2"), &[]).await })
@@ -375,7 +375,7 @@ async fn other_files_of_tls_are_used_at_both_listeners() {
         assert!(knows(address, 0).await && !knows(address, 1).await, "{address}");
     }
     write(1);
-    logged(&program, "a new configuration is in force", 1).await;
+    logged(&program, "configuration changed", 1).await;
     for address in [program.address, program.admin()] {
         assert!(!knows(address, 0).await && knows(address, 1).await, "{address}");
     }

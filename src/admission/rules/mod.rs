@@ -143,8 +143,8 @@ impl Rules {
             Way::Closed(until) => until,
         };
         // What waits for a slot alone may have one that nobody needs any more.
-        if self.lacks_slot(now)
-            && let Some((at, slot)) = self.slots.abandoned()
+        if let Some((at, slot)) = self.slots.abandoned()
+            && self.lacks_slot(now)
         {
             if at <= now {
                 self.slots.abandon(slot, None);
@@ -171,7 +171,8 @@ impl Rules {
         match self.backoff.admits(now) {
             Admits::All | Admits::Probe => {}
             Admits::NoneBefore(until) => return Way::Closed(Some(until)),
-            Admits::NoneBeforeProbe => return Way::Closed(None),
+            // Its end is not known: looked at again soon.
+            Admits::NoneBeforeProbe => return Way::Closed(Some(now + Duration::from_secs(1))),
         }
         let free = self.budget.paced(now);
         if free > now { Way::Closed(Some(free)) } else { Way::Open }
@@ -180,7 +181,13 @@ impl Rules {
     /// Whether a request waits for nothing but a slot.
     fn lacks_slot(&self, now: Instant) -> bool {
         let may_send = matches!(self.backoff.admits(now), Admits::All | Admits::Probe);
-        may_send && self.budget.paced(now) <= now && self.queue.len() > 0
+        let may_start =
+            |scope: &Arc<str>| self.starts.get(scope).is_none_or(|starts| starts.free(now) <= now);
+        let lacks = |entry: &QueueEntry| {
+            entry.candidate.start.as_ref().is_none_or(may_start)
+                && !self.has_slot_for(&entry.candidate.client)
+        };
+        may_send && self.budget.paced(now) <= now && self.queue.iter().any(lacks)
     }
 
     /// Takes who is next out of the queue; where none may go, when the first of the held starts among them may.

@@ -160,7 +160,7 @@ impl HttpClient for Collector {
         let cause = match &response {
             Ok(response) if response.status().is_success() => None,
             Ok(response) => Some(format!("it answers {}", response.status())),
-            Err(error) => Some(crate::chain::chain(&**error)),
+            Err(error) => Some(crate::error_text::error_text(&**error)),
         };
         self.batch.lock().unwrap_or_else(PoisonError::into_inner).cause = cause;
         response

@@ -92,7 +92,7 @@ impl Program {
     pub(crate) fn admin(&self) -> SocketAddr {
         let line = super::raw::poll("the admin listener", || {
             let log = std::fs::read_to_string(self.log()).ok()?;
-            log.lines().find(|line| line.contains("the admin listener: ")).map(str::to_owned)
+            log.lines().find(|line| line.contains("admin listener: ")).map(str::to_owned)
         });
         let event: serde_json::Value = serde_json::from_str(&line).expect("an event");
         let address = event["server.address"].as_str().expect("an address").trim_start_matches("tls:");

@@ -1,20 +1,19 @@
-//! The thread on which the gateway is looked after: it has a runtime of its own, so that a probe does not wait behind
-//! the requests of clients, however many these are.
+//! The thread of the admin listener. It has a runtime of its own, so that a probe never waits behind requests of clients.
 
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{LAST_LOOKS, StartError};
+use super::{LAST_ADMIN_ANSWERS, StartError};
 use crate::admin::Admin;
 use crate::clock::Clock;
-use crate::listener::{Address, BindError, Brief, Counters, Limits, Listener, Settings};
+use crate::listener::{Address, BindError, Counters, Limits, Listener, Reserve, Settings};
 use crate::shutdown::Shutdown;
 use crate::transport::ServerTls;
 
-/// The admin listener with its socket open, on its thread.
+/// The admin listener on its thread, with its socket open.
 #[derive(Debug)]
-pub(super) struct Looking {
+pub(super) struct AdminThread {
     pub(super) addresses: Vec<Address>,
     pub(super) counters: Arc<Counters>,
     pub(super) limits: Limits,
@@ -25,14 +24,11 @@ pub(super) struct Looking {
 
 type Bound = Result<(Vec<Address>, Arc<Counters>, Limits), BindError>;
 
-impl Looking {
-    /// Starts the thread and takes the address there.
-    ///
-    /// # Errors
-    /// When the address is not to be had, or the thread.
+impl AdminThread {
+    /// Starts the thread and binds the address there.
     pub(super) async fn bind(settings: Settings, tls: Option<ServerTls>) -> Result<Self, StartError> {
-        let (told, bound) = oneshot::channel::<Bound>();
-        let (begin, asked) = oneshot::channel();
+        let (report, bound) = oneshot::channel::<Bound>();
+        let (begin, start) = oneshot::channel();
         let (done, ended) = oneshot::channel::<()>();
         let last = Shutdown::new();
         let stop = last.clone();
@@ -41,19 +37,20 @@ impl Looking {
         let serving = async move {
             let listener = match Listener::bind(settings, tls).await {
                 Ok(listener) => listener,
-                Err(error) => return drop(told.send(Err(error))),
+                Err(error) => return drop(report.send(Err(error))),
             };
-            let _ = told.send(Ok((listener.addresses(), listener.counters(), listener.limits())));
+            let _ = report.send(Ok((listener.addresses(), listener.counters(), listener.limits())));
             // An app that is never run drops the other end.
-            let Ok((admin, clock)): Result<(Arc<Admin>, Clock), _> = asked.await else { return };
-            let looking = Arc::clone(&admin);
-            stop.spawn_helper(async move { looking.look().await });
+            let Ok((admin, clock)): Result<(Arc<Admin>, Clock), _> = start.await else { return };
+            let sampler = Arc::clone(&admin);
+            stop.spawn_helper(async move { sampler.sample_always().await });
             let probed = Arc::clone(&admin);
-            // Whoever takes all the connections does not have the gateway taken for dead.
-            let listener = listener.with_brief(Brief(Arc::new(move |path| probed.probed(path))));
+            // Whoever takes all the connections must not make the gateway look dead.
+            let reserve = Reserve(Arc::new(move |request| probed.respond_to_probe(request)));
+            let listener = listener.with_reserve(reserve);
             let respond = move |request, peer| Arc::clone(&admin).respond(request, peer);
             listener.serve(respond, &clock, &stop).await;
-            if !stop.finished(LAST_LOOKS).await {
+            if !stop.finished(LAST_ADMIN_ANSWERS).await {
                 stop.end();
             }
             stop.release();
@@ -61,7 +58,7 @@ impl Looking {
         let thread = std::thread::Builder::new().name("admin".to_owned());
         let run = move || {
             runtime.block_on(serving);
-            // What waits for a disk is not waited for.
+            // A task that waits for a disk must not delay the end.
             runtime.shutdown_background();
             drop(done);
         };
@@ -71,25 +68,23 @@ impl Looking {
         Ok(Self { addresses, counters, limits, begin, last, ended })
     }
 
-    /// Serves from now on.
-    pub(super) fn begin(self, admin: Arc<Admin>, clock: Clock) -> LastLooks {
+    pub(super) fn begin(self, admin: Arc<Admin>, clock: Clock) -> AdminThreadEnd {
         let _ = self.begin.send((admin, clock));
-        LastLooks { last: self.last, ended: self.ended }
+        AdminThreadEnd { last: self.last, ended: self.ended }
     }
 }
 
-/// The end of looking after the gateway.
 #[derive(Debug)]
-pub(super) struct LastLooks {
+pub(super) struct AdminThreadEnd {
     last: Shutdown,
     ended: oneshot::Receiver<()>,
 }
 
-impl LastLooks {
-    /// Lets those who are being answered have their answers, and ends.
+impl AdminThreadEnd {
+    /// Ends after the calls that are being answered.
     pub(super) async fn end(self) {
         self.last.begin();
-        // It is dropped by the thread on its way out.
+        // The thread drops the other end when it ends.
         drop(self.ended.await);
     }
 }

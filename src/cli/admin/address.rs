@@ -1,4 +1,4 @@
-//! The place of an admin listener: a URL or a Unix socket.
+//! The address of an admin listener: a URL or a Unix socket.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -6,18 +6,17 @@ use std::path::PathBuf;
 
 use http::Uri;
 
-use super::admin::Error;
+use super::AdminError;
 use crate::listener::Address;
 
-/// The place of an admin listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum AdminAddress {
     Url(Box<Uri>),
     Unix(PathBuf),
 }
 
-impl Place {
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+impl AdminAddress {
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         const EXAMPLE: &str =
             "must be a URL such as http://127.0.0.1:7081 or https://gateway.example:7081, or unix:/path";
         if let Some(path) = text.strip_prefix("unix:") {
@@ -30,19 +29,19 @@ impl Place {
         if is_web && is_bare && !has_user { Ok(Self::Url(Box::new(uri))) } else { Err(EXAMPLE) }
     }
 
-    /// Where a gateway with this in `admin.listen` is, from the same machine.
-    pub(super) fn of(address: &Address) -> Result<Self, Error> {
+    /// The address, from the same machine, of a gateway with `address` in `admin.listen`.
+    pub(super) fn of(address: &Address) -> Result<Self, AdminError> {
         let (scheme, address) = match address {
             Address::Unix(path) => return Ok(Self::Unix(path.clone())),
-            Address::Systemd => return Err(Error::NotSet),
+            Address::Systemd => return Err(AdminError::NotSet),
             Address::Tcp(address) => ("http", here(*address)?),
             Address::Tls(address) => ("https", here(*address)?),
         };
         let uri = Uri::builder().scheme(scheme).authority(address.to_string()).path_and_query("/").build();
-        uri.map(|uri| Self::Url(Box::new(uri))).map_err(|_| Error::NotSet)
+        uri.map(|uri| Self::Url(Box::new(uri))).map_err(|_| AdminError::NotSet)
     }
 
-    /// Whether others could read what is sent there.
+    /// True if others could read what is sent there.
     pub(super) fn is_open(&self) -> bool {
         match self {
             Self::Unix(_) => false,
@@ -55,7 +54,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for AdminAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(uri) => {
@@ -68,9 +67,9 @@ impl fmt::Display for Place {
 }
 
 /// The address at which a listener is reached from its own machine.
-pub(super) fn here(address: SocketAddr) -> Result<SocketAddr, Error> {
+fn here(address: SocketAddr) -> Result<SocketAddr, AdminError> {
     if address.port() == 0 {
-        return Err(Error::FreePort);
+        return Err(AdminError::FreePort);
     }
     let ip = match address.ip() {
         ip if !ip.is_unspecified() => ip,
@@ -91,18 +90,18 @@ mod tests {
             ("https://gateway.example:7081/", "https://gateway.example:7081"),
             ("unix:/run/exportgate/admin.sock", "unix:/run/exportgate/admin.sock"),
         ] {
-            assert_eq!(Place::parse(text).map(|place| place.to_string()).as_deref(), Ok(shown));
+            assert_eq!(AdminAddress::parse(text).map(|place| place.to_string()).as_deref(), Ok(shown));
         }
         for bad in
             ["127.0.0.1:7081", "ftp://x", "unix:sock", "http://u:p@x", "http://x/path", "http://x/?q", ""]
         {
-            assert!(Place::parse(bad).is_err(), "{bad}");
+            assert!(AdminAddress::parse(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn a_token_goes_nowhere_in_the_clear() {
-        let is_open = |text: &str| Place::parse(text).map(|place| place.is_open());
+        let is_open = |text: &str| AdminAddress::parse(text).map(|place| place.is_open());
         for here in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1", "unix:/s", "https://x:1"] {
             assert_eq!(is_open(here), Ok(false), "{here}");
         }
@@ -114,11 +113,11 @@ mod tests {
     #[test]
     fn the_configured_address_is_asked_on_this_machine() {
         let place = |text: &str, made: fn(SocketAddr) -> Address| {
-            Place::of(&made(text.parse().expect("an address"))).map(|place| place.to_string())
+            AdminAddress::of(&made(text.parse().expect("an address"))).map(|place| place.to_string())
         };
         assert_eq!(place("127.0.0.1:7081", Address::Tcp).expect("a place"), "http://127.0.0.1:7081");
         assert_eq!(place("0.0.0.0:7081", Address::Tls).expect("a place"), "https://127.0.0.1:7081");
         assert_eq!(place("[::]:7081", Address::Tls).expect("a place"), "https://[::1]:7081");
-        assert!(matches!(place("127.0.0.1:0", Address::Tcp), Err(Error::FreePort)));
+        assert!(matches!(place("127.0.0.1:0", Address::Tcp), Err(AdminError::FreePort)));
     }
 }

@@ -1,12 +1,15 @@
-//! An error and what it came from, in one line or sought through; and what others wrote, as it may be shown.
+//! An error with its causes as one line, or searched through; and text of others as a terminal may show it.
 
 use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 
+/// Any error, where its type does not matter.
+pub(crate) type BoxError = Box<dyn Error + Send + Sync>;
+
 /// `error` and its causes, outermost first, without saying anything twice.
 #[must_use]
-pub fn chain(error: &(dyn Error + 'static)) -> String {
+pub fn error_text(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

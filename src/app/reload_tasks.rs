@@ -1,4 +1,4 @@
-//! What is read again while we run: files of clients, keys, certificates and credentials.
+//! The tasks that read files again while the gateway runs: clients, keys, certificates, credentials.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -21,34 +21,34 @@ use crate::transport::ServerTls;
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The tasks that follow files, by what they follow; one takes the place of another of the same name.
+/// The tasks by name. A new task replaces the one of the same name.
 #[derive(Debug)]
-pub(super) struct Following {
+pub(super) struct ReloadTasks {
     shutdown: Shutdown,
     interval: Duration,
-    /// What is not running yet.
-    waiting: Vec<(String, Named)>,
+    /// The tasks that are not running yet.
+    waiting: Vec<(String, ReloadTask)>,
     running: HashMap<String, CancellationToken>,
     by_name: HashMap<String, Vec<Arc<Watched>>>,
-    /// The configuration itself, which is read by `reload`.
+    /// The state of the configuration itself, which `reload` reads.
     configuration: Arc<Watched>,
-    /// The counts of what is followed no more, one for each kind: counters do not go down.
+    /// The counts of the tasks that have ended, one for each kind: counters do not go down.
     retired: Vec<Arc<Watched>>,
     watched: Arc<Mutex<Vec<Arc<Watched>>>>,
     is_running: bool,
 }
 
-struct Named(Work);
+struct ReloadTask(Work);
 
-impl std::fmt::Debug for Named {
+impl std::fmt::Debug for ReloadTask {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("work")
     }
 }
 
-impl Following {
+impl ReloadTasks {
     pub(super) fn new(shutdown: Shutdown, interval: Duration) -> Self {
-        let following = Self {
+        let reload_tasks = Self {
             shutdown,
             interval,
             waiting: Vec::new(),
@@ -59,21 +59,19 @@ impl Following {
             watched: Arc::default(),
             is_running: false,
         };
-        following.show();
-        following
+        reload_tasks.show();
+        reload_tasks
     }
 
-    /// How the configuration fares.
     pub(super) fn configuration(&self) -> Arc<Watched> {
         Arc::clone(&self.configuration)
     }
 
-    /// How all files that are followed fare.
+    /// The states of all files that are read again.
     pub(super) fn watched(&self) -> Arc<Mutex<Vec<Arc<Watched>>>> {
         Arc::clone(&self.watched)
     }
 
-    /// Follows what new credentials are made of.
     pub(super) fn credentials(&mut self, values: Vec<credential::Following>) {
         for value in values {
             let (name, watched) = (format!("credential {}", value.name()), value.watched().collect());
@@ -81,7 +79,7 @@ impl Following {
         }
     }
 
-    /// Forgets the credentials that are not among `names`.
+    /// Ends the tasks of the credentials that are not among `names`.
     pub(super) fn retain_credentials(&mut self, names: &[Arc<str>]) {
         let is_gone = |name: &String| {
             let credential = name.strip_prefix("credential ");
@@ -96,8 +94,8 @@ impl Following {
         self.show();
     }
 
-    /// Follows the issuer's keys, in a file or at a URL.
-    pub(super) fn fixed(&mut self, access: &Arc<Access>, jwks: Option<Followed>) {
+    /// Reads the issuer's keys again, from a file or a URL.
+    pub(super) fn issuer_keys(&mut self, access: &Arc<Access>, jwks: Option<Followed>) {
         if let Some(jwks) = jwks {
             let access = Arc::clone(access);
             let take = move |contents: &[Content]| Ok(access.replace_keys(contents)?);
@@ -111,7 +109,6 @@ impl Following {
         );
     }
 
-    /// Follows the file of clients.
     pub(super) fn clients(&mut self, clients: Option<(PathBuf, Followed)>, access: &Arc<Access>) {
         let Some((path, followed)) = clients else { return };
         let access = Arc::clone(access);
@@ -123,12 +120,10 @@ impl Following {
         self.follow("clients".to_owned(), watched, Box::pin(followed.follow(self.interval, take)));
     }
 
-    /// Follows the files of TLS towards clients.
     pub(super) fn tls(&mut self, tls: Option<(ServerTls, Followed)>) {
         self.tls_as("tls", tls);
     }
 
-    /// Follows the files of TLS towards who looks after the gateway.
     pub(super) fn admin_tls(&mut self, tls: Option<(ServerTls, Followed)>) {
         self.tls_as("admin tls", tls);
     }
@@ -140,7 +135,7 @@ impl Following {
         self.follow(name.to_owned(), watched, Box::pin(followed.follow(self.interval, take)));
     }
 
-    /// Follows something, in place of what had its name.
+    /// Adds a task, in place of the one of the same name.
     pub(super) fn follow(&mut self, name: String, watched: Vec<Arc<Watched>>, work: Work) {
         let before = self.by_name.insert(name.clone(), watched);
         self.retire(before);
@@ -148,14 +143,14 @@ impl Following {
         if self.is_running {
             self.start(name, work);
         } else {
-            self.waiting.push((name, Named(work)));
+            self.waiting.push((name, ReloadTask(work)));
         }
     }
 
-    /// Runs all of it from now on, until a stop has begun.
+    /// Runs the tasks until a stop has begun.
     pub(super) fn spawn(mut self, reloader: Box<Reloader>, reload: Option<Reload>) {
         self.is_running = true;
-        for (name, Named(work)) in std::mem::take(&mut self.waiting) {
+        for (name, ReloadTask(work)) in std::mem::take(&mut self.waiting) {
             self.start(name, work);
         }
         if let Some(reload) = reload {
@@ -170,11 +165,13 @@ impl Following {
         if let Some(before) = self.running.insert(name, token) {
             before.cancel();
         }
-        // A panic is logged; what it means is shown, for nobody begins this anew.
+        // A panic is logged, and shown in the status, for nothing restarts the task.
         let work = AssertUnwindSafe(work).catch_unwind().map(move |ended| {
             if ended.is_err() {
                 for watched in &watched {
-                    watched.bad("following it panicked: restart exportgate and report this".to_owned());
+                    watched.bad(
+                        "the task that reads it panicked: restart exportgate and report this".to_owned(),
+                    );
                 }
             }
         });
@@ -211,12 +208,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_panics_is_shown_as_failing() {
+    async fn a_task_that_panics_is_shown_as_failing() {
         let shutdown = Shutdown::new();
-        let mut following = Following::new(shutdown.clone(), Duration::from_secs(1));
+        let mut reload_tasks = ReloadTasks::new(shutdown.clone(), Duration::from_secs(1));
         let watched = Watched::new("clients");
-        following.is_running = true;
-        following.follow(
+        reload_tasks.is_running = true;
+        reload_tasks.follow(
             "clients".to_owned(),
             vec![Arc::clone(&watched)],
             Box::pin(async { panic!("on purpose") }),
