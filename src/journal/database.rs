@@ -121,6 +121,11 @@ impl Database {
         Ok(Self { connection, path, identity, checkpoints })
     }
 
+    /// Keeps the statistics by which searches choose their index: a look at some rows of each, where they have grown old.
+    pub(super) fn optimize(&self) -> Result<(), Fault> {
+        Ok(self.connection.execute_batch("PRAGMA analysis_limit = 1000; PRAGMA optimize = 0x10002")?)
+    }
+
     /// Bounds the wait for the file's lock from now on.
     pub(super) fn set_patience(&self, patience: Duration) -> Result<(), Fault> {
         Ok(self.connection.busy_timeout(patience)?)

@@ -14,8 +14,6 @@ use super::schema;
 
 /// How many steps of SQLite's machine between two looks at the clock.
 const STEPS: i32 = 10_000;
-/// How many rows of each index are counted to see which has the fewest: some milliseconds' worth.
-const PROBED: u32 = 20_000;
 /// To how many ids the beginning of one is resolved: more than one is rare.
 const MOST_IDS: usize = 16;
 /// How long to wait for a writer that holds the file.
@@ -142,116 +140,93 @@ fn search(path: &Path, query: &Query) -> Result<Vec<Row>, Fault> {
         connection.progress_handler(STEPS, Some(move || began.elapsed() > within))?;
     }
     schema::check(&connection)?;
-    let plan = Plan::of(&connection, query)?;
+    let search = Search::of(&connection, query)?;
     let columns = Row::COLUMNS;
     let found = format!(
         "SELECT {columns} FROM requests WHERE seq IN ({}) ORDER BY started DESC, seq DESC LIMIT {}",
-        plan.seqs(query.limit),
+        search.seqs(query.limit),
         query.limit
     );
     let mut select = connection.prepare(&found)?;
-    let rows = select.query_map(params_from_iter(plan.values), Row::read)?;
+    let rows = select.query_map(params_from_iter(search.values), Row::read)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// How records are found: read off an index, the newest first, each looked at for the other conditions, until there
-/// are enough. SQLite keeps no statistics here, and would guess which index leads to the fewest rows; so they are
-/// counted first, up to [`PROBED`] each.
+/// A search. Each of its sources is read from the newest row on, until there are enough; which index is the best for that is
+/// SQLite's to choose, by the statistics that the writer keeps.
 #[derive(Debug, Default)]
-struct Plan {
+struct Search {
     values: Vec<Value>,
-    /// What a row `a` of `attempts` must meet besides.
+    /// The conditions that a row `a` of `attempts` must meet, whatever source it is from.
     filters: Vec<String>,
-    /// The times that are looked for, of a column `started_ms`.
+    /// The bounds of a column `started_ms`.
     times: Vec<String>,
     /// Where rows are read from: together they have all that are looked for.
-    arms: Vec<Arm>,
+    sources: Vec<Source>,
 }
 
-/// How the rows that meet one condition are found.
+/// One table and the rows of it that are read.
 #[derive(Debug)]
-struct Way {
-    /// Where they are read from; none where nothing but time leads to them.
-    arms: Vec<Arm>,
-    /// The condition, of a row `a` of `attempts` that was found another way.
-    filter: String,
-}
-
-/// One index and the rows of it that are read.
-#[derive(Debug, Clone)]
-struct Arm {
-    /// A table, and the index that it is read by.
-    from: String,
-    /// What selects the rows.
-    condition: String,
-    /// The table that has the times in the order of the index.
+struct Source {
+    from: &'static str,
+    /// The table whose column `started_ms` is read.
     table: char,
+    condition: String,
 }
 
-impl Arm {
-    /// Reads `attempts` by `index`.
-    fn attempts(index: &str, condition: String) -> Self {
-        Self { from: format!("attempts a INDEXED BY attempts_{index}"), condition, table: 'a' }
+impl Source {
+    fn attempts(condition: String) -> Self {
+        Self { from: "attempts a", table: 'a', condition }
     }
 
-    /// Reads `served` by `index`, and its attempts.
-    fn served(index: &str, condition: String) -> Self {
-        let from = format!("served s INDEXED BY served_{index} CROSS JOIN attempts a ON a.seq = s.attempt");
-        Self { from, condition, table: 's' }
+    /// Reads those who joined, and their attempts.
+    fn served(condition: String) -> Self {
+        Self { from: "served s JOIN attempts a ON a.seq = s.attempt", table: 's', condition }
     }
 }
 
-impl Plan {
+impl Search {
     fn of(connection: &Connection, query: &Query) -> rusqlite::Result<Self> {
-        let mut plan = Self::default();
+        let mut search = Self::default();
         for (relation, time) in [(">=", query.since), ("<", query.until)] {
             if let Some(time) = time {
-                let time = plan.bind(Value::Integer(unix_ms(time)));
-                plan.times.push(format!("started_ms {relation} {time}"));
+                let time = search.bind(Value::Integer(unix_ms(time)));
+                search.times.push(format!("started_ms {relation} {time}"));
             }
         }
-        let mut ways = Vec::new();
         if let Some(any) = &query.id {
-            // What is looked for by its id is few: no other way is better.
-            ways.push(Way {
-                arms: plan.any_id(connection, &any.to_ascii_lowercase())?,
-                filter: String::new(),
-            });
+            search.sources = search.any_id(connection, &any.to_ascii_lowercase())?;
         }
         if let Some(export) = &query.export {
-            let is_it = plan.is_one(connection, "export_id", export)?;
-            ways.push(Way { arms: vec![Arm::attempts("export", is_it.clone())], filter: is_it });
-        }
-        if let Some(status) = query.status {
-            ways.push(plan.status(status));
-        }
-        if let Some(client) = &query.client {
-            let client = plan.bind(Value::Text(client.clone()));
-            let (caused, joined) =
-                (format!("a.client = {client} AND a.answered = 1"), format!("s.client = {client}"));
-            // The plus keeps the index of clients out of it: those of one attempt are few, those of a client are not.
-            let filter = format!(
-                "(({caused}) OR EXISTS (SELECT 1 FROM served s WHERE s.attempt = a.seq AND +{joined}))"
-            );
-            ways.push(Way {
-                arms: vec![Arm::attempts("client", caused), Arm::served("client", joined)],
-                filter,
-            });
+            let is_it = search.is_one(connection, "export_id", export)?;
+            search.filters.push(is_it);
         }
         for (kind, scope) in [("org", &query.org), ("group", &query.group)] {
             if let Some(scope) = scope {
-                let is_it = plan.is_one(connection, "scope_id", scope)?;
-                let is_it = format!("{is_it} AND a.scope_kind = '{kind}'");
-                ways.push(Way { arms: vec![Arm::attempts("scope", is_it.clone())], filter: is_it });
+                let is_it = search.is_one(connection, "scope_id", scope)?;
+                search.filters.push(format!("{is_it} AND a.scope_kind = '{kind}'"));
             }
         }
-        let best = if query.id.is_some() { Some(0) } else { plan.shortest(connection, &ways)? };
-        plan.arms = match best {
-            Some(best) => ways.swap_remove(best).arms,
-            None => vec![Arm::attempts("started", "true".to_owned())],
-        };
-        plan.filters = ways.into_iter().map(|way| way.filter).collect();
-        Ok(plan)
+        if let Some(status) = query.status {
+            let status = Self::status(status);
+            search.filters.push(status);
+        }
+        if let Some(client) = &query.client {
+            let client = search.bind(Value::Text(client.clone()));
+            let (caused, joined) =
+                (format!("a.client = {client} AND a.answered = 1"), format!("s.client = {client}"));
+            if search.sources.is_empty() {
+                search.sources = vec![Source::attempts(caused), Source::served(joined)];
+            } else {
+                search.filters.push(format!(
+                    "(({caused}) OR EXISTS (SELECT 1 FROM served s WHERE s.attempt = a.seq AND {joined}))"
+                ));
+            }
+        }
+        if search.sources.is_empty() {
+            search.sources.push(Source::attempts("true".to_owned()));
+        }
+        Ok(search)
     }
 
     fn bind(&mut self, value: Value) -> String {
@@ -259,93 +234,51 @@ impl Plan {
         format!("?{}", self.values.len())
     }
 
-    /// Which way has the fewest rows; `None` where there is nothing to read but the newest.
-    fn shortest(&self, connection: &Connection, ways: &[Way]) -> rusqlite::Result<Option<usize>> {
-        let ways = || ways.iter().enumerate().filter(|(_, way)| !way.arms.is_empty());
-        if ways().count() < 2 {
-            return Ok(ways().next().map(|(place, _)| place));
-        }
-        let mut best = (None, i64::MAX);
-        for (place, way) in ways() {
-            let mut rows = 0;
-            for arm in &way.arms {
-                let (from, condition) = (&arm.from, self.with_times(arm));
-                let count =
-                    format!("SELECT count(*) FROM (SELECT 1 FROM {from} WHERE {condition} LIMIT {PROBED})");
-                let mut count = connection.prepare(&count)?;
-                let needed = self.values.iter().take(count.parameter_count());
-                rows += count.query_row(params_from_iter(needed), |row| row.get::<_, i64>(0))?;
-            }
-            if rows < best.1 {
-                best = (Some(place), rows);
-            }
-        }
-        Ok(best.0)
-    }
-
-    fn with_times(&self, arm: &Arm) -> String {
-        let times = self.times.iter().map(|time| format!(" AND {}.{time}", arm.table));
-        times.fold(arm.condition.clone(), |all, time| all + &time)
-    }
-
-    /// Selects the `seq` of the newest records, as many as `limit` from each arm.
+    /// Selects the `seq` of the newest records.
     fn seqs(&self, limit: u32) -> String {
-        let filters = self.filters.iter().fold(String::new(), |all, filter| all + " AND " + filter);
-        let arms = self.arms.iter().map(|arm| {
-            let (from, condition, table) = (&arm.from, self.with_times(arm), arm.table);
-            // An attempt can have answered many requests that are looked for, and is to be counted once.
-            let (seq, once) = match table {
-                's' => ("attempt", "GROUP BY s.started_ms, s.attempt"),
-                _ => ("seq", ""),
-            };
+        let sources = self.sources.iter().map(|source| {
+            let Source { from, table, condition } = source;
+            let times = self.times.iter().map(|time| format!(" AND {table}.{time}"));
+            let filters = self.filters.iter().map(|filter| format!(" AND {filter}"));
+            let more: String = times.chain(filters).collect();
             format!(
-                "SELECT seq FROM (SELECT a.seq AS seq FROM {from} WHERE {condition}{filters} {once}
-                    ORDER BY {table}.started_ms DESC, {table}.{seq} DESC LIMIT {limit})"
+                "SELECT a.seq AS seq, {table}.started_ms AS started_ms FROM {from} WHERE {condition}{more}"
             )
         });
-        let arms: Vec<_> = arms.collect();
-        arms.join(" UNION ")
+        // An attempt can have answered many requests that are looked for, and is counted once.
+        let all = sources.collect::<Vec<_>>().join(" UNION ");
+        format!("SELECT seq FROM ({all} ORDER BY started_ms DESC, seq DESC LIMIT {limit})")
     }
 
-    /// A status is looked for in an index of those that are not 200. Nearly all are: they, and with them their class,
-    /// are found soon by any other way.
-    fn status(&mut self, status: StatusFilter) -> Way {
-        let (class, exactly, is_rare) = match status {
-            StatusFilter::Exactly(status) => {
-                let exactly = self.bind(Value::Integer(i64::from(status)));
-                (status / 100, format!(" AND a.status = {exactly}"), status != 200)
-            }
-            StatusFilter::Class(class) => (class, String::new(), class != 2),
-            StatusFilter::Error => {
-                let filter = "(a.error IS NOT NULL OR a.status IS NULL)".to_owned();
-                return Way { arms: vec![Arm::attempts("error", filter.clone())], filter };
-            }
+    /// The condition of a status. Those that are not 200 have an index of their own; nearly all are 200, and are found soon by
+    /// their time.
+    fn status(status: StatusFilter) -> String {
+        let (class, exactly) = match status {
+            StatusFilter::Exactly(status) => (status / 100, format!(" AND a.status = {status}")),
+            StatusFilter::Class(class) => (class, String::new()),
+            StatusFilter::Error => return "(a.error IS NOT NULL OR a.status IS NULL)".to_owned(),
         };
-        let filter = format!("a.status / 100 = {class}{exactly}");
-        let arm = is_rare.then(|| Arm::attempts("status", format!("a.status <> 200 AND {filter}")));
-        Way { arms: arm.into_iter().collect(), filter }
+        let is_rare = !matches!(status, StatusFilter::Exactly(200) | StatusFilter::Class(2));
+        let rare = if is_rare { " AND a.status <> 200" } else { "" };
+        format!("a.status / 100 = {class}{exactly}{rare}")
     }
 
     /// Where one of a record's ids is `id`; or the beginning of a UUID, where one begins with it, those of the
     /// export and its scope too, for these are what the table shortens.
-    fn any_id(&mut self, connection: &Connection, id: &str) -> rusqlite::Result<Vec<Arm>> {
+    fn any_id(&mut self, connection: &Connection, id: &str) -> rusqlite::Result<Vec<Source>> {
         let mut is = |column| is_or_begins(column, id, &mut self.values);
-        let mut arms = vec![
-            Arm::attempts("request", is("a.request_id")),
-            Arm::attempts("sent", is("a.sent_id")),
-            Arm::attempts(
-                "received",
-                format!("a.received_id <> a.sent_id AND {}", is("a.received_id COLLATE NOCASE")),
-            ),
-            Arm::served("request", is("s.request_id")),
+        let received = format!("a.received_id <> a.sent_id AND {}", is("a.received_id COLLATE NOCASE"));
+        let mut sources = vec![
+            Source::attempts(is("a.request_id")),
+            Source::attempts(is("a.sent_id")),
+            Source::attempts(received),
+            Source::served(is("s.request_id")),
         ];
         if begins_a_uuid(id) {
-            arms.push(Arm::attempts("export", self.is_one(connection, "export_id", id)?));
-            let scope = self.is_one(connection, "scope_id", id)?;
-            let of = |kind| Arm::attempts("scope", format!("{scope} AND a.scope_kind = '{kind}'"));
-            arms.extend(["org", "group"].map(of));
+            sources.push(Source::attempts(self.is_one(connection, "export_id", id)?));
+            sources.push(Source::attempts(self.is_one(connection, "scope_id", id)?));
         }
-        Ok(arms)
+        Ok(sources)
     }
 
     /// The condition that `column` of `attempts` is `id`, or begins with it, where that is the beginning of a UUID.
@@ -422,10 +355,10 @@ mod tests {
     fn explained(query: &Query) -> String {
         let mut connection = Connection::open_in_memory().unwrap();
         schema::migrate(&mut connection).unwrap();
-        let plan = Plan::of(&connection, query).unwrap();
-        let explain = format!("EXPLAIN QUERY PLAN {}", plan.seqs(50));
+        let search = Search::of(&connection, query).unwrap();
+        let explain = format!("EXPLAIN QUERY PLAN {}", search.seqs(50));
         let mut explain = connection.prepare(&explain).unwrap();
-        let steps = explain.query_map(params_from_iter(&plan.values), |row| row.get("detail")).unwrap();
+        let steps = explain.query_map(params_from_iter(&search.values), |row| row.get("detail")).unwrap();
         steps.map(Result::<String, _>::unwrap).collect::<Vec<_>>().join("\n")
     }
 

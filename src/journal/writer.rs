@@ -29,6 +29,9 @@ const PATIENCE_FAILING: Duration = Duration::from_millis(100);
 /// A failing writer tries again this often, with traffic or without.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
+/// The statistics of the file are looked at this often.
+const OPTIMIZE: Duration = Duration::from_hours(1);
+
 /// A piece of work and who waits for it.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -54,6 +57,7 @@ pub(super) struct Writer {
     /// What was taken off the queue and is not written yet.
     group: Vec<Job>,
     schedule: Schedule,
+    optimize_at: Instant,
     sends: SendsReader,
 }
 
@@ -62,7 +66,7 @@ impl Writer {
         let now = clock.now().mono;
         let (state, schedule) = (State::Closed { retry_at: now }, Schedule::new(now));
         let sends = SendsReader::default();
-        Self { settings, clock, retry, shared, state, group: Vec::new(), schedule, sends }
+        Self { settings, clock, retry, shared, state, group: Vec::new(), schedule, optimize_at: now, sends }
     }
 
     /// Serves until asked to close, or until every handle is gone.
@@ -207,6 +211,10 @@ impl Writer {
         }
         let (settings, mut owed) = (self.settings.clone(), self.schedule.owed());
         let patience = self.patience();
+        let is_old = now.mono >= self.optimize_at;
+        if is_old {
+            self.optimize_at = now.mono + OPTIMIZE;
+        }
         let pruned = self.using(|database| {
             // Another process at work is no reason to wait: the next chunk is soon enough.
             database.set_patience(Duration::ZERO)?;
@@ -214,6 +222,9 @@ impl Writer {
                 Err(fault) if fault.is_busy() => false,
                 other => other?,
             };
+            if is_old {
+                database.optimize()?;
+            }
             database.set_patience(patience)?;
             Ok(more)
         });
