@@ -78,7 +78,8 @@ impl Place {
         if others > 0 && others + to > self.pool.max {
             return false;
         }
-        let has_room = size == Size::Known || others - held.in_lane + to <= self.pool.max - self.pool.lane;
+        let outside = others - if self.in_lane { 0 } else { held.in_lane };
+        let has_room = size == Size::Known || outside + to <= self.pool.max - self.pool.lane;
         if self.in_lane || (!has_room && held.in_lane == 0) {
             (held.in_lane, self.in_lane) = (to, true);
         } else if !has_room {
@@ -211,6 +212,12 @@ mod tests {
         assert!(bodies[3].grow(4, Known) && !bodies[3].grow(5, Known));
         drop(bodies);
         assert_eq!((pool.held(), lock(&pool.held).in_lane), (0, 0));
+        // The one in the lane goes on when the others are gone.
+        let (mut first, mut second) = (Share::of(&pool, None), Share::of(&pool, None));
+        assert!(first.grow(60, Grows) && second.grow(20, Grows));
+        drop(first);
+        assert!(second.grow(40, Grows));
+        drop(second);
         let (mut large, mut other) = (Share::of(&pool, None), Share::of(&pool, None));
         assert!(large.grow(1_000, Known) && !other.grow(1, Known));
     }
