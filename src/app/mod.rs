@@ -118,7 +118,7 @@ impl App {
         let clients = config.clients_file.as_deref().map(|path| open_clients(path, &access)).transpose()?;
         let clients = clients.map(|clients| clients.take(&access));
         let (tls, tls_files) = config.tls.clone().map(ServerTls::open).transpose()?.unzip();
-        let memory = Memory::new(config.listener.max_buffered, config.sparing.rest.max_wait);
+        let memory = Memory::new(config.listener.max_buffered, config.upstream.max_answer);
         let names = credentials.names();
         let upstream = Upstream::new(&config.upstream, &config.sparing, &names, memory.clone())?;
         let listener = Listener::bind(config.listener.clone(), tls.clone()).await?;

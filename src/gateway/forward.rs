@@ -351,7 +351,7 @@ impl Gateway {
             body: Either::Left(Full::new(body)),
         };
         // It is large, and moved about.
-        let asking = Box::pin(self.shutdown.in_time(self.upstream.ask(outgoing)));
+        let asking = Box::pin(self.shutdown.in_time(self.upstream.ask(outgoing, &errand.member.client)));
         let answer =
             if call.is_shared() { while_needed(asking, admitted, lead).await } else { Ok(asking.await) };
         let received = self.clock.now();
