@@ -333,7 +333,7 @@ fn settings(config: &Config) -> gateway::Settings<'_> {
 struct ClientsFile {
     path: PathBuf,
     followed: Followed,
-    roster: Roster,
+    clients: Roster,
 }
 
 /// The file of clients cannot be used.
@@ -349,7 +349,7 @@ pub enum BadClients {
 
 impl ClientsFile {
     fn take(self, access: &Access) -> (PathBuf, Followed) {
-        put_in_force(&self.path, self.roster, access);
+        put_in_force(&self.path, self.clients, access);
         (self.path, self.followed)
     }
 }
@@ -357,8 +357,8 @@ impl ClientsFile {
 /// Reads the file of clients again: it may have changed since the configuration was checked.
 fn open_clients(path: &Path, access: &Access) -> Result<ClientsFile, StartError> {
     let (followed, contents) = Followed::open("clients", vec![path.to_owned()])?;
-    let roster = parse_clients(path, &contents, access)?;
-    Ok(ClientsFile { path: path.to_owned(), followed, roster })
+    let clients = parse_clients(path, &contents, access)?;
+    Ok(ClientsFile { path: path.to_owned(), followed, clients })
 }
 
 fn parse_clients(path: &Path, contents: &[Content], access: &Access) -> Result<Roster, BadClients> {
@@ -366,11 +366,11 @@ fn parse_clients(path: &Path, contents: &[Content], access: &Access) -> Result<R
     Ok(access.prepare_roster(clients::parse(&path.display().to_string(), content)?)?)
 }
 
-fn put_in_force(path: &Path, roster: Roster, access: &Access) {
-    if roster.is_empty() {
+fn put_in_force(path: &Path, clients: Roster, access: &Access) {
+    if clients.is_empty() {
         tracing::warn!(path = %path.display(), "clients file is empty: every request is refused");
     } else {
-        tracing::info!(path = %path.display(), clients = roster.len(), "clients loaded");
+        tracing::info!(path = %path.display(), clients = clients.len(), "clients loaded");
     }
-    access.replace_roster(roster);
+    access.replace_roster(clients);
 }
