@@ -56,7 +56,7 @@ pub enum Admits {
 
 /// A request that may become a circuit's probe.
 #[derive(Debug, Clone, Copy)]
-pub struct Candidate<'a> {
+pub struct ProbeCandidate<'a> {
     /// Its client.
     pub client: &'a Arc<str>,
     /// True if the last request for the same thing failed.
@@ -77,7 +77,7 @@ pub struct ProbeOrder {
 impl ProbeOrder {
     /// True if `candidate` leaves a probe that has been due for `due` to a better one, which is expected to come back.
     #[must_use]
-    pub fn is_left_to_others(&self, candidate: Candidate<'_>, due: Duration, pause: Duration) -> bool {
+    pub fn is_left_to_others(&self, candidate: ProbeCandidate<'_>, due: Duration, pause: Duration) -> bool {
         let place = |client: &Arc<str>, is_failing| (is_failing, self.probed.get(client));
         let own = place(candidate.client, candidate.is_failing);
         due < pause.max(COURTESY)
@@ -85,7 +85,7 @@ impl ProbeOrder {
     }
 
     /// Notes that `candidate` was refused, since the circuit is open.
-    pub fn refused(&mut self, candidate: Candidate<'_>) {
+    pub fn refused(&mut self, candidate: ProbeCandidate<'_>) {
         if let Some(is_failing) = self.refused.get_mut(candidate.client) {
             *is_failing &= candidate.is_failing;
         } else if self.refused.len() < CLIENTS {
@@ -135,14 +135,14 @@ impl Phase {
 
 /// The state of a circuit, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct CircuitStatus {
     /// Its phase.
     pub phase: Phase,
     /// Until the phase ends by itself; zero where that is not known.
     pub left: Duration,
 }
 
-impl Standing {
+impl CircuitStatus {
     /// Until the end of the pause; zero where it is not open.
     #[must_use]
     pub fn left_open(&self) -> Duration {
@@ -251,7 +251,7 @@ impl Circuit {
 
     /// Its state at `now`.
     #[must_use]
-    pub fn standing(&self, now: Instant) -> Standing {
+    pub fn standing(&self, now: Instant) -> CircuitStatus {
         let left = |until: Instant| until.saturating_duration_since(now);
         let (phase, left) = match self.0 {
             State::Open { until, .. } if until > now => (Phase::Open, left(until)),
@@ -259,7 +259,7 @@ impl Circuit {
             State::Ramp { since, .. } if now < since + RAMP => (Phase::Ramp, left(since + RAMP)),
             State::Ramp { .. } | State::Closed => (Phase::Closed, Duration::ZERO),
         };
-        Standing { phase, left }
+        CircuitStatus { phase, left }
     }
 }
 
@@ -280,7 +280,10 @@ mod tests {
         circuit.open(PAUSE, begin);
         assert_eq!(circuit.admits(at(begin, 4)), Admits::NoneBefore(at(begin, 5)));
         assert!(circuit.blocks(at(begin, 4)) && !circuit.blocks(at(begin, 5)));
-        assert_eq!(circuit.standing(at(begin, 5)), Standing { phase: Phase::HalfOpen, left: Duration::ZERO });
+        assert_eq!(
+            circuit.standing(at(begin, 5)),
+            CircuitStatus { phase: Phase::HalfOpen, left: Duration::ZERO }
+        );
         assert!(circuit.pass(at(begin, 5)));
         assert_eq!(circuit.admits(at(begin, 6)), Admits::NoneBeforeProbe);
         assert!(!circuit.pass(at(begin, 6)));

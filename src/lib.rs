@@ -16,6 +16,7 @@ pub mod route;
 pub mod transport;
 
 pub mod access;
+pub mod admission;
 pub mod cache;
 pub mod credential;
 pub mod journal;

@@ -9,9 +9,9 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::families::{Families, Family, as_prometheus, flag, large, number, timestamp};
 use super::{Admin, lock};
+use crate::admission::Api;
 use crate::expiry::{Expiring, Kind, Standing};
 use crate::listener::Counters;
-use crate::upstream::Api;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -70,11 +70,12 @@ fn sparing(admin: &Admin) -> Vec<Family> {
     let mut running = Family::gauge("upstream_running", "Requests in flight to Snyk");
     let mut used = Family::gauge("budget_used", "Requests sent to Snyk in the window that ends now");
     let mut limit = Family::gauge("budget_limit", "Most requests that may be sent to Snyk in a window");
-    let mut hold = Family::gauge("hold", "Until the end of a hold after a 429; 0 where there is none")
+    let mut backoff = Family::gauge("backoff", "Time left of the backoff after a 429; 0 where there is none")
         .in_unit(seconds());
-    let mut starts = Family::gauge("held_starts", "Orgs and groups whose starts are held");
-    for (lane, pacer) in &*admin.views.upstream.pacers() {
-        let standing = pacer.standing();
+    let mut starts =
+        Family::gauge("paused_starts", "Orgs and groups whose start calls are paused after a 429");
+    for (lane, queue) in &*admin.views.admission.queues() {
+        let standing = queue.standing();
         // Calls of /v1 are rare: they are shown where there are any, under the credential's name and theirs.
         if lane.api == Api::V1 && !standing.is_used() {
             continue;
@@ -83,8 +84,8 @@ fn sparing(admin: &Admin) -> Vec<Family> {
         let of = [("credential", &*name)];
         waiting = waiting.with(&of, number(standing.waiting));
         running = running.with(&of, number(standing.running));
-        starts = starts.with(&of, number(standing.starts_held.len()));
-        hold = hold.with(&of, standing.hold.left_open().as_secs_f64());
+        starts = starts.with(&of, number(standing.paused_starts.len()));
+        backoff = backoff.with(&of, standing.backoff.left_open().as_secs_f64());
         for (length, most, spent) in standing.windows {
             let window = match length.as_secs() {
                 1 => "1s",
@@ -96,7 +97,8 @@ fn sparing(admin: &Admin) -> Vec<Family> {
             limit = limit.with(&of, most.into());
         }
     }
-    let (circuit, broken) = admin.views.upstream.circuit();
+    let admission = &admin.views.admission;
+    let (circuit, broken) = (admission.circuit(), admission.open_exports());
     let mut breaker =
         Family::gauge("breaker_state", "1 for the current state of the circuit breaker, 0 for the others");
     for word in BREAKER {
@@ -104,7 +106,7 @@ fn sparing(admin: &Admin) -> Vec<Family> {
     }
     let exports = Family::gauge("breaker_open_exports", "Exports whose circuit breaker is not closed")
         .is(number(broken));
-    vec![waiting, running, used, limit, hold, starts, breaker, exports]
+    vec![waiting, running, used, limit, backoff, starts, breaker, exports]
 }
 
 fn credentials(admin: &Admin) -> Vec<Family> {

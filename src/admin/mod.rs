@@ -26,6 +26,7 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 
+use crate::admission::Admission;
 use crate::cache::Cache;
 use crate::clock::{Clock, Now};
 use crate::credential::Credentials;
@@ -97,6 +98,7 @@ pub(crate) struct Views {
     pub(crate) cache: Cache,
     /// The memory of bodies.
     pub(crate) memory: Memory,
+    pub(crate) admission: Admission,
     pub(crate) upstream: Upstream,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) journal: Journal,

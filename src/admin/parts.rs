@@ -132,7 +132,8 @@ impl Admin {
         let proxy = self.views.upstream.proxy();
         let proxy_trouble =
             proxy.and_then(|(name, failed)| Some(format!("the proxy {name} fails: {}", described(failed?))));
-        let (circuit, open_exports) = self.views.upstream.circuit();
+        let admission = &self.views.admission;
+        let (circuit, open_exports) = (admission.circuit(), admission.open_exports());
         let trouble = match circuit.phase {
             Phase::Open => Some(format!("circuit breaker open, {} s left", whole_seconds(circuit.left))),
             Phase::HalfOpen => Some("circuit breaker half open: the next request is a probe".to_owned()),
@@ -152,10 +153,10 @@ impl Admin {
 
     /// The first credential that Snyk rate limits (429).
     fn backoff(&self) -> Option<String> {
-        self.views.upstream.pacers().iter().find_map(|(lane, pacer)| {
-            let hold = pacer.standing().hold;
-            let state = match hold.phase {
-                Phase::Open => format!("requests paused, {} s left", whole_seconds(hold.left)),
+        self.views.admission.queues().iter().find_map(|(lane, queue)| {
+            let backoff = queue.standing().backoff;
+            let state = match backoff.phase {
+                Phase::Open => format!("requests paused, {} s left", whole_seconds(backoff.left)),
                 Phase::HalfOpen => "the next request is a probe".to_owned(),
                 Phase::Closed | Phase::Ramp => return None,
             };

@@ -10,12 +10,11 @@ use super::report::{
     ReloadFailure, ReloadReport, Report, SlotReport, StartsReport, TrafficReport, WindowReport,
 };
 use super::{Admin, lock, time};
+use crate::admission::{Api, Lane, LaneStatus};
 use crate::circuit::Phase;
 use crate::credential::{self, Credential};
 use crate::telemetry::history::STEP;
 use crate::telemetry::metrics::{Served, Totals};
-use crate::upstream::gate::Standing;
-use crate::upstream::{Api, Lane};
 
 impl Admin {
     pub(super) fn status(&self) -> Report {
@@ -32,7 +31,7 @@ impl Admin {
             traffic: self.traffic(),
             cache: self.cache_report(),
             queue: QueueReport {
-                waiting: self.views.upstream.waiting(),
+                waiting: self.views.admission.waiting(),
                 followers: self.views.followers.count(),
             },
             budget: self.budget(),
@@ -106,7 +105,8 @@ impl Admin {
 
     pub(super) fn budget(&self) -> BudgetReport {
         let credentials = self.views.credentials.all();
-        let (circuit, exports) = self.views.upstream.circuit();
+        let admission = &self.views.admission;
+        let (circuit, exports) = (admission.circuit(), admission.open_exports());
         BudgetReport {
             credentials: credentials.iter().map(|credential| self.credential(credential)).collect(),
             breaker: BreakerReport {
@@ -118,15 +118,15 @@ impl Admin {
     }
 
     fn credential(&self, credential: &Credential) -> CredentialReport {
-        let pacers = self.views.upstream.pacers();
+        let queues = self.views.admission.queues();
         let standing = |api| {
             let lane = Lane { credential: Arc::clone(&credential.name), api };
-            pacers.get(&lane).map(|pacer| pacer.standing())
+            queues.get(&lane).map(|queue| queue.standing())
         };
         CredentialReport {
             name: credential.name.to_string(),
             rest: standing(Api::Rest).as_ref().map(lane).unwrap_or_default(),
-            v1: standing(Api::V1).filter(Standing::is_used).as_ref().map(lane),
+            v1: standing(Api::V1).filter(LaneStatus::is_used).as_ref().map(lane),
             slots: credential.standing(self.now()).iter().map(slot).collect(),
         }
     }
@@ -142,7 +142,7 @@ fn slot(slot: &credential::Standing) -> SlotReport {
     }
 }
 
-fn lane(standing: &Standing) -> LaneReport {
+fn lane(standing: &LaneStatus) -> LaneReport {
     let window = |&(length, limit, used): &(Duration, u32, u32)| WindowReport {
         seconds: length.as_secs(),
         limit,
@@ -152,7 +152,7 @@ fn lane(standing: &Standing) -> LaneReport {
         scope: scope.to_string(),
         seconds_left: whole_seconds(*left),
     };
-    let state = match standing.hold.phase {
+    let state = match standing.backoff.phase {
         Phase::Closed => "none",
         Phase::Open => "paused",
         Phase::HalfOpen => "probing",
@@ -162,8 +162,11 @@ fn lane(standing: &Standing) -> LaneReport {
         waiting: standing.waiting,
         running: standing.running,
         windows: standing.windows.iter().map(window).collect(),
-        backoff: BackoffReport { state: state.to_owned(), seconds_left: whole_seconds(standing.hold.left) },
-        paused_starts: standing.starts_held.iter().map(starts).collect(),
+        backoff: BackoffReport {
+            state: state.to_owned(),
+            seconds_left: whole_seconds(standing.backoff.left),
+        },
+        paused_starts: standing.paused_starts.iter().map(starts).collect(),
     }
 }
 

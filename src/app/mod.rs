@@ -2,7 +2,7 @@
 
 mod admin_thread;
 mod expiry;
-mod pacing;
+mod queues;
 mod reload;
 mod reload_tasks;
 
@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 
 use crate::access::{Access, BadAccess, Roster, Shared};
 use crate::admin::{Admin, ExpiringList, Followers, Views};
+use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::{Config, Problems, clients};
 use crate::credential::{BadCredential, Credentials};
@@ -30,7 +31,6 @@ use crate::upstream::Upstream;
 
 use admin_thread::AdminThread;
 use expiry::Expiry;
-use pacing::Pacing;
 use reload::Reloader;
 use reload_tasks::ReloadTasks;
 
@@ -52,7 +52,7 @@ pub struct App {
     reload_tasks: ReloadTasks,
     reloader: Box<Reloader>,
     reload: Option<Reload>,
-    pacing: Pacing,
+    admission: Admission,
     expiry: Expiry,
     warn_before: Duration,
     journal: Journal,
@@ -119,14 +119,19 @@ impl App {
         let clients = clients.map(|clients| clients.take(&access));
         let (tls, tls_files) = config.tls.clone().map(ServerTls::open).transpose()?.unzip();
         let memory = Memory::new(config.listener.max_buffered, config.upstream.max_answer);
+        memory.set(config.admission.rest.max_wait, config.admission.rest.several_clients);
         let names = credentials.names();
-        let upstream = Upstream::new(&config.upstream, &config.sparing, &names, memory.clone())?;
+        let upstream = Upstream::new(&config.upstream, memory.clone())?;
+        let root = upstream.root().to_string();
+        let admission = Admission::new(root.as_str().into(), clock.clone(), &config.admission, &names);
         let listener = Listener::bind(config.listener.clone(), tls.clone()).await?;
         let journal = Journal::open(config.journal.clone(), clock.clone());
+        queues::follow(&journal, admission.clone(), root, clock.clone());
         let metrics = Arc::new(Metrics::default());
         let traces = config.traces.as_ref().map(Traces::open).transpose()?;
         let with = Collaborators {
             clock: clock.clone(),
+            admission: admission.clone(),
             upstream: upstream.clone(),
             access: Arc::clone(&access),
             credentials: Arc::clone(&credentials),
@@ -150,7 +155,8 @@ impl App {
             clock: clock.clone(),
             traces: traces.clone(),
             cache: gateway.cache(),
-            memory,
+            memory: memory.clone(),
+            admission: admission.clone(),
             upstream: upstream.clone(),
             credentials: Arc::clone(&credentials),
             journal: journal.clone(),
@@ -165,14 +171,16 @@ impl App {
         };
         let (admin, admin_tls) = bind_admin(&config, views, &mut reload_tasks).await?;
         let stop = Arc::new(ArcSwap::from_pointee(config.shutdown));
-        let pacing = Pacing { upstream, journal: journal.clone(), clock: clock.clone() };
         let reloader = Box::new(Reloader {
             gateway: Arc::clone(&gateway),
             access,
             credentials,
             tls,
             admin_tls,
-            pacing: pacing.clone(),
+            admission: admission.clone(),
+            upstream,
+            journal: journal.clone(),
+            memory,
             limits: listener.limits(),
             admin: admin
                 .as_ref()
@@ -189,7 +197,7 @@ impl App {
             reload_tasks,
             reloader,
             reload: None,
-            pacing,
+            admission,
             expiry,
             warn_before,
             journal,
@@ -230,7 +238,7 @@ impl App {
         for address in self.listener.addresses() {
             tracing::info!(server.address = %address, "listening");
         }
-        self.pacing.spawn(&self.pacing.upstream.pacers(), &shutdown);
+        queues::run(&self.admission.queues(), &self.journal, &shutdown);
         self.reload_tasks.spawn(self.reloader, self.reload);
         shutdown.spawn_helper(self.expiry.watch(clock.clone(), self.warn_before));
         let admin_thread = self.admin.map(|(admin_thread, admin)| {

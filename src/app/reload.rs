@@ -8,24 +8,25 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::pacing::Pacing;
 use super::reload_tasks::ReloadTasks;
-use super::{open_clients, settings};
+use super::{open_clients, queues, settings};
 use crate::access::Access;
 use crate::admin::report::{ConfigReport, KeyReport};
 use crate::admin::{Admin, InForce};
+use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::{Config, Problems, Resolved, needs_restart};
 use crate::credential::Credentials;
 use crate::error_text::BoxError;
 use crate::files::{self, Watched};
 use crate::gateway::Gateway;
-use crate::journal::OnFailure;
+use crate::journal::{Journal, OnFailure};
 use crate::listener::Limits;
 use crate::shutdown::{self, Shutdown};
 use crate::systemd;
 use crate::telemetry::LogFilter;
-use crate::transport::{BadTls, PreparedTls, ServerTls, ServerTlsSettings};
+use crate::transport::{BadTls, Memory, PreparedTls, ServerTls, ServerTlsSettings};
+use crate::upstream::Upstream;
 
 /// Interval for reading the configuration's file.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -56,7 +57,10 @@ pub(super) struct Reloader {
     pub(super) credentials: Arc<Credentials>,
     pub(super) tls: Option<ServerTls>,
     pub(super) admin_tls: Option<ServerTls>,
-    pub(super) pacing: Pacing,
+    pub(super) admission: Admission,
+    pub(super) upstream: Upstream,
+    pub(super) journal: Journal,
+    pub(super) memory: Memory,
     pub(super) limits: Limits,
     pub(super) admin: Option<(Limits, Arc<Admin>)>,
     pub(super) stop: Arc<ArcSwap<shutdown::Settings>>,
@@ -182,8 +186,14 @@ impl Reloader {
         let before = self.credentials.names();
         let (count, new_names) = (before.len(), credentials.names());
         let both: Vec<Arc<str>> = before.into_iter().chain(new_names).collect();
-        let pacers = self.pacing.upstream.set(&new.upstream, &new.sparing, &both);
-        self.pacing.spawn(&pacers, &self.shutdown);
+        let new_queues = self.admission.set(&new.admission, &both);
+        if !new_queues.is_empty() {
+            self.journal.recall();
+            queues::run(&new_queues, &self.journal, &self.shutdown);
+        }
+        self.upstream.set(&new.upstream);
+        let admission = &new.admission.rest;
+        self.memory.set(admission.max_wait, admission.several_clients);
         let values = self.credentials.replace(credentials);
         let names = self.credentials.names();
         if !values.is_empty() || names.len() != count {
@@ -192,7 +202,8 @@ impl Reloader {
         }
         reload_tasks.credentials(values);
         reload_tasks.retain_credentials(&names);
-        self.pacing.upstream.set(&new.upstream, &new.sparing, &names);
+        // None of them is new.
+        let _ = self.admission.set(&new.admission, &names);
         reload_tasks.tls(tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         reload_tasks.admin_tls(admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         self.access.set(new.access.clone());

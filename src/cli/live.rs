@@ -56,8 +56,9 @@ pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<
     let (credentials, _) =
         Credentials::open(config.credential, &clock).map_err(|error| failed("a credential")(error.into()))?;
     let memory = Memory::new(config.listener.max_buffered, config.upstream.max_answer);
-    let upstream = Upstream::new(&config.upstream, &config.sparing, &credentials.names(), memory)
-        .map_err(|error| failed("the upstream")(error.into()))?;
+    memory.set(config.admission.rest.max_wait, config.admission.rest.several_clients);
+    let upstream =
+        Upstream::new(&config.upstream, memory).map_err(|error| failed("the upstream")(error.into()))?;
     let check = Check { upstream, journal: Journal::open(config.journal, clock.clone()), clock };
     let mut all_good = true;
     for credential in &*credentials.all() {

@@ -27,7 +27,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<Settings> {
         r.choice("journal.on_failure", &[("serve", OnFailure::Serve), ("refuse", OnFailure::Refuse)]);
     let max_wait = r.duration("journal.max_wait", "10ms"..="30s");
     let max_pending = r.number("journal.max_pending", 1..=1_000_000);
-    let max_age = r.duration("journal.max_age", "1m"..="10y");
+    let max_age = r.duration("journal.max_age", "1h"..="10y");
     let max_rows = r.number("journal.max_rows", 1..=1_000_000_000);
     Some(Settings { path: path?, durability, on_failure, max_wait, max_pending, max_age, max_rows })
 }

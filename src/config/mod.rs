@@ -6,6 +6,7 @@
 
 mod access;
 mod admin;
+mod admission;
 mod cache;
 pub mod clients;
 mod credential;
@@ -20,7 +21,6 @@ mod reader;
 mod routes;
 mod shutdown;
 mod sources;
-mod sparing;
 mod tls;
 mod upstream;
 
@@ -55,8 +55,8 @@ pub struct Config {
     pub reload_interval: Duration,
     /// `[upstream]`.
     pub upstream: crate::upstream::Settings,
-    /// `[budget]`, `[queue]`, `[hold]`, `[retry]` and `[breaker]`.
-    pub sparing: crate::upstream::Sparing,
+    /// `[budget]`, `[queue]`, `[backoff]`, `[retry]` and `[breaker]`.
+    pub admission: crate::admission::Settings,
     /// `[credential]` and `SNYK_TOKEN`.
     pub credential: crate::credential::Settings,
     /// `[cache]`.
@@ -98,7 +98,7 @@ impl Config {
         listener.has_roster = access.clients_file.is_some();
         access::check_addresses(reader, &listener, tls.is_some());
         let credential = credential::read(reader, &upstream, &plain);
-        let sparing = sparing::read(reader, listener.has_roster);
+        let admission = admission::read(reader, listener.has_roster);
         let cache = cache::read(reader, upstream.max_answer);
         let (routes, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
         let admin = admin::read(reader, &listener, tls.as_ref());
@@ -114,7 +114,7 @@ impl Config {
             clients_file: access.clients_file,
             reload_interval: access.reload_interval,
             upstream,
-            sparing,
+            admission,
             credential: credential?,
             cache,
             routes,

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::circuit::{Admits, Candidate, Circuit, ProbeOrder};
+use crate::circuit::{Admits, Circuit, ProbeCandidate, ProbeOrder};
 use crate::route::Scope;
 
 /// So many refusals of a scope in a row count as its answer.
@@ -253,7 +253,8 @@ impl Slot {
     ) -> Option<Duration> {
         let verdict = self.scopes.get(&scope.cloned());
         let was_accepted = matches!(verdict, Some(Verdict::Accepted { .. }));
-        let candidate = Candidate { client, is_failing: matches!(verdict, Some(Verdict::Refused { .. })) };
+        let candidate =
+            ProbeCandidate { client, is_failing: matches!(verdict, Some(Verdict::Refused { .. })) };
         if was_accepted && std::mem::take(&mut self.may_probe_early) && self.lock.until(now).is_some() {
             self.lock.close(None, now);
             self.lock.open(Duration::ZERO, now);

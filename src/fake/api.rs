@@ -36,6 +36,7 @@ pub(super) async fn answer(
     }
     let headers = parts.headers.iter();
     let seen = Seen {
+        at: std::time::Instant::now(),
         method: parts.method.to_string(),
         target: parts.uri.to_string(),
         headers: headers

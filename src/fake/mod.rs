@@ -62,6 +62,8 @@ impl Default for Settings {
 /// A request as it was received.
 #[derive(Debug, Clone)]
 pub struct Seen {
+    /// The time at which its head was there.
+    pub at: std::time::Instant,
     /// The method.
     pub method: String,
     /// The target, exactly.

@@ -99,6 +99,7 @@ mod tests {
     #[test]
     fn targets_name_their_calls() {
         let seen = |method: &str, target: &str| Seen {
+            at: std::time::Instant::now(),
             method: method.to_owned(),
             target: target.to_owned(),
             headers: vec![],

@@ -5,12 +5,11 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, StatusCode};
 
 use super::fields;
+use crate::admission::{Bucket, RateFields, SendOutcome, limits_told};
 use crate::cache::Peek;
 use crate::journal::Attempt;
 use crate::route::Id;
 use crate::telemetry::drift::{Drift, Kind};
-use crate::upstream::budget::limits_told;
-use crate::upstream::gate::{Bucket, Outcome, Told};
 use crate::upstream::{Answer, Failed};
 
 /// Rate fields that are not understood.
@@ -53,15 +52,19 @@ pub(super) fn drift(attempt: &Attempt, peek: Option<&Peek>, seen: &Drift) -> Vec
 }
 
 /// What an answer is to the gate. Bucket and jitter are the gate's to say.
-pub(super) fn outcome(status: StatusCode, answer: &HeaderMap, now: SystemTime) -> Outcome {
+pub(super) fn outcome(status: StatusCode, answer: &HeaderMap, now: SystemTime) -> SendOutcome {
     if status != StatusCode::TOO_MANY_REQUESTS {
-        return Outcome::Answered;
+        return SendOutcome::Answered;
     }
     let number =
         |name: &str| answer.get(name).and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
     let asked = answer.get("retry-after").and_then(|value| retry_after(value.to_str().ok()?, now));
     let reset = || number("x-ratelimit-reset").map(Duration::from_secs);
-    Outcome::TooMany { retry_after: asked.or_else(reset), bucket: Bucket::Unknown, jitter: Duration::ZERO }
+    SendOutcome::TooMany {
+        retry_after: asked.or_else(reset),
+        bucket: Bucket::Unknown,
+        jitter: Duration::ZERO,
+    }
 }
 
 /// Reads `Retry-After` (RFC 9110 §10.2.3): seconds, or a date.
@@ -75,11 +78,11 @@ fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
 ///
 /// # Errors
 /// [`Garbled`], where the limits are not understood.
-pub(super) fn rate(answer: &HeaderMap) -> Result<Told, Garbled> {
+pub(super) fn rate(answer: &HeaderMap) -> Result<RateFields, Garbled> {
     let text = |name: &str| answer.get(name).and_then(|value| value.to_str().ok());
     let number = |name: &str| text(name)?.trim().parse::<u32>().ok();
-    let Some(told) = text("x-ratelimit-limit") else { return Ok(Told::default()) };
-    Ok(Told {
+    let Some(told) = text("x-ratelimit-limit") else { return Ok(RateFields::default()) };
+    Ok(RateFields {
         limits: limits_told(told).ok_or(Garbled)?,
         first: told.split([',', ';']).next().and_then(|first| first.trim().parse().ok()),
         remaining: number("x-ratelimit-remaining"),

@@ -9,13 +9,12 @@ use uuid::Uuid;
 
 use super::via::BadVia;
 use crate::access::{Denied, Exceeded, NotPermitted, Reason, Unidentified};
+use crate::admission::{AdmissionRefusal, Level, Obstacle, OpenCircuit};
 use crate::credential::Unavailable;
 use crate::error_text::find;
 use crate::route::Refusal;
 use crate::transport::ConnectError;
-use crate::upstream::gate::Why;
-use crate::upstream::host::{Broken, Level};
-use crate::upstream::{Failed, FailedKind, NotNow};
+use crate::upstream::{Failed, FailedKind};
 
 /// A request that gets an answer of our own instead of the upstream's.
 #[derive(Debug, Clone)]
@@ -86,7 +85,7 @@ pub(super) enum FailureKind {
     /// The journal cannot be written and `journal.on_failure` is `refuse`.
     Journal,
     /// Nothing is sent to Snyk at the moment, so that Snyk is spared.
-    NotNow(NotNow),
+    NotAdmitted(AdmissionRefusal),
     /// All who waited for it have left, or may have: they closed their half of the connection.
     Abandoned,
     /// The upstream gave no whole answer.
@@ -217,7 +216,7 @@ impl FailureKind {
     pub(super) const fn is_about_snyk(self) -> bool {
         matches!(
             self,
-            Self::NotNow(_)
+            Self::NotAdmitted(_)
                 | Self::Upstream(_)
                 | Self::Unavailable(_)
                 | Self::CredentialRejected
@@ -420,7 +419,7 @@ impl FailureKind {
                 "The gateway cannot record requests and is set to refuse them then",
                 "Tell who runs the gateway to look at its log: the journal's disk or file needs mending.",
             ),
-            Self::NotNow(why) => not_now(why),
+            Self::NotAdmitted(refusal) => not_admitted(refusal),
             Self::Upstream(kind) => upstream(kind),
             Self::Abandoned => abandoned(),
             Self::Internal => told(
@@ -499,25 +498,25 @@ fn no_credential_now(unavailable: Unavailable) -> Told {
     .after(unavailable.retry_after())
 }
 
-fn not_now(why: NotNow) -> Told {
-    let (no_turn, retry_after) = match why {
-        NotNow::Broken(broken) => return circuit_open(broken),
-        NotNow::NoTurn(no_turn) => (no_turn.why, no_turn.retry_after),
+fn not_admitted(refusal: AdmissionRefusal) -> Told {
+    let (obstacle, retry_after) = match refusal {
+        AdmissionRefusal::Circuit(open) => return circuit_open(open),
+        AdmissionRefusal::Queue(refusal) => (refusal.obstacle, refusal.retry_after),
     };
     let spared =
         |code, title, detail| told(StatusCode::TOO_MANY_REQUESTS, "http_request_denied", code, title, detail);
-    match no_turn {
-        Why::Budget => spared(
+    match obstacle {
+        Obstacle::Budget => spared(
             "budget",
             "Snyk's limit is used up for the moment",
             "Wait as Retry-After says. Snyk was not asked, so that nobody is locked out of it.",
         ),
-        Why::Hold => spared(
-            "hold",
+        Obstacle::Backoff => spared(
+            "backoff",
             "Rate limited by Snyk (429)",
             "Wait as Retry-After says. Snyk was not asked: asking earlier would prolong it. After a 429 to a start, only the starts of that org or group wait.",
         ),
-        Why::Concurrency | Why::Queue => told(
+        Obstacle::Concurrency | Obstacle::Queue => told(
             StatusCode::SERVICE_UNAVAILABLE,
             "connection_limit_reached",
             "too_many_queued",
@@ -528,28 +527,28 @@ fn not_now(why: NotNow) -> Told {
     .after(retry_after)
 }
 
-fn circuit_open(broken: Broken) -> Told {
-    let open = |code, title, detail| {
+fn circuit_open(open: OpenCircuit) -> Told {
+    let paused = |code, title, detail| {
         told(StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable", code, title, detail)
     };
-    match broken.of {
-        Level::Host => open(
+    match open.level {
+        Level::Host => paused(
             "circuit_open",
             "Snyk keeps failing; requests pause for a moment",
             "Wait as Retry-After says. The gateway's log tells whether it is Snyk, the network or a proxy that fails.",
         ),
-        Level::Scope => open(
+        Level::Scope => paused(
             "circuit_open_for_scope",
             "Snyk keeps failing for this org or group; its requests pause for a moment",
             "Wait as Retry-After says. Other orgs and groups are not affected.",
         ),
-        Level::Export => open(
+        Level::Export => paused(
             "circuit_open_for_export",
             "Snyk keeps failing for this export; its requests pause for a moment",
-            "Wait as Retry-After says. Other exports are not affected; start a new one if this one stays broken.",
+            "Wait as Retry-After says. Other exports are not affected; start a new one if this one stays open.",
         ),
     }
-    .after(broken.retry_after)
+    .after(open.retry_after)
 }
 
 fn refused(refusal: Refusal) -> Told {

@@ -13,23 +13,28 @@ use uuid::Uuid;
 use super::answer::{self, Garbled};
 use super::document::{self, Document};
 use super::failure::{Failure, FailureKind};
+use super::verdict::TryResult;
 use super::{Gateway, fields, reply, spans};
 use crate::access::Permit;
+use crate::admission::{
+    Api, CallKind, Candidate, Evidence, Lane, Obstacle, RateFields, RequestEnd, RequestSlot, Resource,
+    SendOutcome,
+};
 use crate::cache::{self, Entry, Key, Lead, Member, NotStored, Peek};
 use crate::clock::Now;
 use crate::credential::{Credential, Presented, Unavailable};
-use crate::journal::{Attempt, OnFailure, Served, Unrecorded};
+use crate::journal::{Attempt, OnFailure, Reservation, Served, Unrecorded};
 use crate::route::{ExportCall, Operation, OtherCall};
 use crate::telemetry::drift::Kind;
 use crate::telemetry::metrics::Attempted;
 use crate::telemetry::trace::Trace;
 use crate::transport::Streamed;
-use crate::upstream::gate::{Asking, Kind as CallKind, Outcome, Told, Why};
-use crate::upstream::host::{Evidence, Resource};
-use crate::upstream::retry::Came;
-use crate::upstream::{Admitted, Answer, Api, End, Failed, FailedKind, Lane, Outgoing};
+use crate::upstream::{Answer, Failed, FailedKind, Outgoing};
 
-/// After a longer wait for a turn, the credential is looked at again: an access token may have ended.
+/// A request that is sent later than this after it was put on record is put on record again: other processes may have
+/// counted it out of their windows by then. The windows' margin is longer.
+const LATE: Duration = Duration::from_millis(100);
+/// After a longer wait in the queue, the credential is looked at again: an access token may have ended.
 const LONG_QUEUE: Duration = Duration::from_secs(1);
 
 /// What a flight brings.
@@ -68,9 +73,8 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    fn of(admitted: &Admitted, tries: u32) -> Self {
-        let pass = &admitted.pass;
-        Self { tries, queued: pass.queued, waited_for: pass.why.map(Why::as_str) }
+    const fn of(attempt: &Attempt) -> Self {
+        Self { tries: attempt.number, queued: attempt.queued, waited_for: attempt.waited_for }
     }
 }
 
@@ -98,9 +102,15 @@ pub(super) struct Errand {
 }
 
 impl Errand {
-    fn asking(&self, start: Option<Arc<str>>) -> Asking {
+    fn candidate(&self, start: Option<Arc<str>>) -> Candidate {
         let client = Arc::clone(&self.member.client);
-        Asking { client, weight: self.share, start, deadline: self.deadline.into_std() }
+        Candidate {
+            client,
+            weight: self.share,
+            start,
+            deadline: self.deadline.into_std(),
+            is_put_back: false,
+        }
     }
 
     fn lane(&self, api: Api) -> Lane {
@@ -117,13 +127,28 @@ struct Asked {
     received: Now,
 }
 
+/// A request that is to be sent, and its record in the making.
+struct Draft<'a> {
+    errand: &'a Errand,
+    /// `None` for a call that is no export call.
+    call: Option<&'a ExportCall>,
+    attempt: Attempt,
+    presented: Presented,
+}
+
+/// A call that is no export call, let through and on record.
+pub(super) struct Clearance {
+    slot: RequestSlot,
+    attempt: Attempt,
+    presented: Presented,
+}
+
 /// An export call as it is sent once.
 struct ExportRequest<'a> {
     call: &'a ExportCall,
     errand: &'a Errand,
-    sent_id: Uuid,
+    attempt: Attempt,
     body: Bytes,
-    sending: Sending,
 }
 
 impl Gateway {
@@ -146,8 +171,7 @@ impl Gateway {
 
         // 2. See whether it may be stored.
         let id = attempt.id;
-        let sending =
-            Sending { tries: attempt.number, queued: attempt.queued, waited_for: attempt.waited_for };
+        let sending = Sending::of(&attempt);
         let landed = answer.map(|answer| {
             let (entry, not_stored) = match store_as.as_ref() {
                 None => (None, None),
@@ -202,7 +226,7 @@ impl Gateway {
     }
 
     /// Asks Snyk, in turn. A read is asked once more where the credential was refused and another value is at
-    /// hand, where it failed on the way, and after a 429 whose hold it can wait for. A start is only asked again where Snyk
+    /// hand, where it failed on the way, and after a 429 whose backoff it can wait for. A start is only asked again where Snyk
     /// has certainly not processed it.
     async fn ask(
         &self,
@@ -218,47 +242,44 @@ impl Gateway {
         };
         let mut presented = present().await?;
         let is_read = call.method() == Method::GET;
-        let (mut sent_id, mut may_replay, mut may_wait) = (errand.sent_id, is_read, is_read);
-        let mut may_resend = true;
+        let (mut may_replay, mut may_wait, mut may_resend) = (is_read, is_read, true);
         let (mut number, mut tries) = (0, 0);
         let mut last: Option<Asked> = None;
         loop {
-            let admitted = match (self.turn(call, errand, lead).await, last.take()) {
-                (Ok(admitted), before) => {
-                    if let Some(before) = before {
-                        self.must_be_recorded(self.journal.record(before.attempt, Vec::new()).await)?;
-                        sent_id = Uuid::new_v4();
-                    }
-                    admitted
-                }
+            let mut draft = self.draft(call, errand, presented);
+            draft.attempt.number = number + 1;
+            if let Some(before) = &last {
+                self.must_be_recorded(self.journal.record(before.attempt.clone(), Vec::new()).await)?;
+                draft.attempt.sent_id = Uuid::new_v4();
+            }
+            let slot = match (self.admitted(&mut draft, lead).await, last.take()) {
+                (Ok(slot), _) => slot,
                 // What the last try brought is better than nothing; a 401 is ours, not the client's.
                 (Err(_), Some(mut last)) => {
                     if last.attempt.status == Some(StatusCode::UNAUTHORIZED.as_u16()) {
-                        last.answer = Err(rejected(credential, &presented, self.clock.now()).into());
+                        last.answer = Err(rejected(credential, &draft.presented, self.clock.now()).into());
                     }
                     return Ok(last);
                 }
                 (Err(failure), None) => return Err(failure),
             };
-            if admitted.pass.queued > LONG_QUEUE {
-                presented = present().await?;
-            }
             (number, tries) = (number + 1, tries + 1);
             if tries == 1 {
-                self.upstream.sent_first();
+                self.admission.sent_first();
             }
-            let sending = Sending::of(&admitted, number);
+            presented = draft.presented;
             presented.sent();
-            let request = ExportRequest { call, errand, sent_id, body: body.clone(), sending };
-            let mut asked = self.ask_once(request, &presented, &admitted, lead).await;
+            let request = ExportRequest { call, errand, attempt: draft.attempt, body: body.clone() };
+            let mut asked = self.ask_once(request, &presented, &slot, lead).await;
             let left = errand.deadline.saturating_duration_since(Instant::now());
             let failed = failed_kind(&asked);
             let may_repeat = is_read || failed.is_some_and(FailedKind::is_not_processed);
             // A probe decides for others too: it is not repeated before its answer is heard.
-            let again = Some(came(&asked)).filter(|_| may_repeat && !admitted.is_probe());
-            let again = again.and_then(|came| self.upstream.retry(came, tries, left));
+            let again = Some(came(&asked)).filter(|_| may_repeat && !slot.is_probe());
+            let again =
+                again.filter(|result| result.is_passing()).and_then(|_| self.admission.retry(tries, left));
             let resends = failed == Some(FailedKind::NotProcessed) && std::mem::take(&mut may_resend);
-            admitted.ended(self.end_of(&asked, call, again.is_some() || resends));
+            slot.end(self.end_of(&asked, call, again.is_some() || resends));
             let status = asked.answer.as_ref().ok().map(|answer| answer.status);
             if status.is_some_and(speaks_for_the_credential) {
                 credential.accepted(&presented, self.clock.now());
@@ -275,7 +296,7 @@ impl Gateway {
             } else if resends {
                 // Snyk closes its connections in ordinary operation: there is nothing to wait for.
             } else if status == Some(StatusCode::TOO_MANY_REQUESTS) && std::mem::take(&mut may_wait) {
-                // The backoff is known by now: whether the wait for it fits is the gate's to say.
+                // The backoff is known by now: whether the wait for it fits is the queue's to say.
                 tries = 0;
             } else {
                 return Ok(asked);
@@ -285,41 +306,38 @@ impl Gateway {
     }
 
     /// The end of a request, for the lane and the circuits. One that is made again says nothing yet of host and export.
-    fn end_of(&self, asked: &Asked, call: &ExportCall, is_made_again: bool) -> End {
+    fn end_of(&self, asked: &Asked, call: &ExportCall, is_made_again: bool) -> RequestEnd {
         let is_start = call.operation == Operation::Start;
         let is_snyks = asked.attempt.received_id.is_some();
-        End {
+        RequestEnd {
             outcome: outcome(asked),
-            told: asked.answer.as_ref().map(|answer| self.rate(&answer.fields)).unwrap_or_default(),
+            rate: asked.answer.as_ref().map(|answer| self.rate(&answer.fields)).unwrap_or_default(),
             kind: if is_start { CallKind::Start } else { CallKind::Read },
             evidence: if is_made_again { Evidence::None } else { came(asked).evidence(is_snyks) },
         }
     }
 
-    /// Waits for a turn to send; ends where nobody waits for the answer any more.
-    async fn turn(
-        &self,
-        call: &ExportCall,
-        errand: &Errand,
-        lead: &mut Lead<Landed>,
-    ) -> Result<Admitted, Failure> {
-        let is_start = call.operation == Operation::Start;
-        let scope = || format!("{} {}", call.scope.kind.as_str(), call.scope.id.as_str()).into();
-        let asking = errand.asking(is_start.then(scope));
-        let lane = errand.lane(Api::Rest);
-        let turn = self.upstream.turn(&lane, Some(Resource::from(call)), asking);
-        let (mut turn, began) = (std::pin::pin!(turn), Instant::now());
+    /// A request for an export call, and its record in the making.
+    fn draft<'a>(&self, call: &'a ExportCall, errand: &'a Errand, presented: Presented) -> Draft<'a> {
+        let mut attempt =
+            self.attempt(errand, errand.sent_id, (call.method().as_str(), call.operation.as_str()));
+        attempt.scope_kind = Some(call.scope.kind.as_str());
+        attempt.scope_id = Some(call.scope.id.as_str().to_owned());
+        attempt.export_id = call.operation.export().map(|id| id.as_str().to_owned());
+        attempt.version_requested = call.query.version().map(fields::plain);
+        Draft { errand, call: Some(call), attempt, presented }
+    }
+
+    /// Waits until a request may be sent; ends where nobody waits for the answer any more.
+    async fn admitted(&self, draft: &mut Draft<'_>, lead: &mut Lead<Landed>) -> Result<RequestSlot, Failure> {
+        let began = self.clock.now().mono;
+        let mut admitted = std::pin::pin!(self.admit(draft));
         loop {
             tokio::select! {
-                admitted = turn.as_mut() => {
-                    return admitted.map_err(|why| {
-                        self.metrics.waited(began.elapsed());
-                        FailureKind::NotNow(why).into()
-                    });
-                }
+                slot = admitted.as_mut() => return slot,
                 () = lead.abandoned() => {
                     if lead.give_up() {
-                        self.metrics.waited(began.elapsed());
+                        self.metrics.waited(self.clock.now().mono.saturating_duration_since(began));
                         return Err(FailureKind::Abandoned.into());
                     }
                 }
@@ -327,33 +345,93 @@ impl Gateway {
         }
     }
 
+    /// Waits until a request may be sent, and puts it on record: from then on it counts for every process, whatever becomes of
+    /// this one. The only place where requests are let through.
+    async fn admit(&self, draft: &mut Draft<'_>) -> Result<RequestSlot, Failure> {
+        let began = self.clock.now().mono;
+        let Draft { errand, call, attempt, presented } = draft;
+        let is_start = call.is_some_and(|call| call.operation == Operation::Start);
+        let scope =
+            |call: &ExportCall| format!("{} {}", call.scope.kind.as_str(), call.scope.id.as_str()).into();
+        let mut candidate = errand.candidate(call.filter(|_| is_start).map(scope));
+        let lane = errand.lane(if attempt.api == Api::V1.as_str() { Api::V1 } else { Api::Rest });
+        let mut reservation = self.journal.reservation(attempt.id);
+        loop {
+            let slot = self.admission.acquire(&lane, call.map(Resource::from), candidate).await;
+            let slot = slot.map_err(|refusal| {
+                self.metrics.waited(self.clock.now().mono.saturating_duration_since(began));
+                FailureKind::NotAdmitted(refusal)
+            })?;
+            attempt.queued += slot.lane.queued;
+            attempt.waited_for = attempt.waited_for.or(slot.lane.obstacle.map(Obstacle::as_str));
+            if slot.lane.queued > LONG_QUEUE {
+                let credential = &errand.credential;
+                *presented = match call {
+                    Some(call) => {
+                        let client = &errand.member.client;
+                        credential.present(Some(&call.scope), client, self.clock.now()).await
+                    }
+                    None => credential.present_unlocked(self.clock.now()).await,
+                }
+                .map_err(FailureKind::Unavailable)?;
+            }
+            if self.reserve(&slot, attempt, &mut reservation).await? {
+                reservation.sent();
+                return Ok(slot);
+            }
+            candidate = slot.put_back();
+        }
+    }
+
+    /// Puts a request on record that has a slot. `false` where it may not be sent any more: other processes have used a window
+    /// up meanwhile, or a 429 came. Where the journal does not work, this process counts for itself.
+    async fn reserve(
+        &self,
+        slot: &RequestSlot,
+        attempt: &mut Attempt,
+        reservation: &mut Reservation,
+    ) -> Result<bool, Failure> {
+        for _ in 0..2 {
+            match reservation.make(attempt, slot.confirmation()).await {
+                Ok(true) => {
+                    let now = self.clock.now();
+                    attempt.started = now.wall;
+                    if slot.lane.age(now.mono) <= LATE {
+                        return Ok(true);
+                    }
+                    // The others count it too early: it is put on record again, as of now.
+                }
+                Ok(false) => return Ok(false),
+                Err(error) => {
+                    self.must_be_recorded(Err(error))?;
+                    break;
+                }
+            }
+        }
+        let now = self.clock.now();
+        attempt.started = now.wall;
+        Ok(slot.confirmation()(now))
+    }
+
     /// Sends an export call once, and makes its record.
     async fn ask_once(
         &self,
         request: ExportRequest<'_>,
         presented: &Presented,
-        admitted: &Admitted,
+        slot: &RequestSlot,
         lead: &mut Lead<Landed>,
     ) -> Asked {
-        let ExportRequest { call, errand, sent_id, body, sending } = request;
-        let mut attempt = self.attempt(errand, sent_id, (call.method().as_str(), call.operation.as_str()));
-        (attempt.number, attempt.queued) = (sending.tries, sending.queued);
-        attempt.waited_for = sending.waited_for;
-        attempt.scope_kind = Some(call.scope.kind.as_str());
-        attempt.scope_id = Some(call.scope.id.as_str().to_owned());
-        attempt.export_id = call.operation.export().map(|id| id.as_str().to_owned());
-        attempt.version_requested = call.query.version().map(fields::plain);
+        let ExportRequest { call, errand, mut attempt, body } = request;
         let sent = self.clock.now();
         let outgoing = Outgoing {
             method: call.method(),
             target: call.target(),
-            fields: outgoing_fields(errand, sent_id, presented),
+            fields: outgoing_fields(errand, attempt.sent_id, presented),
             body: Either::Left(Full::new(body)),
         };
         // It is large, and moved about.
         let asking = Box::pin(self.shutdown.in_time(self.upstream.ask(outgoing, &errand.member.client)));
-        let answer =
-            if call.is_shared() { while_needed(asking, admitted, lead).await } else { Ok(asking.await) };
+        let answer = if call.is_shared() { while_needed(asking, slot, lead).await } else { Ok(asking.await) };
         let received = self.clock.now();
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
         let stopped = || Err(Failed::of(FailedKind::Stopped));
@@ -380,15 +458,22 @@ impl Gateway {
         Asked { attempt, answer: answer.map_err(Failure::from), document, sent, received }
     }
 
-    /// Waits for a turn of a call that is no export call.
-    pub(super) async fn turn_of_other(&self, call: &OtherCall, errand: &Errand) -> Result<Admitted, Failure> {
-        let began = Instant::now();
-        let api = if call.target.starts_with("/v1/") { Api::V1 } else { Api::Rest };
-        let turn = self.upstream.turn(&errand.lane(api), None, errand.asking(None)).await;
-        turn.map_err(|why| {
-            self.metrics.waited(began.elapsed());
-            FailureKind::NotNow(why).into()
-        })
+    /// Waits until a call that is no export call may be sent.
+    pub(super) async fn admit_other(&self, call: &OtherCall, errand: &Errand) -> Result<Clearance, Failure> {
+        let presented = errand.credential.present_unlocked(self.clock.now()).await;
+        let presented = presented.map_err(FailureKind::Unavailable)?;
+        let mut attempt = self.attempt(errand, errand.sent_id, (call.method.as_str(), "other"));
+        if call.target.starts_with("/v1/") {
+            attempt.api = Api::V1.as_str();
+        }
+        if let Some(scope) = call.scopes.first() {
+            attempt.scope_kind = Some(scope.kind.as_str());
+            attempt.scope_id = Some(scope.id.as_str().to_owned());
+        }
+        let mut draft = Draft { errand, call: None, attempt, presented };
+        let slot = self.admit(&mut draft).await?;
+        let Draft { attempt, presented, .. } = draft;
+        Ok(Clearance { slot, attempt, presented })
     }
 
     /// Sends a call that is no export call and lands its head; the body streams. Its record is committed
@@ -399,29 +484,22 @@ impl Gateway {
         self: Arc<Self>,
         call: OtherCall,
         (errand, body): (Errand, Streamed),
-        admitted: Admitted,
+        clearance: Clearance,
         left: impl Future<Output = ()>,
     ) -> Result<(Uuid, Sending, http::Response<Streamed>), Failure> {
-        let presented =
-            errand.credential.present_unlocked(self.clock.now()).await.map_err(FailureKind::Unavailable)?;
-        let mut attempt = self.attempt(&errand, errand.sent_id, (call.method.as_str(), "other"));
-        let sending = Sending::of(&admitted, 1);
-        (attempt.queued, attempt.waited_for) = (sending.queued, sending.waited_for);
-        if let Some(scope) = call.scopes.first() {
-            attempt.scope_kind = Some(scope.kind.as_str());
-            attempt.scope_id = Some(scope.id.as_str().to_owned());
-        }
+        let Clearance { slot, mut attempt, presented } = clearance;
+        let sending = Sending::of(&attempt);
         let uploads = !hyper::body::Body::is_end_stream(&body);
         let is_safe = call.method.is_safe();
         let sent = self.clock.now();
         let outgoing = Outgoing {
             method: call.method,
             target: call.target,
-            fields: outgoing_fields(&errand, errand.sent_id, &presented),
+            fields: outgoing_fields(&errand, attempt.sent_id, &presented),
             body: Either::Right(body),
         };
         let opening = self.shutdown.in_time(self.upstream.open(outgoing));
-        let answer = if is_safe { while_awaited(opening, &admitted, left).await } else { Ok(opening.await) };
+        let answer = if is_safe { while_awaited(opening, &slot, left).await } else { Ok(opening.await) };
         let answer = answer.and_then(|answer| answer.unwrap_or_else(|| Err(Failed::of(FailedKind::Stopped))));
         attempt.latency = self.clock.now().mono.saturating_duration_since(sent.mono);
         let (end, came) = match &answer {
@@ -429,13 +507,15 @@ impl Gateway {
                 let (status, fields) = (response.status(), response.headers());
                 let is_snyks = fields.contains_key(fields::SNYK_REQUEST_ID);
                 let outcome = answer::outcome(status, fields, self.clock.now().wall);
-                ((outcome, self.rate(fields)), Came::Status(status.as_u16()).evidence(is_snyks))
+                ((outcome, self.rate(fields)), TryResult::Status(status.as_u16()).evidence(is_snyks))
             }
-            Err(failed) => ((Outcome::Failed, Told::default()), Came::Failed(failed.kind).evidence(false)),
+            Err(failed) => {
+                ((SendOutcome::Failed, RateFields::default()), TryResult::Failed(failed.kind).evidence(false))
+            }
         };
         // What its client uploads may have failed it, or kept it from an answer: that says nothing of the upstream.
         let evidence = if answer.is_ok() || !uploads { came } else { Evidence::None };
-        admitted.ended(End { outcome: end.0, told: end.1, kind: CallKind::Other, evidence });
+        slot.end(RequestEnd { outcome: end.0, rate: end.1, kind: CallKind::Other, evidence });
         let mut instead = None;
         match &answer {
             Ok(response) if presented.is_in_fields(response.headers()) => {
@@ -467,11 +547,11 @@ impl Gateway {
     }
 
     /// What the rate fields of an answer say; nothing where they are not understood, which is counted.
-    fn rate(&self, answer: &HeaderMap) -> Told {
+    fn rate(&self, answer: &HeaderMap) -> RateFields {
         answer::rate(answer).unwrap_or_else(|Garbled| {
             let what = "the X-Ratelimit-Limit of an answer is not understood";
             self.metrics.drifted(Kind::RateFields, what, self.clock.now().wall);
-            Told::default()
+            RateFields::default()
         })
     }
 
@@ -548,7 +628,7 @@ impl Gateway {
 /// needs its slot.
 async fn while_needed<T>(
     work: impl Future<Output = T>,
-    admitted: &Admitted,
+    slot: &RequestSlot,
     lead: &mut Lead<Landed>,
 ) -> Result<T, Failed> {
     let mut work = std::pin::pin!(work);
@@ -557,10 +637,10 @@ async fn while_needed<T>(
             done = work.as_mut() => return Ok(done),
             () = lead.abandoned() => {
                 if lead.is_abandoned() {
-                    admitted.pass.abandon();
+                    slot.lane.abandon();
                 }
             }
-            () = admitted.pass.slot_needed() => {
+            () = slot.lane.slot_needed() => {
                 // Somebody may have come back.
                 if lead.give_up() {
                     return Err(Failed::of(FailedKind::Abandoned));
@@ -573,13 +653,13 @@ async fn while_needed<T>(
 /// The same for a call with one client, which is gone when `left` resolves.
 async fn while_awaited<T>(
     work: impl Future<Output = T>,
-    admitted: &Admitted,
+    slot: &RequestSlot,
     left: impl Future<Output = ()>,
 ) -> Result<T, Failed> {
     let abandoned = async {
         left.await;
-        admitted.pass.abandon();
-        admitted.pass.slot_needed().await;
+        slot.lane.abandon();
+        slot.lane.slot_needed().await;
     };
     tokio::select! {
         done = work => Ok(done),
@@ -587,24 +667,24 @@ async fn while_awaited<T>(
     }
 }
 
-/// What a send came to, as far as the gate is concerned.
-fn outcome(asked: &Asked) -> Outcome {
+/// What a send came to, for the lane.
+fn outcome(asked: &Asked) -> SendOutcome {
     match &asked.answer {
         Ok(answer) => answer::outcome(answer.status, &answer.fields, asked.received.wall),
         Err(Failure { kind: FailureKind::Echo | FailureKind::Upstream(FailedKind::NoRoom), .. }) => {
-            Outcome::Answered
+            SendOutcome::Answered
         }
-        Err(_) => Outcome::Failed,
+        Err(_) => SendOutcome::Failed,
     }
 }
 
 /// What a try of an export call came to.
-fn came(asked: &Asked) -> Came {
+fn came(asked: &Asked) -> TryResult {
     match (&asked.answer, failed_kind(asked)) {
-        (Ok(answer), _) => Came::Status(answer.status.as_u16()),
-        (Err(_), Some(kind)) => Came::Failed(kind),
+        (Ok(answer), _) => TryResult::Status(answer.status.as_u16()),
+        (Err(_), Some(kind)) => TryResult::Failed(kind),
         // It was there and answered, whatever we make of that.
-        (Err(_), None) => Came::Status(200),
+        (Err(_), None) => TryResult::Status(200),
     }
 }
 

@@ -202,18 +202,18 @@ impl Gateway {
                 sleep(HALF_CLOSED).await;
             };
             tokio::pin!(gone);
-            let turn = tokio::select! {
+            let clearance = tokio::select! {
                 biased;
-                turn = gateway.turn_of_other(&call, &errand) => turn,
+                clearance = gateway.admit_other(&call, &errand) => clearance,
                 () = answer.closed() => return,
                 () = &mut gone => Err(FailureKind::Abandoned.into()),
             };
-            let came = match turn {
-                Ok(admitted) => {
+            let came = match clearance {
+                Ok(clearance) => {
                     let left = async {
                         tokio::select! { () = answer.closed() => {}, () = gone => {} }
                     };
-                    Box::pin(gateway.pass_through(call, (errand, body), admitted, left)).await
+                    Box::pin(gateway.pass_through(call, (errand, body), clearance, left)).await
                 }
                 Err(failure) => Err(failure),
             };

@@ -11,6 +11,7 @@ mod later;
 mod reply;
 mod rules;
 mod spans;
+mod verdict;
 mod via;
 
 use std::future::{Ready, ready};
@@ -27,6 +28,7 @@ use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
 
 use crate::access::{Access, Exceeded, NotPermitted, Permit, Principal};
+use crate::admission::{Admission, Api, Lane, Resource};
 use crate::cache::{Cache, Directives, Entry, Flights, Key, Member};
 use crate::clock::Clock;
 use crate::credential::{Credential, Credentials};
@@ -37,8 +39,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
 use crate::transport::{Body, CheckedBody, Memory, Peer, SMALL};
-use crate::upstream::host::Resource;
-use crate::upstream::{Api, FailedKind, Lane, Upstream};
+use crate::upstream::{FailedKind, Upstream};
 
 use exchange::{Exchange, Unanswered, Why};
 use failure::{Failure, FailureKind};
@@ -57,6 +58,8 @@ pub type Answering = Either<Ready<Response<Body>>, Pin<Box<dyn Future<Output = R
 pub struct Collaborators {
     /// The clock.
     pub clock: Clock,
+    /// Lets requests through to the upstream.
+    pub admission: Admission,
     /// The upstream.
     pub upstream: Upstream,
     /// Who calls, and what they may do.
@@ -79,6 +82,7 @@ pub struct Collaborators {
 #[derive(Debug)]
 pub struct Gateway {
     clock: Clock,
+    admission: Admission,
     upstream: Upstream,
     upstream_name: Arc<str>,
     access: Arc<Access>,
@@ -104,6 +108,7 @@ impl Gateway {
         Self {
             upstream_name: with.upstream.root().to_string().into(),
             clock: with.clock,
+            admission: with.admission,
             upstream: with.upstream,
             access: with.access,
             credentials: with.credentials,
@@ -140,7 +145,7 @@ impl Gateway {
     /// How many requests wait for their turn to be sent.
     #[must_use]
     pub fn queued(&self) -> usize {
-        self.upstream.waiting()
+        self.admission.waiting()
     }
 
     /// Answers a request: at once where nothing need be waited for, as with a hit. Such an answer is counted and
@@ -398,7 +403,7 @@ impl Gateway {
     /// Whether Snyk cannot be asked this at the moment.
     fn is_held(&self, call: &ExportCall, credential: &Credential, client: &Arc<str>) -> bool {
         let lane = Lane { credential: Arc::clone(&credential.name), api: Api::Rest };
-        self.upstream.is_held(&lane, &Resource::from(call), client)
+        self.admission.is_paused(&lane, &Resource::from(call), client)
     }
 
     /// Fetches an entry again ahead of its end, once for all its readers, so that none of them waits for it.

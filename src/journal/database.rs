@@ -3,11 +3,12 @@
 //! Invariant: what [`Database::write`] returned `Ok` for is committed. The file is readable by its owner
 //! alone (0600, new directories 0700), for it names clients and what they asked for.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -22,8 +23,9 @@ use super::fault::Fault;
 use super::health::Health;
 use super::record::{Attempt, Served};
 use super::schema;
-use super::sends::Sends;
+use super::sends::{self, SendsListener, SendsReader};
 use super::settings::{Durability, Settings};
+use crate::clock::{Clock, Now};
 
 /// Longest text that is stored, in characters: an upstream cannot fill the disk through a header.
 const TEXT_LIMIT: usize = 256;
@@ -41,11 +43,21 @@ pub(super) enum Work {
     Attempt(Box<Attempt>, Vec<Served>),
     /// Whom an attempt that is on record answered later.
     Serve(Uuid, Vec<Served>),
-    /// Nothing of its own: somebody waits until what is sent is written.
-    Sends {
-        /// Nothing is sent before what was sent earlier is known.
-        is_first: bool,
-    },
+    /// A request that is sent when it is on record, unless it may not be sent any more.
+    Reserve(Box<Attempt>, Confirm),
+    /// A request that was on record and is not sent after all.
+    Withdraw(Uuid),
+    /// Nothing to write: what others sent is read.
+    Look,
+}
+
+/// Decides whether a request may be sent at a time.
+pub(super) struct Confirm(pub(super) Box<dyn Fn(Now) -> bool + Send>);
+
+impl fmt::Debug for Confirm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Confirm").finish_non_exhaustive()
+    }
 }
 
 impl Work {
@@ -54,21 +66,18 @@ impl Work {
         match self {
             Self::Attempt(_, served) => 1 + served.len(),
             Self::Serve(_, served) => served.len(),
-            Self::Sends { .. } => 0,
+            Self::Reserve(..) | Self::Withdraw(_) | Self::Look => 0,
         }
     }
 
-    /// Whether it is a record, and not a count of sends.
+    /// True if it is a record, which is kept until it can be written.
     pub(super) fn is_record(&self) -> bool {
         match self {
             Self::Attempt(..) | Self::Serve(..) => true,
-            Self::Sends { .. } => false,
+            Self::Reserve(..) | Self::Withdraw(_) | Self::Look => false,
         }
     }
 }
-
-/// The sends of each credential that is in use.
-pub(super) type Ledgers = Mutex<Vec<Arc<Sends>>>;
 
 /// An open journal file.
 #[derive(Debug)]
@@ -122,38 +131,49 @@ impl Database {
         identity(&self.path) == self.identity
     }
 
-    /// Writes a group in one transaction, and with it what was sent meanwhile. For each piece of work: whether its
+    /// Writes a group in one transaction, after reading what others sent meanwhile. For each piece of work: `true` if its
     /// attempt is on record.
     pub(super) fn write<'a>(
         &mut self,
         works: impl Iterator<Item = &'a Work>,
-        (ledgers, now): (&[Arc<Sends>], SystemTime),
+        clock: &Clock,
+        sends: &mut SendsReader,
+        listener: &SendsListener,
     ) -> Result<Vec<bool>, Fault> {
         let connection = &self.connection;
         let group = Group::begin(connection)?;
-        let mut sends = Vec::with_capacity(ledgers.len());
-        for ledger in ledgers {
-            sends.push((ledger, ledger.write(connection, (self.identity, now))?));
-        }
+        // The wait for the file's lock is over: from here on nobody else writes.
+        let now = clock.now();
+        sends.read(connection, self.identity, now.wall, listener)?;
         let mut on_record = Vec::new();
         for work in works {
             on_record.push(match work {
                 Work::Attempt(attempt, served) => {
-                    insert_attempt(connection, attempt, served)?;
+                    put_attempt(connection, attempt, served)?;
                     // The ids are our own, one for each request, so an equal one is the same client's.
                     let others = || served.iter().filter(|one| one.request != attempt.request);
                     others().next().is_none() || insert_served(connection, attempt.id, others())?
                 }
                 Work::Serve(attempt, served) => insert_served(connection, *attempt, served.iter())?,
-                Work::Sends { .. } => true,
+                Work::Reserve(attempt, confirm) => {
+                    let may_be_sent = (confirm.0)(now);
+                    if may_be_sent {
+                        reserve(connection, &Attempt { started: now.wall, ..Attempt::clone(attempt) })?;
+                    }
+                    may_be_sent
+                }
+                Work::Look => true,
+                Work::Withdraw(attempt) => {
+                    let mut withdraw = connection.prepare_cached(
+                        "UPDATE attempts SET error = 'not_sent' WHERE id = ?1 AND status IS NULL AND error IS NULL",
+                    )?;
+                    withdraw.execute([Text::of(*attempt).as_str()])? > 0
+                }
             });
         }
+        let newest = sends::newest(connection)?;
         group.commit()?;
-        for (ledger, last) in sends {
-            if let Some(last) = last {
-                ledger.written(last);
-            }
-        }
+        sends.committed(newest);
         Ok(on_record)
     }
 
@@ -221,19 +241,59 @@ impl Text {
     }
 }
 
-/// Records an attempt, and whether it answered the request that caused it; recording the same attempt again changes
-/// nothing.
-fn insert_attempt(connection: &Connection, attempt: &Attempt, served: &[Served]) -> rusqlite::Result<()> {
-    let mut insert = connection.prepare_cached(
-        "INSERT INTO attempts (id, started_ms, latency_us, upstream, credential, request_id, client, sent_id,
-            received_id, scope_kind, scope_id, export_id, operation, method, status, export_status, bytes,
-            version_requested, version_served, lifecycle, deprecation, sunset, error, try, queued_us, waited_for,
-            answered)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22,
-            ?23, ?24, ?25, ?26, ?27)
-         ON CONFLICT (id) DO NOTHING",
-    )?;
-    insert.execute(params![
+/// Inserts an attempt; what follows says what is done where it is on record already.
+macro_rules! insert_attempt {
+    ($on_conflict:literal) => {
+        concat!(
+            "INSERT INTO attempts (id, started_ms, latency_us, upstream, credential, request_id, client, sent_id,
+                received_id, scope_kind, scope_id, export_id, operation, method, status, export_status, bytes,
+                version_requested, version_served, lifecycle, deprecation, sunset, error, try, queued_us, waited_for,
+                answered, api)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
+                ?22, ?23, ?24, ?25, ?26, ?27, ?28)
+             ON CONFLICT (id) DO UPDATE SET ",
+            $on_conflict
+        )
+    };
+}
+
+/// Puts a request on record before it is sent. One that is on record already, and is sent later than it says, becomes the
+/// newest row, so that other processes read it again.
+fn reserve(connection: &Connection, attempt: &Attempt) -> rusqlite::Result<()> {
+    execute(
+        connection,
+        insert_attempt!("seq = (SELECT max(seq) + 1 FROM attempts), started_ms = excluded.started_ms"),
+        attempt,
+        false,
+    )
+}
+
+/// Records an attempt, and whether it answered the request that caused it. It is on record already, unless the journal did
+/// not work when it was sent; recording the same attempt again changes nothing.
+fn put_attempt(connection: &Connection, attempt: &Attempt, served: &[Served]) -> rusqlite::Result<()> {
+    let is_answered = served.iter().any(|one| one.request == attempt.request);
+    execute(
+        connection,
+        insert_attempt!(
+            "latency_us = excluded.latency_us, received_id = excluded.received_id, export_id = excluded.export_id,
+             status = excluded.status, export_status = excluded.export_status, bytes = excluded.bytes,
+             version_served = excluded.version_served, lifecycle = excluded.lifecycle,
+             deprecation = excluded.deprecation, sunset = excluded.sunset, error = excluded.error,
+             queued_us = excluded.queued_us, waited_for = excluded.waited_for,
+             answered = max(answered, excluded.answered)"
+        ),
+        attempt,
+        is_answered,
+    )
+}
+
+fn execute(
+    connection: &Connection,
+    statement: &str,
+    attempt: &Attempt,
+    is_answered: bool,
+) -> rusqlite::Result<()> {
+    connection.prepare_cached(statement)?.execute(params![
         Text::of(attempt.id).as_str(),
         unix_ms(attempt.started),
         i64::try_from(attempt.latency.as_micros()).unwrap_or(i64::MAX),
@@ -260,7 +320,8 @@ fn insert_attempt(connection: &Connection, attempt: &Attempt, served: &[Served])
         attempt.number,
         i64::try_from(attempt.queued.as_micros()).unwrap_or(i64::MAX),
         attempt.waited_for,
-        served.iter().any(|one| one.request == attempt.request),
+        is_answered,
+        attempt.api,
     ])?;
     Ok(())
 }

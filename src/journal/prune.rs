@@ -11,14 +11,11 @@ use rusqlite::Connection;
 
 use super::database::{Group, unix_ms};
 use super::fault::Fault;
-use super::sends::KEPT;
 use super::settings::Settings;
 use crate::clock::Now;
 
 /// Most rows that one chunk deletes: a record that comes meanwhile waits for it, a millisecond or two.
 const CHUNK: usize = 64;
-/// Most rows of sends that are forgotten with one chunk: each is a few bytes.
-const SENDS: i64 = 1_000;
 /// A chunk is due after this time, however little was written,
 const EVERY: Duration = Duration::from_secs(5);
 /// or after this many attempts.
@@ -90,7 +87,6 @@ pub(super) fn prune(connection: &Connection, settings: &Settings, now: Now) -> R
     let last_surplus = newest.unwrap_or(0).saturating_sub(max_rows);
     let oldest_ms = now.wall.checked_sub(settings.max_age).map_or(i64::MIN, unix_ms);
 
-    forget_sends(connection, now)?;
     let mut victims = seqs(connection, "seq <= ?1 ORDER BY seq", last_surplus)?;
     if victims.len() < CHUNK {
         victims.extend(seqs(connection, "started_ms < ?1 ORDER BY started_ms", oldest_ms)?);
@@ -119,27 +115,6 @@ pub(super) fn prune(connection: &Connection, settings: &Settings, now: Now) -> R
     }
     group.commit()?;
     Ok(room == 0)
-}
-
-/// Forgets the oldest sends that count no more: those of an hour ago, and those that a clock which was ahead put more
-/// than an hour from now.
-fn forget_sends(connection: &Connection, now: Now) -> Result<(), Fault> {
-    let before = now.wall.checked_sub(KEPT).map_or(i64::MIN, unix_ms);
-    let after = now.wall.checked_add(KEPT).map_or(i64::MAX, unix_ms);
-    let mut oldest = connection.prepare_cached("SELECT seq, at_ms FROM sends ORDER BY seq LIMIT ?1")?;
-    let rows = oldest.query_map([SENDS], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
-    let mut last = None;
-    for row in rows {
-        let (seq, at) = row?;
-        if (before..=after).contains(&at) {
-            break;
-        }
-        last = Some(seq);
-    }
-    if let Some(last) = last {
-        connection.prepare_cached("DELETE FROM sends WHERE seq <= ?1")?.execute([last])?;
-    }
-    Ok(())
 }
 
 /// The first attempts that meet a condition.

@@ -19,6 +19,8 @@ pub struct Attempt {
     pub upstream: Arc<str>,
     /// Name of the credential that was presented.
     pub credential: Arc<str>,
+    /// `rest` or `v1`: each has limits of its own.
+    pub api: &'static str,
     /// `Exportgate-Request-Id` of the client request that caused it.
     pub request: Uuid,
     /// The client that caused it.
@@ -74,6 +76,7 @@ impl Attempt {
             latency: Duration::ZERO,
             upstream,
             credential,
+            api: "rest",
             request: id,
             client: "exportgate".into(),
             sent_id,

@@ -57,7 +57,7 @@ pub struct Row {
     pub number: u32,
     /// How long it waited for its turn, in milliseconds.
     pub queued_ms: f64,
-    /// What it waited for: `budget`, `hold` or `concurrency`.
+    /// What it waited for: `budget`, `backoff` or `concurrency`.
     pub waited_for: Option<String>,
 }
 

@@ -12,7 +12,7 @@ use super::fault::Fault;
 pub(super) const APPLICATION_ID: i64 = 0x6578_6774;
 
 /// One step per schema version, oldest first.
-pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
 
 /// Times are whole milliseconds (small, and quick to compare); the view `requests` shows them as text.
 ///
@@ -131,6 +131,12 @@ SELECT strftime('%Y-%m-%dT%H:%M:%fZ', a.started_ms / 1000.0, 'unixepoch') AS sta
        a.upstream, a.credential, a.bytes, a.version_requested, a.version_served, a.lifecycle,
        a.deprecation, a.sunset, a.id, a.seq
 FROM attempts a;
+";
+
+/// A request is on record before it is sent, so what was sent with each credential and API is read from the records.
+const V4: &str = "
+DROP TABLE sends;
+ALTER TABLE attempts ADD COLUMN api TEXT NOT NULL DEFAULT 'rest';
 ";
 
 /// What a file turned out to be.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, oneshot};
@@ -19,18 +19,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 use uuid::Uuid;
 
-use super::database::{Ledgers, Work};
+use super::database::{Confirm, Work};
 use super::fault::Unrecorded;
 use super::health::Health;
 use super::record::{Attempt, Served};
-use super::sends::{News, Sends};
+use super::sends::{RecordedSends, SendsListener};
 use super::settings::Settings;
 use super::writer::{Job, RETRY, Writer};
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 
-/// Longest that the first look at what was sent waits: for a file of an earlier version to be brought to this one. Without
-/// it, a start would begin with a budget that forgets the last hour.
-const FIRST_WAIT: Duration = Duration::from_mins(1);
+/// Longest that a request waits for a file of an earlier version to be brought to this one. Without what was sent in the last
+/// hour, a start would begin with a budget that forgets it.
+const MIGRATION_WAIT: Duration = Duration::from_mins(1);
 /// Longest that a stop waits for the thread: what is queued is a moment's work for a disk that works.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// The same where it is known not to work.
@@ -40,7 +40,7 @@ const CLOSE_WAIT_FAILING: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Shared {
     pub(super) health: Arc<Health>,
-    pub(super) ledgers: Arc<Ledgers>,
+    pub(super) sends: Arc<SendsListener>,
     /// Asks the thread to write what is queued and to end.
     pub(super) close: CancellationToken,
 }
@@ -123,23 +123,27 @@ impl Journal {
         self.submit(Work::Serve(attempt, served)).await
     }
 
-    /// Where the sends of the credential that is called `credential` at `upstream` are noted.
+    /// A place on record for the request that is attempt `id`, not taken yet.
     #[must_use]
-    pub fn sends(&self, upstream: &str, credential: &str) -> Arc<Sends> {
-        let sends = Arc::new(Sends::new(upstream, credential));
-        self.0.shared.ledgers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&sends));
-        sends
+    pub fn reservation(&self, id: Uuid) -> Reservation {
+        Reservation { journal: self.clone(), id, is_open: false }
     }
 
-    /// Writes down that `count` requests are about to be sent at `at` (by the wall clock), and the scopes of the
-    /// `starts` among them, and tells what is known then. What the journal cannot write at the
-    /// moment is written with what comes later. With a `count` of 0 this looks what was sent before, and waits longer.
-    pub async fn spend(&self, sends: &Sends, (count, starts): (u32, Vec<Arc<str>>), at: SystemTime) -> News {
-        sends.note((count, &starts), at);
-        sends.ask();
-        // What is not written now is written later.
-        let _ = self.submit(Work::Sends { is_first: count == 0 }).await;
-        sends.news(at)
+    /// Has `listener` told of what others send, within the transaction that puts our own requests on record, before it is
+    /// decided whether these may be sent.
+    pub fn on_sends(&self, listener: impl Fn(&RecordedSends) + Send + Sync + 'static) {
+        self.0.shared.sends.set(Box::new(listener));
+    }
+
+    /// Has what others sent read, and waits for it as long as for a record; longer while the file is brought to this version.
+    pub async fn look(&self) {
+        // What cannot be read now is read with the first record.
+        let _ = self.submit(Work::Look).await;
+    }
+
+    /// Has the listener told of all that was sent in the last hour, for those who do not know it.
+    pub fn recall(&self) {
+        self.0.shared.sends.recall();
     }
 
     /// Whether the last try to write failed, or a write takes too long.
@@ -215,11 +219,11 @@ impl Journal {
     }
 
     async fn submit(&self, work: Work) -> Result<(), Unrecorded> {
-        let (is_record, is_first) = (work.is_record(), matches!(work, Work::Sends { is_first: true }));
+        let is_record = work.is_record();
         let (done, mut answer) = oneshot::channel();
         let job = Job { work, done: Some(done) };
         if self.is_failing() {
-            // It is written when that is possible. What was sent is written with any record.
+            // A record is written when that is possible.
             return if is_record { self.leave(job) } else { Err(Unrecorded::Failing) };
         }
         let begun = Instant::now();
@@ -236,7 +240,7 @@ impl Journal {
             if let Ok(written) = timeout_at(until, &mut answer).await {
                 return written.unwrap_or(Err(Unrecorded::Closed));
             }
-            let waits = is_first && self.0.shared.health.is_migrating() && begun.elapsed() < FIRST_WAIT;
+            let waits = !is_record && self.0.shared.health.is_migrating() && begun.elapsed() < MIGRATION_WAIT;
             if !waits {
                 self.stalls();
                 return Err(Unrecorded::Failing);
@@ -272,5 +276,57 @@ impl Journal {
         self.0.shared.health.fails();
         self.0.shared.health.dropped.fetch_add(u64::from(is_record), Ordering::Relaxed);
         why
+    }
+}
+
+/// The right to send one request, by its place on record. One that is dropped before [`Reservation::sent`] is marked there as
+/// not sent; it counts all the same, for others may have read it.
+#[derive(Debug)]
+pub struct Reservation {
+    journal: Journal,
+    id: Uuid,
+    /// It may be on record, and is not sent yet.
+    is_open: bool,
+}
+
+impl Reservation {
+    /// Puts `attempt` on record in a transaction that asks `confirm` whether it may still be sent; `false` where it may not.
+    /// Where it is on record already, it is from then on as of now.
+    ///
+    /// # Errors
+    /// The journal does not work at the moment.
+    pub async fn make(
+        &mut self,
+        attempt: &Attempt,
+        confirm: Box<dyn Fn(Now) -> bool + Send>,
+    ) -> Result<bool, Unrecorded> {
+        let work = Work::Reserve(Box::new(attempt.clone()), Confirm(confirm));
+        match self.journal.submit(work).await {
+            Ok(()) => {
+                self.is_open = true;
+                Ok(true)
+            }
+            Err(Unrecorded::NoAttempt) => Ok(false),
+            Err(error @ (Unrecorded::Failing | Unrecorded::Closed)) => {
+                // It may be written after all.
+                self.is_open = true;
+                Err(error)
+            }
+        }
+    }
+
+    /// The request is sent now: its record will be completed.
+    pub fn sent(mut self) {
+        self.is_open = false;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.is_open {
+            let work = Work::Withdraw(self.id);
+            // What finds no room stays on record as a request without an answer.
+            let _ = self.journal.0.queue.try_send(Job { work, done: None });
+        }
     }
 }

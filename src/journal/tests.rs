@@ -1,7 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -37,6 +37,7 @@ fn attempt(n: u128) -> Attempt {
         latency: Duration::from_millis(12),
         upstream: Arc::from("https://api.snyk.io"),
         credential: Arc::from("default"),
+        api: "rest",
         request: Uuid::from_u128(1_000 + n),
         client: Arc::from("alice"),
         sent_id: Uuid::from_u128(2_000 + n),
@@ -201,69 +202,130 @@ async fn a_journal_that_is_written_to_without_a_pause_is_bounded_too() {
     assert!(count(&path, &Query::default()) < 1_500);
 }
 
-/// What others sent, as one process reads it, by when.
-fn counts(sent: &[Sent]) -> Vec<(u32, Option<&str>)> {
-    sent.iter().map(|sent| (sent.count, sent.start.as_deref())).collect()
+/// The sends that a journal tells of: how many at each reading, those of the last hour as less than none.
+fn readings(journal: &Journal) -> Arc<Mutex<Vec<i64>>> {
+    let readings = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&readings);
+    journal.on_sends(move |sends| {
+        let count = |sends: &Vec<RecordedSend>| i64::try_from(sends.len()).unwrap();
+        told.lock().unwrap().push(match sends {
+            RecordedSends::News(sends) => count(sends),
+            RecordedSends::Hour(sends) => -count(sends),
+        });
+    });
+    readings
 }
 
-#[test]
-fn what_is_noted_is_written_with_the_next_group_in_one_row_and_read_by_others_and_after_a_restart() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("journal.db");
-    let open =
-        || database::Database::open(&settings(&path), Duration::from_secs(1), &Arc::default()).unwrap();
-    let sends = |credential| Arc::new(Sends::new("u", credential));
-    // Whole milliseconds, as they are kept.
-    let now = u64::try_from(database::unix_ms(Clock::system().now().wall)).unwrap();
-    let now = std::time::UNIX_EPOCH + Duration::from_millis(now);
-    let at = |ms| now + Duration::from_millis(ms);
-    let group = |file: &mut database::Database, of: &Arc<Sends>| {
-        of.ask();
-        file.write(std::iter::empty(), (std::slice::from_ref(of), now)).unwrap();
-        of.news(at(1_000))
-    };
-    let (mut a, mut b, ours, theirs) = (open(), open(), sends("c"), sends("c"));
-    let scope: Arc<str> = "org o".into();
-    (0..10).for_each(|ms| ours.note((1, &[]), at(ms)));
-    ours.note((1, &[scope]), at(10));
-    ours.note((1, &[]), at(900));
-    // Others do not know of this process yet, and it of none.
-    assert_eq!(ours.news(at(1_000)), News::default());
-    theirs.note((1, &[]), now);
-    assert_eq!(group(&mut b, &theirs).others, []);
-    let news = group(&mut a, &ours);
-    assert_eq!((news.unwritten, news.processes, counts(&news.others)), (Some(0), 1, vec![(1, None)]));
-    ours.note((1, &[]), at(950));
-    assert_eq!(ours.news(at(1_000)).unwritten, Some(1));
-    // In a while they do not know of it again, and it of them.
-    assert_eq!(ours.news(now + Duration::from_mins(11)), News::default());
-    let news = group(&mut b, &theirs);
-    assert_eq!(counts(&news.others), [(11, None), (1, Some("org o")), (1, None)]);
-    assert_eq!((news.processes, news.others[0].at), (1, at(10)));
-    // Each is read once, and none of one's own.
-    assert_eq!(group(&mut b, &theirs).others, []);
-    let _ = group(&mut a, &ours);
-    let all = group(&mut open(), &sends("c")).others;
-    assert_eq!(all.iter().filter(|sent| sent.start.is_none()).map(|sent| sent.count).sum::<u32>(), 14);
-    // Another credential's are another's.
-    assert_eq!(group(&mut open(), &sends("d")).others, []);
+async fn reserve(journal: &Journal, n: u128, may: bool) -> Reservation {
+    let mut reservation = journal.reservation(Uuid::from_u128(n));
+    assert_eq!(reservation.make(&attempt(n), Box::new(move |_| may)).await, Ok(may));
+    reservation
 }
 
 #[tokio::test]
-async fn sends_that_could_not_be_written_are_written_when_it_works_again() {
+async fn each_process_is_told_once_of_what_others_sent_before_it_decides_and_never_of_its_own() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("journal.db");
-    std::fs::write(&path, "this is a letter, not a database").unwrap();
-    let journal = journal(&path);
-    let (sends, now) = (journal.sends("u", "c"), Clock::system().now().wall);
-    assert_eq!(journal.spend(&sends, (2, Vec::new()), now).await, News::default());
-    std::fs::remove_file(&path).unwrap();
-    while journal.record(attempt(1), vec![]).await.is_err() {
-        tokio::task::yield_now().await;
+    let (a, b) = (journal(&path), journal(&path));
+    let (by_a, by_b) = (readings(&a), readings(&b));
+    for n in 1..=3 {
+        reserve(&a, n, true).await.sent();
     }
-    assert_eq!(sends.news(now).unwritten, Some(0));
-    let other = Journal::open(settings(&path), Clock::system());
-    assert_eq!(counts(&other.spend(&other.sends("u", "c"), (0, Vec::new()), now).await.others), [(2, None)]);
+    assert!(by_a.lock().unwrap().is_empty());
+    let seen = Arc::clone(&by_b);
+    let mut reservation = b.reservation(Uuid::from_u128(4));
+    let confirm = move |_| *seen.lock().unwrap() == [3];
+    assert_eq!(reservation.make(&attempt(4), Box::new(confirm)).await, Ok(true));
+    reservation.sent();
+    // One that may not be sent is not there.
+    drop(reserve(&a, 5, false).await);
+    assert_eq!(*by_a.lock().unwrap(), [1]);
+    // The answer of one that is known is no other send.
+    a.record(attempt(1), vec![]).await.unwrap();
+    drop(reserve(&b, 6, false).await);
+    assert_eq!(*by_b.lock().unwrap(), [3]);
+    b.recall();
+    drop(reserve(&b, 6, false).await);
+    assert_eq!(*by_b.lock().unwrap(), [3, -4]);
+    // One that is late is told again, as of then.
+    reserve(&a, 3, true).await.sent();
+    drop(reserve(&b, 6, false).await);
+    assert_eq!(*by_b.lock().unwrap(), [3, -4, 1]);
+    a.close().await;
+    b.close().await;
+    let again = journal(&path);
+    let by_again = readings(&again);
+    drop(reserve(&again, 7, false).await);
+    assert_eq!(*by_again.lock().unwrap(), [4]);
+}
+
+#[tokio::test]
+async fn a_request_is_on_record_before_it_is_sent_and_its_answer_completes_it() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    let journal = journal(&path);
+    let rows = |query: Query| find(&path, &Query { limit: 10, ..query }).unwrap();
+    let sent = |n: u128| Query { id: Some(Uuid::from_u128(2_000 + n).to_string()), ..Query::default() };
+    let mut unanswered = journal.reservation(Uuid::from_u128(1));
+    let before = Attempt { status: None, received_id: None, export_status: None, ..attempt(1) };
+    assert_eq!(unanswered.make(&before, Box::new(|_| true)).await, Ok(true));
+    unanswered.sent();
+    let found = rows(sent(1));
+    assert_eq!(
+        (found.len(), found[0].status, found[0].error.as_deref(), found[0].clients),
+        (1, None, None, 0)
+    );
+    assert_eq!(rows(Query { status: Some(StatusFilter::Error), ..Query::default() }).len(), 1);
+    journal.record(attempt(1), vec![served(1_001, "alice"), served(9, "bob")]).await.unwrap();
+    let found = rows(sent(1));
+    assert_eq!((found.len(), found[0].status, found[0].clients), (1, Some(503), 2));
+    assert_eq!(found[0].received_id.as_deref(), Some("returned-1"));
+    // One that is given up says so.
+    let mut left = journal.reservation(Uuid::from_u128(2));
+    let before = Attempt { status: None, received_id: None, ..attempt(2) };
+    assert_eq!(left.make(&before, Box::new(|_| true)).await, Ok(true));
+    drop(left);
+    journal.close().await;
+    assert_eq!(rows(sent(2))[0].error.as_deref(), Some("not_sent"));
+}
+
+#[tokio::test]
+async fn a_file_that_was_made_anew_is_read_from_its_begin() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    let ours = journal(&path);
+    let told = readings(&ours);
+    for n in 1..=3 {
+        reserve(&ours, n, true).await.sent();
+    }
+    for end in ["", "-wal", "-shm"] {
+        std::fs::remove_file(format!("{}{end}", path.display())).unwrap();
+    }
+    let theirs = journal(&path);
+    reserve(&theirs, 4, true).await.sent();
+    drop(reserve(&ours, 5, false).await);
+    assert_eq!(*told.lock().unwrap(), [1]);
+}
+
+#[tokio::test]
+async fn what_a_clock_dates_more_than_an_hour_away_counts_no_more() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    let first = journal(&path);
+    let now = Clock::system().now().wall;
+    for (n, started) in [
+        (1, now - Duration::from_mins(59)),
+        (2, now - Duration::from_mins(61)),
+        (3, now + Duration::from_mins(59)),
+        (4, now + Duration::from_mins(61)),
+    ] {
+        first.record(Attempt { started, ..attempt(n) }, vec![]).await.unwrap();
+    }
+    first.close().await;
+    let second = journal(&path);
+    let told = readings(&second);
+    drop(reserve(&second, 5, false).await);
+    assert_eq!(*told.lock().unwrap(), [2]);
 }
 
 #[tokio::test]
@@ -295,28 +357,12 @@ async fn a_file_of_version_2_keeps_its_rows_and_finds_them() {
     for id in ["r", "f", "s"] {
         assert_eq!(count(&path, &Query { id: Some(id.to_owned()), ..Query::default() }), 1, "{id}");
     }
-    let sends = journal.sends("u", "c");
-    assert_eq!(counts(&journal.spend(&sends, (0, Vec::new()), clock.now().wall).await.others), [(5, None)]);
-}
-
-#[tokio::test]
-async fn sends_that_count_no_more_are_forgotten_and_those_of_a_clock_that_was_ahead() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("journal.db");
-    let (journal, clock) = (journal(&path), Clock::system());
-    journal.record(attempt(1), vec![]).await.unwrap();
+    // What was sent before it was brought to this version counts.
     journal.close().await;
-    let connection = rusqlite::Connection::open(&path).unwrap();
-    let hour = 3_600_000;
-    for ms in [30 * hour, -2 * hour, 0] {
-        let at = database::unix_ms(clock.now().wall) + ms;
-        let insert = "INSERT INTO sends (credential, process, at_ms, count) VALUES ('c', 'p', ?1, 1)";
-        connection.execute(insert, [at]).unwrap();
-    }
-    let left = || connection.query_row("SELECT count(*) FROM sends", [], |row| row.get::<_, i64>(0)).unwrap();
-    assert_eq!(left(), 3);
-    prune::prune(&connection, &settings(&path), clock.now()).unwrap();
-    assert_eq!(left(), 1);
+    let again = self::journal(&path);
+    let told = readings(&again);
+    drop(reserve(&again, 2, false).await);
+    assert_eq!(*told.lock().unwrap(), [2]);
 }
 
 #[tokio::test]

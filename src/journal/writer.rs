@@ -6,8 +6,8 @@
 //! queue. Invariant: `failing` is set before anybody hears of the failure, and cleared before anybody hears of success.
 
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -17,10 +17,10 @@ use tracing::{debug, error, info, warn};
 use super::database::{Database, Work};
 use super::fault::{Fault, Unrecorded};
 use super::prune::{self, Schedule};
-use super::sends::Sends;
+use super::sends::SendsReader;
 use super::settings::Settings;
 use super::store::Shared;
-use crate::clock::{Clock, Now};
+use crate::clock::Clock;
 
 /// Most pieces of work in one transaction.
 const GROUP: usize = 256;
@@ -54,13 +54,15 @@ pub(super) struct Writer {
     /// What was taken off the queue and is not written yet.
     group: Vec<Job>,
     schedule: Schedule,
+    sends: SendsReader,
 }
 
 impl Writer {
     pub(super) fn new(settings: Settings, (clock, retry): (Clock, Duration), shared: Shared) -> Self {
         let now = clock.now().mono;
         let (state, schedule) = (State::Closed { retry_at: now }, Schedule::new(now));
-        Self { settings, clock, retry, shared, state, group: Vec::new(), schedule }
+        let sends = SendsReader::default();
+        Self { settings, clock, retry, shared, state, group: Vec::new(), schedule, sends }
     }
 
     /// Serves until asked to close, or until every handle is gone.
@@ -115,13 +117,17 @@ impl Writer {
 
     /// Writes the group and answers everybody in it.
     fn commit(&mut self) {
-        let group = mem::take(&mut self.group);
+        let mut group = mem::take(&mut self.group);
+        // Who did not wait for its record any more has been sent without, or will not be.
+        group.retain(|job| !matches!(job.work, Work::Reserve(..)) || job.is_awaited());
         let records = group.iter().filter(|job| job.work.is_record()).count();
         self.shared.health.in_hand.store(records, Ordering::Relaxed);
-        let Now { mono: began, wall } = self.clock.now();
-        let ledgers = self.ledgers();
-        let written =
-            self.using(|database| database.write(group.iter().map(|job| &job.work), (&ledgers, wall)));
+        let began = self.clock.now().mono;
+        let (clock, shared) = (self.clock.clone(), self.shared.clone());
+        let mut sends = mem::take(&mut self.sends);
+        let works = group.iter().map(|job| &job.work);
+        let written = self.using(|database| database.write(works, &clock, &mut sends, &shared.sends));
+        self.sends = sends;
         match written {
             Ok(on_record) => {
                 let took = self.clock.now().mono.saturating_duration_since(began);
@@ -211,35 +217,10 @@ impl Writer {
             database.set_patience(patience)?;
             Ok(more)
         });
-        match pruned.and_then(|more| self.write_sends(Duration::ZERO).map(|()| more)) {
+        match pruned {
             Ok(more) => self.schedule.pruned(now.mono, (more, owed)),
             Err(fault) => self.failed(&fault),
         }
-    }
-
-    /// The sends of each credential; those of one that nobody uses any more are let go once they are written.
-    fn ledgers(&self) -> Vec<Arc<Sends>> {
-        let mut ledgers = self.shared.ledgers.lock().unwrap_or_else(PoisonError::into_inner);
-        ledgers.retain(|sends| Arc::strong_count(sends) > 1 || sends.is_due());
-        ledgers.clone()
-    }
-
-    /// Writes what was sent and is in no group yet: nothing was recorded for a while. Where another process is at work
-    /// for longer than `patience`, it is written later.
-    fn write_sends(&mut self, patience: Duration) -> Result<(), Fault> {
-        let ledgers = self.ledgers();
-        if !ledgers.iter().any(|sends| sends.is_due()) {
-            return Ok(());
-        }
-        let (now, usual) = (self.clock.now().wall, self.patience());
-        self.using(|database| {
-            database.set_patience(patience)?;
-            match database.write(std::iter::empty(), (&ledgers, now)) {
-                Err(fault) if fault.is_busy() => {}
-                other => drop(other?),
-            }
-            database.set_patience(usual)
-        })
     }
 
     /// Whether the file is open, or it is time to try opening it.
@@ -308,11 +289,6 @@ impl Writer {
             self.drop_records(lost);
             self.shared.health.in_hand.store(0, Ordering::Relaxed);
         }
-        if matches!(self.state, State::Open(_))
-            && let Err(fault) = self.write_sends(PATIENCE_FAILING)
-        {
-            debug!(cause = fault.chain(), "the last sends are not written");
-        }
         let State::Open(database) = self.state else { return };
         // Whatever fails here, the write-ahead log stays and is taken up at the next start.
         if let Err(fault) = database.set_patience(PATIENCE_FAILING).and_then(|()| database.close()) {
@@ -322,6 +298,11 @@ impl Writer {
 }
 
 impl Job {
+    /// True if somebody waits for it.
+    fn is_awaited(&self) -> bool {
+        self.done.as_ref().is_some_and(|done| !done.is_closed())
+    }
+
     /// Tells whoever waits. That nobody does any more is fine: the record is kept all the same.
     fn answer(&mut self, result: Result<(), Unrecorded>) {
         if let Some(done) = self.done.take() {

@@ -1,18 +1,9 @@
 //! Sending a request to Snyk and reading what comes back.
 
-pub mod backoff;
-pub mod budget;
 mod failed;
-pub mod gate;
-pub mod host;
-pub mod pacer;
-mod queue;
-pub mod retry;
 mod settings;
-mod slots;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,7 +12,6 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Limited;
 use hyper::body::Body as _;
-use tokio::sync::Notify;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
@@ -30,15 +20,8 @@ use crate::transport::{
     Streamed, TransportError,
 };
 
-use crate::circuit::Standing;
-
-use gate::{Asking, Kind, NoTurn, Outcome, Told};
-use host::{Broken, Change, Evidence, Host, Probes, Resource};
-use pacer::{Pacer, Pass};
-use retry::Allowance;
-
 pub use failed::{Failed, FailedKind};
-pub use settings::{Root, Settings, Sparing};
+pub use settings::{Root, Settings};
 
 /// The upstream: one root, one connection pool.
 #[derive(Debug, Clone)]
@@ -48,11 +31,6 @@ pub struct Upstream {
     /// Connections for answers that stream: who takes them slowly must not use up the windows of the others.
     streaming: Client,
     bounds: Arc<ArcSwap<Bounds>>,
-    pacers: Arc<ArcSwap<Pacers>>,
-    host: Arc<Mutex<Host>>,
-    /// The host's circuit opened: nobody needs to wait for a turn.
-    opened: Arc<Notify>,
-    retries: Arc<Mutex<(Allowance, retry::Settings)>>,
     proxy_failed: Arc<Mutex<Option<FailedKind>>>,
     memory: Memory,
 }
@@ -72,123 +50,6 @@ impl From<&Settings> for Bounds {
             head_timeout: settings.connect_timeout + settings.header_timeout,
             request_timeout: settings.request_timeout,
             max_answer: settings.max_answer,
-        }
-    }
-}
-
-/// Snyk's two APIs. Each has limits of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Api {
-    /// `/rest`.
-    Rest,
-    /// `/v1`.
-    V1,
-}
-
-/// The requests that Snyk counts together: those with one credential to one API.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Lane {
-    /// The credential's name.
-    pub credential: Arc<str>,
-    /// The API.
-    pub api: Api,
-}
-
-impl Lane {
-    fn of(credentials: &[Arc<str>]) -> impl Iterator<Item = Self> {
-        let lane = |credential: &Arc<str>, api| Self { credential: Arc::clone(credential), api };
-        credentials.iter().flat_map(move |name| [lane(name, Api::Rest), lane(name, Api::V1)])
-    }
-}
-
-impl std::fmt::Display for Lane {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.credential)?;
-        if self.api == Api::V1 { f.write_str(" v1") } else { Ok(()) }
-    }
-}
-
-/// Who gives turns in each lane.
-pub type Pacers = HashMap<Lane, Arc<Pacer>>;
-
-/// The end of one request.
-#[derive(Debug)]
-pub struct End {
-    /// For the lane's backoff.
-    pub outcome: Outcome,
-    /// What the rate fields of the answer say.
-    pub told: Told,
-    /// The part of the API that it was of.
-    pub kind: Kind,
-    /// For the circuits; `None` where it is tried again.
-    pub evidence: Evidence,
-}
-
-/// The right to send one request, and the duty to say how it ended. Dropped without, it has ended without an answer.
-#[derive(Debug)]
-pub struct Admitted {
-    /// Its turn in its lane.
-    pub pass: Pass,
-    circuits: Circuits,
-}
-
-/// A request's part in the circuits.
-#[derive(Debug)]
-struct Circuits {
-    upstream: Upstream,
-    resource: Option<Resource>,
-    probes: Probes,
-    is_ended: bool,
-}
-
-impl Admitted {
-    /// Whether much depends on what it gets: it is the first request after a pause.
-    #[must_use]
-    pub const fn is_probe(&self) -> bool {
-        self.pass.is_probe() || self.circuits.probes.is_any()
-    }
-
-    /// Notes how the request ended.
-    pub fn ended(self, end: End) {
-        let Self { pass, mut circuits } = self;
-        pass.ended(end.outcome, &end.told, end.kind);
-        circuits.end(end.evidence);
-    }
-}
-
-impl Circuits {
-    fn end(&mut self, evidence: Evidence) {
-        self.is_ended = true;
-        let (upstream, resource) = (&self.upstream, self.resource.as_ref());
-        let change = lock(&upstream.host).ended(resource, self.probes, evidence, std::time::Instant::now());
-        match change {
-            Change::None => {}
-            Change::Opened => {
-                tracing::error!(upstream.url = %upstream.root, "circuit breaker opened: the upstream keeps failing; pausing all requests for breaker.pause");
-                upstream.opened.notify_waiters();
-            }
-            Change::ScopeOpened | Change::ExportOpened => {
-                let scope = resource.map(|resource| resource.scope.id.as_str());
-                let export = resource.filter(|_| change == Change::ExportOpened);
-                let export = export.and_then(|resource| Some(resource.export.as_ref()?.as_str()));
-                tracing::warn!(
-                    export.scope.id = scope,
-                    export.id = export,
-                    "circuit breaker opened for one export, org or group: it keeps failing; others go on"
-                );
-            }
-            Change::Closed => {
-                tracing::info!(upstream.url = %upstream.root, "circuit breaker closed: the upstream answers again");
-                upstream.pacers.load().values().for_each(|pacer| pacer.ramp());
-            }
-        }
-    }
-}
-
-impl Drop for Circuits {
-    fn drop(&mut self) {
-        if !self.is_ended {
-            self.end(Evidence::None);
         }
     }
 }
@@ -224,148 +85,31 @@ impl Upstream {
     ///
     /// # Errors
     /// See [`TransportError`].
-    pub fn new(
-        settings: &Settings,
-        sparing: &Sparing,
-        credentials: &[Arc<str>],
-        memory: Memory,
-    ) -> Result<Self, TransportError> {
+    pub fn new(settings: &Settings, memory: Memory) -> Result<Self, TransportError> {
         let root = settings.root.clone();
         let client = || {
             let Settings { ca_file, connect_timeout, dead_after, .. } = settings;
             Client::new(&root.uri(), ca_file.as_deref(), *connect_timeout, *dead_after)
         };
-        memory.set(sparing.rest.max_wait, sparing.rest.several_clients);
         Ok(Self {
             client: client()?,
             streaming: client()?,
             root,
             bounds: Arc::new(ArcSwap::from_pointee(settings.into())),
-            pacers: Arc::new(ArcSwap::from_pointee(
-                Lane::of(credentials).map(|lane| (lane.clone(), Pacer::new(&lane, sparing))).collect(),
-            )),
-            host: Arc::new(Mutex::new(Host::new(sparing.breaker))),
-            opened: Arc::default(),
-            retries: Arc::new(Mutex::new((Allowance::new(sparing.retry.percent), sparing.retry))),
             proxy_failed: Arc::default(),
             memory,
         })
     }
 
-    /// Who gives turns in each lane.
-    #[must_use]
-    pub fn pacers(&self) -> Arc<Pacers> {
-        self.pacers.load_full()
-    }
-
-    /// Goes by other settings from now on (root, certificates and connecting stay), and gives turns for `credentials`.
-    /// The pacers that are new are given back: they must be run. One that is gone gives no more turns, and ends when
-    /// nobody waits for it.
-    pub fn set(&self, settings: &Settings, sparing: &Sparing, credentials: &[Arc<str>]) -> Pacers {
+    /// Goes by other settings from now on; root, certificates and connecting stay.
+    pub fn set(&self, settings: &Settings) {
         self.bounds.store(Arc::new(settings.into()));
-        self.memory.set(sparing.rest.max_wait, sparing.rest.several_clients);
-        lock(&self.host).set(sparing.breaker);
-        {
-            let mut retries = lock(&self.retries);
-            retries.0.set(sparing.retry.percent);
-            retries.1 = sparing.retry;
-        }
-        let (before, mut new) = (self.pacers(), Pacers::new());
-        let mut all = Pacers::new();
-        for lane in Lane::of(credentials) {
-            let pacer = if let Some(pacer) = before.get(&lane) {
-                pacer.set(sparing.gate(lane.api).clone());
-                Arc::clone(pacer)
-            } else {
-                let pacer = Pacer::new(&lane, sparing);
-                new.insert(lane.clone(), Arc::clone(&pacer));
-                pacer
-            };
-            all.insert(lane, pacer);
-        }
-        before.iter().filter(|(lane, _)| !all.contains_key(lane)).for_each(|(_, pacer)| pacer.retire());
-        self.pacers.store(Arc::new(all));
-        new
-    }
-
-    /// How many requests wait for their turn.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.pacers.load().values().map(|pacer| pacer.waiting()).sum()
-    }
-
-    /// The state of the host's circuit, and how many exports have a circuit that is not closed.
-    #[must_use]
-    pub fn circuit(&self) -> (Standing, usize) {
-        let host = lock(&self.host);
-        (host.standing(std::time::Instant::now()), host.broken_exports())
-    }
-
-    /// Waits for a turn to send a request about `resource` in `lane`.
-    ///
-    /// # Errors
-    /// [`NotNow`].
-    pub async fn turn(
-        &self,
-        lane: &Lane,
-        resource: Option<Resource>,
-        asking: Asking,
-    ) -> Result<Admitted, NotNow> {
-        let opened = self.opened.notified();
-        let client = Arc::clone(&asking.client);
-        self.check(resource.as_ref(), &client)?;
-        let pacers = self.pacers.load_full();
-        let pacer = pacers.get(lane).ok_or(NotNow::NoTurn(pacer::NO_ANSWER))?;
-        let pass = tokio::select! {
-            biased;
-            pass = pacer.turn(asking) => pass.map_err(NotNow::NoTurn)?,
-            () = opened => {
-                self.check(resource.as_ref(), &client)?;
-                return Err(NotNow::NoTurn(pacer::NO_ANSWER));
-            }
-        };
-        let now = std::time::Instant::now();
-        let mut host = lock(&self.host);
-        host.check(resource.as_ref(), &client, now).map_err(NotNow::Broken)?;
-        let probes = host.sent(resource.as_ref(), &client, now);
-        drop(host);
-        Ok(Admitted {
-            pass,
-            circuits: Circuits { upstream: self.clone(), resource, probes, is_ended: false },
-        })
-    }
-
-    fn check(&self, resource: Option<&Resource>, client: &Arc<str>) -> Result<(), NotNow> {
-        let mut host = lock(&self.host);
-        let broken = host.check(resource, client, std::time::Instant::now());
-        broken.inspect_err(|broken| host.refused(resource, client, *broken)).map_err(NotNow::Broken)
-    }
-
-    /// Whether it is known that nothing of `client` about `resource` is sent in `lane` at the moment.
-    #[must_use]
-    pub fn is_held(&self, lane: &Lane, resource: &Resource, client: &Arc<str>) -> bool {
-        lock(&self.host).check(Some(resource), client, std::time::Instant::now()).is_err()
-            || self.pacers.load().get(lane).is_some_and(|pacer| pacer.is_held())
-    }
-
-    /// The pause before another try of a read that came to this, if there is to be one. `left` is the time that its
-    /// client still waits.
-    pub fn retry(&self, came: retry::Came, tries: u32, left: Duration) -> Option<Duration> {
-        let mut retries = lock(&self.retries);
-        let (allowance, settings) = &mut *retries;
-        let pause = retry::pause(came, tries, fastrand::f64(), left, settings)?;
-        allowance.take().then_some(pause)
-    }
-
-    /// Counts a request that is sent for the first time: so many more retries may follow.
-    pub fn sent_first(&self) {
-        lock(&self.retries).0.sent();
     }
 
     /// The proxy that requests go through, as `HOST:PORT (VARIABLE)`, and how it failed last, where it fails.
     #[must_use]
     pub fn proxy(&self) -> Option<(&str, Option<FailedKind>)> {
-        Some((self.client.proxy()?, *lock(&self.proxy_failed)))
+        Some((self.client.proxy()?, *self.proxy_failed.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// Where requests go.
@@ -445,7 +189,7 @@ impl Upstream {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(failed::before_head(error)).filter(|kind| kind.is_proxys()),
         };
-        *lock(&self.proxy_failed) = failed;
+        *self.proxy_failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
     }
 
     async fn read(
@@ -469,20 +213,6 @@ impl Upstream {
             Ok(Ok(gathered)) => Ok(gathered),
         }
     }
-}
-
-/// Nothing is sent at the moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotNow {
-    /// A circuit is open.
-    Broken(Broken),
-    /// The budget, a hold or the queue stand in the way.
-    NoTurn(NoTurn),
-}
-
-/// A panic while it was locked left it whole: each change is one call.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The bytes of a header section, as RFC 9113 §6.5.2 counts them.

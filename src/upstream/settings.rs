@@ -29,28 +29,6 @@ pub struct Settings {
     pub default_version: Option<String>,
 }
 
-/// How Snyk is spared.
-#[derive(Debug, Clone)]
-pub struct Sparing {
-    /// `[budget]`, `[queue]` and `[hold]`, for `/rest`.
-    pub rest: super::gate::Settings,
-    /// The same for `/v1`, which has limits of its own.
-    pub v1: super::gate::Settings,
-    /// `[retry]`.
-    pub retry: super::retry::Settings,
-    /// `[breaker]`.
-    pub breaker: super::host::Settings,
-}
-
-impl Sparing {
-    pub(super) const fn gate(&self, api: super::Api) -> &super::gate::Settings {
-        match api {
-            super::Api::Rest => &self.rest,
-            super::Api::V1 => &self.v1,
-        }
-    }
-}
-
 /// The upstream's root: scheme, authority and, behind another gateway, a path prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {

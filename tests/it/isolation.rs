@@ -52,7 +52,7 @@ async fn a_refused_start_holds_its_scope_alone_whatever_ends_meanwhile() {
         assert_eq!(world.get(&results("bad")).await.status, 200);
         // Its starts wait, and are told Snyk's own time.
         let held = start(&world, ORG).await;
-        assert_eq!((held.status.as_u16(), held.code().as_str()), (429, "hold"));
+        assert_eq!((held.status.as_u16(), held.code().as_str()), (429, "backoff"));
         assert!((3_590..=3_600).contains(&retry_after(&held)), "{}", retry_after(&held));
         assert_eq!(world.fake.hits().start, starts);
         // Those of another scope are asked.
@@ -200,7 +200,7 @@ async fn what_v1_and_other_buckets_say_is_not_about_exports() {
     world.fake.fault_at(Target::Path("/v1/".into()), Fault::TooManyRequests { retry_after: 1_800 }, Some(1));
     assert_eq!(world.get("/v1/org/a/projects").await.status, 429);
     assert_eq!(world.get(&of(OTHER, "good")).await.status, 200);
-    assert_eq!(world.get("/v1/org/a/projects").await.code(), "hold");
+    assert_eq!(world.get("/v1/org/a/projects").await.code(), "backoff");
     // Its calls are counted by its own windows.
     let now = budget().await;
     assert_eq!(now["windows"][1]["used"], 1);
@@ -219,7 +219,7 @@ async fn what_v1_and_other_buckets_say_is_not_about_exports() {
     assert_eq!(world.get(&issues).await.status, 429);
     assert_eq!(world.get(&of(OTHER, "good")).await.status, 200);
     assert_eq!(budget().await["windows"][1]["limit"], 1_620);
-    assert_eq!(budget().await["hold"]["state"], "none");
+    assert_eq!(budget().await["backoff"]["state"], "none");
     // Failures of other calls open nothing, whoever makes them.
     for fault in [Fault::Status(503), Fault::NoHealthyUpstream, Fault::Reset] {
         world.fake.fault_at(at.clone(), fault, Some(15));
@@ -231,7 +231,7 @@ async fn what_v1_and_other_buckets_say_is_not_about_exports() {
     // What names no bucket, in a 429 of the REST API, may be the account's: then everything is held.
     world.fake.fault_at(at, Fault::TooManyRequests { retry_after: 60 }, Some(1));
     assert_eq!(world.get(&issues).await.status, 429);
-    assert_eq!(world.get(&of(OTHER, "good")).await.code(), "hold");
+    assert_eq!(world.get(&of(OTHER, "good")).await.code(), "backoff");
     world.stop().await;
 }
 

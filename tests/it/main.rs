@@ -10,6 +10,7 @@
 mod access;
 mod admin;
 mod attacks;
+mod budget;
 mod caching;
 mod clients;
 mod command_line;

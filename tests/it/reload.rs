@@ -125,7 +125,7 @@ async fn logged(program: &Program, text: &str, count: usize) -> String {
 /// A configuration that differs from others in what may change: budget, log level, limits, clients' file, TLS.
 fn configuration(path: &Path, n: usize, more: &str) {
     let text = format!(
-        "budget.share = 0.{}\nlog.filter = \"{}\"\nlistener.max_connections = {}\nhold.ramp = {}\n{more}\n",
+        "budget.share = 0.{}\nlog.filter = \"{}\"\nlistener.max_connections = {}\nbackoff.ramp = {}\n{more}\n",
         n % 8 + 2,
         ["info", "debug"][n % 2],
         1_000 + n,

@@ -1,4 +1,4 @@
-//! How Snyk is spared: the gate in simulated time against the fake's exact limiter, and the whole gateway through
+//! How Snyk is spared: the rules in simulated time against the fake's exact limiter, and the whole gateway through
 //! the door.
 
 #![expect(clippy::print_stdout, reason = "figures are told, not asserted")]
@@ -7,23 +7,23 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
 
+use exportgate::admission::{
+    BackoffSettings, Bucket, Candidate, Grant, LaneSettings, Limit, QueueId, Rules, SendOutcome, Step,
+};
 use exportgate::fake::Limiter;
-use exportgate::upstream::backoff;
-use exportgate::upstream::budget::Limit;
-use exportgate::upstream::gate::{self, Asking, Bucket, Gate, Outcome, Settings, Ticket, Turn};
 
 const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn settings() -> Settings {
+fn settings() -> LaneSettings {
     let limit = |most, window| Limit { most, window: seconds(window) };
-    Settings {
+    LaneSettings {
         limits: vec![limit(160, 1), limit(1_620, 60), limit(97_200, 3_600)],
         account: vec![limit(160, 1), limit(1_620, 60), limit(97_200, 3_600)],
         starts: None,
         margin: Duration::from_millis(250),
-        hold: backoff::Settings { usual: seconds(60), most: seconds(600), ramp: 10 },
+        backoff: BackoffSettings { usual: seconds(60), most: seconds(600), ramp: 10 },
         max_wait: seconds(10),
         max_waiting: 10_000,
         max_running: 64,
@@ -31,8 +31,8 @@ fn settings() -> Settings {
     }
 }
 
-fn asking(client: &str, deadline: Instant) -> Asking {
-    Asking { client: client.into(), weight: 1, start: None, deadline }
+fn candidate(client: &str, deadline: Instant) -> Candidate {
+    Candidate { client: client.into(), weight: 1, start: None, deadline, is_put_back: false }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,8 +40,8 @@ enum Event {
     /// A client asks.
     Asks(usize),
     /// A send of a client comes back.
-    Ends(usize, gate::Send, bool),
-    /// The gate wanted to be asked again.
+    Ends(usize, Grant, bool),
+    /// The rules wanted to be asked again.
     Wake,
 }
 
@@ -51,13 +51,13 @@ struct World {
     begin: Instant,
     events: BinaryHeap<Reverse<(Instant, u64, Event)>>,
     count: u64,
-    gate: Gate,
+    rules: Rules,
     snyk: Limiter,
     answered: u32,
     too_many: u32,
     down: bool,
     wake: Option<Instant>,
-    tickets: HashMap<Ticket, (usize, Instant)>,
+    queued: HashMap<QueueId, (usize, Instant)>,
     /// How long each answered request of each client waited for its turn.
     waited: Vec<Vec<Duration>>,
     refused: Vec<u32>,
@@ -66,20 +66,20 @@ struct World {
 }
 
 impl World {
-    fn new(settings: Settings, clients: usize) -> Self {
+    fn new(settings: LaneSettings, clients: usize) -> Self {
         let begin = Instant::now();
         let mut world = Self {
             now: begin,
             begin,
             events: BinaryHeap::new(),
             count: 0,
-            gate: Gate::new(settings),
+            rules: Rules::new(settings),
             snyk: Limiter::default(),
             answered: 0,
             too_many: 0,
             down: false,
             wake: None,
-            tickets: HashMap::new(),
+            queued: HashMap::new(),
             waited: vec![Vec::new(); clients],
             refused: vec![0; clients],
             sends: Vec::new(),
@@ -106,10 +106,10 @@ impl World {
             self.now = at;
             match event {
                 Event::Asks(client) => {
-                    let asking = asking(&name(client), at + seconds(90));
-                    match self.gate.ask(asking, at) {
-                        Ok((ticket, _)) => {
-                            self.tickets.insert(ticket, (client, at));
+                    let candidate = candidate(&name(client), at + seconds(90));
+                    match self.rules.enqueue(candidate, at) {
+                        Ok(id) => {
+                            self.queued.insert(id, (client, at));
                         }
                         Err(no) => {
                             self.refused[client] += 1;
@@ -119,40 +119,41 @@ impl World {
                 }
                 Event::Ends(client, send, admitted) => {
                     let outcome = match (self.down, admitted) {
-                        (true, _) => Outcome::Failed,
-                        (false, false) => Outcome::TooMany {
+                        (true, _) => SendOutcome::Failed,
+                        (false, false) => SendOutcome::TooMany {
                             retry_after: Some(seconds(60)),
                             bucket: Bucket::Unknown,
                             jitter: Duration::ZERO,
                         },
-                        (false, true) => Outcome::Answered,
+                        (false, true) => SendOutcome::Answered,
                     };
-                    self.gate.ended(None, send, &outcome, at);
+                    self.rules.ended(send, &outcome, at);
                     self.at(at, Event::Asks(client));
                 }
                 Event::Wake => {}
             }
             loop {
-                match self.gate.turn(self.now) {
-                    Turn::Send { ticket, send } => {
-                        let (client, since) = self.tickets.remove(&ticket).expect("a ticket");
+                match self.rules.next_step(self.now) {
+                    Step::Admit { id, grant } => {
+                        assert!(self.rules.confirm(grant.slot, self.now));
+                        let (client, since) = self.queued.remove(&id).expect("a place in the queue");
                         self.waited[client].push(self.now - since);
                         self.sends.push(self.now);
-                        if send.is_probe {
+                        if grant.is_probe {
                             self.probes.push(self.now);
                         }
                         let ms = u64::try_from((self.now - self.begin).as_millis()).unwrap();
                         let admitted = self.snyk.admit(1_620, ms);
                         self.answered += u32::from(admitted);
                         self.too_many += u32::from(!admitted);
-                        self.at(self.now + latency, Event::Ends(client, send, admitted));
+                        self.at(self.now + latency, Event::Ends(client, grant, admitted));
                     }
-                    Turn::Refuse(ticket, no) => {
-                        let (client, _) = self.tickets.remove(&ticket).expect("a ticket");
+                    Step::Refuse(id, no) => {
+                        let (client, _) = self.queued.remove(&id).expect("a place in the queue");
                         self.refused[client] += 1;
                         self.at(self.now + no.retry_after, Event::Asks(client));
                     }
-                    Turn::At(at) => {
+                    Step::Wait(at) => {
                         // One wake-up that is early enough will do.
                         if self.wake.is_none_or(|wake| wake <= self.now || at < wake) {
                             self.wake = Some(at);
@@ -160,8 +161,8 @@ impl World {
                         }
                         break;
                     }
-                    Turn::End(slot) => panic!("{slot:?} was not abandoned"),
-                    Turn::Idle => break,
+                    Step::Evict(slot) => panic!("{slot:?} was not abandoned"),
+                    Step::Idle => break,
                 }
             }
         }
@@ -222,8 +223,8 @@ fn one_429_holds_all_sends_then_one_probe_then_a_ramp() {
         Event::Asks(_) | Event::Wake => None,
     });
     let too_many =
-        Outcome::TooMany { retry_after: Some(seconds(30)), bucket: Bucket::Unknown, jitter: seconds(1) };
-    world.gate.ended(None, under_way.expect("a request under way"), &too_many, held_at);
+        SendOutcome::TooMany { retry_after: Some(seconds(30)), bucket: Bucket::Unknown, jitter: seconds(1) };
+    world.rules.ended(under_way.expect("a request under way"), &too_many, held_at);
     world.sends.clear();
     world.run(seconds(60), |client| format!("c{client}"), Duration::from_millis(50));
     let first = world.sends[0];

@@ -1,4 +1,4 @@
-//! Snyk is spared, through the door: retries, waits and holds, the budget across restarts and processes, an upstream
+//! Snyk is spared, through the door: retries, waits and backoff, the budget across restarts and processes, an upstream
 //! that fails, and what is served meanwhile.
 
 use std::sync::Arc;
@@ -84,15 +84,15 @@ async fn after_a_429_nothing_is_sent_until_its_time_is_over_and_who_can_wait_doe
     let (first, others) = tokio::join!(first, others);
     assert_eq!((first.status.as_u16(), first.field("exportgate-attempts")), (200, "2"));
     assert!(
-        first.field("exportgate-queued-ms").ends_with("for=hold"),
+        first.field("exportgate-queued-ms").ends_with("for=backoff"),
         "{}",
         first.field("exportgate-queued-ms")
     );
     assert!(others.iter().all(|status| [200, 404].contains(status)), "{others:?}");
     // The 429, then a second of nothing, then one probe, and no other before it was back.
     let gaps = sent(&world);
-    let hold = gaps.iter().position(|gap| *gap >= Duration::from_secs(1)).expect("a hold");
-    assert!(gaps[..hold].len() <= 2, "{gaps:?}");
+    let pause = gaps.iter().position(|gap| *gap >= Duration::from_secs(1)).expect("a pause");
+    assert!(gaps[..pause].len() <= 2, "{gaps:?}");
     assert_eq!(world.fake.hits().api(), 1 + 1 + 1 + 19, "{gaps:?}");
     world.stop().await;
 }
@@ -100,15 +100,16 @@ async fn after_a_429_nothing_is_sent_until_its_time_is_over_and_who_can_wait_doe
 #[tokio::test(flavor = "multi_thread")]
 async fn a_429_that_is_too_long_to_wait_for_is_told_and_an_absurd_one_is_capped() {
     let world =
-        World::with(Settings::default(), vec![flag("hold.max", "2s"), flag("queue.max_wait", "500ms")]).await;
+        World::with(Settings::default(), vec![flag("backoff.max", "2s"), flag("queue.max_wait", "500ms")])
+            .await;
     world.fake.put_export(&scope(), "e1", State::Word("PENDING".into()));
     world.fake.fault(Fault::TooManyRequests { retry_after: 561_600 }, Some(1));
     // Snyk's own answer, for it was asked.
     let told = world.get(&results("e1")).await;
     assert_eq!((told.status.as_u16(), told.field("retry-after")), (429, "561600"));
-    // Ours from then on: no more than a day, though we ask again when hold.max is over.
+    // Ours from then on: no more than a day, though we ask again when backoff.max is over.
     let ours = world.get(&results("e1")).await;
-    assert_eq!((ours.status.as_u16(), ours.code().as_str()), (429, "hold"));
+    assert_eq!((ours.status.as_u16(), ours.code().as_str()), (429, "backoff"));
     assert_eq!(ours.field("retry-after"), "86400");
     assert_eq!(world.fake.hits().api(), 1);
     while world.get(&results("e1")).await.status == 429 {}
@@ -124,7 +125,7 @@ async fn a_refused_start_stops_the_starts_of_its_scope_and_nothing_else() {
     assert_eq!(start(&world, ORG).await.status, 429);
     for _ in 0..20 {
         let held = start(&world, ORG).await;
-        assert_eq!((held.status.as_u16(), held.code().as_str()), (429, "hold"));
+        assert_eq!((held.status.as_u16(), held.code().as_str()), (429, "backoff"));
         // Snyk's own time, counted down.
         assert!((3_500..=3_600).contains(&held.field("retry-after").parse::<u64>().unwrap()));
         assert_eq!(world.get(&results("e1")).await.status, 404);
@@ -274,7 +275,7 @@ fn fragile() -> Flags {
         flag("retry.max", 0),
         flag("breaker.failures", 3),
         flag("breaker.pause", "300ms"),
-        flag("hold.ramp", 5),
+        flag("backoff.ramp", 5),
     ]
 }
 
@@ -388,7 +389,7 @@ async fn what_is_past_its_freshness_is_served_while_snyk_fails_until_its_links_d
     assert_eq!(world.get_with(&results("e1"), &[("cache-control", "no-cache")]).await.status, 503);
     world.fake.fault(Fault::Status(404), Some(1));
     assert_eq!(world.get(&results("e1")).await.status, 404);
-    // In a hold nothing is even tried.
+    // In a backoff nothing is even tried.
     world.fake.fault(Fault::TooManyRequests { retry_after: 3_000 }, Some(1));
     assert!(world.get(&results("e1")).await.cache().contains("stale"));
     let asked = world.fake.hits().api();

@@ -78,9 +78,14 @@ async fn a_journal_that_another_program_locks_holds_no_answer_up_and_loses_no_re
 async fn a_start_keeps_its_answer_where_answers_without_a_record_are_refused() {
     let world = journaled(vec![flag("journal.on_failure", "refuse")]).await;
     let other = Connection::open(world.journal()).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    // It is not known to fail yet, so Snyk begins the export.
-    assert_eq!(start(&world).await.status, StatusCode::ACCEPTED);
+    // It works when the start is sent, so Snyk begins the export, and fails when the answer is there.
+    let hold = world.fake.hold();
+    let (started, ()) = tokio::join!(start(&world), async {
+        world.fake.wait_for_hits(2).await;
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        drop(hold);
+    });
+    assert_eq!(started.status, StatusCode::ACCEPTED);
     let hits = world.fake.hits().api();
     for refused in [start(&world).await, world.get(&results("e2")).await] {
         assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "journal_unavailable"));

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::*;
 use crate::journal::database::{Database, Work};
+use crate::journal::sends::{SendsListener, SendsReader};
 
 const CLIENTS: [&str; 4] = ["alice", "bob", "carol", "dave"];
 const STATUSES: [Option<u16>; 12] = [
@@ -98,7 +99,8 @@ fn fill(database: &mut Database, random: &mut fastrand::Rng, size: u128) -> Vec<
         let id = attempt.id;
         known.push(Known { attempt: attempt.clone(), clients, requests });
         let works = [Work::Attempt(Box::new(attempt), at_once), Work::Serve(id, others)];
-        database.write(works.iter(), (&[], at(0))).unwrap();
+        let (mut sends, listener) = (SendsReader::default(), SendsListener::default());
+        database.write(works.iter(), &Clock::system(), &mut sends, &listener).unwrap();
     }
     known
 }

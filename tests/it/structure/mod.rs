@@ -8,7 +8,7 @@ const RANKS: [&[&str]; 7] = [
     &["error_text"],
     &["circuit", "clock", "expiry", "files", "hardening", "secret", "shutdown", "systemd"],
     &["route", "transport"],
-    &["access", "cache", "credential", "journal", "listener", "telemetry", "upstream"],
+    &["access", "admission", "cache", "credential", "journal", "listener", "telemetry", "upstream"],
     &["admin", "gateway"],
     &["config", "app"],
     &["cli"],
@@ -82,8 +82,10 @@ fn sizes() {
     let code: usize = files.iter().map(|file| file.code).sum();
     let tuples: usize = files.iter().flat_map(|file| &file.functions).map(|f| f.tuples).sum();
     let docs: Vec<&String> = files.iter().flat_map(|file| &file.doc_openings).collect();
-    let clauses =
-        docs.iter().filter(|word| ["What", "How", "Whether", "Where", "Who", "Whom", "Whose"].contains(&word.as_str())).count();
+    let clauses = docs
+        .iter()
+        .filter(|word| ["What", "How", "Whether", "Where", "Who", "Whom", "Whose"].contains(&word.as_str()))
+        .count();
     let inner: usize = files.iter().map(|file| file.inner_comments).sum();
     let clock: usize = files.iter().filter(|file| file.part() != "clock").map(|file| file.clock_reads).sum();
     let mut types = std::collections::BTreeMap::<&str, usize>::new();
@@ -93,12 +95,27 @@ fn sizes() {
     let twice: Vec<_> = types.iter().filter(|(_, count)| **count > 1).collect();
     println!("{code} lines of code in {} files", files.len());
     println!("files: median {}, p90 {}, longest {}", at(&lines, 50), at(&lines, 90), at(&lines, 100));
-    let long = |most: usize| files.iter().filter(|file| file.lines > most).map(|file| format!("{} {}", file.lines, file.path)).collect::<Vec<_>>();
+    let long = |most: usize| {
+        files
+            .iter()
+            .filter(|file| file.lines > most)
+            .map(|file| format!("{} {}", file.lines, file.path))
+            .collect::<Vec<_>>()
+    };
     println!("over 400: {:?}", long(400));
     let of: Vec<usize> = functions.iter().map(|(lines, _)| *lines).collect();
-    println!("functions: {}, median {}, p90 {}, longest {}", of.len(), at(&of, 50), at(&of, 90), at(&of, 100));
+    println!(
+        "functions: {}, median {}, p90 {}, longest {}",
+        of.len(),
+        at(&of, 50),
+        at(&of, 90),
+        at(&of, 100)
+    );
     println!("over 70: {:?}", functions.iter().filter(|(lines, _)| *lines > 70).collect::<Vec<_>>());
-    println!("tuples as parameters: {tuples}; doc lines {}, of which clauses {clauses}; comments in functions {inner}; clock reads elsewhere {clock}", docs.len());
+    println!(
+        "tuples as parameters: {tuples}; doc lines {}, of which clauses {clauses}; comments in functions {inner}; clock reads elsewhere {clock}",
+        docs.len()
+    );
     println!("names of several types: {twice:?}");
 }
 

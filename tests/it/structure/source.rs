@@ -76,7 +76,8 @@ fn read(src: &Path, path: &Path) -> File {
     let is_code = |line: &&&str| !line.trim().is_empty() && !line.trim().starts_with("//");
     let comment = |at: usize| lines.get(at).is_some_and(|line| is_plain_comment(line));
     let inside = |range: &(usize, usize)| (range.0..range.1).filter(|at| comment(*at)).count();
-    let docs = lines.iter().filter_map(|line| line.trim().strip_prefix("///").or(line.trim().strip_prefix("//!")));
+    let docs =
+        lines.iter().filter_map(|line| line.trim().strip_prefix("///").or(line.trim().strip_prefix("//!")));
     File {
         lines: lines.len(),
         code: lines.iter().filter(is_code).count(),
@@ -127,9 +128,7 @@ struct Seen {
 
 impl Seen {
     fn function(&mut self, signature: &syn::Signature, whole: proc_macro2::Span) {
-        let is_tuple = |input: &&syn::FnArg| {
-            matches!(input, syn::FnArg::Typed(typed) if matches!(&*typed.ty, syn::Type::Tuple(tuple) if !tuple.elems.is_empty()))
-        };
+        let is_tuple = |input: &&syn::FnArg| matches!(input, syn::FnArg::Typed(typed) if matches!(&*typed.ty, syn::Type::Tuple(tuple) if !tuple.elems.is_empty()));
         let lines = whole.end().line - signature.span().start().line + 1;
         self.bodies.push((signature.span().start().line, whole.end().line));
         self.functions.push(Function {

@@ -9,12 +9,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::circuit::{Admits, Candidate, Circuit, ProbeOrder, Standing};
+use crate::circuit::{Admits, Circuit, CircuitStatus, ProbeCandidate, ProbeOrder};
 use crate::route::{ExportCall, Id, Operation, Scope};
 
 /// `[breaker]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
+pub struct BreakerSettings {
     /// Failed requests in a row that open a circuit.
     pub failures: u32,
     /// How long a circuit is open before a probe.
@@ -52,7 +52,7 @@ pub enum Evidence {
     Answered,
     /// No connection: no address, refused, no route, no TLS.
     Unreachable,
-    /// A connection, but no answer of Snyk's: broken, too late, or made by an edge.
+    /// A connection, but no answer of Snyk's: open, too late, or made by an edge.
     Broken,
     /// Neither: it was ended by us.
     None,
@@ -60,11 +60,11 @@ pub enum Evidence {
 
 /// A circuit that stands in a request's way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Broken {
+pub struct OpenCircuit {
     /// Until the next probe.
     pub retry_after: Duration,
     /// Whose it is.
-    pub of: Level,
+    pub level: Level,
 }
 
 /// What a circuit is about.
@@ -80,7 +80,7 @@ pub enum Level {
 
 /// The circuits that a request passed as their probe.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Probes {
+pub(super) struct Probes {
     host: bool,
     scope: bool,
     export: bool,
@@ -89,14 +89,14 @@ pub struct Probes {
 impl Probes {
     /// Whether it is any circuit's probe.
     #[must_use]
-    pub const fn is_any(self) -> bool {
+    pub(super) const fn is_any(self) -> bool {
         self.host || self.scope || self.export
     }
 }
 
 /// What the end of a request did to the circuits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub(super) enum CircuitChange {
     /// Nothing.
     None,
     /// The host's opened.
@@ -111,14 +111,14 @@ pub enum Change {
 
 /// A circuit of many exports.
 #[derive(Debug, Default)]
-struct Shared {
+struct SharedCircuit {
     circuit: Circuit,
     order: ProbeOrder,
 }
 
-impl Shared {
+impl SharedCircuit {
     /// Whether a request may pass.
-    fn check(&self, candidate: Candidate<'_>, pause: Duration, now: Instant) -> Result<(), Duration> {
+    fn check(&self, candidate: ProbeCandidate<'_>, pause: Duration, now: Instant) -> Result<(), Duration> {
         let due = self.circuit.probe_due_for(now);
         if due.is_some_and(|due| self.order.is_left_to_others(candidate, due, pause)) {
             return Err(pause);
@@ -154,7 +154,7 @@ fn wait(circuit: &Circuit, now: Instant) -> Result<(), Duration> {
 
 /// One export, or the starts of one scope.
 #[derive(Debug, Default)]
-struct Health {
+struct ResourceHealth {
     circuit: Circuit,
     /// Failed requests since the last good one.
     failures: u32,
@@ -162,7 +162,7 @@ struct Health {
     last: Option<Instant>,
 }
 
-impl Health {
+impl ResourceHealth {
     fn is_recent(&self, now: Instant) -> bool {
         self.last.is_some_and(|last| now.saturating_duration_since(last) < ALIVE)
     }
@@ -170,23 +170,23 @@ impl Health {
 
 /// The circuits of one upstream.
 #[derive(Debug)]
-pub struct Host {
-    settings: Settings,
-    whole: Shared,
+pub(super) struct Circuits {
+    settings: BreakerSettings,
+    whole: SharedCircuit,
     /// Requests in a row that found no connection.
     unreachable: u32,
     /// Those that are not closed.
-    scopes: HashMap<Scope, Shared>,
-    resources: HashMap<Resource, Health>,
+    scopes: HashMap<Scope, SharedCircuit>,
+    resources: HashMap<Resource, ResourceHealth>,
 }
 
-impl Host {
+impl Circuits {
     /// All circuits are closed.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: BreakerSettings) -> Self {
         Self {
             settings,
-            whole: Shared::default(),
+            whole: SharedCircuit::default(),
             unreachable: 0,
             scopes: HashMap::new(),
             resources: HashMap::new(),
@@ -194,7 +194,7 @@ impl Host {
     }
 
     /// Goes by other settings from now on.
-    pub fn set(&mut self, settings: Settings) {
+    pub(super) fn set(&mut self, settings: BreakerSettings) {
         self.settings = settings;
     }
 
@@ -202,21 +202,26 @@ impl Host {
     ///
     /// # Errors
     /// The circuit that stands in its way.
-    pub fn check(&self, resource: Option<&Resource>, client: &Arc<str>, now: Instant) -> Result<(), Broken> {
+    pub(super) fn check(
+        &self,
+        resource: Option<&Resource>,
+        client: &Arc<str>,
+        now: Instant,
+    ) -> Result<(), OpenCircuit> {
         let health = resource.and_then(|resource| self.resources.get(resource));
         let candidate = self.candidate(resource, client);
-        let shared = |shared: &Shared| shared.check(candidate, self.settings.pause, now);
-        let of = |of| move |retry_after| Broken { retry_after, of };
+        let shared = |shared: &SharedCircuit| shared.check(candidate, self.settings.pause, now);
+        let of = |level| move |retry_after| OpenCircuit { retry_after, level };
         shared(&self.whole).map_err(of(Level::Host))?;
         let scope = resource.and_then(|resource| self.scopes.get(&resource.scope));
         scope.map_or(Ok(()), shared).map_err(of(Level::Scope))?;
         health.map_or(Ok(()), |health| wait(&health.circuit, now)).map_err(of(Level::Export))
     }
 
-    /// Notes that `broken` kept a request of `client` about `resource` from being sent.
-    pub fn refused(&mut self, resource: Option<&Resource>, client: &Arc<str>, broken: Broken) {
+    /// Notes that `open` kept a request of `client` about `resource` from being sent.
+    pub(super) fn refused(&mut self, resource: Option<&Resource>, client: &Arc<str>, open: OpenCircuit) {
         let candidate = self.candidate(resource, client);
-        match (broken.of, resource) {
+        match (open.level, resource) {
             (Level::Host, _) => self.whole.order.refused(candidate),
             (Level::Scope, Some(resource)) => {
                 if let Some(scope) = self.scopes.get_mut(&resource.scope) {
@@ -227,13 +232,13 @@ impl Host {
         }
     }
 
-    fn candidate<'a>(&self, resource: Option<&Resource>, client: &'a Arc<str>) -> Candidate<'a> {
+    fn candidate<'a>(&self, resource: Option<&Resource>, client: &'a Arc<str>) -> ProbeCandidate<'a> {
         let health = resource.and_then(|resource| self.resources.get(resource));
-        Candidate { client, is_failing: health.is_some_and(|health| health.failures > 0) }
+        ProbeCandidate { client, is_failing: health.is_some_and(|health| health.failures > 0) }
     }
 
     /// Counts a request of `client` that is sent at `now`.
-    pub fn sent(&mut self, resource: Option<&Resource>, client: &Arc<str>, now: Instant) -> Probes {
+    pub(super) fn sent(&mut self, resource: Option<&Resource>, client: &Arc<str>, now: Instant) -> Probes {
         let scope = resource.and_then(|resource| self.scopes.get_mut(&resource.scope));
         let health = resource.and_then(|resource| self.resources.get_mut(resource));
         Probes {
@@ -244,13 +249,13 @@ impl Host {
     }
 
     /// A request ended that was `probes`. A try that is made again says nothing yet: it is ended with `Evidence::None`.
-    pub fn ended(
+    pub(super) fn ended(
         &mut self,
         resource: Option<&Resource>,
         probes: Probes,
         evidence: Evidence,
         now: Instant,
-    ) -> Change {
+    ) -> CircuitChange {
         match evidence {
             Evidence::Answered => self.answered(resource, probes, now),
             Evidence::Unreachable => {
@@ -259,37 +264,38 @@ impl Host {
                 if probes.host || self.unreachable >= self.settings.failures {
                     return self.open(now);
                 }
-                Change::None
+                CircuitChange::None
             }
             Evidence::Broken => {
                 self.unreachable = 0;
-                let change = resource.map_or(Change::None, |resource| self.broke(resource, probes, now));
+                let change =
+                    resource.map_or(CircuitChange::None, |resource| self.broke(resource, probes, now));
                 let is_down = probes.host || self.is_down(now);
                 if is_down { self.open(now) } else { change }
             }
             Evidence::None => {
                 self.lose(resource, probes, now);
-                Change::None
+                CircuitChange::None
             }
         }
     }
 
     /// The state of the host's circuit at `now`.
     #[must_use]
-    pub fn standing(&self, now: Instant) -> Standing {
+    pub(super) fn standing(&self, now: Instant) -> CircuitStatus {
         self.whole.circuit.standing(now)
     }
 
     /// How many exports have a circuit that is not closed.
     #[must_use]
-    pub fn broken_exports(&self) -> usize {
-        let is_broken = |(resource, health): &(&Resource, &Health)| {
+    pub(super) fn broken_exports(&self) -> usize {
+        let is_broken = |(resource, health): &(&Resource, &ResourceHealth)| {
             !health.circuit.is_closed() || health.failures > 0 && self.scopes.contains_key(&resource.scope)
         };
         self.resources.iter().filter(is_broken).count()
     }
 
-    fn answered(&mut self, resource: Option<&Resource>, probes: Probes, now: Instant) -> Change {
+    fn answered(&mut self, resource: Option<&Resource>, probes: Probes, now: Instant) -> CircuitChange {
         self.unreachable = 0;
         if probes.host {
             // What failed while the host was down says nothing of the parts.
@@ -310,15 +316,15 @@ impl Host {
         }
         if probes.host {
             self.whole.circuit.close(None, now);
-            return Change::Closed;
+            return CircuitChange::Closed;
         }
-        Change::None
+        CircuitChange::None
     }
 
     /// Counts a failure against `resource` and its scope.
-    fn broke(&mut self, resource: &Resource, probes: Probes, now: Instant) -> Change {
-        let Settings { failures, pause } = self.settings;
-        let Some(health) = self.health(resource, now) else { return Change::None };
+    fn broke(&mut self, resource: &Resource, probes: Probes, now: Instant) -> CircuitChange {
+        let BreakerSettings { failures, pause } = self.settings;
+        let Some(health) = self.health(resource, now) else { return CircuitChange::None };
         health.last = Some(now);
         health.failures += 1;
         let was_closed = health.circuit.is_closed();
@@ -328,9 +334,9 @@ impl Host {
         }
         if probes.scope || self.fails_together(now, |one| one.scope == resource.scope, |one| one) {
             let is_new = self.scopes.entry(resource.scope.clone()).or_default().open(pause, now);
-            return if is_new { Change::ScopeOpened } else { Change::None };
+            return if is_new { CircuitChange::ScopeOpened } else { CircuitChange::None };
         }
-        if opens && was_closed { Change::ExportOpened } else { Change::None }
+        if opens && was_closed { CircuitChange::ExportOpened } else { CircuitChange::None }
     }
 
     /// The probes have no result.
@@ -374,12 +380,12 @@ impl Host {
         parts.len() >= 2 && failures >= self.settings.failures
     }
 
-    fn open(&mut self, now: Instant) -> Change {
-        if self.whole.open(self.settings.pause, now) { Change::Opened } else { Change::None }
+    fn open(&mut self, now: Instant) -> CircuitChange {
+        if self.whole.open(self.settings.pause, now) { CircuitChange::Opened } else { CircuitChange::None }
     }
 
     /// What is known of `resource`; `None` where too much is known already.
-    fn health(&mut self, resource: &Resource, now: Instant) -> Option<&mut Health> {
+    fn health(&mut self, resource: &Resource, now: Instant) -> Option<&mut ResourceHealth> {
         if self.resources.len() >= RESOURCES && !self.resources.contains_key(resource) {
             self.resources.retain(|_, health| health.is_recent(now));
             if self.resources.len() >= RESOURCES {
@@ -395,7 +401,7 @@ mod tests {
     use super::*;
     use crate::route::ScopeKind;
 
-    const SETTINGS: Settings = Settings { failures: 3, pause: Duration::from_secs(5) };
+    const SETTINGS: BreakerSettings = BreakerSettings { failures: 3, pause: Duration::from_secs(5) };
 
     fn resource(scope: &str, export: &str) -> Resource {
         let id = |text| Id::parse(text).expect("an id");
@@ -403,19 +409,24 @@ mod tests {
     }
 
     /// Sends a request about `resource`, if that may be, and ends it.
-    fn ask(host: &mut Host, resource: &Resource, evidence: Evidence, now: Instant) -> Result<Change, Broken> {
+    fn ask(
+        host: &mut Circuits,
+        resource: &Resource,
+        evidence: Evidence,
+        now: Instant,
+    ) -> Result<CircuitChange, OpenCircuit> {
         ask_as("one", host, resource, evidence, now)
     }
 
     fn ask_as(
         client: &str,
-        host: &mut Host,
+        host: &mut Circuits,
         resource: &Resource,
         evidence: Evidence,
         now: Instant,
-    ) -> Result<Change, Broken> {
+    ) -> Result<CircuitChange, OpenCircuit> {
         let (resource, client) = (Some(resource), &client.into());
-        host.check(resource, client, now).inspect_err(|broken| host.refused(resource, client, *broken))?;
+        host.check(resource, client, now).inspect_err(|open| host.refused(resource, client, *open))?;
         let probes = host.sent(resource, client, now);
         let resource = resource.expect("given");
         Ok(host.ended(Some(resource), probes, evidence, now))
@@ -427,52 +438,52 @@ mod tests {
 
     #[test]
     fn one_bad_export_opens_its_own_circuit_and_no_other() {
-        let (mut host, now) = (Host::new(SETTINGS), Instant::now());
+        let (mut host, now) = (Circuits::new(SETTINGS), Instant::now());
         let (bad, good) = (resource("a", "bad"), resource("a", "good"));
         for _ in 0..2 {
-            assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Ok(Change::None));
+            assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Ok(CircuitChange::None));
         }
-        assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Ok(Change::ExportOpened));
-        let broken = Broken { retry_after: SETTINGS.pause, of: Level::Export };
-        assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Err(broken));
-        assert_eq!(ask(&mut host, &good, Evidence::Answered, now), Ok(Change::None));
+        assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Ok(CircuitChange::ExportOpened));
+        let open = OpenCircuit { retry_after: SETTINGS.pause, level: Level::Export };
+        assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Err(open));
+        assert_eq!(ask(&mut host, &good, Evidence::Answered, now), Ok(CircuitChange::None));
         // One request a pause, until it is good again.
         for pause in 1..5 {
             let now = at(now, 5 * pause);
-            assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Ok(Change::None));
+            assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Ok(CircuitChange::None));
             assert!(ask(&mut host, &bad, Evidence::Broken, now).is_err());
         }
-        assert_eq!(ask(&mut host, &bad, Evidence::Answered, at(now, 25)), Ok(Change::None));
-        assert_eq!(ask(&mut host, &bad, Evidence::Answered, at(now, 25)), Ok(Change::None));
+        assert_eq!(ask(&mut host, &bad, Evidence::Answered, at(now, 25)), Ok(CircuitChange::None));
+        assert_eq!(ask(&mut host, &bad, Evidence::Answered, at(now, 25)), Ok(CircuitChange::None));
     }
 
     #[test]
     fn exports_of_one_org_that_fail_together_open_its_circuit_and_no_other() {
-        let (mut host, now) = (Host::new(SETTINGS), Instant::now());
+        let (mut host, now) = (Circuits::new(SETTINGS), Instant::now());
         let [a, b, c, other] = [("a", "1"), ("a", "2"), ("a", "3"), ("b", "1")].map(|(s, e)| resource(s, e));
-        assert_eq!(ask(&mut host, &a, Evidence::Broken, now), Ok(Change::None));
-        assert_eq!(ask(&mut host, &b, Evidence::Broken, now), Ok(Change::None));
-        assert_eq!(ask(&mut host, &b, Evidence::Broken, now), Ok(Change::ScopeOpened));
-        assert!(ask(&mut host, &c, Evidence::Answered, now).is_err_and(|broken| broken.of == Level::Scope));
-        assert_eq!(ask(&mut host, &other, Evidence::Answered, now), Ok(Change::None));
+        assert_eq!(ask(&mut host, &a, Evidence::Broken, now), Ok(CircuitChange::None));
+        assert_eq!(ask(&mut host, &b, Evidence::Broken, now), Ok(CircuitChange::None));
+        assert_eq!(ask(&mut host, &b, Evidence::Broken, now), Ok(CircuitChange::ScopeOpened));
+        assert!(ask(&mut host, &c, Evidence::Answered, now).is_err_and(|open| open.level == Level::Scope));
+        assert_eq!(ask(&mut host, &other, Evidence::Answered, now), Ok(CircuitChange::None));
         // One request a pause, and one that did not fail first.
         assert!(ask(&mut host, &a, Evidence::Broken, at(now, 5)).is_err());
-        assert_eq!(ask(&mut host, &c, Evidence::Answered, at(now, 5)), Ok(Change::None));
-        assert_eq!(ask(&mut host, &a, Evidence::Broken, at(now, 5)), Ok(Change::None));
+        assert_eq!(ask(&mut host, &c, Evidence::Answered, at(now, 5)), Ok(CircuitChange::None));
+        assert_eq!(ask(&mut host, &a, Evidence::Broken, at(now, 5)), Ok(CircuitChange::None));
     }
 
     #[test]
     fn a_host_that_is_not_reached_is_down_for_everybody() {
-        let (mut host, now) = (Host::new(SETTINGS), Instant::now());
+        let (mut host, now) = (Circuits::new(SETTINGS), Instant::now());
         let (a, b) = (resource("a", "e"), resource("b", "e"));
         let changes = [(); 3].map(|()| ask(&mut host, &a, Evidence::Unreachable, now));
-        assert_eq!(changes, [Ok(Change::None), Ok(Change::None), Ok(Change::Opened)]);
-        assert!(ask(&mut host, &b, Evidence::Answered, now).is_err_and(|broken| broken.of == Level::Host));
+        assert_eq!(changes, [Ok(CircuitChange::None), Ok(CircuitChange::None), Ok(CircuitChange::Opened)]);
+        assert!(ask(&mut host, &b, Evidence::Answered, now).is_err_and(|open| open.level == Level::Host));
         // One request a pause.
-        assert_eq!(ask(&mut host, &a, Evidence::Unreachable, at(now, 5)), Ok(Change::None));
+        assert_eq!(ask(&mut host, &a, Evidence::Unreachable, at(now, 5)), Ok(CircuitChange::None));
         assert!(ask(&mut host, &a, Evidence::Unreachable, at(now, 5)).is_err());
-        assert_eq!(ask(&mut host, &a, Evidence::Answered, at(now, 10)), Ok(Change::Closed));
-        assert_eq!(ask(&mut host, &b, Evidence::Answered, at(now, 10)), Ok(Change::None));
+        assert_eq!(ask(&mut host, &a, Evidence::Answered, at(now, 10)), Ok(CircuitChange::Closed));
+        assert_eq!(ask(&mut host, &b, Evidence::Answered, at(now, 10)), Ok(CircuitChange::None));
     }
 
     #[test]
@@ -480,13 +491,13 @@ mod tests {
         let (a, b, good) = (resource("a", "e"), resource("b", "e"), resource("c", "e"));
         let now = Instant::now();
         for is_alive in [false, true] {
-            let mut host = Host::new(SETTINGS);
+            let mut host = Circuits::new(SETTINGS);
             if is_alive {
-                assert_eq!(ask(&mut host, &good, Evidence::Answered, now), Ok(Change::None));
+                assert_eq!(ask(&mut host, &good, Evidence::Answered, now), Ok(CircuitChange::None));
             }
-            assert_eq!(ask(&mut host, &a, Evidence::Broken, now), Ok(Change::None));
-            assert_eq!(ask(&mut host, &a, Evidence::Broken, now), Ok(Change::None));
-            let expected = if is_alive { Change::None } else { Change::Opened };
+            assert_eq!(ask(&mut host, &a, Evidence::Broken, now), Ok(CircuitChange::None));
+            assert_eq!(ask(&mut host, &a, Evidence::Broken, now), Ok(CircuitChange::None));
+            let expected = if is_alive { CircuitChange::None } else { CircuitChange::Opened };
             assert_eq!(ask(&mut host, &b, Evidence::Broken, now), Ok(expected));
         }
     }
@@ -494,19 +505,19 @@ mod tests {
     #[test]
     fn a_probe_is_not_spent_on_what_just_failed_unless_nothing_else_asks() {
         let (a, b, good) = (resource("a", "e"), resource("b", "e"), resource("c", "e"));
-        let (mut host, now) = (Host::new(Settings { failures: 2, ..SETTINGS }), Instant::now());
+        let (mut host, now) = (Circuits::new(BreakerSettings { failures: 2, ..SETTINGS }), Instant::now());
         let changes = [&a, &b].map(|one| ask(&mut host, one, Evidence::Broken, now));
-        assert_eq!(changes, [Ok(Change::None), Ok(Change::Opened)]);
+        assert_eq!(changes, [Ok(CircuitChange::None), Ok(CircuitChange::Opened)]);
         // Nobody else asks: the next of them is the probe.
-        assert_eq!(ask(&mut host, &a, Evidence::Broken, at(now, 5)), Ok(Change::None));
+        assert_eq!(ask(&mut host, &a, Evidence::Broken, at(now, 5)), Ok(CircuitChange::None));
         // Somebody else asks: the probe is theirs, whoever comes first.
         assert!(ask(&mut host, &good, Evidence::Answered, at(now, 6)).is_err());
         assert!(ask(&mut host, &b, Evidence::Broken, at(now, 10)).is_err());
-        assert_eq!(ask(&mut host, &good, Evidence::Answered, at(now, 10)), Ok(Change::Closed));
+        assert_eq!(ask(&mut host, &good, Evidence::Answered, at(now, 10)), Ok(CircuitChange::Closed));
         // And where they do not come again, it is anybody's after 15 s: longer than the 10 s at which clients poll.
-        let mut other = Host::new(SETTINGS);
-        assert_eq!(ask(&mut other, &a, Evidence::Broken, now), Ok(Change::None));
-        assert_eq!(other.open(now), Change::Opened);
+        let mut other = Circuits::new(SETTINGS);
+        assert_eq!(ask(&mut other, &a, Evidence::Broken, now), Ok(CircuitChange::None));
+        assert_eq!(other.open(now), CircuitChange::Opened);
         assert!(ask(&mut other, &good, Evidence::Answered, now).is_err());
         assert!(ask(&mut other, &a, Evidence::Broken, at(now, 5)).is_err());
         assert!(ask(&mut other, &a, Evidence::Broken, at(now, 19)).is_err());
@@ -515,8 +526,8 @@ mod tests {
 
     #[test]
     fn clients_whose_exports_fail_do_not_take_all_probes() {
-        let (mut host, now) = (Host::new(SETTINGS), Instant::now());
-        assert_eq!(host.open(now), Change::Opened);
+        let (mut host, now) = (Circuits::new(SETTINGS), Instant::now());
+        assert_eq!(host.open(now), CircuitChange::Opened);
         let good = resource("c", "e");
         // Two of them ask for other exports each second, a third client polls its own every 10 s.
         for second in 1.. {
@@ -530,17 +541,17 @@ mod tests {
                 break;
             }
         }
-        assert_eq!(ask_as("one", &mut host, &good, Evidence::Answered, at(now, 60)), Ok(Change::None));
+        assert_eq!(ask_as("one", &mut host, &good, Evidence::Answered, at(now, 60)), Ok(CircuitChange::None));
     }
 
     #[test]
     fn a_probe_without_a_result_is_followed_by_another() {
-        let (mut host, now) = (Host::new(SETTINGS), Instant::now());
+        let (mut host, now) = (Circuits::new(SETTINGS), Instant::now());
         let a = resource("a", "e");
         for _ in 0..3 {
             let _ = ask(&mut host, &a, Evidence::Unreachable, now);
         }
-        assert_eq!(ask(&mut host, &a, Evidence::None, at(now, 5)), Ok(Change::None));
-        assert_eq!(ask(&mut host, &a, Evidence::Answered, at(now, 5)), Ok(Change::Closed));
+        assert_eq!(ask(&mut host, &a, Evidence::None, at(now, 5)), Ok(CircuitChange::None));
+        assert_eq!(ask(&mut host, &a, Evidence::Answered, at(now, 5)), Ok(CircuitChange::Closed));
     }
 }

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::circuit::{Admits, Circuit, Phase, Standing};
+use crate::circuit::{Admits, Circuit, CircuitStatus, Phase};
 
-/// `[hold]`.
+/// `[backoff]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settings {
+pub struct BackoffSettings {
     /// Length of a backoff where the 429 does not say.
     pub usual: Duration,
     /// Longest backoff of ours, whatever the 429 says.
@@ -22,11 +22,11 @@ const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// A `Retry-After` beyond this is not believed (561,600 s were seen), and clients are told this much.
 const LONGEST_TOLD: Duration = Duration::from_hours(24);
 
-/// One backoff. Two times count: when we ask Snyk again, which `hold.max` bounds, and when Snyk said to come back,
+/// One backoff. Two times count: when we ask Snyk again, which `backoff.max` bounds, and when Snyk said to come back,
 /// which clients are told.
 #[derive(Debug)]
-pub struct Backoff {
-    settings: Settings,
+pub(super) struct Backoff {
+    settings: BackoffSettings,
     circuit: Circuit,
     told_until: Option<Instant>,
 }
@@ -34,29 +34,35 @@ pub struct Backoff {
 impl Backoff {
     /// None.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub(super) fn new(settings: BackoffSettings) -> Self {
         Self { settings, circuit: Circuit::default(), told_until: None }
     }
 
     /// Goes by other settings from now on.
-    pub fn set(&mut self, settings: Settings) {
+    pub(super) fn set(&mut self, settings: BackoffSettings) {
         self.settings = settings;
     }
 
     /// The requests that may be sent at `now`.
     #[must_use]
-    pub fn admits(&self, now: Instant) -> Admits {
+    pub(super) fn admits(&self, now: Instant) -> Admits {
         self.circuit.admits(now)
     }
 
     /// Counts a request that is sent at `now`. `true` for the probe.
-    pub fn sent(&mut self, now: Instant) -> bool {
+    pub(super) fn sent(&mut self, now: Instant) -> bool {
         self.circuit.pass_within(PROBE_LIMIT, now)
     }
 
     /// A request was answered 429, with this `Retry-After`. After a probe, the pause is at least twice the one before.
     /// `jitter` keeps many gateways from coming back at once.
-    pub fn refused(&mut self, retry_after: Option<Duration>, is_probe: bool, jitter: Duration, now: Instant) {
+    pub(super) fn refused(
+        &mut self,
+        retry_after: Option<Duration>,
+        is_probe: bool,
+        jitter: Duration,
+        now: Instant,
+    ) {
         let asked = retry_after.unwrap_or(self.settings.usual).clamp(SHORTEST, LONGEST_TOLD);
         let doubled = self.circuit.pause().filter(|_| is_probe).map_or(Duration::ZERO, |before| before * 2);
         let pause = (asked.max(doubled) + jitter).min(self.settings.most);
@@ -67,7 +73,7 @@ impl Backoff {
     }
 
     /// An answer came that is no 429. The probe's ends the backoff.
-    pub fn answered(&mut self, is_probe: bool, now: Instant) {
+    pub(super) fn answered(&mut self, is_probe: bool, now: Instant) {
         if is_probe {
             self.circuit.close(Some(self.settings.ramp), now);
             self.told_until = None;
@@ -75,12 +81,12 @@ impl Backoff {
     }
 
     /// The probe had no answer: the next request is the probe.
-    pub fn lose_probe(&mut self, now: Instant) {
+    pub(super) fn lose_probe(&mut self, now: Instant) {
         self.circuit.lose_probe(now);
     }
 
     /// The upstream is back after its circuit was open: those who waited come by a ramp.
-    pub fn ramp(&mut self, now: Instant) {
+    pub(super) fn ramp(&mut self, now: Instant) {
         if self.circuit.is_closed() {
             self.circuit.close(Some(self.settings.ramp), now);
         }
@@ -88,38 +94,32 @@ impl Backoff {
 
     /// Until when nothing is sent, where that is known.
     #[must_use]
-    pub fn until(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn until(&self, now: Instant) -> Option<Instant> {
         self.circuit.until(now)
     }
 
     /// The wait that clients are told: Snyk's own, counted down, where it is longer than ours.
     #[must_use]
-    pub fn retry_after(&self, now: Instant) -> Duration {
+    pub(super) fn retry_after(&self, now: Instant) -> Duration {
         let until = self.circuit.until(now).max(self.told_until);
         until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
-    /// Whether there is none, and none was lately.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.circuit.is_closed()
-    }
-
     /// Whether nothing is sent at `now`.
     #[must_use]
-    pub fn blocks(&self, now: Instant) -> bool {
+    pub(super) fn blocks(&self, now: Instant) -> bool {
         self.circuit.blocks(now)
     }
 
     /// Its state at `now`.
     #[must_use]
-    pub fn standing(&self, now: Instant) -> Standing {
+    pub(super) fn standing(&self, now: Instant) -> CircuitStatus {
         self.circuit.standing(now)
     }
 
     /// Whether it is over, or ended so long ago that it need not be remembered.
     #[must_use]
-    pub fn is_over(&self, now: Instant) -> bool {
+    pub(super) fn is_over(&self, now: Instant) -> bool {
         let told = self.told_until.is_some_and(|until| until > now);
         match self.circuit.standing(now).phase {
             Phase::Closed => true,
@@ -138,7 +138,7 @@ mod tests {
     }
 
     fn backoff() -> Backoff {
-        Backoff::new(Settings { usual: seconds(60), most: seconds(600), ramp: 2 })
+        Backoff::new(BackoffSettings { usual: seconds(60), most: seconds(600), ramp: 2 })
     }
 
     #[test]

@@ -11,13 +11,6 @@ use std::time::{Duration, Instant};
 /// Windows up to this length are used as requests come.
 const UNPACED: Duration = Duration::from_secs(1);
 
-/// As long as less than one in so many of each window is used, sends may go before others know of them,
-const UNSEEN_BELOW: u32 = 2;
-/// and of each window one in so many may be on its way so. Each process leaves that much to each other one.
-const UNSEEN_PART: u32 = 32;
-/// To so many processes that is left at most: half of a window.
-const MOST_PROCESSES: u32 = 16;
-
 /// At most so many in any window of a length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
@@ -32,22 +25,19 @@ const TOLD_FOR: Duration = Duration::from_hours(1);
 
 /// One of the limits, as configured, and what Snyk says of it.
 #[derive(Debug)]
-struct Window {
+struct BudgetWindow {
     limit: Limit,
     /// A lower limit, and until when it is believed.
     told: Option<(u32, Instant)>,
     /// How many of ours a window may hold because others spend too, and until when.
     shared: Option<(u32, Instant)>,
-    /// How many other processes there are whose last sends are not seen yet, perhaps.
-    processes: u32,
 }
 
-impl Window {
-    /// The limit at `now`, less what other processes may have sent unseen.
+impl BudgetWindow {
+    /// The limit at `now`.
     fn most(&self, now: Instant) -> u32 {
         let told = self.told.filter(|(_, until)| *until > now).map(|(most, _)| most);
-        let most = told.map_or(self.limit.most, |told| told.min(self.limit.most));
-        (most - self.processes * (most / UNSEEN_PART)).max(1)
+        told.map_or(self.limit.most, |told| told.min(self.limit.most)).max(1)
     }
 
     /// What others leave of it, and until when that counts.
@@ -63,9 +53,9 @@ impl Window {
 
 /// What was sent, and what may be.
 #[derive(Debug)]
-pub struct Budget {
+pub(super) struct Budget {
     /// By length, the shortest first.
-    windows: Vec<Window>,
+    windows: Vec<BudgetWindow>,
     /// When each send of the longest window was, the oldest first.
     sent: VecDeque<Instant>,
     /// What each window is taken to be longer: a request is on its way for a while, and one may overtake another.
@@ -75,28 +65,26 @@ pub struct Budget {
 impl Budget {
     /// Nothing was sent yet.
     #[must_use]
-    pub fn new(mut limits: Vec<Limit>, margin: Duration) -> Self {
+    pub(super) fn new(mut limits: Vec<Limit>, margin: Duration) -> Self {
         limits.sort_by_key(|limit| limit.window);
-        let windows = limits
-            .into_iter()
-            .map(|limit| Window { limit, told: None, shared: None, processes: 0 })
-            .collect();
+        let windows =
+            limits.into_iter().map(|limit| BudgetWindow { limit, told: None, shared: None }).collect();
         Self { windows, sent: VecDeque::new(), margin }
     }
 
-    fn length(&self, window: &Window) -> Duration {
+    fn length(&self, window: &BudgetWindow) -> Duration {
         window.limit.window + self.margin
     }
 
     /// When the next send is within every window: `now`, or later.
     #[must_use]
-    pub fn next(&self, now: Instant) -> Instant {
+    pub(super) fn next(&self, now: Instant) -> Instant {
         // When the oldest send has left the window that must have by then.
         let free = |most: u32, length: Duration| {
             let at = self.sent.len().checked_sub(most as usize)?;
             Some(*self.sent.get(at)? + length)
         };
-        let free_of = |window: &Window| {
+        let free_of = |window: &BudgetWindow| {
             let length = self.length(window);
             let own = free(window.most(now), length);
             // With no room at all it is free when that counts no more.
@@ -112,8 +100,8 @@ impl Budget {
     /// The same, but spread out once half of a long window is used up: what is left must last until the first of
     /// what was sent leaves it, so that those who ask last do not wait for the rest of it.
     #[must_use]
-    pub fn paced(&self, now: Instant) -> Instant {
-        let spread = |window: &Window| {
+    pub(super) fn paced(&self, now: Instant) -> Instant {
+        let spread = |window: &BudgetWindow| {
             let (most, length) = (window.effective(now).max(1), self.length(window));
             let recent = self.within(length, now);
             if window.limit.window <= UNPACED || recent < most.div_ceil(2) {
@@ -128,70 +116,40 @@ impl Budget {
         self.windows.iter().filter_map(spread).fold(self.next(now), Instant::max)
     }
 
-    /// Whether a send may go at `now` before it is written down where others see it, when `unwritten` went so already.
-    #[must_use]
-    pub fn may_go_unseen(&self, unwritten: u32, now: Instant) -> bool {
-        self.windows.iter().all(|window| {
-            let most = window.effective(now);
-            unwritten < most / UNSEEN_PART && self.within(self.length(window), now) < most / UNSEEN_BELOW
-        })
-    }
-
-    /// So many other processes may have sent what is not seen yet.
-    pub fn beside(&mut self, processes: u32) {
-        for window in &mut self.windows {
-            window.processes = processes.min(MOST_PROCESSES);
-        }
-    }
-
-    /// How many sends could follow at once at `now`.
-    #[must_use]
-    pub fn left(&self, now: Instant) -> u32 {
-        let left =
-            |window: &Window| window.effective(now).saturating_sub(self.within(self.length(window), now));
-        self.windows.iter().map(left).min().unwrap_or(u32::MAX)
-    }
-
     /// Each window's length, what may be sent in it, and what was, at `now`.
-    pub fn windows(&self, now: Instant) -> impl Iterator<Item = (Duration, u32, u32)> {
+    pub(super) fn windows(&self, now: Instant) -> impl Iterator<Item = (Duration, u32, u32)> {
         self.windows.iter().map(move |window| {
             (window.limit.window, window.effective(now), self.within(self.length(window), now))
         })
     }
 
     /// Takes other limits; what was sent, and what Snyk said, counts on.
-    pub fn set_limits(&mut self, mut limits: Vec<Limit>) {
+    pub(super) fn set_limits(&mut self, mut limits: Vec<Limit>) {
         limits.sort_by_key(|limit| limit.window);
         let before = std::mem::take(&mut self.windows);
         let window = |limit: Limit| {
             let same = before.iter().find(|window| window.limit.window == limit.window);
             let (told, shared) = same.map_or((None, None), |window| (window.told, window.shared));
-            Window { limit, told, shared, processes: same.map_or(0, |window| window.processes) }
+            BudgetWindow { limit, told, shared }
         };
         self.windows = limits.into_iter().map(window).collect();
     }
 
-    /// Whether no window that ends at `now` holds more than it may: others may have sent what was ours.
-    #[must_use]
-    pub fn is_within(&self, now: Instant) -> bool {
-        self.windows.iter().all(|window| self.within(self.length(window), now) <= window.most(now))
-    }
-
     /// The longest time between two sends, where they are spread evenly.
     #[must_use]
-    pub fn interval(&self, now: Instant) -> Duration {
-        let interval = |window: &Window| window.limit.window / window.most(now);
+    pub(super) fn interval(&self, now: Instant) -> Duration {
+        let interval = |window: &BudgetWindow| window.limit.window / window.most(now);
         self.windows.iter().map(interval).max().unwrap_or_default()
     }
 
     /// Whether nothing counts any more.
     #[must_use]
-    pub fn is_unused(&self, now: Instant) -> bool {
+    pub(super) fn is_unused(&self, now: Instant) -> bool {
         self.windows.last().is_none_or(|longest| self.within(self.length(longest), now) == 0)
     }
 
     /// Counts a send at `at`, which may be earlier than others that are known already.
-    pub fn spend(&mut self, at: Instant, now: Instant) {
+    pub(super) fn spend(&mut self, at: Instant, now: Instant) {
         let at = at.min(now);
         let place = self.sent.iter().rposition(|sent| *sent <= at).map_or(0, |before| before + 1);
         self.sent.insert(place, at);
@@ -201,18 +159,17 @@ impl Budget {
         }
     }
 
-    /// One that was counted at `at` goes only `now`: writing it down took its time.
-    pub fn put_off(&mut self, at: Instant, now: Instant) {
+    /// Counts a send at `at` no more: it did not take place.
+    pub(super) fn take_back(&mut self, at: Instant) {
         if let Ok(place) = self.sent.binary_search(&at) {
             self.sent.remove(place);
-            self.spend(now, now);
         }
     }
 
     /// Takes in what Snyk said: it allows `most` in a window, and `remaining` of these are left. Less than we
     /// thought counts in this window, for its length or `at_most` (a lower limit, for an hour): capacity is not
     /// lost for good. More than is configured changes nothing.
-    pub fn learn(&mut self, told: Limit, remaining: Option<u32>, at_most: Duration, now: Instant) {
+    pub(super) fn learn(&mut self, told: Limit, remaining: Option<u32>, at_most: Duration, now: Instant) {
         let sent = self.within(told.window, now);
         let Some(window) = self.windows.iter_mut().find(|window| window.limit.window == told.window) else {
             return;
@@ -235,28 +192,6 @@ impl Budget {
     }
 }
 
-/// Reads Snyk's `X-Ratelimit-Limit`: `160, 160;w=1;name="…", 1620;w=60;name="…"`. Nothing of a value that is not
-/// understood is taken; `None` then.
-#[must_use]
-pub fn limits_told(text: &str) -> Option<Vec<Limit>> {
-    let mut limits = Vec::new();
-    for member in text.split(',') {
-        let mut parts = member.split(';').map(str::trim);
-        let most: u32 = parts.next()?.parse().ok().filter(|most| *most > 0)?;
-        let mut seconds = None;
-        for parameter in parts {
-            if let Some(text) = parameter.strip_prefix("w=") {
-                seconds = Some(text.parse::<u32>().ok().filter(|seconds| *seconds > 0)?);
-            }
-        }
-        // The first member repeats one of the others without its window.
-        if let Some(seconds) = seconds {
-            limits.push(Limit { most, window: Duration::from_secs(u64::from(seconds)) });
-        }
-    }
-    (!limits.is_empty()).then_some(limits)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -267,6 +202,11 @@ mod tests {
 
     fn limits(limits: &[(u32, u64)]) -> Vec<Limit> {
         limits.iter().map(|(most, ms)| Limit { most: *most, window: Duration::from_millis(*ms) }).collect()
+    }
+
+    /// Number of sends that could follow at once at `now`.
+    fn left(budget: &Budget, now: Instant) -> u32 {
+        budget.windows(now).map(|(_, most, used)| most.saturating_sub(used)).min().unwrap_or(u32::MAX)
     }
 
     /// Whether any window, wherever it begins, holds more than it may. By brute force.
@@ -322,7 +262,7 @@ mod tests {
             }
         }
         assert_eq!(sent, 1_620);
-        assert_eq!(budget.left(now), 160);
+        assert_eq!(left(&budget, now), 160);
     }
 
     #[test]
@@ -365,60 +305,20 @@ mod tests {
         let minute = |most| Limit { most, window: Duration::from_mins(1) };
         let mut budget = Budget::new(vec![minute(10)], Duration::ZERO);
         budget.learn(minute(20), Some(15), Duration::MAX, now);
-        assert_eq!(budget.left(now), 10);
+        assert_eq!(left(&budget, now), 10);
         budget.learn(minute(20), Some(4), Duration::MAX, now);
-        assert_eq!(budget.left(now), 4);
+        assert_eq!(left(&budget, now), 4);
         budget.learn(minute(5), None, Duration::MAX, now);
-        assert_eq!(budget.left(now), 4);
-        assert_eq!(budget.left(now + Duration::from_mins(1)), 5);
+        assert_eq!(left(&budget, now), 4);
+        assert_eq!(left(&budget, now + Duration::from_mins(1)), 5);
         budget.learn(Limit { most: 1, window: Duration::from_secs(7) }, Some(0), Duration::MAX, now);
-        assert_eq!(budget.left(now + Duration::from_mins(1)), 5);
+        assert_eq!(left(&budget, now + Duration::from_mins(1)), 5);
         // Nothing is lost for good: not by nonsense, nor where Snyk says nothing more.
         budget.learn(minute(0), Some(0), Duration::from_secs(7), now);
         assert_eq!(budget.next(now), now + Duration::from_secs(7));
-        assert_eq!(budget.left(now + Duration::from_hours(1)), 10);
+        assert_eq!(left(&budget, now + Duration::from_hours(1)), 10);
         budget.learn(minute(10), None, Duration::MAX, now);
-        assert_eq!(budget.left(now + Duration::from_mins(1)), 10);
-    }
-
-    #[test]
-    fn sends_go_unseen_while_half_of_each_window_is_left_and_few_of_them() {
-        let now = Instant::now();
-        let mut budget = Budget::new(limits(&[(64, 1_000), (100, 60_000)]), Duration::ZERO);
-        assert!(budget.may_go_unseen(1, now) && !budget.may_go_unseen(2, now));
-        for _ in 0..32 {
-            assert!(budget.may_go_unseen(0, now));
-            budget.spend(now, now);
-        }
-        assert!(!budget.may_go_unseen(0, now));
-        let later = now + Duration::from_secs(1);
-        for _ in 0..18 {
-            assert!(budget.may_go_unseen(0, later));
-            budget.spend(later, later);
-        }
-        assert!(!budget.may_go_unseen(0, later));
-        // Of what is small, none does.
-        assert!(!Budget::new(limits(&[(31, 1_000)]), Duration::ZERO).may_go_unseen(0, now));
-    }
-
-    #[test]
-    fn what_others_send_unseen_is_left_to_them() {
-        let now = Instant::now();
-        let mut full = Budget::new(limits(&[(160, 1_000)]), Duration::ZERO);
-        full.beside(3);
-        while full.next(now) == now {
-            full.spend(now, now);
-        }
-        assert!(full.is_within(now));
-        // Three processes that last heard of this one long ago send until they hear of it again.
-        let stale = Budget::new(limits(&[(160, 1_000)]), Duration::ZERO);
-        let unseen = (0..160).take_while(|unseen| stale.may_go_unseen(*unseen, now)).count();
-        assert_eq!((full.within(Duration::from_secs(1), now), unseen), (145, 5));
-        // One more than was left is one too many.
-        full.spend(now, now);
-        assert!(!full.is_within(now));
-        full.beside(100);
-        assert_eq!(full.windows(now).next(), Some((Duration::from_secs(1), 80, 146)));
+        assert_eq!(left(&budget, now + Duration::from_mins(1)), 10);
     }
 
     #[test]
@@ -428,40 +328,24 @@ mod tests {
         budget.spend(now, now);
         let hour = Limit { most: 97_200, window: Duration::from_hours(1) };
         budget.learn(hour, Some(90_000), Duration::MAX, now);
-        assert_eq!((budget.left(now), budget.next(now), budget.paced(now)), (159, now, now));
+        assert_eq!((left(&budget, now), budget.next(now), budget.paced(now)), (159, now, now));
         budget.learn(hour, Some(7), Duration::MAX, now);
-        assert_eq!(budget.left(now), 7);
+        assert_eq!(left(&budget, now), 7);
     }
 
     #[test]
-    fn a_send_that_is_put_off_counts_from_when_it_goes() {
+    fn a_send_that_is_taken_back_counts_no_more() {
         let now = Instant::now();
+        let later = now + Duration::from_secs(3);
         let mut budget =
             Budget::new(vec![Limit { most: 2, window: Duration::from_secs(10) }], Duration::ZERO);
         budget.spend(now, now);
         budget.spend(now, now);
-        budget.put_off(now, now + Duration::from_secs(3));
-        assert_eq!(budget.next(now + Duration::from_secs(3)), now + Duration::from_secs(10));
-        budget.spend(now + Duration::from_secs(10), now + Duration::from_secs(10));
-        assert_eq!(budget.next(now + Duration::from_secs(10)), now + Duration::from_secs(13));
-    }
-
-    #[test]
-    fn the_form_with_several_windows_is_read_and_nonsense_is_not() {
-        let told = limits_told(r#"160, 160;w=1;name="a", 1620;w=60;name="b", 97200;w=3600;name="c""#);
-        assert_eq!(told, Some(limits(&SNYK)));
-        for nonsense in [
-            "",
-            "160",
-            "many;w=1",
-            "1;w=0",
-            "0;w=1",
-            "1;w=x",
-            "160, 160;w=1;name=\"a\", -1;w=60",
-            "1;w=99999999999",
-        ] {
-            assert_eq!(limits_told(nonsense), None, "{nonsense}");
-        }
+        assert!(budget.next(later) > later);
+        budget.take_back(now);
+        assert_eq!(budget.next(later), later);
+        budget.spend(later, later);
+        assert_eq!(budget.next(later), now + Duration::from_secs(10));
     }
 
     #[test]
@@ -470,8 +354,8 @@ mod tests {
         let (mut budget, now) = (Budget::new(vec![limit(1_620)], Duration::ZERO), Instant::now());
         budget.learn(limit(10), None, Duration::from_mins(1), now);
         budget.set_limits(vec![limit(800)]);
-        assert_eq!(budget.left(now), 10);
+        assert_eq!(left(&budget, now), 10);
         budget.set_limits(vec![limit(5)]);
-        assert_eq!(budget.left(now), 5);
+        assert_eq!(left(&budget, now), 5);
     }
 }

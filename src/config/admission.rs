@@ -1,13 +1,12 @@
-//! `[budget]`, `[queue]`, `[hold]`, `[retry]` and `[breaker]`: how Snyk is spared.
+//! `[budget]`, `[queue]`, `[backoff]`, `[retry]` and `[breaker]`: when requests may be sent.
 
 use std::time::Duration;
 
 use super::reader::Reader;
-use crate::upstream::budget::Limit;
-use crate::upstream::{Sparing, backoff, gate, host, retry};
+use crate::admission::{BackoffSettings, BreakerSettings, LaneSettings, Limit, RetrySettings, Settings};
 
 /// With clients of a file, there may be several, and one leaves slots for the others.
-pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Sparing {
+pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Settings {
     let per_second = r.number("budget.per_second", 1..=1_000_000);
     let per_minute = r.number("budget.per_minute", 1..=1_000_000);
     let per_hour = r.number("budget.per_hour", 1..=10_000_000);
@@ -16,7 +15,7 @@ pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Sparing {
     let max_wait = r.duration("queue.max_wait", "0s"..="10m");
     let max_waiting = r.number("queue.max_waiting", 1..=1_000_000);
     let max_running = r.number("queue.max_running", 1..=100_000);
-    let hold = hold(r);
+    let backoff = backoff(r);
     let v1: u32 = r.number("budget.v1_per_minute", 1..=1_000_000);
     let v1_per_second = v1.div_ceil(10);
     check_share(
@@ -30,7 +29,7 @@ pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Sparing {
         ],
     );
     let starts = Some(starts).filter(|starts| *starts > 0);
-    let gate = |per_second, per_minute, per_hour| {
+    let lane = |per_second, per_minute, per_hour| {
         let limit = |most: u32, window| Limit { most, window };
         let account = vec![
             limit(per_second, Duration::from_secs(1)),
@@ -40,39 +39,39 @@ pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Sparing {
         let ours = |limit: &Limit| Limit { most: part(limit.most, share), ..*limit };
         let limits = account.iter().map(ours).collect();
         let margin = MARGIN;
-        gate::Settings {
+        LaneSettings {
             limits,
             account,
             starts,
             margin,
-            hold,
+            backoff,
             max_wait,
             max_waiting,
             max_running,
             several_clients,
         }
     };
-    let rest = gate(per_second, per_minute, per_hour);
-    let v1 = gate(v1_per_second, v1, v1.saturating_mul(30));
-    Sparing { rest, v1, retry: retry(r), breaker: breaker(r) }
+    let rest = lane(per_second, per_minute, per_hour);
+    let v1 = lane(v1_per_second, v1, v1.saturating_mul(30));
+    Settings { rest, v1, retry: retry(r), breaker: breaker(r) }
 }
 
-/// `[hold]`.
-fn hold(r: &mut Reader<'_>) -> backoff::Settings {
-    let hold = backoff::Settings {
-        usual: r.duration("hold.usual", "1s"..="1h"),
-        most: r.duration("hold.max", "1s"..="1d"),
-        ramp: r.number("hold.ramp", 1..=10_000),
+/// `[backoff]`.
+fn backoff(r: &mut Reader<'_>) -> BackoffSettings {
+    let backoff = BackoffSettings {
+        usual: r.duration("backoff.usual", "1s"..="1h"),
+        most: r.duration("backoff.max", "1s"..="1d"),
+        ramp: r.number("backoff.ramp", 1..=10_000),
     };
-    if hold.usual > hold.most && r.given("hold.usual").is_some() {
-        r.invalid("hold.usual", "must not be longer than hold.max: raise hold.max, or lower this");
+    if backoff.usual > backoff.most && r.given("backoff.usual").is_some() {
+        r.invalid("backoff.usual", "must not be longer than backoff.max: raise backoff.max, or lower this");
     }
-    hold
+    backoff
 }
 
 /// `[retry]`.
-fn retry(r: &mut Reader<'_>) -> retry::Settings {
-    retry::Settings {
+fn retry(r: &mut Reader<'_>) -> RetrySettings {
+    RetrySettings {
         most: r.number("retry.max", 0..=10),
         pause: r.duration("retry.pause", "1ms"..="5s"),
         percent: r.number("retry.percent", 0..=100),
@@ -80,8 +79,8 @@ fn retry(r: &mut Reader<'_>) -> retry::Settings {
 }
 
 /// `[breaker]`.
-fn breaker(r: &mut Reader<'_>) -> host::Settings {
-    host::Settings {
+fn breaker(r: &mut Reader<'_>) -> BreakerSettings {
+    BreakerSettings {
         failures: r.number("breaker.failures", 1..=1_000_000),
         pause: r.duration("breaker.pause", "100ms"..="10m"),
     }

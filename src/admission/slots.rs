@@ -12,11 +12,18 @@ const SHARE_OF_FREE: usize = 3;
 
 /// Names one request that is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot(u64);
+pub struct SlotId(u64);
 
+/// A request that has a slot.
 #[derive(Debug)]
-struct Running {
+pub(super) struct Running {
     client: Arc<str>,
+    /// The scope of a start call.
+    pub(super) start: Option<Arc<str>>,
+    /// The time at which the budget counts it.
+    pub(super) counted: Option<Instant>,
+    /// True if it was confirmed: it counts from then on, whether it is sent or not.
+    pub(super) is_confirmed: bool,
     /// Since when nobody waits for it.
     abandoned: Option<Instant>,
 }
@@ -24,7 +31,7 @@ struct Running {
 /// The slots of one credential.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
-    running: HashMap<Slot, Running>,
+    running: HashMap<SlotId, Running>,
     by_client: HashMap<Arc<str>, usize>,
     last: u64,
 }
@@ -42,35 +49,50 @@ impl Slots {
         free > 0 && (!several || used < free.saturating_mul(SHARE_OF_FREE))
     }
 
-    /// Takes a slot for `client`.
-    pub(super) fn take(&mut self, client: &Arc<str>) -> Slot {
+    /// Takes a slot for a request of `client`; `start` is the scope of a start call.
+    pub(super) fn take(&mut self, client: &Arc<str>, start: Option<&Arc<str>>, now: Instant) -> SlotId {
         self.last += 1;
-        let slot = Slot(self.last);
-        self.running.insert(slot, Running { client: Arc::clone(client), abandoned: None });
+        let slot = SlotId(self.last);
+        self.running.insert(
+            slot,
+            Running {
+                client: Arc::clone(client),
+                start: start.cloned(),
+                counted: Some(now),
+                is_confirmed: false,
+                abandoned: None,
+            },
+        );
         *self.by_client.entry(Arc::clone(client)).or_default() += 1;
         slot
     }
 
     /// Gives a slot back.
-    pub(super) fn free(&mut self, slot: Slot) {
-        let Some(Running { client, .. }) = self.running.remove(&slot) else { return };
-        if let Some(used) = self.by_client.get_mut(&client) {
+    pub(super) fn free(&mut self, slot: SlotId) -> Option<Running> {
+        let running = self.running.remove(&slot)?;
+        if let Some(used) = self.by_client.get_mut(&running.client) {
             *used -= 1;
             if *used == 0 {
-                self.by_client.remove(&client);
+                self.by_client.remove(&running.client);
             }
         }
+        Some(running)
+    }
+
+    /// The request in `slot`.
+    pub(super) fn get_mut(&mut self, slot: SlotId) -> Option<&mut Running> {
+        self.running.get_mut(&slot)
     }
 
     /// Notes since when nobody waits for the request in `slot`; `None` where somebody does again.
-    pub(super) fn abandon(&mut self, slot: Slot, since: Option<Instant>) {
+    pub(super) fn abandon(&mut self, slot: SlotId, since: Option<Instant>) {
         if let Some(running) = self.running.get_mut(&slot) {
             running.abandoned = since;
         }
     }
 
     /// The abandoned request that may be ended first, and from when on.
-    pub(super) fn abandoned(&self) -> Option<(Instant, Slot)> {
+    pub(super) fn abandoned(&self) -> Option<(Instant, SlotId)> {
         let ends =
             self.running.iter().filter_map(|(slot, running)| Some((running.abandoned? + LEFT_ALONE, *slot)));
         ends.min()
@@ -86,7 +108,10 @@ mod tests {
         let mut slots = Slots::default();
         let take = |client: &&str| {
             let client = Arc::from(*client);
-            std::iter::from_fn(|| slots.admit(&client, 64, several).then(|| slots.take(&client))).count()
+            std::iter::from_fn(|| {
+                slots.admit(&client, 64, several).then(|| slots.take(&client, None, Instant::now()))
+            })
+            .count()
         };
         clients.iter().map(take).collect()
     }
@@ -102,23 +127,23 @@ mod tests {
     fn a_single_slot_is_anybodys() {
         let (mut slots, a) = (Slots::default(), Arc::from("a"));
         assert!(slots.admit(&a, 1, true));
-        let slot = slots.take(&a);
+        let slot = slots.take(&a, None, Instant::now());
         assert!(!slots.admit(&a, 1, true));
-        slots.free(slot);
+        assert!(slots.free(slot).is_some());
         assert!(slots.admit(&a, 1, true));
     }
 
     #[test]
     fn the_request_that_was_abandoned_first_is_ended_first_unless_somebody_came_back() {
         let (mut slots, a, now) = (Slots::default(), Arc::from("a"), Instant::now());
-        let [first, second] = [(); 2].map(|()| slots.take(&a));
+        let [first, second] = [(); 2].map(|()| slots.take(&a, None, now));
         assert_eq!(slots.abandoned(), None);
         slots.abandon(first, Some(now));
         slots.abandon(second, Some(now + Duration::from_secs(1)));
         assert_eq!(slots.abandoned(), Some((now + LEFT_ALONE, first)));
         slots.abandon(first, None);
         assert_eq!(slots.abandoned().map(|(_, slot)| slot), Some(second));
-        slots.free(second);
+        assert!(slots.free(second).is_some());
         assert_eq!((slots.len(), slots.abandoned()), (1, None));
     }
 }

@@ -1,0 +1,40 @@
+//! The start calls of one scope: their backoff, and their limit where one is configured (pure; takes `now`).
+
+use std::time::{Duration, Instant};
+
+use super::backoff::Backoff;
+use super::budget::{Budget, Limit};
+use super::settings::LaneSettings;
+use crate::circuit::Admits;
+
+/// What a scope's start calls may do.
+#[derive(Debug)]
+pub(super) struct ScopeStarts {
+    pub(super) backoff: Backoff,
+    pub(super) budget: Budget,
+    /// How many are under way: what they bring must find its scope.
+    pub(super) running: usize,
+}
+
+/// What a scope may start, where that is limited here.
+pub(super) fn starts_limit(settings: &LaneSettings) -> Vec<Limit> {
+    settings.starts.map_or_else(Vec::new, |most| vec![Limit { most, window: Duration::from_hours(1) }])
+}
+
+impl ScopeStarts {
+    pub(super) fn new(settings: &LaneSettings) -> Self {
+        let budget = Budget::new(starts_limit(settings), settings.margin);
+        Self { backoff: Backoff::new(settings.backoff), budget, running: 0 }
+    }
+
+    /// When the next start may be sent.
+    pub(super) fn free(&self, now: Instant) -> Instant {
+        let held = match self.backoff.admits(now) {
+            Admits::All | Admits::Probe => now,
+            Admits::NoneBefore(until) => until,
+            // Its end is not known: looked at again soon.
+            Admits::NoneBeforeProbe => now + Duration::from_secs(1),
+        };
+        held.max(self.budget.next(now))
+    }
+}
