@@ -67,7 +67,7 @@ fn looking_up(cache: &Cache, keys: &[String], times: u64, (now, first): (Now, u6
         let at = ((first + time) * 7_919) as usize % keys.len();
         let entry = cache.find(&keys[at]).expect("it is stored");
         assert!(entry.is_fresh(now) && entry.satisfies(&directives, now), "it is of use");
-        black_box((entry.fields.to_map(), entry.body.clone(), entry.age(now), entry.ttl(now)));
+        black_box((entry.fields.clone(), entry.body.clone(), entry.age(now), entry.ttl(now)));
     }
 }
 
@@ -77,14 +77,14 @@ fn entries(count: u64, lookups: &str) {
     let cache = Cache::new(&settings);
     // What the first one takes besides itself is no part of each.
     let fill = |number: u64| {
-        let entry = parts::entry(&cache, Bytes::from(vec![b' '; BODY]), &settings, now);
+        let entry = parts::entry(Bytes::from(vec![b' '; BODY]), &settings, now);
         cache.store(&Key::from(text(number)), Arc::new(entry), cache.asked());
     };
     fill(count);
     let _ = cache.size();
     let head: usize = {
         let entry = cache.find(&text(count)).expect("it is stored");
-        entry.fields.to_map().iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+        entry.fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
     };
     let (before, began) = used();
     for number in 0..count {

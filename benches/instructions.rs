@@ -43,13 +43,13 @@ fn entry(times: u64) {
     let (call, settings, now) = (parts::call(), parts::settings(1 << 20), Clock::system().now());
     let key = Key::text((parts::UPSTREAM, parts::CREDENTIAL), &call, &[], &HeaderMap::new());
     let cache = Cache::new(&settings);
-    let entry = parts::entry(&cache, Bytes::from(parts::document(4)), &settings, now);
+    let entry = parts::entry(Bytes::from(parts::document(4)), &settings, now);
     cache.store(&Key::from(key.clone()), Arc::new(entry), cache.asked());
     let directives = Directives::of_request(&HeaderMap::new());
     repeat(times, || {
         let entry = cache.find(black_box(&key)).expect("it is stored");
         assert!(entry.is_fresh(now) && entry.satisfies(&directives, now), "it is of use");
-        (entry.fields.to_map(), entry.body.clone(), entry.age(now), entry.ttl(now))
+        (entry.fields.clone(), entry.body.clone(), entry.age(now), entry.ttl(now))
     });
 }
 

@@ -39,11 +39,11 @@ pub fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<
     None
 }
 
-/// Longest text of others that is shown, in characters.
+/// Most characters of such a text.
 const MOST_SHOWN: usize = 500;
 
-/// What somebody else wrote, so that a terminal shows it and does nothing else: without what moves a cursor (the C0
-/// and C1 controls) or turns the direction of a line (Unicode's bidirectional controls and separators).
+/// Text of others, made safe for a terminal: without characters that move the cursor (the C0 and C1 controls) or turn the
+/// direction of a line (Unicode's bidirectional controls and separators).
 #[must_use]
 pub fn visible(text: &str) -> String {
     let shown = |c: char| {

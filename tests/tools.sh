@@ -39,7 +39,7 @@ gateway() {
     started+=($!)
     listening "$log" '"127\.0\.0\.1:[0-9]+' | grep -oE '[0-9]+$' >"$scratch/$1.port"
     listening "$log" 'tls:127\.0\.0\.1:[0-9]+' | grep -oE '[0-9]+$' >"$scratch/$1.tls"
-    listening "$log" 'the admin listener.*"127\.0\.0\.1:[0-9]+' | grep -oE '[0-9]+$' >"$scratch/$1.admin"
+    listening "$log" 'admin listener.*"127\.0\.0\.1:[0-9]+' | grep -oE '[0-9]+$' >"$scratch/$1.admin"
 }
 
 step 'What is needed'

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use exportgate::cache::{self, Answer, Cache, Entry, Peek, Settings, Whole};
+use exportgate::cache::{self, Answer, Entry, Peek, Settings, Whole};
 use exportgate::clock::Now;
 use exportgate::route::{ExportCall, Route, recognise};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, DATE};
@@ -98,13 +98,13 @@ fn stored_fields(etag: &HeaderValue) -> HeaderMap {
 }
 
 /// A stored response with this body, as the gateway makes it.
-pub(crate) fn entry(cache: &Cache, body: Bytes, settings: &Settings, now: Now) -> Entry {
+pub(crate) fn entry(body: Bytes, settings: &Settings, now: Now) -> Entry {
     let document = document(4);
     let (asked, peek) = (fields(), Peek::of(&document));
     let freshness =
         cache::assess(&answer(&asked, &body, peek.as_ref(), now), settings).expect("it is stored");
     let etag = cache::etag(&body);
-    let fields = cache.pack(&stored_fields(&etag));
+    let fields = stored_fields(&etag);
     let reservation = exportgate::transport::Reservation::default();
     let whole = Whole { status: StatusCode::OK, fields, body, reservation, etag, age: Duration::ZERO };
     Entry::new(whole, freshness, now, Uuid::now_v7())

@@ -10,7 +10,7 @@ use crate::transport::Body;
 
 const PAGE: &str = include_str!("page.html");
 
-/// What the page may do, with its one style and its one script named by their hashes.
+/// The rights of the page: one style and one script, by their hashes, and calls to this listener.
 pub(super) fn policy() -> Option<HeaderValue> {
     let hash = |element: &str| {
         let (_, rest) = PAGE.split_once(&format!("<{element}>"))?;

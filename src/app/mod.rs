@@ -118,7 +118,8 @@ impl App {
         let clients = config.clients_file.as_deref().map(|path| open_clients(path, &access)).transpose()?;
         let clients = clients.map(|clients| clients.take(&access));
         let (tls, tls_files) = config.tls.clone().map(ServerTls::open).transpose()?.unzip();
-        let memory = Memory::new(config.listener.max_buffered, config.admission.rest.max_wait);
+        let memory = Memory::new(config.listener.max_buffered, config.upstream.max_answer);
+        memory.set(config.admission.rest.max_wait, config.admission.rest.several_clients);
         let names = credentials.names();
         let upstream = Upstream::new(&config.upstream, memory.clone())?;
         let root = upstream.root().to_string();
@@ -340,7 +341,7 @@ fn settings(config: &Config) -> gateway::Settings<'_> {
 struct ClientsFile {
     path: PathBuf,
     followed: Followed,
-    roster: Roster,
+    clients: Roster,
 }
 
 /// The file of clients cannot be used.
@@ -356,7 +357,7 @@ pub enum BadClients {
 
 impl ClientsFile {
     fn take(self, access: &Access) -> (PathBuf, Followed) {
-        put_in_force(&self.path, self.roster, access);
+        put_in_force(&self.path, self.clients, access);
         (self.path, self.followed)
     }
 }
@@ -364,8 +365,8 @@ impl ClientsFile {
 /// Reads the file of clients again: it may have changed since the configuration was checked.
 fn open_clients(path: &Path, access: &Access) -> Result<ClientsFile, StartError> {
     let (followed, contents) = Followed::open("clients", vec![path.to_owned()])?;
-    let roster = parse_clients(path, &contents, access)?;
-    Ok(ClientsFile { path: path.to_owned(), followed, roster })
+    let clients = parse_clients(path, &contents, access)?;
+    Ok(ClientsFile { path: path.to_owned(), followed, clients })
 }
 
 fn parse_clients(path: &Path, contents: &[Content], access: &Access) -> Result<Roster, BadClients> {
@@ -373,11 +374,11 @@ fn parse_clients(path: &Path, contents: &[Content], access: &Access) -> Result<R
     Ok(access.prepare_roster(clients::parse(&path.display().to_string(), content)?)?)
 }
 
-fn put_in_force(path: &Path, roster: Roster, access: &Access) {
-    if roster.is_empty() {
+fn put_in_force(path: &Path, clients: Roster, access: &Access) {
+    if clients.is_empty() {
         tracing::warn!(path = %path.display(), "clients file is empty: every request is refused");
     } else {
-        tracing::info!(path = %path.display(), clients = roster.len(), "clients loaded");
+        tracing::info!(path = %path.display(), clients = clients.len(), "clients loaded");
     }
-    access.replace_roster(roster);
+    access.replace_roster(clients);
 }

@@ -192,7 +192,8 @@ impl Reloader {
             queues::run(&new_queues, &self.journal, &self.shutdown);
         }
         self.upstream.set(&new.upstream);
-        self.memory.set_max_wait(new.admission.rest.max_wait);
+        let admission = &new.admission.rest;
+        self.memory.set(admission.max_wait, admission.several_clients);
         let values = self.credentials.replace(credentials);
         let names = self.credentials.names();
         if !values.is_empty() || names.len() != count {

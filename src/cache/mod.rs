@@ -8,7 +8,6 @@
 mod collapse;
 mod directives;
 mod entry;
-mod fields;
 mod freshness;
 mod key;
 mod links;
@@ -21,7 +20,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
-use http::HeaderMap;
 use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
@@ -29,12 +27,9 @@ use moka::policy::EvictionPolicy;
 use crate::clock::Now;
 use crate::route::Id;
 
-use fields::Shapes;
-
 pub use collapse::{Boarding, Flights, HALF_CLOSED, Lead, Member, Waiter};
 pub use directives::Directives;
 pub use entry::{Entry, Whole, etag};
-pub use fields::Fields;
 pub use freshness::{Answer, Freshness, NotStored, age, assess};
 pub use key::Key;
 pub use peek::Peek;
@@ -48,7 +43,6 @@ pub struct Cache {
     /// collide, each key that is stored cost a request to Snyk, and `cache.max_bytes` bounds them all.
     entries: moka::sync::Cache<Key, Arc<Entry>, RandomState>,
     removals: Arc<Removals>,
-    shapes: Arc<Shapes>,
     /// Counts purges.
     purges: Arc<AtomicU64>,
     max_bytes: u64,
@@ -96,25 +90,13 @@ impl Cache {
                 count.fetch_add(1, Ordering::Relaxed);
             })
             .build_with_hasher(RandomState::default());
-        Self {
-            entries,
-            removals,
-            shapes: Arc::default(),
-            purges: Arc::default(),
-            max_bytes: settings.max_bytes,
-        }
+        Self { entries, removals, purges: Arc::default(), max_bytes: settings.max_bytes }
     }
 
     /// The entry under `key`, fresh or not.
     #[must_use]
     pub fn find(&self, key: &str) -> Option<Arc<Entry>> {
         self.entries.get(key)
-    }
-
-    /// `fields`, as an [`Entry`] holds them: in little memory.
-    #[must_use]
-    pub fn pack(&self, fields: &HeaderMap) -> Fields {
-        self.shapes.pack(fields)
     }
 
     /// Whether `entry` alone would not be more than all may be.

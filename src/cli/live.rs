@@ -55,7 +55,8 @@ pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<
     let clock = Clock::system();
     let (credentials, _) =
         Credentials::open(config.credential, &clock).map_err(|error| failed("a credential")(error.into()))?;
-    let memory = Memory::new(config.listener.max_buffered, config.admission.rest.max_wait);
+    let memory = Memory::new(config.listener.max_buffered, config.upstream.max_answer);
+    memory.set(config.admission.rest.max_wait, config.admission.rest.several_clients);
     let upstream =
         Upstream::new(&config.upstream, memory).map_err(|error| failed("the upstream")(error.into()))?;
     let check = Check { upstream, journal: Journal::open(config.journal, clock.clone()), clock };
@@ -103,8 +104,8 @@ impl Check {
         let of = (root.as_str().into(), Arc::clone(&credential.name));
         let mut attempt = Attempt::new(sent.wall, of, sent_id);
         let body = Either::Left(Full::default());
-        let answer =
-            upstream.ask(Outgoing { method: Method::GET, target: TARGET.to_owned(), fields, body }).await;
+        let outgoing = Outgoing { method: Method::GET, target: TARGET.to_owned(), fields, body };
+        let answer = upstream.ask(outgoing, &credential.name).await;
         let received = clock.now();
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
         let verdict = match &answer {

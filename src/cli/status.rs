@@ -50,7 +50,7 @@ pub(super) async fn run(args: &StatusArgs) -> Result<String, CommandError> {
         // A probe has two outcomes: the exit code of bad settings would be a third.
         return match probe_once(&args.reached, probe).await {
             Err(CommandError::Problems(problems)) => {
-                Err(CommandError::Other("the gateway cannot be asked", problems.into()))
+                Err(CommandError::Other("probe failed", problems.into()))
             }
             other => other.map(|()| String::new()),
         };

@@ -13,12 +13,25 @@ use crate::access::token::{Expected, Keys};
 use crate::access::{Described, KeySource, Settings, Tokens};
 use crate::files;
 use crate::listener::{Address, Settings as Listener};
+use crate::transport::ServerTlsSettings;
 
 /// The settings, with the files that `app` reads again.
 pub(super) struct AccessSection {
     pub(super) settings: Settings,
     pub(super) clients_file: Option<PathBuf>,
     pub(super) reload_interval: Duration,
+}
+
+impl AccessSection {
+    pub(super) fn note_certificates(&self, r: &mut Reader<'_>, tls: Option<&ServerTlsSettings>) {
+        let mut clients = self.settings.clients.iter().flatten();
+        let is_needed = clients.any(|client| !client.certificates.is_empty());
+        if is_needed && tls.is_none_or(|tls| tls.client_ca.is_none()) {
+            r.note(
+                "some clients have certificates, and tls.client_ca is not set: no certificates are requested",
+            );
+        }
+    }
 }
 
 pub(super) fn read(r: &mut Reader<'_>, plain: &[String]) -> AccessSection {

@@ -27,7 +27,7 @@ pub fn parse(name: &str, content: &[u8]) -> Result<Vec<Described>, Problems> {
     reader.finish(Some(clients)).map(|(clients, _)| clients)
 }
 
-/// Whether `text` can name a client: `local` and `unknown` are who they are without a roster.
+/// True if `text` can name a client. `local` and `unknown` name callers without a file of clients.
 #[must_use]
 pub fn is_client_name(text: &str) -> bool {
     is_name(text) && !text.starts_with(PREFIX) && !["local", "unknown"].contains(&text)

@@ -51,7 +51,7 @@ pub struct Config {
     pub access: crate::access::Settings,
     /// The file of clients, to be followed.
     pub clients_file: Option<PathBuf>,
-    /// How often the files of clients, TLS and JWKS are read again.
+    /// Interval for reading the files of clients, TLS and JWKS again.
     pub reload_interval: Duration,
     /// `[upstream]`.
     pub upstream: crate::upstream::Settings,
@@ -94,13 +94,7 @@ impl Config {
         let (tls, expiring) = tls::read(reader).unzip();
         let (upstream, plain) = upstream::read(reader, &listener);
         let access = access::read(reader, &plain);
-        let certified =
-            access.settings.clients.iter().flatten().any(|client| !client.certificates.is_empty());
-        if certified && tls.as_ref().is_none_or(|tls| tls.client_ca.is_none()) {
-            reader.note(
-                "some clients have certificates, and tls.client_ca is not set: no certificates are requested",
-            );
-        }
+        access.note_certificates(reader, tls.as_ref());
         listener.has_roster = access.clients_file.is_some();
         access::check_addresses(reader, &listener, tls.is_some());
         let credential = credential::read(reader, &upstream, &plain);
@@ -168,7 +162,7 @@ impl Sources {
         if problems.is_empty() { Ok(location) } else { Err(Problems(problems)) }
     }
 
-    /// Where the journal is, whatever else is set: `exportgate requests` needs no credential.
+    /// The path of the journal, whatever else is set: `exportgate requests` needs no credential.
     ///
     /// # Errors
     /// When no place for it is known.

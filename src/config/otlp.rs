@@ -6,7 +6,7 @@ use super::reader::Reader;
 use super::upstream::{check_certificates, endpoint};
 use crate::telemetry::trace::{Settings, fields};
 
-/// Where OTLP has traces below an endpoint.
+/// The path of traces below an OTLP endpoint.
 const PATH: &str = "/v1/traces";
 
 /// `None` where no endpoint is set: then nothing is traced.

@@ -1,15 +1,15 @@
-//! What is wrong with a configuration, said so that it can be mended.
+//! The problems of a configuration.
 
 use std::fmt;
 
-/// Something that is wrong, where, and what to write instead.
+/// A problem, its place, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// `exportgate.toml:12`, `EXPORTGATE_LISTEN`, `--listen`, or what else was looked at.
+    /// `exportgate.toml:12`, `EXPORTGATE_LISTEN`, `--listen` or another source.
     pub place: String,
     /// The key; may be empty.
     pub key: String,
-    /// What is wrong and what to do. Never a secret.
+    /// The problem and its remedy. Never a secret.
     pub what: String,
 }
 
@@ -26,7 +26,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All that is wrong with a configuration.
+/// All problems of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 

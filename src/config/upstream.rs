@@ -72,7 +72,7 @@ pub(super) fn read(r: &mut Reader<'_>, listener: &Listener) -> (Settings, Vec<St
 /// Says which proxy is between us and Snyk, or why the one that is named cannot be used.
 fn check_proxy(r: &mut Reader<'_>, root: &Root) {
     match Proxy::for_destination(&root.uri(), |name| r.sources.env.get(name).cloned()) {
-        Ok(Some(proxy)) => r.note(format!("Snyk is asked by way of the proxy {proxy}")),
+        Ok(Some(proxy)) => r.note(format!("Snyk is reached through the proxy {proxy}")),
         Ok(None) => {}
         Err(BadProxy { variable }) => r.problem(variable, "", BadProxy::WHAT),
     }
@@ -132,55 +132,67 @@ fn version(r: &mut Reader<'_>) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
+/// A source of the root: the key, its place and the URL.
+struct RootSource {
+    key: &'static str,
+    place: String,
+    url: String,
+}
+
+impl RootSource {
+    fn given(r: &Reader<'_>, key: &'static str) -> Option<Self> {
+        let given = r.given(key)?;
+        let url = given.text.concat();
+        (!url.is_empty()).then_some(Self { key, place: given.place, url })
+    }
+
+    /// The precedence of its place.
+    fn rank(&self) -> u8 {
+        match &self.place {
+            flag if flag.starts_with("--") => 3,
+            variable if variable.starts_with("EXPORTGATE_") => 2,
+            _ => 1,
+        }
+    }
+
+    /// The URL of a region.
+    fn of_region(self, r: &mut Reader<'_>) -> Self {
+        let known = REGIONS.iter().find(|(name, _)| *name == self.url);
+        if known.is_none() {
+            let what = "must be \"us\", \"us2\", \"eu\", \"au\" or \"gov\"";
+            r.problem(&self.place, self.key, what);
+        }
+        Self { url: known.map_or(REGIONS[0].1, |(_, url)| url).to_owned(), ..self }
+    }
+}
+
 /// The root by the highest of flag, variable and file; then `SNYK_API`; then the default.
 fn root(r: &mut Reader<'_>, plain: &[String]) -> Root {
-    let rank = |place: &str| {
-        if place.starts_with("--") {
-            3
-        } else if place.starts_with("EXPORTGATE_") {
-            2
-        } else {
-            1
+    let url = RootSource::given(r, "upstream.url");
+    let region = RootSource::given(r, "upstream.region").map(|region| region.of_region(r));
+    let source = match (url, region) {
+        (Some(url), Some(region)) => {
+            if url.rank() == region.rank() {
+                let what = "set either upstream.url or upstream.region, not both";
+                r.problem(&region.place, region.key, what);
+            }
+            if url.rank() < region.rank() { region } else { url }
+        }
+        (Some(source), None) | (None, Some(source)) => source,
+        (None, None) => {
+            let snyk_api = r.sources.env.get("SNYK_API").filter(|text| !text.is_empty());
+            let place = if snyk_api.is_some() { "SNYK_API" } else { "default" };
+            let url = snyk_api.map_or(REGIONS[0].1, String::as_str).to_owned();
+            RootSource { key: "upstream.url", place: place.to_owned(), url }
         }
     };
-    let url = r.given("upstream.url").filter(|given| !given.text.concat().is_empty());
-    let region = r.given("upstream.region").filter(|given| !given.text.concat().is_empty());
-    if let Some(region) = &region
-        && !REGIONS.iter().any(|(name, _)| *name == region.text.concat())
-    {
-        let what = "must be \"us\", \"us2\", \"eu\", \"au\" or \"gov\"";
-        r.problem(&region.place, "upstream.region", what);
-    }
-    let (key, place, text) = match (url, region) {
-        (Some(url), Some(region)) if rank(&url.place) == rank(&region.place) => {
-            r.problem(
-                &region.place,
-                "upstream.region",
-                "set either upstream.url or upstream.region, not both",
-            );
-            ("upstream.url", url.place, url.text.concat())
-        }
-        (Some(url), Some(region)) if rank(&url.place) > rank(&region.place) => {
-            ("upstream.url", url.place, url.text.concat())
-        }
-        (_, Some(region)) => {
-            let word = region.text.concat();
-            let known = REGIONS.iter().find(|(name, _)| *name == word);
-            ("upstream.region", region.place, known.map_or(REGIONS[0].1, |(_, url)| url).to_owned())
-        }
-        (Some(url), None) => ("upstream.url", url.place, url.text.concat()),
-        (None, None) => match r.sources.env.get("SNYK_API").filter(|text| !text.is_empty()) {
-            Some(text) => ("upstream.url", "SNYK_API".to_owned(), text.clone()),
-            None => ("upstream.url", "default".to_owned(), REGIONS[0].1.to_owned()),
-        },
-    };
-    match parse(&text, plain) {
+    match parse(&source.url, plain) {
         Ok(root) => {
-            r.show("upstream.url", &root.to_string(), &place);
+            r.show("upstream.url", &root.to_string(), &source.place);
             root
         }
         Err(what) => {
-            r.problem(&place, key, what);
+            r.problem(&source.place, source.key, what);
             Root {
                 scheme: Scheme::HTTPS,
                 authority: Authority::from_static("api.snyk.io"),

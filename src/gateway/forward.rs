@@ -430,7 +430,7 @@ impl Gateway {
             body: Either::Left(Full::new(body)),
         };
         // It is large, and moved about.
-        let asking = Box::pin(self.shutdown.in_time(self.upstream.ask(outgoing)));
+        let asking = Box::pin(self.shutdown.in_time(self.upstream.ask(outgoing, &errand.member.client)));
         let answer = if call.is_shared() { while_needed(asking, slot, lead).await } else { Ok(asking.await) };
         let received = self.clock.now();
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
@@ -593,7 +593,7 @@ impl Gateway {
         let fields = fields::for_replay(fields::end_to_end(fields.clone(), self.upstream.root()));
         let age = cache::age(&fields);
         let etag = document.etag.clone().ok_or(NotStored::NotExport)?;
-        let fields = self.cache.pack(&reply::for_storing(fields, &etag, &freshness));
+        let fields = reply::for_storing(fields, &etag, &freshness);
         let (body, reservation) = (body.clone(), reservation.clone());
         let whole = cache::Whole { status: *status, fields, body, reservation, etag, age };
         Ok(Arc::new(Entry::new(whole, freshness, received, attempt)))

@@ -95,7 +95,11 @@ impl Gateway {
         match *ask {
             Ask::Other(call, errand) => self.other(exchange, call, errand, asked).await,
             Ask::Export(call, errand, missed) => {
-                let body = if call.is_shared() { Bytes::new() } else { self.read_body(asked).await? };
+                let body = if call.is_shared() {
+                    Bytes::new()
+                } else {
+                    self.read_body(asked, &exchange.client).await?
+                };
                 // The permit is held until the answer is there, whoever fetches it.
                 let _permit = Arc::clone(&errand.permit);
                 let boarded = self.board(exchange, (call, &asked.parts), (errand, body), missed)?;
@@ -226,14 +230,14 @@ impl Gateway {
     }
 
     /// Reads the body of a start call, bounded in size and time, and in what is held of it in memory.
-    async fn read_body(&self, asked: &mut Asked) -> Result<Bytes, Failure> {
+    async fn read_body(&self, asked: &mut Asked, client: &Arc<str>) -> Result<Bytes, Failure> {
         let Asked { body, rules, peer, .. } = asked;
         let body = body.as_mut().ok_or(FailureKind::Internal)?;
         if body.size_hint().lower() > rules.max_body as u64 {
             return Err(FailureKind::BodyTooLarge.into());
         }
         let source = Source::Client(&peer.connection);
-        let gathering = self.memory.gather(Limited::new(body, rules.max_body), source);
+        let gathering = self.memory.gather(Limited::new(body, rules.max_body), source, client);
         match timeout(rules.body_timeout, gathering).await {
             Err(_) => Err(FailureKind::BodyTimeout.into()),
             Ok(Err(GatherError::NoRoom(_))) => Err(FailureKind::NoRoom.into()),

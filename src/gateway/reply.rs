@@ -63,7 +63,7 @@ fn say_what_is_stored(fields: &mut HeaderMap, etag: &HeaderValue, links_end: Opt
 
 /// A stored response, replayed (RFC 9111 §4); its places are still to be filled.
 pub(super) fn hit(entry: &Entry, client: &HeaderMap) -> Response<Body> {
-    conditional(entry, entry.fields.to_map(), client)
+    conditional(entry, entry.fields.clone(), client)
 }
 
 /// An answer that was just stored; `fields` are the upstream's own.

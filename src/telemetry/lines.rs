@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use memchr::{memchr, memchr_iter};
+use memchr::memchr_iter;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 /// A line counts as at least this many bytes, so that the channel always has a place for one that fits the bound.
@@ -46,15 +46,8 @@ impl Lines {
     /// Has a thread write lines to `to`. At most `most` bytes wait for it.
     pub(super) fn begin(to: impl Write + Send + 'static, most: usize) -> Self {
         let counts = Arc::new(Counts { waiting: AtomicUsize::new(0), most, dropped: AtomicU64::new(0) });
-        let out = Out {
-            to,
-            text: Vec::new(),
-            cost: 0,
-            is_torn: false,
-            has_lost: false,
-            counts: Arc::clone(&counts),
-            reported: 0,
-        };
+        let out =
+            Out { to, text: Vec::new(), cost: 0, is_torn: false, counts: Arc::clone(&counts), reported: 0 };
         let appender =
             NonBlockingBuilder::default().thread_name("log").buffered_lines_limit(most / LEAST + 1);
         let (to, writer) = appender.finish(out);
@@ -106,39 +99,52 @@ impl Write for &Lines {
     }
 }
 
-/// What the thread writes with. It gets each line whole, and a flush when no more wait.
+/// Writes lines on the thread. It gets each line whole, and a flush when no more wait.
 struct Out<W> {
     to: W,
     text: Vec<u8>,
     /// What the lines in `text` count as.
     cost: usize,
-    /// Part of a line was written last, and the rest could not be.
+    /// The end of the line that was written last was lost.
     is_torn: bool,
-    /// Whether the last write lost lines.
-    has_lost: bool,
     counts: Arc<Counts>,
     /// How many dropped lines the log tells of.
     reported: u64,
 }
 
 impl<W: Write> Out<W> {
-    fn send(&mut self) {
-        let lost = write_all(&mut self.to, &self.text, &mut self.is_torn);
-        self.has_lost = lost > 0;
+    /// Writes `text`, or as much of it as there is room for. Returns how many lines are lost.
+    fn send(&mut self) -> u64 {
+        let mut rest = self.text.as_slice();
+        while !rest.is_empty() {
+            // Half a line must not spoil the next one too.
+            let next = if self.is_torn { b"\n".as_slice() } else { rest };
+            match self.to.write(next) {
+                Ok(written) if written > 0 && self.is_torn => self.is_torn = false,
+                Ok(written) if written > 0 => rest = &rest[written.min(rest.len())..],
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // As if it blocked.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(RETRY),
+                Ok(_) | Err(_) => break,
+            }
+        }
+        let lost = memchr_iter(b'\n', rest).count() as u64;
+        let written = &self.text[..self.text.len() - rest.len()];
+        self.is_torn |= written.last().is_some_and(|last| *last != b'\n');
         self.counts.dropped.fetch_add(lost, Ordering::Relaxed);
         self.text.clear();
         self.counts.waiting.fetch_sub(std::mem::take(&mut self.cost), Ordering::Relaxed);
+        lost
     }
 
-    /// Logs how many lines were dropped, once a line gets through again.
+    /// Logs how many lines were dropped since it did so last.
     fn report(&mut self) {
         let dropped = self.counts.dropped.load(Ordering::Relaxed);
-        let news = dropped - self.reported;
-        if news > 0 && !self.has_lost {
-            self.reported = dropped;
+        let count = dropped - std::mem::replace(&mut self.reported, dropped);
+        if count > 0 {
             tracing::warn!(
-                log.lines_dropped = news,
-                "{news} log lines were dropped because nothing read the log"
+                log.lines_dropped = count,
+                "{count} log lines dropped: the log is read too slowly, or its disk is full"
             );
         }
     }
@@ -155,40 +161,13 @@ impl<W: Write> Write for Out<W> {
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        self.send();
-        self.report();
+        // The report would be lost too until a line gets through again.
+        if self.send() == 0 {
+            self.report();
+        }
         std::thread::sleep(GATHER);
         Ok(())
     }
-}
-
-/// Writes all of `text`, or the lines of it that there is room for where a disk is full. Returns how many are lost.
-fn write_all(to: &mut impl Write, mut text: &[u8], is_torn: &mut bool) -> u64 {
-    let lines = |text| memchr_iter(b'\n', text).count() as u64;
-    // Whether part of the line that comes next is written.
-    let (mut is_begun, mut lost) = (false, 0);
-    while !text.is_empty() {
-        // Half a line must not spoil the next one too.
-        let next = if *is_torn { b"\n".as_slice() } else { text };
-        match to.write(next) {
-            Ok(written) if written > 0 && *is_torn => *is_torn = false,
-            Ok(written) if written > 0 => {
-                let (done, rest) = text.split_at(written.min(text.len()));
-                is_begun = !done.ends_with(b"\n");
-                text = rest;
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // As if it blocked.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(RETRY),
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => return lost + lines(text),
-            Ok(_) | Err(_) => {
-                *is_torn |= std::mem::take(&mut is_begun);
-                text = memchr(b'\n', text).map_or(&[], |end| &text[end + 1..]);
-                lost += 1;
-            }
-        }
-    }
-    lost
 }
 
 #[cfg(test)]
@@ -302,12 +281,16 @@ mod tests {
 
     #[test]
     fn a_full_disk_costs_the_lines_that_found_no_room_and_spoils_no_other() {
-        let (mut disk, mut is_torn, mut lost) = (Disk(120, Vec::new()), false, 0);
+        let counts =
+            Arc::new(Counts { waiting: AtomicUsize::new(0), most: MOST, dropped: AtomicU64::new(0) });
+        let to = Disk(120, Vec::new());
+        let mut out = Out { to, text: Vec::new(), cost: 0, is_torn: false, counts, reported: 0 };
+        let mut lost = 0;
         for number in 0..20 {
-            let text = [line(2 * number), line(2 * number + 1)].concat();
-            lost += write_all(&mut disk, &text, &mut is_torn);
+            out.text = [line(2 * number), line(2 * number + 1)].concat();
+            lost += out.send();
         }
-        let text = String::from_utf8(disk.1).expect("text");
+        let text = String::from_utf8(out.to.1).expect("text");
         let whole: Vec<&str> = text.lines().filter(|line| line.len() == 99).collect();
         assert!(whole.len() > 15 && text.lines().count() > whole.len(), "{text}");
         assert!(whole.iter().all(|line| line.parse::<usize>().is_ok()));

@@ -125,7 +125,7 @@ pub fn init(settings: &Settings) -> Result<(LogFilter, Unwritten), LogError> {
     let to = Arc::clone(&lines);
     let text =
         is_text.then(|| tracing_subscriber::fmt::layer().with_writer(Arc::clone(&to)).with_ansi(is_terminal));
-    let json = (!is_text).then(|| Json::new(move |line: &[u8]| to.take(line)));
+    let json = (!is_text).then(|| Json(move |line: &[u8]| to.take(line)));
     tracing_subscriber::registry().with(text).with(json).with(filter).try_init()?;
     log_panics();
     let _ = LOG.set(lines);
@@ -178,7 +178,7 @@ mod tests {
     fn a_panic_is_an_event() {
         let log = Arc::new(Mutex::new(Vec::new()));
         let to = Arc::clone(&log);
-        let json = Json::new(move |line: &[u8]| to.lock().expect("no panic").extend_from_slice(line));
+        let json = Json(move |line: &[u8]| to.lock().expect("no panic").extend_from_slice(line));
         let before = std::panic::take_hook();
         log_panics();
         let panics = || std::panic::catch_unwind(|| panic!("on {}", "purpose"));

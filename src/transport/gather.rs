@@ -2,12 +2,14 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body::Body;
 
 use super::BoxError;
-use super::memory::{Connection, Memory, NoRoom, Reservation, SMALL, Share};
+use super::memory::{Connection, Memory, SMALL};
+use super::pool::{NoRoom, Reservation, Share, Size};
 
 /// What is reserved first for a body whose length is not known, in bytes.
 const LEAST: usize = 4 * 1024;
@@ -37,17 +39,22 @@ pub enum Source<'a> {
 }
 
 impl Memory {
-    /// Reads a body into one piece of memory.
+    /// Reads a body into one piece of memory, for `client`.
     ///
     /// # Errors
     /// [`GatherError`].
-    pub async fn gather<B>(&self, body: B, source: Source<'_>) -> Result<(Bytes, Reservation), GatherError>
+    pub async fn gather<B>(
+        &self,
+        body: B,
+        source: Source<'_>,
+        client: &Arc<str>,
+    ) -> Result<(Bytes, Reservation), GatherError>
     where
         B: Body<Data = Bytes, Error: Into<BoxError>>,
     {
         let size = body.size_hint();
         let most = size.upper().and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
-        let mut room = Room { memory: self, source, most, share: None, on_connection: None };
+        let mut room = Room { memory: self, source, client, most, share: None, on_connection: None };
         let mut gathered = Pieces::default();
         if size.exact().is_some() && !matches!(source, Source::Client(_)) {
             room.make(most).await?;
@@ -126,6 +133,7 @@ impl Pieces {
 struct Room<'a> {
     memory: &'a Memory,
     source: Source<'a>,
+    client: &'a Arc<str>,
     /// The longest that the body can be.
     most: usize,
     share: Option<Share>,
@@ -133,34 +141,28 @@ struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// Makes room for `bytes` in all.
+    /// Makes room for `bytes` in all. It doubles, so that a body does not come with a little more each time.
     async fn make(&mut self, bytes: usize) -> Result<(), NoRoom> {
-        if self.share.as_ref().is_some_and(|share| share.is_enough_for(bytes)) {
+        if self.share.as_ref().is_some_and(|share| share.bytes() >= bytes) {
             return Ok(());
         }
-        let wanted = match bytes {
-            // It waits once, for all that it may need.
-            _ if bytes > SMALL || bytes == self.most => self.most,
-            ..=LEAST => LEAST.min(self.most),
-            _ => SMALL.min(self.most),
-        };
+        let wanted = bytes.next_power_of_two().max(LEAST).min(self.most).max(bytes);
+        let needed = (wanted, if wanted == self.most { Size::Known } else { Size::Grows });
         if let Source::Client(connection) = self.source {
-            self.on_connection = Some(self.memory.room_on(connection, wanted).await?);
+            self.memory.room_on(connection, &mut self.on_connection, needed).await?;
         }
-        let needs_none = wanted <= SMALL && matches!(self.source, Source::UpstreamOnce);
-        self.share = Some(if needs_none {
-            self.memory.room_at_once(wanted)
-        } else {
-            self.memory.room(wanted).await?
-        });
-        Ok(())
+        if wanted <= SMALL && matches!(self.source, Source::UpstreamOnce) {
+            self.share = Some(self.memory.room_at_once(self.client, wanted));
+            return Ok(());
+        }
+        self.memory.room(&mut self.share, self.client, needed).await
     }
 
     /// Holds as much of it as is needed.
     fn hold(self, bytes: Vec<u8>) -> (Bytes, Reservation) {
         let shrunk = |share: Option<Share>| {
             share.map(|mut share| {
-                share.shrink_to(bytes.len());
+                share.set(bytes.len());
                 share
             })
         };

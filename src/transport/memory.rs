@@ -3,126 +3,30 @@
 //!
 //! What is held travels with its bytes, and is given back when the last reference to them goes, wherever that is (in a
 //! write buffer of hyper's, say). A stored answer counts for `cache.max_bytes` instead, as long as it is stored. Small
-//! bodies have a part of their own, so that polls do not wait behind large answers. Who holds some of it may wait for
-//! the other part, and who holds some of that waits for no more: so no two bodies wait for each other.
+//! bodies have a part of their own, so that polls do not wait behind large answers. Where there are several clients, each
+//! may hold half of either part.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+use super::pool::{NoRoom, Pool, Share, Size, lock};
 
 /// Largest body that is a small one, in bytes.
 pub const SMALL: usize = 64 * 1024;
 /// The part of the budget that is for small bodies: one in so many.
 const SMALL_PART: usize = 4;
-
-/// A number of bytes that may be held.
-#[derive(Debug)]
-struct Pool {
-    free: Semaphore,
-    /// Bytes that are held beyond `max`.
-    debt: AtomicUsize,
-    max: usize,
-}
-
-impl Pool {
-    fn new(max: usize) -> Self {
-        let max = max.min(Semaphore::MAX_PERMITS);
-        Self { free: Semaphore::new(max), debt: AtomicUsize::new(0), max }
-    }
-
-    /// Waits for room. What is larger than all of it waits for all of it.
-    async fn take(self: &Arc<Self>, bytes: usize, max_wait: Duration) -> Result<Share, NoRoom> {
-        let permits = u32::try_from(bytes.min(self.max)).unwrap_or(u32::MAX);
-        let taken = timeout(max_wait, self.free.acquire_many(permits)).await;
-        taken.map_err(|_| NoRoom)?.map_err(|_| NoRoom)?.forget();
-        Ok(self.share(permits as usize))
-    }
-
-    /// Takes what is held already, whether there is room or not.
-    fn charge(&self, bytes: usize) {
-        let taken = self.free.forget_permits(bytes);
-        self.debt.fetch_add(bytes - taken, Ordering::Relaxed);
-    }
-
-    fn give_back(&self, bytes: usize) {
-        let paid = |debt: usize| Some(debt - debt.min(bytes));
-        let debt = self.debt.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid).unwrap_or_default();
-        self.free.add_permits(bytes - debt.min(bytes));
-    }
-
-    fn share(self: &Arc<Self>, bytes: usize) -> Share {
-        Share { pool: Arc::clone(self), bytes, counts: AtomicBool::new(true) }
-    }
-
-    fn held(&self) -> usize {
-        self.max.saturating_sub(self.free.available_permits()) + self.debt.load(Ordering::Relaxed)
-    }
-}
-
-/// Bytes of a pool, given back when dropped.
-#[derive(Debug)]
-pub(super) struct Share {
-    pool: Arc<Pool>,
-    bytes: usize,
-    /// Whether they count at the moment.
-    counts: AtomicBool,
-}
-
-impl Share {
-    /// Whether it is room for `bytes`, or all there can be.
-    pub(super) fn is_enough_for(&self, bytes: usize) -> bool {
-        self.bytes >= bytes.min(self.pool.max)
-    }
-
-    /// Gives back what is more than `bytes`.
-    pub(super) fn shrink_to(&mut self, bytes: usize) {
-        let kept = self.bytes.min(bytes);
-        self.pool.give_back(self.bytes - kept);
-        self.bytes = kept;
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        if *self.counts.get_mut() {
-            self.pool.give_back(self.bytes);
-        }
-    }
-}
-
-/// What is held for a body; that of one that was not gathered is nothing.
-#[derive(Debug, Clone, Default)]
-pub struct Reservation(Option<Arc<Share>>);
-
-impl Reservation {
-    pub(super) fn of(share: Option<Share>) -> Self {
-        Self(share.map(Arc::new))
-    }
-
-    /// It counts elsewhere from now on: it is stored.
-    pub fn suspend(&self) {
-        if let Some(share) = self.0.as_deref().filter(|share| share.counts.swap(false, Ordering::Relaxed)) {
-            share.pool.give_back(share.bytes);
-        }
-    }
-
-    /// It counts here again, whether there is room or not: it is stored no more, and clients may still read it.
-    pub fn resume(&self) {
-        if let Some(share) = self.0.as_deref().filter(|share| !share.counts.swap(true, Ordering::Relaxed)) {
-            share.pool.charge(share.bytes);
-        }
-    }
-}
+/// Where there are several clients, one may hold one in so many of each part.
+const CLIENT_PART: usize = 2;
 
 /// An answer's bytes, and the room that is held for them on their connection.
 struct Untaken {
     bytes: Bytes,
-    _on_connection: Share,
+    _on_connection: Option<Share>,
 }
 
 impl AsRef<[u8]> for Untaken {
@@ -143,41 +47,63 @@ impl Connection {
     /// One on which bodies of `max` bytes may be held.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        Self { half_closed: CancellationToken::new(), untaken: Arc::new(Pool::new(max)) }
+        Self { half_closed: CancellationToken::new(), untaken: Pool::new(max, max) }
     }
 }
 
-/// There was no room in time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no room among the bodies that are held in memory")]
-pub struct NoRoom;
+/// A part of the budget, and what each client that holds some of it may hold.
+#[derive(Debug)]
+struct Part {
+    whole: Arc<Pool>,
+    clients: Mutex<HashMap<Arc<str>, Weak<Pool>>>,
+    largest: usize,
+}
+
+impl Part {
+    fn new(max: usize, largest: usize) -> Arc<Self> {
+        Arc::new(Self { whole: Pool::new(max, largest), clients: Mutex::default(), largest })
+    }
+
+    fn of(&self, client: &Arc<str>) -> Arc<Pool> {
+        let mut clients = lock(&self.clients);
+        clients.get(client).and_then(Weak::upgrade).unwrap_or_else(|| {
+            clients.retain(|_, pool| pool.strong_count() > 0);
+            let pool = Pool::new(self.whole.max / CLIENT_PART, self.largest);
+            clients.insert(Arc::clone(client), Arc::downgrade(&pool));
+            pool
+        })
+    }
+}
 
 /// The budget.
 #[derive(Debug, Clone)]
 pub struct Memory {
-    small: Arc<Pool>,
-    large: Arc<Pool>,
+    small: Arc<Part>,
+    large: Arc<Part>,
+    /// In milliseconds.
     max_wait: Arc<AtomicU64>,
+    several_clients: Arc<AtomicBool>,
 }
 
 impl Memory {
-    /// A budget of `max` bytes, in which room is waited for so long.
+    /// A budget of `max` bytes for bodies of up to `largest`.
     #[must_use]
-    pub fn new(max: usize, max_wait: Duration) -> Self {
+    pub fn new(max: usize, largest: usize) -> Self {
         let small = max / SMALL_PART;
-        let memory = Self {
-            small: Arc::new(Pool::new(small)),
-            large: Arc::new(Pool::new(max - small)),
+        Self {
+            small: Part::new(small, SMALL),
+            large: Part::new(max - small, largest),
             max_wait: Arc::default(),
-        };
-        memory.set_max_wait(max_wait);
-        memory
+            several_clients: Arc::default(),
+        }
     }
 
-    /// How long room is waited for from now on.
-    pub fn set_max_wait(&self, max_wait: Duration) {
+    /// How long room is waited for from now on, and whether there are several clients: then one leaves room for the
+    /// others.
+    pub fn set(&self, max_wait: Duration, several_clients: bool) {
         let millis = u64::try_from(max_wait.as_millis()).unwrap_or(u64::MAX);
         self.max_wait.store(millis, Ordering::Relaxed);
+        self.several_clients.store(several_clients, Ordering::Relaxed);
     }
 
     fn max_wait(&self) -> Duration {
@@ -187,27 +113,52 @@ impl Memory {
     /// The bytes that are held, and how many may be.
     #[must_use]
     pub fn held(&self) -> (usize, usize) {
-        (self.small.held() + self.large.held(), self.small.max + self.large.max)
+        (self.small.whole.held() + self.large.whole.held(), self.small.whole.max + self.large.whole.max)
     }
 
-    fn pool(&self, bytes: usize) -> &Arc<Pool> {
-        if bytes <= SMALL { &self.small } else { &self.large }
+    /// Room for nothing yet, in the part for bodies of so many bytes.
+    fn share(&self, client: &Arc<str>, bytes: usize) -> Share {
+        let part = if bytes <= SMALL { &self.small } else { &self.large };
+        let of_client = self.several_clients.load(Ordering::Relaxed).then(|| part.of(client));
+        Share::of(&part.whole, of_client.as_ref())
     }
 
-    /// Waits for room.
-    pub(super) async fn room(&self, bytes: usize) -> Result<Share, NoRoom> {
-        self.pool(bytes).take(bytes, self.max_wait()).await
+    /// Waits for room for `bytes` in all, and holds what there is meanwhile.
+    pub(super) async fn room(
+        &self,
+        share: &mut Option<Share>,
+        client: &Arc<str>,
+        needed: (usize, Size),
+    ) -> Result<(), NoRoom> {
+        match share {
+            Some(share) if (share.bytes() <= SMALL) == (needed.0 <= SMALL) => {
+                share.wait(needed, self.max_wait()).await
+            }
+            share => {
+                let mut other = self.share(client, needed.0);
+                other.wait(needed, self.max_wait()).await?;
+                *share = Some(other);
+                Ok(())
+            }
+        }
     }
 
     /// Takes room, whether there is any or not.
-    pub(super) fn room_at_once(&self, bytes: usize) -> Share {
-        self.pool(bytes).charge(bytes);
-        self.pool(bytes).share(bytes)
+    pub(super) fn room_at_once(&self, client: &Arc<str>, bytes: usize) -> Share {
+        let mut share = self.share(client, bytes);
+        share.set(bytes);
+        share
     }
 
-    /// Waits for room on a connection.
-    pub(super) async fn room_on(&self, connection: &Connection, bytes: usize) -> Result<Share, NoRoom> {
-        connection.untaken.take(bytes, self.max_wait()).await
+    /// Waits for room on a connection, for `bytes` in all.
+    pub(super) async fn room_on(
+        &self,
+        connection: &Connection,
+        share: &mut Option<Share>,
+        needed: (usize, Size),
+    ) -> Result<(), NoRoom> {
+        let share = share.get_or_insert_with(|| Share::of(&connection.untaken, None));
+        share.wait(needed, self.max_wait()).await
     }
 
     /// Waits for room for an answer on its client's connection, and holds that until it was taken.
@@ -215,7 +166,8 @@ impl Memory {
     /// # Errors
     /// [`NoRoom`].
     pub async fn until_taken(&self, connection: &Connection, bytes: Bytes) -> Result<Bytes, NoRoom> {
-        let on_connection = self.room_on(connection, bytes.len()).await?;
+        let mut on_connection = None;
+        self.room_on(connection, &mut on_connection, (bytes.len(), Size::Known)).await?;
         Ok(Bytes::from_owner(Untaken { bytes, _on_connection: on_connection }))
     }
 }
@@ -230,6 +182,16 @@ mod tests {
 
     const WAIT: Duration = Duration::from_millis(20);
 
+    fn client(name: &str) -> Arc<str> {
+        name.into()
+    }
+
+    fn memory(max: usize) -> Memory {
+        let memory = Memory::new(max, 1 << 20);
+        memory.set(WAIT, false);
+        memory
+    }
+
     /// A body whose length is not known, and that ends when it was told to.
     fn pieces(pieces: &[usize]) -> impl Body<Data = Bytes, Error = std::convert::Infallible> + use<> {
         let frames: Vec<_> =
@@ -243,12 +205,14 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_held_is_given_back_with_the_last_reference() {
-        let memory = Memory::new(4 << 20, WAIT);
+        let memory = memory(4 << 20);
         for (length, announced) in [(1, true), (100, false), (70_000, true), (900_000, false), (0, false)] {
             let gathered = if announced {
-                memory.gather(Full::new(Bytes::from(vec![b'x'; length])), Source::Upstream).await
+                memory
+                    .gather(Full::new(Bytes::from(vec![b'x'; length])), Source::Upstream, &client("a"))
+                    .await
             } else {
-                memory.gather(limited(length, 1 << 20), Source::Upstream).await
+                memory.gather(limited(length, 1 << 20), Source::Upstream, &client("a")).await
             };
             let (bytes, held) = gathered.expect("there is room");
             assert_eq!((bytes.len(), memory.held().0), (length, length));
@@ -262,11 +226,13 @@ mod tests {
 
     #[tokio::test]
     async fn small_bodies_have_room_beside_large_ones_and_large_ones_wait() {
-        let memory = Memory::new(4 << 20, WAIT);
-        let large = |n: usize| memory.gather(Full::new(Bytes::from(vec![b'x'; n])), Source::Upstream);
+        let memory = memory(4 << 20);
+        let a = client("a");
+        let large = |n: usize| memory.gather(Full::new(Bytes::from(vec![b'x'; n])), Source::Upstream, &a);
         let (first, _) = large(2 << 20).await.expect("there is room");
         assert!(matches!(large(2 << 20).await, Err(GatherError::NoRoom(_))));
-        let (_small, _) = memory.gather(pieces(&[1_000]), Source::Upstream).await.expect("there is room");
+        let (_small, _) =
+            memory.gather(pieces(&[1_000]), Source::Upstream, &client("a")).await.expect("there is room");
         let waiting = large(2 << 20);
         let (second, ()) = tokio::join!(waiting, async move { drop(first) });
         // What is larger than all of it has it alone.
@@ -277,28 +243,31 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_repeated_has_room_while_it_is_small() {
-        let memory = Memory::new(4 * SMALL, WAIT);
+        let memory = memory(4 * SMALL);
         let body = |n: usize| Full::new(Bytes::from(vec![b'x'; n]));
-        let (full, _) = memory.gather(body(SMALL), Source::Upstream).await.expect("there is room");
-        assert!(memory.gather(body(1), Source::Upstream).await.is_err());
-        let (over, _) = memory.gather(body(1_000), Source::UpstreamOnce).await.expect("it needs no room");
+        let (full, _) =
+            memory.gather(body(SMALL), Source::Upstream, &client("a")).await.expect("there is room");
+        assert!(memory.gather(body(1), Source::Upstream, &client("a")).await.is_err());
+        let (over, _) =
+            memory.gather(body(1_000), Source::UpstreamOnce, &client("a")).await.expect("it needs no room");
         drop(full);
         // What is held beyond the limit is missing until it is given back.
-        assert!(memory.gather(body(SMALL), Source::Upstream).await.is_err());
+        assert!(memory.gather(body(SMALL), Source::Upstream, &client("a")).await.is_err());
         drop(over);
-        assert!(memory.gather(body(SMALL), Source::Upstream).await.is_ok());
+        assert!(memory.gather(body(SMALL), Source::Upstream, &client("a")).await.is_ok());
         assert_eq!(memory.held().0, 0);
     }
 
     #[tokio::test]
     async fn what_is_stored_counts_elsewhere_until_it_is_stored_no_more() {
-        let memory = Memory::new(4 << 20, WAIT);
+        let memory = memory(4 << 20);
         let body = || Full::new(Bytes::from(vec![b'x'; 2 << 20]));
-        let (first, held) = memory.gather(body(), Source::Upstream).await.expect("there is room");
+        let (first, held) =
+            memory.gather(body(), Source::Upstream, &client("a")).await.expect("there is room");
         held.suspend();
         held.suspend();
         assert_eq!(memory.held().0, 0);
-        let (second, _) = memory.gather(body(), Source::Upstream).await.expect("there is room");
+        let (second, _) = memory.gather(body(), Source::Upstream, &client("a")).await.expect("there is room");
         held.resume();
         held.resume();
         assert_eq!(memory.held().0, 4 << 20);
@@ -308,19 +277,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_has_a_limit_of_its_own() {
-        let (memory, connection) = (Memory::new(64 << 20, WAIT), Connection::new(1 << 20));
+        let (memory, connection) = (memory(64 << 20), Connection::new(1 << 20));
         let body = |n: usize| Full::new(Bytes::from(vec![b'x'; n]));
-        let client = || Source::Client(&connection);
-        let (first, _) = memory.gather(body(900_000), client()).await.expect("there is room");
-        assert!(memory.gather(body(900_000), client()).await.is_err());
+        let sent = || Source::Client(&connection);
+        let (first, _) = memory.gather(body(900_000), sent(), &client("a")).await.expect("there is room");
+        assert!(memory.gather(body(900_000), sent(), &client("a")).await.is_err());
         assert!(memory.until_taken(&connection, Bytes::from(vec![0; 900_000])).await.is_err());
         drop(first);
         let answer =
             memory.until_taken(&connection, Bytes::from(vec![0; 900_000])).await.expect("there is room");
-        assert!(memory.gather(body(900_000), client()).await.is_err());
+        assert!(memory.gather(body(900_000), sent(), &client("a")).await.is_err());
         drop(answer.slice(1..));
         drop(answer);
-        assert!(memory.gather(body(900_000), client()).await.is_ok());
+        assert!(memory.gather(body(900_000), sent(), &client("a")).await.is_ok());
         assert!(body(1).collect().await.is_ok());
     }
 }

@@ -118,16 +118,16 @@ impl Upstream {
         &self.root
     }
 
-    /// Asks and reads the whole answer, bounded in time and size.
+    /// Asks for `client` and reads the whole answer, bounded in time and size.
     ///
     /// # Errors
     /// [`Failed`], with the head where it had come.
-    pub async fn ask(&self, outgoing: Outgoing) -> Result<Answer, Failed> {
+    pub async fn ask(&self, outgoing: Outgoing, client: &Arc<str>) -> Result<Answer, Failed> {
         let deadline = Instant::now() + self.bounds.load().request_timeout;
         let source = if outgoing.method == Method::GET { Source::Upstream } else { Source::UpstreamOnce };
         let (head, body) = self.send(&self.client, outgoing, deadline).await?.into_parts();
         let (status, fields) = (head.status, head.headers);
-        match self.read(body, source, deadline).await {
+        match self.read(body, (source, client), deadline).await {
             Ok((body, reservation)) => Ok(Answer { status, fields, body, reservation }),
             Err(failed) => Err(Failed { head: Some(Box::new((status, fields))), ..failed }),
         }
@@ -195,14 +195,14 @@ impl Upstream {
     async fn read(
         &self,
         body: CheckedBody,
-        source: Source<'_>,
+        (source, client): (Source<'_>, &Arc<str>),
         deadline: Instant,
     ) -> Result<(Bytes, Reservation), Failed> {
         let max_answer = self.bounds.load().max_answer;
         if body.size_hint().lower() > max_answer as u64 {
             return Err(Failed::of(FailedKind::TooLarge));
         }
-        let gathering = self.memory.gather(Limited::new(body, max_answer), source);
+        let gathering = self.memory.gather(Limited::new(body, max_answer), source, client);
         match timeout_at(deadline, gathering).await {
             Err(_) => Err(Failed::of(FailedKind::ResponseTimeout)),
             Ok(Err(GatherError::NoRoom(_))) => Err(Failed::of(FailedKind::NoRoom)),

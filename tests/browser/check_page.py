@@ -329,7 +329,7 @@ def search_sends_what_is_asked(browser, page_text=PAGE):
         path = mock.asked("GET", "/api/requests")[0]
         assert path == "/api/requests?id=a%26b%3Dc&export=exp+1&group=g%231&client=ci&status=5xx&since=2h", path
         expect(page.locator("#rows tbody tr").nth(1)).to_contain_text("connection_timeout")
-        expect(page.locator("#rows tbody tr").nth(1)).to_contain_text("as sent; none came back")
+        expect(page.locator("#rows tbody tr").nth(1)).to_contain_text("as sent; none was returned")
         assert page.url == mock.url + "/"
         page.get_by_role("button", name="Clear").click()
         expect(page.locator("#found")).to_be_hidden()

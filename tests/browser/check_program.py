@@ -72,7 +72,7 @@ class Running:
         self.gateway = self.start(self.log, "serve", "--config", str(configuration))
         listening = r'"message":"{}[^"]*","server.address":"(127\.0\.0\.1:\d+)"'
         self.data = "http://" + first(self.log, listening.format("listening"))
-        admin = first(self.log, listening.format("the admin listener"))
+        admin = first(self.log, listening.format("admin listener"))
         self.admin = "http://" + admin
         # Started again, it is to be found where it was.
         self.settings["admin.listen"] = admin

@@ -47,7 +47,11 @@ async fn stored(flags: Flags) -> World {
 
 #[tokio::test]
 async fn probes_give_the_bare_status_to_anybody_by_any_name() {
-    let world = World::with(Settings::default(), vec![flag("admin.token_file", "Cargo.toml")]).await;
+    keep_secret([ADMIN_TOKEN.to_owned()]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, ADMIN_TOKEN).unwrap();
+    let world = World::with(Settings::default(), vec![flag("admin.token_file", file.display())]).await;
     for path in ["/livez", "/readyz"] {
         let got = ask(&world, Method::GET, path, &[("host", "10.1.2.3:7081"), ("origin", "https://x")]).await;
         assert_eq!((got.status, got.field("content-type")), (StatusCode::OK, "text/plain; charset=utf-8"));

@@ -161,7 +161,7 @@ async fn a_proxy_gets_the_password_as_it_is_and_no_proxy_may_name_a_port() {
         .unwrap();
     let named = format!("proxy {} (HTTPS_PROXY)", proxy.url.trim_start_matches("http://"));
     let check = String::from_utf8(check.stdout).unwrap();
-    assert!(check.contains(&format!("# Snyk is asked by way of the {named}\n")), "{check}");
+    assert!(check.contains(&format!("# Snyk is reached through the {named}\n")), "{check}");
     // "user:" and the password, as RFC 7617 has it.
     let head = &proxy.heads()[0];
     assert!(head.starts_with(&format!("connect 127.0.0.1:{port} http/1.1\r\n")), "{head}");

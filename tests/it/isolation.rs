@@ -237,6 +237,13 @@ async fn what_v1_and_other_buckets_say_is_not_about_exports() {
 
 /// A world with clients of these names, each with `policy`; and their keys.
 async fn with_clients(known: &Known, policies: &[(&str, &str)], more: Flags) -> (World, Vec<String>) {
+    let (mut flags, keys) = clients(known, policies);
+    flags.extend(more);
+    (World::with(Settings::default(), flags).await, keys)
+}
+
+/// The flags for clients of these names, each with `policy`; and their keys.
+pub(crate) fn clients(known: &Known, policies: &[(&str, &str)]) -> (Flags, Vec<String>) {
     let mut roster = String::new();
     let mut keys = Vec::new();
     for (name, policy) in policies {
@@ -249,9 +256,7 @@ async fn with_clients(known: &Known, policies: &[(&str, &str)], more: Flags) -> 
         );
         keys.push(format!("token {key}"));
     }
-    let mut flags = known.flags(&roster);
-    flags.extend(more);
-    (World::with(Settings::default(), flags).await, keys)
+    (known.flags(&roster), keys)
 }
 
 #[tokio::test(flavor = "multi_thread")]

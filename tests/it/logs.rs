@@ -115,7 +115,7 @@ impl Unread {
                     .expect("an address");
             }
         };
-        let (address, admin) = (address_in("listening"), address_in("the admin listener"));
+        let (address, admin) = (address_in("listening"), address_in("admin listener"));
         Self { child, log, address, admin }
     }
 

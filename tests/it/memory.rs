@@ -3,18 +3,21 @@
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use exportgate::fake::{Fake, Fault, Settings, State};
 use tempfile::TempDir;
 
+use crate::access::Known;
+use crate::isolation::clients;
 use crate::support::h2::{
     Connection, DATA, END_STREAM, GOAWAY, HEADERS, INITIAL_WINDOW, OK, RST_STREAM, SETTINGS, WINDOW_UPDATE,
     frame, get, post,
 };
 use crate::support::program::Program;
 use crate::support::raw::{ask, connect, large_export, narrow, peak_memory, poll, rest};
+use crate::support::upstream::{Answer, Upstream};
 use crate::support::{ORG, START, V, World, flag, keep_secret, results, scope};
 
 /// The memory of the sidecar in `deploy`, in MiB.
@@ -366,5 +369,94 @@ async fn slow_clients_of_streamed_answers_do_not_stop_the_connection_to_snyk() {
         assert_eq!(got.status, 200);
     }
     drop(slow);
+    world.stop().await;
+}
+
+/// An answer whose length is not announced, with so many bytes; it ends, or more is to come.
+fn unannounced(bytes: usize, ends: bool) -> Answer {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked";
+    let end = if ends { "0\r\n\r\n" } else { "" };
+    Answer::of(format!("{head}\r\n\r\n{bytes:x}\r\n{}\r\n{end}", " ".repeat(bytes)))
+}
+
+/// Begins a start of which 5 KB come.
+fn dribble(address: SocketAddr, authorization: &str) -> TcpStream {
+    let mut stream = connect(address).unwrap().into_inner();
+    let head = format!("host: localhost\r\n{authorization}transfer-encoding: chunked");
+    let body = " ".repeat(5 * 1_024);
+    write!(stream, "POST /orgs/{ORG}/export?{V} HTTP/1.1\r\n{head}\r\n\r\n1400\r\n{body}\r\n").unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_stall_leave_room_for_others_whose_length_is_not_announced() {
+    let upstream = Upstream::http1(|number, _| unannounced(100_000, number >= 8)).await;
+    let fake = Fake::start(Settings::default()).await.unwrap();
+    let world = World::before(fake, &upstream.url, vec![flag("queue.max_wait", "1s")]).await;
+    let address = world.root.trim_start_matches("http://").parse().unwrap();
+    let stalled: Vec<_> = (0..8)
+        .map(|n| {
+            let mut stream = connect(address).unwrap().into_inner();
+            write!(stream, "GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n", results(&n.to_string())).unwrap();
+            stream
+        })
+        .collect();
+    poll("all of them are asked", || (upstream.requests() == 8).then_some(()));
+    for _ in 0..3 {
+        assert_eq!(world.get(&results("good")).await.body.len(), 100_000);
+    }
+    drop(stalled);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn starts_that_dribble_leave_room_for_polls() {
+    let served = Served::with(&[("EXPORTGATE_QUEUE_MAX_WAIT", "1s")], 0, 0).await;
+    let dribbling: Vec<_> = (0..200).map(|_| dribble(served.program.address, "")).collect();
+    poll("they have come", || (served.metric("exportgate_buffered_bytes") >= 200.0 * 5_120.0).then_some(()));
+    let mut good = served.connect();
+    for _ in 0..20 {
+        assert_eq!(ask(&mut good, &results("none")).unwrap().0, 404);
+    }
+    drop(dribbling);
+    served.end("200 starts that dribble", SIDECAR);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_one_client_holds_there_is_room_for_another() {
+    const STALLED: usize = 4;
+    const SLOW: usize = 8;
+    let upstream = Upstream::http1(|number, _| match number {
+        ..STALLED => unannounced(100_000, false),
+        _ if number < STALLED + SLOW => {
+            let body = " ".repeat(15_000_000);
+            Answer::of(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
+        }
+        _ => unannounced(if number % 2 == 0 { 100 } else { 100_000 }, true),
+    })
+    .await;
+    let known = Known::new();
+    let (mut flags, keys) = clients(&known, &[("greedy", ""), ("other", "")]);
+    flags.push(flag("queue.max_wait", "20s"));
+    let fake = Fake::start(Settings::default()).await.unwrap();
+    let world = World::before(fake, &upstream.url, flags).await;
+    let address = world.root.trim_start_matches("http://").parse().unwrap();
+    let authorization = format!("authorization: {}\r\n", keys[0]);
+    let mut held = Vec::new();
+    for n in 0..STALLED + SLOW {
+        let mut stream = narrow(address, Ipv4Addr::LOCALHOST).unwrap();
+        let target = results(&n.to_string());
+        write!(stream, "GET {target} HTTP/1.1\r\nhost: localhost\r\n{authorization}\r\n").unwrap();
+        held.push(stream);
+        poll("it is asked", || (upstream.requests() > n).then_some(()));
+    }
+    held.extend((0..200).map(|_| dribble(address, &authorization)));
+    for _ in 0..6 {
+        let begun = Instant::now();
+        let got = world.get_with(&results("good"), &[("authorization", &keys[1])]).await;
+        assert_eq!(got.status, 200);
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+    drop(held);
     world.stop().await;
 }

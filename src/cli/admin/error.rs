@@ -12,7 +12,7 @@ use crate::error_text::BoxError;
 /// A call of the admin API failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AdminError {
-    #[error("admin.listen is empty, so that the gateway has no admin listener: set it, or give --admin")]
+    #[error("admin.listen is empty, so the gateway has no admin listener: set it, or give --admin")]
     NotSet,
     #[error("admin.listen takes any free port: give --admin with the one that the gateway's log names")]
     FreePort,
@@ -42,7 +42,7 @@ pub(crate) enum AdminError {
     Handshake { address: AdminAddress, source: BoxError },
     #[error("{address} gave no answer within {} s", time.as_secs())]
     TooSlow { address: AdminAddress, time: Duration },
-    #[error("what {address} answers cannot be read: check --admin and admin.listen")]
+    #[error("the answer of {address} cannot be read: check --admin and admin.listen")]
     Unreadable { address: AdminAddress, source: BoxError },
     #[error(
         "the gateway at {0} wants its admin token: set admin.token_file (EXPORTGATE_ADMIN_TOKEN_FILE), or give --token-file"
@@ -50,18 +50,16 @@ pub(crate) enum AdminError {
     NoToken(AdminAddress),
     #[error("the gateway at {address} refuses the token in {}: it must be the one in its own admin.token_file", path.display())]
     WrongToken { address: AdminAddress, path: PathBuf },
-    #[error("the gateway at {address} does not do it: {title}: {detail} ({status})")]
+    #[error("the gateway at {address} refused the call: {title}: {detail} ({status})")]
     Refused { address: AdminAddress, status: StatusCode, title: String, detail: String },
-    #[error(
-        "what answers at {address} is no admin listener of exportgate ({status}): check --admin and admin.listen"
-    )]
+    #[error("{address} is not an admin listener of exportgate ({status}): check --admin and admin.listen")]
     Stranger { address: AdminAddress, status: StatusCode },
-    #[error("{0} cannot be asked")]
+    #[error("cannot connect to {0}")]
     Transport(AdminAddress, #[source] BoxError),
 }
 
 impl From<AdminError> for CommandError {
     fn from(error: AdminError) -> Self {
-        Self::Other("the gateway cannot be asked", error.into())
+        Self::Other("admin call failed", error.into())
     }
 }

@@ -8,15 +8,14 @@
 //! a span has the last eight bytes of the id of its request or attempt.
 
 mod export;
-mod parent;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, Uri};
-use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId};
+use http::{HeaderMap, HeaderValue, Uri};
+use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanProcessor as _};
 use uuid::Uuid;
@@ -25,6 +24,8 @@ pub use export::{TraceError, fields};
 
 /// Most spans that wait to be sent.
 const QUEUE: usize = 2_048;
+/// Longest `tracestate` that is kept, in bytes: everybody who passes it on must keep so many (W3C Trace Context §3.3.1.5).
+const MAX_STATE: usize = 512;
 
 /// `[otlp]`, where an endpoint is set.
 #[derive(Debug, Clone)]
@@ -105,17 +106,13 @@ impl Traces {
     /// where it is not traced, because the client says so or by chance.
     #[must_use]
     pub fn begin(&self, id: Uuid, client: Option<&HeaderMap>) -> Option<Trace> {
-        let parent = client.and_then(parent::of);
+        let parent = client.and_then(parent);
         let is_sampled =
             parent.as_ref().map_or_else(|| fastrand::f64() < self.sample, SpanContext::is_sampled);
         is_sampled.then(|| {
             let (trace, span, state) = match &parent {
                 Some(parent) => (parent.trace_id(), parent.span_id(), parent.trace_state().clone()),
-                None => (
-                    TraceId::from_bytes(id.into_bytes()),
-                    SpanId::INVALID,
-                    opentelemetry::trace::TraceState::NONE,
-                ),
+                None => (TraceId::from_bytes(id.into_bytes()), SpanId::INVALID, TraceState::NONE),
             };
             let context = SpanContext::new(trace, span_id(id), TraceFlags::SAMPLED, false, state);
             Trace { context, parent: span, is_remote: parent.is_some() }
@@ -161,6 +158,39 @@ impl Traces {
             tracing::warn!(spans.lost = lost, "so many spans were not sent since the start");
         }
     }
+}
+
+/// The span that the client's fields name (W3C Trace Context). What is not valid is ignored: a trace begins anew, and
+/// nobody's request fails for it. The SDK's propagator is laxer: it takes ids that are too short, signs before digits, and
+/// the first of several `traceparent`.
+fn parent(client: &HeaderMap) -> Option<SpanContext> {
+    let mut values = client.get_all("traceparent").iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (head, rest) = value.to_str().ok()?.split_at_checked(55)?;
+    let is_in_form = |(at, byte)| match at {
+        2 | 35 | 52 => byte == b'-',
+        _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+    };
+    let has_its_length = match &head[..2] {
+        "00" => rest.is_empty(),
+        "ff" => false,
+        // A later version may have more behind a hyphen (§4.3).
+        _ => rest.is_empty() || rest.starts_with('-'),
+    };
+    if !has_its_length || !head.bytes().enumerate().all(is_in_form) {
+        return None;
+    }
+    let (trace, span) = (TraceId::from_hex(&head[3..35]).ok()?, SpanId::from_hex(&head[36..52]).ok()?);
+    let flags = TraceFlags::new(u8::from_str_radix(&head[53..], 16).ok()?) & TraceFlags::SAMPLED;
+    let context = SpanContext::new(trace, span, flags, true, state(client));
+    context.is_valid().then_some(context)
+}
+
+fn state(client: &HeaderMap) -> TraceState {
+    let values: Vec<&[u8]> = client.get_all("tracestate").iter().map(HeaderValue::as_bytes).collect();
+    let text = values.join(&b',');
+    let short = std::str::from_utf8(&text).ok().filter(|text| text.len() <= MAX_STATE);
+    short.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
 impl Trace {
@@ -224,5 +254,72 @@ impl Span {
     pub fn fail(&mut self, error: impl Into<Value>) {
         self.set("error.type", error);
         self.0.status = Status::error("");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    const SPAN: &str = "b7ad6b7169203331";
+
+    fn named(fields: &[(&'static str, &str)]) -> Option<SpanContext> {
+        let fields = fields.iter().map(|(name, value)| {
+            (http::HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"))
+        });
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(name, value);
+        }
+        parent(&map)
+    }
+
+    #[test]
+    fn a_parent_is_taken_whole_or_not_at_all() {
+        for (flags, sampled) in [("00", false), ("01", true), ("ff", true), ("02", false)] {
+            let found = named(&[("traceparent", &format!("00-{TRACE}-{SPAN}-{flags}"))]).expect("a parent");
+            assert_eq!(
+                (found.trace_id().to_string(), found.span_id().to_string()),
+                (TRACE.into(), SPAN.into())
+            );
+            assert_eq!((found.is_sampled(), found.is_remote()), (sampled, true));
+        }
+        let more = format!("cc-{TRACE}-{SPAN}-01-what-comes-later");
+        assert!(named(&[("traceparent", &more)]).is_some());
+        for bad in [
+            String::new(),
+            format!("00-{TRACE}-{SPAN}"),
+            format!("00-{TRACE}-{SPAN}-1"),
+            format!("00-{TRACE}-{SPAN}-01-more"),
+            format!("ff-{TRACE}-{SPAN}-01"),
+            format!("cc-{TRACE}-{SPAN}-01.more"),
+            format!("00-{}-{SPAN}-01", TRACE.to_uppercase()),
+            format!("00-{TRACE}-{}-01", "0".repeat(16)),
+            format!("00-{}-{SPAN}-01", "0".repeat(32)),
+            format!("00-{TRACE}_{SPAN}-01"),
+            format!("00-{TRACE}0{SPAN}-01"),
+            format!("+0-{TRACE}-{SPAN}-01"),
+            "é".repeat(30),
+        ] {
+            assert_eq!(named(&[("traceparent", &bad)]), None, "{bad}");
+        }
+        let good = format!("00-{TRACE}-{SPAN}-01");
+        assert_eq!(named(&[("traceparent", &good), ("traceparent", &good)]), None);
+        assert_eq!(named(&[]), None);
+    }
+
+    #[test]
+    fn a_state_that_is_not_valid_costs_the_state_alone() {
+        let good = format!("00-{TRACE}-{SPAN}-01");
+        let state = |states: &[&str]| {
+            let mut fields = vec![("traceparent", good.as_str())];
+            fields.extend(states.iter().map(|state| ("tracestate", *state)));
+            named(&fields).expect("a parent").trace_state().header()
+        };
+        assert_eq!(state(&["a=1,b=2"]), "a=1,b=2");
+        assert_eq!(state(&["a=1", "b=2"]), "a=1,b=2");
+        assert_eq!((state(&["nonsense"]), state(&["A=1"])), (String::new(), String::new()));
+        assert_eq!(state(&[&format!("a={}", "x".repeat(600))]), "");
     }
 }

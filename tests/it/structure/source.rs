@@ -147,7 +147,6 @@ impl Seen {
             syn::UseTree::Rename(rename) => self.uses.push(with(&rename.ident)),
             syn::UseTree::Glob(_) => self.uses.push(before.to_vec()),
             syn::UseTree::Group(group) => group.items.iter().for_each(|item| self.tree(item, before)),
-            _ => {}
         }
     }
 }
