@@ -4,7 +4,7 @@
 //!
 //!     instructions PART TIMES
 //!
-//! PART is `route`, `key`, `peek-1`, `peek-4`, `peek-100` (links), `freshness` or `entry`: a stored response found,
+//! PART is `route`, `key`, `document-1`, `document-4`, `document-100` (links), `freshness` or `entry`: a stored response found,
 //! judged, and its fields copied for the answer.
 
 mod parts;
@@ -13,8 +13,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use exportgate::cache::{self, Cache, Directives, Key, Peek};
+use exportgate::cache::{self, Cache, Directives, Key};
 use exportgate::clock::Clock;
+use exportgate::export::Document;
 use exportgate::route::recognise;
 use http::{HeaderMap, Method};
 
@@ -27,15 +28,15 @@ fn repeat<T>(times: u64, mut part: impl FnMut() -> T) {
     }
 }
 
-fn peek(times: u64, links: usize) {
+fn document(times: u64, links: usize) {
     let body = parts::document(links);
-    repeat(times, || Peek::of(black_box(&body)));
+    repeat(times, || Document::of(black_box(&body)));
 }
 
 fn freshness(times: u64) {
     let (body, fields, settings) = (parts::document(4), parts::fields(), parts::settings(1 << 20));
-    let peek = Peek::of(&body);
-    let answer = parts::answer(&fields, &body, peek.as_ref(), Clock::system().now());
+    let document = Document::of(&body);
+    let answer = parts::answer(&fields, &body, document.as_ref(), Clock::system().now());
     repeat(times, || cache::assess(black_box(&answer), &settings));
 }
 
@@ -67,9 +68,9 @@ fn main() {
             let with = (parts::UPSTREAM, parts::CREDENTIAL);
             repeat(times, || Key::text(with, black_box(&call), &[], &fields));
         }
-        "peek-1" => peek(times, 1),
-        "peek-4" => peek(times, 4),
-        "peek-100" => peek(times, 100),
+        "document-1" => document(times, 1),
+        "document-4" => document(times, 4),
+        "document-100" => document(times, 100),
         "freshness" => freshness(times),
         "entry" => entry(times),
         other => panic!("no such part: {other}"),

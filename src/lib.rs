@@ -12,8 +12,10 @@ pub mod secret;
 pub mod shutdown;
 pub mod systemd;
 
-pub mod route;
+pub mod export;
 pub mod transport;
+
+pub mod route;
 
 pub mod access;
 pub mod cache;

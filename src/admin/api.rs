@@ -8,8 +8,8 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{Admin, BUSY, Refusal, json_answer, refusal, time, whole};
+use crate::export::Id;
 use crate::journal::{self, Query, moment};
-use crate::route::Id;
 use crate::transport::Body;
 
 /// Most entries or records of one answer.

@@ -11,10 +11,9 @@ use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::directives::{Directives, varies_by_more_than_the_key};
 use super::entry::LEAST_LIFE;
-use super::links::Links;
-use super::peek::Peek;
 use super::settings::Settings;
 use crate::clock::Now;
+use crate::export::{Document, Links};
 
 /// Clocks that differ by no more agree: `Date` has whole seconds, and a host is seldom further off.
 const TOLERANCE: Duration = Duration::from_mins(1);
@@ -29,7 +28,7 @@ pub struct Answer<'a> {
     /// The length of its body.
     pub body_len: usize,
     /// What its body says, where it is an export's document.
-    pub peek: Option<&'a Peek>,
+    pub document: Option<&'a Document>,
     /// When its request was sent.
     pub sent: Now,
     /// When its last byte came.
@@ -130,9 +129,9 @@ impl NotStored {
 /// # Errors
 /// The first reason against storing it.
 pub fn assess(answer: &Answer<'_>, settings: &Settings) -> Result<Freshness, NotStored> {
-    let peek = finished(answer, settings)?;
+    let document = finished(answer, settings)?;
     let told = told(answer.fields, &settings.ignore)?;
-    let links = remaining(&peek.links, answer, settings.link_margin);
+    let links = remaining(&document.links, answer, settings.link_margin);
     let mut lifetime = settings.max_age.min(told);
     if let Some(Remaining { fresh, .. }) = links {
         lifetime = lifetime.min(fresh);
@@ -140,7 +139,7 @@ pub fn assess(answer: &Answer<'_>, settings: &Settings) -> Result<Freshness, Not
     if lifetime.is_zero() {
         return Err(NotStored::LinksEnding);
     }
-    let uncertain = !peek.links.are_certain() || links.is_some_and(|links| !links.is_certain);
+    let uncertain = !document.links.are_certain() || links.is_some_and(|links| !links.is_certain);
     if uncertain {
         lifetime = lifetime.min(settings.default_age);
     }
@@ -157,17 +156,17 @@ pub fn assess(answer: &Answer<'_>, settings: &Settings) -> Result<Freshness, Not
 }
 
 /// What the document of a finished export says.
-fn finished<'a>(answer: &Answer<'a>, settings: &Settings) -> Result<&'a Peek, NotStored> {
-    let is_finished = answer.peek.is_some_and(Peek::is_finished);
+fn finished<'a>(answer: &Answer<'a>, settings: &Settings) -> Result<&'a Document, NotStored> {
+    let is_finished = answer.document.is_some_and(Document::is_finished);
     if answer.status != StatusCode::OK {
         return Err(if is_finished { NotStored::Status } else { NotStored::NotFinished });
     }
     if answer.body_len > settings.max_entry {
         return Err(NotStored::TooLarge);
     }
-    match answer.peek {
-        Some(peek) if peek.status.is_some() && !is_finished => Err(NotStored::NotFinished),
-        Some(peek) if is_finished && is_plain_json(answer.fields) => Ok(peek),
+    match answer.document {
+        Some(document) if document.status.is_some() && !is_finished => Err(NotStored::NotFinished),
+        Some(document) if is_finished && is_plain_json(answer.fields) => Ok(document),
         _ => Err(NotStored::NotExport),
     }
 }
@@ -304,12 +303,12 @@ mod tests {
         fields
     }
 
-    fn finished(links: &[String]) -> Peek {
-        let mut peek = Peek { status: Some("FINISHED".into()), id: None, links: Links::default() };
+    fn finished(links: &[String]) -> Document {
+        let mut document = Document { status: Some("FINISHED".into()), id: None, links: Links::default() };
         for link in links {
-            peek.links.add(link);
+            document.links.add(link);
         }
-        peek
+        document
     }
 
     /// A link that says no more than when it dies, so many seconds from now.
@@ -323,10 +322,10 @@ mod tests {
         format!("https://a/?X-Goog-Date={}&X-Goog-Expires={lives}", at.replace(['-', ':'], ""))
     }
 
-    fn assessed(fields: &HeaderMap, peek: &Peek, received: Now) -> Result<Freshness, NotStored> {
+    fn assessed(fields: &HeaderMap, document: &Document, received: Now) -> Result<Freshness, NotStored> {
         let status = StatusCode::OK;
         assess(
-            &Answer { status, fields, body_len: 10, peek: Some(peek), sent: received, received },
+            &Answer { status, fields, body_len: 10, document: Some(document), sent: received, received },
             &settings(),
         )
     }
@@ -394,13 +393,13 @@ mod tests {
         let links =
             [dies(60 * MIN), signed(0, 60 * MIN), signed(-5 * MIN, 60 * MIN), signed(-30 * MIN, 60 * MIN)];
         for (at, link) in links.iter().enumerate() {
-            let peek = finished(std::slice::from_ref(link));
-            let true_end = peek.links.end.expect("an end").duration_since(wall(NOW)).expect("later");
+            let document = finished(std::slice::from_ref(link));
+            let true_end = document.links.end.expect("an end").duration_since(wall(NOW)).expect("later");
             for (ours, theirs) in OFF.iter().flat_map(|ours| OFF.map(|theirs| (*ours, theirs))) {
                 let name = format!("{at}: ours {ours}, Snyk's {theirs}");
                 let date = httpdate::fmt_http_date(wall(NOW + theirs));
                 let received = now(ours);
-                let fresh = assessed(&json(&[("date", &date)]), &peek, received);
+                let fresh = assessed(&json(&[("date", &date)]), &document, received);
                 let Ok(fresh) = fresh else {
                     assert!(ours > 0 || theirs > 0, "{name}");
                     continue;
@@ -423,10 +422,11 @@ mod tests {
         let (sent, date) = (now(0), httpdate::fmt_http_date(wall(NOW)));
         let later = Duration::from_secs(20);
         let received = Now { wall: sent.wall + later, mono: sent.mono + later };
-        let peek = finished(&[signed(0, 60 * MIN)]);
+        let document = finished(&[signed(0, 60 * MIN)]);
         let fields = json(&[("date", &date), ("age", "100")]);
         let status = StatusCode::OK;
-        let answer = Answer { status, fields: &fields, body_len: 10, peek: Some(&peek), sent, received };
+        let answer =
+            Answer { status, fields: &fields, body_len: 10, document: Some(&document), sent, received };
         let fresh = assess(&answer, &settings()).expect("stored");
         assert_eq!(fresh.until, wall(NOW + 45 * MIN - 101));
     }
@@ -470,10 +470,10 @@ mod tests {
     fn only_a_whole_finished_export_in_plain_json_is_stored() {
         let end = || vec![dies(60 * MIN)];
         for word in ["PENDING", "STARTED", "ERRORED", "ERROR", "finished", "FINISHED ", ""] {
-            let peek = Peek { status: Some(word.into()), ..finished(&end()) };
-            assert_eq!(assessed(&json(&[]), &peek, now(0)), Err(NotStored::NotFinished), "{word}");
+            let document = Document { status: Some(word.into()), ..finished(&end()) };
+            assert_eq!(assessed(&json(&[]), &document, now(0)), Err(NotStored::NotFinished), "{word}");
             let html = json(&[("content-encoding", "br")]);
-            assert_eq!(assessed(&html, &peek, now(0)), Err(NotStored::NotFinished), "{word}");
+            assert_eq!(assessed(&html, &document, now(0)), Err(NotStored::NotFinished), "{word}");
         }
         let gzip = json(&[("content-encoding", "gzip")]);
         assert_eq!(lifetime(&gzip, &end()), Err(NotStored::NotExport));
@@ -481,19 +481,19 @@ mod tests {
         html.insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
         assert_eq!(lifetime(&html, &end()), Err(NotStored::NotExport));
         let fields = json(&[]);
-        let peek = finished(&end());
+        let document = finished(&end());
         let answer = Answer {
             status: StatusCode::PARTIAL_CONTENT,
             fields: &fields,
             body_len: 1 << 20,
-            peek: Some(&peek),
+            document: Some(&document),
             sent: now(0),
             received: now(0),
         };
         assert_eq!(assess(&answer, &settings()), Err(NotStored::Status));
-        assert_eq!(assess(&Answer { peek: None, ..answer }, &settings()), Err(NotStored::NotFinished));
+        assert_eq!(assess(&Answer { document: None, ..answer }, &settings()), Err(NotStored::NotFinished));
         // What is too large is not read.
-        let ok = Answer { status: StatusCode::OK, peek: None, ..answer };
+        let ok = Answer { status: StatusCode::OK, document: None, ..answer };
         assert_eq!(assess(&ok, &settings()), Err(NotStored::TooLarge));
         assert_eq!(assess(&Answer { body_len: 10, ..ok }, &settings()), Err(NotStored::NotExport));
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName};
 
-use crate::route::ExportCall;
+use crate::export::ExportCall;
 
 /// Names one question to one upstream with one credential. Equal keys mean the same bytes go up.
 ///

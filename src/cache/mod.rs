@@ -11,8 +11,6 @@ mod entry;
 mod fields;
 mod freshness;
 mod key;
-mod links;
-mod peek;
 mod settings;
 mod stored;
 
@@ -27,7 +25,7 @@ use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 
 use crate::clock::Now;
-use crate::route::Id;
+use crate::export::Id;
 
 use fields::Shapes;
 
@@ -37,7 +35,6 @@ pub use entry::{Entry, Whole, etag};
 pub use fields::Fields;
 pub use freshness::{Answer, Freshness, NotStored, age, assess};
 pub use key::Key;
-pub use peek::Peek;
 pub use settings::Settings;
 pub use stored::Stored;
 

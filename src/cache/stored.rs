@@ -2,11 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::Method;
-
 use super::{Entry, Key};
 use crate::clock::Now;
-use crate::route::{ExportCall, Route, ScopeKind, recognise};
+use crate::export::{ExportCall, ScopeKind};
 
 /// One stored response. Nothing of its body is here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +59,5 @@ impl Stored {
 
 /// The call that a key stands for: its target was written from one.
 pub(super) fn call(key: &Key) -> Option<ExportCall> {
-    match recognise(&Method::GET, &key.parts()?.1.parse().ok()?, false).ok()? {
-        Route::Export(call) => Some(call),
-        Route::Other(_) => None,
-    }
+    ExportCall::of_target(key.parts()?.1)
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::Failure;
 use super::admin::Reached;
-use crate::route::Id;
+use crate::export::Id;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

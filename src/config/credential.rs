@@ -3,8 +3,8 @@
 use super::reader::Reader;
 use super::upstream::endpoint;
 use crate::credential::{Described, Scheme, Scopes, Settings, Slot, Source, parse};
+use crate::export::Id;
 use crate::files;
-use crate::route::Id;
 use crate::upstream::Settings as Upstream;
 
 /// Gives nothing only after noting a problem.

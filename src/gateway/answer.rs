@@ -5,9 +5,8 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, StatusCode};
 
 use super::fields;
-use crate::cache::Peek;
+use crate::export::{Document, Id};
 use crate::journal::Attempt;
-use crate::route::Id;
 use crate::telemetry::drift::{Drift, Kind};
 use crate::upstream::budget::limits_told;
 use crate::upstream::gate::{Bucket, Outcome, Told};
@@ -17,12 +16,9 @@ use crate::upstream::{Answer, Failed};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Garbled;
 
-/// The status words of exports, as Snyk's document and its guide spell them.
-const STATUS_WORDS: [&str; 5] = ["PENDING", "STARTED", "FINISHED", "ERRORED", "ERROR"];
-
 /// What of a recorded attempt shows that Snyk is not as we know it; `seen` knows what was served before. All text is
 /// plain already.
-pub(super) fn drift(attempt: &Attempt, peek: Option<&Peek>, seen: &Drift) -> Vec<(Kind, String)> {
+pub(super) fn drift(attempt: &Attempt, peek: Option<&Document>, seen: &Drift) -> Vec<(Kind, String)> {
     let mut found = Vec::new();
     let version = attempt.version_served.as_deref().unwrap_or("(no version)");
     if let Some(since) = &attempt.deprecation {
@@ -42,10 +38,10 @@ pub(super) fn drift(attempt: &Attempt, peek: Option<&Peek>, seen: &Drift) -> Vec
         found.push((Kind::Version, detail));
     }
     let Some(peek) = peek.filter(|_| attempt.status == Some(200)) else { return found };
-    if let Some(word) = peek.status.as_deref().filter(|word| !STATUS_WORDS.contains(word)) {
+    if let Some(word) = peek.unknown_status() {
         found.push((Kind::StatusWord, format!("status {}", fields::plain(word))));
     }
-    if peek.has_unknown_link() {
+    if peek.links.is_unreadable {
         let export = attempt.export_id.as_deref().unwrap_or("(no id)");
         found.push((Kind::LinkForm, format!("a link of export {export} does not say when it ends")));
     }
@@ -88,7 +84,7 @@ pub(super) fn rate(answer: &HeaderMap) -> Result<Told, Garbled> {
 }
 
 /// Notes what came in the record.
-pub(super) fn note(attempt: &mut Attempt, answer: &Result<Answer, Failed>, peek: Option<&Peek>) {
+pub(super) fn note(attempt: &mut Attempt, answer: &Result<Answer, Failed>, peek: Option<&Document>) {
     match answer {
         Ok(answer) => {
             note_head(attempt, answer.status, &answer.fields);

@@ -4,7 +4,8 @@ use bytes::Bytes;
 use http::HeaderValue;
 use zeroize::Zeroizing;
 
-use crate::cache::{self, Peek};
+use crate::cache;
+use crate::export;
 
 /// Bodies up to this length are read at once: it takes less than a millisecond. Longer ones would hold up the other
 /// requests of the thread (7.8 MB: 47 ms).
@@ -16,7 +17,7 @@ pub(super) struct Document {
     /// Whether it holds the gateway's credential.
     pub(super) echoes: bool,
     /// Its status, id and links; `None` where it is no export's document.
-    pub(super) peek: Option<Peek>,
+    pub(super) peek: Option<export::Document>,
     /// The validator of an export's document.
     pub(super) etag: Option<HeaderValue>,
 }
@@ -36,7 +37,7 @@ fn read_now(body: &[u8], secret: &[u8], is_storable: bool) -> Document {
     if !secret.is_empty() && memchr::memmem::find(body, secret).is_some() {
         return Document { echoes: true, ..Document::default() };
     }
-    let peek = Some(body).filter(|_| is_storable).and_then(Peek::of);
+    let peek = Some(body).filter(|_| is_storable).and_then(export::Document::of);
     // Only a finished export's may be stored.
     let etag = peek.as_ref().filter(|peek| peek.is_finished()).map(|_| cache::etag(body));
     Document { echoes: false, peek, etag }

@@ -15,11 +15,12 @@ use super::document::{self, Document};
 use super::failure::{Failure, FailureKind};
 use super::{Gateway, fields, reply, spans};
 use crate::access::Permit;
-use crate::cache::{self, Entry, Key, Lead, Member, NotStored, Peek};
+use crate::cache::{self, Entry, Key, Lead, Member, NotStored};
 use crate::clock::Now;
 use crate::credential::{Credential, Presented};
+use crate::export::{Document as ExportDocument, ExportCall, Operation};
 use crate::journal::{Attempt, OnFailure, Served, Unrecorded};
-use crate::route::{ExportCall, Operation, OtherCall};
+use crate::route::OtherCall;
 use crate::telemetry::drift::Kind;
 use crate::telemetry::metrics::Attempted;
 use crate::telemetry::trace::Trace;
@@ -471,7 +472,7 @@ impl Gateway {
     }
 
     /// Counts and traces an attempt, and counts what it shows of Snyk.
-    fn tell(&self, attempt: &Attempt, errand: &Errand, (peek, now): (Option<&Peek>, Now)) {
+    fn tell(&self, attempt: &Attempt, errand: &Errand, (peek, now): (Option<&ExportDocument>, Now)) {
         if let (Some(traces), Some(trace)) = (&self.traces, &errand.trace) {
             spans::attempt(traces, trace, attempt);
         }
@@ -503,7 +504,8 @@ impl Gateway {
     ) -> Result<Arc<Entry>, NotStored> {
         let Answer { status, fields, body, reservation } = answer;
         let peek = document.peek.as_ref();
-        let seen = cache::Answer { status: *status, fields, body_len: body.len(), peek, sent, received };
+        let seen =
+            cache::Answer { status: *status, fields, body_len: body.len(), document: peek, sent, received };
         let freshness = cache::assess(&seen, &self.rules.load().cache)?;
         let fields = fields::for_replay(fields::end_to_end(fields.clone(), self.upstream.root()));
         let age = cache::age(&fields);

@@ -21,7 +21,8 @@ use super::forward::{Errand, Landed};
 use super::rules::Rules;
 use super::{Ask, Decided, Gateway, Missed, Next, fields, is_large, reply};
 use crate::cache::{Boarding, Entry, HALF_CLOSED, Waiter};
-use crate::route::{ExportCall, OtherCall};
+use crate::export::ExportCall;
+use crate::route::OtherCall;
 use crate::transport::{Body, CheckedBody, GatherError, NoRoom, Peer, Source, Streamed};
 
 /// How often more of an unwanted body is looked for: hyper hands it over in pieces of what it has read.

@@ -7,8 +7,8 @@ use super::exchange::Exchange;
 use super::failure::Failure;
 use super::fields;
 use crate::clock::Now;
+use crate::export::Id;
 use crate::journal::Attempt;
-use crate::route::Id;
 use crate::telemetry::trace::{Side, Span, Trace, Traces};
 
 impl Exchange {

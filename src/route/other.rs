@@ -1,6 +1,8 @@
 //! Paths of calls that are no export calls (`routes.other = "forward"`).
 
-use super::{Id, Refusal, Scope, ScopeKind, check_percent, is_unreserved_byte, package};
+use super::{Refusal, package};
+use crate::export::text::{check_percent, is_unreserved_byte};
+use crate::export::{Id, Scope, ScopeKind};
 
 /// The path of a call that is no export call, as it goes up: `/api/v1/…` as `/v1/…`, packages written anew, everything
 /// else as it came.

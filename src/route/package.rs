@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::{check_percent, is_unreserved_byte, push_encoded};
+use crate::export::text::{check_percent, is_unreserved_byte, push_encoded};
 
 /// Parses `segment` as a purl and writes it as Go's `PathEscape` would: `pkg:npm%2F%2540scope%2Fname@1`.
 pub(super) fn purl(segment: &str) -> Option<String> {

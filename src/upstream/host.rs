@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::circuit::{Admits, Circuit, Standing};
-use crate::route::{ExportCall, Id, Operation, Scope};
+use crate::export::{ExportCall, Id, Operation, Scope};
 
 /// `[breaker]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -383,7 +383,7 @@ impl Host {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::ScopeKind;
+    use crate::export::ScopeKind;
 
     const SETTINGS: Settings = Settings { failures: 3, pause: Duration::from_secs(5) };
 

@@ -1,4 +1,4 @@
-//! When signed links die (pure). A link is only ever looked at here; it is never kept or printed.
+//! The ends of signed links. A link is a bearer secret: it is only looked at here, and never kept or printed.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,29 +21,28 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What the links of a document show together, in the clock of the one who signed them. It takes the same memory for
-/// any number of links.
+/// A summary of a document's links, by the clock that signed them. It takes the same memory for any number of links.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Links {
+pub(crate) struct Links {
     /// How many there are.
-    pub(super) count: usize,
+    pub(crate) count: usize,
     /// The first end that one shows.
-    pub(super) end: Option<SystemTime>,
+    pub(crate) end: Option<SystemTime>,
     /// The latest time at which one was signed, of those that show it.
-    pub(super) signed: Option<SystemTime>,
+    pub(crate) signed: Option<SystemTime>,
     /// Some link cannot have been signed before.
-    pub(super) not_before: Option<SystemTime>,
+    pub(crate) not_before: Option<SystemTime>,
     /// The shortest life, from signing to the end.
-    pub(super) life: Option<Duration>,
+    pub(crate) life: Option<Duration>,
     /// One shows no end, or one that cannot be read.
-    pub(super) is_unreadable: bool,
+    pub(crate) is_unreadable: bool,
     /// One was signed by something that can end sooner: temporary credentials, a stored access policy.
-    pub(super) is_revocable: bool,
+    pub(crate) is_revocable: bool,
 }
 
 impl Links {
     /// Takes one more link into account.
-    pub(super) fn add(&mut self, link: &str) {
+    pub(crate) fn add(&mut self, link: &str) {
         let Shown { end, signed, is_unreadable, is_revocable, .. } = Shown::by(link);
         self.count += 1;
         self.is_unreadable |= is_unreadable || end.is_none();
@@ -57,7 +56,7 @@ impl Links {
     }
 
     /// Whether every end is known for certain. Without links nothing says how long an answer is good.
-    pub(super) fn are_certain(&self) -> bool {
+    pub(crate) fn are_certain(&self) -> bool {
         self.count > 0 && !self.is_unreadable && !self.is_revocable
     }
 }
