@@ -42,10 +42,10 @@ fn freshness(times: u64) {
 
 fn entry(times: u64) {
     let (call, settings, now) = (parts::call(), parts::settings(1 << 20), Clock::system().now());
-    let key = Key::text((parts::UPSTREAM, parts::CREDENTIAL), &call, &[], &HeaderMap::new());
+    let key = Key::text(parts::UPSTREAM, parts::CREDENTIAL, &call, &HeaderMap::new());
     let cache = Cache::new(&settings);
     let entry = parts::entry(&cache, Bytes::from(parts::document(4)), &settings, now);
-    cache.store(&Key::from(key.clone()), Arc::new(entry), cache.asked());
+    cache.store(&Key::from(key.clone()), Arc::new(entry), cache.purges());
     let directives = Directives::of_request(&HeaderMap::new());
     repeat(times, || {
         let entry = cache.find(black_box(&key)).expect("it is stored");
@@ -65,8 +65,7 @@ fn main() {
         }
         "key" => {
             let (call, fields) = (parts::call(), HeaderMap::new());
-            let with = (parts::UPSTREAM, parts::CREDENTIAL);
-            repeat(times, || Key::text(with, black_box(&call), &[], &fields));
+            repeat(times, || Key::text(parts::UPSTREAM, parts::CREDENTIAL, black_box(&call), &fields));
         }
         "document-1" => document(times, 1),
         "document-4" => document(times, 4),

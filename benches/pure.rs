@@ -19,7 +19,7 @@ fn pure(c: &mut Criterion) {
     let call = parts::call();
     let fields = HeaderMap::new();
     c.bench_function("key", |b| {
-        b.iter(|| Key::new(parts::UPSTREAM, parts::CREDENTIAL, black_box(&call), &[], &fields));
+        b.iter(|| Key::text(parts::UPSTREAM, parts::CREDENTIAL, black_box(&call), &fields));
     });
 
     let settings = parts::settings(1 << 20);

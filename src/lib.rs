@@ -25,6 +25,8 @@ pub mod listener;
 pub mod telemetry;
 pub mod upstream;
 
+pub mod retrieval;
+
 pub mod admin;
 pub mod gateway;
 

@@ -22,6 +22,7 @@ use crate::files::{Content, Followed, Unreadable};
 use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
 use crate::listener::{Address, BindError, Listener};
+use crate::retrieval::{self, Retrieval, RetrievalSettings};
 use crate::shutdown::{self, Shutdown};
 use crate::systemd;
 use crate::telemetry::metrics::Metrics;
@@ -49,6 +50,7 @@ const LAST_LOOKS: Duration = Duration::from_secs(1);
 pub struct App {
     listener: Listener,
     gateway: Arc<Gateway>,
+    retrieval: Arc<Retrieval>,
     admin: Option<(Looking, Arc<Admin>)>,
     following: Following,
     reloader: Box<Reloader>,
@@ -126,12 +128,20 @@ impl App {
         let journal = Journal::open(config.journal.clone(), clock.clone());
         let metrics = Arc::new(Metrics::default());
         let traces = config.traces.as_ref().map(Traces::open).transpose()?;
-        let with = Collaborators {
+        let parts = retrieval::Parts {
             clock: clock.clone(),
             upstream: upstream.clone(),
+            journal: journal.clone(),
+            metrics: Arc::clone(&metrics),
+            traces: traces.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let retrieval = Arc::new(Retrieval::new(retrieval_settings(&config), parts));
+        let with = Collaborators {
+            clock: clock.clone(),
             access: Arc::clone(&access),
             credentials: Arc::clone(&credentials),
-            journal: journal.clone(),
+            retrieval: Arc::clone(&retrieval),
             metrics: Arc::clone(&metrics),
             traces: traces.clone(),
             memory: memory.clone(),
@@ -144,13 +154,13 @@ impl App {
         following.clients(clients, &access);
         following.tls(tls.clone().zip(tls_files));
 
-        let waiting = Arc::clone(&gateway);
+        let followed = Arc::clone(&retrieval);
         let expiry = Expiry { tls: tls.clone(), access: Arc::clone(&access) };
         let (expiring, warn_before) = (expiry.clone(), config.admin.warn_before);
         let views = Views {
             clock: clock.clone(),
             traces: traces.clone(),
-            cache: gateway.cache(),
+            cache: retrieval.cache(),
             memory,
             upstream: upstream.clone(),
             credentials: Arc::clone(&credentials),
@@ -161,7 +171,7 @@ impl App {
             addresses: listener.addresses(),
             expiring: Expirings(Box::new(move || expiring.all())),
             watched: following.watched(),
-            followers: Followers(Box::new(move || waiting.waiting())),
+            followers: Followers(Box::new(move || followed.waiting())),
             shutdown: shutdown.clone(),
         };
         let (admin, admin_tls) = bind_admin(&config, views, &mut following).await?;
@@ -169,6 +179,7 @@ impl App {
         let pacing = Pacing { upstream, journal: journal.clone(), clock: clock.clone() };
         let reloader = Box::new(Reloader {
             gateway: Arc::clone(&gateway),
+            retrieval: Arc::clone(&retrieval),
             access,
             credentials,
             tls,
@@ -184,6 +195,7 @@ impl App {
         Ok(Self {
             listener,
             gateway,
+            retrieval,
             admin,
             following,
             reloader,
@@ -217,10 +229,10 @@ impl App {
         self.admin.as_ref()?.0.addresses.last().cloned()
     }
 
-    /// The gateway, to look at while it runs.
+    /// The retrieval of answers, for its counts while it runs.
     #[must_use]
-    pub fn gateway(&self) -> Arc<Gateway> {
-        Arc::clone(&self.gateway)
+    pub fn retrieval(&self) -> Arc<Retrieval> {
+        Arc::clone(&self.retrieval)
     }
 
     /// Serves until a stop is asked for, drains, and closes the journal.
@@ -318,15 +330,13 @@ async fn bind_admin(
     Ok((Some((looking, Arc::new(admin))), tls))
 }
 
-/// What the request path goes by.
+/// The settings of the request path.
 fn settings(config: &Config) -> gateway::Settings<'_> {
-    gateway::Settings {
-        routes: config.routes,
-        cache: &config.cache,
-        listener: &config.listener,
-        upstream: &config.upstream,
-        on_journal_failure: config.journal.on_failure,
-    }
+    gateway::Settings { routes: config.routes, listener: &config.listener, upstream: &config.upstream }
+}
+
+fn retrieval_settings(config: &Config) -> RetrievalSettings {
+    RetrievalSettings { cache: config.cache.clone(), on_journal_failure: config.journal.on_failure }
 }
 
 /// The file of clients, read and not in force yet.

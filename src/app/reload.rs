@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::following::Following;
 use super::pacing::Pacing;
-use super::{open_clients, settings};
+use super::{open_clients, retrieval_settings, settings};
 use crate::access::Access;
 use crate::admin::{Admin, Shown};
 use crate::clock::Clock;
@@ -22,6 +22,7 @@ use crate::files::{self, Watched};
 use crate::gateway::Gateway;
 use crate::journal::OnFailure;
 use crate::listener::Limits;
+use crate::retrieval::Retrieval;
 use crate::shutdown::{self, Shutdown};
 use crate::systemd;
 use crate::telemetry::LogFilter;
@@ -54,6 +55,7 @@ impl std::fmt::Debug for Reload {
 #[derive(Debug)]
 pub(super) struct Reloader {
     pub(super) gateway: Arc<Gateway>,
+    pub(super) retrieval: Arc<Retrieval>,
     pub(super) access: Arc<Access>,
     pub(super) credentials: Arc<Credentials>,
     pub(super) tls: Option<ServerTls>,
@@ -183,7 +185,7 @@ impl Reloader {
         let names = self.credentials.names();
         if !values.is_empty() || names.len() != count {
             // Nobody asks for it any more: a credential that is described anew has keys of its own.
-            let _ = self.gateway.cache().purge_all();
+            let _ = self.retrieval.cache().purge_all();
         }
         following.credentials(values);
         following.retain_credentials(&names);
@@ -192,6 +194,7 @@ impl Reloader {
         following.admin_tls(admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         self.access.set(new.access.clone());
         following.clients(clients.map(|clients| clients.take(&self.access)), &self.access);
+        self.retrieval.set(retrieval_settings(&new));
         self.gateway.set(&settings(&new));
         self.limits.store(Arc::new(new.listener.clone()));
         if let (Some((limits, _)), Some(listener)) = (&self.admin, &new.admin.listener) {

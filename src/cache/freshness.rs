@@ -1,4 +1,4 @@
-//! Whether an answer may be stored, and until when it is fresh (pure).
+//! The freshness of answers, and the reasons not to store one (pure).
 //!
 //! Snyk sends no freshness of its own: an answer is as good as the links in it. So freshness ends at
 //! the earliest link's end less a margin, whatever else is said, and earlier where something asks for
@@ -18,16 +18,16 @@ use crate::export::{Document, Links};
 /// Clocks that differ by no more agree: `Date` has whole seconds, and a host is seldom further off.
 const TOLERANCE: Duration = Duration::from_mins(1);
 
-/// A whole answer of the upstream, as it came.
+/// A whole upstream answer, as it came: a candidate for storing.
 #[derive(Debug, Clone, Copy)]
-pub struct Answer<'a> {
+pub struct Candidate<'a> {
     /// Its status.
     pub status: StatusCode,
     /// Its fields.
     pub fields: &'a HeaderMap,
     /// The length of its body.
     pub body_len: usize,
-    /// What its body says, where it is an export's document.
+    /// Its document, if it is an export's.
     pub document: Option<&'a Document>,
     /// When its request was sent.
     pub sent: Now,
@@ -35,7 +35,7 @@ pub struct Answer<'a> {
     pub received: Now,
 }
 
-/// How long a stored response is fresh. Both clocks must agree that it is (see [`crate::clock`]).
+/// The end of a stored response's freshness. Both clocks must agree that it is (see [`crate::clock`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Freshness {
     /// Fresh before this wall time.
@@ -44,11 +44,11 @@ pub struct Freshness {
     pub until_mono: Instant,
     /// When the first link dies, in our own wall time; `None` where a link does not say.
     pub links_end: Option<SystemTime>,
-    /// Whether `cache.default_age` set the limit, because a link's end is not certain.
+    /// True if `cache.default_age` set the limit, because a link's end is not certain.
     pub uncertain: bool,
 }
 
-/// Why an answer is not stored.
+/// The reason not to store an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotStored {
     /// It is no finished export: nobody expects it to be stored.
@@ -124,14 +124,14 @@ impl NotStored {
     }
 }
 
-/// Decides whether `answer` is stored and how long it is fresh.
+/// Decides whether `candidate` is stored and how long it is fresh.
 ///
 /// # Errors
 /// The first reason against storing it.
-pub fn assess(answer: &Answer<'_>, settings: &Settings) -> Result<Freshness, NotStored> {
-    let document = finished(answer, settings)?;
-    let told = told(answer.fields, &settings.ignore)?;
-    let links = remaining(&document.links, answer, settings.link_margin);
+pub fn assess(candidate: &Candidate<'_>, settings: &Settings) -> Result<Freshness, NotStored> {
+    let document = finished(candidate, settings)?;
+    let told = told(candidate.fields, &settings.ignore)?;
+    let links = remaining(&document.links, candidate, settings.link_margin);
     let mut lifetime = settings.max_age.min(told);
     if let Some(Remaining { fresh, .. }) = links {
         lifetime = lifetime.min(fresh);
@@ -146,7 +146,7 @@ pub fn assess(answer: &Answer<'_>, settings: &Settings) -> Result<Freshness, Not
     if lifetime.is_zero() {
         return Err(NotStored::Uncertain);
     }
-    let received = answer.received;
+    let received = candidate.received;
     Ok(Freshness {
         until: received.wall + lifetime,
         until_mono: received.mono + lifetime,
@@ -156,17 +156,17 @@ pub fn assess(answer: &Answer<'_>, settings: &Settings) -> Result<Freshness, Not
 }
 
 /// What the document of a finished export says.
-fn finished<'a>(answer: &Answer<'a>, settings: &Settings) -> Result<&'a Document, NotStored> {
-    let is_finished = answer.document.is_some_and(Document::is_finished);
-    if answer.status != StatusCode::OK {
+fn finished<'a>(candidate: &Candidate<'a>, settings: &Settings) -> Result<&'a Document, NotStored> {
+    let is_finished = candidate.document.is_some_and(Document::is_finished);
+    if candidate.status != StatusCode::OK {
         return Err(if is_finished { NotStored::Status } else { NotStored::NotFinished });
     }
-    if answer.body_len > settings.max_entry {
+    if candidate.body_len > settings.max_entry {
         return Err(NotStored::TooLarge);
     }
-    match answer.document {
+    match candidate.document {
         Some(document) if document.status.is_some() && !is_finished => Err(NotStored::NotFinished),
-        Some(document) if is_finished && is_plain_json(answer.fields) => Ok(document),
+        Some(document) if is_finished && is_plain_json(candidate.fields) => Ok(document),
         _ => Err(NotStored::NotExport),
     }
 }
@@ -185,22 +185,22 @@ struct Remaining {
 /// What is left of the links' lives, by the clock that is right: `Date`, as long as no link was signed after it;
 /// else our own; and never more than they had when they were signed. Where nothing tells which of two clocks is
 /// right, the one counts by which the links end first, unless the margin makes up for the difference.
-fn remaining(links: &Links, answer: &Answer<'_>, margin: Duration) -> Option<Remaining> {
+fn remaining(links: &Links, candidate: &Candidate<'_>, margin: Duration) -> Option<Remaining> {
     let (end, life) = links.end.zip(links.life)?;
     let left = |now: SystemTime| end.duration_since(now).unwrap_or_default().min(life);
-    let ours = left(answer.received.wall);
+    let ours = left(candidate.received.wall);
     let was_signed_after = |clock: SystemTime| links.not_before.is_some_and(|at| at > clock + TOLERANCE);
     // Of a link's last minutes, half are for whoever reads it.
     let less_margin = |left: Duration| left.saturating_sub(margin.min((left / 2).max(LEAST_LIFE)));
     let by = |left: Duration, is_certain| Remaining { fresh: less_margin(left), alive: left, is_certain };
 
-    let Some(date) = date(answer.fields).filter(|date| !was_signed_after(*date)) else {
-        return Some(by(ours, !was_signed_after(answer.received.wall)));
+    let Some(date) = date(candidate.fields).filter(|date| !was_signed_after(*date)) else {
+        return Some(by(ours, !was_signed_after(candidate.received.wall)));
     };
     // `Date` is read to our disadvantage: it has whole seconds, so that up to one more has passed, and was written when
     // the request was sent at the earliest. An `Age` says that a cache on the way held the answer, and for how long.
-    let on_the_way = answer.received.mono.saturating_duration_since(answer.sent.mono);
-    let theirs = left(date + Duration::from_secs(1) + age(answer.fields) + on_the_way);
+    let on_the_way = candidate.received.mono.saturating_duration_since(candidate.sent.mono);
+    let theirs = left(date + Duration::from_secs(1) + age(candidate.fields) + on_the_way);
     let is_confirmed = links.signed.is_some_and(|signed| signed + TOLERANCE >= date);
     if is_confirmed || theirs <= ours {
         return Some(by(theirs, true));
@@ -325,7 +325,7 @@ mod tests {
     fn assessed(fields: &HeaderMap, document: &Document, received: Now) -> Result<Freshness, NotStored> {
         let status = StatusCode::OK;
         assess(
-            &Answer { status, fields, body_len: 10, document: Some(document), sent: received, received },
+            &Candidate { status, fields, body_len: 10, document: Some(document), sent: received, received },
             &settings(),
         )
     }
@@ -426,7 +426,7 @@ mod tests {
         let fields = json(&[("date", &date), ("age", "100")]);
         let status = StatusCode::OK;
         let answer =
-            Answer { status, fields: &fields, body_len: 10, document: Some(&document), sent, received };
+            Candidate { status, fields: &fields, body_len: 10, document: Some(&document), sent, received };
         let fresh = assess(&answer, &settings()).expect("stored");
         assert_eq!(fresh.until, wall(NOW + 45 * MIN - 101));
     }
@@ -482,7 +482,7 @@ mod tests {
         assert_eq!(lifetime(&html, &end()), Err(NotStored::NotExport));
         let fields = json(&[]);
         let document = finished(&end());
-        let answer = Answer {
+        let answer = Candidate {
             status: StatusCode::PARTIAL_CONTENT,
             fields: &fields,
             body_len: 1 << 20,
@@ -491,10 +491,10 @@ mod tests {
             received: now(0),
         };
         assert_eq!(assess(&answer, &settings()), Err(NotStored::Status));
-        assert_eq!(assess(&Answer { document: None, ..answer }, &settings()), Err(NotStored::NotFinished));
+        assert_eq!(assess(&Candidate { document: None, ..answer }, &settings()), Err(NotStored::NotFinished));
         // What is too large is not read.
-        let ok = Answer { status: StatusCode::OK, document: None, ..answer };
+        let ok = Candidate { status: StatusCode::OK, document: None, ..answer };
         assert_eq!(assess(&ok, &settings()), Err(NotStored::TooLarge));
-        assert_eq!(assess(&Answer { body_len: 10, ..ok }, &settings()), Err(NotStored::NotExport));
+        assert_eq!(assess(&Candidate { body_len: 10, ..ok }, &settings()), Err(NotStored::NotExport));
     }
 }

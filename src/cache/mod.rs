@@ -1,11 +1,10 @@
 //! Stored responses: what may be kept, for how long, and under which key.
 //!
 //! moka bounds the memory and drops an entry when its links are dead; whether an entry is *fresh* is
-//! decided here at each read, because moka's clock is monotonic and the links' is not. Flights
-//! (requests on their way that others may join) are a map of their own: they share an answer without
-//! storing it, which moka's loaders cannot do.
+//! decided here at each read, because moka's clock is monotonic and the links' is not. Requests in flight
+//! are a map of their own (`retrieval::flights`): they share an answer without storing it, which moka's
+//! loaders cannot do.
 
-mod collapse;
 mod directives;
 mod entry;
 mod fields;
@@ -29,11 +28,10 @@ use crate::export::Id;
 
 use fields::Shapes;
 
-pub use collapse::{Boarding, Flights, HALF_CLOSED, Lead, Member, Waiter};
 pub use directives::Directives;
 pub use entry::{Entry, Whole, etag};
 pub use fields::Fields;
-pub use freshness::{Answer, Freshness, NotStored, age, assess};
+pub use freshness::{Candidate, Freshness, NotStored, age, assess};
 pub use key::Key;
 pub use settings::Settings;
 pub use stored::Stored;
@@ -64,10 +62,9 @@ pub struct Removals {
     pub purged: AtomicU64,
 }
 
-/// How many purges there had been when an answer was asked for: what was asked for before a purge is not stored
-/// after it.
+/// The number of purges so far: an answer to a request that was sent before a purge is not stored after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked(u64);
+pub struct Purges(u64);
 
 impl Cache {
     /// An empty store of at most `settings.max_bytes`.
@@ -120,20 +117,20 @@ impl Cache {
         weight(key, entry) as u64 <= self.max_bytes
     }
 
-    /// To be read before an answer is asked for that may be stored.
+    /// To be read before a request is sent whose answer may be stored.
     #[must_use]
-    pub fn asked(&self) -> Asked {
-        Asked(self.purges.load(Ordering::SeqCst))
+    pub fn purges(&self) -> Purges {
+        Purges(self.purges.load(Ordering::SeqCst))
     }
 
-    /// Stores `entry`, in place of an older one, unless there was a purge since it was asked for.
-    pub fn store(&self, key: &Key, entry: Arc<Entry>, asked: Asked) {
-        if asked == self.asked() {
+    /// Stores `entry`, in place of an older one, unless there was a purge since `before`.
+    pub fn store(&self, key: &Key, entry: Arc<Entry>, before: Purges) {
+        if before == self.purges() {
             entry.reservation.suspend();
             self.entries.insert(key.clone(), entry);
             // moka puts off what goes in its place, and would hold a multiple of `max_bytes` meanwhile.
             self.entries.run_pending_tasks();
-            if asked != self.asked() {
+            if before != self.purges() {
                 self.entries.invalidate(key);
             }
         }

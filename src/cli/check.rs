@@ -8,7 +8,7 @@ use crate::access::{Class, Described};
 use crate::config::{Config, Resolved};
 use crate::credential::Scopes;
 use crate::expiry::{Standing, date};
-use crate::gateway::{Routes, told_of};
+use crate::gateway::{Routes, text_of};
 use crate::route;
 
 /// Prints `resolved` as TOML, each key with where its value comes from; or, as an example, each with its
@@ -37,7 +37,7 @@ pub(super) fn dry_run(config: &Config, asked: &Asked<'_>, out: &mut dyn Write) -
     let route = match route::recognise(&method, &uri, config.routes == Routes::Everything) {
         Ok(route) => route,
         Err(refusal) => {
-            writeln!(out, "  refused: {}", told_of(refusal))?;
+            writeln!(out, "  refused: {}", text_of(refusal))?;
             return Ok(false);
         }
     };

@@ -19,7 +19,7 @@ use crate::credential::{Credential, Credentials, NoValue};
 use crate::gateway::advice_on;
 use crate::journal::{Attempt, Journal};
 use crate::transport::Memory;
-use crate::upstream::{Answer, Failed, Outgoing, Upstream};
+use crate::upstream::{Answer, Failed, Upstream, UpstreamRequest};
 
 /// The owner of the credential: a request that needs no rights, and costs Snyk next to nothing.
 const TARGET: &str = "/rest/self?version=2024-10-15";
@@ -104,8 +104,9 @@ impl Check {
         let of = (root.as_str().into(), Arc::clone(&credential.name));
         let mut attempt = Attempt::new(sent.wall, of, sent_id);
         let body = Either::Left(Full::default());
-        let answer =
-            upstream.ask(Outgoing { method: Method::GET, target: TARGET.to_owned(), fields, body }).await;
+        let answer = upstream
+            .ask(UpstreamRequest { method: Method::GET, target: TARGET.to_owned(), fields, body })
+            .await;
         let received = clock.now();
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
         let verdict = match &answer {

@@ -1,4 +1,4 @@
-//! Why the upstream gave no whole answer.
+//! Attempts that brought no whole answer.
 
 use std::error::Error;
 use std::io;
@@ -12,11 +12,11 @@ use crate::transport::{ConnectError, RequestError, Stage};
 #[derive(Debug, thiserror::Error)]
 #[error("{}", kind.as_str())]
 pub struct Failed {
-    /// Which kind of failure.
+    /// The kind of failure.
     pub kind: FailedKind,
     /// The head of the answer, where it had come.
     pub head: Option<Box<(StatusCode, HeaderMap)>>,
-    /// What the libraries say; for the log only.
+    /// The error of a library; for the log only.
     pub source: Option<Box<dyn Error + Send + Sync>>,
 }
 
@@ -111,13 +111,13 @@ impl FailedKind {
         }
     }
 
-    /// Whether it is the proxy that failed.
+    /// True if the proxy failed.
     #[must_use]
     pub const fn is_proxys(self) -> bool {
         matches!(self, Self::ProxyDns | Self::ProxyRefused | Self::ProxyUnreachable | Self::ProxyStatus(_))
     }
 
-    /// Whether the upstream has certainly not processed the request.
+    /// True if the upstream has certainly not processed the request.
     #[must_use]
     pub const fn is_not_processed(self) -> bool {
         self.is_proxys()

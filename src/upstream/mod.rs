@@ -55,7 +55,7 @@ pub struct Upstream {
     memory: Memory,
 }
 
-/// How long one request may take, and how large its answer may be.
+/// The limits of one request, in time and size.
 #[derive(Debug)]
 struct Bounds {
     /// Connecting and waiting for the head each have their limit; only the first knows when it ends.
@@ -191,9 +191,9 @@ impl Drop for Circuits {
     }
 }
 
-/// A request as it goes up: everything in it was made by us.
+/// A request to the upstream: everything in it was made by us.
 #[derive(Debug)]
-pub struct Outgoing {
+pub struct UpstreamRequest {
     /// The method.
     pub method: Method,
     /// Path and query below the root.
@@ -370,14 +370,14 @@ impl Upstream {
         &self.root
     }
 
-    /// Asks and reads the whole answer, bounded in time and size.
+    /// Sends a request and reads the whole answer, bounded in time and size.
     ///
     /// # Errors
     /// [`Failed`], with the head where it had come.
-    pub async fn ask(&self, outgoing: Outgoing) -> Result<Answer, Failed> {
+    pub async fn ask(&self, request: UpstreamRequest) -> Result<Answer, Failed> {
         let deadline = Instant::now() + self.bounds.load().request_timeout;
-        let source = if outgoing.method == Method::GET { Source::Upstream } else { Source::UpstreamOnce };
-        let (head, body) = self.send(outgoing, deadline).await?.into_parts();
+        let source = if request.method == Method::GET { Source::Upstream } else { Source::UpstreamOnce };
+        let (head, body) = self.send(request, deadline).await?.into_parts();
         let (status, fields) = (head.status, head.headers);
         match self.read(body, source, deadline).await {
             Ok((body, reservation)) => Ok(Answer { status, fields, body, reservation }),
@@ -385,21 +385,21 @@ impl Upstream {
         }
     }
 
-    /// Asks and gives the head as soon as it is there; the body streams, for as long as one request may take.
+    /// Sends a request and gives the head as soon as it is there; the body streams, for as long as one request may take.
     ///
     /// # Errors
     /// [`Failed`].
-    pub async fn open(&self, outgoing: Outgoing) -> Result<Response<Streamed>, Failed> {
+    pub async fn open(&self, request: UpstreamRequest) -> Result<Response<Streamed>, Failed> {
         let deadline = Instant::now() + self.bounds.load().request_timeout;
-        let response = self.send(outgoing, deadline).await?;
+        let response = self.send(request, deadline).await?;
         Ok(response.map(|body| Streamed::new(body, deadline)))
     }
 
-    async fn send(&self, outgoing: Outgoing, deadline: Instant) -> Result<Response<CheckedBody>, Failed> {
+    async fn send(&self, from: UpstreamRequest, deadline: Instant) -> Result<Response<CheckedBody>, Failed> {
         let Root { scheme, authority, prefix } = &self.root;
-        let mut request = Request::new(outgoing.body);
-        *request.method_mut() = outgoing.method;
-        *request.headers_mut() = outgoing.fields;
+        let mut request = Request::new(from.body);
+        *request.method_mut() = from.method;
+        *request.headers_mut() = from.fields;
         if request.body().is_end_stream()
             && [Method::POST, Method::PUT, Method::PATCH].contains(request.method())
         {
@@ -409,7 +409,7 @@ impl Upstream {
         *request.uri_mut() = Uri::builder()
             .scheme(scheme.clone())
             .authority(authority.clone())
-            .path_and_query(format!("{prefix}{}", outgoing.target))
+            .path_and_query(format!("{prefix}{}", from.target))
             .build()
             .map_err(|error| Failed { source: Some(error.into()), ..Failed::of(FailedKind::Protocol) })?;
         let head_by = deadline.min(Instant::now() + self.bounds.load().head_timeout);

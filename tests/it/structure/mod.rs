@@ -4,12 +4,13 @@ mod source;
 
 use std::path::{Path, PathBuf};
 
-const RANKS: [&[&str]; 8] = [
+const RANKS: [&[&str]; 9] = [
     &["chain"],
     &["circuit", "clock", "expiry", "files", "hardening", "secret", "shutdown", "systemd"],
     &["export", "transport"],
     &["route"],
     &["access", "cache", "credential", "journal", "listener", "telemetry", "upstream"],
+    &["retrieval"],
     &["admin", "gateway"],
     &["config", "app"],
     &["cli"],
