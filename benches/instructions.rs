@@ -13,7 +13,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use exportgate::cache::{self, Cache, Directives, Key};
+use exportgate::cache::{self, Cache, CacheKey, Directives};
 use exportgate::clock::Clock;
 use exportgate::export::Document;
 use exportgate::route::recognise;
@@ -42,10 +42,10 @@ fn freshness(times: u64) {
 
 fn entry(times: u64) {
     let (call, settings, now) = (parts::call(), parts::settings(1 << 20), Clock::system().now());
-    let key = Key::text(parts::UPSTREAM, parts::CREDENTIAL, &call, &HeaderMap::new());
+    let key = CacheKey::text(parts::UPSTREAM, parts::CREDENTIAL, &call, &HeaderMap::new());
     let cache = Cache::new(&settings);
     let entry = parts::entry(&cache, Bytes::from(parts::document(4)), &settings, now);
-    cache.store(&Key::from(key.clone()), Arc::new(entry), cache.purges());
+    cache.store(&CacheKey::from(key.clone()), Arc::new(entry), cache.purges());
     let directives = Directives::of_request(&HeaderMap::new());
     repeat(times, || {
         let entry = cache.find(black_box(&key)).expect("it is stored");
@@ -65,7 +65,7 @@ fn main() {
         }
         "key" => {
             let (call, fields) = (parts::call(), HeaderMap::new());
-            repeat(times, || Key::text(parts::UPSTREAM, parts::CREDENTIAL, black_box(&call), &fields));
+            repeat(times, || CacheKey::text(parts::UPSTREAM, parts::CREDENTIAL, black_box(&call), &fields));
         }
         "document-1" => document(times, 1),
         "document-4" => document(times, 4),

@@ -6,7 +6,7 @@ mod parts;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use exportgate::cache::{self, Key};
+use exportgate::cache::{self, CacheKey};
 use exportgate::clock::Clock;
 use exportgate::export::Document;
 use exportgate::route::recognise;
@@ -19,7 +19,7 @@ fn pure(c: &mut Criterion) {
     let call = parts::call();
     let fields = HeaderMap::new();
     c.bench_function("key", |b| {
-        b.iter(|| Key::text(parts::UPSTREAM, parts::CREDENTIAL, black_box(&call), &fields));
+        b.iter(|| CacheKey::text(parts::UPSTREAM, parts::CREDENTIAL, black_box(&call), &fields));
     });
 
     let settings = parts::settings(1 << 20);

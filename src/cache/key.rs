@@ -13,9 +13,9 @@ use crate::export::ExportCall;
 /// the credential's name come from checked configuration, the target is written from parsed ids and
 /// percent-encoded pairs, and field values cannot carry line feeds (RFC 9110 §5.5).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key(Arc<str>);
+pub struct CacheKey(Arc<str>);
 
-impl Key {
+impl CacheKey {
     /// The text of the key of `call`, asked of `upstream` with the credential *named* `credential` (a rotation
     /// keeps its entries), with the fields of a client that are `forwarded`. It is enough for a look-up.
     #[must_use]
@@ -51,15 +51,15 @@ impl Key {
     }
 }
 
-impl From<String> for Key {
-    /// `text` is what [`Key::text`] gave.
+impl From<String> for CacheKey {
+    /// `text` is what [`CacheKey::text`] gave.
     fn from(text: String) -> Self {
         Self(text.into())
     }
 }
 
 /// A key and its text are hashed and compared alike.
-impl Borrow<str> for Key {
+impl Borrow<str> for CacheKey {
     fn borrow(&self) -> &str {
         &self.0
     }
@@ -74,8 +74,8 @@ mod tests {
 
     use super::*;
 
-    fn key(upstream: &str, credential: &str, call: &ExportCall) -> Key {
-        Key::from(Key::text(upstream, credential, call, &HeaderMap::new()))
+    fn key(upstream: &str, credential: &str, call: &ExportCall) -> CacheKey {
+        CacheKey::from(CacheKey::text(upstream, credential, call, &HeaderMap::new()))
     }
 
     /// One question, as the parts that a client chooses, drawn from few enough values that
@@ -98,7 +98,7 @@ mod tests {
 
         #[test]
         fn different_questions_never_share_a_key(questions in prop::collection::vec(question(), 2..40)) {
-            let mut seen: HashMap<Key, (String, String, ExportCall)> = HashMap::new();
+            let mut seen: HashMap<CacheKey, (String, String, ExportCall)> = HashMap::new();
             for [upstream, credential, kind, scope, operation, export, query] in questions {
                 let target = format!("/{kind}/{scope}/{operation}/{export}?{query}");
                 let Some(call) = ExportCall::of_target(&target) else { continue };
@@ -128,7 +128,7 @@ mod tests {
         let call = ExportCall::of_target("/orgs/o/export/e").expect("a call");
         let key = |values: &[&'static str]| {
             let fields = values.iter().map(|v| (name.clone(), HeaderValue::from_static(v))).collect();
-            Key::text("u", "c", &call, &fields)
+            CacheKey::text("u", "c", &call, &fields)
         };
         assert_ne!(key(&["a"]), key(&["b"]));
         assert_ne!(key(&["a"]), key(&[]));

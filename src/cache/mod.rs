@@ -1,4 +1,4 @@
-//! Stored responses: what may be kept, for how long, and under which key.
+//! StoredResponse responses: what may be kept, for how long, and under which key.
 //!
 //! moka bounds the memory and drops an entry when its links are dead; whether an entry is *fresh* is
 //! decided here at each read, because moka's clock is monotonic and the links' is not. Requests in flight
@@ -32,16 +32,16 @@ pub use directives::Directives;
 pub use entry::{Entry, Whole, etag};
 pub use fields::Fields;
 pub use freshness::{Candidate, Freshness, NotStored, age, assess};
-pub use key::Key;
+pub use key::CacheKey;
 pub use settings::Settings;
-pub use stored::Stored;
+pub use stored::StoredResponse;
 
 /// The store of finished exports: least recently used, bounded by bytes.
 #[derive(Debug, Clone)]
 pub struct Cache {
     /// Its hash is quick and has a seed of its own, but is no `SipHash`. That is enough: only what is stored can
     /// collide, each key that is stored cost a request to Snyk, and `cache.max_bytes` bounds them all.
-    entries: moka::sync::Cache<Key, Arc<Entry>, RandomState>,
+    entries: moka::sync::Cache<CacheKey, Arc<Entry>, RandomState>,
     removals: Arc<Removals>,
     shapes: Arc<Shapes>,
     /// Counts purges.
@@ -74,7 +74,9 @@ impl Cache {
         let counted = Arc::clone(&removals);
         let entries = moka::sync::Cache::builder()
             .max_capacity(settings.max_bytes)
-            .weigher(|key: &Key, entry: &Arc<Entry>| u32::try_from(weight(key, entry)).unwrap_or(u32::MAX))
+            .weigher(|key: &CacheKey, entry: &Arc<Entry>| {
+                u32::try_from(weight(key, entry)).unwrap_or(u32::MAX)
+            })
             // TinyLFU would not admit a new export into a cache of often-read ones.
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(UntilLinksEnd)
@@ -113,7 +115,7 @@ impl Cache {
 
     /// Whether `entry` alone would not be more than all may be.
     #[must_use]
-    pub fn has_room_for(&self, key: &Key, entry: &Entry) -> bool {
+    pub fn has_room_for(&self, key: &CacheKey, entry: &Entry) -> bool {
         weight(key, entry) as u64 <= self.max_bytes
     }
 
@@ -124,7 +126,7 @@ impl Cache {
     }
 
     /// Stores `entry`, in place of an older one, unless there was a purge since `before`.
-    pub fn store(&self, key: &Key, entry: Arc<Entry>, before: Purges) {
+    pub fn store(&self, key: &CacheKey, entry: Arc<Entry>, before: Purges) {
         if before == self.purges() {
             entry.reservation.suspend();
             self.entries.insert(key.clone(), entry);
@@ -148,7 +150,7 @@ impl Cache {
         self.remove(&keys)
     }
 
-    fn remove(&self, keys: &[Arc<Key>]) -> usize {
+    fn remove(&self, keys: &[Arc<CacheKey>]) -> usize {
         for key in keys {
             self.entries.invalidate(&**key);
         }
@@ -165,9 +167,9 @@ impl Cache {
 
     /// What is stored, the newest first. Never a body: links are bearer secrets.
     #[must_use]
-    pub fn stored(&self, now: Now) -> Vec<Stored> {
-        let mut all: Vec<Stored> =
-            self.entries.iter().filter_map(|(key, entry)| Stored::of(&key, &entry, now)).collect();
+    pub fn stored(&self, now: Now) -> Vec<StoredResponse> {
+        let mut all: Vec<StoredResponse> =
+            self.entries.iter().filter_map(|(key, entry)| StoredResponse::of(&key, &entry, now)).collect();
         all.sort_by_key(|one| std::cmp::Reverse(one.stored));
         all
     }
@@ -192,21 +194,21 @@ impl Cache {
     }
 }
 
-fn weight(key: &Key, entry: &Entry) -> usize {
+fn weight(key: &CacheKey, entry: &Entry) -> usize {
     key.weight() + entry.weight()
 }
 
 /// Frees an entry when its links are dead; freshness ends earlier.
 struct UntilLinksEnd;
 
-impl Expiry<Key, Arc<Entry>> for UntilLinksEnd {
-    fn expire_after_create(&self, _key: &Key, entry: &Arc<Entry>, _at: Instant) -> Option<Duration> {
+impl Expiry<CacheKey, Arc<Entry>> for UntilLinksEnd {
+    fn expire_after_create(&self, _key: &CacheKey, entry: &Arc<Entry>, _at: Instant) -> Option<Duration> {
         Some(entry.links_live_for())
     }
 
     fn expire_after_update(
         &self,
-        _key: &Key,
+        _key: &CacheKey,
         entry: &Arc<Entry>,
         _at: Instant,
         _left: Option<Duration>,

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Entry, Key};
+use super::{CacheKey, Entry};
 use crate::clock::Now;
 use crate::export::{ExportCall, ScopeKind};
 
 /// One stored response. Nothing of its body is here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredResponse {
     /// Which call it answers: `results` or `job-status`.
     pub operation: &'static str,
     /// Org or group.
@@ -35,8 +35,8 @@ pub struct Stored {
     pub bytes: usize,
 }
 
-impl Stored {
-    pub(super) fn of(key: &Key, entry: &Entry, now: Now) -> Option<Self> {
+impl StoredResponse {
+    pub(super) fn of(key: &CacheKey, entry: &Entry, now: Now) -> Option<Self> {
         let (credential, target) = key.parts()?;
         let call = call(key)?;
         Some(Self {
@@ -58,6 +58,6 @@ impl Stored {
 }
 
 /// The call that a key stands for: its target was written from one.
-pub(super) fn call(key: &Key) -> Option<ExportCall> {
+pub(super) fn call(key: &CacheKey) -> Option<ExportCall> {
     ExportCall::of_target(key.parts()?.1)
 }

@@ -4,7 +4,7 @@ use http::Method;
 use memchr::memchr;
 
 use super::id::{Id, Scope, ScopeKind};
-use super::query::Query;
+use super::query::CallQuery;
 
 /// What an export call asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -59,7 +59,7 @@ pub struct ExportCall {
     /// What is asked.
     pub operation: Operation,
     /// The query, in canonical form.
-    pub query: Query,
+    pub query: CallQuery,
 }
 
 impl ExportCall {
@@ -79,7 +79,7 @@ impl ExportCall {
     pub(crate) fn of_target(target: &str) -> Option<Self> {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let (scope, operation) = parse_path(path)?;
-        Some(Self { scope, operation, query: Query::parse(query)? })
+        Some(Self { scope, operation, query: CallQuery::parse(query)? })
     }
 
     /// The path and query below the upstream's root, written from the parsed parts.

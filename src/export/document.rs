@@ -12,7 +12,7 @@ const FINISHED: &str = "FINISHED";
 /// The status words of exports, as Snyk's documents and its guide spell them.
 const STATUS_WORDS: [&str; 5] = ["PENDING", "STARTED", FINISHED, "ERRORED", "ERROR"];
 
-/// An export's document. Reading it is bounded: `serde_json` refuses a nesting of more than 128 levels, and only the
+/// An export's document. ValueReader it is bounded: `serde_json` refuses a nesting of more than 128 levels, and only the
 /// status word and the id are copied.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Document {
@@ -30,7 +30,9 @@ impl Document {
     pub fn of(body: &[u8]) -> Option<Self> {
         let mut deserializer = serde_json::Deserializer::from_slice(body);
         let mut found = Found::default();
-        Reading { place: Place::Document, found: &mut found }.deserialize(&mut deserializer).ok()?;
+        ValueReader { position: Position::Document, found: &mut found }
+            .deserialize(&mut deserializer)
+            .ok()?;
         deserializer.end().ok()?;
         found.data.and(found.attributes)?;
         Some(Self { status: found.status, id: found.id.and_then(|id| id.0), links: found.links })
@@ -62,9 +64,9 @@ struct Found {
 #[serde(transparent)]
 struct Nullable(Option<String>);
 
-/// The place of a value in a document.
+/// The position of a value in a document.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Position {
     Document,
     Data,
     Attributes,
@@ -75,9 +77,9 @@ enum Place {
     Outside,
 }
 
-/// Reads the value at one place. All but what is below must be objects: serde would take lists for them.
-struct Reading<'a> {
-    place: Place,
+/// Reads the value at one position. All but what is below must be objects: serde would take lists for them.
+struct ValueReader<'a> {
+    position: Position,
     found: &'a mut Found,
 }
 
@@ -92,18 +94,18 @@ enum Name {
     Other,
 }
 
-impl Reading<'_> {
-    /// What stands in the value at this place.
-    fn inner(&mut self) -> Reading<'_> {
-        let place = match self.place {
-            Place::Attributes | Place::Below => Place::Below,
-            Place::Document | Place::Data | Place::Outside => Place::Outside,
+impl ValueReader<'_> {
+    /// What stands in the value at this position.
+    fn inner(&mut self) -> ValueReader<'_> {
+        let position = match self.position {
+            Position::Attributes | Position::Below => Position::Below,
+            Position::Document | Position::Data | Position::Outside => Position::Outside,
         };
-        Reading { place, found: self.found }
+        ValueReader { position, found: self.found }
     }
 
     fn no_object<E: Error>(&self, what: Unexpected<'_>) -> Result<(), E> {
-        if matches!(self.place, Place::Below | Place::Outside) {
+        if matches!(self.position, Position::Below | Position::Outside) {
             Ok(())
         } else {
             Err(E::invalid_type(what, self))
@@ -111,7 +113,7 @@ impl Reading<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Reading<'_> {
+impl<'de> DeserializeSeed<'de> for ValueReader<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -119,7 +121,7 @@ impl<'de> DeserializeSeed<'de> for Reading<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Reading<'_> {
+impl<'de> Visitor<'de> for ValueReader<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,17 +130,19 @@ impl<'de> Visitor<'de> for Reading<'_> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key()? {
-            let before = match (self.place, name) {
-                (Place::Document, Name::Data) => {
-                    map.next_value_seed(Reading { place: Place::Data, found: self.found })?;
+            let before = match (self.position, name) {
+                (Position::Document, Name::Data) => {
+                    map.next_value_seed(ValueReader { position: Position::Data, found: self.found })?;
                     self.found.data.replace(()).is_some()
                 }
-                (Place::Data, Name::Id) => self.found.id.replace(map.next_value()?).is_some(),
-                (Place::Data, Name::Attributes) => {
-                    map.next_value_seed(Reading { place: Place::Attributes, found: self.found })?;
+                (Position::Data, Name::Id) => self.found.id.replace(map.next_value()?).is_some(),
+                (Position::Data, Name::Attributes) => {
+                    map.next_value_seed(ValueReader { position: Position::Attributes, found: self.found })?;
                     self.found.attributes.replace(()).is_some()
                 }
-                (Place::Attributes, Name::Status) => self.found.status.replace(map.next_value()?).is_some(),
+                (Position::Attributes, Name::Status) => {
+                    self.found.status.replace(map.next_value()?).is_some()
+                }
                 _ => {
                     map.next_value_seed(self.inner())?;
                     false
@@ -160,7 +164,7 @@ impl<'de> Visitor<'de> for Reading<'_> {
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
         self.no_object(Unexpected::Str(text))?;
         let is_link = text.contains("://") || text.trim_start().starts_with("//");
-        if is_link && self.place == Place::Below {
+        if is_link && self.position == Position::Below {
             self.found.links.add(text);
         }
         Ok(())

@@ -43,7 +43,7 @@ pub(crate) struct Links {
 impl Links {
     /// Takes one more link into account.
     pub(crate) fn add(&mut self, link: &str) {
-        let Shown { end, signed, is_unreadable, is_revocable, .. } = Shown::by(link);
+        let Terms { end, signed, is_unreadable, is_revocable, .. } = Terms::by(link);
         self.count += 1;
         self.is_unreadable |= is_unreadable || end.is_none();
         self.is_revocable |= is_revocable;
@@ -63,8 +63,8 @@ impl Links {
 
 /// What a name in a link says of its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Says {
-    /// When it was signed: S3 V4 and all that copy it (Google, OSS, TOS, …), to be read with [`Says::Life`].
+enum Term {
+    /// When it was signed: S3 V4 and all that copy it (Google, OSS, TOS, …), to be read with [`Term::Life`].
     Date,
     /// How many seconds it lives from then.
     Life,
@@ -81,7 +81,7 @@ enum Says {
     Revocable,
 }
 
-impl Says {
+impl Term {
     fn of(name: &str) -> Option<Self> {
         let mut lower = [0; 32];
         let lower = lower.get_mut(..name.len())?;
@@ -116,7 +116,7 @@ impl Says {
 
 /// What one link shows.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Shown {
+struct Terms {
     /// The first end.
     end: Option<SystemTime>,
     /// The latest time of signing.
@@ -128,7 +128,7 @@ struct Shown {
     is_revocable: bool,
 }
 
-impl Shown {
+impl Terms {
     /// Reads `NAME=value` wherever it stands: in the query or the path, delimited by `&`, `&amp;`, `;` or `~`, plain or
     /// percent-encoded, alone or in a token. What is found too much only ever makes the end earlier, or uncertain.
     fn by(link: &str) -> Self {
@@ -140,10 +140,10 @@ impl Shown {
             rest = behind;
             let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
             let name = before.rsplit(|c| !is_of_name(c)).next().unwrap_or_default();
-            let Some(says) = Says::of(name) else { continue };
+            let Some(term) = Term::of(name) else { continue };
             let value;
-            (value, rest) = rest.split_at(rest.find(|c| says.is_behind(c)).unwrap_or(rest.len()));
-            shown.take(says, value);
+            (value, rest) = rest.split_at(rest.find(|c| term.is_behind(c)).unwrap_or(rest.len()));
+            shown.take(term, value);
         }
         match (shown.date, shown.life) {
             (None, None) => {}
@@ -152,24 +152,24 @@ impl Shown {
         shown
     }
 
-    fn take(&mut self, says: Says, value: &str) {
-        match says {
-            Says::Date => {
+    fn take(&mut self, term: Term, value: &str) {
+        match term {
+            Term::Date => {
                 let at = instant(value);
                 self.is_unreadable |= at.is_none();
                 self.date = first(self.date, at);
                 self.begins(at);
             }
-            Says::Life => {
+            Term::Life => {
                 let life = seconds(value);
                 self.is_unreadable |= life.is_none();
                 self.life = first(self.life, life);
             }
-            Says::Start => self.begins(instant(value)),
-            Says::End => self.ends(instant(value)),
-            Says::Policy => self.ends(policy_end(value)),
-            Says::Revocable => self.is_revocable = true,
-            Says::Period => {
+            Term::Start => self.begins(instant(value)),
+            Term::End => self.ends(instant(value)),
+            Term::Policy => self.ends(policy_end(value)),
+            Term::Revocable => self.is_revocable = true,
+            Term::Period => {
                 let mut times = value.split(';').map(unix_seconds);
                 self.begins(times.next().flatten());
                 self.ends(times.next().flatten());
@@ -223,7 +223,7 @@ fn seconds(text: &str) -> Option<Duration> {
 fn policy_end(value: &str) -> Option<SystemTime> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
-    struct Policy {
+    struct CustomPolicy {
         statement: Vec<Statement>,
     }
     #[derive(Deserialize)]
@@ -250,7 +250,7 @@ fn policy_end(value: &str) -> Option<SystemTime> {
             c => c,
         })
         .collect();
-    let policy: Policy = serde_json::from_slice(&BASE64.decode(standard).ok()?).ok()?;
+    let policy: CustomPolicy = serde_json::from_slice(&BASE64.decode(standard).ok()?).ok()?;
     let ends = policy.statement.iter().map(|statement| statement.condition.date_less_than.seconds);
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(ends.min()?))
 }

@@ -14,4 +14,4 @@ pub use call::{ExportCall, Operation};
 pub use document::Document;
 pub use id::{Id, Scope, ScopeKind};
 pub(crate) use links::Links;
-pub use query::Query;
+pub use query::CallQuery;

@@ -8,9 +8,9 @@ use super::text::{FOREIGN, UNRESERVED, check_percent, hex, is_unreserved_byte, p
 /// percent-encoded in one way (RFC 3986 §6.2.2). It is both what goes up and part of the cache key, so
 /// that the upstream sees nothing that the key does not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Query(Vec<(String, Option<String>)>);
+pub struct CallQuery(Vec<(String, Option<String>)>);
 
-impl Query {
+impl CallQuery {
     /// Parses a raw query; `None` if it has a control byte, a broken percent-encoding or an encoded delimiter. Repeated and unknown names pass: they are the upstream's to judge.
     pub(crate) fn parse(raw: &str) -> Option<Self> {
         let mut pairs = Vec::new();
@@ -101,7 +101,7 @@ fn canonical(raw: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn written(query: &Query) -> String {
+    fn written(query: &CallQuery) -> String {
         let mut text = String::new();
         query.write(&mut text);
         assert_eq!(text.len(), query.len());
@@ -110,10 +110,10 @@ mod tests {
 
     #[test]
     fn a_default_version_is_filled_in_only_where_none_came() {
-        let mut none = Query::parse("a=1&z=2").expect("a query");
+        let mut none = CallQuery::parse("a=1&z=2").expect("a query");
         none.default_version("2024-10-15");
         assert_eq!(written(&none), "?a=1&version=2024-10-15&z=2");
-        let mut twice = Query::parse("version=1&version=2").expect("a query");
+        let mut twice = CallQuery::parse("version=1&version=2").expect("a query");
         twice.default_version("3");
         assert_eq!(written(&twice), "?version=1&version=2");
     }

@@ -7,7 +7,7 @@ use crate::credential::Unavailable;
 use crate::retrieval::Cause;
 use crate::upstream::gate::Why;
 use crate::upstream::host::{Broken, Level};
-use crate::upstream::{FailedKind, NotNow};
+use crate::upstream::{NotNow, UpstreamErrorKind};
 
 pub(super) fn of_cause(cause: Cause) -> ErrorReply {
     use StatusCode as S;
@@ -157,9 +157,9 @@ fn circuit_open(broken: Broken) -> ErrorReply {
     .after(broken.retry_after)
 }
 
-fn upstream(kind: FailedKind) -> ErrorReply {
-    use FailedKind as K;
+fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
     use StatusCode as S;
+    use UpstreamErrorKind as K;
     let with = |status, title, detail| reply(status, kind.proxy_error(), kind.as_str(), title, detail);
     let gateway = |title, detail| with(S::BAD_GATEWAY, title, detail);
     match kind {

@@ -15,7 +15,7 @@ use crate::access::Principal;
 use crate::clock::Now;
 use crate::export::{Id, ScopeKind};
 use crate::retrieval::{
-    CACHE_STATUS, Cause, Content, Forward, ForwardReason, NoAnswer, Origin, PLACEHOLDER, Passed, REQUEST_ID,
+    CACHE_STATUS, Cause, Forward, ForwardReason, NoAnswer, Origin, PLACEHOLDER, Passed, Payload, REQUEST_ID,
     Retrieved, SNYK_REQUEST_ID, Sending, response_text,
 };
 use crate::route::Route;
@@ -133,8 +133,8 @@ impl Exchange {
         let retrieved = self.forwarded(retrieved)?;
         self.origin = Some(retrieved.origin);
         match &retrieved.answer {
-            Content::Stored(entry) => self.attempt = Some(entry.attempt),
-            Content::Fetched(fetched) => {
+            Payload::Stored(entry) => self.attempt = Some(entry.attempt),
+            Payload::Fetched(fetched) => {
                 self.attempt = Some(fetched.attempt);
                 self.sending = Some(fetched.sending);
                 let is_collapsed =

@@ -9,7 +9,7 @@ use super::via::BadVia;
 use crate::access::{Denied, Exceeded, NotPermitted, Reason, Unidentified};
 use crate::chain::find;
 use crate::retrieval::{Cause, NoAnswer};
-use crate::route::Refusal;
+use crate::route::RouteError;
 use crate::transport::ConnectError;
 
 /// A request that gets an answer of our own instead of the upstream's.
@@ -55,7 +55,7 @@ pub(super) enum FailureKind {
     /// This very instance is on the request's way already.
     Loop,
     /// The request is no call that we answer.
-    Refused(Refusal),
+    Route(RouteError),
     /// The target is longer than `listener.max_target`.
     TargetTooLong,
     /// The body is larger than `listener.max_body`.
@@ -87,7 +87,7 @@ impl From<Unidentified> for FailureKind {
             Unidentified::RequiredHeader => Self::RequiredHeader,
             Unidentified::Unknown(reason) => Self::Unauthenticated(reason),
             Unidentified::TooManyFailures(reason) => Self::TooManyFailures(reason),
-            Unidentified::TargetForm => Self::Refused(Refusal::TargetForm),
+            Unidentified::TargetForm => Self::Route(RouteError::TargetForm),
         }
     }
 }
@@ -112,9 +112,9 @@ impl From<BadVia> for FailureKind {
     }
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        FailureKind::Refused(refusal).into()
+impl From<RouteError> for Failure {
+    fn from(refusal: RouteError) -> Self {
+        FailureKind::Route(refusal).into()
     }
 }
 

@@ -33,7 +33,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
 use crate::transport::{Body, CheckedBody, Memory, Peer};
-use crate::upstream::FailedKind;
+use crate::upstream::UpstreamErrorKind;
 
 use body::is_large;
 use exchange::{Exchange, Unanswered};
@@ -322,14 +322,14 @@ fn recognise(request: &ClientRequest) -> Result<Route, Failure> {
 
 /// The answer to a client whose request is no call that we answer: status, code and what to do.
 #[must_use]
-pub fn text_of(refusal: route::Refusal) -> String {
-    let answer = FailureKind::Refused(refusal).answer();
+pub fn text_of(refusal: route::RouteError) -> String {
+    let answer = FailureKind::Route(refusal).answer();
     format!("{} {}: {}", answer.status.as_u16(), answer.code, answer.detail)
 }
 
 /// Advice to whoever runs the gateway about a request that got no answer from Snyk.
 #[must_use]
-pub fn advice_on(failed: FailedKind) -> &'static str {
+pub fn advice_on(failed: UpstreamErrorKind) -> &'static str {
     FailureKind::from(Cause::Upstream(failed)).answer().detail
 }
 

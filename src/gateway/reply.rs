@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::failure::Failure;
 use crate::cache::Entry;
-use crate::retrieval::{Content, Retrieved, describe_stored};
+use crate::retrieval::{Payload, Retrieved, describe_stored};
 use crate::transport::Body;
 
 /// Our documents are data: a browser that is made to show one must do nothing with it.
@@ -23,8 +23,8 @@ const JSON_API: HeaderValue = HeaderValue::from_static("application/vnd.api+json
 /// placeholders are still to be filled.
 pub(super) fn retrieved(retrieved: &Retrieved, client: &HeaderMap) -> Response<Body> {
     match &retrieved.answer {
-        Content::Stored(entry) => conditional(entry, entry.fields.to_map(), client),
-        Content::Fetched(fetched) => {
+        Payload::Stored(entry) => conditional(entry, entry.fields.to_map(), client),
+        Payload::Fetched(fetched) => {
             let mut fields = fetched.fields.clone();
             let Some(entry) = &fetched.entry else {
                 return whole(fetched.status, fields, fetched.body.clone());

@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::causes::of_cause;
 use super::failure::FailureKind;
 use crate::access::Exceeded;
-use crate::route::Refusal;
+use crate::route::RouteError;
 
 /// The answer to a request that failed. All of it is fixed text: nothing of the request is echoed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl FailureKind {
                     "http_request_error",
                     "bad_framing",
                     "Where the body ends is not certain",
-                    "Send one plain Content-Length, or Transfer-Encoding: chunked, as RFC 9112 section 6 has it.",
+                    "Send one plain Payload-Length, or Transfer-Encoding: chunked, as RFC 9112 section 6 has it.",
                 )
             },
             Self::ForeignHost => reply(
@@ -151,7 +151,7 @@ impl FailureKind {
                 "The request came back to the gateway that sent it",
                 "The gateway's upstream leads back to itself: set upstream.url or upstream.region to Snyk's API.",
             ),
-            Self::Refused(refusal) => refused(refusal),
+            Self::Route(error) => no_route(error),
             Self::NoAnswer(cause) => of_cause(cause),
             Self::TargetTooLong => reply(
                 S::URI_TOO_LONG,
@@ -187,7 +187,7 @@ impl FailureKind {
                     "http_request_error",
                     "body_incomplete",
                     "The request body broke off",
-                    "Send the body that Content-Length or the chunks announce.",
+                    "Send the body that Payload-Length or the chunks announce.",
                 )
             },
             Self::NoRoom => no_room(),
@@ -226,33 +226,33 @@ fn exceeded_by(exceeded: Exceeded) -> ErrorReply {
     .after(exceeded.retry_after())
 }
 
-fn refused(refusal: Refusal) -> ErrorReply {
+fn no_route(error: RouteError) -> ErrorReply {
     use StatusCode as S;
     let bad = |code, title, detail| reply(S::BAD_REQUEST, "http_request_error", code, title, detail);
-    match refusal {
-        Refusal::TargetForm => bad(
+    match error {
+        RouteError::TargetForm => bad(
             "bad_target",
             "The request target is not in origin-form",
             "Send a path that begins with a slash; the gateway is no forward proxy.",
         ),
-        Refusal::Path => bad(
+        RouteError::Path => bad(
             "bad_path",
             "The path has a part that is never passed on",
             "Send plain ids: no dot segments, empty segments, encoded slashes or other encodings.",
         ),
-        Refusal::Query => bad(
+        RouteError::Query => bad(
             "bad_query",
             "The query cannot be read",
             "Percent-encode it as RFC 3986 has it, without control bytes or encoded delimiters.",
         ),
-        Refusal::Unknown => reply(
+        RouteError::Unknown => reply(
             S::NOT_FOUND,
             "http_request_denied",
             "unknown_route",
             "The gateway does not serve this path",
             "It serves Snyk's export calls; routes.other = \"forward\" opens the rest of the API.",
         ),
-        Refusal::Method { allow } => ErrorReply {
+        RouteError::Method { allow } => ErrorReply {
             allow: Some(allow),
             ..reply(
                 S::METHOD_NOT_ALLOWED,

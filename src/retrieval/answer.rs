@@ -13,18 +13,18 @@ use crate::clock::Now;
 use crate::credential::Unavailable;
 use crate::telemetry::trace::Trace;
 use crate::upstream::gate::Why;
-use crate::upstream::{Admitted, Failed, FailedKind, NotNow};
+use crate::upstream::{Admitted, NotNow, UpstreamError, UpstreamErrorKind};
 
 /// An answer with its origin.
 #[derive(Debug)]
 pub(crate) struct Retrieved {
     pub(crate) origin: Origin,
-    pub(crate) answer: Content,
+    pub(crate) answer: Payload,
 }
 
 /// The answer itself.
 #[derive(Debug)]
-pub(crate) enum Content {
+pub(crate) enum Payload {
     /// A stored response.
     Stored(Arc<Entry>),
     /// An answer of Snyk's, shared by all followers of its flight.
@@ -46,14 +46,14 @@ impl Retrieved {
 
     fn stored(entry: Arc<Entry>, origin: Origin) -> Self {
         entry.count_hit();
-        Self { origin, answer: Content::Stored(entry) }
+        Self { origin, answer: Payload::Stored(entry) }
     }
 
     pub(super) fn fetched(fetched: Arc<Fetched>, forward: Forward) -> Self {
         let Fetched { status, entry, not_stored, .. } = &*fetched;
         let forward =
             Forward { status: Some(*status), is_stored: entry.is_some(), not_stored: *not_stored, ..forward };
-        Self { origin: Origin::Upstream(forward), answer: Content::Fetched(fetched) }
+        Self { origin: Origin::Upstream(forward), answer: Payload::Fetched(fetched) }
     }
 }
 
@@ -202,7 +202,7 @@ pub(crate) enum Cause {
     /// All askers have left, or may have: they closed their half of the connection.
     Abandoned,
     /// The upstream gave no whole answer.
-    Upstream(FailedKind),
+    Upstream(UpstreamErrorKind),
     /// A fault of our own.
     Internal,
 }
@@ -227,8 +227,8 @@ impl From<Cause> for NoAnswer {
     }
 }
 
-impl From<Failed> for NoAnswer {
-    fn from(failed: Failed) -> Self {
+impl From<UpstreamError> for NoAnswer {
+    fn from(failed: UpstreamError) -> Self {
         Self { source: failed.source.map(Arc::from), ..Cause::Upstream(failed.kind).into() }
     }
 }

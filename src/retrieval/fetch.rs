@@ -13,13 +13,13 @@ use super::answer::{Cause, Fetched, NoAnswer, Sending};
 use super::flights::Leader;
 use super::question::{Asker, Question};
 use super::reading::{self, Reading};
-use super::verdict::{Repeat, Reply, Standing, Verdict};
+use super::verdict::{CredentialVerdict, Repeat, Reply, Verdict};
 use super::{Retrieval, fields, record, response_fields};
-use crate::cache::{self, Candidate, Entry, Key, NotStored};
+use crate::cache::{self, CacheKey, Candidate, Entry, NotStored};
 use crate::clock::Now;
 use crate::credential::Presented;
 use crate::journal::Attempt;
-use crate::upstream::{Admitted, Answer, Failed, FailedKind, UpstreamRequest};
+use crate::upstream::{Admitted, UpstreamAnswer, UpstreamError, UpstreamErrorKind, UpstreamRequest};
 
 /// After a longer time in the queue, the credential is looked at again: an access token may have ended.
 const LONG_QUEUE: Duration = Duration::from_secs(1);
@@ -34,14 +34,14 @@ pub(super) struct Fetch {
     /// The one who caused it.
     pub(super) asker: Arc<Asker>,
     /// The key under which the answer may be stored.
-    pub(super) key: Option<Key>,
+    pub(super) key: Option<CacheKey>,
     pub(super) leader: Leader<FlightResult>,
 }
 
-/// One request to Snyk and its outcome; the record is not written yet.
-struct Outcome {
+/// One request to Snyk and its trial; the record is not written yet.
+struct Trial {
     attempt: Attempt,
-    answer: Result<Answer, NoAnswer>,
+    answer: Result<UpstreamAnswer, NoAnswer>,
     /// The validator of a finished export's document.
     etag: Option<HeaderValue>,
     verdict: Verdict,
@@ -60,21 +60,21 @@ impl Fetch {
     pub(super) async fn run(mut self) {
         let purges = self.retrieval.cache.purges();
         // 1. Ask. It is large: boxed, it is not moved about with what is spawned.
-        let outcome = match Box::pin(self.ask()).await {
-            Ok(outcome) => outcome,
+        let trial = match Box::pin(self.ask()).await {
+            Ok(trial) => trial,
             Err(no_answer) => return self.leader.complete(Err(no_answer)),
         };
 
         // 2. Judge whether it may be stored.
-        let id = outcome.attempt.id;
-        let (attempt, result) = self.result(outcome);
+        let id = trial.attempt.id;
+        let (attempt, result) = self.result(trial);
 
         // 3. Record it. An answer that will be stored may be joined until it is: a client that comes
         //    meanwhile finds either the flight or the stored response. Any other is over now, so that
         //    nobody gets an answer that had come before it asked.
         let entry = result.as_ref().ok().and_then(|fetched| fetched.entry.clone());
         let mut clients = if entry.is_some() { self.leader.answered() } else { self.leader.close() };
-        if matches!(&result, Err(NoAnswer { cause: Cause::Upstream(FailedKind::Abandoned), .. })) {
+        if matches!(&result, Err(NoAnswer { cause: Cause::Upstream(UpstreamErrorKind::Abandoned), .. })) {
             // A client that has closed one half, and is there all the same, gets nothing of Snyk's.
             clients.clear();
         }
@@ -97,17 +97,17 @@ impl Fetch {
     }
 
     /// Asks Snyk, when it is admitted, and again where the verdict has it that this may help.
-    async fn ask(&mut self) -> Result<Outcome, NoAnswer> {
+    async fn ask(&mut self) -> Result<Trial, NoAnswer> {
         let mut presented = self.present().await?;
         let mut left = Repeats { with_other_credential: true, after_backoff: true, at_once: true };
         let mut sent_id = self.asker.sent_id.unwrap_or_else(fields::new_id);
         let (mut number, mut tries) = (0, 0);
-        let mut last: Option<Outcome> = None;
+        let mut last: Option<Trial> = None;
         loop {
             let admitted = match self.admit().await {
                 Ok(admitted) => admitted,
                 // The answer of the last try is better than none.
-                Err(no_answer) => return last.map(Outcome::settled).ok_or(no_answer),
+                Err(no_answer) => return last.map(Trial::settled).ok_or(no_answer),
             };
             if let Some(before) = last.take() {
                 self.retrieval.record(before.attempt, Vec::new()).await?;
@@ -120,8 +120,8 @@ impl Fetch {
             if tries == 1 {
                 self.retrieval.upstream.sent_first();
             }
-            let outcome = self.send(number, sent_id, &presented, &admitted).await;
-            let verdict = &outcome.verdict;
+            let trial = self.send(number, sent_id, &presented, &admitted).await;
+            let verdict = &trial.verdict;
             // A probe decides for others too: it is not repeated before its answer is heard.
             let pause = self.pause(verdict.repeat, tries).filter(|_| !admitted.is_probe());
             let is_at_once = verdict.repeat == Repeat::AtOnce && std::mem::take(&mut left.at_once);
@@ -137,9 +137,9 @@ impl Fetch {
                 (Repeat::AtOnce, ..) if is_at_once => {}
                 // The backoff is known by now: admission decides whether the wait for it is too long.
                 (Repeat::AfterBackoff, ..) if std::mem::take(&mut left.after_backoff) => tries = 0,
-                _ => return Ok(outcome.settled()),
+                _ => return Ok(trial.settled()),
             }
-            last = Some(outcome);
+            last = Some(trial);
         }
     }
 
@@ -164,15 +164,19 @@ impl Fetch {
     }
 
     /// Tells the credential; its other value, if the one that was presented was refused.
-    async fn judge_credential(&self, presented: &Presented, standing: Standing) -> Option<Presented> {
+    async fn judge_credential(
+        &self,
+        presented: &Presented,
+        standing: CredentialVerdict,
+    ) -> Option<Presented> {
         let (credential, now) = (&self.question.credential, self.retrieval.clock.now());
         match standing {
-            Standing::Accepted => {
+            CredentialVerdict::Accepted => {
                 credential.accepted(presented, now);
                 None
             }
-            Standing::Refused => credential.refused(presented, now, true).await,
-            Standing::Unknown => None,
+            CredentialVerdict::Refused => credential.refused(presented, now, true).await,
+            CredentialVerdict::Unknown => None,
         }
     }
 
@@ -183,7 +187,7 @@ impl Fetch {
         sent_id: Uuid,
         presented: &Presented,
         admitted: &Admitted,
-    ) -> Outcome {
+    ) -> Trial {
         let retrieval = Arc::clone(&self.retrieval);
         let mut attempt = self.attempt(Sending::of(admitted, number), sent_id);
         let request = self.upstream_request(sent_id, presented);
@@ -196,14 +200,15 @@ impl Fetch {
         } else {
             Ok(asking.await)
         };
-        let answer = answer.and_then(|answer| answer.unwrap_or_else(|| Err(Failed::of(FailedKind::Stopped))));
+        let answer = answer
+            .and_then(|answer| answer.unwrap_or_else(|| Err(UpstreamError::of(UpstreamErrorKind::Stopped))));
         let received = retrieval.clock.now();
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
 
         let settings = retrieval.settings.load_full();
         let reading = match &answer {
             // A body that is too large to be stored is read for nothing but the credential.
-            Ok(Answer { body, .. }) => {
+            Ok(UpstreamAnswer { body, .. }) => {
                 reading::read(body, presented.secret(), body.len() <= settings.cache.max_entry).await
             }
             Err(_) => Reading::default(),
@@ -214,7 +219,7 @@ impl Fetch {
         let reply = match &answer {
             _ if is_echo => Reply::Echo,
             Err(failed) => Reply::Failed(failed.kind),
-            Ok(Answer { status, fields, body, .. }) => {
+            Ok(UpstreamAnswer { status, fields, body, .. }) => {
                 let (status, body_len) = (*status, body.len());
                 Reply::Whole(Candidate { status, fields, body_len, document, sent, received })
             }
@@ -227,7 +232,7 @@ impl Fetch {
         }
         retrieval.observe(&attempt, &self.asker, &verdict, received);
         let answer = if is_echo { Err(Cause::Echo.into()) } else { answer.map_err(NoAnswer::from) };
-        Outcome { attempt, answer, etag: reading.etag, verdict, received }
+        Trial { attempt, answer, etag: reading.etag, verdict, received }
     }
 
     fn attempt(&self, sending: Sending, sent_id: Uuid) -> Attempt {
@@ -255,11 +260,11 @@ impl Fetch {
     }
 
     /// The record to write, and the result of the flight.
-    fn result(&self, outcome: Outcome) -> (Attempt, FlightResult) {
-        let stored = self.stored_response(&outcome);
-        let Outcome { attempt, answer, .. } = outcome;
+    fn result(&self, trial: Trial) -> (Attempt, FlightResult) {
+        let stored = self.stored_response(&trial);
+        let Trial { attempt, answer, .. } = trial;
         let id = attempt.id;
-        let fetched = |answer: Answer| {
+        let fetched = |answer: UpstreamAnswer| {
             let (entry, not_stored) = match stored {
                 Ok(entry) => (Some(entry), None),
                 Err(why) => (None, self.retrieval.count_not_stored(why)),
@@ -284,12 +289,12 @@ impl Fetch {
     }
 
     /// The stored response that the answer becomes.
-    fn stored_response(&self, outcome: &Outcome) -> Result<Arc<Entry>, NotStored> {
-        let (Some(key), Ok(answer)) = (&self.key, &outcome.answer) else {
+    fn stored_response(&self, trial: &Trial) -> Result<Arc<Entry>, NotStored> {
+        let (Some(key), Ok(answer)) = (&self.key, &trial.answer) else {
             return Err(NotStored::NotFinished);
         };
-        let freshness = outcome.verdict.storing?;
-        let etag = outcome.etag.clone().ok_or(NotStored::NotExport)?;
+        let freshness = trial.verdict.storing?;
+        let etag = trial.etag.clone().ok_or(NotStored::NotExport)?;
         let cache = &self.retrieval.cache;
         let fields = response_fields::end_to_end(answer.fields.clone(), self.retrieval.upstream.root());
         let whole = cache::Whole {
@@ -300,23 +305,23 @@ impl Fetch {
             reservation: answer.reservation.clone(),
             etag,
         };
-        let entry = Entry::new(whole, freshness, outcome.received, outcome.attempt.id);
+        let entry = Entry::new(whole, freshness, trial.received, trial.attempt.id);
         if cache.has_room_for(key, &entry) { Ok(Arc::new(entry)) } else { Err(NotStored::TooLarge) }
     }
 }
 
-impl Outcome {
-    /// The outcome as its askers get it: a 401 is about our credential, not theirs.
+impl Trial {
+    /// The trial as its askers get it: a 401 is about our credential, not theirs.
     fn settled(self) -> Self {
         match self.verdict.credential {
-            Standing::Refused => Self { answer: Err(Cause::CredentialRejected.into()), ..self },
-            Standing::Accepted | Standing::Unknown => self,
+            CredentialVerdict::Refused => Self { answer: Err(Cause::CredentialRejected.into()), ..self },
+            CredentialVerdict::Accepted | CredentialVerdict::Unknown => self,
         }
     }
 }
 
 /// The fields of an answer, whole or not.
-fn fields_of(answer: &Result<Answer, Failed>) -> Option<&HeaderMap> {
+fn fields_of(answer: &Result<UpstreamAnswer, UpstreamError>) -> Option<&HeaderMap> {
     match answer {
         Ok(answer) => Some(&answer.fields),
         Err(failed) => failed.head.as_ref().map(|head| &head.1),
@@ -329,7 +334,7 @@ async fn while_needed<T>(
     work: impl Future<Output = T>,
     admitted: &Admitted,
     leader: &mut Leader<FlightResult>,
-) -> Result<T, Failed> {
+) -> Result<T, UpstreamError> {
     let mut work = std::pin::pin!(work);
     loop {
         tokio::select! {
@@ -342,7 +347,7 @@ async fn while_needed<T>(
             () = admitted.pass.slot_needed() => {
                 // Somebody may have come back.
                 if leader.give_up() {
-                    return Err(Failed::of(FailedKind::Abandoned));
+                    return Err(UpstreamError::of(UpstreamErrorKind::Abandoned));
                 }
             }
         }

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use crate::cache::Key;
+use crate::cache::CacheKey;
 
 /// A client that has closed its half of the connection counts as waiting for this long.
 pub(crate) const HALF_CLOSED_GRACE: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ pub(crate) const HALF_CLOSED_GRACE: Duration = Duration::from_secs(1);
 /// The flights of one gateway, by their questions. `T` is their result.
 #[derive(Debug)]
 pub(super) struct Flights<T> {
-    by_key: Arc<Mutex<HashMap<Key, Arc<Flight<T>>>>>,
+    by_key: Arc<Mutex<HashMap<CacheKey, Arc<Flight<T>>>>>,
     max_followers: usize,
 }
 
@@ -96,7 +96,7 @@ impl<T: Clone> Flights<T> {
     /// The stored response that `stored` found.
     pub(super) fn join<S>(
         &self,
-        key: &Key,
+        key: &CacheKey,
         member: Member,
         anew: bool,
         stored: impl FnOnce() -> Option<S>,
@@ -121,7 +121,7 @@ impl<T: Clone> Flights<T> {
     }
 
     /// Starts a flight for nobody, unless there is one of `key`; later askers may join it.
-    pub(super) fn lead_ahead(&self, key: &Key) -> Option<Leader<T>> {
+    pub(super) fn lead_ahead(&self, key: &CacheKey) -> Option<Leader<T>> {
         let mut by_key = lock(&self.by_key);
         if by_key.contains_key(key) {
             return None;
@@ -150,7 +150,7 @@ impl<T: Clone> Flights<T> {
     }
 }
 
-type OnMap<T> = (Arc<Mutex<HashMap<Key, Arc<Flight<T>>>>>, Key);
+type OnMap<T> = (Arc<Mutex<HashMap<CacheKey, Arc<Flight<T>>>>>, CacheKey);
 
 /// The right to fetch, and the duty to complete the flight.
 #[derive(Debug)]
@@ -331,9 +331,9 @@ mod tests {
     use super::*;
     use crate::export::ExportCall;
 
-    fn key(export: &str) -> Key {
+    fn key(export: &str) -> CacheKey {
         let call = ExportCall::of_target(&format!("/orgs/o/export/{export}")).expect("a call");
-        Key::from(Key::text("u", "c", &call, &HeaderMap::new()))
+        CacheKey::from(CacheKey::text("u", "c", &call, &HeaderMap::new()))
     }
 
     fn member(n: u128) -> Member {

@@ -24,7 +24,7 @@ use http::StatusCode;
 use tokio::time::timeout_at;
 
 use crate::access::Permit;
-use crate::cache::{self, Cache, Entry, Key, NotStored};
+use crate::cache::{self, Cache, CacheKey, Entry, NotStored};
 use crate::clock::{Clock, Now};
 use crate::journal::{Journal, OnFailure};
 use crate::shutdown::Shutdown;
@@ -36,7 +36,7 @@ use crate::upstream::host::Resource;
 use fetch::{Fetch, FlightResult};
 use flights::{Flights, Follower, Leader, Role};
 
-pub(crate) use answer::{Cause, Content, Forward, ForwardReason, NoAnswer, Origin, Retrieved, Sending};
+pub(crate) use answer::{Cause, Forward, ForwardReason, NoAnswer, Origin, Payload, Retrieved, Sending};
 pub(crate) use fields::{SNYK_REQUEST_ID, text as response_text};
 pub(crate) use pass_through::{PassThrough, Passed};
 pub(crate) use question::{Asker, Question, Wanted};
@@ -147,7 +147,7 @@ impl Retrieval {
 
     /// Looks for a stored response. A start is never looked up, stored or shared; `no-store` says the same of a read.
     fn look_up(&self, question: &Question, wanted: &Wanted, now: Now) -> LookUp {
-        let miss = |reason, key: Option<String>| Miss { reason, key: key.map(Key::from), stale: None };
+        let miss = |reason, key: Option<String>| Miss { reason, key: key.map(CacheKey::from), stale: None };
         if question.is_start() {
             return LookUp::Miss(miss(ForwardReason::Method, None));
         }
@@ -238,7 +238,7 @@ impl Retrieval {
 
     /// Fetches an entry again ahead of its end, once for all its readers, so that none of them waits for it. It is
     /// nobody's request: it takes no place of the reader's.
-    fn refresh_ahead(self: &Arc<Self>, question: Question, asker: Asker, key: Key) {
+    fn refresh_ahead(self: &Arc<Self>, question: Question, asker: Asker, key: CacheKey) {
         // An answer that may not leave is not worth asking for.
         if self.refuse_unrecorded().is_ok()
             && let Some(leader) = self.flights.lead_ahead(&key)
@@ -298,7 +298,7 @@ enum LookUp {
 struct Miss {
     reason: ForwardReason,
     /// The key under which its answer may be shared.
-    key: Option<Key>,
+    key: Option<CacheKey>,
     /// A stored response past its freshness, of use if Snyk gives nothing better.
     stale: Option<Arc<Entry>>,
 }

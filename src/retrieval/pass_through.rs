@@ -14,14 +14,14 @@ use uuid::Uuid;
 use super::answer::{Cause, Forward, ForwardReason, NoAnswer, Sending};
 use super::flights::HALF_CLOSED_GRACE;
 use super::question::Asker;
-use super::verdict::{Reply, Standing, Verdict};
+use super::verdict::{CredentialVerdict, Reply, Verdict};
 use super::{Retrieval, fields, record, response_fields};
 use crate::credential::{Credential, Presented};
 use crate::journal::Attempt;
 use crate::route::OtherCall;
 use crate::transport::{CheckedBody, Streamed};
 use crate::upstream::gate::Kind as CallKind;
-use crate::upstream::{Admitted, Api, Failed, FailedKind, Lane, UpstreamRequest};
+use crate::upstream::{Admitted, Api, Lane, UpstreamError, UpstreamErrorKind, UpstreamRequest};
 
 /// A call to pass through.
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl Retrieval {
             body: Either::Right(Streamed::new(body, asker.deadline)),
         };
         let answer = self.shutdown.in_time(self.upstream.open(request)).await;
-        let answer = answer.unwrap_or_else(|| Err(Failed::of(FailedKind::Stopped)));
+        let answer = answer.unwrap_or_else(|| Err(UpstreamError::of(UpstreamErrorKind::Stopped)));
         let received = self.clock.now();
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
 
@@ -131,7 +131,7 @@ impl Retrieval {
         // Its client's upload may have failed it, or kept it from an answer: that says nothing of the upstream.
         admitted.ended(verdict.end(answer.is_err() && uploads));
         let answer = note_other(&mut attempt, answer, &presented);
-        if verdict.credential == Standing::Refused {
+        if verdict.credential == CredentialVerdict::Refused {
             // It does not lock the credential: some of Snyk's other calls answer so for products that a tenant has not
             // bought.
             let _ = credential.refused(&presented, self.clock.now(), false).await;
@@ -150,7 +150,7 @@ impl Retrieval {
 
     fn judge_other(
         &self,
-        answer: &Result<Response<Streamed>, Failed>,
+        answer: &Result<Response<Streamed>, UpstreamError>,
         now: std::time::SystemTime,
     ) -> Verdict {
         let reply = match answer {
@@ -164,7 +164,7 @@ impl Retrieval {
 /// Notes the head in the record; the answer, if the client may have it.
 fn note_other(
     attempt: &mut Attempt,
-    answer: Result<Response<Streamed>, Failed>,
+    answer: Result<Response<Streamed>, UpstreamError>,
     presented: &Presented,
 ) -> Result<Response<Streamed>, NoAnswer> {
     let response = match answer {

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::flights::Member;
 use crate::access::Permit;
-use crate::cache::{Directives, Entry, Key};
+use crate::cache::{CacheKey, Directives, Entry};
 use crate::clock::Now;
 use crate::credential::Credential;
 use crate::export::{ExportCall, Operation};
@@ -34,7 +34,7 @@ pub(crate) struct Question {
 impl Question {
     /// The text of its cache key, at `upstream`.
     pub(super) fn key(&self, upstream: &str) -> String {
-        Key::text(upstream, &self.credential.cache_name, &self.call, &self.fields)
+        CacheKey::text(upstream, &self.credential.cache_name, &self.call, &self.fields)
     }
 
     pub(super) fn is_start(&self) -> bool {

@@ -5,10 +5,14 @@ use http::{HeaderMap, StatusCode};
 use super::fields;
 use crate::export::{Document, Id};
 use crate::journal::Attempt;
-use crate::upstream::{Answer, Failed};
+use crate::upstream::{UpstreamAnswer, UpstreamError};
 
 /// Notes a whole answer, or the failure, in the record.
-pub(super) fn note(attempt: &mut Attempt, answer: &Result<Answer, Failed>, document: Option<&Document>) {
+pub(super) fn note(
+    attempt: &mut Attempt,
+    answer: &Result<UpstreamAnswer, UpstreamError>,
+    document: Option<&Document>,
+) {
     match answer {
         Ok(answer) => {
             note_head(attempt, answer.status, &answer.fields);

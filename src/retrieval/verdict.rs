@@ -13,7 +13,7 @@ use crate::upstream::budget::limits_told;
 use crate::upstream::gate::{Bucket, Kind as CallKind, Outcome, Told};
 use crate::upstream::host::Evidence;
 use crate::upstream::retry::Came;
-use crate::upstream::{End, FailedKind};
+use crate::upstream::{End, UpstreamErrorKind};
 
 /// The upstream's reply to one attempt.
 #[derive(Debug)]
@@ -25,14 +25,14 @@ pub(super) enum Reply<'a> {
     /// An answer with the gateway's credential in it.
     Echo,
     /// No whole answer.
-    Failed(FailedKind),
+    Failed(UpstreamErrorKind),
 }
 
 /// The judgement of one attempt.
 #[derive(Debug)]
 pub(super) struct Verdict {
     /// For the credential.
-    pub(super) credential: Standing,
+    pub(super) credential: CredentialVerdict,
     /// True and how, if the request may be sent again.
     pub(super) repeat: Repeat,
     /// For the cache: the freshness, or the reason not to store it.
@@ -47,7 +47,7 @@ pub(super) struct Verdict {
 
 /// What an answer says about the credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum CredentialVerdict {
     /// Snyk took it.
     Accepted,
     /// Snyk refused it.
@@ -96,7 +96,8 @@ impl Verdict {
             drift.extend(surprises(document));
         }
         Self {
-            credential: head.map_or(Standing::Unknown, |(status, _)| Standing::after(status)),
+            credential: head
+                .map_or(CredentialVerdict::Unknown, |(status, _)| CredentialVerdict::after(status)),
             repeat: Repeat::of(kind, came),
             storing: match reply {
                 Reply::Whole(candidate) => cache::assess(candidate, settings),
@@ -121,7 +122,7 @@ impl Verdict {
     }
 }
 
-impl Standing {
+impl CredentialVerdict {
     fn after(status: StatusCode) -> Self {
         match status {
             StatusCode::UNAUTHORIZED => Self::Refused,
@@ -140,7 +141,7 @@ impl Repeat {
             _ if kind == CallKind::Other => Self::Never,
             Came::Status(401) if is_read => Self::WithOtherCredential,
             Came::Status(429) if is_read => Self::AfterBackoff,
-            Came::Failed(FailedKind::NotProcessed) => Self::AtOnce,
+            Came::Failed(UpstreamErrorKind::NotProcessed) => Self::AtOnce,
             Came::Failed(failed) if failed.is_not_processed() => Self::AfterPause(came),
             came if is_read && came.is_passing() => Self::AfterPause(came),
             Came::Status(_) | Came::Failed(_) => Self::Never,
@@ -157,7 +158,7 @@ fn outcome(reply: &Reply<'_>, head: Option<(StatusCode, &HeaderMap)>, now: Syste
             jitter: Duration::ZERO,
         },
         // It answered, and we had no room for it.
-        (_, Some(_)) | (Reply::Echo | Reply::Failed(FailedKind::NoRoom), None) => Outcome::Answered,
+        (_, Some(_)) | (Reply::Echo | Reply::Failed(UpstreamErrorKind::NoRoom), None) => Outcome::Answered,
         (Reply::Failed(_) | Reply::Whole(_) | Reply::Head(..), None) => Outcome::Failed,
     }
 }
@@ -227,18 +228,18 @@ mod tests {
             (Came::Status(429), Repeat::AfterBackoff, Repeat::Never),
             (Came::Status(503), Repeat::AfterPause(Came::Status(503)), Repeat::Never),
             (Came::Status(500), Repeat::Never, Repeat::Never),
-            (Came::Failed(FailedKind::NotProcessed), Repeat::AtOnce, Repeat::AtOnce),
+            (Came::Failed(UpstreamErrorKind::NotProcessed), Repeat::AtOnce, Repeat::AtOnce),
             (
-                Came::Failed(FailedKind::Refused),
-                Repeat::AfterPause(Came::Failed(FailedKind::Refused)),
-                Repeat::AfterPause(Came::Failed(FailedKind::Refused)),
+                Came::Failed(UpstreamErrorKind::Refused),
+                Repeat::AfterPause(Came::Failed(UpstreamErrorKind::Refused)),
+                Repeat::AfterPause(Came::Failed(UpstreamErrorKind::Refused)),
             ),
             (
-                Came::Failed(FailedKind::Terminated),
-                Repeat::AfterPause(Came::Failed(FailedKind::Terminated)),
+                Came::Failed(UpstreamErrorKind::Terminated),
+                Repeat::AfterPause(Came::Failed(UpstreamErrorKind::Terminated)),
                 Repeat::Never,
             ),
-            (Came::Failed(FailedKind::ResponseTimeout), Repeat::Never, Repeat::Never),
+            (Came::Failed(UpstreamErrorKind::ResponseTimeout), Repeat::Never, Repeat::Never),
         ] {
             assert_eq!((Repeat::of(Read, came), Repeat::of(Start, came)), (read, start), "{came:?}");
             assert_eq!(Repeat::of(Other, came), Repeat::Never, "{came:?}");

@@ -10,7 +10,7 @@ mod package;
 use http::{Method, Uri};
 
 use crate::export::text::{check_percent, is_unreserved_byte};
-use crate::export::{ExportCall, Operation, Query, Scope, parse_path};
+use crate::export::{CallQuery, ExportCall, Operation, Scope, parse_path};
 
 /// A call that is no export call and is passed on as it is (`routes.other = "forward"`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl Route {
 
 /// Why a request is no call that we answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum RouteError {
     /// The target has no path (RFC 9112 §3.2: not in origin-form).
     TargetForm,
     /// The path has a dot segment, an empty segment, or a byte outside the closed grammar.
@@ -69,40 +69,42 @@ const OTHER_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 /// Recognises a request by its method, path and query.
 ///
 /// # Errors
-/// A [`Refusal`] for everything that is not one of the six export calls, or, with `forward_other`,
+/// A [`RouteError`] for everything that is not one of the six export calls, or, with `forward_other`,
 /// not a clean path below `/rest/`, `/v1/` or `/api/v1/`.
-pub fn recognise(method: &Method, uri: &Uri, forward_other: bool) -> Result<Route, Refusal> {
+pub fn recognise(method: &Method, uri: &Uri, forward_other: bool) -> Result<Route, RouteError> {
     if *method == Method::CONNECT {
-        return Err(Refusal::Method { allow: if forward_other { OTHER_METHODS } else { "GET, HEAD, POST" } });
+        return Err(RouteError::Method {
+            allow: if forward_other { OTHER_METHODS } else { "GET, HEAD, POST" },
+        });
     }
     let query = uri.query().unwrap_or_default();
     // What has one of the six shapes has no segment but known words and ids: there is nothing else to check.
     if let Some((scope, operation)) = parse_path(uri.path()) {
         if !operation.takes(method) {
             let allow = if operation == Operation::Start { "POST" } else { "GET, HEAD" };
-            return Err(Refusal::Method { allow });
+            return Err(RouteError::Method { allow });
         }
         return Ok(Route::Export(ExportCall {
             scope,
             operation,
-            query: Query::parse(query).ok_or(Refusal::Query)?,
+            query: CallQuery::parse(query).ok_or(RouteError::Query)?,
         }));
     }
     if !forward_other {
         check_path(uri.path())?;
-        return Err(Refusal::Unknown);
+        return Err(RouteError::Unknown);
     }
     let path = other::path(uri.path())?;
     // A lenient server might take another spelling of an export call for one; it must not pass as another.
     let spelling = other::lenient(&path);
     let below_api = path.starts_with("/rest/") || path.starts_with("/v1/");
     if parse_path(&spelling).is_some() || !below_api {
-        return Err(Refusal::Unknown);
+        return Err(RouteError::Unknown);
     }
     if !OTHER_METHODS.split(", ").any(|known| known == method.as_str()) {
-        return Err(Refusal::Method { allow: OTHER_METHODS });
+        return Err(RouteError::Method { allow: OTHER_METHODS });
     }
-    check_percent(query).ok_or(Refusal::Query)?;
+    check_percent(query).ok_or(RouteError::Query)?;
     let scopes = other::scopes(&path);
     let target = if query.is_empty() { path } else { format!("{path}?{query}") };
     Ok(Route::Other(OtherCall { method: method.clone(), target, scopes }))
@@ -110,8 +112,8 @@ pub fn recognise(method: &Method, uri: &Uri, forward_other: bool) -> Result<Rout
 
 /// Refuses what some server might read as another path: dot segments, empty segments, and every byte
 /// but RFC 3986's unreserved ones.
-fn check_path(path: &str) -> Result<(), Refusal> {
-    let Some(below_root) = path.strip_prefix('/') else { return Err(Refusal::TargetForm) };
+fn check_path(path: &str) -> Result<(), RouteError> {
+    let Some(below_root) = path.strip_prefix('/') else { return Err(RouteError::TargetForm) };
     let bytes = below_root.as_bytes();
     let mut start = 0;
     // Byte by byte: each request pays for it.
@@ -119,14 +121,14 @@ fn check_path(path: &str) -> Result<(), Refusal> {
         let is_end = at == bytes.len();
         if !is_end && bytes[at] != b'/' {
             if !is_unreserved_byte(bytes[at]) {
-                return Err(Refusal::Path);
+                return Err(RouteError::Path);
             }
             continue;
         }
-        let segment = below_root.get(start..at).ok_or(Refusal::Path)?;
+        let segment = below_root.get(start..at).ok_or(RouteError::Path)?;
         let is_inner_gap = segment.is_empty() && !is_end;
         if is_inner_gap || segment == "." || segment == ".." {
-            return Err(Refusal::Path);
+            return Err(RouteError::Path);
         }
         start = at + 1;
     }
@@ -139,11 +141,11 @@ mod tests {
 
     const ORG: &str = "825e79b7-0073-44c3-a5ea-e0aa8a3dbf38";
 
-    fn get(target: &str) -> Result<Route, Refusal> {
+    fn get(target: &str) -> Result<Route, RouteError> {
         recognise(&Method::GET, &target.parse().expect("a URI"), false)
     }
 
-    fn target(route: Result<Route, Refusal>) -> String {
+    fn target(route: Result<Route, RouteError>) -> String {
         match route {
             Ok(Route::Export(call)) => call.target(),
             Ok(Route::Other(call)) => call.target,
@@ -176,35 +178,35 @@ mod tests {
     fn everything_else_is_refused_by_name() {
         let long = format!("/orgs/{}/export/e", "x".repeat(65));
         for (path, expected) in [
-            ("/orgs/a/export/jobs", Refusal::Unknown),
-            ("/orgs/a/export/e/", Refusal::Unknown),
-            ("/orgs/a/export/e/x", Refusal::Unknown),
-            ("/orgs/a/export/x.css", Refusal::Unknown),
-            (long.as_str(), Refusal::Unknown),
-            ("/rest/rest/orgs/a/export/e", Refusal::Unknown),
-            ("/restorgs/a/export/e", Refusal::Unknown),
-            ("/v1/orgs", Refusal::Unknown),
-            ("/", Refusal::Unknown),
-            ("/orgs/a/export/../e", Refusal::Path),
-            ("/orgs/./a/export/e", Refusal::Path),
-            ("/orgs//a/export/e", Refusal::Path),
-            ("//orgs/a/export/e", Refusal::Path),
-            ("/orgs/a/export/%2e%2e", Refusal::Path),
-            ("/orgs/a/export/e;x=1", Refusal::Path),
-            ("/orgs/a/export/e%00", Refusal::Path),
-            ("/orgs/a/export/e?x=%00", Refusal::Query),
-            ("/orgs/a/export/e?x=%26y", Refusal::Query),
-            ("/orgs/a/export/e?x=%3D", Refusal::Query),
-            ("/orgs/a/export/e?x=%23", Refusal::Query),
-            ("/orgs/a/export/e?x=%zz", Refusal::Query),
-            ("/orgs/a/export/e?x=%4", Refusal::Query),
+            ("/orgs/a/export/jobs", RouteError::Unknown),
+            ("/orgs/a/export/e/", RouteError::Unknown),
+            ("/orgs/a/export/e/x", RouteError::Unknown),
+            ("/orgs/a/export/x.css", RouteError::Unknown),
+            (long.as_str(), RouteError::Unknown),
+            ("/rest/rest/orgs/a/export/e", RouteError::Unknown),
+            ("/restorgs/a/export/e", RouteError::Unknown),
+            ("/v1/orgs", RouteError::Unknown),
+            ("/", RouteError::Unknown),
+            ("/orgs/a/export/../e", RouteError::Path),
+            ("/orgs/./a/export/e", RouteError::Path),
+            ("/orgs//a/export/e", RouteError::Path),
+            ("//orgs/a/export/e", RouteError::Path),
+            ("/orgs/a/export/%2e%2e", RouteError::Path),
+            ("/orgs/a/export/e;x=1", RouteError::Path),
+            ("/orgs/a/export/e%00", RouteError::Path),
+            ("/orgs/a/export/e?x=%00", RouteError::Query),
+            ("/orgs/a/export/e?x=%26y", RouteError::Query),
+            ("/orgs/a/export/e?x=%3D", RouteError::Query),
+            ("/orgs/a/export/e?x=%23", RouteError::Query),
+            ("/orgs/a/export/e?x=%zz", RouteError::Query),
+            ("/orgs/a/export/e?x=%4", RouteError::Query),
         ] {
             assert_eq!(get(path), Err(expected), "{path}");
         }
         let post = recognise(&Method::POST, &"/orgs/a/export/e".parse().expect("a URI"), false);
-        assert_eq!(post, Err(Refusal::Method { allow: "GET, HEAD" }));
+        assert_eq!(post, Err(RouteError::Method { allow: "GET, HEAD" }));
         let trace = recognise(&Method::TRACE, &"/orgs/a/export".parse().expect("a URI"), true);
-        assert_eq!(trace, Err(Refusal::Method { allow: "POST" }));
+        assert_eq!(trace, Err(RouteError::Method { allow: "POST" }));
     }
 
     #[test]
@@ -222,6 +224,6 @@ mod tests {
         {
             assert_eq!(other(disguised), "Unknown", "{disguised}");
         }
-        assert_eq!(other("/v1/x?a=%00"), "Query");
+        assert_eq!(other("/v1/x?a=%00"), "CallQuery");
     }
 }

@@ -2,7 +2,7 @@
 
 pub mod backoff;
 pub mod budget;
-mod failed;
+mod error;
 pub mod gate;
 pub mod host;
 pub mod pacer;
@@ -37,7 +37,7 @@ use host::{Broken, Change, Evidence, Host, Probes, Resource};
 use pacer::{Pacer, Pass};
 use retry::Allowance;
 
-pub use failed::{Failed, FailedKind};
+pub use error::{UpstreamError, UpstreamErrorKind};
 pub use settings::{Root, Settings, Sparing};
 
 /// The upstream: one root, one connection pool.
@@ -51,7 +51,7 @@ pub struct Upstream {
     /// The host's circuit opened: nobody needs to wait for a turn.
     opened: Arc<Notify>,
     retries: Arc<Mutex<(Allowance, retry::Settings)>>,
-    proxy_failed: Arc<Mutex<Option<FailedKind>>>,
+    proxy_failed: Arc<Mutex<Option<UpstreamErrorKind>>>,
     memory: Memory,
 }
 
@@ -206,7 +206,7 @@ pub struct UpstreamRequest {
 
 /// A whole answer.
 #[derive(Debug)]
-pub struct Answer {
+pub struct UpstreamAnswer {
     /// Its status.
     pub status: StatusCode,
     /// Its fields, as they came.
@@ -360,7 +360,7 @@ impl Upstream {
 
     /// The proxy that requests go through, as `HOST:PORT (VARIABLE)`, and how it failed last, where it fails.
     #[must_use]
-    pub fn proxy(&self) -> Option<(&str, Option<FailedKind>)> {
+    pub fn proxy(&self) -> Option<(&str, Option<UpstreamErrorKind>)> {
         Some((self.client.proxy()?, *lock(&self.proxy_failed)))
     }
 
@@ -373,29 +373,33 @@ impl Upstream {
     /// Sends a request and reads the whole answer, bounded in time and size.
     ///
     /// # Errors
-    /// [`Failed`], with the head where it had come.
-    pub async fn ask(&self, request: UpstreamRequest) -> Result<Answer, Failed> {
+    /// [`UpstreamError`], with the head where it had come.
+    pub async fn ask(&self, request: UpstreamRequest) -> Result<UpstreamAnswer, UpstreamError> {
         let deadline = Instant::now() + self.bounds.load().request_timeout;
         let source = if request.method == Method::GET { Source::Upstream } else { Source::UpstreamOnce };
         let (head, body) = self.send(request, deadline).await?.into_parts();
         let (status, fields) = (head.status, head.headers);
         match self.read(body, source, deadline).await {
-            Ok((body, reservation)) => Ok(Answer { status, fields, body, reservation }),
-            Err(failed) => Err(Failed { head: Some(Box::new((status, fields))), ..failed }),
+            Ok((body, reservation)) => Ok(UpstreamAnswer { status, fields, body, reservation }),
+            Err(failed) => Err(UpstreamError { head: Some(Box::new((status, fields))), ..failed }),
         }
     }
 
     /// Sends a request and gives the head as soon as it is there; the body streams, for as long as one request may take.
     ///
     /// # Errors
-    /// [`Failed`].
-    pub async fn open(&self, request: UpstreamRequest) -> Result<Response<Streamed>, Failed> {
+    /// [`UpstreamError`].
+    pub async fn open(&self, request: UpstreamRequest) -> Result<Response<Streamed>, UpstreamError> {
         let deadline = Instant::now() + self.bounds.load().request_timeout;
         let response = self.send(request, deadline).await?;
         Ok(response.map(|body| Streamed::new(body, deadline)))
     }
 
-    async fn send(&self, from: UpstreamRequest, deadline: Instant) -> Result<Response<CheckedBody>, Failed> {
+    async fn send(
+        &self,
+        from: UpstreamRequest,
+        deadline: Instant,
+    ) -> Result<Response<CheckedBody>, UpstreamError> {
         let Root { scheme, authority, prefix } = &self.root;
         let mut request = Request::new(from.body);
         *request.method_mut() = from.method;
@@ -411,18 +415,21 @@ impl Upstream {
             .authority(authority.clone())
             .path_and_query(format!("{prefix}{}", from.target))
             .build()
-            .map_err(|error| Failed { source: Some(error.into()), ..Failed::of(FailedKind::Protocol) })?;
+            .map_err(|error| UpstreamError {
+                source: Some(error.into()),
+                ..UpstreamError::of(UpstreamErrorKind::Protocol)
+            })?;
         let head_by = deadline.min(Instant::now() + self.bounds.load().head_timeout);
         let response = timeout_at(head_by, self.client.request(request)).await;
         self.note_proxy(&response);
         match response {
-            Err(_) => Err(Failed::of(FailedKind::ResponseTimeout)),
+            Err(_) => Err(UpstreamError::of(UpstreamErrorKind::ResponseTimeout)),
             Ok(Err(error)) => {
-                let kind = failed::before_head(&error);
-                Err(Failed { source: Some(error.into()), ..Failed::of(kind) })
+                let kind = error::before_head(&error);
+                Err(UpstreamError { source: Some(error.into()), ..UpstreamError::of(kind) })
             }
             Ok(Ok(response)) if head_len(response.headers()) > MAX_RESPONSE_HEAD => {
-                Err(Failed::of(FailedKind::HeadTooLarge))
+                Err(UpstreamError::of(UpstreamErrorKind::HeadTooLarge))
             }
             Ok(Ok(response)) => Ok(response),
         }
@@ -434,7 +441,7 @@ impl Upstream {
         let failed = match response {
             Err(_) => return,
             Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(failed::before_head(error)).filter(|kind| kind.is_proxys()),
+            Ok(Err(error)) => Some(error::before_head(error)).filter(|kind| kind.is_proxys()),
         };
         *lock(&self.proxy_failed) = failed;
     }
@@ -444,18 +451,18 @@ impl Upstream {
         body: CheckedBody,
         source: Source<'_>,
         deadline: Instant,
-    ) -> Result<(Bytes, Reservation), Failed> {
+    ) -> Result<(Bytes, Reservation), UpstreamError> {
         let max_answer = self.bounds.load().max_answer;
         if body.size_hint().lower() > max_answer as u64 {
-            return Err(Failed::of(FailedKind::TooLarge));
+            return Err(UpstreamError::of(UpstreamErrorKind::TooLarge));
         }
         let gathering = self.memory.gather(Limited::new(body, max_answer), source);
         match timeout_at(deadline, gathering).await {
-            Err(_) => Err(Failed::of(FailedKind::ResponseTimeout)),
-            Ok(Err(GatherError::NoRoom(_))) => Err(Failed::of(FailedKind::NoRoom)),
+            Err(_) => Err(UpstreamError::of(UpstreamErrorKind::ResponseTimeout)),
+            Ok(Err(GatherError::NoRoom(_))) => Err(UpstreamError::of(UpstreamErrorKind::NoRoom)),
             Ok(Err(GatherError::Body(error))) => {
-                let kind = failed::in_body(&*error);
-                Err(Failed { source: Some(error), ..Failed::of(kind) })
+                let kind = error::in_body(&*error);
+                Err(UpstreamError { source: Some(error), ..UpstreamError::of(kind) })
             }
             Ok(Ok(gathered)) => Ok(gathered),
         }

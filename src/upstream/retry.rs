@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::FailedKind;
+use super::UpstreamErrorKind;
 use super::host::Evidence;
 
 /// `[retry]`.
@@ -61,7 +61,7 @@ pub enum Came {
     /// A status.
     Status(u16),
     /// No whole answer.
-    Failed(FailedKind),
+    Failed(UpstreamErrorKind),
 }
 
 impl Came {
@@ -73,23 +73,25 @@ impl Came {
             Self::Status(502..=504) if !is_snyks => Evidence::Broken,
             Self::Status(_) => Evidence::Answered,
             Self::Failed(kind) => match kind {
-                FailedKind::Dns
-                | FailedKind::ConnectTimeout
-                | FailedKind::Refused
-                | FailedKind::Unavailable
-                | FailedKind::ProxyDns
-                | FailedKind::ProxyRefused
-                | FailedKind::ProxyUnreachable
-                | FailedKind::ProxyStatus(_)
-                | FailedKind::TlsCertificate
-                | FailedKind::TlsProtocol => Evidence::Unreachable,
-                FailedKind::NotProcessed
-                | FailedKind::Terminated
-                | FailedKind::ResponseTimeout
-                | FailedKind::Incomplete
-                | FailedKind::Protocol => Evidence::Broken,
-                FailedKind::TooLarge | FailedKind::HeadTooLarge | FailedKind::NoRoom => Evidence::Answered,
-                FailedKind::Stopped | FailedKind::Abandoned => Evidence::None,
+                UpstreamErrorKind::Dns
+                | UpstreamErrorKind::ConnectTimeout
+                | UpstreamErrorKind::Refused
+                | UpstreamErrorKind::Unavailable
+                | UpstreamErrorKind::ProxyDns
+                | UpstreamErrorKind::ProxyRefused
+                | UpstreamErrorKind::ProxyUnreachable
+                | UpstreamErrorKind::ProxyStatus(_)
+                | UpstreamErrorKind::TlsCertificate
+                | UpstreamErrorKind::TlsProtocol => Evidence::Unreachable,
+                UpstreamErrorKind::NotProcessed
+                | UpstreamErrorKind::Terminated
+                | UpstreamErrorKind::ResponseTimeout
+                | UpstreamErrorKind::Incomplete
+                | UpstreamErrorKind::Protocol => Evidence::Broken,
+                UpstreamErrorKind::TooLarge | UpstreamErrorKind::HeadTooLarge | UpstreamErrorKind::NoRoom => {
+                    Evidence::Answered
+                }
+                UpstreamErrorKind::Stopped | UpstreamErrorKind::Abandoned => Evidence::None,
             },
         }
     }
@@ -103,15 +105,15 @@ impl Came {
             Self::Status(status) => matches!(status, 502..=504),
             Self::Failed(kind) => matches!(
                 kind,
-                FailedKind::Dns
-                    | FailedKind::ConnectTimeout
-                    | FailedKind::Refused
-                    | FailedKind::Unavailable
-                    | FailedKind::ProxyDns
-                    | FailedKind::ProxyRefused
-                    | FailedKind::ProxyUnreachable
-                    | FailedKind::ProxyStatus(500..)
-                    | FailedKind::Terminated
+                UpstreamErrorKind::Dns
+                    | UpstreamErrorKind::ConnectTimeout
+                    | UpstreamErrorKind::Refused
+                    | UpstreamErrorKind::Unavailable
+                    | UpstreamErrorKind::ProxyDns
+                    | UpstreamErrorKind::ProxyRefused
+                    | UpstreamErrorKind::ProxyUnreachable
+                    | UpstreamErrorKind::ProxyStatus(500..)
+                    | UpstreamErrorKind::Terminated
             ),
         }
     }
@@ -138,9 +140,12 @@ mod tests {
     fn only_what_may_pass_is_tried_again_and_not_for_ever() {
         let minute = Duration::from_mins(1);
         let pauses = |came, tries| pause(came, tries, 1.0, minute, &SETTINGS);
-        for came in
-            [Came::Status(502), Came::Status(503), Came::Status(504), Came::Failed(FailedKind::Terminated)]
-        {
+        for came in [
+            Came::Status(502),
+            Came::Status(503),
+            Came::Status(504),
+            Came::Failed(UpstreamErrorKind::Terminated),
+        ] {
             assert_eq!(pauses(came, 1), Some(Duration::from_millis(100)));
             assert_eq!(pauses(came, 2), Some(Duration::from_millis(200)));
             assert_eq!(pauses(came, 3), None);
@@ -150,9 +155,9 @@ mod tests {
             Came::Status(401),
             Came::Status(429),
             Came::Status(500),
-            Came::Failed(FailedKind::ResponseTimeout),
-            Came::Failed(FailedKind::TlsCertificate),
-            Came::Failed(FailedKind::Incomplete),
+            Came::Failed(UpstreamErrorKind::ResponseTimeout),
+            Came::Failed(UpstreamErrorKind::TlsCertificate),
+            Came::Failed(UpstreamErrorKind::Incomplete),
         ] {
             assert_eq!(pauses(came, 1), None, "{came:?}");
         }
