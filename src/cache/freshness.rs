@@ -29,9 +29,9 @@ pub struct Candidate<'a> {
     pub body_len: usize,
     /// Its document, if it is an export's.
     pub document: Option<&'a Document>,
-    /// When its request was sent.
+    /// The time that its request was sent.
     pub sent: Now,
-    /// When its last byte came.
+    /// The time of its last byte.
     pub received: Now,
 }
 
@@ -42,7 +42,7 @@ pub struct Freshness {
     pub until: SystemTime,
     /// Fresh before this monotonic time.
     pub until_mono: Instant,
-    /// When the first link dies, in our own wall time; `None` where a link does not say.
+    /// The end of the first link, in our own wall time; `None` if a link does not say.
     pub links_end: Option<SystemTime>,
     /// True if `cache.default_age` set the limit, because a link's end is not certain.
     pub uncertain: bool,
@@ -104,7 +104,7 @@ impl NotStored {
         })
     }
 
-    /// What an operator can do about it.
+    /// The remedy for an operator.
     #[must_use]
     pub const fn remedy(self) -> &'static str {
         match self {
@@ -155,7 +155,7 @@ pub fn assess(candidate: &Candidate<'_>, settings: &Settings) -> Result<Freshnes
     })
 }
 
-/// What the document of a finished export says.
+/// The document, if it is a finished export's.
 fn finished<'a>(candidate: &Candidate<'a>, settings: &Settings) -> Result<&'a Document, NotStored> {
     let is_finished = candidate.document.is_some_and(Document::is_finished);
     if candidate.status != StatusCode::OK {
@@ -171,18 +171,18 @@ fn finished<'a>(candidate: &Candidate<'a>, settings: &Settings) -> Result<&'a Do
     }
 }
 
-/// What is left of the links' lives when an answer arrives.
+/// The rest of the links' lives when an answer arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Remaining {
     /// Until they should be handed out no more.
     fresh: Duration,
     /// Until the first of them dies.
     alive: Duration,
-    /// Whether a clock vouches for it.
+    /// True if a clock vouches for it.
     is_certain: bool,
 }
 
-/// What is left of the links' lives, by the clock that is right: `Date`, as long as no link was signed after it;
+/// The rest of the links' lives, by the clock that is right: `Date`, as long as no link was signed after it;
 /// else our own; and never more than they had when they were signed. Where nothing tells which of two clocks is
 /// right, the one counts by which the links end first, unless the margin makes up for the difference.
 fn remaining(links: &Links, candidate: &Candidate<'_>, margin: Duration) -> Option<Remaining> {
@@ -210,7 +210,7 @@ fn remaining(links: &Links, candidate: &Candidate<'_>, margin: Duration) -> Opti
     Some(Remaining { alive: ours, ..by(trusted, true) })
 }
 
-/// How long the upstream's own fields let a shared cache keep an answer (RFC 9111 §3, §5.2.2), in so far as they
+/// The time that the upstream's own fields let a shared cache keep an answer (RFC 9111 §3, §5.2.2), in so far as they
 /// say something of this one: a lifetime of zero, or in the past, stands on every answer of many an edge and says
 /// nothing of these links. That a request carries `Authorization` does not forbid it (§3.5): it is the gateway's own,
 /// and the policy decides who may ask.

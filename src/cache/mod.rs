@@ -1,4 +1,4 @@
-//! StoredResponse responses: what may be kept, for how long, and under which key.
+//! Stored responses: their keys, their freshness, and the memory that they take.
 //!
 //! moka bounds the memory and drops an entry when its links are dead; whether an entry is *fresh* is
 //! decided here at each read, because moka's clock is monotonic and the links' is not. Requests in flight
@@ -49,7 +49,7 @@ pub struct Cache {
     max_bytes: u64,
 }
 
-/// How many entries went, and why.
+/// The number of entries that were removed, by reason.
 #[derive(Debug, Default)]
 pub struct Removals {
     /// Their links were dead.
@@ -113,7 +113,7 @@ impl Cache {
         self.shapes.pack(fields)
     }
 
-    /// Whether `entry` alone would not be more than all may be.
+    /// True if `entry` alone fits into `max_bytes`.
     #[must_use]
     pub fn has_room_for(&self, key: &CacheKey, entry: &Entry) -> bool {
         weight(key, entry) as u64 <= self.max_bytes
@@ -165,7 +165,7 @@ impl Cache {
         self.remove(&keys)
     }
 
-    /// What is stored, the newest first. Never a body: links are bearer secrets.
+    /// The stored responses, the newest first. Never a body: links are bearer secrets.
     #[must_use]
     pub fn stored(&self, now: Now) -> Vec<StoredResponse> {
         let mut all: Vec<StoredResponse> =
@@ -174,7 +174,7 @@ impl Cache {
         all
     }
 
-    /// How many entries there are, and their bytes, with what moka has still to do done.
+    /// The number of entries and their bytes, after moka's pending tasks.
     #[must_use]
     pub fn size(&self) -> (u64, u64) {
         self.entries.run_pending_tasks();
@@ -187,7 +187,7 @@ impl Cache {
         self.max_bytes
     }
 
-    /// How many entries went, and why.
+    /// The number of entries that were removed, by reason.
     #[must_use]
     pub fn removals(&self) -> &Removals {
         &self.removals

@@ -6,14 +6,14 @@ use memchr::memchr;
 use super::id::{Id, Scope, ScopeKind};
 use super::query::CallQuery;
 
-/// What an export call asks for.
+/// The operation of an export call.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// Start an export (POST).
     Start,
-    /// How far an export's job is (GET).
+    /// Get the progress of an export's job (GET).
     JobStatus(Id),
-    /// The links of an export (GET).
+    /// Get the links of an export (GET).
     Results(Id),
 }
 
@@ -54,9 +54,9 @@ impl Operation {
 /// One of the six export calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportCall {
-    /// Whose export.
+    /// The owner of the export.
     pub scope: Scope,
-    /// What is asked.
+    /// The operation.
     pub operation: Operation,
     /// The query, in canonical form.
     pub query: CallQuery,

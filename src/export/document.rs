@@ -12,7 +12,7 @@ const FINISHED: &str = "FINISHED";
 /// The status words of exports, as Snyk's documents and its guide spell them.
 const STATUS_WORDS: [&str; 5] = ["PENDING", "STARTED", FINISHED, "ERRORED", "ERROR"];
 
-/// An export's document. ValueReader it is bounded: `serde_json` refuses a nesting of more than 128 levels, and only the
+/// An export's document. Reading it is bounded: `serde_json` refuses a nesting of more than 128 levels, and only the
 /// status word and the id are copied.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Document {
@@ -73,7 +73,7 @@ enum Position {
     /// `results[]` is untyped in Snyk's document, so every string below `attributes` that holds a web address
     /// counts as a link, wherever it stands: a link that is missed would be handed out dead.
     Below,
-    /// What does not matter is read all the same, so that a document that is none is seen.
+    /// Other values are read all the same, so that a document that is none is seen.
     Outside,
 }
 
@@ -95,7 +95,7 @@ enum Name {
 }
 
 impl ValueReader<'_> {
-    /// What stands in the value at this position.
+    /// A reader of the values inside the one at this position.
     fn inner(&mut self) -> ValueReader<'_> {
         let position = match self.position {
             Position::Attributes | Position::Below => Position::Below,

@@ -24,7 +24,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// A summary of a document's links, by the clock that signed them. It takes the same memory for any number of links.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Links {
-    /// How many there are.
+    /// The number of links.
     pub(crate) count: usize,
     /// The first end that one shows.
     pub(crate) end: Option<SystemTime>,
@@ -55,22 +55,22 @@ impl Links {
         self.life = first(self.life, Some(life));
     }
 
-    /// Whether every end is known for certain. Without links nothing says how long an answer is good.
+    /// True if every end is known for certain. Without links nothing says how long an answer is good.
     pub(crate) fn are_certain(&self) -> bool {
         self.count > 0 && !self.is_unreadable && !self.is_revocable
     }
 }
 
-/// What a name in a link says of its end.
+/// A statement about the end of a link, by the name of its parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Term {
-    /// When it was signed: S3 V4 and all that copy it (Google, OSS, TOS, …), to be read with [`Term::Life`].
+    /// The time of signing: S3 V4 and all that copy it (Google, OSS, TOS, …), to be read with [`Term::Life`].
     Date,
-    /// How many seconds it lives from then.
+    /// The life from then, in seconds.
     Life,
-    /// When it begins to be good: Azure (`st`, and `skt` of its key), Akamai (`st`).
+    /// The start of its life: Azure (`st`, and `skt` of its key), Akamai (`st`).
     Start,
-    /// When it ends, as Unix seconds or ISO 8601: S3 V2, Google V2, `CloudFront`, OSS, OBS, Bunny (`Expires`), Azure
+    /// Its end, as Unix seconds or ISO 8601: S3 V2, Google V2, `CloudFront`, OSS, OBS, Bunny (`Expires`), Azure
     /// (`se`, and `ske` of its key), Akamai (`exp`), Swift (`temp_url_expires`).
     End,
     /// Both, as Unix seconds: Tencent's `start;end`.
@@ -103,7 +103,7 @@ impl Term {
         })
     }
 
-    /// Where a value of this ends: `;` and `~` delimit pairs too, but stand in some values.
+    /// True if `c` ends a value of this term: `;` and `~` delimit pairs too, but stand in some values.
     fn is_behind(self, c: char) -> bool {
         match c {
             '&' | '?' | '"' | '\'' | '<' | '>' => true,
@@ -114,7 +114,7 @@ impl Term {
     }
 }
 
-/// What one link shows.
+/// The terms that one link shows.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Terms {
     /// The first end.

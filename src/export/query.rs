@@ -64,7 +64,7 @@ impl CallQuery {
     }
 }
 
-/// What is before the first `delimiter`, and what is behind it, where there is one.
+/// The text before the first `delimiter`, and the text behind it, if there is one.
 fn split_at(text: &str, delimiter: u8) -> (&str, Option<&str>) {
     match memchr(delimiter, text.as_bytes()) {
         Some(at) => (&text[..at], Some(&text[at + 1..])),

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-/// What a byte is that is none of a grammar's.
+/// The class of bytes outside a grammar.
 pub(super) const FOREIGN: u8 = 1;
-/// What an upper-case letter is.
+/// The class of upper-case letters.
 pub(super) const UPPER_CASE: u8 = 2;
 
 /// The bytes of ids.

@@ -17,7 +17,7 @@ use super::{ClientRequest, Gateway};
 use crate::retrieval::Cause;
 use crate::transport::{Body, CheckedBody, GatherError, NoRoom, Peer, SMALL, Source};
 
-/// How often more of an unwanted body is looked for: hyper hands it over in pieces of what it has read.
+/// The number of looks for more of an unwanted body: hyper hands it over in pieces of what it has read.
 const LOOKS: usize = 8;
 
 impl Gateway {

@@ -27,14 +27,14 @@ use crate::transport::{Streamed, Via};
 const ATTEMPTS: HeaderName = HeaderName::from_static("exportgate-attempts");
 const QUEUED_MS: HeaderName = HeaderName::from_static("exportgate-queued-ms");
 
-/// What is known of one exchange; it fills as the request goes its way.
+/// The facts of one exchange; they fill in as the request goes its way.
 #[derive(Debug)]
 pub(super) struct Exchange {
     /// The `Exportgate-Request-Id`.
     pub(super) id: Uuid,
-    /// When the request came.
+    /// The arrival of the request.
     pub(super) started: Now,
-    /// Who sent it.
+    /// The client that sent it.
     pub(super) client: Arc<str>,
     /// From where, where that is an address.
     pub(super) address: Option<IpAddr>,
@@ -46,12 +46,34 @@ pub(super) struct Exchange {
     pub(super) origin: Option<Origin>,
     /// The attempt that the answer came from.
     pub(super) attempt: Option<Uuid>,
-    /// How that came to be sent.
+    /// The last try of that attempt's request.
     pub(super) sending: Option<Sending>,
     /// Its place in a trace, where it is traced.
     pub(super) trace: Option<Trace>,
     /// The place of the attempt that another client's traced request made for it.
     pub(super) fetched: Option<Trace>,
+}
+
+/// The end of an exchange.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Conclusion<'a> {
+    pub(super) now: Now,
+    /// The status of the answer; none if the client left before.
+    pub(super) answered: Option<StatusCode>,
+    /// The fields of the answer.
+    pub(super) fields: &'a HeaderMap,
+    pub(super) failure: Option<&'a Failure>,
+}
+
+impl Conclusion<'_> {
+    /// The status for log and trace: 499, nginx's word, for a client that left.
+    pub(super) fn status(&self) -> StatusCode {
+        self.answered.or_else(|| StatusCode::from_u16(499).ok()).unwrap_or(StatusCode::BAD_REQUEST)
+    }
+
+    pub(super) fn code(&self) -> Option<&'static str> {
+        self.failure.map(|failure| failure.kind.answer().code)
+    }
 }
 
 /// An exchange that has no answer yet. Where it is dropped, its client has left.
@@ -231,21 +253,15 @@ impl Exchange {
         }
     }
 
-    /// Counts it; without a status, it had no answer.
-    pub(super) fn count(
-        &self,
-        metrics: &Metrics,
-        now: Now,
-        status: Option<StatusCode>,
-        failure: Option<&Failure>,
-    ) {
+    /// Counts it.
+    pub(super) fn count(&self, metrics: &Metrics, end: &Conclusion<'_>) {
         metrics.answered(&Answered {
             operation: self.operation,
-            served: self.served(failure),
-            status: status.map(|status| status.as_u16()),
-            code: failure.filter(|_| status.is_some()).map(|failure| failure.kind.answer().code),
+            served: self.served(end.failure),
+            status: end.answered.map(|status| status.as_u16()),
+            code: end.code().filter(|_| end.answered.is_some()),
             fresh_for: if let Some(Origin::Fresh { ttl, .. }) = self.origin { Some(ttl) } else { None },
-            duration: now.mono.saturating_duration_since(self.started.mono),
+            duration: end.now.mono.saturating_duration_since(self.started.mono),
         });
     }
 
@@ -283,7 +299,8 @@ impl Exchange {
 
     /// Writes the one log event of this exchange. Everything in it is ours or was parsed; of the answer,
     /// only its status, length and Snyk's id.
-    pub(super) fn log(&self, now: Now, status: StatusCode, answer: &HeaderMap, failure: Option<&Failure>) {
+    pub(super) fn log(&self, end: &Conclusion<'_>) {
+        let (failure, status) = (end.failure, end.status());
         let (cache, reason, not_stored) = match self.origin {
             None => ("none", None, None),
             Some(Origin::Fresh { .. }) => ("hit", None, None),
@@ -292,7 +309,6 @@ impl Exchange {
                 (if is_collapsed { "collapsed" } else { "forwarded" }, Some(reason.as_str()), not_stored)
             }
         };
-        let error = failure.map(|failure| failure.kind.answer().code);
         // A method may be as long as a head.
         let method = Some(self.method.as_str()).filter(|method| method.len() <= 32).unwrap_or("(long)");
         let error_reason = failure.and_then(|failure| failure.kind.reason());
@@ -316,15 +332,15 @@ impl Exchange {
                     cache.status = cache,
                     cache.fwd = reason,
                     cache.not_stored = not_stored,
-                    snyk.request.id = response_text(answer, SNYK_REQUEST_ID),
+                    snyk.request.id = response_text(end.fields, SNYK_REQUEST_ID),
                     attempt.id = attempt.map(tracing::field::display),
                     attempt.tries = self.sending.map(|sending| sending.tries),
                     queue.duration_ms = self.sending.map(|sending| sending.queued.as_secs_f64() * 1_000.0),
                     queue.reason = self.sending.and_then(|sending| sending.waited_for),
-                    error.code = error,
+                    error.code = end.code(),
                     error.reason = error_reason,
                     error.cause = cause,
-                    duration_ms = millis(now, self.started)
+                    duration_ms = millis(end.now, self.started)
                     },
                     "exchange"
                 )

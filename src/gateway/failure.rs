@@ -28,7 +28,7 @@ pub(super) struct Failure {
 pub(super) enum FailureKind {
     /// No sound `Host`.
     Host,
-    /// How the body ends can be read in two ways.
+    /// The end of the body can be read in two ways.
     Framing,
     /// A web page sent it.
     WebPage,
@@ -109,6 +109,12 @@ impl From<BadVia> for FailureKind {
             BadVia::Loop => Self::Loop,
             BadVia::Malformed => Self::Via,
         }
+    }
+}
+
+impl From<BadVia> for Failure {
+    fn from(why: BadVia) -> Self {
+        FailureKind::from(why).into()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The request path. Every request goes through [`Gateway::answer`], top to bottom (decision 0011).
+//! The request path. Every request goes through [`Gateway::respond`], top to bottom (decision 0011).
 
 mod body;
 mod causes;
@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONNECTION, VIA};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
 
@@ -36,7 +36,7 @@ use crate::transport::{Body, CheckedBody, Memory, Peer};
 use crate::upstream::UpstreamErrorKind;
 
 use body::is_large;
-use exchange::{Exchange, Unanswered};
+use exchange::{Conclusion, Exchange, Unanswered};
 use failure::{Failure, FailureKind};
 use rules::Rules;
 use via::Keep;
@@ -115,8 +115,8 @@ impl Gateway {
         self.rules.store(Arc::new(settings.into()));
     }
 
-    /// Answers a request. Its exchange begins here, before the future is polled: a client that leaves before that is
-    /// recorded too.
+    /// Answers a request. Its exchange begins before the future is polled: a client that leaves before that is recorded
+    /// too. This is the whole path, top to bottom.
     pub fn respond(
         self: &Arc<Self>,
         request: Request<Incoming>,
@@ -126,78 +126,87 @@ impl Gateway {
         let mut exchange = Exchange::begin(self.clock.now(), &parts.method, peer.via, &self.unknown);
         exchange.trace = self.traces.as_ref().and_then(|to| to.begin(exchange.id, None));
         let body = Some(CheckedBody::new(body, parts.version));
-        let request = ClientRequest { parts, body, rules: self.rules.load_full(), peer: Arc::clone(peer) };
-        Arc::clone(self).answer(Unanswered::new(exchange, Arc::clone(self)), request)
-    }
+        let mut request =
+            ClientRequest { parts, body, rules: self.rules.load_full(), peer: Arc::clone(peer) };
+        let mut unanswered = Unanswered::new(exchange, Arc::clone(self));
+        let gateway = Arc::clone(self);
+        // A block, and no `async fn`, which would hold its parameters twice: the future of a hit is moved about.
+        async move {
+            let exchange = unanswered.exchange();
+            let answer = async {
+                // 1. Identify: who asks? A request that came from ourselves is refused first, or a loop would lock a
+                //    credential.
+                let is_passed_on = request.parts.headers.contains_key(VIA);
+                if is_passed_on {
+                    let _ = gateway.pseudonym.append(&request.parts, Keep::All)?;
+                }
+                let principal = gateway.identify(&request, exchange.started).await?;
+                exchange.identify(&principal, gateway.traces.as_ref(), &request.parts.headers);
 
-    /// The request path.
-    async fn answer(
-        self: Arc<Self>,
-        mut unanswered: Unanswered,
-        mut request: ClientRequest,
-    ) -> Response<Body> {
-        let exchange = unanswered.exchange();
-        let answer = async {
-            // 1. Identify: who asks? A request that came from ourselves is refused first, or a loop would lock a
-            //    credential.
-            if request.parts.headers.contains_key(VIA) {
-                let _ = self.via(&request.parts, Keep::All)?;
-            }
-            let principal = self.identify(&request, exchange.started).await?;
-            exchange.identify(&principal, self.traces.as_ref(), &request.parts.headers);
+                // 2. Recognise: which call is it? From here on, only what was parsed counts.
+                let route = recognise(&request)?;
+                exchange.asks(&route);
 
-            // 2. Recognise: which call is it? From here on, only what was parsed counts.
-            let route = recognise(&request)?;
-            exchange.asks(&route);
+                // 3. Permit: before the cache is looked at, so that a client that may not know learns nothing. The scope
+                //    chooses the credential.
+                let permit = gateway.permit(&principal, &route, &request, exchange.started)?;
+                let credential =
+                    gateway.credentials.choose(route.scopes()).ok_or(FailureKind::NoCredential)?;
+                let via = if is_passed_on {
+                    gateway.pseudonym.append(&request.parts, Keep::of(&route))?
+                } else {
+                    gateway.pseudonym.alone(request.parts.version)
+                };
+                let asker = asker(exchange, &request, principal.share(), permit, via);
 
-            // 3. Permit: before the cache is looked at, so that a client that may not know learns nothing. The scope
-            //    chooses the credential.
-            let permit = self.permit(&principal, &route, &request, exchange.started)?;
-            let credential = self.credentials.choose(route.scopes()).ok_or(FailureKind::NoCredential)?;
-            let via = self.via(&request.parts, Keep::of(&route))?;
-            let asker = asker(exchange, &request, principal.share(), permit, via);
-
-            // 4. Get the answer, from the cache, from a request in flight, or from Snyk.
-            let answer = match route {
-                Route::Export(call) => {
-                    let mut question = question(call, credential, &request);
-                    if !question.call.is_shared() {
-                        question.body = Box::pin(self.read_body(&mut request)).await?;
+                // 4. Get the answer, from the cache, from a request in flight, or from Snyk.
+                let answer = match route {
+                    Route::Export(call) => {
+                        let mut question = question(call, credential, &request);
+                        if !question.call.is_shared() {
+                            gateway.retrieval.refuse_unrecorded()?;
+                            question.body = Box::pin(gateway.read_body(&mut request)).await?;
+                        }
+                        let wanted = Wanted { directives: Directives::of_request(&request.parts.headers) };
+                        let retrieved =
+                            gateway.retrieval.get(question, asker, wanted, exchange.started).await;
+                        reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers)
                     }
-                    let wanted = Wanted { directives: Directives::of_request(&request.parts.headers) };
-                    let retrieved = self.retrieval.get(question, asker, wanted, exchange.started).await;
-                    reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers)
+                    Route::Other(call) => {
+                        let fields = fields::of_one(&request.parts.headers, &request.rules.forward_headers);
+                        // A body that is not passed on must be out of the way.
+                        gateway.retrieval.refuse_unrecorded()?;
+                        let body = request.body.take().ok_or(Cause::Internal)?;
+                        let passed = PassThrough { call, credential, fields, body };
+                        let passed = Box::pin(gateway.retrieval.pass_through(passed, asker)).await;
+                        exchange.passed(passed)?.map(Body::Right)
+                    }
+                };
+                Ok::<_, Failure>(answer)
+            }
+            .await;
+
+            // 5. Reply. A large answer waits for room on its connection; the rest of an unwanted body must be out of the way.
+            let answer = match answer {
+                Ok(response) if is_large(&response) => {
+                    Box::pin(gateway.make_room(response, &request.peer)).await
                 }
-                Route::Other(call) => {
-                    let fields = fields::of_one(&request.parts.headers, &request.rules.forward_headers);
-                    let body = request.body.take().ok_or(Cause::Internal)?;
-                    let passed = PassThrough { call, credential, fields, body };
-                    let passed = Box::pin(self.retrieval.pass_through(passed, asker)).await;
-                    exchange.passed(passed)?.map(Body::Right)
-                }
+                answer => answer,
             };
-            Ok::<_, Failure>(answer)
-        }
-        .await;
+            let unread = request.body.take().filter(|body| !body.is_end_stream());
+            let is_in_the_way = match unread {
+                Some(body) => !Box::pin(gateway.discard(body, &request)).await,
+                None => false,
+            };
 
-        // 5. Reply. A large answer waits for room on its connection; the rest of an unwanted body must be out of the way.
-        let answer = match answer {
-            Ok(response) if is_large(&response) => Box::pin(self.make_room(response, &request.peer)).await,
-            answer => answer,
-        };
-        let unread = request.body.take().filter(|body| !body.is_end_stream());
-        let is_in_the_way = match unread {
-            Some(body) => !Box::pin(self.discard(body, &request)).await,
-            None => false,
-        };
-
-        // 6. Record the exchange.
-        let mut response = self.finish(unanswered.answered(), request.parts.version, answer);
-        if is_in_the_way {
-            // The listener discards it.
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            // 6. Record the exchange.
+            let mut response = gateway.finish(unanswered.answered(), request.parts.version, answer);
+            if is_in_the_way {
+                // The listener discards it.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
         }
-        response
     }
 }
 
@@ -237,11 +246,6 @@ impl Gateway {
         })
     }
 
-    /// The `Via` to send on.
-    fn via(&self, parts: &Parts, keep: Keep) -> Result<HeaderValue, Failure> {
-        Ok(self.pseudonym.append(&parts.headers, parts.version, keep).map_err(FailureKind::from)?)
-    }
-
     /// Renders the answer and what is known of the exchange: in its fields, the metrics, the log and the trace.
     fn finish(
         &self,
@@ -259,28 +263,28 @@ impl Gateway {
             response.headers_mut().remove(KEEP_ALIVE);
         }
         exchange.stamp(response.headers_mut());
-        let now = self.clock.now();
-        exchange.count(&self.metrics, now, Some(response.status()), failure.as_ref());
-        exchange.log(now, response.status(), response.headers(), failure.as_ref());
-        if let Some(traces) = &self.traces {
-            exchange.trace(traces, now, (response.status(), response.headers()), failure.as_ref());
-        }
+        let (answered, fields, failure) = (Some(response.status()), response.headers(), failure.as_ref());
+        self.record(exchange, &Conclusion { now: self.clock.now(), answered, fields, failure });
         if exchange.method == Method::HEAD { reply::without_body(response) } else { response }
     }
 
-    /// Records that a client left before its answer: in the metrics, the log and the trace.
+    /// Records that a client left before its answer.
     fn was_left(&self, exchange: &Exchange) {
-        let (now, none) = (self.clock.now(), HeaderMap::new());
-        let failure = Failure::from(FailureKind::from(Cause::Abandoned));
-        exchange.count(&self.metrics, now, None, Some(&failure));
-        exchange.log(now, client_left(), &none, Some(&failure));
+        let (fields, failure) = (&HeaderMap::new(), &Failure::from(Cause::Abandoned));
+        let end = Conclusion { now: self.clock.now(), answered: None, fields, failure: Some(failure) };
+        self.record(exchange, &end);
+    }
+
+    fn record(&self, exchange: &Exchange, end: &Conclusion<'_>) {
+        exchange.count(&self.metrics, end);
+        exchange.log(end);
         if let Some(traces) = &self.traces {
-            exchange.trace(traces, now, (client_left(), &none), Some(&failure));
+            exchange.trace(traces, end);
         }
     }
 }
 
-/// What is asked, from one reading of the rules.
+/// The question of a call, from one reading of the rules.
 fn question(mut call: ExportCall, credential: Arc<Credential>, request: &ClientRequest) -> Question {
     let ClientRequest { parts, rules, .. } = request;
     if let Some(version) = &rules.default_version {
@@ -331,9 +335,4 @@ pub fn text_of(refusal: route::RouteError) -> String {
 #[must_use]
 pub fn advice_on(failed: UpstreamErrorKind) -> &'static str {
     FailureKind::from(Cause::Upstream(failed)).answer().detail
-}
-
-/// nginx's word for a client that closed its connection before the answer. It is never sent.
-fn client_left() -> StatusCode {
-    StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST)
 }

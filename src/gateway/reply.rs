@@ -15,7 +15,7 @@ use crate::transport::Body;
 
 /// Our documents are data: a browser that is made to show one must do nothing with it.
 const NOTHING: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox");
-/// How to say who you are (RFC 9110 §11.6.1, RFC 6750 §3); keys are bearer tokens.
+/// The way to authenticate (RFC 9110 §11.6.1, RFC 6750 §3); keys are bearer tokens.
 const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"exportgate\"");
 const JSON_API: HeaderValue = HeaderValue::from_static("application/vnd.api+json");
 

@@ -19,15 +19,15 @@ pub(super) struct ErrorReply {
     pub(super) proxy_error: &'static str,
     /// The stable word that programs can compare.
     pub(super) code: &'static str,
-    /// What happened.
+    /// The failure, in a sentence.
     pub(super) title: &'static str,
-    /// What to do.
+    /// The remedy.
     pub(super) detail: &'static str,
     /// The `Allow` field, with 405.
     pub(super) allow: Option<&'static str>,
     /// The `Retry-After` field, in seconds.
     pub(super) retry_after: Option<u64>,
-    /// Whether the connection ends with this answer.
+    /// True if the connection ends with this answer.
     pub(super) close: bool,
 }
 

@@ -1,6 +1,7 @@
 //! The `Via` field (RFC 9110 §7.6.3): who passed a request on, and whether it came back to us.
 
 use http::header::VIA;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Version};
 use uuid::Uuid;
 
@@ -50,10 +51,7 @@ pub(super) struct Pseudonym {
 
 impl Pseudonym {
     pub(super) fn new(random: Uuid) -> Self {
-        Self::named(format!("{PREFIX}{:08x}", random.as_fields().0))
-    }
-
-    fn named(name: String) -> Self {
+        let name = format!("{PREFIX}{:08x}", random.as_fields().0);
         let alone = ["1.1", "2.0"].map(|received| {
             HeaderValue::try_from(format!("{received} {name}"))
                 .unwrap_or_else(|_| HeaderValue::from_static("1.1 exportgate"))
@@ -61,18 +59,14 @@ impl Pseudonym {
         Self { name, alone }
     }
 
+    /// The `Via` to send on with a request that came without one.
+    pub(super) fn alone(&self, version: Version) -> HeaderValue {
+        self.alone[usize::from(version >= Version::HTTP_2)].clone()
+    }
+
     /// The `Via` to send on: the members that came, without comments, and ourselves.
-    pub(super) fn append(
-        &self,
-        fields: &HeaderMap,
-        version: Version,
-        keep: Keep,
-    ) -> Result<HeaderValue, BadVia> {
-        if fields.contains_key(VIA) {
-            append(fields, version, &self.name, keep)
-        } else {
-            Ok(self.alone[usize::from(version >= Version::HTTP_2)].clone())
-        }
+    pub(super) fn append(&self, request: &Parts, keep: Keep) -> Result<HeaderValue, BadVia> {
+        append(&request.headers, request.version, &self.name, keep)
     }
 }
 
@@ -131,8 +125,7 @@ mod tests {
 
     fn via(values: &[&'static str]) -> Result<String, BadVia> {
         let fields: HeaderMap = values.iter().map(|v| (VIA, HeaderValue::from_static(v))).collect();
-        Pseudonym::named("exportgate-1".into())
-            .append(&fields, Version::HTTP_11, Keep::All)
+        append(&fields, Version::HTTP_11, "exportgate-1", Keep::All)
             .map(|value| value.to_str().expect("visible text").to_owned())
     }
 

@@ -17,9 +17,11 @@ mod response_fields;
 mod span;
 mod verdict;
 
+use std::future::ready;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use futures_util::future::Either;
 use http::StatusCode;
 use tokio::time::timeout_at;
 
@@ -123,26 +125,26 @@ impl Retrieval {
     ///
     /// # Errors
     /// [`NoAnswer`].
-    pub(crate) async fn get(
+    pub(crate) fn get(
         self: &Arc<Self>,
         question: Question,
         asker: Asker,
         wanted: Wanted,
         now: Now,
-    ) -> Result<Retrieved, NoAnswer> {
+    ) -> impl Future<Output = Result<Retrieved, NoAnswer>> + Send + use<> {
         // 1. Look it up.
         let miss = match self.look_up(&question, &wanted, now) {
             LookUp::Fresh { entry, key } => {
                 if entry.wants_refresh(now) && self.settings.load().cache.refresh_ahead {
                     self.refresh_ahead(question, asker, key.into());
                 }
-                return Ok(Retrieved::fresh(entry, now));
+                return Either::Left(ready(Ok(Retrieved::fresh(entry, now))));
             }
-            LookUp::Held(entry) => return Ok(Retrieved::stale(entry, now, None)),
+            LookUp::Held(entry) => return Either::Left(ready(Ok(Retrieved::stale(entry, now, None)))),
             LookUp::Miss(miss) => miss,
         };
-        // Boxed, so that the future of a hit stays small.
-        Box::pin(self.ask(question, asker, wanted, miss)).await
+        // Boxed, so that the future of a hit stays small: it is moved about.
+        Either::Right(Box::pin(Arc::clone(self).ask(question, asker, wanted, miss)))
     }
 
     /// Looks for a stored response. A start is never looked up, stored or shared; `no-store` says the same of a read.
@@ -180,7 +182,7 @@ impl Retrieval {
 
     /// Gets an answer that the cache does not have.
     async fn ask(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         question: Question,
         asker: Asker,
         wanted: Wanted,
@@ -216,7 +218,7 @@ impl Retrieval {
             Role::Full => return Err(Cause::TooManyFollowers.into()),
             Role::Follower(follower) => (follower, true),
             Role::Leader(leader, follower) => {
-                let (retrieval, asker) = (Arc::clone(self), Arc::clone(&asker));
+                let (retrieval, asker) = (Arc::clone(&self), Arc::clone(&asker));
                 self.shutdown.spawn(Fetch { retrieval, question, asker, key, leader }.run());
                 (follower, false)
             }
@@ -263,7 +265,7 @@ impl Retrieval {
     }
 
     /// With `journal.on_failure = "refuse"`, nothing goes upstream that could not be recorded.
-    fn refuse_unrecorded(&self) -> Result<(), NoAnswer> {
+    pub(crate) fn refuse_unrecorded(&self) -> Result<(), NoAnswer> {
         let refuses =
             self.settings.load().on_journal_failure == OnFailure::Refuse && self.journal.is_failing();
         if refuses { Err(Cause::Journal.into()) } else { Ok(()) }

@@ -12,7 +12,7 @@ use crate::export::Document;
 /// requests of the thread (7.8 MB: 47 ms).
 const AT_ONCE: usize = 128 * 1024;
 
-/// What was read of an answer's body.
+/// The contents of an answer's body.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     /// True if it holds the gateway's credential.

@@ -138,7 +138,7 @@ fn local_links(links: &str, root: &Root) -> Option<HeaderValue> {
     (written != links).then(|| HeaderValue::try_from(written).ok()).flatten()
 }
 
-/// Where the quoted string that has begun ends (RFC 9110 §5.6.4).
+/// The end of the quoted string that has begun (RFC 9110 §5.6.4).
 fn end_of_quoted(text: &str) -> Option<usize> {
     let mut is_escaped = false;
     text.bytes().position(|b| {

@@ -33,7 +33,7 @@ pub(super) enum Reply<'a> {
 pub(super) struct Verdict {
     /// For the credential.
     pub(super) credential: CredentialVerdict,
-    /// True and how, if the request may be sent again.
+    /// For the retry.
     pub(super) repeat: Repeat,
     /// For the cache: the freshness, or the reason not to store it.
     pub(super) storing: Result<Freshness, NotStored>,
@@ -45,7 +45,7 @@ pub(super) struct Verdict {
     evidence: Evidence,
 }
 
-/// What an answer says about the credential.
+/// The judgement of the credential that was presented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CredentialVerdict {
     /// Snyk took it.
@@ -63,7 +63,7 @@ pub(super) enum Repeat {
     Never,
     /// With another value of the credential.
     WithOtherCredential,
-    /// When the backoff after a 429 is over.
+    /// After the backoff that a 429 brings.
     AfterBackoff,
     /// At once: Snyk closes its connections in ordinary operation, and has not processed it.
     AtOnce,

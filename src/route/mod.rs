@@ -1,4 +1,4 @@
-//! Which call a request is: method, path and query become a [`Route`], or a named refusal.
+//! From a request to a call: method, path and query become a [`Route`], or a named refusal.
 //!
 //! This is a closed grammar. Ids and query pairs are parsed into values, and the upstream's path and
 //! query are written from those values, so that no byte of the client's target is ever copied. What
@@ -25,7 +25,7 @@ pub struct OtherCall {
     pub scopes: Vec<Scope>,
 }
 
-/// What a request asks for.
+/// The call that a request makes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     /// One of the six export calls.
@@ -45,7 +45,7 @@ impl Route {
     }
 }
 
-/// Why a request is no call that we answer.
+/// The reason that a request is no call that we answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouteError {
     /// The target has no path (RFC 9112 §3.2: not in origin-form).

@@ -30,7 +30,7 @@ pub(super) fn path(path: &str) -> Result<String, RouteError> {
     Ok(written)
 }
 
-/// What `/rest/` or `/v1/` is followed by, where that is an org or a group, and every org or group further
+/// The org or group that follows `/rest/` or `/v1/`, if one does, and every org or group further
 /// on. Names are compared decoded and without case, and the parts of a package apart, as a lenient server might.
 pub(super) fn scopes(path: &str) -> Vec<Scope> {
     let parts: Vec<(String, bool)> = path

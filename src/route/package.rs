@@ -64,7 +64,7 @@ fn decoded(segment: &str) -> Option<String> {
     String::from_utf8(check_percent(segment)?).ok()
 }
 
-/// What is behind `pkg:`, in any case.
+/// The text behind `pkg:`, in any case.
 fn after_scheme(text: &str) -> Option<&str> {
     let (scheme, rest) = text.split_at_checked("pkg:".len())?;
     scheme.eq_ignore_ascii_case("pkg:").then_some(rest)

@@ -63,7 +63,7 @@ pub enum UpstreamErrorKind {
     TooLarge,
     /// The answer's header section is too large.
     HeadTooLarge,
-    /// What came is no HTTP.
+    /// The answer is no HTTP.
     Protocol,
     /// There was no room in memory for the answer.
     NoRoom,

@@ -364,7 +364,7 @@ impl Upstream {
         Some((self.client.proxy()?, *lock(&self.proxy_failed)))
     }
 
-    /// Where requests go.
+    /// The root of the upstream.
     #[must_use]
     pub fn root(&self) -> &Root {
         &self.root
