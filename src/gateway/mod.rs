@@ -28,7 +28,7 @@ use crate::credential::{Credential, Credentials};
 use crate::export::ExportCall;
 use crate::listener::KEEP_ALIVE;
 use crate::retrieval::{Asker, Cause, PassThrough, Question, Retrieval, Wanted};
-use crate::route::{self, Route};
+use crate::route::{self, OtherCall, Route};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
@@ -133,7 +133,7 @@ impl Gateway {
         // A block, and no `async fn`, which would hold its parameters twice: the future of a hit is moved about.
         async move {
             let exchange = unanswered.exchange();
-            let answer = async {
+            let answer: Result<_, Failure> = async {
                 // 1. Identify: who asks? A request that came from ourselves is refused first, or a loop would lock a
                 //    credential.
                 let is_passed_on = request.parts.headers.contains_key(VIA);
@@ -160,7 +160,7 @@ impl Gateway {
                 let asker = asker(exchange, &request, principal.share(), permit, via);
 
                 // 4. Get the answer, from the cache, from a request in flight, or from Snyk.
-                let answer = match route {
+                match route {
                     Route::Export(call) => {
                         let mut question = question(call, credential, &request);
                         if !question.call.is_shared() {
@@ -170,33 +170,30 @@ impl Gateway {
                         let wanted = Wanted { directives: Directives::of_request(&request.parts.headers) };
                         let retrieved =
                             gateway.retrieval.get(question, asker, wanted, exchange.started).await;
-                        reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers)
+                        Ok(reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers))
                     }
                     Route::Other(call) => {
-                        let fields = fields::of_one(&request.parts.headers, &request.rules.forward_headers);
-                        // A body that is not passed on must be out of the way.
+                        // A body that is not passed on must be out of the way: it is taken at the last moment.
                         gateway.retrieval.refuse_unrecorded()?;
-                        let body = request.body.take().ok_or(Cause::Internal)?;
-                        let passed = PassThrough { call, credential, fields, body };
+                        let passed = pass_through(call, credential, &mut request)?;
                         let passed = Box::pin(gateway.retrieval.pass_through(passed, asker)).await;
-                        exchange.passed(passed)?.map(Body::Right)
+                        Ok(exchange.passed(passed)?.map(Body::Right))
                     }
-                };
-                Ok::<_, Failure>(answer)
+                }
             }
             .await;
 
-            // 5. Reply. A large answer waits for room on its connection; the rest of an unwanted body must be out of the way.
+            // 5. Reply: a large answer waits for room on its connection, and the rest of an unwanted body must be out of
+            //    the way.
             let answer = match answer {
                 Ok(response) if is_large(&response) => {
                     Box::pin(gateway.make_room(response, &request.peer)).await
                 }
                 answer => answer,
             };
-            let unread = request.body.take().filter(|body| !body.is_end_stream());
-            let is_in_the_way = match unread {
-                Some(body) => !Box::pin(gateway.discard(body, &request)).await,
-                None => false,
+            let is_in_the_way = match request.body.take() {
+                Some(body) if !body.is_end_stream() => !Box::pin(gateway.discard(body, &request)).await,
+                _ => false,
             };
 
             // 6. Record the exchange.
@@ -293,6 +290,17 @@ fn question(mut call: ExportCall, credential: Arc<Credential>, request: &ClientR
     let take = if call.is_shared() { fields::forwarded } else { fields::of_one };
     let fields = take(&parts.headers, &rules.forward_headers);
     Question { call, credential, fields, body: Bytes::new() }
+}
+
+/// A call to pass through, with the body of its request.
+fn pass_through(
+    call: OtherCall,
+    credential: Arc<Credential>,
+    request: &mut ClientRequest,
+) -> Result<PassThrough, Failure> {
+    let fields = fields::of_one(&request.parts.headers, &request.rules.forward_headers);
+    let body = request.body.take().ok_or(Cause::Internal)?;
+    Ok(PassThrough { call, credential, fields, body })
 }
 
 fn asker(

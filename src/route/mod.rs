@@ -224,6 +224,6 @@ mod tests {
         {
             assert_eq!(other(disguised), "Unknown", "{disguised}");
         }
-        assert_eq!(other("/v1/x?a=%00"), "CallQuery");
+        assert_eq!(other("/v1/x?a=%00"), "Query");
     }
 }
