@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use exportgate::access::key;
-use exportgate::cache::{Cache, Directives, Key};
+use exportgate::cache::{Cache, CacheKey, Directives};
 use exportgate::clock::{Clock, Now};
 use exportgate::journal::{Attempt, Durability, Journal, OnFailure, Served, Settings};
 use exportgate::route::{Route, recognise};
@@ -54,7 +54,7 @@ fn text(number: u64) -> String {
     let Ok(Route::Export(call)) = recognise(&Method::GET, &uri, false) else {
         unreachable!("an export call")
     };
-    Key::text((parts::UPSTREAM, parts::CREDENTIAL), &call, &[], &HeaderMap::new())
+    CacheKey::text(parts::UPSTREAM, parts::CREDENTIAL, &call, &HeaderMap::new())
 }
 
 /// Finds, judges and copies the entries under `keys`, as a hit does, and keeps what is found so that the next one is
@@ -78,7 +78,7 @@ fn entries(count: u64, lookups: &str) {
     // What the first one takes besides itself is no part of each.
     let fill = |number: u64| {
         let entry = parts::entry(Bytes::from(vec![b' '; BODY]), &settings, now);
-        cache.store(&Key::from(text(number)), Arc::new(entry), cache.asked());
+        cache.store(&CacheKey::from(text(number)), Arc::new(entry), cache.purges());
     };
     fill(count);
     let _ = cache.size();

@@ -4,7 +4,7 @@
 //!
 //!     instructions PART TIMES
 //!
-//! PART is `route`, `key`, `peek-1`, `peek-4`, `peek-100` (links), `freshness` or `entry`: a stored response found,
+//! PART is `route`, `key`, `document-1`, `document-4`, `document-100` (links), `freshness` or `entry`: a stored response found,
 //! judged, and its fields copied for the answer.
 
 mod parts;
@@ -13,8 +13,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use exportgate::cache::{self, Cache, Directives, Key, Peek};
+use exportgate::cache::{self, Cache, CacheKey, Directives};
 use exportgate::clock::Clock;
+use exportgate::export::Document;
 use exportgate::route::recognise;
 use http::{HeaderMap, Method};
 
@@ -27,24 +28,24 @@ fn repeat<T>(times: u64, mut part: impl FnMut() -> T) {
     }
 }
 
-fn peek(times: u64, links: usize) {
+fn document(times: u64, links: usize) {
     let body = parts::document(links);
-    repeat(times, || Peek::of(black_box(&body)));
+    repeat(times, || Document::of(black_box(&body)));
 }
 
 fn freshness(times: u64) {
     let (body, fields, settings) = (parts::document(4), parts::fields(), parts::settings(1 << 20));
-    let peek = Peek::of(&body);
-    let answer = parts::answer(&fields, &body, peek.as_ref(), Clock::system().now());
+    let document = Document::of(&body);
+    let answer = parts::answer(&fields, &body, document.as_ref(), Clock::system().now());
     repeat(times, || cache::assess(black_box(&answer), &settings));
 }
 
 fn entry(times: u64) {
     let (call, settings, now) = (parts::call(), parts::settings(1 << 20), Clock::system().now());
-    let key = Key::text((parts::UPSTREAM, parts::CREDENTIAL), &call, &[], &HeaderMap::new());
+    let key = CacheKey::text(parts::UPSTREAM, parts::CREDENTIAL, &call, &HeaderMap::new());
     let cache = Cache::new(&settings);
     let entry = parts::entry(Bytes::from(parts::document(4)), &settings, now);
-    cache.store(&Key::from(key.clone()), Arc::new(entry), cache.asked());
+    cache.store(&CacheKey::from(key.clone()), Arc::new(entry), cache.purges());
     let directives = Directives::of_request(&HeaderMap::new());
     repeat(times, || {
         let entry = cache.find(black_box(&key)).expect("it is stored");
@@ -64,12 +65,11 @@ fn main() {
         }
         "key" => {
             let (call, fields) = (parts::call(), HeaderMap::new());
-            let with = (parts::UPSTREAM, parts::CREDENTIAL);
-            repeat(times, || Key::text(with, black_box(&call), &[], &fields));
+            repeat(times, || CacheKey::text(parts::UPSTREAM, parts::CREDENTIAL, black_box(&call), &fields));
         }
-        "peek-1" => peek(times, 1),
-        "peek-4" => peek(times, 4),
-        "peek-100" => peek(times, 100),
+        "document-1" => document(times, 1),
+        "document-4" => document(times, 4),
+        "document-100" => document(times, 100),
         "freshness" => freshness(times),
         "entry" => entry(times),
         other => panic!("no such part: {other}"),

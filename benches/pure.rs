@@ -1,4 +1,4 @@
-//! The pure parts of the path: recognising a request, its cache key, peeking at a document and deciding
+//! The pure parts of the path: recognising a request, its cache key, reading a document and deciding
 //! its freshness.
 
 mod parts;
@@ -6,8 +6,9 @@ mod parts;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use exportgate::cache::{self, Key, Peek};
+use exportgate::cache::{self, CacheKey};
 use exportgate::clock::Clock;
+use exportgate::export::Document;
 use exportgate::route::recognise;
 use http::{HeaderMap, Method};
 
@@ -18,7 +19,7 @@ fn pure(c: &mut Criterion) {
     let call = parts::call();
     let fields = HeaderMap::new();
     c.bench_function("key", |b| {
-        b.iter(|| Key::new(parts::UPSTREAM, parts::CREDENTIAL, black_box(&call), &[], &fields));
+        b.iter(|| CacheKey::text(parts::UPSTREAM, parts::CREDENTIAL, black_box(&call), &fields));
     });
 
     let settings = parts::settings(1 << 20);
@@ -26,11 +27,11 @@ fn pure(c: &mut Criterion) {
     let now = Clock::system().now();
     for links in [1, 4, 100] {
         let body = parts::document(links);
-        c.bench_function(&format!("peek, {links} links, {} bytes", body.len()), |b| {
-            b.iter(|| Peek::of(black_box(&body)));
+        c.bench_function(&format!("document, {links} links, {} bytes", body.len()), |b| {
+            b.iter(|| Document::of(black_box(&body)));
         });
-        let peek = Peek::of(&body);
-        let answer = parts::answer(&fields, &body, peek.as_ref(), now);
+        let document = Document::of(&body);
+        let answer = parts::answer(&fields, &body, document.as_ref(), now);
         c.bench_function(&format!("freshness, {links} links"), |b| {
             b.iter(|| cache::assess(black_box(&answer), &settings));
         });

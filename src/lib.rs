@@ -12,8 +12,10 @@ pub mod secret;
 pub mod shutdown;
 pub mod systemd;
 
-pub mod route;
+pub mod export;
 pub mod transport;
+
+pub mod route;
 
 pub mod access;
 pub mod admission;
@@ -23,6 +25,8 @@ pub mod journal;
 pub mod listener;
 pub mod telemetry;
 pub mod upstream;
+
+pub mod retrieval;
 
 pub mod admin;
 pub mod gateway;

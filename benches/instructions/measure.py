@@ -19,7 +19,7 @@ COUNTS = pathlib.Path(__file__).resolve().parent / "counts.json"
 # What may be added before it is told, as a share.
 ALLOWED = 0.03
 # How often each part is done: enough that a hundredth of it is more than what differs from run to run.
-PARTS = {"route": 4000, "key": 4000, "peek-1": 1000, "peek-4": 500, "peek-100": 50, "freshness": 4000, "entry": 4000}
+PARTS = {"route": 4000, "key": 4000, "document-1": 1000, "document-4": 500, "document-100": 50, "freshness": 4000, "entry": 4000}
 
 
 def part(programs, name, scratch):

@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use exportgate::cache::{self, Answer, Entry, Peek, Settings, Whole};
+use exportgate::cache::{self, Candidate, Entry, Settings, Whole};
 use exportgate::clock::Now;
-use exportgate::route::{ExportCall, Route, recognise};
+use exportgate::export::{Document, ExportCall};
+use exportgate::route::{Route, recognise};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, DATE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use uuid::Uuid;
@@ -64,8 +65,13 @@ pub(crate) fn fields() -> HeaderMap {
 }
 
 /// The answer whose freshness is decided.
-pub(crate) fn answer<'a>(fields: &'a HeaderMap, body: &[u8], peek: Option<&'a Peek>, now: Now) -> Answer<'a> {
-    Answer { status: StatusCode::OK, fields, body_len: body.len(), peek, sent: now, received: now }
+pub(crate) fn answer<'a>(
+    fields: &'a HeaderMap,
+    body: &[u8],
+    document: Option<&'a Document>,
+    now: Now,
+) -> Candidate<'a> {
+    Candidate { status: StatusCode::OK, fields, body_len: body.len(), document, sent: now, received: now }
 }
 
 /// The fields of a stored response, read off a connection as hyper does it: values are slices of one buffer.
@@ -100,9 +106,9 @@ fn stored_fields(etag: &HeaderValue) -> HeaderMap {
 /// A stored response with this body, as the gateway makes it.
 pub(crate) fn entry(body: Bytes, settings: &Settings, now: Now) -> Entry {
     let document = document(4);
-    let (asked, peek) = (fields(), Peek::of(&document));
+    let (asked, read) = (fields(), Document::of(&document));
     let freshness =
-        cache::assess(&answer(&asked, &body, peek.as_ref(), now), settings).expect("it is stored");
+        cache::assess(&answer(&asked, &body, read.as_ref(), now), settings).expect("it is stored");
     let etag = cache::etag(&body);
     let fields = stored_fields(&etag);
     let reservation = exportgate::transport::Reservation::default();

@@ -4,7 +4,8 @@
 
 #![no_main]
 
-use exportgate::route::{ExportCall, Operation, OtherCall, Route, Scope, recognise};
+use exportgate::export::{ExportCall, Operation, Scope};
+use exportgate::route::{OtherCall, Route, recognise};
 use http::{Method, Uri};
 use libfuzzer_sys::fuzz_target;
 

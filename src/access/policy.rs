@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::route::{Id, Operation, Route, ScopeKind};
+use crate::export::{Id, Operation, ScopeKind};
+use crate::route::Route;
 
 /// What a client may do. The default is nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -10,9 +10,9 @@ use http::{Response, StatusCode};
 use super::answer::{AdminRefusal, BUSY, PLAIN_TEXT, json_answer, whole};
 use super::report::{ExportReport, ExportsReport};
 use super::{Admin, time};
-use crate::cache::Stored;
+use crate::cache::StoredResponse;
+use crate::export::Id;
 use crate::journal::{self, Query, moment};
-use crate::route::Id;
 use crate::transport::Body;
 
 /// Highest `limit`.
@@ -148,7 +148,7 @@ impl Admin {
     }
 }
 
-fn export(stored: &Stored) -> ExportReport {
+fn export(stored: &StoredResponse) -> ExportReport {
     ExportReport {
         operation: stored.operation.to_owned(),
         scope_kind: stored.scope_kind.as_str().to_owned(),

@@ -6,7 +6,7 @@ use super::{Admin, lock};
 use crate::circuit::Phase;
 use crate::credential;
 use crate::expiry::{Expiring, Kind, date};
-use crate::upstream::FailedKind;
+use crate::upstream::UpstreamErrorKind;
 
 /// Most warnings in the detail of one part.
 const MOST_WARNINGS: usize = 5;
@@ -184,7 +184,11 @@ fn state_of_slots(slots: &[credential::Standing]) -> (PartState, String) {
 }
 
 /// The failure of a proxy, with the status of its own answer.
-fn described(failed: FailedKind) -> String {
+fn described(failed: UpstreamErrorKind) -> String {
     let word = failed.as_str();
-    if let FailedKind::ProxyStatus(status) = failed { format!("{word} {status}") } else { word.to_owned() }
+    if let UpstreamErrorKind::ProxyStatus(status) = failed {
+        format!("{word} {status}")
+    } else {
+        word.to_owned()
+    }
 }

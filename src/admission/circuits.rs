@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::circuit::{Admits, Circuit, CircuitStatus, ProbeCandidate, ProbeOrder};
-use crate::route::{ExportCall, Id, Operation, Scope};
+use crate::export::{ExportCall, Id, Operation, Scope};
 
 /// `[breaker]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -399,7 +399,7 @@ impl Circuits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::ScopeKind;
+    use crate::export::ScopeKind;
 
     const SETTINGS: BreakerSettings = BreakerSettings { failures: 3, pause: Duration::from_secs(5) };
 

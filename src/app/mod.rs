@@ -22,6 +22,7 @@ use crate::files::{Content, Followed, Unreadable};
 use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
 use crate::listener::{Address, BindError, Listener};
+use crate::retrieval::{self, Retrieval, RetrievalSettings};
 use crate::shutdown::{self, Shutdown};
 use crate::systemd;
 use crate::telemetry::metrics::Metrics;
@@ -48,6 +49,7 @@ const LAST_ADMIN_ANSWERS: Duration = Duration::from_secs(1);
 pub struct App {
     listener: Listener,
     gateway: Arc<Gateway>,
+    retrieval: Arc<Retrieval>,
     admin: Option<(AdminThread, Arc<Admin>)>,
     reload_tasks: ReloadTasks,
     reloader: Box<Reloader>,
@@ -129,13 +131,21 @@ impl App {
         queues::follow(&journal, admission.clone(), root, clock.clone());
         let metrics = Arc::new(Metrics::default());
         let traces = config.traces.as_ref().map(Traces::open).transpose()?;
-        let with = Collaborators {
+        let parts = retrieval::Parts {
             clock: clock.clone(),
             admission: admission.clone(),
             upstream: upstream.clone(),
+            journal: journal.clone(),
+            metrics: Arc::clone(&metrics),
+            traces: traces.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let retrieval = Arc::new(Retrieval::new(retrieval_settings(&config), parts));
+        let with = Collaborators {
+            clock: clock.clone(),
             access: Arc::clone(&access),
             credentials: Arc::clone(&credentials),
-            journal: journal.clone(),
+            retrieval: Arc::clone(&retrieval),
             metrics: Arc::clone(&metrics),
             traces: traces.clone(),
             memory: memory.clone(),
@@ -148,13 +158,13 @@ impl App {
         reload_tasks.clients(clients, &access);
         reload_tasks.tls(tls.clone().zip(tls_files));
 
-        let waiting = Arc::clone(&gateway);
+        let followed = Arc::clone(&retrieval);
         let expiry = Expiry { tls: tls.clone(), access: Arc::clone(&access) };
         let (expiring, warn_before) = (expiry.clone(), config.admin.warn_before);
         let views = Views {
             clock: clock.clone(),
             traces: traces.clone(),
-            cache: gateway.cache(),
+            cache: retrieval.cache(),
             memory: memory.clone(),
             admission: admission.clone(),
             upstream: upstream.clone(),
@@ -166,13 +176,14 @@ impl App {
             addresses: listener.addresses(),
             expiring: ExpiringList(Box::new(move || expiring.all())),
             watched: reload_tasks.watched(),
-            followers: Followers(Box::new(move || waiting.waiting())),
+            followers: Followers(Box::new(move || followed.waiting())),
             shutdown: shutdown.clone(),
         };
         let (admin, admin_tls) = bind_admin(&config, views, &mut reload_tasks).await?;
         let stop = Arc::new(ArcSwap::from_pointee(config.shutdown));
         let reloader = Box::new(Reloader {
             gateway: Arc::clone(&gateway),
+            retrieval: Arc::clone(&retrieval),
             access,
             credentials,
             tls,
@@ -193,6 +204,7 @@ impl App {
         Ok(Self {
             listener,
             gateway,
+            retrieval,
             admin,
             reload_tasks,
             reloader,
@@ -226,10 +238,10 @@ impl App {
         self.admin.as_ref()?.0.addresses.last().cloned()
     }
 
-    /// The gateway, to look at while it runs.
+    /// The retrieval of answers, for its counts while it runs.
     #[must_use]
-    pub fn gateway(&self) -> Arc<Gateway> {
-        Arc::clone(&self.gateway)
+    pub fn retrieval(&self) -> Arc<Retrieval> {
+        Arc::clone(&self.retrieval)
     }
 
     /// Serves until a stop is announced, drains, and closes the journal.
@@ -327,13 +339,11 @@ async fn bind_admin(
 
 /// The settings of the request path.
 fn settings(config: &Config) -> gateway::Settings<'_> {
-    gateway::Settings {
-        routes: config.routes,
-        cache: &config.cache,
-        listener: &config.listener,
-        upstream: &config.upstream,
-        on_journal_failure: config.journal.on_failure,
-    }
+    gateway::Settings { routes: config.routes, listener: &config.listener, upstream: &config.upstream }
+}
+
+fn retrieval_settings(config: &Config) -> RetrievalSettings {
+    RetrievalSettings { cache: config.cache.clone(), on_journal_failure: config.journal.on_failure }
 }
 
 /// The file of clients, read and not in force yet.

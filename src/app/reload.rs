@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use super::reload_tasks::ReloadTasks;
-use super::{open_clients, queues, settings};
+use super::{open_clients, queues, retrieval_settings, settings};
 use crate::access::Access;
 use crate::admin::report::{ConfigReport, KeyReport};
 use crate::admin::{Admin, InForce};
@@ -22,6 +22,7 @@ use crate::files::{self, Watched};
 use crate::gateway::Gateway;
 use crate::journal::{Journal, OnFailure};
 use crate::listener::Limits;
+use crate::retrieval::Retrieval;
 use crate::shutdown::{self, Shutdown};
 use crate::systemd;
 use crate::telemetry::LogFilter;
@@ -53,6 +54,7 @@ impl std::fmt::Debug for Reload {
 #[derive(Debug)]
 pub(super) struct Reloader {
     pub(super) gateway: Arc<Gateway>,
+    pub(super) retrieval: Arc<Retrieval>,
     pub(super) access: Arc<Access>,
     pub(super) credentials: Arc<Credentials>,
     pub(super) tls: Option<ServerTls>,
@@ -198,7 +200,7 @@ impl Reloader {
         let names = self.credentials.names();
         if !values.is_empty() || names.len() != count {
             // A credential with a new description has cache keys of its own: the old entries are never read again.
-            let _ = self.gateway.cache().purge_all();
+            let _ = self.retrieval.cache().purge_all();
         }
         reload_tasks.credentials(values);
         reload_tasks.retain_credentials(&names);
@@ -208,6 +210,7 @@ impl Reloader {
         reload_tasks.admin_tls(admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         self.access.set(new.access.clone());
         reload_tasks.clients(clients.map(|clients| clients.take(&self.access)), &self.access);
+        self.retrieval.set(retrieval_settings(&new));
         self.gateway.set(&settings(&new));
         self.limits.store(Arc::new(new.listener.clone()));
         if let (Some((limits, _)), Some(listener)) = (&self.admin, &new.admin.listener) {

@@ -60,7 +60,7 @@ impl Directives {
     }
 }
 
-/// Whether `Vary` names something that may differ between two requests with one cache key (RFC 9111 §4.1). Requests go
+/// True if `Vary` names something that may differ between two requests with one cache key (RFC 9111 §4.1). Requests go
 /// up with fixed fields, those that are in the key, and no others; so only what we add to each is not fixed: `Via` and
 /// the request id. `*` stands for what is in no field at all (RFC 9110 §12.5.5).
 #[must_use]

@@ -1,4 +1,4 @@
-//! Whether an answer may be stored, and until when it is fresh (pure).
+//! The freshness of answers, and the reasons not to store one (pure).
 //!
 //! Snyk sends no freshness of its own: an answer is as good as the links in it. So freshness ends at
 //! the earliest link's end less a margin, whatever else is said, and earlier where something asks for
@@ -11,45 +11,44 @@ use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::directives::{Directives, varies_by_more_than_the_key};
 use super::entry::LEAST_LIFE;
-use super::links::Links;
-use super::peek::Peek;
 use super::settings::Settings;
 use crate::clock::Now;
+use crate::export::{Document, Links};
 
 /// Clocks that differ by no more agree: `Date` has whole seconds, and a host is seldom further off.
 const TOLERANCE: Duration = Duration::from_mins(1);
 
-/// A whole answer of the upstream, as it came.
+/// A whole upstream answer, as it came: a candidate for storing.
 #[derive(Debug, Clone, Copy)]
-pub struct Answer<'a> {
+pub struct Candidate<'a> {
     /// Its status.
     pub status: StatusCode,
     /// Its fields.
     pub fields: &'a HeaderMap,
     /// The length of its body.
     pub body_len: usize,
-    /// What its body says, where it is an export's document.
-    pub peek: Option<&'a Peek>,
-    /// When its request was sent.
+    /// Its document, if it is an export's.
+    pub document: Option<&'a Document>,
+    /// The time that its request was sent.
     pub sent: Now,
-    /// When its last byte came.
+    /// The time of its last byte.
     pub received: Now,
 }
 
-/// How long a stored response is fresh. Both clocks must agree that it is (see [`crate::clock`]).
+/// The end of a stored response's freshness. Both clocks must agree that it is (see [`crate::clock`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Freshness {
     /// Fresh before this wall time.
     pub until: SystemTime,
     /// Fresh before this monotonic time.
     pub until_mono: Instant,
-    /// When the first link dies, in our own wall time; `None` where a link does not say.
+    /// The end of the first link, in our own wall time; `None` if a link does not say.
     pub links_end: Option<SystemTime>,
-    /// Whether `cache.default_age` set the limit, because a link's end is not certain.
+    /// True if `cache.default_age` set the limit, because a link's end is not certain.
     pub uncertain: bool,
 }
 
-/// Why an answer is not stored.
+/// The reason not to store an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotStored {
     /// It is no finished export: nobody expects it to be stored.
@@ -105,7 +104,7 @@ impl NotStored {
         })
     }
 
-    /// What an operator can do about it.
+    /// The remedy for an operator.
     #[must_use]
     pub const fn remedy(self) -> &'static str {
         match self {
@@ -125,14 +124,14 @@ impl NotStored {
     }
 }
 
-/// Decides whether `answer` is stored and how long it is fresh.
+/// Decides whether `candidate` is stored and how long it is fresh.
 ///
 /// # Errors
 /// The first reason against storing it.
-pub fn assess(answer: &Answer<'_>, settings: &Settings) -> Result<Freshness, NotStored> {
-    let peek = finished(answer, settings)?;
-    let told = told(answer.fields, &settings.ignore)?;
-    let links = remaining(&peek.links, answer, settings.link_margin);
+pub fn assess(candidate: &Candidate<'_>, settings: &Settings) -> Result<Freshness, NotStored> {
+    let document = finished(candidate, settings)?;
+    let told = told(candidate.fields, &settings.ignore)?;
+    let links = remaining(&document.links, candidate, settings.link_margin);
     let mut lifetime = settings.max_age.min(told);
     if let Some(Remaining { fresh, .. }) = links {
         lifetime = lifetime.min(fresh);
@@ -140,14 +139,14 @@ pub fn assess(answer: &Answer<'_>, settings: &Settings) -> Result<Freshness, Not
     if lifetime.is_zero() {
         return Err(NotStored::LinksEnding);
     }
-    let uncertain = !peek.links.are_certain() || links.is_some_and(|links| !links.is_certain);
+    let uncertain = !document.links.are_certain() || links.is_some_and(|links| !links.is_certain);
     if uncertain {
         lifetime = lifetime.min(settings.default_age);
     }
     if lifetime.is_zero() {
         return Err(NotStored::Uncertain);
     }
-    let received = answer.received;
+    let received = candidate.received;
     Ok(Freshness {
         until: received.wall + lifetime,
         until_mono: received.mono + lifetime,
@@ -156,52 +155,52 @@ pub fn assess(answer: &Answer<'_>, settings: &Settings) -> Result<Freshness, Not
     })
 }
 
-/// What the document of a finished export says.
-fn finished<'a>(answer: &Answer<'a>, settings: &Settings) -> Result<&'a Peek, NotStored> {
-    let is_finished = answer.peek.is_some_and(Peek::is_finished);
-    if answer.status != StatusCode::OK {
+/// The document, if it is a finished export's.
+fn finished<'a>(candidate: &Candidate<'a>, settings: &Settings) -> Result<&'a Document, NotStored> {
+    let is_finished = candidate.document.is_some_and(Document::is_finished);
+    if candidate.status != StatusCode::OK {
         return Err(if is_finished { NotStored::Status } else { NotStored::NotFinished });
     }
-    if answer.body_len > settings.max_entry {
+    if candidate.body_len > settings.max_entry {
         return Err(NotStored::TooLarge);
     }
-    match answer.peek {
-        Some(peek) if peek.status.is_some() && !is_finished => Err(NotStored::NotFinished),
-        Some(peek) if is_finished && is_plain_json(answer.fields) => Ok(peek),
+    match candidate.document {
+        Some(document) if document.status.is_some() && !is_finished => Err(NotStored::NotFinished),
+        Some(document) if is_finished && is_plain_json(candidate.fields) => Ok(document),
         _ => Err(NotStored::NotExport),
     }
 }
 
-/// What is left of the links' lives when an answer arrives.
+/// The rest of the links' lives when an answer arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Remaining {
     /// Until they should be handed out no more.
     fresh: Duration,
     /// Until the first of them dies.
     alive: Duration,
-    /// Whether a clock vouches for it.
+    /// True if a clock vouches for it.
     is_certain: bool,
 }
 
-/// What is left of the links' lives, by the clock that is right: `Date`, as long as no link was signed after it;
+/// The rest of the links' lives, by the clock that is right: `Date`, as long as no link was signed after it;
 /// else our own; and never more than they had when they were signed. Where nothing tells which of two clocks is
 /// right, the one counts by which the links end first, unless the margin makes up for the difference.
-fn remaining(links: &Links, answer: &Answer<'_>, margin: Duration) -> Option<Remaining> {
+fn remaining(links: &Links, candidate: &Candidate<'_>, margin: Duration) -> Option<Remaining> {
     let (end, life) = links.end.zip(links.life)?;
     let left = |now: SystemTime| end.duration_since(now).unwrap_or_default().min(life);
-    let ours = left(answer.received.wall);
+    let ours = left(candidate.received.wall);
     let was_signed_after = |clock: SystemTime| links.not_before.is_some_and(|at| at > clock + TOLERANCE);
     // Of a link's last minutes, half are for whoever reads it.
     let less_margin = |left: Duration| left.saturating_sub(margin.min((left / 2).max(LEAST_LIFE)));
     let by = |left: Duration, is_certain| Remaining { fresh: less_margin(left), alive: left, is_certain };
 
-    let Some(date) = date(answer.fields).filter(|date| !was_signed_after(*date)) else {
-        return Some(by(ours, !was_signed_after(answer.received.wall)));
+    let Some(date) = date(candidate.fields).filter(|date| !was_signed_after(*date)) else {
+        return Some(by(ours, !was_signed_after(candidate.received.wall)));
     };
     // `Date` is read to our disadvantage: it has whole seconds, so that up to one more has passed, and was written when
     // the request was sent at the earliest. An `Age` says that a cache on the way held the answer, and for how long.
-    let on_the_way = answer.received.mono.saturating_duration_since(answer.sent.mono);
-    let theirs = left(date + Duration::from_secs(1) + age(answer.fields) + on_the_way);
+    let on_the_way = candidate.received.mono.saturating_duration_since(candidate.sent.mono);
+    let theirs = left(date + Duration::from_secs(1) + age(candidate.fields) + on_the_way);
     let is_confirmed = links.signed.is_some_and(|signed| signed + TOLERANCE >= date);
     if is_confirmed || theirs <= ours {
         return Some(by(theirs, true));
@@ -211,7 +210,7 @@ fn remaining(links: &Links, answer: &Answer<'_>, margin: Duration) -> Option<Rem
     Some(Remaining { alive: ours, ..by(trusted, true) })
 }
 
-/// How long the upstream's own fields let a shared cache keep an answer (RFC 9111 §3, §5.2.2), in so far as they
+/// The time that the upstream's own fields let a shared cache keep an answer (RFC 9111 §3, §5.2.2), in so far as they
 /// say something of this one: a lifetime of zero, or in the past, stands on every answer of many an edge and says
 /// nothing of these links. That a request carries `Authorization` does not forbid it (§3.5): it is the gateway's own,
 /// and the policy decides who may ask.
@@ -304,12 +303,12 @@ mod tests {
         fields
     }
 
-    fn finished(links: &[String]) -> Peek {
-        let mut peek = Peek { status: Some("FINISHED".into()), id: None, links: Links::default() };
+    fn finished(links: &[String]) -> Document {
+        let mut document = Document { status: Some("FINISHED".into()), id: None, links: Links::default() };
         for link in links {
-            peek.links.add(link);
+            document.links.add(link);
         }
-        peek
+        document
     }
 
     /// A link that says no more than when it dies, so many seconds from now.
@@ -323,10 +322,10 @@ mod tests {
         format!("https://a/?X-Goog-Date={}&X-Goog-Expires={lives}", at.replace(['-', ':'], ""))
     }
 
-    fn assessed(fields: &HeaderMap, peek: &Peek, received: Now) -> Result<Freshness, NotStored> {
+    fn assessed(fields: &HeaderMap, document: &Document, received: Now) -> Result<Freshness, NotStored> {
         let status = StatusCode::OK;
         assess(
-            &Answer { status, fields, body_len: 10, peek: Some(peek), sent: received, received },
+            &Candidate { status, fields, body_len: 10, document: Some(document), sent: received, received },
             &settings(),
         )
     }
@@ -394,13 +393,13 @@ mod tests {
         let links =
             [dies(60 * MIN), signed(0, 60 * MIN), signed(-5 * MIN, 60 * MIN), signed(-30 * MIN, 60 * MIN)];
         for (at, link) in links.iter().enumerate() {
-            let peek = finished(std::slice::from_ref(link));
-            let true_end = peek.links.end.expect("an end").duration_since(wall(NOW)).expect("later");
+            let document = finished(std::slice::from_ref(link));
+            let true_end = document.links.end.expect("an end").duration_since(wall(NOW)).expect("later");
             for (ours, theirs) in OFF.iter().flat_map(|ours| OFF.map(|theirs| (*ours, theirs))) {
                 let name = format!("{at}: ours {ours}, Snyk's {theirs}");
                 let date = httpdate::fmt_http_date(wall(NOW + theirs));
                 let received = now(ours);
-                let fresh = assessed(&json(&[("date", &date)]), &peek, received);
+                let fresh = assessed(&json(&[("date", &date)]), &document, received);
                 let Ok(fresh) = fresh else {
                     assert!(ours > 0 || theirs > 0, "{name}");
                     continue;
@@ -423,10 +422,11 @@ mod tests {
         let (sent, date) = (now(0), httpdate::fmt_http_date(wall(NOW)));
         let later = Duration::from_secs(20);
         let received = Now { wall: sent.wall + later, mono: sent.mono + later };
-        let peek = finished(&[signed(0, 60 * MIN)]);
+        let document = finished(&[signed(0, 60 * MIN)]);
         let fields = json(&[("date", &date), ("age", "100")]);
         let status = StatusCode::OK;
-        let answer = Answer { status, fields: &fields, body_len: 10, peek: Some(&peek), sent, received };
+        let answer =
+            Candidate { status, fields: &fields, body_len: 10, document: Some(&document), sent, received };
         let fresh = assess(&answer, &settings()).expect("stored");
         assert_eq!(fresh.until, wall(NOW + 45 * MIN - 101));
     }
@@ -470,10 +470,10 @@ mod tests {
     fn only_a_whole_finished_export_in_plain_json_is_stored() {
         let end = || vec![dies(60 * MIN)];
         for word in ["PENDING", "STARTED", "ERRORED", "ERROR", "finished", "FINISHED ", ""] {
-            let peek = Peek { status: Some(word.into()), ..finished(&end()) };
-            assert_eq!(assessed(&json(&[]), &peek, now(0)), Err(NotStored::NotFinished), "{word}");
+            let document = Document { status: Some(word.into()), ..finished(&end()) };
+            assert_eq!(assessed(&json(&[]), &document, now(0)), Err(NotStored::NotFinished), "{word}");
             let html = json(&[("content-encoding", "br")]);
-            assert_eq!(assessed(&html, &peek, now(0)), Err(NotStored::NotFinished), "{word}");
+            assert_eq!(assessed(&html, &document, now(0)), Err(NotStored::NotFinished), "{word}");
         }
         let gzip = json(&[("content-encoding", "gzip")]);
         assert_eq!(lifetime(&gzip, &end()), Err(NotStored::NotExport));
@@ -481,20 +481,20 @@ mod tests {
         html.insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
         assert_eq!(lifetime(&html, &end()), Err(NotStored::NotExport));
         let fields = json(&[]);
-        let peek = finished(&end());
-        let answer = Answer {
+        let document = finished(&end());
+        let answer = Candidate {
             status: StatusCode::PARTIAL_CONTENT,
             fields: &fields,
             body_len: 1 << 20,
-            peek: Some(&peek),
+            document: Some(&document),
             sent: now(0),
             received: now(0),
         };
         assert_eq!(assess(&answer, &settings()), Err(NotStored::Status));
-        assert_eq!(assess(&Answer { peek: None, ..answer }, &settings()), Err(NotStored::NotFinished));
+        assert_eq!(assess(&Candidate { document: None, ..answer }, &settings()), Err(NotStored::NotFinished));
         // What is too large is not read.
-        let ok = Answer { status: StatusCode::OK, peek: None, ..answer };
+        let ok = Candidate { status: StatusCode::OK, document: None, ..answer };
         assert_eq!(assess(&ok, &settings()), Err(NotStored::TooLarge));
-        assert_eq!(assess(&Answer { body_len: 10, ..ok }, &settings()), Err(NotStored::NotExport));
+        assert_eq!(assess(&Candidate { body_len: 10, ..ok }, &settings()), Err(NotStored::NotExport));
     }
 }

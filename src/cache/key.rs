@@ -3,9 +3,9 @@
 use std::borrow::Borrow;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderMap;
 
-use crate::route::ExportCall;
+use crate::export::ExportCall;
 
 /// Names one question to one upstream with one credential. Equal keys mean the same bytes go up.
 ///
@@ -13,41 +13,22 @@ use crate::route::ExportCall;
 /// the credential's name come from checked configuration, the target is written from parsed ids and
 /// percent-encoded pairs, and field values cannot carry line feeds (RFC 9110 §5.5).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key(Arc<str>);
+pub struct CacheKey(Arc<str>);
 
-impl Key {
-    /// The key of `call`, asked of `upstream` with the credential *named* `credential` (a rotation
-    /// keeps its entries), with the client's fields that `forwarded` names.
+impl CacheKey {
+    /// The text of the key of `call`, asked of `upstream` with the credential *named* `credential` (a rotation
+    /// keeps its entries), with the fields of a client that are `forwarded`. It is enough for a look-up.
     #[must_use]
-    pub fn new(
-        upstream: &str,
-        credential: &str,
-        call: &ExportCall,
-        forwarded: &[HeaderName],
-        fields: &HeaderMap,
-    ) -> Self {
-        Self::from(Self::text((upstream, credential), call, forwarded, fields))
-    }
-
-    /// The text of such a key: enough to look it up.
-    #[must_use]
-    pub fn text(
-        (upstream, credential): (&str, &str),
-        call: &ExportCall,
-        forwarded: &[HeaderName],
-        fields: &HeaderMap,
-    ) -> String {
+    pub fn text(upstream: &str, credential: &str, call: &ExportCall, forwarded: &HeaderMap) -> String {
         let mut text = String::with_capacity(upstream.len() + credential.len() + call.target_len() + 2);
         text.push_str(upstream);
         text.push('\n');
         text.push_str(credential);
         text.push('\n');
         call.write_target(&mut text);
-        for name in forwarded {
-            for value in fields.get_all(name) {
-                text.extend(["\n", name.as_str(), ":"]);
-                text.extend(value.as_bytes().iter().flat_map(|b| b.escape_ascii()).map(char::from));
-            }
+        for (name, value) in forwarded {
+            text.extend(["\n", name.as_str(), ":"]);
+            text.extend(value.as_bytes().iter().flat_map(|b| b.escape_ascii()).map(char::from));
         }
         text
     }
@@ -58,27 +39,27 @@ impl Key {
         &self.0
     }
 
-    /// The credential's name and the call's target, as they stand in it.
+    /// The credential's name and the call's target.
     pub(super) fn parts(&self) -> Option<(&str, &str)> {
         let mut lines = self.0.splitn(4, '\n').skip(1);
         Some((lines.next()?, lines.next()?))
     }
 
-    /// The bytes that a key takes.
+    /// The size of a key, in bytes.
     pub(super) fn weight(&self) -> usize {
         self.0.len() + size_of::<Self>()
     }
 }
 
-impl From<String> for Key {
-    /// `text` is what [`Key::text`] gave.
+impl From<String> for CacheKey {
+    /// `text` is what [`CacheKey::text`] gave.
     fn from(text: String) -> Self {
         Self(text.into())
     }
 }
 
 /// A key and its text are hashed and compared alike.
-impl Borrow<str> for Key {
+impl Borrow<str> for CacheKey {
     fn borrow(&self) -> &str {
         &self.0
     }
@@ -88,17 +69,13 @@ impl Borrow<str> for Key {
 mod tests {
     use std::collections::HashMap;
 
-    use http::{HeaderValue, Method};
+    use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::route::{Route, recognise};
 
-    fn call(target: &str) -> Option<ExportCall> {
-        match recognise(&Method::GET, &target.parse().ok()?, false).ok()? {
-            Route::Export(call) => Some(call),
-            Route::Other(_) => None,
-        }
+    fn key(upstream: &str, credential: &str, call: &ExportCall) -> CacheKey {
+        CacheKey::from(CacheKey::text(upstream, credential, call, &HeaderMap::new()))
     }
 
     /// One question, as the parts that a client chooses, drawn from few enough values that
@@ -121,10 +98,11 @@ mod tests {
 
         #[test]
         fn different_questions_never_share_a_key(questions in prop::collection::vec(question(), 2..40)) {
-            let mut seen: HashMap<Key, (String, String, ExportCall)> = HashMap::new();
+            let mut seen: HashMap<CacheKey, (String, String, ExportCall)> = HashMap::new();
             for [upstream, credential, kind, scope, operation, export, query] in questions {
-                let Some(call) = call(&format!("/{kind}/{scope}/{operation}/{export}?{query}")) else { continue };
-                let key = Key::new(&upstream, &credential, &call, &[], &HeaderMap::new());
+                let target = format!("/{kind}/{scope}/{operation}/{export}?{query}");
+                let Some(call) = ExportCall::of_target(&target) else { continue };
+                let key = key(&upstream, &credential, &call);
                 let question = (upstream, credential, call);
                 if let Some(earlier) = seen.insert(key, question.clone()) {
                     prop_assert_eq!(earlier, question);
@@ -134,9 +112,7 @@ mod tests {
 
         #[test]
         fn both_spellings_of_a_path_share_one(kind in "orgs|groups", scope in "[a-z0-9]{1,9}", export in "[a-z]{1,9}") {
-            let key = |target: &str| {
-                Key::new("u", "c", &call(target).expect("a call"), &[], &HeaderMap::new())
-            };
+            let key = |target: &str| key("u", "c", &ExportCall::of_target(target).expect("a call"));
             let short = format!("/{kind}/{scope}/export/{export}?b=1&a=2");
             let long = format!("/rest/{kind}/{scope}/export/{export}?a=2&b=1");
             prop_assert_eq!(key(&short), key(&long));
@@ -149,10 +125,10 @@ mod tests {
     #[test]
     fn forwarded_fields_are_part_of_the_key() {
         let name = HeaderName::from_static("x-tenant");
-        let call = call("/orgs/o/export/e").expect("a call");
+        let call = ExportCall::of_target("/orgs/o/export/e").expect("a call");
         let key = |values: &[&'static str]| {
             let fields = values.iter().map(|v| (name.clone(), HeaderValue::from_static(v))).collect();
-            Key::new("u", "c", &call, std::slice::from_ref(&name), &fields)
+            CacheKey::text("u", "c", &call, &fields)
         };
         assert_ne!(key(&["a"]), key(&["b"]));
         assert_ne!(key(&["a"]), key(&[]));

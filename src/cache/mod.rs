@@ -1,17 +1,14 @@
-//! Stored responses: what may be kept, for how long, and under which key.
+//! Stored responses: their keys, their freshness, and the memory that they take.
 //!
 //! moka bounds the memory and drops an entry when its links are dead; whether an entry is *fresh* is
-//! decided here at each read, because moka's clock is monotonic and the links' is not. Flights
-//! (requests on their way that others may join) are a map of their own: they share an answer without
-//! storing it, which moka's loaders cannot do.
+//! decided here at each read, because moka's clock is monotonic and the links' is not. Requests in flight
+//! are a map of their own (`retrieval::flights`): they share an answer without storing it, which moka's
+//! loaders cannot do.
 
-mod collapse;
 mod directives;
 mod entry;
 mod freshness;
 mod key;
-mod links;
-mod peek;
 mod settings;
 mod stored;
 
@@ -25,30 +22,28 @@ use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 
 use crate::clock::Now;
-use crate::route::Id;
+use crate::export::Id;
 
-pub use collapse::{Boarding, Flights, HALF_CLOSED, Lead, Member, Waiter};
 pub use directives::Directives;
 pub use entry::{Entry, Whole, etag};
-pub use freshness::{Answer, Freshness, NotStored, age, assess};
-pub use key::Key;
-pub use peek::Peek;
+pub use freshness::{Candidate, Freshness, NotStored, age, assess};
+pub use key::CacheKey;
 pub use settings::Settings;
-pub use stored::Stored;
+pub use stored::StoredResponse;
 
 /// The store of finished exports: least recently used, bounded by bytes.
 #[derive(Debug, Clone)]
 pub struct Cache {
     /// Its hash is quick and has a seed of its own, but is no `SipHash`. That is enough: only what is stored can
     /// collide, each key that is stored cost a request to Snyk, and `cache.max_bytes` bounds them all.
-    entries: moka::sync::Cache<Key, Arc<Entry>, RandomState>,
+    entries: moka::sync::Cache<CacheKey, Arc<Entry>, RandomState>,
     removals: Arc<Removals>,
     /// Counts purges.
     purges: Arc<AtomicU64>,
     max_bytes: u64,
 }
 
-/// How many entries went, and why.
+/// The number of entries that were removed, by reason.
 #[derive(Debug, Default)]
 pub struct Removals {
     /// Their links were dead.
@@ -61,10 +56,9 @@ pub struct Removals {
     pub purged: AtomicU64,
 }
 
-/// How many purges there had been when an answer was asked for: what was asked for before a purge is not stored
-/// after it.
+/// The number of purges so far: an answer to a request that was sent before a purge is not stored after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked(u64);
+pub struct Purges(u64);
 
 impl Cache {
     /// An empty store of at most `settings.max_bytes`.
@@ -74,7 +68,9 @@ impl Cache {
         let counted = Arc::clone(&removals);
         let entries = moka::sync::Cache::builder()
             .max_capacity(settings.max_bytes)
-            .weigher(|key: &Key, entry: &Arc<Entry>| u32::try_from(weight(key, entry)).unwrap_or(u32::MAX))
+            .weigher(|key: &CacheKey, entry: &Arc<Entry>| {
+                u32::try_from(weight(key, entry)).unwrap_or(u32::MAX)
+            })
             // TinyLFU would not admit a new export into a cache of often-read ones.
             .eviction_policy(EvictionPolicy::lru())
             .expire_after(UntilLinksEnd)
@@ -99,26 +95,26 @@ impl Cache {
         self.entries.get(key)
     }
 
-    /// Whether `entry` alone would not be more than all may be.
+    /// True if `entry` alone fits into `max_bytes`.
     #[must_use]
-    pub fn has_room_for(&self, key: &Key, entry: &Entry) -> bool {
+    pub fn has_room_for(&self, key: &CacheKey, entry: &Entry) -> bool {
         weight(key, entry) as u64 <= self.max_bytes
     }
 
-    /// To be read before an answer is asked for that may be stored.
+    /// To be read before a request is sent whose answer may be stored.
     #[must_use]
-    pub fn asked(&self) -> Asked {
-        Asked(self.purges.load(Ordering::SeqCst))
+    pub fn purges(&self) -> Purges {
+        Purges(self.purges.load(Ordering::SeqCst))
     }
 
-    /// Stores `entry`, in place of an older one, unless there was a purge since it was asked for.
-    pub fn store(&self, key: &Key, entry: Arc<Entry>, asked: Asked) {
-        if asked == self.asked() {
+    /// Stores `entry`, in place of an older one, unless there was a purge since `before`.
+    pub fn store(&self, key: &CacheKey, entry: Arc<Entry>, before: Purges) {
+        if before == self.purges() {
             entry.reservation.suspend();
             self.entries.insert(key.clone(), entry);
             // moka puts off what goes in its place, and would hold a multiple of `max_bytes` meanwhile.
             self.entries.run_pending_tasks();
-            if asked != self.asked() {
+            if before != self.purges() {
                 self.entries.invalidate(key);
             }
         }
@@ -136,7 +132,7 @@ impl Cache {
         self.remove(&keys)
     }
 
-    fn remove(&self, keys: &[Arc<Key>]) -> usize {
+    fn remove(&self, keys: &[Arc<CacheKey>]) -> usize {
         for key in keys {
             self.entries.invalidate(&**key);
         }
@@ -151,16 +147,16 @@ impl Cache {
         self.remove(&keys)
     }
 
-    /// What is stored, the newest first. Never a body: links are bearer secrets.
+    /// The stored responses, the newest first. Never a body: links are bearer secrets.
     #[must_use]
-    pub fn stored(&self, now: Now) -> Vec<Stored> {
-        let mut all: Vec<Stored> =
-            self.entries.iter().filter_map(|(key, entry)| Stored::of(&key, &entry, now)).collect();
+    pub fn stored(&self, now: Now) -> Vec<StoredResponse> {
+        let mut all: Vec<StoredResponse> =
+            self.entries.iter().filter_map(|(key, entry)| StoredResponse::of(&key, &entry, now)).collect();
         all.sort_by_key(|one| std::cmp::Reverse(one.stored));
         all
     }
 
-    /// How many entries there are, and their bytes, with what moka has still to do done.
+    /// The number of entries and their bytes, after moka's pending tasks.
     #[must_use]
     pub fn size(&self) -> (u64, u64) {
         self.entries.run_pending_tasks();
@@ -173,28 +169,28 @@ impl Cache {
         self.max_bytes
     }
 
-    /// How many entries went, and why.
+    /// The number of entries that were removed, by reason.
     #[must_use]
     pub fn removals(&self) -> &Removals {
         &self.removals
     }
 }
 
-fn weight(key: &Key, entry: &Entry) -> usize {
+fn weight(key: &CacheKey, entry: &Entry) -> usize {
     key.weight() + entry.weight()
 }
 
 /// Frees an entry when its links are dead; freshness ends earlier.
 struct UntilLinksEnd;
 
-impl Expiry<Key, Arc<Entry>> for UntilLinksEnd {
-    fn expire_after_create(&self, _key: &Key, entry: &Arc<Entry>, _at: Instant) -> Option<Duration> {
+impl Expiry<CacheKey, Arc<Entry>> for UntilLinksEnd {
+    fn expire_after_create(&self, _key: &CacheKey, entry: &Arc<Entry>, _at: Instant) -> Option<Duration> {
         Some(entry.links_live_for())
     }
 
     fn expire_after_update(
         &self,
-        _key: &Key,
+        _key: &CacheKey,
         entry: &Arc<Entry>,
         _at: Instant,
         _left: Option<Duration>,

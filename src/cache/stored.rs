@@ -2,15 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::Method;
-
-use super::{Entry, Key};
+use super::{CacheKey, Entry};
 use crate::clock::Now;
-use crate::route::{ExportCall, Route, ScopeKind, recognise};
+use crate::export::{ExportCall, ScopeKind};
 
 /// One stored response. Nothing of its body is here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored {
+pub struct StoredResponse {
     /// Which call it answers: `results` or `job-status`.
     pub operation: &'static str,
     /// Org or group.
@@ -37,8 +35,8 @@ pub struct Stored {
     pub bytes: usize,
 }
 
-impl Stored {
-    pub(super) fn of(key: &Key, entry: &Entry, now: Now) -> Option<Self> {
+impl StoredResponse {
+    pub(super) fn of(key: &CacheKey, entry: &Entry, now: Now) -> Option<Self> {
         let (credential, target) = key.parts()?;
         let call = call(key)?;
         Some(Self {
@@ -60,9 +58,6 @@ impl Stored {
 }
 
 /// The call that a key stands for: its target was written from one.
-pub(super) fn call(key: &Key) -> Option<ExportCall> {
-    match recognise(&Method::GET, &key.parts()?.1.parse().ok()?, false).ok()? {
-        Route::Export(call) => Some(call),
-        Route::Other(_) => None,
-    }
+pub(super) fn call(key: &CacheKey) -> Option<ExportCall> {
+    ExportCall::of_target(key.parts()?.1)
 }

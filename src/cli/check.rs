@@ -8,7 +8,7 @@ use crate::access::{Class, Described};
 use crate::config::{Config, Resolved};
 use crate::credential::Scopes;
 use crate::expiry::{Standing, date};
-use crate::gateway::{Routes, told_of};
+use crate::gateway::{Routes, text_of};
 use crate::route::{self, Route};
 
 /// A request whose outcome is asked for without sending it.
@@ -32,7 +32,7 @@ impl DryRun<'_> {
         let route = match route::recognise(&method, &uri, config.routes == Routes::Everything) {
             Ok(route) => route,
             Err(refusal) => {
-                writeln!(out, "  refused: {}", told_of(refusal))?;
+                writeln!(out, "  refused: {}", text_of(refusal))?;
                 return Ok(false);
             }
         };

@@ -19,7 +19,7 @@ use crate::error_text::error_text;
 use crate::gateway::advice_on;
 use crate::journal::{Attempt, Journal};
 use crate::transport::Memory;
-use crate::upstream::{Answer, Failed, Outgoing, Upstream};
+use crate::upstream::{Upstream, UpstreamAnswer, UpstreamError, UpstreamRequest};
 
 /// The owner of the credential: a request that needs no rights, and costs Snyk next to nothing.
 const TARGET: &str = "/rest/self?version=2024-10-15";
@@ -104,8 +104,8 @@ impl Check {
         let of = (root.as_str().into(), Arc::clone(&credential.name));
         let mut attempt = Attempt::new(sent.wall, of, sent_id);
         let body = Either::Left(Full::default());
-        let outgoing = Outgoing { method: Method::GET, target: TARGET.to_owned(), fields, body };
-        let answer = upstream.ask(outgoing, &credential.name).await;
+        let request = UpstreamRequest { method: Method::GET, target: TARGET.to_owned(), fields, body };
+        let answer = upstream.ask(request, &credential.name).await;
         let received = clock.now();
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
         let verdict = match &answer {
@@ -129,7 +129,7 @@ impl Check {
     }
 }
 
-fn unanswered(failed: &Failed, root: &str) -> SlotVerdict {
+fn unanswered(failed: &UpstreamError, root: &str) -> SlotVerdict {
     let cause = failed.source.as_deref().map_or_else(String::new, |cause| format!(": {}", error_text(cause)));
     let kind = failed.kind.as_str();
     SlotVerdict::bad(format!("no answer from {root} ({kind}{cause}). {}", advice_on(failed.kind)))
@@ -137,7 +137,7 @@ fn unanswered(failed: &Failed, root: &str) -> SlotVerdict {
 
 /// Reads an answer for token, version and clock. A proxy or a sign-in page may answer in Snyk's place, with any status, and
 /// that says nothing about them.
-fn judge(answer: &Answer, root: &str, now: SystemTime) -> SlotVerdict {
+fn judge(answer: &UpstreamAnswer, root: &str, now: SystemTime) -> SlotVerdict {
     let (status, fields) = (answer.status, &answer.fields);
     let code = status.as_u16();
     let kind = plain(fields, CONTENT_TYPE.as_str()).unwrap_or("no media type");
@@ -202,13 +202,13 @@ fn version_and_clock(fields: &HeaderMap, now: SystemTime) -> String {
 }
 
 /// It is the document that Snyk gives for the owner of a token (JSON:API 1.0 §7.2).
-fn names_an_owner(answer: &Answer) -> bool {
+fn names_an_owner(answer: &UpstreamAnswer) -> bool {
     let document: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     is_json(&answer.fields) && document["data"]["id"].is_string() && document["data"]["type"].is_string()
 }
 
 /// It is a document of errors (JSON:API 1.0 §11).
-fn is_error_document(answer: &Answer) -> bool {
+fn is_error_document(answer: &UpstreamAnswer) -> bool {
     let document: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     is_json(&answer.fields) && document["errors"].is_array()
 }
@@ -242,7 +242,7 @@ mod tests {
             let kind = HeaderValue::from_str(kind).expect("a field");
             let fields = HeaderMap::from_iter([(CONTENT_TYPE, kind)]);
             let (body, reservation) = (body.to_owned().into(), Reservation::default());
-            let answer = Answer { status: StatusCode::OK, fields, body, reservation };
+            let answer = UpstreamAnswer { status: StatusCode::OK, fields, body, reservation };
             judge(&answer, "https://api.snyk.io", SystemTime::UNIX_EPOCH)
         };
         let owner = r#"{"jsonapi":{"version":"1.0"},"data":{"type":"user","id":"1","attributes":{}}}"#;

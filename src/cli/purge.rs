@@ -5,7 +5,7 @@ use http::Method;
 use super::CommandError;
 use super::admin::AdminArgs;
 use crate::admin::report::PurgeReport;
-use crate::route::Id;
+use crate::export::Id;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PurgeArgs {

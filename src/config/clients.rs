@@ -6,7 +6,7 @@ use super::reader::Reader;
 use super::sources::Sources;
 use crate::access::key::{Key, PREFIX};
 use crate::access::{Allowed, Claim, Class, Described, Policy, Roster};
-use crate::route::Id;
+use crate::export::Id;
 
 /// Reads the file of clients that is called `name`.
 ///

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::reader::Reader;
 use super::upstream::endpoint;
 use crate::credential::{Described, Scheme, Scopes, Settings, Slot, Source, parse};
-use crate::route::Id;
+use crate::export::Id;
 use crate::secret::Secret;
 use crate::upstream::Settings as Upstream;
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::circuit::{Admits, Circuit, ProbeCandidate, ProbeOrder};
-use crate::route::Scope;
+use crate::export::Scope;
 
 /// So many refusals of a scope in a row count as its answer.
 const STRIKES: u32 = 2;
@@ -309,7 +309,7 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::{Id, ScopeKind};
+    use crate::export::{Id, ScopeKind};
 
     const MINUTE: Duration = Duration::from_mins(1);
 

@@ -18,8 +18,8 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 
 use crate::clock::{Clock, Now};
+use crate::export::Scope;
 use crate::files::{self, Followed, Unreadable, Watched};
-use crate::route::Scope;
 use crate::secret::Secret;
 use crate::transport::{self, TransportError};
 
@@ -708,7 +708,7 @@ mod tests {
 
     #[test]
     fn the_credential_that_names_a_scope_comes_before_the_one_for_the_rest() {
-        use crate::route::{Id, ScopeKind};
+        use crate::export::{Id, ScopeKind};
         let id = |text| Id::parse(text).expect("an id");
         let named = Scopes::Named { orgs: vec![id("a")], groups: vec![id("g")] };
         let all = open(vec![fixed("rest", Scopes::Rest, &["r"]), fixed("named", named.clone(), &["n"])]);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::Uri;
 
-use crate::route::{Id, Scope, ScopeKind};
+use crate::export::{Id, Scope, ScopeKind};
 use crate::secret::Secret;
 
 /// All credentials.

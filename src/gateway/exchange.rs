@@ -9,29 +9,32 @@ use std::time::SystemTime;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use uuid::Uuid;
 
+use super::Gateway;
 use super::failure::{Failure, FailureKind};
-use super::forward::Sending;
-use super::reply::{CACHE_STATUS, PLACE, REQUEST_ID};
-use super::{Gateway, fields, reply};
-use crate::cache::Entry;
+use crate::access::Principal;
 use crate::clock::Now;
-use crate::route::{Id, Route, ScopeKind};
+use crate::export::{Id, ScopeKind};
+use crate::retrieval::{
+    CACHE_STATUS, Cause, Forward, ForwardReason, NoAnswer, Origin, PLACEHOLDER, Passed, Payload, REQUEST_ID,
+    Retrieved, SNYK_REQUEST_ID, Sending, response_text,
+};
+use crate::route::Route;
 use crate::telemetry::EXCHANGE;
 use crate::telemetry::metrics::{Answered, Metrics, Served};
-use crate::telemetry::trace::Trace;
-use crate::transport::{Body, Via};
+use crate::telemetry::trace::{Trace, Traces};
+use crate::transport::{Streamed, Via};
 
 const ATTEMPTS: HeaderName = HeaderName::from_static("exportgate-attempts");
 const QUEUED_MS: HeaderName = HeaderName::from_static("exportgate-queued-ms");
 
-/// What is known of one exchange; it fills as the request goes its way.
+/// The facts of one exchange; they fill in as the request goes its way.
 #[derive(Debug)]
 pub(super) struct Exchange {
     /// The `Exportgate-Request-Id`.
     pub(super) id: Uuid,
-    /// When the request came.
+    /// The arrival of the request.
     pub(super) started: Now,
-    /// Who sent it.
+    /// The client that sent it.
     pub(super) client: Arc<str>,
     /// From where, where that is an address.
     pub(super) address: Option<IpAddr>,
@@ -39,85 +42,37 @@ pub(super) struct Exchange {
     pub(super) operation: &'static str,
     pub(super) scope: Option<(ScopeKind, Id)>,
     pub(super) export: Option<Id>,
-    /// How it was answered.
-    pub(super) outcome: Outcome,
+    /// The origin of its answer; none if we made it ourselves.
+    pub(super) origin: Option<Origin>,
     /// The attempt that the answer came from.
     pub(super) attempt: Option<Uuid>,
-    /// How that came to be sent.
+    /// The last try of that attempt's request.
     pub(super) sending: Option<Sending>,
-    /// The `Age` of a stored answer, in seconds.
-    age: Option<u64>,
     /// Its place in a trace, where it is traced.
     pub(super) trace: Option<Trace>,
     /// The place of the attempt that another client's traced request made for it.
     pub(super) fetched: Option<Trace>,
 }
 
-/// How a request was answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// By ourselves, without the cache or the upstream.
-    Own,
-    /// From the cache.
-    Hit {
-        /// Seconds of freshness left.
-        ttl: u64,
-        /// Whether the links' end is not certain.
-        uncertain: bool,
-    },
-    /// From the cache, past its freshness.
-    Stale {
-        /// Seconds that its freshness is over.
-        for_seconds: u64,
-        /// Why, where asking was tried.
-        detail: Option<&'static str>,
-    },
-    /// By the upstream.
-    Forwarded {
-        /// Why the cache did not answer.
-        why: Why,
-        /// The upstream's status, where it gave one.
-        status: Option<StatusCode>,
-        /// Whether the answer was stored.
-        stored: bool,
-        /// Why a finished export was not.
-        not_stored: Option<&'static str>,
-        /// Whether another client's request fetched it.
-        collapsed: bool,
-    },
+/// The end of an exchange.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Conclusion<'a> {
+    pub(super) now: Now,
+    /// The status of the answer; none if the client left before.
+    pub(super) answered: Option<StatusCode>,
+    /// The fields of the answer.
+    pub(super) fields: &'a HeaderMap,
+    pub(super) failure: Option<&'a Failure>,
 }
 
-impl Outcome {
-    /// A request that goes upstream, and has no answer yet.
-    pub(super) const fn forwarded(why: Why, collapsed: bool) -> Self {
-        Self::Forwarded { why, status: None, stored: false, not_stored: None, collapsed }
+impl Conclusion<'_> {
+    /// The status for log and trace: 499, nginx's word, for a client that left.
+    pub(super) fn status(&self) -> StatusCode {
+        self.answered.or_else(|| StatusCode::from_u16(499).ok()).unwrap_or(StatusCode::BAD_REQUEST)
     }
-}
 
-/// Why a request went upstream (the `fwd` parameter, RFC 9211 §2.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
-    /// Nothing is stored for it.
-    UriMiss,
-    /// What is stored is not fresh.
-    Stale,
-    /// What is stored is fresh, but the client's directives forbid it.
-    Request,
-    /// It is none of the calls that are stored.
-    Bypass,
-    /// It is no GET.
-    Method,
-}
-
-impl Why {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::UriMiss => "uri-miss",
-            Self::Stale => "stale",
-            Self::Request => "request",
-            Self::Bypass => "bypass",
-            Self::Method => "method",
-        }
+    pub(super) fn code(&self) -> Option<&'static str> {
+        self.failure.map(|failure| failure.kind.answer().code)
     }
 }
 
@@ -166,10 +121,9 @@ impl Exchange {
             operation: "none",
             scope: None,
             export: None,
-            outcome: Outcome::Own,
+            origin: None,
             attempt: None,
             sending: None,
-            age: None,
             trace: None,
             fetched: None,
         }
@@ -187,31 +141,53 @@ impl Exchange {
         }
     }
 
-    /// Answers from the cache, and notes it.
-    pub(super) fn hit(&mut self, entry: &Entry, client: &HeaderMap) -> Response<Body> {
-        let now = self.started;
-        self.outcome = Outcome::Hit { ttl: entry.ttl(now), uncertain: entry.is_uncertain() };
-        self.replay(entry, client, now)
+    /// Notes the client.
+    pub(super) fn identify(&mut self, principal: &Principal, traces: Option<&Traces>, fields: &HeaderMap) {
+        self.client = Arc::clone(&principal.name);
+        // Only known clients say whose trace a request belongs to, and whether it is traced.
+        if let Some(traces) = traces {
+            self.trace = traces.begin(self.id, Some(fields));
+        }
     }
 
-    fn replay(&mut self, entry: &Entry, client: &HeaderMap, now: Now) -> Response<Body> {
-        self.attempt = Some(entry.attempt);
-        self.age = Some(entry.age(now));
-        entry.count_hit();
-        reply::hit(entry, client)
+    /// Notes the answer that was retrieved, or how it was tried.
+    pub(super) fn retrieved(&mut self, retrieved: Result<Retrieved, NoAnswer>) -> Result<Retrieved, Failure> {
+        let retrieved = self.forwarded(retrieved)?;
+        self.origin = Some(retrieved.origin);
+        match &retrieved.answer {
+            Payload::Stored(entry) => self.attempt = Some(entry.attempt),
+            Payload::Fetched(fetched) => {
+                self.attempt = Some(fetched.attempt);
+                self.sending = Some(fetched.sending);
+                let is_collapsed =
+                    matches!(retrieved.origin, Origin::Upstream(forward) if forward.is_collapsed);
+                self.fetched = fetched.trace.clone().filter(|_| is_collapsed);
+            }
+        }
+        Ok(retrieved)
     }
 
-    /// Answers with what is past its freshness, and notes it: because nothing may be asked now, or, with
-    /// `detail`, after asking failed.
-    pub(super) fn stale(
-        &mut self,
-        entry: &Entry,
-        client: &HeaderMap,
-        now: Now,
-        detail: Option<&'static str>,
-    ) -> Response<Body> {
-        self.outcome = Outcome::Stale { for_seconds: entry.stale_for(now), detail };
-        self.replay(entry, client, now)
+    /// Notes the answer that was passed through, or how it was tried.
+    pub(super) fn passed(&mut self, passed: Result<Passed, NoAnswer>) -> Result<Response<Streamed>, Failure> {
+        let passed = self.forwarded(passed)?;
+        self.origin = Some(Origin::Upstream(passed.forward));
+        (self.attempt, self.sending) = (Some(passed.attempt), Some(passed.sending));
+        Ok(passed.response)
+    }
+
+    fn forwarded<T>(&mut self, answer: Result<T, NoAnswer>) -> Result<T, Failure> {
+        answer.map_err(|no_answer| {
+            self.origin = no_answer.forward.map(Origin::Upstream);
+            no_answer.into()
+        })
+    }
+
+    /// The `Age` of a stored answer, in seconds.
+    const fn age(&self) -> Option<u64> {
+        match self.origin {
+            Some(Origin::Fresh { age, .. } | Origin::Stale { age, .. }) => Some(age),
+            Some(Origin::Upstream(_)) | None => None,
+        }
     }
 
     /// Adds our own fields: `Exportgate-Request-Id` to every answer, `Cache-Status` (RFC 9211) where the
@@ -225,10 +201,12 @@ impl Exchange {
             id.set_sensitive(true);
         }
         let mut status = self.cache_status().and_then(|text| HeaderValue::from_str(&text).ok());
-        let mut age = self.age.map(HeaderValue::from);
+        let mut age = self.age().map(HeaderValue::from);
         if age.is_some() {
-            // The places that were kept for them when it was stored: one walk is cheaper than three look-ups.
-            for (name, value) in fields.iter_mut().filter(|(_, value)| value.as_bytes() == PLACE) {
+            // The placeholders that were put there when it was stored: one walk is cheaper than three look-ups.
+            for (name, value) in
+                fields.iter_mut().filter(|(_, value)| value.as_bytes() == PLACEHOLDER.as_bytes())
+            {
                 let ours = match name.as_str() {
                     "age" => &mut age,
                     "exportgate-request-id" => &mut id,
@@ -259,62 +237,58 @@ impl Exchange {
         }
     }
 
-    /// How it was answered, in a word.
+    /// Its outcome, for the metrics.
     pub(super) fn served(&self, failure: Option<&Failure>) -> Served {
-        match (failure.map(|failure| failure.kind), self.outcome) {
+        match (failure.map(|failure| failure.kind), self.origin) {
             (Some(kind), _) if kind.is_denial() => Served::Denied,
-            (Some(FailureKind::Abandoned), _) => Served::Abandoned,
-            (Some(_), _) | (None, Outcome::Own) => Served::Own,
-            (None, Outcome::Hit { .. }) => Served::Hit,
-            (None, Outcome::Stale { .. }) => Served::Stale,
-            (None, Outcome::Forwarded { collapsed: true, .. }) => Served::Collapsed,
-            (None, Outcome::Forwarded { why: Why::Bypass | Why::Method, .. }) => Served::Bypass,
-            (None, Outcome::Forwarded { .. }) => Served::Miss,
+            (Some(FailureKind::NoAnswer(Cause::Abandoned)), _) => Served::Abandoned,
+            (Some(_), _) | (None, None) => Served::Own,
+            (None, Some(Origin::Fresh { .. })) => Served::Hit,
+            (None, Some(Origin::Stale { .. })) => Served::Stale,
+            (None, Some(Origin::Upstream(Forward { is_collapsed: true, .. }))) => Served::Collapsed,
+            (None, Some(Origin::Upstream(Forward { reason, .. }))) => match reason {
+                ForwardReason::Bypass | ForwardReason::Method => Served::Bypass,
+                ForwardReason::UriMiss | ForwardReason::Stale | ForwardReason::Request => Served::Miss,
+            },
         }
     }
 
-    /// Counts it; without a status, it had no answer.
-    pub(super) fn count(
-        &self,
-        metrics: &Metrics,
-        now: Now,
-        (status, failure): (Option<StatusCode>, Option<&Failure>),
-    ) {
+    /// Counts it.
+    pub(super) fn count(&self, metrics: &Metrics, end: &Conclusion<'_>) {
         metrics.answered(&Answered {
             operation: self.operation,
-            served: self.served(failure),
-            status: status.map(|status| status.as_u16()),
-            code: failure.filter(|_| status.is_some()).map(|failure| failure.kind.told().code),
-            fresh_for: if let Outcome::Hit { ttl, .. } = self.outcome { Some(ttl) } else { None },
-            duration: now.mono.saturating_duration_since(self.started.mono),
+            served: self.served(end.failure),
+            status: end.answered.map(|status| status.as_u16()),
+            code: end.code().filter(|_| end.answered.is_some()),
+            fresh_for: if let Some(Origin::Fresh { ttl, .. }) = self.origin { Some(ttl) } else { None },
+            duration: end.now.mono.saturating_duration_since(self.started.mono),
         });
     }
 
     fn cache_status(&self) -> Option<String> {
         let mut text = String::with_capacity(64);
         text.push_str("exportgate");
-        match self.outcome {
-            Outcome::Own => return None,
-            Outcome::Hit { ttl, uncertain } => {
+        match self.origin? {
+            Origin::Fresh { ttl, is_uncertain, .. } => {
                 text.push_str("; hit; ttl=");
                 text.push_str(itoa::Buffer::new().format(ttl));
-                if uncertain {
+                if is_uncertain {
                     text.push_str("; detail=links-end-uncertain");
                 }
             }
-            Outcome::Stale { for_seconds, detail: None } => {
-                let _ = write!(text, "; hit; ttl=-{for_seconds}");
+            Origin::Stale { seconds, detail: None, .. } => {
+                let _ = write!(text, "; hit; ttl=-{seconds}");
             }
-            Outcome::Stale { detail: Some(detail), .. } => {
+            Origin::Stale { detail: Some(detail), .. } => {
                 let _ = write!(text, "; fwd=stale; detail={detail}");
             }
-            Outcome::Forwarded { why, status, stored, not_stored, collapsed } => {
-                let _ = write!(text, "; fwd={}", why.as_str());
+            Origin::Upstream(Forward { reason, is_collapsed, status, is_stored, not_stored }) => {
+                let _ = write!(text, "; fwd={}", reason.as_str());
                 if let Some(status) = status {
                     let _ = write!(text, "; fwd-status={}", status.as_u16());
                 }
-                text.push_str(if stored { "; stored" } else { "" });
-                text.push_str(if collapsed { "; collapsed" } else { "" });
+                text.push_str(if is_stored { "; stored" } else { "" });
+                text.push_str(if is_collapsed { "; collapsed" } else { "" });
                 if let Some(reason) = not_stored {
                     text.extend(["; detail=", reason]);
                 }
@@ -325,20 +299,19 @@ impl Exchange {
 
     /// Writes the one log event of this exchange. Everything in it is ours or was parsed; of the answer,
     /// only its status, length and Snyk's id.
-    pub(super) fn log(&self, now: Now, status: StatusCode, answer: &HeaderMap, failure: Option<&Failure>) {
-        let (cache, why) = match self.outcome {
-            Outcome::Own => ("none", None),
-            Outcome::Hit { .. } => ("hit", None),
-            Outcome::Stale { .. } => ("stale", Some("stale")),
-            Outcome::Forwarded { why, collapsed: true, .. } => ("collapsed", Some(why.as_str())),
-            Outcome::Forwarded { why, .. } => ("forwarded", Some(why.as_str())),
+    pub(super) fn log(&self, end: &Conclusion<'_>) {
+        let (failure, status) = (end.failure, end.status());
+        let (cache, reason, not_stored) = match self.origin {
+            None => ("none", None, None),
+            Some(Origin::Fresh { .. }) => ("hit", None, None),
+            Some(Origin::Stale { .. }) => ("stale", Some("stale"), None),
+            Some(Origin::Upstream(Forward { reason, is_collapsed, not_stored, .. })) => {
+                (if is_collapsed { "collapsed" } else { "forwarded" }, Some(reason.as_str()), not_stored)
+            }
         };
-        let not_stored =
-            if let Outcome::Forwarded { not_stored, .. } = self.outcome { not_stored } else { None };
-        let error = failure.map(|failure| failure.kind.told().code);
         // A method may be as long as a head.
         let method = Some(self.method.as_str()).filter(|method| method.len() <= 32).unwrap_or("(long)");
-        let reason = failure.and_then(|failure| failure.kind.reason());
+        let error_reason = failure.and_then(|failure| failure.kind.reason());
         let cause = failure
             .and_then(|failure| failure.source.as_deref())
             .map(|error| crate::error_text::error_text(error));
@@ -358,26 +331,26 @@ impl Exchange {
                     export.scope.id = self.scope.as_ref().map(|(_, id)| id.as_str()),
                     export.id = self.export.as_ref().map(Id::as_str),
                     cache.status = cache,
-                    cache.fwd = why,
+                    cache.fwd = reason,
                     cache.not_stored = not_stored,
-                    snyk.request.id = fields::text(answer, fields::SNYK_REQUEST_ID),
+                    snyk.request.id = response_text(end.fields, SNYK_REQUEST_ID),
                     attempt.id = attempt.map(tracing::field::display),
                     attempt.tries = self.sending.map(|sending| sending.tries),
                     queue.duration_ms = self.sending.map(|sending| sending.queued.as_secs_f64() * 1_000.0),
                     queue.reason = self.sending.and_then(|sending| sending.waited_for),
-                    error.code = error,
-                    error.reason = reason,
+                    error.code = end.code(),
+                    error.reason = error_reason,
                     error.cause = cause,
-                    duration_ms = millis(now, self.started)
+                    duration_ms = millis(end.now, self.started)
                     },
                     "exchange"
                 )
             };
         }
         match failure.map(|failure| failure.kind) {
-            // A flood of these is told once.
+            // A flood of these is logged once, elsewhere.
             Some(FailureKind::TooManyFailures(_)) => event!(debug),
-            Some(FailureKind::OnlyIfCached) => event!(info),
+            Some(FailureKind::NoAnswer(Cause::OnlyIfCached)) => event!(info),
             _ if status.is_server_error() => event!(warn),
             _ => event!(info),
         }

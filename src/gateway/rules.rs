@@ -1,5 +1,5 @@
-//! The settings that the request path itself goes by. They may be replaced while it runs; a request goes by those
-//! that were in force when it came.
+//! The settings of the request path. They may be replaced while it runs; a request goes by those that were in force
+//! when it came.
 
 use std::time::Duration;
 
@@ -7,10 +7,9 @@ use http::HeaderName;
 use tokio::time::Instant;
 
 use crate::clock::Now;
-use crate::journal::OnFailure;
-use crate::{cache, listener, upstream};
+use crate::{listener, upstream};
 
-/// `[routes]`: what happens to calls that are no export calls.
+/// `[routes]`: the answer to calls that are no export calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Routes {
     /// Answered 404 by us.
@@ -19,30 +18,24 @@ pub enum Routes {
     Everything,
 }
 
-/// The settings that the request path itself goes by.
+/// The settings of the request path.
 #[derive(Debug)]
 pub struct Settings<'a> {
     /// `[routes]`.
     pub routes: Routes,
-    /// `[cache]`.
-    pub cache: &'a cache::Settings,
     /// `[listener]`.
     pub listener: &'a listener::Settings,
     /// `[upstream]`.
     pub upstream: &'a upstream::Settings,
-    /// `journal.on_failure`.
-    pub on_journal_failure: OnFailure,
 }
 
-/// What is kept of them.
+/// The settings that requests go by.
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) forward_other: bool,
     /// Client fields that go up besides the standard ones; they are part of the cache key.
     pub(super) forward_headers: Vec<HeaderName>,
     pub(super) default_version: Option<String>,
-    pub(super) on_journal_failure: OnFailure,
-    pub(super) cache: cache::Settings,
     /// Longest request target, in bytes.
     pub(super) max_target: usize,
     /// Largest body of a start call, in bytes.
@@ -55,7 +48,7 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    /// Until when a request that came at `started` is worked on.
+    /// The deadline of a request that came at `started`.
     pub(super) fn deadline(&self, started: Now) -> Instant {
         Instant::from_std(started.mono) + self.request_timeout
     }
@@ -63,13 +56,11 @@ impl Rules {
 
 impl From<&Settings<'_>> for Rules {
     fn from(settings: &Settings<'_>) -> Self {
-        let Settings { routes, cache, listener, upstream, on_journal_failure } = settings;
+        let Settings { routes, listener, upstream } = settings;
         Self {
             forward_other: *routes == Routes::Everything,
             forward_headers: upstream.forward_headers.clone(),
             default_version: upstream.default_version.clone(),
-            on_journal_failure: *on_journal_failure,
-            cache: (*cache).clone(),
             max_target: listener.max_target,
             max_body: listener.max_body,
             body_timeout: listener.body_timeout,

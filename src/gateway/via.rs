@@ -1,12 +1,16 @@
 //! The `Via` field (RFC 9110 §7.6.3): who passed a request on, and whether it came back to us.
 
 use http::header::VIA;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Version};
+use uuid::Uuid;
+
+use crate::route::Route;
 
 /// More gateways on the way than this is no way.
 const MAX_MEMBERS: usize = 32;
 
-/// Why a request's `Via` is not accepted.
+/// The reason not to accept a `Via`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BadVia {
     /// We are in it.
@@ -15,8 +19,8 @@ pub(super) enum BadVia {
     Malformed,
 }
 
-/// What every pseudonym of a gateway of our kind begins with.
-pub(super) const PSEUDONYM: &str = "exportgate-";
+/// Every pseudonym of a gateway of our kind begins with this.
+const PREFIX: &str = "exportgate-";
 
 /// Which members of a `Via` are sent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +32,45 @@ pub(super) enum Keep {
     Gateways,
 }
 
-/// The `Via` to send on: what came, without comments, and ourselves as `pseudonym`.
-pub(super) fn append(
-    fields: &HeaderMap,
-    version: Version,
-    (pseudonym, keep): (&str, Keep),
-) -> Result<HeaderValue, BadVia> {
+impl Keep {
+    pub(super) fn of(route: &Route) -> Self {
+        match route {
+            Route::Export(call) if call.is_shared() => Self::Gateways,
+            Route::Export(_) | Route::Other(_) => Self::All,
+        }
+    }
+}
+
+/// Our name in `Via`.
+#[derive(Debug)]
+pub(super) struct Pseudonym {
+    name: String,
+    /// The field of a request that nobody passed on, over HTTP/1.1 and HTTP/2.
+    alone: [HeaderValue; 2],
+}
+
+impl Pseudonym {
+    pub(super) fn new(random: Uuid) -> Self {
+        let name = format!("{PREFIX}{:08x}", random.as_fields().0);
+        let alone = ["1.1", "2.0"].map(|received| {
+            HeaderValue::try_from(format!("{received} {name}"))
+                .unwrap_or_else(|_| HeaderValue::from_static("1.1 exportgate"))
+        });
+        Self { name, alone }
+    }
+
+    /// The `Via` to send on with a request that came without one.
+    pub(super) fn alone(&self, version: Version) -> HeaderValue {
+        self.alone[usize::from(version >= Version::HTTP_2)].clone()
+    }
+
+    /// The `Via` to send on: the members that came, without comments, and ourselves.
+    pub(super) fn append(&self, request: &Parts, keep: Keep) -> Result<HeaderValue, BadVia> {
+        append(&request.headers, request.version, &self.name, keep)
+    }
+}
+
+fn append(fields: &HeaderMap, version: Version, pseudonym: &str, keep: Keep) -> Result<HeaderValue, BadVia> {
     let mut members = Vec::new();
     for value in fields.get_all(VIA) {
         let text = without_comments(value.to_str().map_err(|_| BadVia::Malformed)?)?;
@@ -58,9 +95,9 @@ pub(super) fn append(
     HeaderValue::try_from(members.join(", ")).map_err(|_| BadVia::Malformed)
 }
 
-/// Whether a member is what a gateway of our kind writes.
+/// True if a gateway of our kind wrote a member.
 fn is_gateway(protocol: &str, by: &str) -> bool {
-    let id = by.strip_prefix(PSEUDONYM).unwrap_or_default();
+    let id = by.strip_prefix(PREFIX).unwrap_or_default();
     ["1.1", "2.0"].contains(&protocol) && id.len() == 8 && id.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
@@ -88,7 +125,7 @@ mod tests {
 
     fn via(values: &[&'static str]) -> Result<String, BadVia> {
         let fields: HeaderMap = values.iter().map(|v| (VIA, HeaderValue::from_static(v))).collect();
-        append(&fields, Version::HTTP_11, ("exportgate-1", Keep::All))
+        append(&fields, Version::HTTP_11, "exportgate-1", Keep::All)
             .map(|value| value.to_str().expect("visible text").to_owned())
     }
 
@@ -109,7 +146,7 @@ mod tests {
                 .map(|v| (VIA, HeaderValue::from_static(v)))
                 .into_iter()
                 .collect();
-        let sent = append(&fields, Version::HTTP_2, ("exportgate-1", Keep::Gateways)).expect("a value");
+        let sent = append(&fields, Version::HTTP_2, "exportgate-1", Keep::Gateways).expect("a value");
         assert_eq!(sent, "2.0 exportgate-01abcdef, 2.0 exportgate-1");
     }
 

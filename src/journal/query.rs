@@ -342,7 +342,7 @@ fn begins_a_uuid(id: &str) -> bool {
 
 /// An id as the gateway records it: one in UUID form in lower case.
 fn canonical(id: &str) -> String {
-    crate::route::Id::parse(id).map_or_else(|| id.to_owned(), |id| id.as_str().to_owned())
+    crate::export::Id::parse(id).map_or_else(|| id.to_owned(), |id| id.as_str().to_owned())
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
 //! Paths of calls that are no export calls (`routes.other = "forward"`).
 
-use super::{Id, Refusal, Scope, ScopeKind, check_percent, is_unreserved_byte, package};
+use super::{RouteError, package};
+use crate::export::text::{check_percent, is_unreserved_byte};
+use crate::export::{Id, Scope, ScopeKind};
 
 /// The path of a call that is no export call, as it goes up: `/api/v1/…` as `/v1/…`, packages written anew, everything
 /// else as it came.
-pub(super) fn path(path: &str) -> Result<String, Refusal> {
-    let below_root = path.strip_prefix('/').ok_or(Refusal::TargetForm)?;
+pub(super) fn path(path: &str) -> Result<String, RouteError> {
+    let below_root = path.strip_prefix('/').ok_or(RouteError::TargetForm)?;
     let below_root = below_root.strip_prefix("api/").filter(|v1| v1.starts_with("v1/")).unwrap_or(below_root);
     let segments: Vec<&str> = below_root.split('/').collect();
     let mut written = String::with_capacity(path.len());
@@ -13,7 +15,7 @@ pub(super) fn path(path: &str) -> Result<String, Refusal> {
         written.push('/');
         let is_gap = segment.is_empty() && at + 1 < segments.len();
         if is_gap || *segment == "." || *segment == ".." {
-            return Err(Refusal::Path);
+            return Err(RouteError::Path);
         }
         if is_clean_segment(segment) {
             written.push_str(segment);
@@ -23,12 +25,12 @@ pub(super) fn path(path: &str) -> Result<String, Refusal> {
             matches!(segments[..at], ["v1", "test", _] | ["rest", "orgs" | "groups", _, .., "packages"]);
         let package =
             package::purl(segment).or_else(|| names_package.then(|| package::name(segment)).flatten());
-        written.push_str(&package.ok_or(Refusal::Path)?);
+        written.push_str(&package.ok_or(RouteError::Path)?);
     }
     Ok(written)
 }
 
-/// What `/rest/` or `/v1/` is followed by, where that is an org or a group, and every org or group further
+/// The org or group that follows `/rest/` or `/v1/`, if one does, and every org or group further
 /// on. Names are compared decoded and without case, and the parts of a package apart, as a lenient server might.
 pub(super) fn scopes(path: &str) -> Vec<Scope> {
     let parts: Vec<(String, bool)> = path

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use super::{check_percent, is_unreserved_byte, push_encoded};
+use crate::export::text::{check_percent, is_unreserved_byte, push_encoded};
 
 /// Parses `segment` as a purl and writes it as Go's `PathEscape` would: `pkg:npm%2F%2540scope%2Fname@1`.
 pub(super) fn purl(segment: &str) -> Option<String> {
@@ -64,7 +64,7 @@ fn decoded(segment: &str) -> Option<String> {
     String::from_utf8(check_percent(segment)?).ok()
 }
 
-/// What is behind `pkg:`, in any case.
+/// The text behind `pkg:`, in any case.
 fn after_scheme(text: &str) -> Option<&str> {
     let (scheme, rest) = text.split_at_checked("pkg:".len())?;
     scheme.eq_ignore_ascii_case("pkg:").then_some(rest)

@@ -1,6 +1,6 @@
 //! Sending a request to Snyk and reading what comes back.
 
-mod failed;
+mod error;
 mod settings;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +20,7 @@ use crate::transport::{
     Streamed, TransportError,
 };
 
-pub use failed::{Failed, FailedKind};
+pub use error::{UpstreamError, UpstreamErrorKind};
 pub use settings::{Root, Settings};
 
 /// The upstream: one root, one connection pool.
@@ -31,11 +31,11 @@ pub struct Upstream {
     /// Connections for answers that stream: who takes them slowly must not use up the windows of the others.
     streaming: Client,
     bounds: Arc<ArcSwap<Bounds>>,
-    proxy_failed: Arc<Mutex<Option<FailedKind>>>,
+    proxy_failed: Arc<Mutex<Option<UpstreamErrorKind>>>,
     memory: Memory,
 }
 
-/// How long one request may take, and how large its answer may be.
+/// The limits of one request, in time and size.
 #[derive(Debug)]
 struct Bounds {
     /// Connecting and waiting for the head each have their limit; only the first knows when it ends.
@@ -54,9 +54,9 @@ impl From<&Settings> for Bounds {
     }
 }
 
-/// A request as it goes up: everything in it was made by us.
+/// A request to the upstream: everything in it was made by us.
 #[derive(Debug)]
-pub struct Outgoing {
+pub struct UpstreamRequest {
     /// The method.
     pub method: Method,
     /// Path and query below the root.
@@ -69,7 +69,7 @@ pub struct Outgoing {
 
 /// A whole answer.
 #[derive(Debug)]
-pub struct Answer {
+pub struct UpstreamAnswer {
     /// Its status.
     pub status: StatusCode,
     /// Its fields, as they came.
@@ -108,51 +108,55 @@ impl Upstream {
 
     /// The proxy that requests go through, as `HOST:PORT (VARIABLE)`, and how it failed last, where it fails.
     #[must_use]
-    pub fn proxy(&self) -> Option<(&str, Option<FailedKind>)> {
+    pub fn proxy(&self) -> Option<(&str, Option<UpstreamErrorKind>)> {
         Some((self.client.proxy()?, *self.proxy_failed.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    /// Where requests go.
+    /// The root of the upstream.
     #[must_use]
     pub fn root(&self) -> &Root {
         &self.root
     }
 
-    /// Asks for `client` and reads the whole answer, bounded in time and size.
+    /// Sends a request for `client` and reads the whole answer, bounded in time and size.
     ///
     /// # Errors
-    /// [`Failed`], with the head where it had come.
-    pub async fn ask(&self, outgoing: Outgoing, client: &Arc<str>) -> Result<Answer, Failed> {
+    /// [`UpstreamError`], with the head where it had come.
+    pub async fn ask(
+        &self,
+        request: UpstreamRequest,
+        client: &Arc<str>,
+    ) -> Result<UpstreamAnswer, UpstreamError> {
         let deadline = Instant::now() + self.bounds.load().request_timeout;
-        let source = if outgoing.method == Method::GET { Source::Upstream } else { Source::UpstreamOnce };
-        let (head, body) = self.send(&self.client, outgoing, deadline).await?.into_parts();
+        let source = if request.method == Method::GET { Source::Upstream } else { Source::UpstreamOnce };
+        let (head, body) = self.send(&self.client, request, deadline).await?.into_parts();
         let (status, fields) = (head.status, head.headers);
-        match self.read(body, (source, client), deadline).await {
-            Ok((body, reservation)) => Ok(Answer { status, fields, body, reservation }),
-            Err(failed) => Err(Failed { head: Some(Box::new((status, fields))), ..failed }),
+        match self.read(body, source, client, deadline).await {
+            Ok((body, reservation)) => Ok(UpstreamAnswer { status, fields, body, reservation }),
+            Err(failed) => Err(UpstreamError { head: Some(Box::new((status, fields))), ..failed }),
         }
     }
 
-    /// Asks and gives the head as soon as it is there; the body streams, for as long as one request may take.
+    /// Sends a request and gives the head as soon as it is there; the body streams, for as long as one request may take.
     ///
     /// # Errors
-    /// [`Failed`].
-    pub async fn open(&self, outgoing: Outgoing) -> Result<Response<Streamed>, Failed> {
+    /// [`UpstreamError`].
+    pub async fn open(&self, request: UpstreamRequest) -> Result<Response<Streamed>, UpstreamError> {
         let deadline = Instant::now() + self.bounds.load().request_timeout;
-        let response = self.send(&self.streaming, outgoing, deadline).await?;
+        let response = self.send(&self.streaming, request, deadline).await?;
         Ok(response.map(|body| Streamed::new(body, deadline)))
     }
 
     async fn send(
         &self,
         client: &Client,
-        outgoing: Outgoing,
+        from: UpstreamRequest,
         deadline: Instant,
-    ) -> Result<Response<CheckedBody>, Failed> {
+    ) -> Result<Response<CheckedBody>, UpstreamError> {
         let Root { scheme, authority, prefix } = &self.root;
-        let mut request = Request::new(outgoing.body);
-        *request.method_mut() = outgoing.method;
-        *request.headers_mut() = outgoing.fields;
+        let mut request = Request::new(from.body);
+        *request.method_mut() = from.method;
+        *request.headers_mut() = from.fields;
         if request.body().is_end_stream()
             && [Method::POST, Method::PUT, Method::PATCH].contains(request.method())
         {
@@ -162,20 +166,23 @@ impl Upstream {
         *request.uri_mut() = Uri::builder()
             .scheme(scheme.clone())
             .authority(authority.clone())
-            .path_and_query(format!("{prefix}{}", outgoing.target))
+            .path_and_query(format!("{prefix}{}", from.target))
             .build()
-            .map_err(|error| Failed { source: Some(error.into()), ..Failed::of(FailedKind::Protocol) })?;
+            .map_err(|error| UpstreamError {
+                source: Some(error.into()),
+                ..UpstreamError::of(UpstreamErrorKind::Protocol)
+            })?;
         let head_by = deadline.min(Instant::now() + self.bounds.load().head_timeout);
         let response = timeout_at(head_by, client.request(request)).await;
         self.note_proxy(&response);
         match response {
-            Err(_) => Err(Failed::of(FailedKind::ResponseTimeout)),
+            Err(_) => Err(UpstreamError::of(UpstreamErrorKind::ResponseTimeout)),
             Ok(Err(error)) => {
-                let kind = failed::before_head(&error);
-                Err(Failed { source: Some(error.into()), ..Failed::of(kind) })
+                let kind = error::before_head(&error);
+                Err(UpstreamError { source: Some(error.into()), ..UpstreamError::of(kind) })
             }
             Ok(Ok(response)) if head_len(response.headers()) > MAX_RESPONSE_HEAD => {
-                Err(Failed::of(FailedKind::HeadTooLarge))
+                Err(UpstreamError::of(UpstreamErrorKind::HeadTooLarge))
             }
             Ok(Ok(response)) => Ok(response),
         }
@@ -187,7 +194,7 @@ impl Upstream {
         let failed = match response {
             Err(_) => return,
             Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(failed::before_head(error)).filter(|kind| kind.is_proxys()),
+            Ok(Err(error)) => Some(error::before_head(error)).filter(|kind| kind.is_proxys()),
         };
         *self.proxy_failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
     }
@@ -195,20 +202,21 @@ impl Upstream {
     async fn read(
         &self,
         body: CheckedBody,
-        (source, client): (Source<'_>, &Arc<str>),
+        source: Source<'_>,
+        client: &Arc<str>,
         deadline: Instant,
-    ) -> Result<(Bytes, Reservation), Failed> {
+    ) -> Result<(Bytes, Reservation), UpstreamError> {
         let max_answer = self.bounds.load().max_answer;
         if body.size_hint().lower() > max_answer as u64 {
-            return Err(Failed::of(FailedKind::TooLarge));
+            return Err(UpstreamError::of(UpstreamErrorKind::TooLarge));
         }
         let gathering = self.memory.gather(Limited::new(body, max_answer), source, client);
         match timeout_at(deadline, gathering).await {
-            Err(_) => Err(Failed::of(FailedKind::ResponseTimeout)),
-            Ok(Err(GatherError::NoRoom(_))) => Err(Failed::of(FailedKind::NoRoom)),
+            Err(_) => Err(UpstreamError::of(UpstreamErrorKind::ResponseTimeout)),
+            Ok(Err(GatherError::NoRoom(_))) => Err(UpstreamError::of(UpstreamErrorKind::NoRoom)),
             Ok(Err(GatherError::Body(error))) => {
-                let kind = failed::in_body(&*error);
-                Err(Failed { source: Some(error), ..Failed::of(kind) })
+                let kind = error::in_body(&*error);
+                Err(UpstreamError { source: Some(error), ..UpstreamError::of(kind) })
             }
             Ok(Ok(gathered)) => Ok(gathered),
         }

@@ -4,17 +4,19 @@ mod source;
 
 use std::path::{Path, PathBuf};
 
-const RANKS: [&[&str]; 7] = [
+const RANKS: [&[&str]; 9] = [
     &["error_text"],
     &["circuit", "clock", "expiry", "files", "hardening", "secret", "shutdown", "systemd"],
-    &["route", "transport"],
+    &["export", "transport"],
+    &["route"],
     &["access", "admission", "cache", "credential", "journal", "listener", "telemetry", "upstream"],
+    &["retrieval"],
     &["admin", "gateway"],
     &["config", "app"],
     &["cli"],
 ];
 
-/// `config` fills the settings of every part and reads nothing else; `journal` asks `route` what an id is.
+/// `config` fills the settings of every part and reads nothing else; `journal` asks `export` what an id is.
 fn rank(module: &str) -> Option<usize> {
     RANKS.iter().position(|modules| modules.contains(&module))
 }

@@ -19,8 +19,8 @@ use exportgate::app::App;
 use exportgate::clock::Clock;
 use exportgate::config::{Config, Sources};
 use exportgate::fake::{Fake, Settings};
-use exportgate::gateway::Gateway;
 use exportgate::listener::Address;
+use exportgate::retrieval::Retrieval;
 use exportgate::shutdown::Shutdown;
 use exportgate::transport;
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -91,7 +91,7 @@ pub(crate) struct World {
     /// The admin listener's root.
     pub(crate) admin: String,
     client: transport::Client,
-    gateway: Arc<Gateway>,
+    retrieval: Arc<Retrieval>,
     shutdown: Shutdown,
     running: tokio::task::JoinHandle<()>,
 }
@@ -177,10 +177,10 @@ impl World {
         let root = root_of(&addresses[0]);
         let admin = app.admin_address().as_ref().map(root_of).unwrap_or_default();
         let client = transport::client(&"http://x".parse().expect("a URI"), None, Duration::from_secs(10));
-        let gateway = app.gateway();
+        let retrieval = app.retrieval();
         let running = tokio::spawn(app.run());
         let client = client.expect("a client");
-        Self { fake, clock, root, directory, addresses, admin, client, gateway, shutdown, running }
+        Self { fake, clock, root, directory, addresses, admin, client, retrieval, shutdown, running }
     }
 
     pub(crate) async fn get(&self, target: &str) -> Got {
@@ -221,7 +221,7 @@ impl World {
 
     /// Resolves when exactly so many clients wait for answers on their way.
     pub(crate) async fn wait_for_followers(&self, count: usize) {
-        while self.gateway.waiting() != count {
+        while self.retrieval.waiting() != count {
             tokio::task::yield_now().await;
         }
     }
@@ -238,7 +238,7 @@ impl World {
 
     /// Resolves when exactly so many requests wait for their turn.
     pub(crate) async fn wait_for_queued(&self, count: usize) {
-        while self.gateway.queued() != count {
+        while self.retrieval.queued() != count {
             tokio::task::yield_now().await;
         }
     }

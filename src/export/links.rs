@@ -1,4 +1,4 @@
-//! When signed links die (pure). A link is only ever looked at here; it is never kept or printed.
+//! The ends of signed links. A link is a bearer secret: it is only looked at here, and never kept or printed.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,30 +21,29 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What the links of a document show together, in the clock of the one who signed them. It takes the same memory for
-/// any number of links.
+/// A summary of a document's links, by the clock that signed them. It takes the same memory for any number of links.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Links {
-    /// How many there are.
-    pub(super) count: usize,
+pub(crate) struct Links {
+    /// The number of links.
+    pub(crate) count: usize,
     /// The first end that one shows.
-    pub(super) end: Option<SystemTime>,
+    pub(crate) end: Option<SystemTime>,
     /// The latest time at which one was signed, of those that show it.
-    pub(super) signed: Option<SystemTime>,
+    pub(crate) signed: Option<SystemTime>,
     /// Some link cannot have been signed before.
-    pub(super) not_before: Option<SystemTime>,
+    pub(crate) not_before: Option<SystemTime>,
     /// The shortest life, from signing to the end.
-    pub(super) life: Option<Duration>,
+    pub(crate) life: Option<Duration>,
     /// One shows no end, or one that cannot be read.
-    pub(super) is_unreadable: bool,
+    pub(crate) is_unreadable: bool,
     /// One was signed by something that can end sooner: temporary credentials, a stored access policy.
-    pub(super) is_revocable: bool,
+    pub(crate) is_revocable: bool,
 }
 
 impl Links {
     /// Takes one more link into account.
-    pub(super) fn add(&mut self, link: &str) {
-        let Shown { end, signed, is_unreadable, is_revocable, .. } = Shown::by(link);
+    pub(crate) fn add(&mut self, link: &str) {
+        let Terms { end, signed, is_unreadable, is_revocable, .. } = Terms::by(link);
         self.count += 1;
         self.is_unreadable |= is_unreadable || end.is_none();
         self.is_revocable |= is_revocable;
@@ -56,22 +55,22 @@ impl Links {
         self.life = first(self.life, Some(life));
     }
 
-    /// Whether every end is known for certain. Without links nothing says how long an answer is good.
-    pub(super) fn are_certain(&self) -> bool {
+    /// True if every end is known for certain. Without links nothing says how long an answer is good.
+    pub(crate) fn are_certain(&self) -> bool {
         self.count > 0 && !self.is_unreadable && !self.is_revocable
     }
 }
 
-/// What a name in a link says of its end.
+/// A statement about the end of a link, by the name of its parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Says {
-    /// When it was signed: S3 V4 and all that copy it (Google, OSS, TOS, …), to be read with [`Says::Life`].
+enum Term {
+    /// The time of signing: S3 V4 and all that copy it (Google, OSS, TOS, …), to be read with [`Term::Life`].
     Date,
-    /// How many seconds it lives from then.
+    /// The life from then, in seconds.
     Life,
-    /// When it begins to be good: Azure (`st`, and `skt` of its key), Akamai (`st`).
+    /// The start of its life: Azure (`st`, and `skt` of its key), Akamai (`st`).
     Start,
-    /// When it ends, as Unix seconds or ISO 8601: S3 V2, Google V2, `CloudFront`, OSS, OBS, Bunny (`Expires`), Azure
+    /// Its end, as Unix seconds or ISO 8601: S3 V2, Google V2, `CloudFront`, OSS, OBS, Bunny (`Expires`), Azure
     /// (`se`, and `ske` of its key), Akamai (`exp`), Swift (`temp_url_expires`).
     End,
     /// Both, as Unix seconds: Tencent's `start;end`.
@@ -82,7 +81,7 @@ enum Says {
     Revocable,
 }
 
-impl Says {
+impl Term {
     fn of(name: &str) -> Option<Self> {
         let mut lower = [0; 32];
         let lower = lower.get_mut(..name.len())?;
@@ -104,7 +103,7 @@ impl Says {
         })
     }
 
-    /// Where a value of this ends: `;` and `~` delimit pairs too, but stand in some values.
+    /// True if `c` ends a value of this term: `;` and `~` delimit pairs too, but stand in some values.
     fn is_behind(self, c: char) -> bool {
         match c {
             '&' | '?' | '"' | '\'' | '<' | '>' => true,
@@ -115,9 +114,9 @@ impl Says {
     }
 }
 
-/// What one link shows.
+/// The terms that one link shows.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Shown {
+struct Terms {
     /// The first end.
     end: Option<SystemTime>,
     /// The latest time of signing.
@@ -129,7 +128,7 @@ struct Shown {
     is_revocable: bool,
 }
 
-impl Shown {
+impl Terms {
     /// Reads `NAME=value` wherever it stands: in the query or the path, delimited by `&`, `&amp;`, `;` or `~`, plain or
     /// percent-encoded, alone or in a token. What is found too much only ever makes the end earlier, or uncertain.
     fn by(link: &str) -> Self {
@@ -141,10 +140,10 @@ impl Shown {
             rest = behind;
             let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
             let name = before.rsplit(|c| !is_of_name(c)).next().unwrap_or_default();
-            let Some(says) = Says::of(name) else { continue };
+            let Some(term) = Term::of(name) else { continue };
             let value;
-            (value, rest) = rest.split_at(rest.find(|c| says.is_behind(c)).unwrap_or(rest.len()));
-            shown.take(says, value);
+            (value, rest) = rest.split_at(rest.find(|c| term.is_behind(c)).unwrap_or(rest.len()));
+            shown.take(term, value);
         }
         match (shown.date, shown.life) {
             (None, None) => {}
@@ -153,24 +152,24 @@ impl Shown {
         shown
     }
 
-    fn take(&mut self, says: Says, value: &str) {
-        match says {
-            Says::Date => {
+    fn take(&mut self, term: Term, value: &str) {
+        match term {
+            Term::Date => {
                 let at = instant(value);
                 self.is_unreadable |= at.is_none();
                 self.date = first(self.date, at);
                 self.begins(at);
             }
-            Says::Life => {
+            Term::Life => {
                 let life = seconds(value);
                 self.is_unreadable |= life.is_none();
                 self.life = first(self.life, life);
             }
-            Says::Start => self.begins(instant(value)),
-            Says::End => self.ends(instant(value)),
-            Says::Policy => self.ends(policy_end(value)),
-            Says::Revocable => self.is_revocable = true,
-            Says::Period => {
+            Term::Start => self.begins(instant(value)),
+            Term::End => self.ends(instant(value)),
+            Term::Policy => self.ends(policy_end(value)),
+            Term::Revocable => self.is_revocable = true,
+            Term::Period => {
                 let mut times = value.split(';').map(unix_seconds);
                 self.begins(times.next().flatten());
                 self.ends(times.next().flatten());
@@ -224,7 +223,7 @@ fn seconds(text: &str) -> Option<Duration> {
 fn policy_end(value: &str) -> Option<SystemTime> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
-    struct Policy {
+    struct CustomPolicy {
         statement: Vec<Statement>,
     }
     #[derive(Deserialize)]
@@ -251,7 +250,7 @@ fn policy_end(value: &str) -> Option<SystemTime> {
             c => c,
         })
         .collect();
-    let policy: Policy = serde_json::from_slice(&BASE64.decode(standard).ok()?).ok()?;
+    let policy: CustomPolicy = serde_json::from_slice(&BASE64.decode(standard).ok()?).ok()?;
     let ends = policy.statement.iter().map(|statement| statement.condition.date_less_than.seconds);
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(ends.min()?))
 }

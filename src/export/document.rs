@@ -1,4 +1,4 @@
-//! Reads what matters in an export's document: the status word, the id and the links' ends.
+//! The document of an export: its status, its id, and the ends of its links.
 
 use std::fmt;
 
@@ -7,48 +7,53 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Unex
 
 use super::links::Links;
 
-/// What a document says. Reading is bounded: `serde_json` refuses a nesting of more than 128 levels, and
-/// nothing but the status word and the id is copied.
+/// The status word of an export that is complete, with its links.
+const FINISHED: &str = "FINISHED";
+/// The status words of exports, as Snyk's documents and its guide spell them.
+const STATUS_WORDS: [&str; 5] = ["PENDING", "STARTED", FINISHED, "ERRORED", "ERROR"];
+
+/// An export's document. Reading it is bounded: `serde_json` refuses a nesting of more than 128 levels, and only the
+/// status word and the id are copied.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Peek {
+pub struct Document {
     /// `data.attributes.status`, exactly as it was spelled; the answer to a start has none.
     pub status: Option<String>,
     /// `data.id`: the export's id, in the answer to a start.
     pub id: Option<String>,
-    /// What the links anywhere in `data.attributes` show.
-    pub(super) links: Links,
+    /// The links anywhere in `data.attributes`.
+    pub(crate) links: Links,
 }
 
-impl Peek {
-    /// Reads `body`; `None` when it is no such document, is cut short, or says something twice.
+impl Document {
+    /// Reads `body`; `None` if it is no such document, is cut short, or says something twice.
     #[must_use]
     pub fn of(body: &[u8]) -> Option<Self> {
         let mut deserializer = serde_json::Deserializer::from_slice(body);
         let mut found = Found::default();
-        Reading { place: Place::Document, found: &mut found }.deserialize(&mut deserializer).ok()?;
+        ValueReader { position: Position::Document, found: &mut found }
+            .deserialize(&mut deserializer)
+            .ok()?;
         deserializer.end().ok()?;
         found.data.and(found.attributes)?;
         Some(Self { status: found.status, id: found.id.and_then(|id| id.0), links: found.links })
     }
 
-    /// Whether the export is finished: only this one word says so.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.status.as_deref() == Some("FINISHED")
+    /// True if the export is finished: only this one word says so.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.status.as_deref() == Some(FINISHED)
     }
 
-    /// Whether a link is of a form whose end cannot be read.
-    #[must_use]
-    pub fn has_unknown_link(&self) -> bool {
-        self.links.is_unreadable
+    /// The status word, if it is none that Snyk is known to use.
+    pub(crate) fn unknown_status(&self) -> Option<&str> {
+        self.status.as_deref().filter(|word| !STATUS_WORDS.contains(word))
     }
 }
 
-/// What was found so far; a thing that was found is set.
+/// The parts that were found so far.
 #[derive(Default)]
 struct Found {
     data: Option<()>,
-    id: Option<Id>,
+    id: Option<Nullable>,
     attributes: Option<()>,
     status: Option<String>,
     links: Links,
@@ -57,24 +62,24 @@ struct Found {
 /// `data.id`, which may be `null`.
 #[derive(Deserialize)]
 #[serde(transparent)]
-struct Id(Option<String>);
+struct Nullable(Option<String>);
 
-/// Where in a document a value stands.
+/// The position of a value in a document.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum Position {
     Document,
     Data,
     Attributes,
     /// `results[]` is untyped in Snyk's document, so every string below `attributes` that holds a web address
     /// counts as a link, wherever it stands: a link that is missed would be handed out dead.
     Below,
-    /// What does not matter is read all the same, so that a document that is none is seen.
+    /// Other values are read all the same, so that a document that is none is seen.
     Outside,
 }
 
-/// Reads the value at one place. All but what is below must be objects: serde would take lists for them.
-struct Reading<'a> {
-    place: Place,
+/// Reads the value at one position. All but what is below must be objects: serde would take lists for them.
+struct ValueReader<'a> {
+    position: Position,
     found: &'a mut Found,
 }
 
@@ -89,18 +94,18 @@ enum Name {
     Other,
 }
 
-impl Reading<'_> {
-    /// What stands in the value at this place.
-    fn inner(&mut self) -> Reading<'_> {
-        let place = match self.place {
-            Place::Attributes | Place::Below => Place::Below,
-            Place::Document | Place::Data | Place::Outside => Place::Outside,
+impl ValueReader<'_> {
+    /// A reader of the values inside the one at this position.
+    fn inner(&mut self) -> ValueReader<'_> {
+        let position = match self.position {
+            Position::Attributes | Position::Below => Position::Below,
+            Position::Document | Position::Data | Position::Outside => Position::Outside,
         };
-        Reading { place, found: self.found }
+        ValueReader { position, found: self.found }
     }
 
     fn no_object<E: Error>(&self, what: Unexpected<'_>) -> Result<(), E> {
-        if matches!(self.place, Place::Below | Place::Outside) {
+        if matches!(self.position, Position::Below | Position::Outside) {
             Ok(())
         } else {
             Err(E::invalid_type(what, self))
@@ -108,7 +113,7 @@ impl Reading<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Reading<'_> {
+impl<'de> DeserializeSeed<'de> for ValueReader<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -116,7 +121,7 @@ impl<'de> DeserializeSeed<'de> for Reading<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Reading<'_> {
+impl<'de> Visitor<'de> for ValueReader<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,17 +130,19 @@ impl<'de> Visitor<'de> for Reading<'_> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         while let Some(name) = map.next_key()? {
-            let before = match (self.place, name) {
-                (Place::Document, Name::Data) => {
-                    map.next_value_seed(Reading { place: Place::Data, found: self.found })?;
+            let before = match (self.position, name) {
+                (Position::Document, Name::Data) => {
+                    map.next_value_seed(ValueReader { position: Position::Data, found: self.found })?;
                     self.found.data.replace(()).is_some()
                 }
-                (Place::Data, Name::Id) => self.found.id.replace(map.next_value()?).is_some(),
-                (Place::Data, Name::Attributes) => {
-                    map.next_value_seed(Reading { place: Place::Attributes, found: self.found })?;
+                (Position::Data, Name::Id) => self.found.id.replace(map.next_value()?).is_some(),
+                (Position::Data, Name::Attributes) => {
+                    map.next_value_seed(ValueReader { position: Position::Attributes, found: self.found })?;
                     self.found.attributes.replace(()).is_some()
                 }
-                (Place::Attributes, Name::Status) => self.found.status.replace(map.next_value()?).is_some(),
+                (Position::Attributes, Name::Status) => {
+                    self.found.status.replace(map.next_value()?).is_some()
+                }
                 _ => {
                     map.next_value_seed(self.inner())?;
                     false
@@ -157,7 +164,7 @@ impl<'de> Visitor<'de> for Reading<'_> {
     fn visit_str<E: Error>(self, text: &str) -> Result<(), E> {
         self.no_object(Unexpected::Str(text))?;
         let is_link = text.contains("://") || text.trim_start().starts_with("//");
-        if is_link && self.place == Place::Below {
+        if is_link && self.position == Position::Below {
             self.found.links.add(text);
         }
         Ok(())
@@ -191,15 +198,15 @@ mod tests {
     /// The published example answer.
     const PUBLISHED: &str = r#"{"data":{"attributes":{"created":"2024-11-25T10:21:01.584Z","finished":"2024-11-25T10:21:01.584Z","formats":["csv"],"results":[{}],"status":"PENDING"},"id":"d6b640e5-d88c-4c17-9bf0-93597b7a1ce2","type":"resource"},"jsonapi":{"version":"1.0"},"links":{"self":"/orgs/825e79b7-0073-44c3-a5ea-e0aa8a3dbf38/export/4d593250-aaf3-48ec"}}"#;
 
-    fn attributes(text: &str) -> Option<Peek> {
-        Peek::of(format!(r#"{{"data":{{"attributes":{text}}}}}"#).as_bytes())
+    fn attributes(text: &str) -> Option<Document> {
+        Document::of(format!(r#"{{"data":{{"attributes":{text}}}}}"#).as_bytes())
     }
 
     #[test]
     fn the_published_example_is_pending_without_links() {
         assert_eq!(
-            Peek::of(PUBLISHED.as_bytes()),
-            Some(Peek {
+            Document::of(PUBLISHED.as_bytes()),
+            Some(Document {
                 status: Some("PENDING".into()),
                 id: Some("d6b640e5-d88c-4c17-9bf0-93597b7a1ce2".into()),
                 links: Links::default()
@@ -210,8 +217,8 @@ mod tests {
     #[test]
     fn a_started_export_has_an_id_and_no_status() {
         let recorded = r#"{"data":{"attributes":{"created":"2026-02-12T20:09:42.693"},"id":"e1","links":{"self":"/orgs/o/jobs/export/e1?version=2024-10-15"},"type":"export"}}"#;
-        let expected = Peek { status: None, id: Some("e1".into()), links: Links::default() };
-        assert_eq!(Peek::of(recorded.as_bytes()), Some(expected));
+        let expected = Document { status: None, id: Some("e1".into()), links: Links::default() };
+        assert_eq!(Document::of(recorded.as_bytes()), Some(expected));
     }
 
     #[test]
@@ -219,10 +226,10 @@ mod tests {
         let found = attributes(
             r#"{"results":[{"url":"https:\/\/a\/x?Expires=1"},{"other":["HTTP://b/?Expires=2",7,null,true,1.5,-1]}],"status":"FINISHED"}"#,
         );
-        assert_eq!(found.map(|peek| peek.links.count), Some(2));
+        assert_eq!(found.map(|document| document.links.count), Some(2));
         let relative =
             attributes(r#"{"results":["//a/x?Expires=1","/not/a/link?Expires=1"],"status":"FINISHED"}"#);
-        assert_eq!(relative.map(|peek| peek.links.count), Some(1));
+        assert_eq!(relative.map(|document| document.links.count), Some(1));
     }
 
     #[test]
@@ -245,7 +252,7 @@ mod tests {
             r#"{"data":{"attributes":{"status":"FINISHED"},"attributes":{"status":"PENDING"}}}"#,
             r#"{"data":{"attributes":{"status":"FINISHED"}},"data":{"attributes":{"status":"PENDING"}}}"#,
         ] {
-            assert_eq!(Peek::of(text.as_bytes()), None, "{text}");
+            assert_eq!(Document::of(text.as_bytes()), None, "{text}");
         }
         for text in [
             &b"{\"x\":\"\xff\",\"data\":{\"attributes\":{\"status\":\"FINISHED\"}}}"[..],
@@ -254,17 +261,17 @@ mod tests {
             br#"{"x":"\ud800","data":{"attributes":{"status":"FINISHED"}}}"#,
             br#"{"x":1e999,"data":{"attributes":{"status":"FINISHED"}}}"#,
         ] {
-            assert_eq!(Peek::of(text), None, "{}", String::from_utf8_lossy(text));
+            assert_eq!(Document::of(text), None, "{}", String::from_utf8_lossy(text));
         }
         let outside =
             r#"{"links":{"self":"https://a/?Expires=1"},"data":{"attributes":{"status":"FINISHED"}}}"#;
-        assert_eq!(Peek::of(outside.as_bytes()).map(|peek| peek.links.count), Some(0));
+        assert_eq!(Document::of(outside.as_bytes()).map(|document| document.links.count), Some(0));
         let whole = r#"{"data":{"attributes":{"status":"FINISHED"}}}"#;
-        assert!(Peek::of(whole.as_bytes()).is_some());
+        assert!(Document::of(whole.as_bytes()).is_some());
         for end in 0..whole.len() {
-            assert_eq!(Peek::of(&whole.as_bytes()[..end]), None);
+            assert_eq!(Document::of(&whole.as_bytes()[..end]), None);
         }
-        assert_eq!(Peek::of(format!("{whole}x").as_bytes()), None);
+        assert_eq!(Document::of(format!("{whole}x").as_bytes()), None);
         let deep = format!(r#"{{"status":"FINISHED","x":{}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(attributes(&deep), None);
     }

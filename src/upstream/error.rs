@@ -1,4 +1,4 @@
-//! Why the upstream gave no whole answer.
+//! Attempts that brought no whole answer.
 
 use std::error::Error;
 use std::io;
@@ -11,26 +11,26 @@ use crate::transport::{ConnectError, RequestError, Stage};
 /// An attempt that ended without a whole answer.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", kind.as_str())]
-pub struct Failed {
-    /// Which kind of failure.
-    pub kind: FailedKind,
+pub struct UpstreamError {
+    /// The kind of failure.
+    pub kind: UpstreamErrorKind,
     /// The head of the answer, where it had come.
     pub head: Option<Box<(StatusCode, HeaderMap)>>,
-    /// What the libraries say; for the log only.
+    /// The error of a library; for the log only.
     pub source: Option<Box<dyn Error + Send + Sync>>,
 }
 
-impl Failed {
+impl UpstreamError {
     /// One without head or source.
     #[must_use]
-    pub fn of(kind: FailedKind) -> Self {
+    pub fn of(kind: UpstreamErrorKind) -> Self {
         Self { kind, head: None, source: None }
     }
 }
 
 /// The kinds of failure: RFC 9209 §2.3's error types, as far as they can happen here, and some that it does not tell apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FailedKind {
+pub enum UpstreamErrorKind {
     /// The upstream's name was not resolved.
     Dns,
     /// No connection in time.
@@ -63,7 +63,7 @@ pub enum FailedKind {
     TooLarge,
     /// The answer's header section is too large.
     HeadTooLarge,
-    /// What came is no HTTP.
+    /// The answer is no HTTP.
     Protocol,
     /// There was no room in memory for the answer.
     NoRoom,
@@ -73,7 +73,7 @@ pub enum FailedKind {
     Abandoned,
 }
 
-impl FailedKind {
+impl UpstreamErrorKind {
     /// A word for it, which never changes.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -111,13 +111,13 @@ impl FailedKind {
         }
     }
 
-    /// Whether it is the proxy that failed.
+    /// True if the proxy failed.
     #[must_use]
     pub const fn is_proxys(self) -> bool {
         matches!(self, Self::ProxyDns | Self::ProxyRefused | Self::ProxyUnreachable | Self::ProxyStatus(_))
     }
 
-    /// Whether the upstream has certainly not processed the request.
+    /// True if the upstream has certainly not processed the request.
     #[must_use]
     pub const fn is_not_processed(self) -> bool {
         self.is_proxys()
@@ -140,27 +140,27 @@ const fn same(name: &'static str) -> (&'static str, &'static str) {
 }
 
 /// The kind of an error that came before the answer's head.
-pub(super) fn before_head(error: &RequestError) -> FailedKind {
+pub(super) fn before_head(error: &RequestError) -> UpstreamErrorKind {
     match error {
         RequestError::Connect(error) => {
-            find::<ConnectError>(error).map_or(FailedKind::Unavailable, connecting)
+            find::<ConnectError>(error).map_or(UpstreamErrorKind::Unavailable, connecting)
         }
-        RequestError::NotProcessed(_) => FailedKind::NotProcessed,
-        RequestError::Failed(error) => exchanging(error, FailedKind::Terminated),
-        RequestError::Unsound => FailedKind::Protocol,
+        RequestError::NotProcessed(_) => UpstreamErrorKind::NotProcessed,
+        RequestError::Failed(error) => exchanging(error, UpstreamErrorKind::Terminated),
+        RequestError::Unsound => UpstreamErrorKind::Protocol,
     }
 }
 
 /// The kind of an error that came while the body was read.
-pub(super) fn in_body(error: &(dyn Error + 'static)) -> FailedKind {
+pub(super) fn in_body(error: &(dyn Error + 'static)) -> UpstreamErrorKind {
     if find::<http_body_util::LengthLimitError>(error).is_some() {
-        return FailedKind::TooLarge;
+        return UpstreamErrorKind::TooLarge;
     }
-    exchanging(error, FailedKind::Incomplete)
+    exchanging(error, UpstreamErrorKind::Incomplete)
 }
 
-fn connecting(error: &ConnectError) -> FailedKind {
-    use FailedKind as K;
+fn connecting(error: &ConnectError) -> UpstreamErrorKind {
+    use UpstreamErrorKind as K;
     let is_refused = find::<io::Error>(error).map(io::Error::kind) == Some(io::ErrorKind::ConnectionRefused);
     if error.proxy().is_some() {
         return match (error.stage, error.refused_with()) {
@@ -183,10 +183,10 @@ fn connecting(error: &ConnectError) -> FailedKind {
     }
 }
 
-fn exchanging(error: &(dyn Error + 'static), otherwise: FailedKind) -> FailedKind {
+fn exchanging(error: &(dyn Error + 'static), otherwise: UpstreamErrorKind) -> UpstreamErrorKind {
     match find::<hyper::Error>(error) {
-        Some(error) if error.is_parse_too_large() => FailedKind::HeadTooLarge,
-        Some(error) if error.is_parse() => FailedKind::Protocol,
+        Some(error) if error.is_parse_too_large() => UpstreamErrorKind::HeadTooLarge,
+        Some(error) if error.is_parse() => UpstreamErrorKind::Protocol,
         _ => otherwise,
     }
 }

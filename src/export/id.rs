@@ -1,0 +1,82 @@
+//! Ids, orgs and groups.
+
+use std::sync::Arc;
+
+use super::text::{FOREIGN, OF_IDS, UPPER_CASE};
+
+/// The two kinds of tenant an export belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ScopeKind {
+    /// `/orgs/{id}`.
+    Org,
+    /// `/groups/{id}`.
+    Group,
+}
+
+impl ScopeKind {
+    /// `org` or `group`, as logs and the journal say it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Org => "org",
+            Self::Group => "group",
+        }
+    }
+
+    pub(super) const fn collection(self) -> &'static str {
+        match self {
+            Self::Org => "orgs",
+            Self::Group => "groups",
+        }
+    }
+}
+
+/// An id in a path: 1 to 64 of `A-Z a-z 0-9 _ -`; one in UUID form is in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id(Arc<str>);
+
+impl Id {
+    /// Longest id, in bytes.
+    pub const MAX: usize = 64;
+
+    /// Parses a path segment; `None` when it is no id. A UUID in its 8-4-4-4-12 form is
+    /// lower-cased, because Snyk and RFC 9562 §4 compare them without case.
+    #[must_use]
+    pub fn parse(segment: &str) -> Option<Self> {
+        if !(1..=Self::MAX).contains(&segment.len()) {
+            return None;
+        }
+        // Without a branch for each byte: every request pays for it.
+        let seen = segment.bytes().fold(0, |seen, b| seen | OF_IDS[usize::from(b)]);
+        (seen & FOREIGN == 0).then(|| {
+            if seen & UPPER_CASE != 0 && is_hyphenated_uuid(segment) {
+                Self(segment.to_ascii_lowercase().into())
+            } else {
+                Self(segment.into())
+            }
+        })
+    }
+
+    /// The id's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn is_hyphenated_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(i, b)| match i {
+            8 | 13 | 18 | 23 => b == b'-',
+            _ => b.is_ascii_hexdigit(),
+        })
+}
+
+/// An org or a group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// Which of the two.
+    pub kind: ScopeKind,
+    /// Its id.
+    pub id: Id,
+}

@@ -1,0 +1,17 @@
+//! Exports as Snyk has them (pure): ids, orgs and groups, the calls and their grammar, and the document of an answer.
+//!
+//! Text of others becomes values here, and what goes upstream is written from these values alone.
+
+mod call;
+mod document;
+mod id;
+mod links;
+mod query;
+pub(crate) mod text;
+
+pub(crate) use call::parse_path;
+pub use call::{ExportCall, Operation};
+pub use document::Document;
+pub use id::{Id, Scope, ScopeKind};
+pub(crate) use links::Links;
+pub use query::CallQuery;

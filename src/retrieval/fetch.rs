@@ -1,0 +1,353 @@
+//! One fetch: the question of a flight on its way to Snyk, until the flight has its result.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use http_body_util::{Either, Full};
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::answer::{Cause, Fetched, NoAnswer, Sending};
+use super::attempt::Draft;
+use super::flights::Leader;
+use super::question::{Asker, Question};
+use super::reading::{self, Reading};
+use super::verdict::{CredentialVerdict, Repeat, Reply, Verdict};
+use super::{Retrieval, fields, record, response_fields};
+use crate::admission::RequestSlot;
+use crate::cache::{self, CacheKey, Candidate, Entry, NotStored};
+use crate::clock::Now;
+use crate::credential::{Presented, Unavailable};
+use crate::journal::Attempt;
+use crate::upstream::{UpstreamAnswer, UpstreamError, UpstreamErrorKind, UpstreamRequest};
+
+/// The result of a flight.
+pub(super) type FlightResult = Result<Arc<Fetched>, NoAnswer>;
+
+/// A fetch. It runs as a task of its own to its end, whoever leaves meanwhile.
+pub(super) struct Fetch {
+    pub(super) retrieval: Arc<Retrieval>,
+    pub(super) question: Question,
+    /// The one who caused it.
+    pub(super) asker: Arc<Asker>,
+    /// The key under which the answer may be stored.
+    pub(super) key: Option<CacheKey>,
+    pub(super) leader: Leader<FlightResult>,
+}
+
+/// One request to Snyk and its trial; the record is not written yet.
+struct Trial {
+    attempt: Attempt,
+    answer: Result<UpstreamAnswer, NoAnswer>,
+    /// The validator of a finished export's document.
+    etag: Option<HeaderValue>,
+    verdict: Verdict,
+    received: Now,
+}
+
+/// The ways to repeat a request that are left: each helps once.
+struct Repeats {
+    with_other_credential: bool,
+    after_backoff: bool,
+    at_once: bool,
+}
+
+impl Fetch {
+    /// Gets the answer and completes the flight. The record is committed before anybody is answered, also from the cache.
+    pub(super) async fn run(mut self) {
+        let purges = self.retrieval.cache.purges();
+        // 1. Ask. It is large: boxed, it is not moved about with what is spawned.
+        let trial = match Box::pin(self.ask()).await {
+            Ok(trial) => trial,
+            Err(no_answer) => return self.leader.complete(Err(no_answer)),
+        };
+
+        // 2. Judge whether it may be stored.
+        let id = trial.attempt.id;
+        let (attempt, result) = self.result(trial);
+
+        // 3. Record it. An answer that will be stored may be joined until it is: a client that comes
+        //    meanwhile finds either the flight or the stored response. Any other is over now, so that
+        //    nobody gets an answer that had come before it asked.
+        let entry = result.as_ref().ok().and_then(|fetched| fetched.entry.clone());
+        let mut clients = if entry.is_some() { self.leader.answered() } else { self.leader.close() };
+        if matches!(&result, Err(NoAnswer { cause: Cause::Upstream(UpstreamErrorKind::Abandoned), .. })) {
+            // A client that has closed one half, and is there all the same, gets nothing of Snyk's.
+            clients.clear();
+        }
+        //    An export that Snyk has begun is answered in any case: a client that is told nothing of it begins another.
+        if let Err(no_answer) = self.retrieval.record(attempt, clients).await
+            && !self.question.is_start()
+        {
+            return self.leader.complete(Err(no_answer));
+        }
+
+        // 4. Store it, and record those who came meanwhile.
+        if let Some((entry, key)) = entry.zip(self.key) {
+            self.retrieval.cache.store(&key, entry, purges);
+            let late = self.leader.close();
+            if let Err(no_answer) = self.retrieval.record_late(id, late).await {
+                return self.leader.complete(Err(no_answer));
+            }
+        }
+        self.leader.complete(result);
+    }
+
+    /// Asks Snyk, when it is admitted, and again where the verdict has it that this may help.
+    async fn ask(&mut self) -> Result<Trial, NoAnswer> {
+        let retrieval = Arc::clone(&self.retrieval);
+        let mut presented = self.present().await?;
+        let mut left = Repeats { with_other_credential: true, after_backoff: true, at_once: true };
+        let (mut number, mut tries) = (0, 0);
+        let mut last: Option<Trial> = None;
+        loop {
+            let mut attempt = self.attempt(number + 1);
+            if let Some(before) = &last {
+                // It is on record, with its outcome, before the next one is.
+                retrieval.record(before.attempt.clone(), Vec::new()).await?;
+                attempt.sent_id = fields::new_id();
+            }
+            let (question, asker) = (self.question.clone(), Arc::clone(&self.asker));
+            let mut draft = Draft {
+                asker: &asker,
+                credential: &question.credential,
+                call: Some(&question.call),
+                attempt,
+                presented,
+            };
+            let slot = match retrieval.admit(&mut draft, self.leader.given_up()).await {
+                Ok(slot) => slot,
+                // The answer of the last try is better than none.
+                Err(no_answer) => return last.ok_or(no_answer),
+            };
+            let attempt = draft.attempt;
+            presented = draft.presented;
+            (number, tries) = (number + 1, tries + 1);
+            if tries == 1 {
+                retrieval.admission.sent_first();
+            }
+            let mut trial = self.send(attempt, &presented, &slot).await;
+            let (repeat, credential) = (trial.verdict.repeat, trial.verdict.credential);
+            // A probe decides for others too: it is not repeated before its answer is heard.
+            let pause = self.pause(repeat, tries).filter(|_| !slot.is_probe());
+            let is_at_once = repeat == Repeat::AtOnce && std::mem::take(&mut left.at_once);
+            slot.end(trial.verdict.end(pause.is_some() || is_at_once));
+            let other = self.judge_credential(&presented, credential).await;
+            if credential == CredentialVerdict::Refused {
+                trial.answer = Err(self.rejected(&presented).into());
+            }
+            match (repeat, pause, other) {
+                (Repeat::WithOtherCredential, _, Some(other))
+                    if std::mem::take(&mut left.with_other_credential) =>
+                {
+                    (presented, tries) = (other, 0);
+                }
+                (Repeat::AfterPause(_), Some(pause), _) => sleep(pause).await,
+                (Repeat::AtOnce, ..) if is_at_once => {}
+                // The backoff is known by now: admission decides whether the wait for it is too long.
+                (Repeat::AfterBackoff, ..) if std::mem::take(&mut left.after_backoff) => tries = 0,
+                _ => return Ok(trial),
+            }
+            last = Some(trial);
+        }
+    }
+
+    /// The cause that askers get for a 401: it is about our credential, not theirs, and Snyk may take it elsewhere.
+    fn rejected(&self, presented: &Presented) -> Cause {
+        let retry_after =
+            self.question.credential.refused_for_scope_alone(presented, self.retrieval.clock.now());
+        retry_after.map_or(Cause::CredentialRejected, |retry_after| {
+            Cause::Unavailable(Unavailable::ScopeRefused { retry_after })
+        })
+    }
+
+    async fn present(&self) -> Result<Presented, NoAnswer> {
+        let now = self.retrieval.clock.now();
+        let Question { call, credential, .. } = &self.question;
+        let presented = credential.present(Some(&call.scope), &self.asker.client, now).await;
+        presented.map_err(|unavailable| Cause::Unavailable(unavailable).into())
+    }
+
+    /// The pause before a retry, if there is to be one.
+    fn pause(&self, repeat: Repeat, tries: u32) -> Option<Duration> {
+        if !matches!(repeat, Repeat::AfterPause(_)) {
+            return None;
+        }
+        let now = self.retrieval.clock.now().mono;
+        let left = self.asker.deadline.into_std().saturating_duration_since(now);
+        self.retrieval.admission.retry(tries, left)
+    }
+
+    /// Tells the credential; its other value, if the one that was presented was refused.
+    async fn judge_credential(
+        &self,
+        presented: &Presented,
+        standing: CredentialVerdict,
+    ) -> Option<Presented> {
+        let (credential, now) = (&self.question.credential, self.retrieval.clock.now());
+        match standing {
+            CredentialVerdict::Accepted => {
+                credential.accepted(presented, now);
+                None
+            }
+            CredentialVerdict::Refused => credential.refused(presented, now, true).await,
+            CredentialVerdict::Unknown => None,
+        }
+    }
+
+    /// Sends the request once and judges the answer.
+    async fn send(&mut self, mut attempt: Attempt, presented: &Presented, slot: &RequestSlot) -> Trial {
+        let retrieval = Arc::clone(&self.retrieval);
+        let request = self.upstream_request(attempt.sent_id, presented);
+        presented.sent();
+        let sent = retrieval.clock.now();
+        // It is large, and moved about.
+        let asking =
+            Box::pin(retrieval.shutdown.in_time(retrieval.upstream.ask(request, &self.asker.client)));
+        let answer = if self.question.call.is_shared() {
+            while_needed(asking, slot, &mut self.leader).await
+        } else {
+            Ok(asking.await)
+        };
+        let answer = answer
+            .and_then(|answer| answer.unwrap_or_else(|| Err(UpstreamError::of(UpstreamErrorKind::Stopped))));
+        let received = retrieval.clock.now();
+        attempt.latency = received.mono.saturating_duration_since(sent.mono);
+
+        let settings = retrieval.settings.load_full();
+        let reading = match &answer {
+            // A body that is too large to be stored is read for nothing but the credential.
+            Ok(UpstreamAnswer { body, .. }) => {
+                reading::read(body, presented.secret(), body.len() <= settings.cache.max_entry).await
+            }
+            Err(_) => Reading::default(),
+        };
+        let is_echo =
+            reading.echoes || fields_of(&answer).is_some_and(|fields| presented.is_in_fields(fields));
+        let document = reading.document.as_ref();
+        let reply = match &answer {
+            _ if is_echo => Reply::Echo,
+            Err(failed) => Reply::Failed(failed.kind),
+            Ok(UpstreamAnswer { status, fields, body, .. }) => {
+                let (status, body_len) = (*status, body.len());
+                Reply::Whole(Candidate { status, fields, body_len, document, sent, received })
+            }
+        };
+        let verdict = Verdict::of(self.question.kind(), &reply, received.wall, &settings.cache);
+        if is_echo {
+            attempt.error = Some("credential_echoed");
+        } else {
+            record::note(&mut attempt, &answer, document);
+        }
+        retrieval.observe(&attempt, &self.asker, &verdict, received);
+        let answer = if is_echo { Err(Cause::Echo.into()) } else { answer.map_err(NoAnswer::from) };
+        Trial { attempt, answer, etag: reading.etag, verdict, received }
+    }
+
+    fn attempt(&self, number: u32) -> Attempt {
+        let Question { call, credential, .. } = &self.question;
+        Attempt {
+            number,
+            operation: call.operation.as_str(),
+            method: call.method().as_str().to_owned(),
+            scope_kind: Some(call.scope.kind.as_str()),
+            scope_id: Some(call.scope.id.as_str().to_owned()),
+            export_id: call.operation.export().map(|id| id.as_str().to_owned()),
+            version_requested: call.query.version().map(fields::plain),
+            ..self.retrieval.attempt(&self.asker, credential)
+        }
+    }
+
+    fn upstream_request(&self, sent_id: Uuid, presented: &Presented) -> UpstreamRequest {
+        let Question { call, fields, body, .. } = &self.question;
+        let fields = if call.is_shared() { fields::for_get(fields) } else { fields::for_one(fields) };
+        UpstreamRequest {
+            method: call.method(),
+            target: call.target(),
+            fields: fields::with_asker(fields, &self.asker, sent_id, presented),
+            body: Either::Left(Full::new(Bytes::clone(body))),
+        }
+    }
+
+    /// The record to write, and the result of the flight.
+    fn result(&self, trial: Trial) -> (Attempt, FlightResult) {
+        let stored = self.stored_response(&trial);
+        let Trial { attempt, answer, .. } = trial;
+        let id = attempt.id;
+        let fetched = |answer: UpstreamAnswer| {
+            let (entry, not_stored) = match stored {
+                Ok(entry) => (Some(entry), None),
+                Err(why) => (None, self.retrieval.count_not_stored(why)),
+            };
+            Arc::new(Fetched {
+                attempt: id,
+                trace: self.asker.trace.as_ref().map(|trace| trace.child(id)),
+                sending: Sending::of(&attempt),
+                status: answer.status,
+                fields: response_fields::end_to_end(answer.fields, self.retrieval.upstream.root()),
+                body: answer.body,
+                entry,
+                not_stored,
+            })
+        };
+        let result = answer.map(fetched).map_err(|none| NoAnswer { attempt: Some(id), ..none });
+        (attempt, result)
+    }
+
+    /// The stored response that the answer becomes.
+    fn stored_response(&self, trial: &Trial) -> Result<Arc<Entry>, NotStored> {
+        let (Some(key), Ok(answer)) = (&self.key, &trial.answer) else {
+            return Err(NotStored::NotFinished);
+        };
+        let freshness = trial.verdict.storing?;
+        let etag = trial.etag.clone().ok_or(NotStored::NotExport)?;
+        let cache = &self.retrieval.cache;
+        let fields = response_fields::end_to_end(answer.fields.clone(), self.retrieval.upstream.root());
+        let whole = cache::Whole {
+            status: answer.status,
+            age: cache::age(&fields),
+            fields: response_fields::for_storing(fields, &etag, &freshness),
+            body: answer.body.clone(),
+            reservation: answer.reservation.clone(),
+            etag,
+        };
+        let entry = Entry::new(whole, freshness, trial.received, trial.attempt.id);
+        if cache.has_room_for(key, &entry) { Ok(Arc::new(entry)) } else { Err(NotStored::TooLarge) }
+    }
+}
+
+/// The fields of an answer, whole or not.
+fn fields_of(answer: &Result<UpstreamAnswer, UpstreamError>) -> Option<&HeaderMap> {
+    match answer {
+        Ok(answer) => Some(&answer.fields),
+        Err(failed) => failed.head.as_ref().map(|head| &head.1),
+    }
+}
+
+/// Does `work`, the asking for an answer, as long as it is needed: one that all clients have left ends when another request
+/// needs its slot.
+async fn while_needed<T>(
+    work: impl Future<Output = T>,
+    slot: &RequestSlot,
+    leader: &mut Leader<FlightResult>,
+) -> Result<T, UpstreamError> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = work.as_mut() => return Ok(done),
+            () = leader.abandoned() => {
+                if leader.is_abandoned() {
+                    slot.lane.abandon();
+                }
+            }
+            () = slot.lane.slot_needed() => {
+                // Somebody may have come back.
+                if leader.give_up() {
+                    return Err(UpstreamError::of(UpstreamErrorKind::Abandoned));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Getting the answer to a question: from the cache, from a request in flight, or from Snyk.
+//!
+//! [`Retrieval::get`] is the one way in. Everything that sends a request to Snyk is behind it: admission, the attempt, its
+//! verdict, its record, and the storing of the answer (`fetch`). Calls that are no export calls have a small path of their
+//! own (`pass_through`), which shares admission, attempt and record (`attempt`).
+
+mod answer;
+mod attempt;
+mod fetch;
+mod fields;
+mod flights;
+mod pass_through;
+mod question;
+mod reading;
+mod record;
+mod response_fields;
+mod span;
+mod try_result;
+mod verdict;
+
+use std::future::ready;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use futures_util::future::Either;
+use http::StatusCode;
+use tokio::time::timeout_at;
+
+use crate::access::Permit;
+use crate::admission::{Admission, Resource};
+use crate::cache::{self, Cache, CacheKey, Entry, NotStored};
+use crate::clock::{Clock, Now};
+use crate::journal::{Journal, OnFailure};
+use crate::shutdown::Shutdown;
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::Traces;
+use crate::upstream::Upstream;
+
+use fetch::{Fetch, FlightResult};
+use flights::{Flights, Follower, Leader, Role};
+
+pub(crate) use answer::{Cause, Forward, ForwardReason, NoAnswer, Origin, Payload, Retrieved, Sending};
+pub(crate) use fields::{SNYK_REQUEST_ID, text as response_text};
+pub(crate) use pass_through::{PassThrough, Passed};
+pub(crate) use question::{Asker, Question, Wanted};
+pub(crate) use response_fields::{CACHE_STATUS, PLACEHOLDER, REQUEST_ID, describe_stored};
+pub(crate) use span::{known_method, template};
+
+/// The parts that retrieval works with.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) clock: Clock,
+    pub(crate) admission: Admission,
+    pub(crate) upstream: Upstream,
+    pub(crate) journal: Journal,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traces: Option<Traces>,
+    pub(crate) shutdown: Shutdown,
+}
+
+/// The settings that may change while it runs.
+#[derive(Debug, Clone)]
+pub(crate) struct RetrievalSettings {
+    /// `[cache]`. `max_bytes` and `max_followers` stay as they are.
+    pub(crate) cache: cache::Settings,
+    /// `journal.on_failure`.
+    pub(crate) on_journal_failure: OnFailure,
+}
+
+/// Gets answers to questions.
+#[derive(Debug)]
+pub struct Retrieval {
+    clock: Clock,
+    admission: Admission,
+    upstream: Upstream,
+    upstream_name: Arc<str>,
+    journal: Journal,
+    metrics: Arc<Metrics>,
+    traces: Option<Traces>,
+    shutdown: Shutdown,
+    cache: Cache,
+    flights: Flights<FlightResult>,
+    settings: ArcSwap<RetrievalSettings>,
+}
+
+impl Retrieval {
+    pub(crate) fn new(settings: RetrievalSettings, parts: Parts) -> Self {
+        Self {
+            upstream_name: parts.upstream.root().to_string().into(),
+            clock: parts.clock,
+            admission: parts.admission,
+            upstream: parts.upstream,
+            journal: parts.journal,
+            metrics: parts.metrics,
+            traces: parts.traces,
+            shutdown: parts.shutdown,
+            cache: Cache::new(&settings.cache),
+            flights: Flights::new(settings.cache.max_followers),
+            settings: ArcSwap::from_pointee(settings),
+        }
+    }
+
+    pub(crate) fn set(&self, settings: RetrievalSettings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    pub(crate) fn cache(&self) -> Cache {
+        self.cache.clone()
+    }
+
+    /// The number of clients that wait for answers in flight.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.flights.waiting()
+    }
+
+    /// The number of requests in the queue for Snyk.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.admission.waiting()
+    }
+
+    /// True if `client` caused a request for this answer and has left it since: it still holds a place.
+    pub(crate) fn was_left_by(&self, question: &Question, client: &Arc<str>) -> bool {
+        question.call.is_shared() && self.flights.was_left_by(&question.key(&self.upstream_name), client)
+    }
+
+    /// Gets the answer to `question`, asked at `now`.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub(crate) fn get(
+        self: &Arc<Self>,
+        question: Question,
+        asker: Asker,
+        wanted: Wanted,
+        now: Now,
+    ) -> impl Future<Output = Result<Retrieved, NoAnswer>> + Send + use<> {
+        // 1. Look it up.
+        let miss = match self.look_up(&question, &asker, &wanted, now) {
+            LookUp::Fresh { entry, key } => {
+                if entry.wants_refresh(now) && self.settings.load().cache.refresh_ahead {
+                    self.refresh_ahead(question, asker, key.into());
+                }
+                return Either::Left(ready(Ok(Retrieved::fresh(entry, now))));
+            }
+            LookUp::Held(entry) => return Either::Left(ready(Ok(Retrieved::stale(entry, now, None)))),
+            LookUp::Miss(miss) => miss,
+        };
+        // Boxed, so that the future of a hit stays small: it is moved about.
+        Either::Right(Box::pin(Arc::clone(self).ask(question, asker, wanted, miss)))
+    }
+
+    /// Looks for a stored response. A start is never looked up, stored or shared; `no-store` says the same of a read.
+    fn look_up(&self, question: &Question, asker: &Asker, wanted: &Wanted, now: Now) -> LookUp {
+        let miss = |reason, key: Option<String>| Miss { reason, key: key.map(CacheKey::from), stale: None };
+        if question.is_start() {
+            return LookUp::Miss(miss(ForwardReason::Method, None));
+        }
+        if wanted.directives.no_store {
+            return LookUp::Miss(miss(ForwardReason::Request, None));
+        }
+        let key = question.key(&self.upstream_name);
+        match self.cache.find(&key) {
+            None => LookUp::Miss(miss(ForwardReason::UriMiss, Some(key))),
+            Some(entry) if entry.is_fresh(now) => {
+                if wanted.takes(&entry, now) {
+                    return LookUp::Fresh { entry, key };
+                }
+                LookUp::Miss(miss(ForwardReason::Request, Some(key)))
+            }
+            Some(entry) => {
+                // It is of use past its freshness while Snyk cannot be asked, if its links live.
+                let stale = Some(entry).filter(|entry| entry.links_live(now) && wanted.takes(entry, now));
+                match stale {
+                    Some(entry) if self.is_paused(question, asker) => LookUp::Held(entry),
+                    stale => LookUp::Miss(Miss { stale, ..miss(ForwardReason::Stale, Some(key)) }),
+                }
+            }
+        }
+    }
+
+    /// True if Snyk is not asked this at the moment.
+    fn is_paused(&self, question: &Question, asker: &Asker) -> bool {
+        self.admission.is_paused(&question.lane(), &Resource::from(&question.call), &asker.client)
+    }
+
+    /// Gets an answer that the cache does not have.
+    async fn ask(
+        self: Arc<Self>,
+        question: Question,
+        asker: Asker,
+        wanted: Wanted,
+        miss: Miss,
+    ) -> Result<Retrieved, NoAnswer> {
+        if wanted.directives.only_if_cached {
+            return Err(Cause::OnlyIfCached.into());
+        }
+        self.refuse_unrecorded()?;
+        let Miss { reason, key, stale } = miss;
+        // The asker's permit is held until the answer is there, and by the fetch until that has ended.
+        let asker = Arc::new(asker);
+
+        // 2. Collapse: the first to ask has it fetched, everybody waits for it.
+        let role = match &key {
+            None => {
+                let (leader, follower) = Leader::alone(asker.member());
+                Role::Leader(leader, follower)
+            }
+            Some(key) => {
+                let now = self.clock.now();
+                let usable = |entry: &Arc<Entry>| entry.is_fresh(now) && wanted.takes(entry, now);
+                let stored = || self.cache.find(key.as_str()).filter(usable);
+                match self.flights.join(key, asker.member(), wanted.is_revalidated(), stored) {
+                    Ok(role) => role,
+                    Err(entry) => return Ok(Retrieved::fresh(entry, now)),
+                }
+            }
+        };
+
+        // 3. Fetch: a task of its own, so that no client can cancel it.
+        let (follower, is_collapsed) = match role {
+            Role::Full => return Err(Cause::TooManyFollowers.into()),
+            Role::Follower(follower) => (follower, true),
+            Role::Leader(leader, follower) => {
+                let (retrieval, asker) = (Arc::clone(&self), Arc::clone(&asker));
+                self.shutdown.spawn(Fetch { retrieval, question, asker, key, leader }.run());
+                (follower, false)
+            }
+        };
+
+        // 4. Wait for the result.
+        let result = wait(follower, &asker).await;
+        // A stored response is better than Snyk's trouble (RFC 5861 §4). The try took its time; the links must live still.
+        let now = self.clock.now();
+        if let Some(entry) = stale.filter(|entry| is_no_use(&result) && entry.links_live(now)) {
+            return Ok(Retrieved::stale(entry, now, Some("stale-if-error")));
+        }
+        let forward = Forward::new(reason, is_collapsed);
+        match result {
+            Ok(fetched) => Ok(Retrieved::fetched(fetched, forward)),
+            Err(no_answer) => Err(NoAnswer { forward: Some(forward), ..no_answer }),
+        }
+    }
+
+    /// Fetches an entry again ahead of its end, once for all its readers, so that none of them waits for it. It is
+    /// nobody's request: it takes no place of the reader's.
+    fn refresh_ahead(self: &Arc<Self>, question: Question, asker: Asker, key: CacheKey) {
+        // An answer that may not leave is not worth asking for.
+        if self.refuse_unrecorded().is_ok()
+            && let Some(leader) = self.flights.lead_ahead(&key)
+        {
+            let asker = Arc::new(Asker { permit: Permit::unlimited(), sent_id: None, ..asker });
+            let fetch = Fetch { retrieval: Arc::clone(self), question, asker, key: Some(key), leader };
+            self.shutdown.spawn(fetch.run());
+        }
+    }
+
+    /// Counts a finished export that is not stored, and says once for each reason what to do about it.
+    fn count_not_stored(&self, why: NotStored) -> Option<&'static str> {
+        let reason = why.reason()?;
+        if self.metrics.not_stored(reason) {
+            tracing::warn!(
+                cache.not_stored = reason,
+                "a finished export is not stored; {} (logged once for each reason)",
+                why.remedy()
+            );
+        }
+        Some(reason)
+    }
+
+    /// With `journal.on_failure = "refuse"`, nothing goes upstream that could not be recorded.
+    pub(crate) fn refuse_unrecorded(&self) -> Result<(), NoAnswer> {
+        let refuses =
+            self.settings.load().on_journal_failure == OnFailure::Refuse && self.journal.is_failing();
+        if refuses { Err(Cause::Journal.into()) } else { Ok(()) }
+    }
+}
+
+/// Waits for the result of a flight, as long as the asker does.
+async fn wait(follower: Follower<FlightResult>, asker: &Asker) -> FlightResult {
+    let result = timeout_at(asker.deadline, follower.result(asker.half_closed.cancelled())).await;
+    result.map_err(|_| Cause::Deadline)?.ok_or(Cause::Internal)?
+}
+
+/// True if Snyk could not be asked, or gave nothing but its trouble.
+fn is_no_use(result: &FlightResult) -> bool {
+    match result {
+        Ok(fetched) => fetched.status.is_server_error() || fetched.status == StatusCode::TOO_MANY_REQUESTS,
+        Err(no_answer) => no_answer.cause.is_about_snyk(),
+    }
+}
+
+/// The outcome of a look-up.
+enum LookUp {
+    /// A fresh stored response.
+    Fresh { entry: Arc<Entry>, key: String },
+    /// One past its freshness, while Snyk cannot be asked.
+    Held(Arc<Entry>),
+    /// Neither.
+    Miss(Miss),
+}
+
+/// A question that the cache does not answer.
+struct Miss {
+    reason: ForwardReason,
+    /// The key under which its answer may be shared.
+    key: Option<CacheKey>,
+    /// A stored response past its freshness, of use if Snyk gives nothing better.
+    stale: Option<Arc<Entry>>,
+}

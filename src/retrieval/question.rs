@@ -1,0 +1,110 @@
+//! A question to Snyk, its asker, and the answers that the asker takes. None of them needs a client's HTTP request.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::flights::Member;
+use crate::access::Permit;
+use crate::admission::{Api, CallKind, Candidate, Lane};
+use crate::cache::{CacheKey, Directives, Entry};
+use crate::clock::Now;
+use crate::credential::Credential;
+use crate::export::{ExportCall, Operation};
+use crate::telemetry::trace::Trace;
+
+/// A question: all that decides the answer, and nothing else. Of a read, it is the cache key (decision 0001).
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    /// The call.
+    pub(crate) call: ExportCall,
+    /// The credential to present.
+    pub(crate) credential: Arc<Credential>,
+    /// Fields that go up besides our own.
+    pub(crate) fields: HeaderMap,
+    /// The body of a start.
+    pub(crate) body: Bytes,
+}
+
+impl Question {
+    /// The text of its cache key, at `upstream`.
+    pub(super) fn key(&self, upstream: &str) -> String {
+        CacheKey::text(upstream, &self.credential.cache_name, &self.call, &self.fields)
+    }
+
+    pub(super) fn is_start(&self) -> bool {
+        self.call.operation == Operation::Start
+    }
+
+    pub(super) fn kind(&self) -> CallKind {
+        if self.is_start() { CallKind::Start } else { CallKind::Read }
+    }
+
+    pub(super) fn lane(&self) -> Lane {
+        Lane { credential: Arc::clone(&self.credential.name), api: Api::Rest }
+    }
+}
+
+/// The one who asks. It decides nothing about the answer of a shared question, but for `Via` and the request id.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    /// Names its request.
+    pub(crate) request: Uuid,
+    /// Its name.
+    pub(crate) client: Arc<str>,
+    /// Its share, where sending is short.
+    pub(crate) share: u32,
+    /// Its place among the requests of its client, held until the request and what it caused have ended.
+    #[expect(dead_code, reason = "it is held until it is dropped")]
+    pub(crate) permit: Permit,
+    /// The end of its wait.
+    pub(crate) deadline: Instant,
+    /// Cancelled when it has closed its half of the connection.
+    pub(crate) half_closed: CancellationToken,
+    /// The `snyk-request-id` to send, if it chose one.
+    pub(crate) sent_id: Option<Uuid>,
+    /// The `Via` to send.
+    pub(crate) via: HeaderValue,
+    /// The place of its request in a trace, if that is traced.
+    pub(crate) trace: Option<Trace>,
+}
+
+impl Asker {
+    pub(super) fn member(&self) -> Member {
+        Member { request: self.request, client: Arc::clone(&self.client) }
+    }
+
+    /// Its request for admission. `start` is the scope of a start.
+    pub(super) fn candidate(&self, start: Option<Arc<str>>) -> Candidate {
+        Candidate {
+            client: Arc::clone(&self.client),
+            weight: self.share,
+            start,
+            deadline: self.deadline.into_std(),
+            is_put_back: false,
+        }
+    }
+}
+
+/// The answers that an asker takes: by default any.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wanted {
+    /// The directives of a client's request (RFC 9111 §5.2.1).
+    pub(crate) directives: Directives,
+}
+
+impl Wanted {
+    /// True if `entry`, fresh or not, is an answer that it takes.
+    pub(super) fn takes(&self, entry: &Entry, now: Now) -> bool {
+        entry.satisfies(&self.directives, now)
+    }
+
+    /// True if the answer must be made after it was asked for.
+    pub(super) fn is_revalidated(&self) -> bool {
+        self.directives.no_cache || self.directives.max_age == Some(0)
+    }
+}
