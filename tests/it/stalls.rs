@@ -158,7 +158,7 @@ async fn a_reader_that_is_left_open_is_shown_while_it_keeps_the_log_growing() {
         miss().await;
     }
     let detail = part().await["detail"].as_str().unwrap().to_owned();
-    assert!(detail.contains("reader") && detail.contains("MiB"), "{detail}");
+    assert!(detail.contains("read transaction") && detail.contains("MiB"), "{detail}");
     assert_eq!(ready(&world).await, (200, "degraded".to_owned()));
     assert!(journal(&world).await["log_bytes"].as_u64().unwrap() >= 16 << 20);
     drop(reader);
