@@ -108,25 +108,35 @@ impl StartError {
     }
 }
 
-impl App {
-    /// Opens everything that `config` names. `shutdown` stops it.
-    ///
-    /// # Errors
-    /// [`StartError`].
-    pub async fn bind(config: Config, clock: Clock, shutdown: Shutdown) -> Result<Self, StartError> {
-        let (credentials, values) = Credentials::open(config.credential.clone(), &clock)?;
-        let (access, jwks) = Access::open(config.access.clone())?;
-        let (credentials, access) = (Arc::new(credentials), Arc::new(access));
-        let clients = config.clients_file.as_deref().map(|path| open_clients(path, &access)).transpose()?;
-        let clients = clients.map(|clients| clients.take(&access));
-        let (tls, tls_files) = config.tls.clone().map(ServerTls::open).transpose()?.unzip();
+/// The parts between the listener and Snyk.
+struct Core {
+    clock: Clock,
+    shutdown: Shutdown,
+    credentials: Arc<Credentials>,
+    memory: Memory,
+    upstream: Upstream,
+    admission: Admission,
+    journal: Journal,
+    metrics: Arc<Metrics>,
+    traces: Option<Traces>,
+    retrieval: Arc<Retrieval>,
+    gateway: Arc<Gateway>,
+}
+
+impl Core {
+    fn open(
+        config: &Config,
+        access: &Arc<Access>,
+        credentials: &Arc<Credentials>,
+        clock: &Clock,
+        shutdown: &Shutdown,
+    ) -> Result<Self, StartError> {
         let memory = Memory::new(config.listener.max_buffered, config.upstream.max_answer);
         memory.set(config.admission.rest.max_wait, config.admission.rest.several_clients);
         let names = credentials.names();
         let upstream = Upstream::new(&config.upstream, memory.clone())?;
         let root = upstream.root().to_string();
         let admission = Admission::new(root.as_str().into(), clock.clone(), &config.admission, &names);
-        let listener = Listener::bind(config.listener.clone(), tls.clone()).await?;
         let journal = Journal::open(config.journal.clone(), clock.clone());
         queues::follow(&journal, admission.clone(), root, clock.clone());
         let metrics = Arc::new(Metrics::default());
@@ -140,45 +150,88 @@ impl App {
             traces: traces.clone(),
             shutdown: shutdown.clone(),
         };
-        let retrieval = Arc::new(Retrieval::new(retrieval_settings(&config), parts));
+        let retrieval = Arc::new(Retrieval::new(retrieval_settings(config), parts));
         let with = Collaborators {
             clock: clock.clone(),
-            access: Arc::clone(&access),
-            credentials: Arc::clone(&credentials),
+            access: Arc::clone(access),
+            credentials: Arc::clone(credentials),
             retrieval: Arc::clone(&retrieval),
             metrics: Arc::clone(&metrics),
             traces: traces.clone(),
             memory: memory.clone(),
             shutdown: shutdown.clone(),
         };
-        let gateway = Arc::new(Gateway::new(&settings(&config), with));
+        let gateway = Arc::new(Gateway::new(&settings(config), with));
+        let (clock, shutdown, credentials) = (clock.clone(), shutdown.clone(), Arc::clone(credentials));
+        Ok(Self {
+            clock,
+            shutdown,
+            credentials,
+            memory,
+            upstream,
+            admission,
+            journal,
+            metrics,
+            traces,
+            retrieval,
+            gateway,
+        })
+    }
+
+    /// Their state, as the admin server shows it.
+    fn views(
+        &self,
+        config: &Config,
+        listener: &Listener,
+        expiry: &Expiry,
+        reload_tasks: &ReloadTasks,
+    ) -> Views {
+        let (retrieval, expiring) = (Arc::clone(&self.retrieval), expiry.clone());
+        Views {
+            clock: self.clock.clone(),
+            traces: self.traces.clone(),
+            cache: self.retrieval.cache(),
+            memory: self.memory.clone(),
+            admission: self.admission.clone(),
+            upstream: self.upstream.clone(),
+            credentials: Arc::clone(&self.credentials),
+            journal: self.journal.clone(),
+            journal_path: config.journal.path.clone(),
+            metrics: Arc::clone(&self.metrics),
+            clients: listener.counters(),
+            addresses: listener.addresses(),
+            expiring: ExpiringList(Box::new(move || expiring.all())),
+            watched: reload_tasks.watched(),
+            followers: Followers(Box::new(move || retrieval.waiting())),
+            shutdown: self.shutdown.clone(),
+        }
+    }
+}
+
+impl App {
+    /// Opens everything that `config` names. `shutdown` stops it.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn bind(config: Config, clock: Clock, shutdown: Shutdown) -> Result<Self, StartError> {
+        let (credentials, values) = Credentials::open(config.credential.clone(), &clock)?;
+        let (access, jwks) = Access::open(config.access.clone())?;
+        let (credentials, access) = (Arc::new(credentials), Arc::new(access));
+        let clients = config.clients_file.as_deref().map(|path| open_clients(path, &access)).transpose()?;
+        let clients = clients.map(|clients| clients.take(&access));
+        let (tls, tls_files) = config.tls.clone().map(ServerTls::open).transpose()?.unzip();
+        let listener = Listener::bind(config.listener.clone(), tls.clone()).await?;
+        let core = Core::open(&config, &access, &credentials, &clock, &shutdown)?;
         let mut reload_tasks = ReloadTasks::new(shutdown.clone(), config.reload_interval);
         reload_tasks.credentials(values);
         reload_tasks.issuer_keys(&access, jwks);
         reload_tasks.clients(clients, &access);
         reload_tasks.tls(tls.clone().zip(tls_files));
 
-        let followed = Arc::clone(&retrieval);
         let expiry = Expiry { tls: tls.clone(), access: Arc::clone(&access) };
-        let (expiring, warn_before) = (expiry.clone(), config.admin.warn_before);
-        let views = Views {
-            clock: clock.clone(),
-            traces: traces.clone(),
-            cache: retrieval.cache(),
-            memory: memory.clone(),
-            admission: admission.clone(),
-            upstream: upstream.clone(),
-            credentials: Arc::clone(&credentials),
-            journal: journal.clone(),
-            journal_path: config.journal.path.clone(),
-            metrics,
-            clients: listener.counters(),
-            addresses: listener.addresses(),
-            expiring: ExpiringList(Box::new(move || expiring.all())),
-            watched: reload_tasks.watched(),
-            followers: Followers(Box::new(move || followed.waiting())),
-            shutdown: shutdown.clone(),
-        };
+        let views = core.views(&config, &listener, &expiry, &reload_tasks);
+        let warn_before = config.admin.warn_before;
+        let Core { retrieval, gateway, admission, upstream, journal, traces, memory, .. } = core;
         let (admin, admin_tls) = bind_admin(&config, views, &mut reload_tasks).await?;
         let stop = Arc::new(ArcSwap::from_pointee(config.shutdown));
         let reloader = Box::new(Reloader {
