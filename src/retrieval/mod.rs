@@ -1,6 +1,6 @@
 //! Getting the answer to a question: from the cache, from a request in flight, or from Snyk.
 //!
-//! [`Retrieval::get`] is the one way in. Everything that sends a request to Snyk is behind it: admission, the attempt, its
+//! `Retrieval::get` is the one way in. Everything that sends a request to Snyk is behind it: admission, the attempt, its
 //! verdict, its record, and the storing of the answer (`fetch`). Calls that are no export calls have a small path of their
 //! own (`pass_through`), which shares admission, attempt and record (`attempt`).
 
