@@ -1,4 +1,4 @@
-//! What listening counts, for whoever asks.
+//! The listener's counters.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! HTTP/2's side of a connection: whether it is used, and whether the client of each stream takes its answer.
+//! HTTP/2's side of a connection: idle connections, and clients that do not read the answer of a stream.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -24,7 +24,7 @@ use super::Respond;
 use super::connection::Other;
 use crate::transport::Body;
 
-/// How much of an answer is handed on at a time, in bytes: HTTP/2's smallest limit for a frame.
+/// Size of the pieces in which an answer is handed to hyper, in bytes: HTTP/2's smallest limit for a frame.
 const PIECE: usize = 16_384;
 
 /// The streams of a connection: it idles while there is none.
@@ -66,12 +66,12 @@ impl Drop for Open {
     }
 }
 
-/// How a stream's answer is taken.
+/// The progress of a stream's answer.
 #[derive(Debug, Clone, Copy, Default)]
 struct Taking {
-    /// How many pieces of it were handed on.
+    /// Pieces that were handed to hyper.
     pieces: u64,
-    /// Whether it is the client that is waited for: hyper has a piece, and no room for it in the client's window.
+    /// True if the client is waited for: hyper has a piece, and no room for it in the client's window.
     is_clients_turn: bool,
 }
 
@@ -118,7 +118,7 @@ async fn while_taken(stream: impl Future<Output = ()>, limit: Duration) {
             timer.as_mut().reset(Instant::now() + limit);
         }
         ready!(timer.as_mut().poll(cx));
-        tracing::debug!("a client took none of its answer for listener.send_timeout: its stream is reset");
+        tracing::debug!("stream reset: no write progress for listener.send_timeout");
         Poll::Ready(())
     })
     .await;
@@ -130,11 +130,11 @@ async fn while_taken(stream: impl Future<Output = ()>, limit: Duration) {
 pub(super) struct Taken {
     body: Body,
     left: Bytes,
-    /// Whether it is handed on in several pieces.
+    /// True if it is handed on in several pieces.
     is_split: bool,
 }
 
-/// Notes whom a stream waits for. Outside of a stream's task nobody looks.
+/// Notes the side that a stream waits for. Outside of a stream's task there is nobody to read it.
 fn note(is_clients_turn: bool) {
     let _ = TAKING.try_with(|taking| {
         let pieces = taking.get().pieces + u64::from(is_clients_turn);
@@ -205,7 +205,7 @@ pub(super) fn answering(
             let answer = if let Some(answer) = answer {
                 answer.await
             } else {
-                tracing::debug!(fields, "a request has more header fields than listener.max_headers");
+                tracing::debug!(fields, "request refused: more header fields than listener.max_headers");
                 let mut refusal = Response::new(Body::Left(Full::default()));
                 *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 refusal

@@ -1,4 +1,4 @@
-//! How many connections there may be: in all, and from one address of another machine.
+//! Limits on open connections: in all, and from one address of another machine.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ type ByAddress = Arc<Mutex<HashMap<IpAddr, usize>>>;
 pub(super) struct Places {
     counters: Arc<Counters>,
     by_address: ByAddress,
-    /// Whether the last connection found no place: each change is said once.
+    /// True if the last connection was refused. Each change is logged once.
     full: AtomicBool,
 }
 
@@ -48,12 +48,14 @@ impl Places {
         let Some(in_all) = self.counters.open(in_all) else {
             count(&self.counters.full);
             if !self.full.swap(true, Ordering::Relaxed) {
-                tracing::warn!("listener.max_connections is reached: more are answered 503");
+                tracing::warn!(
+                    "connection limit reached (listener.max_connections); refusing new connections with 503"
+                );
             }
             return Err(NoPlace::InAll);
         };
         if self.full.swap(false, Ordering::Relaxed) {
-            tracing::info!("there are places for connections again");
+            tracing::info!("below the connection limit again; accepting new connections");
         }
         let mut place = Place { _in_all: in_all, counted: None };
         if let Some(address) = address {
@@ -67,7 +69,7 @@ impl Places {
             if *taken == per_address {
                 tracing::warn!(
                     client.address = %address,
-                    "listener.max_connections_per_address is reached: more of its connections are answered 429"
+                    "connection limit of an address reached (listener.max_connections_per_address); refusing its new connections with 429"
                 );
             }
             place.counted = Some((address, Arc::clone(&self.by_address)));

@@ -1,4 +1,4 @@
-//! Signs that Snyk is not, or will not stay, as we know it: counted, and the last of each kind kept.
+//! Signs that Snyk's API changes: counted, and the last of each kind kept.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
-/// What is not as we know it.
+/// The kinds of changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A `Deprecation` field (RFC 9745).
@@ -45,20 +45,20 @@ impl Kind {
 /// The last of a kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// Which kind.
+    /// The kind.
     pub kind: Kind,
-    /// How often.
+    /// Number of times since the start.
     pub count: u64,
-    /// When last.
+    /// The last time.
     pub last: SystemTime,
-    /// What it said.
+    /// The last detail.
     pub detail: String,
 }
 
-/// Most versions that are remembered; the one that was not asked for the longest goes first.
+/// Most versions that are remembered; the least recently requested one goes first.
 const VERSIONS: usize = 64;
 
-/// What is served for a version that is asked for. Each operation has versions of its own.
+/// The API version that Snyk serves for a requested one. Each operation has versions of its own.
 #[derive(Debug)]
 struct Version {
     operation: &'static str,
@@ -68,13 +68,13 @@ struct Version {
 
 type Counters = Family<[(&'static str, &'static str); 1], Counter>;
 
-/// All that was seen.
+/// All signs since the start.
 #[derive(Debug)]
 pub struct Drift {
     counters: Counters,
     by_kind: [Counter; Kind::ALL.len()],
     last: Mutex<[Option<(SystemTime, String)>; Kind::ALL.len()]>,
-    /// The one that was asked for last comes first.
+    /// The one that was requested last comes first.
     versions: Mutex<Vec<Version>>,
 }
 
@@ -96,7 +96,7 @@ impl Drift {
             tracing::warn!(
                 drift.kind = kind.as_str(),
                 drift.detail = detail,
-                "Snyk is not as it was; said once"
+                "Snyk's API differs from what exportgate knows (logged once for each kind)"
             );
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,7 +120,7 @@ impl Drift {
         None
     }
 
-    /// What was seen, one for each kind.
+    /// The kinds that were seen, with the last of each.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! Lines on their way to standard error. Whoever logs never waits for whoever reads the log.
+//! Lines on their way to standard error. Logging never waits for the reader of the log.
 //!
 //! `tracing-appender` carries the lines to a thread that writes them. It bounds lines, not bytes, and its guard waits a
 //! second at most, so this file counts the bytes that wait: beyond the bound lines are dropped, and a stop waits for the
@@ -20,9 +20,9 @@ const CHUNK: usize = 64 * 1024;
 const GATHER: Duration = Duration::from_millis(5);
 /// Pause before the next try, where standard error does not block and takes nothing.
 const RETRY: Duration = Duration::from_millis(1);
-/// How long a stop waits for a reader that reads nothing.
+/// Longest wait at a stop for a reader that reads nothing.
 const STUCK: Duration = Duration::from_secs(1);
-/// How often a stop looks whether everything is written.
+/// Interval at which a stop checks that everything is written.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// Takes lines and never blocks.
@@ -43,7 +43,7 @@ struct Counts {
 }
 
 impl Lines {
-    /// Has a thread write lines to `to`. At most `most` bytes wait for it.
+    /// Starts a thread that writes lines to `to`. At most `most` bytes wait for it.
     pub(super) fn begin(to: impl Write + Send + 'static, most: usize) -> Self {
         let counts = Arc::new(Counts { waiting: AtomicUsize::new(0), most, dropped: AtomicU64::new(0) });
         let out =
@@ -103,12 +103,12 @@ impl Write for &Lines {
 struct Out<W> {
     to: W,
     text: Vec<u8>,
-    /// What the lines in `text` count as.
+    /// Bytes that the lines in `text` count as.
     cost: usize,
     /// The end of the line that was written last was lost.
     is_torn: bool,
     counts: Arc<Counts>,
-    /// How many dropped lines the log tells of.
+    /// Dropped lines that were reported in the log.
     reported: u64,
 }
 

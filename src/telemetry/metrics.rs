@@ -1,8 +1,7 @@
-//! What the request path counts. Every series is there from the start, and counting is one atomic addition: no
+//! Metrics of the request path. Every series is there from the start, and counting is one atomic addition: no
 //! map is walked and no lock is taken but a histogram's own.
 //!
-//! What other parts count (connections, the journal, the cache) they keep themselves; `admin` reads it when it is
-//! asked. `docs/metrics.md` is generated from the registry.
+//! Other parts (connections, the journal, the cache) keep their own counters; `admin` reads them at each scrape. `docs/metrics.md` is generated from the registry.
 
 use std::fmt::Debug;
 use std::time::{Duration, SystemTime};
@@ -16,9 +15,9 @@ use super::drift::{self, Drift};
 
 /// The operations, as they are written in labels.
 const OPERATIONS: [&str; 5] = ["results", "job-status", "start", "other", "none"];
-/// What an attempt may come to.
+/// The results of an attempt.
 const RESULTS: [&str; 7] = ["2xx", "3xx", "4xx", "401", "429", "5xx", "error"];
-/// Why an answer with a finished export is not stored.
+/// The reasons for which an answer with a finished export is not stored.
 const NOT_STORED: [&str; 9] = [
     "status",
     "not-export",
@@ -33,14 +32,14 @@ const NOT_STORED: [&str; 9] = [
 /// The classes of status codes.
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 
-/// Seconds that a client waits: a hit takes some ten microseconds, a request at most `listener.request_timeout`.
+/// Buckets of a client's wait, in seconds: a hit takes some ten microseconds, a request at most `listener.request_timeout`.
 const CLIENT_SECONDS: [f64; 17] = [
     0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
     90.0,
 ];
-/// Seconds that Snyk takes, and that a turn is waited for.
+/// Buckets of Snyk's latency and of the wait in the queue, in seconds.
 const UPSTREAM_SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
-/// Seconds of freshness left.
+/// Buckets of the freshness that is left, in seconds.
 const FRESHNESS_SECONDS: [f64; 8] = [60.0, 300.0, 600.0, 900.0, 1_200.0, 1_800.0, 2_700.0, 3_600.0];
 
 /// How a request was served.
@@ -98,7 +97,7 @@ impl Served {
 pub struct Answered {
     /// The operation.
     pub operation: &'static str,
-    /// How it was served.
+    /// The outcome.
     pub served: Served,
     /// Its status; `None` where its client left before.
     pub status: Option<u16>,
@@ -106,7 +105,7 @@ pub struct Answered {
     pub code: Option<&'static str>,
     /// Seconds of freshness that a stored answer had left.
     pub fresh_for: Option<u64>,
-    /// How long it took.
+    /// Duration of the request.
     pub duration: Duration,
 }
 
@@ -119,7 +118,7 @@ pub struct Attempted {
     pub status: Option<u16>,
     /// From sending to the last byte, or to the failure.
     pub latency: Duration,
-    /// How long it waited for its turn.
+    /// Wait in the queue.
     pub queued: Duration,
 }
 
@@ -136,7 +135,7 @@ pub struct Totals {
     pub failed: u64,
 }
 
-/// All that the request path counts.
+/// The metrics of the request path.
 #[derive(Debug)]
 pub struct Metrics {
     requests: Table<{ OPERATIONS.len() }, { Served::ALL.len() }>,
@@ -240,23 +239,23 @@ impl Metrics {
         self.queue_duration.observe(attempted.queued.as_secs_f64());
     }
 
-    /// Counts a wait for a turn that did not come.
+    /// Counts a wait in the queue that ended without a slot.
     pub fn waited(&self, queued: Duration) {
         self.queue_duration.observe(queued.as_secs_f64());
     }
 
-    /// Counts a finished export that is not stored; whether it is the first for this reason.
+    /// Counts a finished export that is not stored. True if it is the first for this reason.
     pub fn not_stored(&self, reason: &str) -> bool {
         let counter = NOT_STORED.iter().position(|known| *known == reason).map(|at| &self.by_reason[at]);
         counter.is_some_and(|counter| counter.inc() == 0)
     }
 
-    /// Notes that Snyk is not as we know it; `detail` must be plain words.
+    /// Notes a sign that Snyk's API changes; `detail` must be plain words.
     pub fn drifted(&self, kind: drift::Kind, detail: &str, now: SystemTime) {
         self.drift.note(kind, detail, now);
     }
 
-    /// What of Snyk is not as we know it.
+    /// Signs that Snyk's API changes.
     #[must_use]
     pub fn drift(&self) -> &Drift {
         &self.drift
@@ -277,7 +276,7 @@ impl Metrics {
         }
     }
 
-    /// Has everything here written where `registry` is.
+    /// Registers all metrics of the request path.
     pub fn register(&self, registry: &mut Registry) {
         let seconds = || Unit::Seconds;
         registry.register(

@@ -26,11 +26,11 @@ use crate::error_text::find;
 
 /// Idle connections are dropped before a load balancer's usual minute is over.
 const POOL_IDLE: Duration = Duration::from_secs(45);
-/// How soon a dead HTTP/2 connection is noticed, where nobody says otherwise.
+/// Default time in which a dead HTTP/2 connection is noticed.
 const DEAD_AFTER: Duration = Duration::from_secs(5);
 
-/// How much of an HTTP/2 answer may come before it is read, in bytes, and of all on a connection: answers that wait (for
-/// room in memory, or for a slow client of a streamed one) leave room for the others.
+/// HTTP/2 flow control windows of a stream and of a connection, in bytes. The connection's is larger: answers that wait
+/// (for room in memory, or for a slow client of a streamed one) leave room for the others.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
 
@@ -168,7 +168,7 @@ impl Client {
     }
 }
 
-/// Whether it is certain that the peer has not processed a request that came to `error`:
+/// True if it is certain that the peer has not processed a request that failed with `error`:
 ///
 /// - hyper says "canceled" of a request only where it has not begun to send it.
 /// - `REFUSED_STREAM` says it of its stream (RFC 9113 §8.7).

@@ -25,25 +25,25 @@ use super::proxy::{Proxy, TunnelRefused};
 /// A connection that requests can be sent on.
 pub(super) type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
 
-/// How long one address has before the next is tried beside it (RFC 8305 §5 recommends this).
+/// Delay before the next address is tried beside the last (recommended by RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// How long it is remembered that an address failed.
+/// Time for which an address's failure is remembered.
 const FAILURE_MEMORY: Duration = Duration::from_mins(10);
-/// An idle connection is probed after so long.
+/// Idle time after which a connection is probed.
 const KEEPALIVE: Duration = Duration::from_mins(1);
 
-/// What opens connections.
+/// Opens connections.
 pub(super) struct Connector {
     pub(super) tls: TlsConnector,
     pub(super) proxy: Option<Proxy>,
     /// Longest time for name, TCP, tunnel and TLS together.
     pub(super) limit: Duration,
-    /// How long what was sent may stay unacknowledged (`TCP_USER_TIMEOUT`).
+    /// Longest time for which sent data may stay unacknowledged (`TCP_USER_TIMEOUT`).
     pub(super) unacknowledged: Duration,
     pub(super) failures: Failures,
 }
 
-/// How far opening a connection came.
+/// The steps of opening a connection, each as the one that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// The name was not resolved.
@@ -59,11 +59,11 @@ pub enum Stage {
 /// No connection was opened, so that no request was sent.
 #[derive(Debug)]
 pub struct ConnectError {
-    /// How far it came.
+    /// The step that failed.
     pub stage: Stage,
     /// The proxy, where it is the proxy that failed.
     proxy: Option<String>,
-    /// What failed otherwise, as `HOST:PORT`.
+    /// The destination, as `HOST:PORT`.
     host: String,
     source: BoxError,
 }
@@ -80,13 +80,13 @@ impl ConnectError {
         self.proxy.as_deref()
     }
 
-    /// With what status the proxy refused to open a tunnel.
+    /// The status with which the proxy refused to open a tunnel.
     #[must_use]
     pub fn refused_with(&self) -> Option<http::StatusCode> {
         self.source.downcast_ref::<TunnelRefused>().map(|refused| refused.0)
     }
 
-    /// Whether it was out of time.
+    /// True if it timed out.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.source.is::<TimedOut>()
@@ -100,10 +100,10 @@ impl fmt::Display for ConnectError {
             None => write!(f, "{}: ", self.host)?,
         }
         f.write_str(match self.stage {
-            Stage::Resolve => "its name was not resolved",
-            Stage::Connect => "no connection",
-            Stage::Tunnel => "no tunnel",
-            Stage::Tls => "no TLS",
+            Stage::Resolve => "host name not resolved",
+            Stage::Connect => "connection failed",
+            Stage::Tunnel => "no tunnel opened",
+            Stage::Tls => "TLS handshake failed",
         })
     }
 }
@@ -198,7 +198,7 @@ impl Connector {
     }
 }
 
-/// Which addresses failed, and when.
+/// The addresses that failed, with the time of each failure.
 #[derive(Debug, Default)]
 pub(super) struct Failures(Mutex<HashMap<SocketAddr, Instant>>);
 

@@ -11,7 +11,7 @@ use super::BoxError;
 use super::memory::{Connection, Memory, SMALL};
 use super::pool::{NoRoom, Reservation, Share, Size};
 
-/// What is reserved first for a body whose length is not known, in bytes.
+/// First reservation for a body of unknown length, in bytes.
 const LEAST: usize = 4 * 1024;
 /// The pieces in which a body is gathered whose length is not known, in bytes.
 const PIECE: usize = 256 * 1024;
@@ -92,7 +92,7 @@ impl AsRef<[u8]> for Owner {
 struct Pieces {
     full: Vec<Vec<u8>>,
     last: Vec<u8>,
-    /// How large a piece may be; `0` for the usual size.
+    /// Largest size of a piece; `0` for the usual size.
     piece: usize,
     len: usize,
 }

@@ -1,10 +1,10 @@
 //! One budget of bytes for the bodies that are held in memory: what is gathered of start calls and of Snyk's answers,
 //! and answers until their clients have taken them.
 //!
-//! What is held travels with its bytes, and is given back when the last reference to them goes, wherever that is (in a
+//! A reservation travels with its bytes. It is given back when the last reference to them goes, wherever that is (in a
 //! write buffer of hyper's, say). A stored answer counts for `cache.max_bytes` instead, as long as it is stored. Small
-//! bodies have a part of their own, so that polls do not wait behind large answers. Where there are several clients, each
-//! may hold half of either part.
+//! bodies have a part of their own, so that polls do not wait behind large answers. With several clients, each may hold
+//! half of either part.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use super::pool::{NoRoom, Pool, Share, Size, lock};
 pub const SMALL: usize = 64 * 1024;
 /// The part of the budget that is for small bodies: one in so many.
 const SMALL_PART: usize = 4;
-/// Where there are several clients, one may hold one in so many of each part.
+/// Divisor of each part for one client, if there are several.
 const CLIENT_PART: usize = 2;
 
 /// An answer's bytes, and the room that is held for them on their connection.
@@ -51,7 +51,7 @@ impl Connection {
     }
 }
 
-/// A part of the budget, and what each client that holds some of it may hold.
+/// A part of the budget, with the shares of the clients that hold some of it.
 #[derive(Debug)]
 struct Part {
     whole: Arc<Pool>,
@@ -98,8 +98,7 @@ impl Memory {
         }
     }
 
-    /// How long room is waited for from now on, and whether there are several clients: then one leaves room for the
-    /// others.
+    /// Sets the longest wait for room. With several clients, each leaves room for the others.
     pub fn set(&self, max_wait: Duration, several_clients: bool) {
         let millis = u64::try_from(max_wait.as_millis()).unwrap_or(u64::MAX);
         self.max_wait.store(millis, Ordering::Relaxed);
@@ -110,7 +109,7 @@ impl Memory {
         Duration::from_millis(self.max_wait.load(Ordering::Relaxed))
     }
 
-    /// The bytes that are held, and how many may be.
+    /// The bytes that are held, and the limit.
     #[must_use]
     pub fn held(&self) -> (usize, usize) {
         (self.small.whole.held() + self.large.whole.held(), self.small.whole.max + self.large.whole.max)

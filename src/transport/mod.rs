@@ -43,13 +43,13 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Largest response header section, in bytes. hyper holds to it roughly; who sends checks it exactly.
 pub const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 
-/// Why no client could be made.
+/// The client could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// `upstream.ca_file` cannot be read or holds no certificate.
     #[error("{}: no usable certificate in it", path.display())]
     CaFile {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// Why.
         source: Option<rustls_pki_types::pem::Error>,
@@ -79,7 +79,7 @@ pub enum FetchError {
     Body(#[source] BoxError),
 }
 
-/// Asks for something small that is not Snyk's API (keys, an access token), bounded in size and time.
+/// Fetches something small that is not Snyk's API (keys, an access token), bounded in size and time.
 /// Redirects are not followed.
 ///
 /// # Errors

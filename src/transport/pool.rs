@@ -21,7 +21,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[error("no room among the bodies that are held in memory")]
 pub struct NoRoom;
 
-/// Whether it is known how large a body will be.
+/// The knowledge of a body's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Size {
     /// It needs no more than it asks for.
@@ -34,7 +34,7 @@ pub(super) enum Size {
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) max: usize,
-    /// What is left for the body in the lane by bodies that grow.
+    /// Bytes that bodies that grow leave free for the body in the lane.
     lane: usize,
     held: Mutex<Held>,
     freed: Notify,
@@ -168,7 +168,7 @@ impl Drop for Share {
     }
 }
 
-/// What is held for a body; that of one that was not gathered is nothing.
+/// Room that is held for a body; none for a body that streams.
 #[derive(Debug, Clone, Default)]
 pub struct Reservation(Option<Arc<Mutex<Share>>>);
 

@@ -44,7 +44,7 @@ pub struct BadProxy {
 }
 
 impl BadProxy {
-    /// What the variable must be.
+    /// The form that the variable must have.
     pub const WHAT: &'static str = "must be http://[USER:PASSWORD@]HOST[:PORT]; proxies of another kind (https, socks5) are not supported";
 }
 
@@ -140,7 +140,7 @@ fn basic(login: &str) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
     Ok(field)
 }
 
-/// Whether `exceptions`, a list as in `NO_PROXY`, names the destination. Its hosts, domains and networks are as with curl.
+/// True if `exceptions`, a list as in `NO_PROXY`, names the destination. Its hosts, domains and networks are as with curl.
 /// Beyond that, `HOST:PORT` stands for that port alone and `*.DOMAIN` for `.DOMAIN`, as with Go.
 fn is_excepted(destination: &Uri, exceptions: &str) -> bool {
     let port = destination.port_u16().unwrap_or(443);

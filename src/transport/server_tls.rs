@@ -24,7 +24,7 @@ pub struct Settings {
     pub certificate: PathBuf,
     /// PEM: its private key.
     pub key: PathBuf,
-    /// PEM: who signs client certificates. None are asked for without it.
+    /// PEM: the CA of client certificates. Without it, none are requested.
     pub client_ca: Option<PathBuf>,
     /// PEM: client certificates that are revoked.
     pub client_crl: Option<PathBuf>,
@@ -41,7 +41,7 @@ pub enum BadTls {
     Pem {
         /// The configuration key of the file.
         key: &'static str,
-        /// What is wrong.
+        /// The problem.
         what: String,
     },
     /// Certificate and key do not fit, or TLS refuses them.
@@ -76,7 +76,7 @@ pub struct Prepared {
     followed: Followed,
 }
 
-/// What was made of one reading of the files.
+/// The settings that were made from one reading of the files.
 #[derive(Debug)]
 pub struct Loaded {
     /// The settings for handshakes.
@@ -129,13 +129,13 @@ impl ServerTls {
         followed
     }
 
-    /// Which files are in use.
+    /// The files in use.
     #[must_use]
     pub fn settings(&self) -> Arc<Settings> {
         self.0.settings.load_full()
     }
 
-    /// What handshakes use now.
+    /// The settings of new handshakes.
     #[must_use]
     pub fn now(&self) -> Arc<Loaded> {
         self.0.current.load_full()
@@ -246,7 +246,7 @@ fn of_list(path: &Path, list: &CertificateRevocationListDer<'_>) -> Option<Expir
     Some(Expiring { kind: Kind::ClientCrl, name: shown("tls.client_crl", path), begins, ends })
 }
 
-/// Whether a list's time is over (RFC 5280 §5.1.2.5). One that cannot be read is the verifier's to refuse.
+/// True if a revocation list is out of date (RFC 5280 §5.1.2.5). An unreadable one is the verifier's to refuse.
 fn is_out_of_date(list: &CertificateRevocationListDer<'_>) -> bool {
     let read = x509_parser::parse_x509_crl(list).ok();
     read.and_then(|(_, list)| list.next_update())

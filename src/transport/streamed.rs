@@ -21,7 +21,7 @@ pub struct Streamed {
     withheld: Withheld,
 }
 
-/// Where it comes from.
+/// The origin of a body.
 #[derive(Debug)]
 enum From {
     /// The other side of a proxied exchange.
@@ -30,7 +30,7 @@ enum From {
     Us(mpsc::Receiver<Bytes>),
 }
 
-/// What must not be in the body, and the last bytes that went through, for it may be cut in two.
+/// A secret that must not be in the body, and the last bytes that went through, for it may be cut in two.
 #[derive(Default)]
 struct Withheld {
     secret: Zeroizing<Vec<u8>>,
@@ -38,7 +38,7 @@ struct Withheld {
 }
 
 impl Withheld {
-    /// Whether it is in what went through, with `data` behind that.
+    /// True if the secret is in the bytes that went through, continued by `data`.
     fn is_in(&mut self, data: &[u8]) -> bool {
         if self.secret.is_empty() {
             return false;
@@ -60,7 +60,7 @@ impl std::fmt::Debug for Withheld {
     }
 }
 
-/// What is given back when the body has ended.
+/// Values that are dropped at the end of the body.
 #[derive(Default)]
 struct Held(Vec<Box<dyn Send>>);
 
@@ -131,7 +131,7 @@ impl Body for Streamed {
         if let Some(Ok(frame)) = &frame
             && frame.data_ref().is_some_and(|data| self.withheld.is_in(data))
         {
-            tracing::error!("the upstream's answer holds the gateway's credential: it is broken off");
+            tracing::error!("response from Snyk aborted: it contains the gateway's credential");
             return Poll::Ready(Some(Err(Echoed.into())));
         }
         Poll::Ready(frame)

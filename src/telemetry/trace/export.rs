@@ -28,7 +28,7 @@ use crate::transport::{self, Client, TransportError};
 
 /// Most spans in one request.
 const BATCH: usize = 512;
-/// How long a span may wait for others before it is sent.
+/// Longest wait of a span for others before it is sent.
 const DELAY: Duration = Duration::from_secs(2);
 /// Largest answer of a collector: it says next to nothing.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -132,12 +132,12 @@ impl SpanExporter for Counted {
             if !is_failing.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     error,
-                    "the collector of otlp.endpoint takes no spans: they are dropped until it does; said once"
+                    "sending traces to otlp.endpoint failed; dropping spans until it works again (logged once)"
                 );
             }
         } else if is_failing.swap(false, Ordering::Relaxed) {
             let lost = lost.load(Ordering::Relaxed);
-            tracing::info!(spans.lost = lost, "the collector of otlp.endpoint takes spans again");
+            tracing::info!(spans.lost = lost, "sending traces to otlp.endpoint works again");
         }
         sent
     }
@@ -193,7 +193,7 @@ impl Collector {
 /// Reads header fields, one `Name: value` a line; empty lines and those that begin with `#` say nothing.
 ///
 /// # Errors
-/// What is wrong in which line; nothing of it is repeated, for it is a secret.
+/// The number of the bad line and its problem. The line is not repeated, for it is a secret.
 pub fn fields(content: &[u8]) -> Result<HeaderMap, String> {
     let mut fields = HeaderMap::new();
     for (at, line) in content.split(|byte| *byte == b'\n').enumerate() {
