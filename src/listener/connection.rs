@@ -18,13 +18,13 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::counters::count;
-use super::h1::{self, Progress, Stream};
+use super::h1::{self, H1Stream, Progress};
 use super::h2::{self, Run, Streams};
 use super::refusal::{PLAIN_HTTP, refuse};
 use super::{Counters, Respond, Settings};
 use crate::clock::Clock;
 use crate::shutdown::Shutdown;
-use crate::transport::{Certificate, Connection, Loaded, Peer, ServerTls, User, Via};
+use crate::transport::{Certificate, Connection, HandshakeSettings, Peer, ServerTls, User, Via};
 
 /// The client preface of HTTP/2 with prior knowledge (RFC 9113 §3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -58,30 +58,30 @@ pub(super) struct Serving {
 }
 
 /// The other end.
-pub(super) enum Other {
+pub(super) enum RemoteEnd {
     /// One that showed no certificate.
     Plain(Arc<Peer>),
     /// One that showed a certificate, which is verified again from time to time.
-    Certified(Box<Certified>),
+    Certified(Box<CertifiedPeer>),
 }
 
-pub(super) struct Certified {
+pub(super) struct CertifiedPeer {
     via: Via,
     connection: Arc<Connection>,
     tls: ServerTls,
     chain: Vec<CertificateDer<'static>>,
     /// The last verification of the certificate.
-    seen: Mutex<Verified>,
+    seen: Mutex<Verification>,
     clock: Clock,
 }
 
-struct Verified {
-    by: Arc<Loaded>,
+struct Verification {
+    by: Arc<HandshakeSettings>,
     at: Instant,
     peer: Arc<Peer>,
 }
 
-impl Other {
+impl RemoteEnd {
     fn plain(via: Via, connection: Arc<Connection>) -> Self {
         Self::Plain(Arc::new(Peer { via, certificate: None, is_refused: false, connection }))
     }
@@ -102,7 +102,7 @@ impl Other {
     }
 }
 
-impl Certified {
+impl CertifiedPeer {
     /// The peer as of now. A connection outlives what its certificate was verified by: it is verified again
     /// when the files were replaced, and once in a while, for they have an end too.
     fn now(&self) -> Arc<Peer> {
@@ -113,7 +113,7 @@ impl Certified {
             let is_refused = certificate.is_none();
             let (via, connection) = (self.via, Arc::clone(&self.connection));
             let peer = Arc::new(Peer { via, certificate, is_refused, connection });
-            *seen = Verified { by: loaded, at: now.mono, peer };
+            *seen = Verification { by: loaded, at: now.mono, peer };
         }
         Arc::clone(&seen.peer)
     }
@@ -123,7 +123,7 @@ impl Serving {
     /// Serves a connection without TLS.
     pub(super) async fn tcp(self, stream: TcpStream, via: Via, respond: impl Respond) {
         prepare(&stream);
-        let other = Other::plain(via, self.connection());
+        let other = RemoteEnd::plain(via, self.connection());
         if !self.settings.h2c {
             return self.h1(stream, other, respond).await;
         }
@@ -146,7 +146,7 @@ impl Serving {
     /// Serves a connection on a Unix socket.
     pub(super) async fn unix(self, stream: UnixStream, respond: impl Respond) {
         let user = stream.peer_cred().ok().map(|user| User { uid: user.uid(), gid: user.gid() });
-        let other = Other::plain(Via::Unix(user), self.connection());
+        let other = RemoteEnd::plain(Via::Unix(user), self.connection());
         self.h1(stream, other, respond).await;
     }
 
@@ -195,10 +195,10 @@ impl Serving {
             let certificate = Certificate::read(first).map(Arc::new);
             let peer = Peer { via, certificate, is_refused: false, connection: Arc::clone(&connection) };
             let (peer, clock) = (Arc::new(peer), self.clock.clone());
-            let seen = Mutex::new(Verified { by: loaded, at: clock.now().mono, peer });
-            Other::Certified(Box::new(Certified { via, connection, tls, chain, seen, clock }))
+            let seen = Mutex::new(Verification { by: loaded, at: clock.now().mono, peer });
+            RemoteEnd::Certified(Box::new(CertifiedPeer { via, connection, tls, chain, seen, clock }))
         } else {
-            Other::plain(via, connection)
+            RemoteEnd::plain(via, connection)
         };
         if is_h2 {
             self.h2(stream, other, respond).await;
@@ -211,14 +211,14 @@ impl Serving {
         Arc::new(Connection::new(self.settings.max_buffered_per_connection))
     }
 
-    async fn h1<S>(self, stream: S, other: Other, respond: impl Respond)
+    async fn h1<S>(self, stream: S, other: RemoteEnd, respond: impl Respond)
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let settings = &self.settings;
         let began = tokio::time::Instant::now();
         let progress = Arc::new(Progress::new(settings.idle_timeout, self.shutdown.announcement()));
-        let stream = Stream::new(self.timed(stream), settings, other.connection(), Arc::clone(&progress));
+        let stream = H1Stream::new(self.timed(stream), settings, other.connection(), Arc::clone(&progress));
         let connection = http1::Builder::new()
             // The stream sees to both, and to the limits of time on a head and on idling.
             .header_read_timeout(None)
@@ -248,7 +248,7 @@ impl Serving {
         log_end(ended);
     }
 
-    async fn h2<S>(self, stream: S, other: Other, respond: impl Respond)
+    async fn h2<S>(self, stream: S, other: RemoteEnd, respond: impl Respond)
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_io_timeout::TimeoutStream;
 
-use super::connection::Other;
+use super::connection::RemoteEnd;
 use super::{Respond, Settings};
 use crate::transport::{Body, Connection};
 
@@ -83,7 +83,7 @@ const fn is_answering(step: u64) -> bool {
 /// Answers requests, and says how long the connection is kept where it is.
 pub(super) fn answering(
     respond: impl Respond,
-    other: Other,
+    other: RemoteEnd,
     progress: Arc<Progress>,
 ) -> impl hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send + 'static> {
     service_fn(move |request: Request<Incoming>| {
@@ -132,7 +132,7 @@ fn says_close(fields: &HeaderMap) -> bool {
 
 /// Time limits of a client, and the limits of reading after its last answer.
 #[derive(Debug, Clone, Copy)]
-struct Limits {
+struct TimeLimits {
     header: Duration,
     idle: Duration,
     linger: Duration,
@@ -140,11 +140,11 @@ struct Limits {
 }
 
 /// The stream that hyper reads and writes.
-pub(super) struct Stream<S> {
+pub(super) struct H1Stream<S> {
     inner: Pin<Box<TimeoutStream<S>>>,
     connection: Arc<Connection>,
     progress: Arc<Progress>,
-    limits: Limits,
+    limits: TimeLimits,
     timer: Pin<Box<Sleep>>,
     /// The step that the timer runs for, and true if its head has begun.
     timed: Option<(u64, bool)>,
@@ -165,7 +165,7 @@ enum Closing {
     Lingering(usize),
 }
 
-impl<S: AsyncRead + AsyncWrite> Stream<S> {
+impl<S: AsyncRead + AsyncWrite> H1Stream<S> {
     /// `stream` fails when its client takes nothing for `listener.send_timeout`.
     pub(super) fn new(
         stream: TimeoutStream<S>,
@@ -177,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite> Stream<S> {
             inner: Box::pin(stream),
             connection,
             progress,
-            limits: Limits {
+            limits: TimeLimits {
                 header: settings.header_timeout,
                 idle: settings.idle_timeout,
                 linger: settings.linger_timeout,
@@ -251,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite> Stream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite> AsyncRead for Stream<S> {
+impl<S: AsyncRead + AsyncWrite> AsyncRead for H1Stream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -281,7 +281,7 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Stream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite> AsyncWrite for Stream<S> {
+impl<S: AsyncRead + AsyncWrite> AsyncWrite for H1Stream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.inner.as_mut().poll_write(cx, bytes)
     }

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::Respond;
-use super::connection::Other;
+use super::connection::RemoteEnd;
 use crate::transport::Body;
 
 /// Size of the pieces in which an answer is handed to hyper, in bytes: HTTP/2's smallest limit for a frame.
@@ -35,10 +35,10 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    fn open(self: &Arc<Self>) -> Open {
+    fn open(self: &Arc<Self>) -> OpenStream {
         self.open.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_one();
-        Open(Arc::clone(self))
+        OpenStream(Arc::clone(self))
     }
 
     /// Resolves when there was no stream for so long; `first` is the time for the first one to come.
@@ -57,9 +57,9 @@ impl Streams {
 
 /// While it lives, its stream is open.
 #[derive(Debug)]
-struct Open(Arc<Streams>);
+struct OpenStream(Arc<Streams>);
 
-impl Drop for Open {
+impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::AcqRel);
         self.0.changed.notify_one();
@@ -127,7 +127,7 @@ async fn while_taken(stream: impl Future<Output = ()>, limit: Duration) {
 /// An answer's body, handed on in pieces as the client's window has room for them. hyper asks for the next piece when
 /// it could hand on the last, so who takes nothing is told from who takes an answer slowly.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct PacedBody {
     body: Body,
     left: Bytes,
     /// True if it is handed on in several pieces.
@@ -142,7 +142,7 @@ fn note(is_clients_turn: bool) {
     });
 }
 
-impl http_body::Body for Taken {
+impl http_body::Body for PacedBody {
     type Data = Bytes;
     type Error = <Body as http_body::Body>::Error;
 
@@ -195,9 +195,10 @@ impl http_body::Body for Taken {
 /// Answers requests, whose fields nobody counted yet.
 pub(super) fn answering(
     respond: impl Respond,
-    other: Other,
+    other: RemoteEnd,
     max_headers: usize,
-) -> impl hyper::service::HttpService<Incoming, ResBody = Taken, Error = Infallible, Future: Send + 'static> {
+) -> impl hyper::service::HttpService<Incoming, ResBody = PacedBody, Error = Infallible, Future: Send + 'static>
+{
     service_fn(move |request: Request<Incoming>| {
         let fields = request.headers().len();
         let answer = (fields <= max_headers).then(|| respond(request, other.now()));
@@ -210,7 +211,7 @@ pub(super) fn answering(
                 *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 refusal
             };
-            Ok::<_, Infallible>(answer.map(|body| Taken { body, left: Bytes::new(), is_split: false }))
+            Ok::<_, Infallible>(answer.map(|body| PacedBody { body, left: Bytes::new(), is_split: false }))
         }
     })
 }

@@ -208,7 +208,7 @@ impl Door {
     /// Serves a connection, or says that there is no place for it.
     fn admit(&self, accepted: Accepted, respond: impl Respond) {
         let settings = self.limits.load_full();
-        let most = (settings.max_connections, settings.max_connections_per_address);
+        let (max, max_per_address) = (settings.max_connections, settings.max_connections_per_address);
         let (serving, shutdown) = (Serving { settings, ..self.serving.clone() }, &self.serving.shutdown);
         count(match &accepted {
             Accepted::Tcp(..) => &serving.counters.tcp,
@@ -217,7 +217,9 @@ impl Door {
         });
         let (Accepted::Tcp(_, peer) | Accepted::Tls(_, peer)) = &accepted else {
             // A client of a Unix socket is one of ours: a closed connection tells it enough.
-            if let (Accepted::Unix(stream), Ok(place)) = (accepted, self.places.take(None, most)) {
+            if let (Accepted::Unix(stream), Ok(place)) =
+                (accepted, self.places.take(None, max, max_per_address))
+            {
                 shutdown.spawn(async move {
                     let _place = place;
                     serving.unix(stream, respond).await;
@@ -227,7 +229,7 @@ impl Door {
         };
         let via = via(self.is_local, *peer);
         let counted = if self.is_local { None } else { via.counted_as() };
-        let place = match self.places.take(counted, most) {
+        let place = match self.places.take(counted, max, max_per_address) {
             Ok(place) => place,
             Err(why) => {
                 let refusal = if why == NoPlace::InAll { &FULL } else { &FULL_FOR_ADDRESS };

@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 
 /// The kinds of changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum DriftKind {
     /// A `Deprecation` field (RFC 9745).
     Deprecation,
     /// A `Sunset` field (RFC 8594).
@@ -23,7 +23,7 @@ pub enum Kind {
     RateFields,
 }
 
-impl Kind {
+impl DriftKind {
     /// All of them.
     pub const ALL: [Self; 6] =
         [Self::Deprecation, Self::Sunset, Self::Version, Self::StatusWord, Self::LinkForm, Self::RateFields];
@@ -44,9 +44,9 @@ impl Kind {
 
 /// The last of a kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct DriftSign {
     /// The kind.
-    pub kind: Kind,
+    pub kind: DriftKind,
     /// Number of times since the start.
     pub count: u64,
     /// The last time.
@@ -66,32 +66,32 @@ struct Version {
     served: String,
 }
 
-type Counters = Family<[(&'static str, &'static str); 1], Counter>;
+type KindCounters = Family<[(&'static str, &'static str); 1], Counter>;
 
 /// All signs since the start.
 #[derive(Debug)]
 pub struct Drift {
-    counters: Counters,
-    by_kind: [Counter; Kind::ALL.len()],
-    last: Mutex<[Option<(SystemTime, String)>; Kind::ALL.len()]>,
+    counters: KindCounters,
+    by_kind: [Counter; DriftKind::ALL.len()],
+    last: Mutex<[Option<(SystemTime, String)>; DriftKind::ALL.len()]>,
     /// The one that was requested last comes first.
     versions: Mutex<Vec<Version>>,
 }
 
 impl Default for Drift {
     fn default() -> Self {
-        let counters = Counters::default();
-        let by_kind = Kind::ALL.map(|kind| counters.get_or_create_owned(&[("kind", kind.as_str())]));
+        let counters = KindCounters::default();
+        let by_kind = DriftKind::ALL.map(|kind| counters.get_or_create_owned(&[("kind", kind.as_str())]));
         Self { counters, by_kind, last: Mutex::default(), versions: Mutex::default() }
     }
 }
 
 impl Drift {
-    pub(super) fn counters(&self) -> &Counters {
+    pub(super) fn counters(&self) -> &KindCounters {
         &self.counters
     }
 
-    pub(super) fn note(&self, kind: Kind, detail: &str, now: SystemTime) {
+    pub(super) fn note(&self, kind: DriftKind, detail: &str, now: SystemTime) {
         if self.by_kind[kind as usize].inc() == 0 {
             tracing::warn!(
                 drift.kind = kind.as_str(),
@@ -122,11 +122,11 @@ impl Drift {
 
     /// The kinds that were seen, with the last of each.
     #[must_use]
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn signs(&self) -> Vec<DriftSign> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = Kind::ALL.into_iter().zip(last.iter()).filter_map(|(kind, last)| {
+        let seen = DriftKind::ALL.into_iter().zip(last.iter()).filter_map(|(kind, last)| {
             let (last, detail) = last.clone()?;
-            Some(Seen { kind, count: self.by_kind[kind as usize].get(), last, detail })
+            Some(DriftSign { kind, count: self.by_kind[kind as usize].get(), last, detail })
         });
         seen.collect()
     }

@@ -44,7 +44,7 @@ const FRESHNESS_SECONDS: [f64; 8] = [60.0, 300.0, 600.0, 900.0, 1_200.0, 1_800.0
 
 /// How a request was served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Served {
+pub enum RequestOutcome {
     /// From the cache.
     Hit,
     /// From the cache, past its freshness.
@@ -63,7 +63,7 @@ pub enum Served {
     Abandoned,
 }
 
-impl Served {
+impl RequestOutcome {
     /// All of them.
     pub const ALL: [Self; 8] = [
         Self::Hit,
@@ -94,11 +94,11 @@ impl Served {
 
 /// One answer to a client.
 #[derive(Debug, Clone, Copy)]
-pub struct Answered {
+pub struct RequestSample {
     /// The operation.
     pub operation: &'static str,
     /// The outcome.
-    pub served: Served,
+    pub served: RequestOutcome,
     /// Its status; `None` where its client left before.
     pub status: Option<u16>,
     /// The code of an error of our own.
@@ -111,7 +111,7 @@ pub struct Answered {
 
 /// One attempt at Snyk.
 #[derive(Debug, Clone, Copy)]
-pub struct Attempted {
+pub struct AttemptSample {
     /// The operation.
     pub operation: &'static str,
     /// The status that came, unless no whole answer did.
@@ -128,7 +128,7 @@ type Labels<const N: usize> = [(&'static str, &'static str); N];
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Answers, by how they were served.
-    pub served: [u64; Served::ALL.len()],
+    pub served: [u64; RequestOutcome::ALL.len()],
     /// Attempts at Snyk.
     pub attempts: u64,
     /// Those of them that came to 401, 429, 5xx or no whole answer.
@@ -138,12 +138,12 @@ pub struct Totals {
 /// The metrics of the request path.
 #[derive(Debug)]
 pub struct Metrics {
-    requests: Table<{ OPERATIONS.len() }, { Served::ALL.len() }>,
+    requests: Table<{ OPERATIONS.len() }, { RequestOutcome::ALL.len() }>,
     responses: Family<Labels<1>, Counter>,
     by_class: [Counter; CLASSES.len()],
     own_answers: Family<Labels<1>, Counter>,
     request_duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
-    durations: [Histogram; Served::ALL.len()],
+    durations: [Histogram; RequestOutcome::ALL.len()],
     attempts: Table<{ OPERATIONS.len() }, { RESULTS.len() }>,
     upstream_duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
     latencies: [Histogram; OPERATIONS.len()],
@@ -154,6 +154,13 @@ pub struct Metrics {
     drift: Drift,
 }
 
+/// A label with all of its values.
+#[derive(Clone, Copy)]
+struct Label<const N: usize> {
+    name: &'static str,
+    values: [&'static str; N],
+}
+
 /// Counters by two labels.
 #[derive(Debug)]
 struct Table<const R: usize, const C: usize> {
@@ -162,12 +169,10 @@ struct Table<const R: usize, const C: usize> {
 }
 
 impl<const R: usize, const C: usize> Table<R, C> {
-    fn new(
-        (row, rows): (&'static str, [&'static str; R]),
-        (column, columns): (&'static str, [&'static str; C]),
-    ) -> Self {
+    fn new(row: Label<R>, column: Label<C>) -> Self {
         let family = Family::<Labels<2>, Counter>::default();
-        let cells = rows.map(|r| columns.map(|c| family.get_or_create_owned(&[(row, r), (column, c)])));
+        let cell = |r, c| family.get_or_create_owned(&[(row.name, r), (column.name, c)]);
+        let cells = row.values.map(|r| column.values.map(|c| cell(r, c)));
         Self { family, cells }
     }
 }
@@ -182,19 +187,20 @@ fn of_upstream() -> Histogram {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let outcomes = Served::ALL.map(Served::as_str);
+        let by_operation = || Label { name: "operation", values: OPERATIONS };
+        let outcomes = RequestOutcome::ALL.map(RequestOutcome::as_str);
         let responses = Family::<Labels<1>, Counter>::default();
         let request_duration: Family<_, _, fn() -> Histogram> = Family::new_with_constructor(of_clients);
         let upstream_duration: Family<_, _, fn() -> Histogram> = Family::new_with_constructor(of_upstream);
         let not_stored = Family::<Labels<1>, Counter>::default();
         Self {
-            requests: Table::new(("operation", OPERATIONS), ("outcome", outcomes)),
+            requests: Table::new(by_operation(), Label { name: "outcome", values: outcomes }),
             by_class: CLASSES.map(|class| responses.get_or_create_owned(&[("class", class)])),
             responses,
             own_answers: Family::default(),
             durations: outcomes.map(|outcome| request_duration.get_or_create_owned(&[("outcome", outcome)])),
             request_duration,
-            attempts: Table::new(("operation", OPERATIONS), ("result", RESULTS)),
+            attempts: Table::new(by_operation(), Label { name: "result", values: RESULTS }),
             latencies: OPERATIONS.map(|word| upstream_duration.get_or_create_owned(&[("operation", word)])),
             upstream_duration,
             queue_duration: of_upstream(),
@@ -208,7 +214,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counts an answer to a client.
-    pub fn answered(&self, answered: &Answered) {
+    pub fn answered(&self, answered: &RequestSample) {
         let (row, column) = (operation(answered.operation), answered.served as usize);
         self.requests.cells[row][column].inc();
         if let Some(status) = answered.status {
@@ -225,7 +231,7 @@ impl Metrics {
     }
 
     /// Counts an attempt at Snyk.
-    pub fn attempted(&self, attempted: &Attempted) {
+    pub fn attempted(&self, attempted: &AttemptSample) {
         let row = operation(attempted.operation);
         let result = match attempted.status {
             None => "error",
@@ -251,7 +257,7 @@ impl Metrics {
     }
 
     /// Notes a sign that Snyk's API changes; `detail` must be plain words.
-    pub fn drifted(&self, kind: drift::Kind, detail: &str, now: SystemTime) {
+    pub fn drifted(&self, kind: drift::DriftKind, detail: &str, now: SystemTime) {
         self.drift.note(kind, detail, now);
     }
 
@@ -270,7 +276,7 @@ impl Metrics {
             cells.filter(|(_, word)| wanted(word)).map(|(cell, _)| cell.get()).sum()
         };
         Totals {
-            served: Served::ALL.map(|served| column(served as usize)),
+            served: RequestOutcome::ALL.map(|served| column(served as usize)),
             attempts: results(|_| true),
             failed: results(|word| ["401", "429", "5xx", "error"].contains(&word)),
         }
@@ -343,14 +349,21 @@ mod tests {
     #[test]
     fn every_answer_and_attempt_is_counted_once() {
         let metrics = Metrics::default();
-        for (served, status) in Served::ALL.into_iter().zip([200, 200, 404, 200, 201, 403, 503, 0]) {
+        for (served, status) in RequestOutcome::ALL.into_iter().zip([200, 200, 404, 200, 201, 403, 503, 0]) {
             let (operation, duration) = ("results", Duration::from_millis(1));
             let status = Some(status).filter(|status| *status > 0);
-            metrics.answered(&Answered { operation, served, status, code: None, fresh_for: None, duration });
+            metrics.answered(&RequestSample {
+                operation,
+                served,
+                status,
+                code: None,
+                fresh_for: None,
+                duration,
+            });
         }
         for status in [Some(200), Some(304), Some(404), Some(401), Some(429), Some(503), None] {
             let (latency, queued) = (Duration::from_millis(1), Duration::ZERO);
-            metrics.attempted(&Attempted { operation: "start", status, latency, queued });
+            metrics.attempted(&AttemptSample { operation: "start", status, latency, queued });
         }
         let totals = metrics.totals();
         assert_eq!(totals, Totals { served: [1; 8], attempts: 7, failed: 4 });

@@ -22,7 +22,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, reload};
 
 use json::Json;
-use lines::Lines;
+use lines::LogLines;
 
 pub use settings::{Format, Settings};
 
@@ -82,7 +82,7 @@ fn filter(settings: &Settings) -> Result<EnvFilter, LogError> {
 const SLOW_READER: Duration = Duration::from_secs(5);
 
 /// The log of this process; there is one subscriber in a process.
-static LOG: OnceLock<Arc<Lines>> = OnceLock::new();
+static LOG: OnceLock<Arc<LogLines>> = OnceLock::new();
 
 /// Lines of the log that were dropped since the start, because nothing read them or a disk was full.
 #[must_use]
@@ -121,7 +121,7 @@ pub fn init(settings: &Settings) -> Result<(LogFilter, Unwritten), LogError> {
     let (filter, handle) = reload::Layer::new(filter(settings)?);
     // A file of its own: whoever writes to `Stderr` holds its lock, and everybody else would wait for the reader too.
     let stderr = File::from(std::io::stderr().as_fd().try_clone_to_owned()?);
-    let lines = Arc::new(Lines::begin(stderr, settings.max_buffer));
+    let lines = Arc::new(LogLines::begin(stderr, settings.max_buffer));
     let to = Arc::clone(&lines);
     let text =
         is_text.then(|| tracing_subscriber::fmt::layer().with_writer(Arc::clone(&to)).with_ansi(is_terminal));

@@ -9,7 +9,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Response, Version};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::BoxError;
+use crate::error_text::BoxError;
 
 /// A body that a peer sends. It ends only where its message does, and it has no trailers.
 ///

@@ -9,7 +9,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::BoxError;
+use crate::error_text::BoxError;
 
 /// The public key of a certificate. Who shows a certificate with it in a handshake has proved to hold its private key, so
 /// that names, issuer and validity do not matter; and one that was renewed with the same key is the same peer.

@@ -15,7 +15,8 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use tokio::net::TcpStream;
 
-use super::{BoxError, MAX_RESPONSE_HEAD};
+use super::MAX_RESPONSE_HEAD;
+use crate::error_text::BoxError;
 
 /// The variables that name a proxy for HTTPS, in the order in which they count, as with curl.
 const NAMED_BY: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];

@@ -10,14 +10,15 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use zeroize::Zeroizing;
 
-use super::{BoxError, CheckedBody};
+use super::CheckedBody;
+use crate::error_text::BoxError;
 
 /// A body that was not read whole.
 #[derive(Debug)]
 pub struct Streamed {
     body: From,
     deadline: Pin<Box<Sleep>>,
-    held: Held,
+    held: BodyGuards,
     withheld: Withheld,
 }
 
@@ -62,9 +63,9 @@ impl std::fmt::Debug for Withheld {
 
 /// Values that are dropped at the end of the body.
 #[derive(Default)]
-struct Held(Vec<Box<dyn Send>>);
+struct BodyGuards(Vec<Box<dyn Send>>);
 
-impl std::fmt::Debug for Held {
+impl std::fmt::Debug for BodyGuards {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} held", self.0.len())
     }
@@ -97,7 +98,7 @@ impl Streamed {
         Self {
             body,
             deadline: Box::pin(sleep_until(deadline)),
-            held: Held::default(),
+            held: BodyGuards::default(),
             withheld: Withheld::default(),
         }
     }

@@ -22,9 +22,9 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanExporter};
 use tokio::runtime::Handle;
 
-use super::{Counts, QUEUE, Settings};
+use super::{QUEUE, Settings, SpanCounts};
 use crate::files;
-use crate::transport::{self, Client, TransportError};
+use crate::transport::{self, TransportError};
 
 /// Most spans in one request.
 const BATCH: usize = 512;
@@ -60,7 +60,10 @@ pub enum TraceError {
 ///
 /// # Errors
 /// [`TraceError`].
-pub(super) fn processor(settings: &Settings, counts: Arc<Counts>) -> Result<BatchSpanProcessor, TraceError> {
+pub(super) fn processor(
+    settings: &Settings,
+    counts: Arc<SpanCounts>,
+) -> Result<BatchSpanProcessor, TraceError> {
     let Settings { endpoint, headers_file, ca_file, service_name, timeout, sample: _ } = settings;
     if let Some(path) = headers_file {
         files::report_exposed(path);
@@ -107,7 +110,7 @@ struct Batch {
 struct Counted {
     exporter: Otlp,
     batch: Arc<Mutex<Batch>>,
-    counts: Arc<Counts>,
+    counts: Arc<SpanCounts>,
     timeout: Duration,
 }
 
@@ -122,7 +125,7 @@ impl SpanExporter for Counted {
         let count = spans.len();
         *self.batch() = Batch { until: Some(Instant::now() + self.timeout), cause: None };
         let sent = self.exporter.export(spans).await;
-        let Counts { waiting, lost, is_failing, .. } = &*self.counts;
+        let SpanCounts { waiting, lost, is_failing, .. } = &*self.counts;
         // A stop that did not wait for this batch has counted it.
         let is_ours =
             waiting.try_update(Ordering::Relaxed, Ordering::Relaxed, |all| all.checked_sub(count)).is_ok();
@@ -146,7 +149,7 @@ impl SpanExporter for Counted {
 /// The way to the collector.
 #[derive(Debug)]
 struct Collector {
-    client: Client,
+    client: transport::HttpClient,
     endpoint: Uri,
     headers_file: Option<PathBuf>,
     batch: Arc<Mutex<Batch>>,

@@ -51,12 +51,12 @@ pub struct Traces {
     sample: f64,
     scope: InstrumentationScope,
     timeout: Duration,
-    counts: Arc<Counts>,
+    counts: Arc<SpanCounts>,
 }
 
 /// The spans that wait or are lost, and the state of sending.
 #[derive(Debug, Default)]
-struct Counts {
+struct SpanCounts {
     /// Spans that were taken, and were neither sent nor lost yet.
     waiting: AtomicUsize,
     lost: AtomicU64,
@@ -85,6 +85,15 @@ pub enum Side {
     Client,
 }
 
+/// The time that a span covers.
+#[derive(Debug, Clone, Copy)]
+pub struct Period {
+    /// Its start.
+    pub start: SystemTime,
+    /// Its duration.
+    pub took: Duration,
+}
+
 /// A span in the making.
 #[derive(Debug)]
 pub struct Span(SpanData);
@@ -95,7 +104,7 @@ impl Traces {
     /// # Errors
     /// [`TraceError`].
     pub fn open(settings: &Settings) -> Result<Self, TraceError> {
-        let counts = Arc::<Counts>::default();
+        let counts = Arc::<SpanCounts>::default();
         let processor = Arc::new(export::processor(settings, Arc::clone(&counts))?);
         let scope =
             InstrumentationScope::builder("exportgate").with_version(env!("CARGO_PKG_VERSION")).build();
@@ -121,7 +130,7 @@ impl Traces {
 
     /// Takes `span` to be sent; drops and counts it where too many wait.
     pub fn send(&self, Span(mut span): Span) {
-        let Counts { waiting, lost, has_overflown, is_finished, .. } = &*self.counts;
+        let SpanCounts { waiting, lost, has_overflown, is_finished, .. } = &*self.counts;
         let has_room = waiting.fetch_add(1, Ordering::Relaxed) < QUEUE;
         if has_room && !is_finished.load(Ordering::Relaxed) {
             span.instrumentation_scope = self.scope.clone();
@@ -209,7 +218,7 @@ fn span_id(id: Uuid) -> SpanId {
 impl Span {
     /// A span that has ended.
     #[must_use]
-    pub fn new(trace: &Trace, (side, name): (Side, String), start: SystemTime, took: Duration) -> Self {
+    pub fn new(trace: &Trace, side: Side, name: String, period: Period) -> Self {
         Self(SpanData {
             span_context: trace.context.clone(),
             parent_span_id: trace.parent,
@@ -219,8 +228,8 @@ impl Span {
                 Side::Client => SpanKind::Client,
             },
             name: name.into(),
-            start_time: start,
-            end_time: start + took,
+            start_time: period.start,
+            end_time: period.start + period.took,
             attributes: Vec::with_capacity(16),
             dropped_attributes_count: 0,
             events: opentelemetry_sdk::trace::SpanEvents::default(),
