@@ -10,14 +10,14 @@ use exportgate::clock::Clock;
 use exportgate::config::{Config, Sources};
 use exportgate::fake::{Fake, Settings, State};
 use exportgate::shutdown::Shutdown;
-use exportgate::transport::{self, Client};
+use exportgate::transport::{self, HttpClient};
 use http::Request;
 use http_body_util::{BodyExt, Either, Full};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-async fn get(client: &Client, uri: &str) -> Bytes {
+async fn get(client: &HttpClient, uri: &str) -> Bytes {
     let request = Request::get(uri)
         .header("authorization", "token x")
         .body(Either::Left(Full::default()))

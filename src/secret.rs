@@ -14,7 +14,7 @@ impl Secret {
         Self(SecretString::from(value))
     }
 
-    /// Whether both hold the same value; used to notice a rotation, never to authenticate.
+    /// True if both hold the same value. Used to notice a rotation, never to authenticate.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         self.0.expose_secret() == other.0.expose_secret()
@@ -24,7 +24,7 @@ impl Secret {
     /// that HTTP/2 never puts it into its compression table and `Debug` never prints it.
     ///
     /// # Errors
-    /// When the secret holds a byte that a field value cannot carry.
+    /// If the secret holds a byte that a field value cannot carry.
     pub fn authorization(&self, scheme: &str) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
         let mut value = HeaderValue::try_from(format!("{scheme} {}", self.0.expose_secret()))?;
         value.set_sensitive(true);

@@ -1,37 +1,37 @@
-//! What systemd is told, where it started us (`sd_notify(3)`); nothing otherwise.
+//! Notifications to systemd, if it started this process (`sd_notify(3)`).
 
 use std::time::Duration;
 
 use sd_notify::{NotifyState, notify};
 
-/// We serve.
+/// The gateway serves requests.
 pub fn ready() {
-    tell(&[NotifyState::Ready]);
+    send(&[NotifyState::Ready]);
 }
 
-/// The configuration is being read again; [`ready`] ends that.
+/// A reload has begun; [`ready`] ends it.
 pub fn reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
-        tell(&[NotifyState::Reloading, now]);
+        send(&[NotifyState::Reloading, now]);
     }
 }
 
-/// We are about to stop.
+/// A stop has begun.
 pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    send(&[NotifyState::Stopping]);
 }
 
-/// Says over and over that we live, where a watchdog wants to hear it; never ends.
+/// Notifies systemd's watchdog, if there is one. Never ends.
 pub async fn watchdog() {
     let Some(patience) = sd_notify::watchdog_enabled() else { return std::future::pending().await };
     loop {
-        tell(&[NotifyState::Watchdog]);
+        send(&[NotifyState::Watchdog]);
         tokio::time::sleep((patience / 2).max(Duration::from_millis(10))).await;
     }
 }
 
-fn tell(states: &[NotifyState<'_>]) {
+fn send(states: &[NotifyState<'_>]) {
     if let Err(error) = notify(states) {
-        tracing::warn!(%error, "systemd cannot be told how we are");
+        tracing::warn!(%error, "notifying systemd failed");
     }
 }

@@ -111,7 +111,7 @@ pub(crate) fn entry(body: Bytes, settings: &Settings, now: Now) -> Entry {
         cache::assess(&answer(&asked, &body, read.as_ref(), now), settings).expect("it is stored");
     let etag = cache::etag(&body);
     let fields = stored_fields(&etag);
-    let reservation = exportgate::transport::Reservation::default();
+    let reservation = exportgate::transport::Room::default();
     let whole = Whole { status: StatusCode::OK, fields, body, reservation, etag, age: Duration::ZERO };
     Entry::new(whole, freshness, now, Uuid::now_v7())
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::settings::KeySource;
 use super::token::{BadKeys, Keys};
 use crate::files::{self, Content, Followed, Unreadable, Watched};
-use crate::transport::{self, Client, FetchError, TransportError};
+use crate::transport::{self, FetchError, HttpClient, TransportError};
 
 /// Shortest time between two tries to fetch the keys, whatever clients send.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -64,7 +64,7 @@ pub(super) struct Jwks {
 
 #[derive(Debug)]
 struct Remote {
-    client: Client,
+    client: HttpClient,
     url: Uri,
     token_file: Option<PathBuf>,
     refresh: Duration,

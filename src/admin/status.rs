@@ -14,7 +14,7 @@ use crate::admission::{Api, Lane, LaneStatus};
 use crate::circuit::Phase;
 use crate::credential::{self, Credential};
 use crate::telemetry::history::STEP;
-use crate::telemetry::metrics::{Served, Totals};
+use crate::telemetry::metrics::{RequestOutcome, Totals};
 
 impl Admin {
     pub(super) fn status(&self) -> Report {
@@ -84,7 +84,7 @@ impl Admin {
     }
 
     fn drift(&self) -> Vec<DriftReport> {
-        let seen = self.views.metrics.drift().seen().into_iter().map(|seen| DriftReport {
+        let seen = self.views.metrics.drift().signs().into_iter().map(|seen| DriftReport {
             kind: seen.kind.as_str().to_owned(),
             count: seen.count,
             last: time(seen.last),
@@ -171,16 +171,16 @@ fn lane(standing: &LaneStatus) -> LaneReport {
 }
 
 fn counts(totals: &Totals) -> CountsReport {
-    let of = |served: Served| totals.served[served as usize];
+    let of = |served: RequestOutcome| totals.served[served as usize];
     CountsReport {
-        hit: of(Served::Hit),
-        stale: of(Served::Stale),
-        miss: of(Served::Miss),
-        collapsed: of(Served::Collapsed),
-        bypass: of(Served::Bypass),
-        denied: of(Served::Denied),
-        own: of(Served::Own),
-        abandoned: of(Served::Abandoned),
+        hit: of(RequestOutcome::Hit),
+        stale: of(RequestOutcome::Stale),
+        miss: of(RequestOutcome::Miss),
+        collapsed: of(RequestOutcome::Collapsed),
+        bypass: of(RequestOutcome::Bypass),
+        denied: of(RequestOutcome::Denied),
+        own: of(RequestOutcome::Own),
+        abandoned: of(RequestOutcome::Abandoned),
     }
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::directives::Directives;
 use super::freshness::Freshness;
 use crate::clock::Now;
-use crate::transport::Reservation;
+use crate::transport::Room;
 
 /// A link that dies sooner is as good as dead.
 pub(super) const LEAST_LIFE: Duration = Duration::from_mins(1);
@@ -46,7 +46,7 @@ pub struct Entry {
     /// Its body.
     pub body: Bytes,
     /// The room that was held for its body until it was stored.
-    pub(super) reservation: Reservation,
+    pub(super) reservation: Room,
     /// Its strong validator (RFC 9110 §8.8.3), made from the body.
     pub etag: HeaderValue,
     /// The attempt that fetched it.
@@ -70,7 +70,7 @@ pub struct Whole {
     /// Its body: all of a piece of memory.
     pub body: Bytes,
     /// The room that is held for it.
-    pub reservation: Reservation,
+    pub reservation: Room,
     /// Its validator, from [`etag`].
     pub etag: HeaderValue,
     /// `Age` when it arrived; it counts whole seconds.

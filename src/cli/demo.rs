@@ -97,7 +97,7 @@ async fn show(args: &DemoArgs) -> Result<(), BoxError> {
 
 /// A tool that speaks to the gateway as it would to Snyk, without a token.
 struct Tool<'a> {
-    client: transport::Client,
+    client: transport::HttpClient,
     root: &'a str,
 }
 

@@ -234,14 +234,14 @@ fn short(span: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::Reservation;
+    use crate::transport::Room;
 
     #[test]
     fn a_200_is_good_only_with_the_document_of_an_owner() {
         let judged = |kind: &str, body: &str| {
             let kind = HeaderValue::from_str(kind).expect("a field");
             let fields = HeaderMap::from_iter([(CONTENT_TYPE, kind)]);
-            let (body, reservation) = (body.to_owned().into(), Reservation::default());
+            let (body, reservation) = (body.to_owned().into(), Room::default());
             let answer = UpstreamAnswer { status: StatusCode::OK, fields, body, reservation };
             judge(&answer, "https://api.snyk.io", SystemTime::UNIX_EPOCH)
         };

@@ -23,7 +23,7 @@ const INTERRUPTED: i32 = 130;
 /// notifies `reload`; without it, SIGHUP does what it does by default.
 ///
 /// # Errors
-/// When signals cannot be received.
+/// If signals cannot be received.
 pub(super) fn receive(shutdown: &Shutdown, reload: Option<Arc<Notify>>) -> std::io::Result<()> {
     let hangup = reload.is_some().then_some(SIGHUP);
     let mut signals = Signals::new([SIGTERM, SIGINT].into_iter().chain(hangup))?;

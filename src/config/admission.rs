@@ -86,7 +86,7 @@ fn breaker(r: &mut Reader<'_>) -> BreakerSettings {
     }
 }
 
-/// What every window is taken to be longer: requests do not arrive in even steps as they were sent.
+/// Margin that is added to every window: requests do not arrive in even steps as they were sent.
 const MARGIN: Duration = Duration::from_millis(250);
 
 /// A part of a limit, in whole requests.

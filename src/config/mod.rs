@@ -150,7 +150,7 @@ impl Sources {
     /// The admin listener, whatever else is set.
     ///
     /// # Errors
-    /// When its keys are not valid.
+    /// If its keys are not valid.
     pub(crate) fn admin_location(&self) -> Result<AdminLocation, Problems> {
         let mut reader = reader::Reader::new(self);
         let mut location = admin::location(&mut reader);
@@ -165,7 +165,7 @@ impl Sources {
     /// The path of the journal, whatever else is set: `exportgate requests` needs no credential.
     ///
     /// # Errors
-    /// When no place for it is known.
+    /// If it has no known place.
     pub fn journal_path(&self) -> Result<PathBuf, Problems> {
         let mut reader = reader::Reader::new(self);
         let found = journal::read(&mut reader).map(|settings| settings.path);

@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 use super::{BadCredential, Scheme, Unavailable, parse};
 use crate::clock::{Clock, Now};
 use crate::files::{self, Unreadable};
-use crate::transport::{self, Client, FetchError};
+use crate::transport::{self, FetchError, HttpClient};
 
 /// Longest wait for the token endpoint.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -41,7 +41,7 @@ const MAX_LIFE: Duration = Duration::from_hours(24);
 /// An OAuth client and the token that it has now.
 #[derive(Debug)]
 pub(super) struct OAuth {
-    client: Client,
+    client: HttpClient,
     token_url: Uri,
     client_id: String,
     secret_file: PathBuf,
@@ -111,7 +111,7 @@ fn life(expires_in: Option<&Value>) -> Option<Duration> {
 
 impl OAuth {
     pub(super) fn new(
-        client: Client,
+        client: HttpClient,
         (token_url, client_id, secret_file): (Uri, String, PathBuf),
         clock: Clock,
     ) -> Self {

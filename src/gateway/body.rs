@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::failure::{Failure, FailureKind};
 use super::{ClientRequest, Gateway};
 use crate::retrieval::Cause;
-use crate::transport::{Body, CheckedBody, GatherError, NoRoom, Peer, SMALL, Source};
+use crate::transport::{Body, BodySource, CheckedBody, GatherError, NoRoom, Peer, SMALL};
 
 /// The number of looks for more of an unwanted body: hyper hands it over in pieces of what it has read.
 const LOOKS: usize = 8;
@@ -33,7 +33,7 @@ impl Gateway {
         if body.size_hint().lower() > rules.max_body as u64 {
             return Err(FailureKind::BodyTooLarge.into());
         }
-        let source = Source::Client(&peer.connection);
+        let source = BodySource::Client(&peer.connection);
         let gathering = self.memory.gather(Limited::new(body, rules.max_body), source, client);
         match timeout(rules.body_timeout, gathering).await {
             Err(_) => Err(FailureKind::BodyTimeout.into()),

@@ -20,7 +20,7 @@ use crate::retrieval::{
 };
 use crate::route::Route;
 use crate::telemetry::EXCHANGE;
-use crate::telemetry::metrics::{Answered, Metrics, Served};
+use crate::telemetry::metrics::{Metrics, RequestOutcome, RequestSample};
 use crate::telemetry::trace::{Trace, Traces};
 use crate::transport::{Streamed, Via};
 
@@ -238,24 +238,26 @@ impl Exchange {
     }
 
     /// Its outcome, for the metrics.
-    pub(super) fn served(&self, failure: Option<&Failure>) -> Served {
+    pub(super) fn served(&self, failure: Option<&Failure>) -> RequestOutcome {
         match (failure.map(|failure| failure.kind), self.origin) {
-            (Some(kind), _) if kind.is_denial() => Served::Denied,
-            (Some(FailureKind::NoAnswer(Cause::Abandoned)), _) => Served::Abandoned,
-            (Some(_), _) | (None, None) => Served::Own,
-            (None, Some(Origin::Fresh { .. })) => Served::Hit,
-            (None, Some(Origin::Stale { .. })) => Served::Stale,
-            (None, Some(Origin::Upstream(Forward { is_collapsed: true, .. }))) => Served::Collapsed,
+            (Some(kind), _) if kind.is_denial() => RequestOutcome::Denied,
+            (Some(FailureKind::NoAnswer(Cause::Abandoned)), _) => RequestOutcome::Abandoned,
+            (Some(_), _) | (None, None) => RequestOutcome::Own,
+            (None, Some(Origin::Fresh { .. })) => RequestOutcome::Hit,
+            (None, Some(Origin::Stale { .. })) => RequestOutcome::Stale,
+            (None, Some(Origin::Upstream(Forward { is_collapsed: true, .. }))) => RequestOutcome::Collapsed,
             (None, Some(Origin::Upstream(Forward { reason, .. }))) => match reason {
-                ForwardReason::Bypass | ForwardReason::Method => Served::Bypass,
-                ForwardReason::UriMiss | ForwardReason::Stale | ForwardReason::Request => Served::Miss,
+                ForwardReason::Bypass | ForwardReason::Method => RequestOutcome::Bypass,
+                ForwardReason::UriMiss | ForwardReason::Stale | ForwardReason::Request => {
+                    RequestOutcome::Miss
+                }
             },
         }
     }
 
     /// Counts it.
     pub(super) fn count(&self, metrics: &Metrics, end: &Conclusion<'_>) {
-        metrics.answered(&Answered {
+        metrics.answered(&RequestSample {
             operation: self.operation,
             served: self.served(end.failure),
             status: end.answered.map(|status| status.as_u16()),

@@ -4,7 +4,7 @@
 use super::exchange::{Conclusion, Exchange};
 use crate::export::Id;
 use crate::retrieval::{known_method, response_text, template};
-use crate::telemetry::trace::{Side, Span, Traces};
+use crate::telemetry::trace::{Period, Side, Span, Traces};
 
 impl Exchange {
     /// Sends its span, if it is traced.
@@ -16,7 +16,7 @@ impl Exchange {
         let name = [Some(if method == "_OTHER" { "HTTP" } else { method }), route];
         let name = name.into_iter().flatten().collect::<Vec<_>>().join(" ");
         let took = end.now.mono.saturating_duration_since(self.started.mono);
-        let mut span = Span::new(trace, (Side::Server, name), self.started.wall, took);
+        let mut span = Span::new(trace, Side::Server, name, Period { start: self.started.wall, took });
         span.set("http.request.method", method);
         span.set_some("http.route", route);
         span.set("http.response.status_code", i64::from(status.as_u16()));

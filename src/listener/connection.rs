@@ -18,37 +18,36 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
 use super::counters::count;
-use super::h1::{self, Progress, Stream};
+use super::h1::{self, H1Stream, Progress};
 use super::h2::{self, Run, Streams};
 use super::refusal::{PLAIN_HTTP, refuse};
 use super::{Counters, Respond, Settings};
 use crate::clock::Clock;
 use crate::shutdown::Shutdown;
-use crate::transport::{Certificate, Connection, Loaded, Peer, ServerTls, User, Via};
+use crate::transport::{Certificate, Connection, HandshakeSettings, Peer, ServerTls, User, Via};
 
-/// How an HTTP/2 connection with prior knowledge begins (RFC 9113 §3.4).
+/// The client preface of HTTP/2 with prior knowledge (RFC 9113 §3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of a TLS handshake (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
-/// After so long, an open connection's certificate is verified again.
+/// Age of a verification after which an open connection's certificate is verified again.
 const VERIFIED_FOR: Duration = Duration::from_mins(1);
-/// How old a connection that has not asked yet must be to be closed when a stop begins.
+/// Time for the first request of a new connection when a stop begins.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
-/// How long connections have for their last answers when the drain time is over.
+/// Time for the last answers of connections after the drain time.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Largest header block list that HTTP/2's table may hold for a client, in bytes.
 const MAX_HEADER_TABLE: u32 = 4_096;
-/// How much of an answer the kernel takes that is not sent yet, in bytes (`TCP_NOTSENT_LOWAT`).
+/// Most unsent bytes of an answer in the kernel (`TCP_NOTSENT_LOWAT`).
 const UNSENT: u32 = 131_072;
-/// How much of an HTTP/2 request's body may come before it is read, in bytes, and of all on a connection: a stream whose
-/// body waits leaves room for the others.
+/// HTTP/2 flow control windows of a stream and of a connection, in bytes. The connection's is larger, so that a stream
+/// whose body waits leaves room for the others.
 const STREAM_WINDOW: u32 = 32_768;
 const CONNECTION_WINDOW: u32 = 131_072;
-/// How much of an HTTP/2 answer may wait for its client, in bytes. What waits here counts as taken, so it
-/// is little.
+/// Most bytes of an HTTP/2 answer that hyper buffers for a client. They count as taken, so it is little.
 const SEND_BUFFER: usize = 65_536;
 
-/// What every connection is served with.
+/// The settings and parts that every connection needs.
 #[derive(Debug, Clone)]
 pub(super) struct Serving {
     pub(super) settings: Arc<Settings>,
@@ -59,30 +58,30 @@ pub(super) struct Serving {
 }
 
 /// The other end.
-pub(super) enum Other {
+pub(super) enum RemoteEnd {
     /// One that showed no certificate.
     Plain(Arc<Peer>),
-    /// One that showed one, and what that is worth now.
-    Certified(Box<Certified>),
+    /// One that showed a certificate, which is verified again from time to time.
+    Certified(Box<CertifiedPeer>),
 }
 
-pub(super) struct Certified {
+pub(super) struct CertifiedPeer {
     via: Via,
     connection: Arc<Connection>,
     tls: ServerTls,
     chain: Vec<CertificateDer<'static>>,
-    /// What the certificate was last verified by, and when, and what came of it.
-    seen: Mutex<Verified>,
+    /// The last verification of the certificate.
+    seen: Mutex<Verification>,
     clock: Clock,
 }
 
-struct Verified {
-    by: Arc<Loaded>,
+struct Verification {
+    by: Arc<HandshakeSettings>,
     at: Instant,
     peer: Arc<Peer>,
 }
 
-impl Other {
+impl RemoteEnd {
     fn plain(via: Via, connection: Arc<Connection>) -> Self {
         Self::Plain(Arc::new(Peer { via, certificate: None, is_refused: false, connection }))
     }
@@ -103,7 +102,7 @@ impl Other {
     }
 }
 
-impl Certified {
+impl CertifiedPeer {
     /// The peer as of now. A connection outlives what its certificate was verified by: it is verified again
     /// when the files were replaced, and once in a while, for they have an end too.
     fn now(&self) -> Arc<Peer> {
@@ -114,7 +113,7 @@ impl Certified {
             let is_refused = certificate.is_none();
             let (via, connection) = (self.via, Arc::clone(&self.connection));
             let peer = Arc::new(Peer { via, certificate, is_refused, connection });
-            *seen = Verified { by: loaded, at: now.mono, peer };
+            *seen = Verification { by: loaded, at: now.mono, peer };
         }
         Arc::clone(&seen.peer)
     }
@@ -124,13 +123,13 @@ impl Serving {
     /// Serves a connection without TLS.
     pub(super) async fn tcp(self, stream: TcpStream, via: Via, respond: impl Respond) {
         prepare(&stream);
-        let other = Other::plain(via, self.connection());
+        let other = RemoteEnd::plain(via, self.connection());
         if !self.settings.h2c {
             return self.h1(stream, other, respond).await;
         }
         let mut stream = stream;
         let Ok(Ok(first)) = timeout(self.settings.header_timeout, beginning(&mut stream)).await else {
-            tracing::debug!("a connection did not begin within listener.header_timeout");
+            tracing::debug!("connection closed: no data within listener.header_timeout");
             return;
         };
         let is_h2 = first == H2_PREFACE;
@@ -147,7 +146,7 @@ impl Serving {
     /// Serves a connection on a Unix socket.
     pub(super) async fn unix(self, stream: UnixStream, respond: impl Respond) {
         let user = stream.peer_cred().ok().map(|user| User { uid: user.uid(), gid: user.gid() });
-        let other = Other::plain(Via::Unix(user), self.connection());
+        let other = RemoteEnd::plain(Via::Unix(user), self.connection());
         self.h1(stream, other, respond).await;
     }
 
@@ -173,12 +172,12 @@ impl Serving {
             Ok(Ok(None)) => return,
             Ok(Err(error)) => {
                 count(&self.counters.handshakes_failed);
-                tracing::debug!(error = crate::error_text::error_text(&error), "a TLS handshake failed");
+                tracing::debug!(error = crate::error_text::error_text(&error), "TLS handshake failed");
                 return;
             }
             Err(_) => {
                 count(&self.counters.handshakes_timed_out);
-                tracing::debug!("a TLS handshake took longer than listener.handshake_timeout");
+                tracing::debug!("TLS handshake timed out (listener.handshake_timeout)");
                 return;
             }
         };
@@ -196,10 +195,10 @@ impl Serving {
             let certificate = Certificate::read(first).map(Arc::new);
             let peer = Peer { via, certificate, is_refused: false, connection: Arc::clone(&connection) };
             let (peer, clock) = (Arc::new(peer), self.clock.clone());
-            let seen = Mutex::new(Verified { by: loaded, at: clock.now().mono, peer });
-            Other::Certified(Box::new(Certified { via, connection, tls, chain, seen, clock }))
+            let seen = Mutex::new(Verification { by: loaded, at: clock.now().mono, peer });
+            RemoteEnd::Certified(Box::new(CertifiedPeer { via, connection, tls, chain, seen, clock }))
         } else {
-            Other::plain(via, connection)
+            RemoteEnd::plain(via, connection)
         };
         if is_h2 {
             self.h2(stream, other, respond).await;
@@ -212,14 +211,14 @@ impl Serving {
         Arc::new(Connection::new(self.settings.max_buffered_per_connection))
     }
 
-    async fn h1<S>(self, stream: S, other: Other, respond: impl Respond)
+    async fn h1<S>(self, stream: S, other: RemoteEnd, respond: impl Respond)
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let settings = &self.settings;
         let began = tokio::time::Instant::now();
         let progress = Arc::new(Progress::new(settings.idle_timeout, self.shutdown.announcement()));
-        let stream = Stream::new(self.timed(stream), settings, other.connection(), Arc::clone(&progress));
+        let stream = H1Stream::new(self.timed(stream), settings, other.connection(), Arc::clone(&progress));
         let connection = http1::Builder::new()
             // The stream sees to both, and to the limits of time on a head and on idling.
             .header_read_timeout(None)
@@ -249,7 +248,7 @@ impl Serving {
         log_end(ended);
     }
 
-    async fn h2<S>(self, stream: S, other: Other, respond: impl Respond)
+    async fn h2<S>(self, stream: S, other: RemoteEnd, respond: impl Respond)
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
@@ -289,7 +288,7 @@ impl Serving {
         }
     }
 
-    /// Lets a connection that is told to end do so; when there is no time left, only for its last answers.
+    /// Drains a connection that was asked to close. After the drain time, only [`LAST_ANSWERS`] are left.
     async fn until_over(&self, connection: impl Future<Output = hyper::Result<()>>) -> hyper::Result<()> {
         let over = async {
             self.shutdown.over().await;
@@ -309,15 +308,15 @@ impl Serving {
     }
 }
 
-/// Has small answers leave at once, and large ones wait with us rather than in the kernel, which would take some 4 MB for
-/// a client that reads nothing.
+/// Sends small answers at once, and keeps large ones out of the kernel, which would buffer some 4 MB for a client that
+/// reads nothing.
 fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
 }
 
-/// What a connection begins with, as far as it takes to tell whether that is HTTP/2's preface.
-/// hyper-util's own detection waits for it without a limit of time.
+/// Reads the first bytes of a connection until they are HTTP/2's preface or cannot be.
+/// hyper-util's own detection waits for them without a time limit.
 async fn beginning(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut first = Vec::with_capacity(H2_PREFACE.len());
     while first.len() < H2_PREFACE.len() && H2_PREFACE.starts_with(&first) {
@@ -329,14 +328,13 @@ async fn beginning(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     Ok(first)
 }
 
-/// Where a TCP connection came in.
 pub(super) fn via(is_local: bool, peer: SocketAddr) -> Via {
     if is_local { Via::Loopback(peer) } else { Via::Network(peer) }
 }
 
-/// A connection that ends badly is its client's business: said at debug level only.
+/// Logs a connection's failure, at debug level only: it is the client's business.
 fn log_end(end: hyper::Result<()>) {
     if let Err(error) = end {
-        tracing::debug!(error = crate::error_text::error_text(&error), "a connection ended early");
+        tracing::debug!(error = crate::error_text::error_text(&error), "connection failed");
     }
 }

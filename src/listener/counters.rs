@@ -1,4 +1,4 @@
-//! What listening counts, for whoever asks.
+//! The listener's counters.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -37,19 +37,19 @@ pub(super) fn count(counter: &AtomicU64) {
 
 impl Counters {
     /// Takes a place, if fewer than `max` are taken; it is given back when dropped.
-    pub(super) fn open(self: &Arc<Self>, max: usize) -> Option<Open> {
+    pub(super) fn open(self: &Arc<Self>, max: usize) -> Option<OpenConnection> {
         self.max.store(max, Ordering::Relaxed);
         let more = |open: usize| (open < max).then_some(open + 1);
         self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Open(Arc::clone(self)))
+        Some(OpenConnection(Arc::clone(self)))
     }
 }
 
 /// A place among all connections.
 #[derive(Debug)]
-pub(super) struct Open(Arc<Counters>);
+pub(super) struct OpenConnection(Arc<Counters>);
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,5 +1,5 @@
-//! HTTP/1.1's side of a connection: how long its client may pause, what is told of that, and what becomes of a
-//! connection whose client closes one half, or uploads what nobody reads.
+//! HTTP/1.1's side of a connection: its time limits and their announcement, clients that close one half, and uploads
+//! that nobody reads.
 //!
 //! hyper has one limit for two times: how long a connection idles, and how long a head takes. And while a request is
 //! answered, it either takes the end of what a client sends (FIN) for its leaving, or looks at nothing. So the stream
@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_io_timeout::TimeoutStream;
 
-use super::connection::Other;
+use super::connection::RemoteEnd;
 use super::{Respond, Settings};
 use crate::transport::{Body, Connection};
 
@@ -31,16 +31,16 @@ use crate::transport::{Body, Connection};
 pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const CLOSED: HeaderValue = HeaderValue::from_static("close");
 
-/// Which of its requests a connection is at, and what its answers say of it.
+/// The request that a connection is at, and the `Keep-Alive` of its answers.
 #[derive(Debug)]
 pub(super) struct Progress {
     /// Counts up when a request's head is there, and when all of its answer is: odd while a request is answered.
     step: AtomicU64,
-    /// Whether more may come of the body of the last request, which nobody reads.
+    /// True if more may come of the last request's body, which nobody reads.
     lingers: AtomicBool,
-    /// Told of each request.
+    /// Notified of each request.
     asked: Notify,
-    /// Whether a stop was announced.
+    /// True if a stop was announced.
     is_announced: Arc<AtomicBool>,
     /// The `Keep-Alive` of answers.
     told: Option<HeaderValue>,
@@ -83,7 +83,7 @@ const fn is_answering(step: u64) -> bool {
 /// Answers requests, and says how long the connection is kept where it is.
 pub(super) fn answering(
     respond: impl Respond,
-    other: Other,
+    other: RemoteEnd,
     progress: Arc<Progress>,
 ) -> impl hyper::service::HttpService<Incoming, ResBody = Body, Error = Infallible, Future: Send + 'static> {
     service_fn(move |request: Request<Incoming>| {
@@ -124,15 +124,15 @@ pub(super) fn answering(
     })
 }
 
-/// Whether a request asks for its connection to end (RFC 9112 §9.6).
+/// True if a request asks to close its connection (RFC 9112 §9.6).
 fn says_close(fields: &HeaderMap) -> bool {
     let is_close = |option: &[u8]| option.trim_ascii().eq_ignore_ascii_case(b"close");
     fields.get_all(CONNECTION).iter().any(|value| value.as_bytes().split(|b| *b == b',').any(is_close))
 }
 
-/// How long a client may take, and what is read after its last answer.
+/// Time limits of a client, and the limits of reading after its last answer.
 #[derive(Debug, Clone, Copy)]
-struct Limits {
+struct TimeLimits {
     header: Duration,
     idle: Duration,
     linger: Duration,
@@ -140,13 +140,13 @@ struct Limits {
 }
 
 /// The stream that hyper reads and writes.
-pub(super) struct Stream<S> {
+pub(super) struct H1Stream<S> {
     inner: Pin<Box<TimeoutStream<S>>>,
     connection: Arc<Connection>,
     progress: Arc<Progress>,
-    limits: Limits,
+    limits: TimeLimits,
     timer: Pin<Box<Sleep>>,
-    /// What the timer runs for: the step, and whether it is a head that has begun.
+    /// The step that the timer runs for, and true if its head has begun.
     timed: Option<(u64, bool)>,
     /// The step in which something of a head was read.
     begun: Option<u64>,
@@ -157,7 +157,7 @@ pub(super) struct Stream<S> {
     closing: Closing,
 }
 
-/// How far a connection is closed.
+/// The progress of closing a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Closing {
     Open,
@@ -165,7 +165,7 @@ enum Closing {
     Lingering(usize),
 }
 
-impl<S: AsyncRead + AsyncWrite> Stream<S> {
+impl<S: AsyncRead + AsyncWrite> H1Stream<S> {
     /// `stream` fails when its client takes nothing for `listener.send_timeout`.
     pub(super) fn new(
         stream: TimeoutStream<S>,
@@ -177,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite> Stream<S> {
             inner: Box::pin(stream),
             connection,
             progress,
-            limits: Limits {
+            limits: TimeLimits {
                 header: settings.header_timeout,
                 idle: settings.idle_timeout,
                 linger: settings.linger_timeout,
@@ -226,7 +226,7 @@ impl<S: AsyncRead + AsyncWrite> Stream<S> {
         Ok(())
     }
 
-    /// Whether more may come of a request that was answered, or whose head hyper has refused: closing the connection would
+    /// True if more may come of a request that was answered, or whose head hyper has refused. Closing the connection would
     /// then be a reset, which takes the answer along (RFC 9112 §9.6).
     fn may_be_sending(&self) -> bool {
         self.begun == Some(self.progress.step()) || self.progress.lingers.load(Ordering::Relaxed)
@@ -251,7 +251,7 @@ impl<S: AsyncRead + AsyncWrite> Stream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite> AsyncRead for Stream<S> {
+impl<S: AsyncRead + AsyncWrite> AsyncRead for H1Stream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -281,7 +281,7 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for Stream<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite> AsyncWrite for Stream<S> {
+impl<S: AsyncRead + AsyncWrite> AsyncWrite for H1Stream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.inner.as_mut().poll_write(cx, bytes)
     }

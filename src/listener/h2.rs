@@ -1,4 +1,4 @@
-//! HTTP/2's side of a connection: whether it is used, and whether the client of each stream takes its answer.
+//! HTTP/2's side of a connection: idle connections, and clients that do not read the answer of a stream.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -21,10 +21,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::Respond;
-use super::connection::Other;
+use super::connection::RemoteEnd;
 use crate::transport::Body;
 
-/// How much of an answer is handed on at a time, in bytes: HTTP/2's smallest limit for a frame.
+/// Size of the pieces in which an answer is handed to hyper, in bytes: HTTP/2's smallest limit for a frame.
 const PIECE: usize = 16_384;
 
 /// The streams of a connection: it idles while there is none.
@@ -35,10 +35,10 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    fn open(self: &Arc<Self>) -> Open {
+    fn open(self: &Arc<Self>) -> OpenStream {
         self.open.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_one();
-        Open(Arc::clone(self))
+        OpenStream(Arc::clone(self))
     }
 
     /// Resolves when there was no stream for so long; `first` is the time for the first one to come.
@@ -57,21 +57,21 @@ impl Streams {
 
 /// While it lives, its stream is open.
 #[derive(Debug)]
-struct Open(Arc<Streams>);
+struct OpenStream(Arc<Streams>);
 
-impl Drop for Open {
+impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Ordering::AcqRel);
         self.0.changed.notify_one();
     }
 }
 
-/// How a stream's answer is taken.
+/// The progress of a stream's answer.
 #[derive(Debug, Clone, Copy, Default)]
 struct Taking {
-    /// How many pieces of it were handed on.
+    /// Pieces that were handed to hyper.
     pieces: u64,
-    /// Whether it is the client that is waited for: hyper has a piece, and no room for it in the client's window.
+    /// True if the client is waited for: hyper has a piece, and no room for it in the client's window.
     is_clients_turn: bool,
 }
 
@@ -118,7 +118,7 @@ async fn while_taken(stream: impl Future<Output = ()>, limit: Duration) {
             timer.as_mut().reset(Instant::now() + limit);
         }
         ready!(timer.as_mut().poll(cx));
-        tracing::debug!("a client took none of its answer for listener.send_timeout: its stream is reset");
+        tracing::debug!("stream reset: no write progress for listener.send_timeout");
         Poll::Ready(())
     })
     .await;
@@ -127,14 +127,14 @@ async fn while_taken(stream: impl Future<Output = ()>, limit: Duration) {
 /// An answer's body, handed on in pieces as the client's window has room for them. hyper asks for the next piece when
 /// it could hand on the last, so who takes nothing is told from who takes an answer slowly.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct PacedBody {
     body: Body,
     left: Bytes,
-    /// Whether it is handed on in several pieces.
+    /// True if it is handed on in several pieces.
     is_split: bool,
 }
 
-/// Notes whom a stream waits for. Outside of a stream's task nobody looks.
+/// Notes the side that a stream waits for. Outside of a stream's task there is nobody to read it.
 fn note(is_clients_turn: bool) {
     let _ = TAKING.try_with(|taking| {
         let pieces = taking.get().pieces + u64::from(is_clients_turn);
@@ -142,7 +142,7 @@ fn note(is_clients_turn: bool) {
     });
 }
 
-impl http_body::Body for Taken {
+impl http_body::Body for PacedBody {
     type Data = Bytes;
     type Error = <Body as http_body::Body>::Error;
 
@@ -195,9 +195,10 @@ impl http_body::Body for Taken {
 /// Answers requests, whose fields nobody counted yet.
 pub(super) fn answering(
     respond: impl Respond,
-    other: Other,
+    other: RemoteEnd,
     max_headers: usize,
-) -> impl hyper::service::HttpService<Incoming, ResBody = Taken, Error = Infallible, Future: Send + 'static> {
+) -> impl hyper::service::HttpService<Incoming, ResBody = PacedBody, Error = Infallible, Future: Send + 'static>
+{
     service_fn(move |request: Request<Incoming>| {
         let fields = request.headers().len();
         let answer = (fields <= max_headers).then(|| respond(request, other.now()));
@@ -205,12 +206,12 @@ pub(super) fn answering(
             let answer = if let Some(answer) = answer {
                 answer.await
             } else {
-                tracing::debug!(fields, "a request has more header fields than listener.max_headers");
+                tracing::debug!(fields, "request refused: more header fields than listener.max_headers");
                 let mut refusal = Response::new(Body::Left(Full::default()));
                 *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 refusal
             };
-            Ok::<_, Infallible>(answer.map(|body| Taken { body, left: Bytes::new(), is_split: false }))
+            Ok::<_, Infallible>(answer.map(|body| PacedBody { body, left: Bytes::new(), is_split: false }))
         }
     })
 }

@@ -36,16 +36,16 @@ use places::{NoPlace, Places};
 use refusal::{FULL, FULL_FOR_ADDRESS, LINGER, refuse, refuse_soon};
 use socket::{Accepted, Socket};
 
-/// After an accept failed (say, no file descriptor is left), how long to wait.
+/// Pause after a failed accept (say, no file descriptor is left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Most connections that are told at once that there is no place for them.
+/// Most refusals that are sent at the same time.
 const MAX_REFUSALS: usize = 64;
 
-/// An address could not be taken.
+/// An address could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}")]
 pub struct BindError {
-    /// Which address.
+    /// The address.
     pub address: Address,
     /// Why.
     pub source: io::Error,
@@ -92,11 +92,11 @@ where
 }
 
 impl Listener {
-    /// Takes all addresses. A machine without IPv6 has no `[::1]`: that one is left out, as long as
+    /// Binds all addresses. A machine without IPv6 has no `[::1]`: that one is left out, as long as
     /// another address is there.
     ///
     /// # Errors
-    /// The first address that cannot be taken.
+    /// The first address that cannot be bound.
     pub async fn bind(settings: Settings, tls: Option<ServerTls>) -> Result<Self, BindError> {
         let mut sockets = Vec::new();
         for address in &settings.listen {
@@ -105,7 +105,7 @@ impl Listener {
                 Err(source)
                     if source.kind() == io::ErrorKind::AddrNotAvailable && settings.listen.len() > 1 =>
                 {
-                    tracing::warn!(server.address = %address, "not on this machine: left out");
+                    tracing::warn!(server.address = %address, "address is not available on this machine; not listening on it");
                 }
                 Err(source) => return Err(BindError { address: address.clone(), source }),
             }
@@ -120,7 +120,7 @@ impl Listener {
         Self { reserve: Some(reserve), ..self }
     }
 
-    /// What it counts.
+    /// The counters of connections.
     #[must_use]
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
@@ -132,13 +132,13 @@ impl Listener {
         Arc::clone(&self.settings)
     }
 
-    /// The addresses that were taken; a port 0 is a real one here.
+    /// The addresses that are bound, with the real port in place of 0.
     #[must_use]
     pub fn addresses(&self) -> Vec<Address> {
         self.sockets.iter().filter_map(Socket::address).collect()
     }
 
-    /// Accepts until a stop is asked for. Connections run on the shutdown's tracker, which waits for them.
+    /// Accepts connections until a stop is requested. The shutdown's tracker waits for open ones.
     pub async fn serve(self, respond: impl Respond, clock: &Clock, shutdown: &Shutdown) {
         let places = Arc::new(Places::new(Arc::clone(&self.counters)));
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
@@ -197,7 +197,7 @@ impl Door {
                 Err(error) => {
                     tracing::warn!(
                         error = crate::error_text::error_text(&error),
-                        "a connection was not accepted"
+                        "accepting a connection failed"
                     );
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -208,7 +208,7 @@ impl Door {
     /// Serves a connection, or says that there is no place for it.
     fn admit(&self, accepted: Accepted, respond: impl Respond) {
         let settings = self.limits.load_full();
-        let most = (settings.max_connections, settings.max_connections_per_address);
+        let (max, max_per_address) = (settings.max_connections, settings.max_connections_per_address);
         let (serving, shutdown) = (Serving { settings, ..self.serving.clone() }, &self.serving.shutdown);
         count(match &accepted {
             Accepted::Tcp(..) => &serving.counters.tcp,
@@ -216,8 +216,10 @@ impl Door {
             Accepted::Unix(_) => &serving.counters.unix,
         });
         let (Accepted::Tcp(_, peer) | Accepted::Tls(_, peer)) = &accepted else {
-            // Who comes in by a Unix socket has the right to it: it is told nothing but a closed door.
-            if let (Accepted::Unix(stream), Ok(place)) = (accepted, self.places.take(None, most)) {
+            // A client of a Unix socket is one of ours: a closed connection tells it enough.
+            if let (Accepted::Unix(stream), Ok(place)) =
+                (accepted, self.places.take(None, max, max_per_address))
+            {
                 shutdown.spawn(async move {
                     let _place = place;
                     serving.unix(stream, respond).await;
@@ -227,7 +229,7 @@ impl Door {
         };
         let via = via(self.is_local, *peer);
         let counted = if self.is_local { None } else { via.counted_as() };
-        let place = match self.places.take(counted, most) {
+        let place = match self.places.take(counted, max, max_per_address) {
             Ok(place) => place,
             Err(why) => {
                 let refusal = if why == NoPlace::InAll { &FULL } else { &FULL_FOR_ADDRESS };

@@ -1,11 +1,11 @@
-//! How many connections there may be: in all, and from one address of another machine.
+//! Limits on open connections: in all, and from one address of another machine.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::counters::{Counters, Open, count};
+use super::counters::{Counters, OpenConnection, count};
 
 type ByAddress = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
@@ -14,14 +14,14 @@ type ByAddress = Arc<Mutex<HashMap<IpAddr, usize>>>;
 pub(super) struct Places {
     counters: Arc<Counters>,
     by_address: ByAddress,
-    /// Whether the last connection found no place: each change is said once.
+    /// True if the last connection was refused. Each change is logged once.
     full: AtomicBool,
 }
 
 /// A connection's place, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
-    _in_all: Open,
+    _in_all: OpenConnection,
     counted: Option<(IpAddr, ByAddress)>,
 }
 
@@ -39,35 +39,38 @@ impl Places {
         Self { counters, by_address: Arc::default(), full: AtomicBool::new(false) }
     }
 
-    /// Takes a place for a connection, of so many in all and for one address; `address` where it counts by one.
+    /// Takes a place for a connection. It counts for `address`, if there is one.
     pub(super) fn take(
         &self,
         address: Option<IpAddr>,
-        (in_all, per_address): (usize, usize),
+        max: usize,
+        max_per_address: usize,
     ) -> Result<Place, NoPlace> {
-        let Some(in_all) = self.counters.open(in_all) else {
+        let Some(in_all) = self.counters.open(max) else {
             count(&self.counters.full);
             if !self.full.swap(true, Ordering::Relaxed) {
-                tracing::warn!("listener.max_connections is reached: more are answered 503");
+                tracing::warn!(
+                    "connection limit reached (listener.max_connections); refusing new connections with 503"
+                );
             }
             return Err(NoPlace::InAll);
         };
         if self.full.swap(false, Ordering::Relaxed) {
-            tracing::info!("there are places for connections again");
+            tracing::info!("below the connection limit again; accepting new connections");
         }
         let mut place = Place { _in_all: in_all, counted: None };
         if let Some(address) = address {
             let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
             let taken = by_address.entry(address).or_insert(0);
-            if *taken >= per_address {
+            if *taken >= max_per_address {
                 count(&self.counters.address_full);
                 return Err(NoPlace::OfAddress);
             }
             *taken += 1;
-            if *taken == per_address {
+            if *taken == max_per_address {
                 tracing::warn!(
                     client.address = %address,
-                    "listener.max_connections_per_address is reached: more of its connections are answered 429"
+                    "connection limit of an address reached (listener.max_connections_per_address); refusing its new connections with 429"
                 );
             }
             place.counted = Some((address, Arc::clone(&self.by_address)));
@@ -96,15 +99,14 @@ mod tests {
     #[test]
     fn places_are_counted_in_all_and_by_address_and_given_back() {
         let places = Places::new(Arc::default());
-        let most = (3, 2);
         let (a, b) = (Some(IpAddr::from([192, 0, 2, 1])), Some(IpAddr::from([192, 0, 2, 2])));
-        let first = places.take(a, most).expect("a place");
-        let _second = places.take(a, most).expect("a place");
-        assert_eq!(places.take(a, most).err(), Some(NoPlace::OfAddress));
-        let _third = places.take(b, most).expect("a place");
-        assert_eq!(places.take(b, most).err(), Some(NoPlace::InAll));
+        let first = places.take(a, 3, 2).expect("a place");
+        let _second = places.take(a, 3, 2).expect("a place");
+        assert_eq!(places.take(a, 3, 2).err(), Some(NoPlace::OfAddress));
+        let _third = places.take(b, 3, 2).expect("a place");
+        assert_eq!(places.take(b, 3, 2).err(), Some(NoPlace::InAll));
         drop(first);
-        assert!(places.take(a, most).is_ok());
+        assert!(places.take(a, 3, 2).is_ok());
         assert_eq!(places.by_address.lock().expect("no panic").len(), 2);
     }
 }

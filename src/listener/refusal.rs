@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::shutdown::Shutdown;
 
-/// How long a connection that gets no HTTP of ours is listened to after its answer.
+/// Time for which a refused connection is still read after its answer, so that no reset takes the answer along.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 
 /// An answer to a connection that no HTTP is spoken on.

@@ -1,4 +1,4 @@
-//! What the configuration says about listening.
+//! The listener's settings.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,33 +7,33 @@ use std::time::Duration;
 /// `listen` and `[listener]`.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where clients are accepted.
+    /// The addresses to listen on.
     pub listen: Vec<Address>,
-    /// Whether clear-text clients may speak HTTP/2 with prior knowledge.
+    /// Allows HTTP/2 with prior knowledge without TLS.
     pub h2c: bool,
-    /// Whether addresses that other machines reach may be served without TLS.
+    /// Allows HTTP without TLS on addresses that other machines reach.
     pub allow_plain_http: bool,
-    /// Whether clients are known: without, nothing is served that other machines reach.
+    /// True if clients are configured. Without them, only this machine is served.
     pub has_roster: bool,
     /// Most connections at once, over all addresses.
     pub max_connections: usize,
     /// Most connections at once from one address of another machine.
     pub max_connections_per_address: usize,
-    /// Longest that a TLS handshake may take.
+    /// Longest duration of a TLS handshake.
     pub handshake_timeout: Duration,
     /// Longest wait for a connection's first request, and for the rest of a header section.
     pub header_timeout: Duration,
-    /// How long a connection may idle between two requests.
+    /// Longest idle time between two requests.
     pub idle_timeout: Duration,
     /// Longest wait for a request's body.
     pub body_timeout: Duration,
-    /// Longest that a client may take none of an answer.
+    /// Longest time without write progress of an answer.
     pub send_timeout: Duration,
-    /// Longest that what is left of a request's body is read and discarded before its connection is closed.
+    /// Longest time for which the rest of a request's body is read and discarded before its connection is closed.
     pub linger_timeout: Duration,
-    /// Most that is so discarded, in bytes.
+    /// Most bytes that are discarded so.
     pub max_discarded: usize,
-    /// Longest a client is kept waiting for an answer.
+    /// Longest wait of a client for an answer.
     pub request_timeout: Duration,
     /// Largest header section, in bytes.
     pub max_head: usize,
@@ -43,7 +43,7 @@ pub struct Settings {
     pub max_target: usize,
     /// Largest body of a start call, in bytes.
     pub max_body: usize,
-    /// Most memory for bodies that are gathered and for answers that are not taken yet, in bytes.
+    /// Most memory for bodies that are being read and answers that are not sent yet, in bytes.
     pub max_buffered: usize,
     /// The same for those of one connection.
     pub max_buffered_per_connection: usize,

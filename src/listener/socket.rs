@@ -19,7 +19,7 @@ pub(super) enum Socket {
     Unix(UnixListener, PathBuf, Owned),
 }
 
-/// Whether a Unix socket's file is ours.
+/// The owner of a Unix socket's file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owned {
     Ours,
@@ -42,7 +42,7 @@ impl Socket {
         }
     }
 
-    /// Whether only this machine reaches it.
+    /// True if only this machine reaches it.
     pub(super) fn is_local(&self) -> bool {
         match self {
             Self::Tcp(tcp) | Self::Tls(tcp) => {

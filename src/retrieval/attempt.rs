@@ -17,7 +17,7 @@ use crate::credential::{Credential, Presented};
 use crate::export::{ExportCall, Operation};
 use crate::journal::{Attempt, OnFailure, Reservation, Served, Unrecorded};
 use crate::telemetry::drift;
-use crate::telemetry::metrics::Attempted;
+use crate::telemetry::metrics::AttemptSample;
 
 /// A request that is sent later than this after it was put on record is put on record again: other processes may have
 /// counted it out of their windows by then. The windows' margin is longer.
@@ -147,7 +147,7 @@ impl Retrieval {
         }
         let Attempt { operation, status, latency, queued, .. } = *attempt;
         let status = status.filter(|_| attempt.error.is_none());
-        self.metrics.attempted(&Attempted { operation, status, latency, queued });
+        self.metrics.attempted(&AttemptSample { operation, status, latency, queued });
         for (kind, detail) in &verdict.drift {
             self.metrics.drifted(*kind, detail, now.wall);
         }
@@ -164,7 +164,7 @@ impl Retrieval {
         if let Some(before) = self.metrics.drift().served(attempt.operation, requested, served) {
             let detail =
                 format!("version {requested} was asked for: {served} is served, and {before} was before");
-            self.metrics.drifted(drift::Kind::Version, &detail, now.wall);
+            self.metrics.drifted(drift::DriftKind::Version, &detail, now.wall);
         }
     }
 

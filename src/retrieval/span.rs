@@ -4,7 +4,7 @@
 use http::{Method, Uri};
 
 use crate::journal::Attempt;
-use crate::telemetry::trace::{Side, Span, Trace, Traces};
+use crate::telemetry::trace::{Period, Side, Span, Trace, Traces};
 
 /// Sends the span of an attempt that `trace` caused.
 pub(super) fn send(traces: &Traces, trace: &Trace, attempt: &Attempt) {
@@ -13,7 +13,8 @@ pub(super) fn send(traces: &Traces, trace: &Trace, attempt: &Attempt) {
     let name = [Some(if method == "_OTHER" { "HTTP" } else { method }), route];
     let name = name.into_iter().flatten().collect::<Vec<_>>().join(" ");
     let trace = trace.child(attempt.id);
-    let mut span = Span::new(&trace, (Side::Client, name), attempt.started, attempt.latency);
+    let mut span =
+        Span::new(&trace, Side::Client, name, Period { start: attempt.started, took: attempt.latency });
     span.set("http.request.method", method);
     span.set_some("http.response.status_code", attempt.status.map(i64::from));
     if let Ok(root) = attempt.upstream.parse::<Uri>() {

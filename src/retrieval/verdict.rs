@@ -36,7 +36,7 @@ pub(super) struct Verdict {
     /// For the cache: the freshness, or the reason not to store it.
     pub(super) storing: Result<Freshness, NotStored>,
     /// Signs that Snyk is not as we know it, in plain words.
-    pub(super) drift: Vec<(drift::Kind, String)>,
+    pub(super) drift: Vec<(drift::DriftKind, String)>,
     kind: CallKind,
     outcome: SendOutcome,
     rate: RateFields,
@@ -88,7 +88,7 @@ impl Verdict {
         let mut drift = head.map_or_else(Vec::new, |(_, fields)| announcements(fields));
         if rate.is_none() {
             let detail = "the X-Ratelimit-Limit of an answer is not understood";
-            drift.push((drift::Kind::RateFields, detail.to_owned()));
+            drift.push((drift::DriftKind::RateFields, detail.to_owned()));
         }
         if let Reply::Whole(Candidate { status: StatusCode::OK, document: Some(document), .. }) = reply {
             drift.extend(surprises(document));
@@ -192,25 +192,26 @@ fn rate(fields: &HeaderMap) -> Option<RateFields> {
 }
 
 /// The end of an API version, as its answers announce it.
-fn announcements(fields: &HeaderMap) -> Vec<(drift::Kind, String)> {
+fn announcements(fields: &HeaderMap) -> Vec<(drift::DriftKind, String)> {
     let version = || {
         let served = fields::text(fields, "snyk-version-served");
         served.unwrap_or_else(|| "(no version)".to_owned())
     };
-    let deprecated = fields::text(fields, "deprecation")
-        .map(|since| (drift::Kind::Deprecation, format!("version {}: deprecated since {since}", version())));
+    let deprecated = fields::text(fields, "deprecation").map(|since| {
+        (drift::DriftKind::Deprecation, format!("version {}: deprecated since {since}", version()))
+    });
     let ending = fields::text(fields, "sunset")
-        .map(|end| (drift::Kind::Sunset, format!("version {}: ends {end}", version())));
+        .map(|end| (drift::DriftKind::Sunset, format!("version {}: ends {end}", version())));
     deprecated.into_iter().chain(ending).collect()
 }
 
 /// The parts of an export's document that are not as we know them.
-fn surprises(document: &Document) -> impl Iterator<Item = (drift::Kind, String)> {
+fn surprises(document: &Document) -> impl Iterator<Item = (drift::DriftKind, String)> {
     let word = document.unknown_status();
-    let word = word.map(|word| (drift::Kind::StatusWord, format!("status {}", fields::plain(word))));
+    let word = word.map(|word| (drift::DriftKind::StatusWord, format!("status {}", fields::plain(word))));
     let link = document.links.is_unreadable.then(|| {
         let export = document.id.as_deref().map_or_else(|| "(no id)".to_owned(), fields::plain);
-        (drift::Kind::LinkForm, format!("a link of export {export} does not say when it ends"))
+        (drift::DriftKind::LinkForm, format!("a link of export {export} does not say when it ends"))
     });
     word.into_iter().chain(link)
 }

@@ -1,4 +1,4 @@
-//! Signs that Snyk is not, or will not stay, as we know it: counted, and the last of each kind kept.
+//! Signs that Snyk's API changes: counted, and the last of each kind kept.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
@@ -6,9 +6,9 @@ use std::time::SystemTime;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
-/// What is not as we know it.
+/// The kinds of changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum DriftKind {
     /// A `Deprecation` field (RFC 9745).
     Deprecation,
     /// A `Sunset` field (RFC 8594).
@@ -23,7 +23,7 @@ pub enum Kind {
     RateFields,
 }
 
-impl Kind {
+impl DriftKind {
     /// All of them.
     pub const ALL: [Self; 6] =
         [Self::Deprecation, Self::Sunset, Self::Version, Self::StatusWord, Self::LinkForm, Self::RateFields];
@@ -44,21 +44,21 @@ impl Kind {
 
 /// The last of a kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    /// Which kind.
-    pub kind: Kind,
-    /// How often.
+pub struct DriftSign {
+    /// The kind.
+    pub kind: DriftKind,
+    /// Number of times since the start.
     pub count: u64,
-    /// When last.
+    /// The last time.
     pub last: SystemTime,
-    /// What it said.
+    /// The last detail.
     pub detail: String,
 }
 
-/// Most versions that are remembered; the one that was not asked for the longest goes first.
+/// Most versions that are remembered; the least recently requested one goes first.
 const VERSIONS: usize = 64;
 
-/// What is served for a version that is asked for. Each operation has versions of its own.
+/// The API version that Snyk serves for a requested one. Each operation has versions of its own.
 #[derive(Debug)]
 struct Version {
     operation: &'static str,
@@ -66,37 +66,37 @@ struct Version {
     served: String,
 }
 
-type Counters = Family<[(&'static str, &'static str); 1], Counter>;
+type KindCounters = Family<[(&'static str, &'static str); 1], Counter>;
 
-/// All that was seen.
+/// All signs since the start.
 #[derive(Debug)]
 pub struct Drift {
-    counters: Counters,
-    by_kind: [Counter; Kind::ALL.len()],
-    last: Mutex<[Option<(SystemTime, String)>; Kind::ALL.len()]>,
-    /// The one that was asked for last comes first.
+    counters: KindCounters,
+    by_kind: [Counter; DriftKind::ALL.len()],
+    last: Mutex<[Option<(SystemTime, String)>; DriftKind::ALL.len()]>,
+    /// The one that was requested last comes first.
     versions: Mutex<Vec<Version>>,
 }
 
 impl Default for Drift {
     fn default() -> Self {
-        let counters = Counters::default();
-        let by_kind = Kind::ALL.map(|kind| counters.get_or_create_owned(&[("kind", kind.as_str())]));
+        let counters = KindCounters::default();
+        let by_kind = DriftKind::ALL.map(|kind| counters.get_or_create_owned(&[("kind", kind.as_str())]));
         Self { counters, by_kind, last: Mutex::default(), versions: Mutex::default() }
     }
 }
 
 impl Drift {
-    pub(super) fn counters(&self) -> &Counters {
+    pub(super) fn counters(&self) -> &KindCounters {
         &self.counters
     }
 
-    pub(super) fn note(&self, kind: Kind, detail: &str, now: SystemTime) {
+    pub(super) fn note(&self, kind: DriftKind, detail: &str, now: SystemTime) {
         if self.by_kind[kind as usize].inc() == 0 {
             tracing::warn!(
                 drift.kind = kind.as_str(),
                 drift.detail = detail,
-                "Snyk is not as it was; said once"
+                "Snyk's API differs from what exportgate knows (logged once for each kind)"
             );
         }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,13 +120,13 @@ impl Drift {
         None
     }
 
-    /// What was seen, one for each kind.
+    /// The kinds that were seen, with the last of each.
     #[must_use]
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn signs(&self) -> Vec<DriftSign> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = Kind::ALL.into_iter().zip(last.iter()).filter_map(|(kind, last)| {
+        let seen = DriftKind::ALL.into_iter().zip(last.iter()).filter_map(|(kind, last)| {
             let (last, detail) = last.clone()?;
-            Some(Seen { kind, count: self.by_kind[kind as usize].get(), last, detail })
+            Some(DriftSign { kind, count: self.by_kind[kind as usize].get(), last, detail })
         });
         seen.collect()
     }

@@ -12,12 +12,12 @@ pub const STEP: Duration = Duration::from_mins(1);
 /// Most points that are kept, the running one included.
 const POINTS: usize = 60;
 
-/// What was counted within a minute.
+/// Counts of one minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Point {
-    /// When the minute began.
+    /// Start of the minute.
     pub at: SystemTime,
-    /// What was counted in it.
+    /// The counts.
     pub counts: Totals,
 }
 

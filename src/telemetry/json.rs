@@ -168,7 +168,7 @@ mod tests {
         }
     }
 
-    /// What `events` logs is the same text in both formats, and each line is an object.
+    /// The events have the same text in both formats, and each line is an object.
     fn is_the_same(events: impl FnOnce()) {
         let (ours, theirs) = (Written::default(), Written::default());
         let to = ours.clone();

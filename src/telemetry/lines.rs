@@ -1,4 +1,4 @@
-//! Lines on their way to standard error. Whoever logs never waits for whoever reads the log.
+//! Lines on their way to standard error. Logging never waits for the reader of the log.
 //!
 //! `tracing-appender` carries the lines to a thread that writes them. It bounds lines, not bytes, and its guard waits a
 //! second at most, so this file counts the bytes that wait: beyond the bound lines are dropped, and a stop waits for the
@@ -20,32 +20,32 @@ const CHUNK: usize = 64 * 1024;
 const GATHER: Duration = Duration::from_millis(5);
 /// Pause before the next try, where standard error does not block and takes nothing.
 const RETRY: Duration = Duration::from_millis(1);
-/// How long a stop waits for a reader that reads nothing.
+/// Longest wait at a stop for a reader that reads nothing.
 const STUCK: Duration = Duration::from_secs(1);
-/// How often a stop looks whether everything is written.
+/// Interval at which a stop checks that everything is written.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// Takes lines and never blocks.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(super) struct LogLines {
     to: NonBlocking,
-    counts: Arc<Counts>,
+    counts: Arc<LineCounts>,
     /// Dropped only in tests: the subscriber of the process lives as long as the process.
     _writer: WorkerGuard,
 }
 
 #[derive(Debug)]
-struct Counts {
+struct LineCounts {
     /// Bytes that wait to be written.
     waiting: AtomicUsize,
     most: usize,
     dropped: AtomicU64,
 }
 
-impl Lines {
-    /// Has a thread write lines to `to`. At most `most` bytes wait for it.
+impl LogLines {
+    /// Starts a thread that writes lines to `to`. At most `most` bytes wait for it.
     pub(super) fn begin(to: impl Write + Send + 'static, most: usize) -> Self {
-        let counts = Arc::new(Counts { waiting: AtomicUsize::new(0), most, dropped: AtomicU64::new(0) });
+        let counts = Arc::new(LineCounts { waiting: AtomicUsize::new(0), most, dropped: AtomicU64::new(0) });
         let out =
             Out { to, text: Vec::new(), cost: 0, is_torn: false, counts: Arc::clone(&counts), reported: 0 };
         let appender =
@@ -56,7 +56,7 @@ impl Lines {
 
     /// Takes a line to be written soon; drops and counts it where too many bytes wait.
     pub(super) fn take(&self, line: &[u8]) {
-        let Counts { waiting, most, dropped } = &*self.counts;
+        let LineCounts { waiting, most, dropped } = &*self.counts;
         let cost = line.len().max(LEAST);
         if waiting.fetch_add(cost, Ordering::Relaxed) + cost > *most {
             waiting.fetch_sub(cost, Ordering::Relaxed);
@@ -88,7 +88,7 @@ impl Lines {
 }
 
 /// For `tracing-subscriber`, which writes each event with one call.
-impl Write for &Lines {
+impl Write for &LogLines {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         self.take(line);
         Ok(line.len())
@@ -103,12 +103,12 @@ impl Write for &Lines {
 struct Out<W> {
     to: W,
     text: Vec<u8>,
-    /// What the lines in `text` count as.
+    /// Bytes that the lines in `text` count as.
     cost: usize,
     /// The end of the line that was written last was lost.
     is_torn: bool,
-    counts: Arc<Counts>,
-    /// How many dropped lines the log tells of.
+    counts: Arc<LineCounts>,
+    /// Dropped lines that were reported in the log.
     reported: u64,
 }
 
@@ -195,7 +195,7 @@ mod tests {
         const WRITERS: usize = 4;
         const EACH: usize = 25_000;
         let (from, to) = pipe().expect("a pipe");
-        let lines = Lines::begin(to, MOST);
+        let lines = LogLines::begin(to, MOST);
         let read = read(from);
         std::thread::scope(|scope| {
             for writer in 0..WRITERS {
@@ -226,7 +226,7 @@ mod tests {
     fn nobody_waits_for_a_reader_that_reads_nothing_and_what_it_misses_is_counted() {
         const LINES: usize = 20_000;
         let (from, to) = pipe().expect("a pipe");
-        let lines = Lines::begin(to, MOST);
+        let lines = LogLines::begin(to, MOST);
         (0..LINES).for_each(|number| lines.take(&line(number)));
         let dropped = lines.dropped();
         assert!(dropped > 0 && lines.counts.waiting.load(Ordering::Relaxed) <= MOST);
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn a_line_is_written_with_nothing_behind_it() {
         let (from, to) = pipe().expect("a pipe");
-        let (lines, mut from) = (Lines::begin(to, MOST), BufReader::new(from));
+        let (lines, mut from) = (LogLines::begin(to, MOST), BufReader::new(from));
         for number in 0..3 {
             lines.take(&line(number));
             let mut read = Vec::new();
@@ -257,7 +257,7 @@ mod tests {
     fn lines_for_a_reader_that_has_gone_are_counted() {
         let (from, to) = pipe().expect("a pipe");
         drop(from);
-        let lines = Lines::begin(to, MOST);
+        let lines = LogLines::begin(to, MOST);
         (0..100).for_each(|number| lines.take(&line(number)));
         lines.finish(SLOW);
         assert_eq!((lines.dropped(), lines.counts.waiting.load(Ordering::Relaxed)), (100, 0));
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn a_full_disk_costs_the_lines_that_found_no_room_and_spoils_no_other() {
         let counts =
-            Arc::new(Counts { waiting: AtomicUsize::new(0), most: MOST, dropped: AtomicU64::new(0) });
+            Arc::new(LineCounts { waiting: AtomicUsize::new(0), most: MOST, dropped: AtomicU64::new(0) });
         let to = Disk(120, Vec::new());
         let mut out = Out { to, text: Vec::new(), cost: 0, is_torn: false, counts, reported: 0 };
         let mut lost = 0;

@@ -1,8 +1,7 @@
-//! What the request path counts. Every series is there from the start, and counting is one atomic addition: no
+//! Metrics of the request path. Every series is there from the start, and counting is one atomic addition: no
 //! map is walked and no lock is taken but a histogram's own.
 //!
-//! What other parts count (connections, the journal, the cache) they keep themselves; `admin` reads it when it is
-//! asked. `docs/metrics.md` is generated from the registry.
+//! Other parts (connections, the journal, the cache) keep their own counters; `admin` reads them at each scrape. `docs/metrics.md` is generated from the registry.
 
 use std::fmt::Debug;
 use std::time::{Duration, SystemTime};
@@ -16,9 +15,9 @@ use super::drift::{self, Drift};
 
 /// The operations, as they are written in labels.
 const OPERATIONS: [&str; 5] = ["results", "job-status", "start", "other", "none"];
-/// What an attempt may come to.
+/// The results of an attempt.
 const RESULTS: [&str; 7] = ["2xx", "3xx", "4xx", "401", "429", "5xx", "error"];
-/// Why an answer with a finished export is not stored.
+/// The reasons for which an answer with a finished export is not stored.
 const NOT_STORED: [&str; 9] = [
     "status",
     "not-export",
@@ -33,19 +32,19 @@ const NOT_STORED: [&str; 9] = [
 /// The classes of status codes.
 const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
 
-/// Seconds that a client waits: a hit takes some ten microseconds, a request at most `listener.request_timeout`.
+/// Buckets of a client's wait, in seconds: a hit takes some ten microseconds, a request at most `listener.request_timeout`.
 const CLIENT_SECONDS: [f64; 17] = [
     0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0,
     90.0,
 ];
-/// Seconds that Snyk takes, and that a turn is waited for.
+/// Buckets of Snyk's latency and of the wait in the queue, in seconds.
 const UPSTREAM_SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
-/// Seconds of freshness left.
+/// Buckets of the freshness that is left, in seconds.
 const FRESHNESS_SECONDS: [f64; 8] = [60.0, 300.0, 600.0, 900.0, 1_200.0, 1_800.0, 2_700.0, 3_600.0];
 
 /// How a request was served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Served {
+pub enum RequestOutcome {
     /// From the cache.
     Hit,
     /// From the cache, past its freshness.
@@ -64,7 +63,7 @@ pub enum Served {
     Abandoned,
 }
 
-impl Served {
+impl RequestOutcome {
     /// All of them.
     pub const ALL: [Self; 8] = [
         Self::Hit,
@@ -95,31 +94,31 @@ impl Served {
 
 /// One answer to a client.
 #[derive(Debug, Clone, Copy)]
-pub struct Answered {
+pub struct RequestSample {
     /// The operation.
     pub operation: &'static str,
-    /// How it was served.
-    pub served: Served,
+    /// The outcome.
+    pub served: RequestOutcome,
     /// Its status; `None` where its client left before.
     pub status: Option<u16>,
     /// The code of an error of our own.
     pub code: Option<&'static str>,
     /// Seconds of freshness that a stored answer had left.
     pub fresh_for: Option<u64>,
-    /// How long it took.
+    /// Duration of the request.
     pub duration: Duration,
 }
 
 /// One attempt at Snyk.
 #[derive(Debug, Clone, Copy)]
-pub struct Attempted {
+pub struct AttemptSample {
     /// The operation.
     pub operation: &'static str,
     /// The status that came, unless no whole answer did.
     pub status: Option<u16>,
     /// From sending to the last byte, or to the failure.
     pub latency: Duration,
-    /// How long it waited for its turn.
+    /// Wait in the queue.
     pub queued: Duration,
 }
 
@@ -129,22 +128,22 @@ type Labels<const N: usize> = [(&'static str, &'static str); N];
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Answers, by how they were served.
-    pub served: [u64; Served::ALL.len()],
+    pub served: [u64; RequestOutcome::ALL.len()],
     /// Attempts at Snyk.
     pub attempts: u64,
     /// Those of them that came to 401, 429, 5xx or no whole answer.
     pub failed: u64,
 }
 
-/// All that the request path counts.
+/// The metrics of the request path.
 #[derive(Debug)]
 pub struct Metrics {
-    requests: Table<{ OPERATIONS.len() }, { Served::ALL.len() }>,
+    requests: Table<{ OPERATIONS.len() }, { RequestOutcome::ALL.len() }>,
     responses: Family<Labels<1>, Counter>,
     by_class: [Counter; CLASSES.len()],
     own_answers: Family<Labels<1>, Counter>,
     request_duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
-    durations: [Histogram; Served::ALL.len()],
+    durations: [Histogram; RequestOutcome::ALL.len()],
     attempts: Table<{ OPERATIONS.len() }, { RESULTS.len() }>,
     upstream_duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
     latencies: [Histogram; OPERATIONS.len()],
@@ -155,6 +154,13 @@ pub struct Metrics {
     drift: Drift,
 }
 
+/// A label with all of its values.
+#[derive(Clone, Copy)]
+struct Label<const N: usize> {
+    name: &'static str,
+    values: [&'static str; N],
+}
+
 /// Counters by two labels.
 #[derive(Debug)]
 struct Table<const R: usize, const C: usize> {
@@ -163,12 +169,10 @@ struct Table<const R: usize, const C: usize> {
 }
 
 impl<const R: usize, const C: usize> Table<R, C> {
-    fn new(
-        (row, rows): (&'static str, [&'static str; R]),
-        (column, columns): (&'static str, [&'static str; C]),
-    ) -> Self {
+    fn new(row: Label<R>, column: Label<C>) -> Self {
         let family = Family::<Labels<2>, Counter>::default();
-        let cells = rows.map(|r| columns.map(|c| family.get_or_create_owned(&[(row, r), (column, c)])));
+        let cell = |r, c| family.get_or_create_owned(&[(row.name, r), (column.name, c)]);
+        let cells = row.values.map(|r| column.values.map(|c| cell(r, c)));
         Self { family, cells }
     }
 }
@@ -183,19 +187,20 @@ fn of_upstream() -> Histogram {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let outcomes = Served::ALL.map(Served::as_str);
+        let by_operation = || Label { name: "operation", values: OPERATIONS };
+        let outcomes = RequestOutcome::ALL.map(RequestOutcome::as_str);
         let responses = Family::<Labels<1>, Counter>::default();
         let request_duration: Family<_, _, fn() -> Histogram> = Family::new_with_constructor(of_clients);
         let upstream_duration: Family<_, _, fn() -> Histogram> = Family::new_with_constructor(of_upstream);
         let not_stored = Family::<Labels<1>, Counter>::default();
         Self {
-            requests: Table::new(("operation", OPERATIONS), ("outcome", outcomes)),
+            requests: Table::new(by_operation(), Label { name: "outcome", values: outcomes }),
             by_class: CLASSES.map(|class| responses.get_or_create_owned(&[("class", class)])),
             responses,
             own_answers: Family::default(),
             durations: outcomes.map(|outcome| request_duration.get_or_create_owned(&[("outcome", outcome)])),
             request_duration,
-            attempts: Table::new(("operation", OPERATIONS), ("result", RESULTS)),
+            attempts: Table::new(by_operation(), Label { name: "result", values: RESULTS }),
             latencies: OPERATIONS.map(|word| upstream_duration.get_or_create_owned(&[("operation", word)])),
             upstream_duration,
             queue_duration: of_upstream(),
@@ -209,7 +214,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Counts an answer to a client.
-    pub fn answered(&self, answered: &Answered) {
+    pub fn answered(&self, answered: &RequestSample) {
         let (row, column) = (operation(answered.operation), answered.served as usize);
         self.requests.cells[row][column].inc();
         if let Some(status) = answered.status {
@@ -226,7 +231,7 @@ impl Metrics {
     }
 
     /// Counts an attempt at Snyk.
-    pub fn attempted(&self, attempted: &Attempted) {
+    pub fn attempted(&self, attempted: &AttemptSample) {
         let row = operation(attempted.operation);
         let result = match attempted.status {
             None => "error",
@@ -240,23 +245,23 @@ impl Metrics {
         self.queue_duration.observe(attempted.queued.as_secs_f64());
     }
 
-    /// Counts a wait for a turn that did not come.
+    /// Counts a wait in the queue that ended without a slot.
     pub fn waited(&self, queued: Duration) {
         self.queue_duration.observe(queued.as_secs_f64());
     }
 
-    /// Counts a finished export that is not stored; whether it is the first for this reason.
+    /// Counts a finished export that is not stored. True if it is the first for this reason.
     pub fn not_stored(&self, reason: &str) -> bool {
         let counter = NOT_STORED.iter().position(|known| *known == reason).map(|at| &self.by_reason[at]);
         counter.is_some_and(|counter| counter.inc() == 0)
     }
 
-    /// Notes that Snyk is not as we know it; `detail` must be plain words.
-    pub fn drifted(&self, kind: drift::Kind, detail: &str, now: SystemTime) {
+    /// Notes a sign that Snyk's API changes; `detail` must be plain words.
+    pub fn drifted(&self, kind: drift::DriftKind, detail: &str, now: SystemTime) {
         self.drift.note(kind, detail, now);
     }
 
-    /// What of Snyk is not as we know it.
+    /// Signs that Snyk's API changes.
     #[must_use]
     pub fn drift(&self) -> &Drift {
         &self.drift
@@ -271,13 +276,13 @@ impl Metrics {
             cells.filter(|(_, word)| wanted(word)).map(|(cell, _)| cell.get()).sum()
         };
         Totals {
-            served: Served::ALL.map(|served| column(served as usize)),
+            served: RequestOutcome::ALL.map(|served| column(served as usize)),
             attempts: results(|_| true),
             failed: results(|word| ["401", "429", "5xx", "error"].contains(&word)),
         }
     }
 
-    /// Has everything here written where `registry` is.
+    /// Registers all metrics of the request path.
     pub fn register(&self, registry: &mut Registry) {
         let seconds = || Unit::Seconds;
         registry.register(
@@ -344,14 +349,21 @@ mod tests {
     #[test]
     fn every_answer_and_attempt_is_counted_once() {
         let metrics = Metrics::default();
-        for (served, status) in Served::ALL.into_iter().zip([200, 200, 404, 200, 201, 403, 503, 0]) {
+        for (served, status) in RequestOutcome::ALL.into_iter().zip([200, 200, 404, 200, 201, 403, 503, 0]) {
             let (operation, duration) = ("results", Duration::from_millis(1));
             let status = Some(status).filter(|status| *status > 0);
-            metrics.answered(&Answered { operation, served, status, code: None, fresh_for: None, duration });
+            metrics.answered(&RequestSample {
+                operation,
+                served,
+                status,
+                code: None,
+                fresh_for: None,
+                duration,
+            });
         }
         for status in [Some(200), Some(304), Some(404), Some(401), Some(429), Some(503), None] {
             let (latency, queued) = (Duration::from_millis(1), Duration::ZERO);
-            metrics.attempted(&Attempted { operation: "start", status, latency, queued });
+            metrics.attempted(&AttemptSample { operation: "start", status, latency, queued });
         }
         let totals = metrics.totals();
         assert_eq!(totals, Totals { served: [1; 8], attempts: 7, failed: 4 });

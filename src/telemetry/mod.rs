@@ -1,5 +1,5 @@
-//! What is told of the gateway while it runs: logs (readable on a terminal, JSON otherwise), what the request path
-//! counts, and traces. Never a credential or a link.
+//! Telemetry of the running gateway: logs (readable on a terminal, JSON otherwise), metrics of the request path, and
+//! traces. Never a credential or a link.
 
 pub mod drift;
 pub mod history;
@@ -22,7 +22,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, reload};
 
 use json::Json;
-use lines::Lines;
+use lines::LogLines;
 
 pub use settings::{Format, Settings};
 
@@ -42,7 +42,7 @@ pub enum LogError {
     /// Something else in this process writes logs already.
     #[error("logs are set up already")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
-    /// What writes logs is gone.
+    /// The subscriber that writes logs is gone.
     #[error("the filter cannot be replaced")]
     Reload(#[from] reload::Error),
     /// Standard error is closed, or too many files are open.
@@ -50,7 +50,7 @@ pub enum LogError {
     Stderr(#[from] std::io::Error),
 }
 
-/// What is logged; it may be changed while we run.
+/// The filter of the log, which may be changed at run time.
 #[derive(Clone)]
 pub struct LogFilter(Set);
 
@@ -66,7 +66,7 @@ impl LogFilter {
     /// Logs what `settings` say from now on. `RUST_LOG` comes before `log.filter`.
     ///
     /// # Errors
-    /// When the filter cannot be read.
+    /// If the filter cannot be parsed.
     pub fn set(&self, settings: &Settings) -> Result<(), LogError> {
         Ok((self.0)(filter(settings)?)?)
     }
@@ -78,13 +78,13 @@ fn filter(settings: &Settings) -> Result<EnvFilter, LogError> {
     quietened(EnvFilter::try_new(given.as_deref().unwrap_or(&settings.filter))?)
 }
 
-/// How long a stop waits for a reader of the log that is slow.
+/// Longest wait at a stop for a slow reader of the log.
 const SLOW_READER: Duration = Duration::from_secs(5);
 
 /// The log of this process; there is one subscriber in a process.
-static LOG: OnceLock<Arc<Lines>> = OnceLock::new();
+static LOG: OnceLock<Arc<LogLines>> = OnceLock::new();
 
-/// How many lines of the log were dropped since the start, because nothing read them or a disk was full.
+/// Lines of the log that were dropped since the start, because nothing read them or a disk was full.
 #[must_use]
 pub fn lines_dropped() -> u64 {
     LOG.get().map_or(0, |lines| lines.dropped())
@@ -97,7 +97,7 @@ pub fn finish_log(most: Duration) {
     }
 }
 
-/// Has the log written when it is dropped, also by a panic.
+/// Flushes the log when it is dropped, also by a panic.
 #[derive(Debug)]
 pub struct Unwritten(());
 
@@ -110,7 +110,7 @@ impl Drop for Unwritten {
 /// Writes events and panics to standard error from now on, on a thread of its own. `RUST_LOG` comes before `log.filter`.
 ///
 /// # Errors
-/// When the filter cannot be read, or logs are set up already.
+/// If the filter cannot be parsed, or logs are set up already.
 pub fn init(settings: &Settings) -> Result<(LogFilter, Unwritten), LogError> {
     let is_terminal = std::io::stderr().is_terminal();
     let is_text = match settings.format {
@@ -121,7 +121,7 @@ pub fn init(settings: &Settings) -> Result<(LogFilter, Unwritten), LogError> {
     let (filter, handle) = reload::Layer::new(filter(settings)?);
     // A file of its own: whoever writes to `Stderr` holds its lock, and everybody else would wait for the reader too.
     let stderr = File::from(std::io::stderr().as_fd().try_clone_to_owned()?);
-    let lines = Arc::new(Lines::begin(stderr, settings.max_buffer));
+    let lines = Arc::new(LogLines::begin(stderr, settings.max_buffer));
     let to = Arc::clone(&lines);
     let text =
         is_text.then(|| tracing_subscriber::fmt::layer().with_writer(Arc::clone(&to)).with_ansi(is_terminal));
@@ -133,7 +133,7 @@ pub fn init(settings: &Settings) -> Result<(LogFilter, Unwritten), LogError> {
     Ok((LogFilter(Arc::new(set)), Unwritten(())))
 }
 
-/// Has panics logged: the hook of the standard library writes to standard error itself, and waits for its reader.
+/// Logs panics: the hook of the standard library writes to standard error itself, and waits for its reader.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let backtrace = Backtrace::capture();
@@ -142,13 +142,13 @@ fn log_panics() {
             thread.name = std::thread::current().name(),
             code.location = panic.location().map(tracing::field::display),
             backtrace = is_wanted.then(|| tracing::field::display(backtrace)),
-            "a panic: {}",
-            panic.payload_as_str().unwrap_or("without a text")
+            "panic: {}",
+            panic.payload_as_str().unwrap_or("no message")
         );
     }));
 }
 
-/// Takes from a filter what would open the libraries' finer levels.
+/// Removes the libraries' finer levels from a filter.
 ///
 /// # Errors
 /// Never, as long as the list of libraries can be read.
@@ -160,10 +160,10 @@ pub fn quietened(given: EnvFilter) -> Result<EnvFilter, LogError> {
     Ok(filter)
 }
 
-/// Whether `filter` can be read.
+/// Checks that `filter` can be parsed.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The parser's message.
 pub fn check_filter(filter: &str) -> Result<(), String> {
     EnvFilter::try_new(filter).map(drop).map_err(|error| error.to_string())
 }
@@ -189,7 +189,7 @@ mod tests {
             serde_json::from_slice(&log.lock().expect("no panic")).expect("one event");
         assert_eq!(
             (event["level"].as_str(), event["message"].as_str()),
-            (Some("ERROR"), Some("a panic: on purpose"))
+            (Some("ERROR"), Some("panic: on purpose"))
         );
         assert!(event["code.location"].as_str().is_some_and(|place| place.starts_with(file!())));
     }

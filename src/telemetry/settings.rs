@@ -1,9 +1,9 @@
-//! What the configuration says about logs.
+//! The settings of logs.
 
 /// `[log]`.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How events are written.
+    /// Format of the events.
     pub format: Format,
     /// A `tracing` filter, as in `RUST_LOG` (which comes first).
     pub filter: String,
@@ -11,7 +11,7 @@ pub struct Settings {
     pub max_buffer: usize,
 }
 
-/// How log events are written to standard error.
+/// Format of log events on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Text on a terminal, JSON otherwise.

@@ -1,4 +1,4 @@
-//! What a peer sends, held to its framing: a message that was cut never looks whole, and one whose end is not certain is
+//! Strict framing of messages from a peer: a message that was cut never looks whole, and one whose end is not certain is
 //! refused.
 
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{Response, Version};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::BoxError;
+use crate::error_text::BoxError;
 
 /// A body that a peer sends. It ends only where its message does, and it has no trailers.
 ///
@@ -65,7 +65,7 @@ impl Body for CheckedBody {
     }
 }
 
-/// Whether a response has a status of HTTP's (RFC 9110 §15), and its end is certain (RFC 9112 §6.1, §6.3).
+/// True if a response has a status of HTTP's (RFC 9110 §15), and its end is certain (RFC 9112 §6.1, §6.3).
 ///
 /// hyper reads a body to the end of the connection where `Transfer-Encoding` does not end in `chunked`, takes other codings
 /// before it for part of the content, and prefers it to `Content-Length`. Proxies that differ here can be made to

@@ -19,25 +19,25 @@ use tower::service_fn;
 use tower::util::BoxCloneSyncService;
 
 use super::checked::{self, CheckedBody};
-use super::connect::{Connector, Failures, Stream};
+use super::connect::{AddressFailures, Connector, UpstreamStream};
 use super::proxy::Proxy;
-use super::{Body, BoxError, MAX_RESPONSE_HEAD, TransportError};
-use crate::error_text::find;
+use super::{Body, MAX_RESPONSE_HEAD, TransportError};
+use crate::error_text::{BoxError, find};
 
 /// Idle connections are dropped before a load balancer's usual minute is over.
 const POOL_IDLE: Duration = Duration::from_secs(45);
-/// How soon a dead HTTP/2 connection is noticed, where nobody says otherwise.
+/// Default time in which a dead HTTP/2 connection is noticed.
 const DEAD_AFTER: Duration = Duration::from_secs(5);
 
-/// How much of an HTTP/2 answer may come before it is read, in bytes, and of all on a connection: answers that wait (for
-/// room in memory, or for a slow client of a streamed one) leave room for the others.
+/// HTTP/2 flow control windows of a stream and of a connection, in bytes. The connection's is larger: answers that wait
+/// (for room in memory, or for a slow client of a streamed one) leave room for the others.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
 
 /// The client with its pool of connections.
 #[derive(Debug, Clone)]
-pub struct Client {
-    pool: legacy::Client<BoxCloneSyncService<Uri, Stream, BoxError>, Watched>,
+pub struct HttpClient {
+    pool: legacy::Client<BoxCloneSyncService<Uri, UpstreamStream, BoxError>, TrackedBody>,
     proxy: Option<Arc<str>>,
 }
 
@@ -58,7 +58,7 @@ pub enum RequestError {
     Unsound,
 }
 
-/// The client for `destination`, with [`Client::new`]'s usual limits.
+/// The client for `destination`, with [`HttpClient::new`]'s usual limits.
 ///
 /// # Errors
 /// See [`TransportError`].
@@ -66,11 +66,11 @@ pub fn client(
     destination: &Uri,
     ca_file: Option<&Path>,
     connect_timeout: Duration,
-) -> Result<Client, TransportError> {
-    Client::new(destination, ca_file, connect_timeout, DEAD_AFTER)
+) -> Result<HttpClient, TransportError> {
+    HttpClient::new(destination, ca_file, connect_timeout, DEAD_AFTER)
 }
 
-impl Client {
+impl HttpClient {
     /// Makes the client for `destination`. `connect_timeout` covers name, TCP, tunnel and TLS together. An HTTP/2 connection
     /// that gives no sign of life is closed after `dead_after`, whether requests are on it or not; one whose
     /// peer acknowledges nothing after twice as long.
@@ -108,7 +108,7 @@ impl Client {
             proxy,
             limit: connect_timeout,
             unacknowledged: 2 * dead_after,
-            failures: Failures::default(),
+            failures: AddressFailures::default(),
         });
         let connector = BoxCloneSyncService::new(service_fn(move |uri: Uri| {
             let connector = Arc::clone(&connector);
@@ -145,7 +145,7 @@ impl Client {
     pub async fn request(&self, request: Request<Body>) -> Result<Response<CheckedBody>, RequestError> {
         let is_safe = request.method().is_safe();
         let was_taken = Arc::new(AtomicBool::new(false));
-        let mut request = request.map(|body| Watched { body, was_taken: Arc::clone(&was_taken) });
+        let mut request = request.map(|body| TrackedBody { body, was_taken: Arc::clone(&was_taken) });
         let connection = capture_connection(&mut request);
         match self.pool.request(request).await {
             Ok(response) if checked::is_sound(&response) => {
@@ -168,7 +168,7 @@ impl Client {
     }
 }
 
-/// Whether it is certain that the peer has not processed a request that came to `error`:
+/// True if it is certain that the peer has not processed a request that failed with `error`:
 ///
 /// - hyper says "canceled" of a request only where it has not begun to send it.
 /// - `REFUSED_STREAM` says it of its stream (RFC 9113 §8.7).
@@ -187,12 +187,12 @@ fn was_not_processed(error: &legacy::Error, is_by_stream: bool) -> bool {
 
 /// A request's body that notes whether hyper has asked for it.
 #[derive(Debug)]
-struct Watched {
+struct TrackedBody {
     body: Body,
     was_taken: Arc<AtomicBool>,
 }
 
-impl HttpBody for Watched {
+impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = BoxError;
 

@@ -19,33 +19,33 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use super::BoxError;
 use super::proxy::{Proxy, TunnelRefused};
+use crate::error_text::BoxError;
 
 /// A connection that requests can be sent on.
-pub(super) type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+pub(super) type UpstreamStream = MaybeHttpsStream<TokioIo<TcpStream>>;
 
-/// How long one address has before the next is tried beside it (RFC 8305 §5 recommends this).
+/// Delay before the next address is tried beside the last (recommended by RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// How long it is remembered that an address failed.
+/// Time for which an address's failure is remembered.
 const FAILURE_MEMORY: Duration = Duration::from_mins(10);
-/// An idle connection is probed after so long.
+/// Idle time after which a connection is probed.
 const KEEPALIVE: Duration = Duration::from_mins(1);
 
-/// What opens connections.
+/// Opens connections.
 pub(super) struct Connector {
     pub(super) tls: TlsConnector,
     pub(super) proxy: Option<Proxy>,
     /// Longest time for name, TCP, tunnel and TLS together.
     pub(super) limit: Duration,
-    /// How long what was sent may stay unacknowledged (`TCP_USER_TIMEOUT`).
+    /// Longest time for which sent data may stay unacknowledged (`TCP_USER_TIMEOUT`).
     pub(super) unacknowledged: Duration,
-    pub(super) failures: Failures,
+    pub(super) failures: AddressFailures,
 }
 
-/// How far opening a connection came.
+/// The steps of opening a connection, each as the one that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum ConnectStage {
     /// The name was not resolved.
     Resolve,
     /// No address took a TCP connection.
@@ -59,11 +59,11 @@ pub enum Stage {
 /// No connection was opened, so that no request was sent.
 #[derive(Debug)]
 pub struct ConnectError {
-    /// How far it came.
-    pub stage: Stage,
+    /// The step that failed.
+    pub stage: ConnectStage,
     /// The proxy, where it is the proxy that failed.
     proxy: Option<String>,
-    /// What failed otherwise, as `HOST:PORT`.
+    /// The destination, as `HOST:PORT`.
     host: String,
     source: BoxError,
 }
@@ -80,13 +80,13 @@ impl ConnectError {
         self.proxy.as_deref()
     }
 
-    /// With what status the proxy refused to open a tunnel.
+    /// The status with which the proxy refused to open a tunnel.
     #[must_use]
     pub fn refused_with(&self) -> Option<http::StatusCode> {
         self.source.downcast_ref::<TunnelRefused>().map(|refused| refused.0)
     }
 
-    /// Whether it was out of time.
+    /// True if it timed out.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.source.is::<TimedOut>()
@@ -100,10 +100,10 @@ impl fmt::Display for ConnectError {
             None => write!(f, "{}: ", self.host)?,
         }
         f.write_str(match self.stage {
-            Stage::Resolve => "its name was not resolved",
-            Stage::Connect => "no connection",
-            Stage::Tunnel => "no tunnel",
-            Stage::Tls => "no TLS",
+            ConnectStage::Resolve => "host name not resolved",
+            ConnectStage::Connect => "connection failed",
+            ConnectStage::Tunnel => "no tunnel opened",
+            ConnectStage::Tls => "TLS handshake failed",
         })
     }
 }
@@ -119,7 +119,7 @@ impl Connector {
     ///
     /// # Errors
     /// [`ConnectError`].
-    pub(super) async fn connect(&self, uri: &Uri) -> Result<Stream, ConnectError> {
+    pub(super) async fn connect(&self, uri: &Uri) -> Result<UpstreamStream, ConnectError> {
         let deadline = Instant::now() + self.limit;
         let is_tls = uri.scheme_str() == Some("https");
         let host = uri.host().unwrap_or_default();
@@ -128,23 +128,25 @@ impl Connector {
         let target = format!("{host}:{port}");
         let failed = |stage, source| ConnectError {
             stage,
-            proxy: self.proxy.as_ref().filter(|_| stage != Stage::Tls).map(ToString::to_string),
+            proxy: self.proxy.as_ref().filter(|_| stage != ConnectStage::Tls).map(ToString::to_string),
             host: target.clone(),
             source,
         };
 
         let hop = self.proxy.as_ref().map_or((name, port), |proxy| (proxy.host.as_str(), proxy.port));
         let addresses = async { Ok(lookup_host(hop).await?.collect::<Vec<_>>()) };
-        let addresses = self.in_time(deadline, addresses).await.map_err(|e| failed(Stage::Resolve, e))?;
+        let addresses =
+            self.in_time(deadline, addresses).await.map_err(|e| failed(ConnectStage::Resolve, e))?;
 
         let racing = async { Ok(self.race(self.failures.order(addresses)).await?) };
-        let (tcp, attempt) = self.in_time(deadline, racing).await.map_err(|e| failed(Stage::Connect, e))?;
+        let (tcp, attempt) =
+            self.in_time(deadline, racing).await.map_err(|e| failed(ConnectStage::Connect, e))?;
 
         let tcp = match &self.proxy {
             None => tcp,
             Some(proxy) => {
                 let tunnel = proxy.tunnel(tcp, &target);
-                self.in_time(deadline, tunnel).await.map_err(|e| failed(Stage::Tunnel, e))?
+                self.in_time(deadline, tunnel).await.map_err(|e| failed(ConnectStage::Tunnel, e))?
             }
         };
         let stream = if is_tls {
@@ -152,7 +154,7 @@ impl Connector {
                 let name = ServerName::try_from(name.to_owned())?;
                 Ok(self.tls.connect(name, TokioIo::new(TokioIo::new(tcp))).await?)
             };
-            self.in_time(deadline, handshake).await.map_err(|e| failed(Stage::Tls, e))?.into()
+            self.in_time(deadline, handshake).await.map_err(|e| failed(ConnectStage::Tls, e))?.into()
         } else {
             TokioIo::new(tcp).into()
         };
@@ -170,7 +172,7 @@ impl Connector {
 
     /// Connects to one address after another, each [`ATTEMPT_DELAY`] after the one before or as soon as that has failed.
     /// The first connection wins (RFC 8305 §5).
-    async fn race(&self, addresses: Vec<SocketAddr>) -> io::Result<(TcpStream, Attempt<'_>)> {
+    async fn race(&self, addresses: Vec<SocketAddr>) -> io::Result<(TcpStream, AddressAttempt<'_>)> {
         let mut addresses = addresses.into_iter();
         let mut running = FuturesUnordered::new();
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
@@ -187,8 +189,8 @@ impl Connector {
         }
     }
 
-    async fn open(&self, address: SocketAddr) -> io::Result<(TcpStream, Attempt<'_>)> {
-        let attempt = Attempt { failures: &self.failures, address, succeeded: false };
+    async fn open(&self, address: SocketAddr) -> io::Result<(TcpStream, AddressAttempt<'_>)> {
+        let attempt = AddressAttempt { failures: &self.failures, address, succeeded: false };
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let socket = SockRef::from(&stream);
@@ -198,11 +200,11 @@ impl Connector {
     }
 }
 
-/// Which addresses failed, and when.
+/// The addresses that failed, with the time of each failure.
 #[derive(Debug, Default)]
-pub(super) struct Failures(Mutex<HashMap<SocketAddr, Instant>>);
+pub(super) struct AddressFailures(Mutex<HashMap<SocketAddr, Instant>>);
 
-impl Failures {
+impl AddressFailures {
     /// The order to try them in: by turns of each family (RFC 8305 §4), those that failed last at the end. Within that it
     /// stays as the system's resolver has it (RFC 6724).
     fn order(&self, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
@@ -224,20 +226,20 @@ impl Failures {
 
 /// A try of one address. It counts as failed unless the whole connection came about: also where another address was
 /// faster, or TLS failed.
-struct Attempt<'a> {
-    failures: &'a Failures,
+struct AddressAttempt<'a> {
+    failures: &'a AddressFailures,
     address: SocketAddr,
     succeeded: bool,
 }
 
-impl Attempt<'_> {
+impl AddressAttempt<'_> {
     fn succeeded(mut self) {
         self.succeeded = true;
         self.failures.lock().remove(&self.address);
     }
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for AddressAttempt<'_> {
     fn drop(&mut self) {
         if !self.succeeded {
             let (mut failures, now) = (self.failures.lock(), Instant::now());
@@ -266,7 +268,7 @@ mod tests {
             .expect("versions")
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
-        let (tls, failures) = (TlsConnector::from(Arc::new(config)), Failures::default());
+        let (tls, failures) = (TlsConnector::from(Arc::new(config)), AddressFailures::default());
         Connector { tls, proxy: None, limit: HOUR, unacknowledged: HOUR, failures }
     }
 
@@ -322,7 +324,7 @@ mod tests {
         let ended = std::thread::spawn(move || drop(bad.accept()));
         let uri = format!("https://{address}/").parse().expect("a URI");
         let error = connector.connect(&uri).await.expect_err("no connection");
-        assert_eq!(error.stage, Stage::Tls);
+        assert_eq!(error.stage, ConnectStage::Tls);
         assert!(ended.join().is_ok());
         let other = SocketAddr::from(([127, 0, 0, 1], 1));
         assert_eq!(connector.failures.order(vec![address, other]), [other, address]);
@@ -333,9 +335,9 @@ mod tests {
         let addresses = |texts: &[&str]| -> Vec<SocketAddr> {
             texts.iter().map(|text| text.parse().expect("an address")).collect()
         };
-        let failures = Failures::default();
+        let failures = AddressFailures::default();
         let fail = |address: &str| {
-            drop(Attempt { failures: &failures, address: addresses(&[address])[0], succeeded: false });
+            drop(AddressAttempt { failures: &failures, address: addresses(&[address])[0], succeeded: false });
         };
         let all = addresses(&["[::1]:1", "[::2]:1", "[::3]:1", "1.0.0.1:1", "1.0.0.2:1"]);
         let order = || failures.order(all.clone());
@@ -344,7 +346,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         fail("1.0.0.1:1");
         assert_eq!(order(), addresses(&["[::2]:1", "1.0.0.2:1", "[::3]:1", "[::1]:1", "1.0.0.1:1"]));
-        Attempt { failures: &failures, address: all[0], succeeded: false }.succeeded();
+        AddressAttempt { failures: &failures, address: all[0], succeeded: false }.succeeded();
         assert_eq!(order()[0], all[0]);
         // Of those that have not failed again for long, nothing is kept.
         tokio::time::advance(FAILURE_MEMORY).await;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body::Body;
 
-use super::BoxError;
 use super::memory::{Connection, Memory, SMALL};
-use super::pool::{NoRoom, Reservation, Share, Size};
+use super::pool::{Need, NoRoom, Room, Share, Size};
+use crate::error_text::BoxError;
 
-/// What is reserved first for a body whose length is not known, in bytes.
+/// First reservation for a body of unknown length, in bytes.
 const LEAST: usize = 4 * 1024;
 /// The pieces in which a body is gathered whose length is not known, in bytes.
 const PIECE: usize = 256 * 1024;
@@ -29,7 +29,7 @@ pub enum GatherError {
 
 /// Whose body is gathered.
 #[derive(Debug, Clone, Copy)]
-pub enum Source<'a> {
+pub enum BodySource<'a> {
     /// A client's: room is made for what has come, on its connection too.
     Client(&'a Connection),
     /// The upstream's: room is made for what it announces.
@@ -46,17 +46,17 @@ impl Memory {
     pub async fn gather<B>(
         &self,
         body: B,
-        source: Source<'_>,
+        source: BodySource<'_>,
         client: &Arc<str>,
-    ) -> Result<(Bytes, Reservation), GatherError>
+    ) -> Result<(Bytes, Room), GatherError>
     where
         B: Body<Data = Bytes, Error: Into<BoxError>>,
     {
         let size = body.size_hint();
         let most = size.upper().and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
-        let mut room = Room { memory: self, source, client, most, share: None, on_connection: None };
+        let mut room = Gathering { memory: self, source, client, most, share: None, on_connection: None };
         let mut gathered = Pieces::default();
-        if size.exact().is_some() && !matches!(source, Source::Client(_)) {
+        if size.exact().is_some() && !matches!(source, BodySource::Client(_)) {
             room.make(most).await?;
             gathered = Pieces::of(most);
         }
@@ -76,7 +76,7 @@ impl Memory {
 /// A body's bytes, and the room that is held for them.
 struct Owner {
     bytes: Vec<u8>,
-    _room: Reservation,
+    _room: Room,
     _on_connection: Option<Share>,
 }
 
@@ -92,7 +92,7 @@ impl AsRef<[u8]> for Owner {
 struct Pieces {
     full: Vec<Vec<u8>>,
     last: Vec<u8>,
-    /// How large a piece may be; `0` for the usual size.
+    /// Largest size of a piece; `0` for the usual size.
     piece: usize,
     len: usize,
 }
@@ -130,9 +130,9 @@ impl Pieces {
 }
 
 /// The room that is made for a body while it is gathered.
-struct Room<'a> {
+struct Gathering<'a> {
     memory: &'a Memory,
-    source: Source<'a>,
+    source: BodySource<'a>,
     client: &'a Arc<str>,
     /// The longest that the body can be.
     most: usize,
@@ -140,26 +140,27 @@ struct Room<'a> {
     on_connection: Option<Share>,
 }
 
-impl Room<'_> {
+impl Gathering<'_> {
     /// Makes room for `bytes` in all. It doubles, so that a body does not come with a little more each time.
     async fn make(&mut self, bytes: usize) -> Result<(), NoRoom> {
         if self.share.as_ref().is_some_and(|share| share.bytes() >= bytes) {
             return Ok(());
         }
         let wanted = bytes.next_power_of_two().max(LEAST).min(self.most).max(bytes);
-        let needed = (wanted, if wanted == self.most { Size::Known } else { Size::Grows });
-        if let Source::Client(connection) = self.source {
-            self.memory.room_on(connection, &mut self.on_connection, needed).await?;
+        let size = if wanted == self.most { Size::Known } else { Size::Grows };
+        let need = Need { bytes: wanted, size };
+        if let BodySource::Client(connection) = self.source {
+            self.memory.room_on(connection, &mut self.on_connection, need).await?;
         }
-        if wanted <= SMALL && matches!(self.source, Source::UpstreamOnce) {
+        if wanted <= SMALL && matches!(self.source, BodySource::UpstreamOnce) {
             self.share = Some(self.memory.room_at_once(self.client, wanted));
             return Ok(());
         }
-        self.memory.room(&mut self.share, self.client, needed).await
+        self.memory.room(&mut self.share, self.client, need).await
     }
 
-    /// Holds as much of it as is needed.
-    fn hold(self, bytes: Vec<u8>) -> (Bytes, Reservation) {
+    /// Holds as much of it as is need.
+    fn hold(self, bytes: Vec<u8>) -> (Bytes, Room) {
         let shrunk = |share: Option<Share>| {
             share.map(|mut share| {
                 share.set(bytes.len());
@@ -167,7 +168,7 @@ impl Room<'_> {
             })
         };
         let (room, on_connection) = (shrunk(self.share), shrunk(self.on_connection));
-        let room = Reservation::of(room);
+        let room = Room::of(room);
         (Bytes::from_owner(Owner { bytes, _room: room.clone(), _on_connection: on_connection }), room)
     }
 }

@@ -1,10 +1,10 @@
 //! One budget of bytes for the bodies that are held in memory: what is gathered of start calls and of Snyk's answers,
 //! and answers until their clients have taken them.
 //!
-//! What is held travels with its bytes, and is given back when the last reference to them goes, wherever that is (in a
+//! A reservation travels with its bytes. It is given back when the last reference to them goes, wherever that is (in a
 //! write buffer of hyper's, say). A stored answer counts for `cache.max_bytes` instead, as long as it is stored. Small
-//! bodies have a part of their own, so that polls do not wait behind large answers. Where there are several clients, each
-//! may hold half of either part.
+//! bodies have a part of their own, so that polls do not wait behind large answers. With several clients, each may hold
+//! half of either part.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,13 +14,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::pool::{NoRoom, Pool, Share, Size, lock};
+use super::pool::{Need, NoRoom, Pool, Share, Size, lock};
 
 /// Largest body that is a small one, in bytes.
 pub const SMALL: usize = 64 * 1024;
 /// The part of the budget that is for small bodies: one in so many.
 const SMALL_PART: usize = 4;
-/// Where there are several clients, one may hold one in so many of each part.
+/// Divisor of each part for one client, if there are several.
 const CLIENT_PART: usize = 2;
 
 /// An answer's bytes, and the room that is held for them on their connection.
@@ -51,15 +51,15 @@ impl Connection {
     }
 }
 
-/// A part of the budget, and what each client that holds some of it may hold.
+/// A part of the budget, with the shares of the clients that hold some of it.
 #[derive(Debug)]
-struct Part {
+struct MemoryPart {
     whole: Arc<Pool>,
     clients: Mutex<HashMap<Arc<str>, Weak<Pool>>>,
     largest: usize,
 }
 
-impl Part {
+impl MemoryPart {
     fn new(max: usize, largest: usize) -> Arc<Self> {
         Arc::new(Self { whole: Pool::new(max, largest), clients: Mutex::default(), largest })
     }
@@ -78,8 +78,8 @@ impl Part {
 /// The budget.
 #[derive(Debug, Clone)]
 pub struct Memory {
-    small: Arc<Part>,
-    large: Arc<Part>,
+    small: Arc<MemoryPart>,
+    large: Arc<MemoryPart>,
     /// In milliseconds.
     max_wait: Arc<AtomicU64>,
     several_clients: Arc<AtomicBool>,
@@ -91,15 +91,14 @@ impl Memory {
     pub fn new(max: usize, largest: usize) -> Self {
         let small = max / SMALL_PART;
         Self {
-            small: Part::new(small, SMALL),
-            large: Part::new(max - small, largest),
+            small: MemoryPart::new(small, SMALL),
+            large: MemoryPart::new(max - small, largest),
             max_wait: Arc::default(),
             several_clients: Arc::default(),
         }
     }
 
-    /// How long room is waited for from now on, and whether there are several clients: then one leaves room for the
-    /// others.
+    /// Sets the longest wait for room. With several clients, each leaves room for the others.
     pub fn set(&self, max_wait: Duration, several_clients: bool) {
         let millis = u64::try_from(max_wait.as_millis()).unwrap_or(u64::MAX);
         self.max_wait.store(millis, Ordering::Relaxed);
@@ -110,7 +109,7 @@ impl Memory {
         Duration::from_millis(self.max_wait.load(Ordering::Relaxed))
     }
 
-    /// The bytes that are held, and how many may be.
+    /// The bytes that are held, and the limit.
     #[must_use]
     pub fn held(&self) -> (usize, usize) {
         (self.small.whole.held() + self.large.whole.held(), self.small.whole.max + self.large.whole.max)
@@ -128,15 +127,15 @@ impl Memory {
         &self,
         share: &mut Option<Share>,
         client: &Arc<str>,
-        needed: (usize, Size),
+        need: Need,
     ) -> Result<(), NoRoom> {
         match share {
-            Some(share) if (share.bytes() <= SMALL) == (needed.0 <= SMALL) => {
-                share.wait(needed, self.max_wait()).await
+            Some(share) if (share.bytes() <= SMALL) == (need.bytes <= SMALL) => {
+                share.wait(need, self.max_wait()).await
             }
             share => {
-                let mut other = self.share(client, needed.0);
-                other.wait(needed, self.max_wait()).await?;
+                let mut other = self.share(client, need.bytes);
+                other.wait(need, self.max_wait()).await?;
                 *share = Some(other);
                 Ok(())
             }
@@ -155,10 +154,10 @@ impl Memory {
         &self,
         connection: &Connection,
         share: &mut Option<Share>,
-        needed: (usize, Size),
+        need: Need,
     ) -> Result<(), NoRoom> {
         let share = share.get_or_insert_with(|| Share::of(&connection.untaken, None));
-        share.wait(needed, self.max_wait()).await
+        share.wait(need, self.max_wait()).await
     }
 
     /// Waits for room for an answer on its client's connection, and holds that until it was taken.
@@ -167,7 +166,7 @@ impl Memory {
     /// [`NoRoom`].
     pub async fn until_taken(&self, connection: &Connection, bytes: Bytes) -> Result<Bytes, NoRoom> {
         let mut on_connection = None;
-        self.room_on(connection, &mut on_connection, (bytes.len(), Size::Known)).await?;
+        self.room_on(connection, &mut on_connection, Need { bytes: bytes.len(), size: Size::Known }).await?;
         Ok(Bytes::from_owner(Untaken { bytes, _on_connection: on_connection }))
     }
 }
@@ -178,7 +177,8 @@ mod tests {
     use http_body_util::{BodyExt as _, Full, StreamBody};
 
     use super::*;
-    use crate::transport::{BoxError, GatherError, Source};
+    use crate::error_text::BoxError;
+    use crate::transport::{BodySource, GatherError};
 
     const WAIT: Duration = Duration::from_millis(20);
 
@@ -209,10 +209,10 @@ mod tests {
         for (length, announced) in [(1, true), (100, false), (70_000, true), (900_000, false), (0, false)] {
             let gathered = if announced {
                 memory
-                    .gather(Full::new(Bytes::from(vec![b'x'; length])), Source::Upstream, &client("a"))
+                    .gather(Full::new(Bytes::from(vec![b'x'; length])), BodySource::Upstream, &client("a"))
                     .await
             } else {
-                memory.gather(limited(length, 1 << 20), Source::Upstream, &client("a")).await
+                memory.gather(limited(length, 1 << 20), BodySource::Upstream, &client("a")).await
             };
             let (bytes, held) = gathered.expect("there is room");
             assert_eq!((bytes.len(), memory.held().0), (length, length));
@@ -228,11 +228,11 @@ mod tests {
     async fn small_bodies_have_room_beside_large_ones_and_large_ones_wait() {
         let memory = memory(4 << 20);
         let a = client("a");
-        let large = |n: usize| memory.gather(Full::new(Bytes::from(vec![b'x'; n])), Source::Upstream, &a);
+        let large = |n: usize| memory.gather(Full::new(Bytes::from(vec![b'x'; n])), BodySource::Upstream, &a);
         let (first, _) = large(2 << 20).await.expect("there is room");
         assert!(matches!(large(2 << 20).await, Err(GatherError::NoRoom(_))));
         let (_small, _) =
-            memory.gather(pieces(&[1_000]), Source::Upstream, &client("a")).await.expect("there is room");
+            memory.gather(pieces(&[1_000]), BodySource::Upstream, &client("a")).await.expect("there is room");
         let waiting = large(2 << 20);
         let (second, ()) = tokio::join!(waiting, async move { drop(first) });
         // What is larger than all of it has it alone.
@@ -246,15 +246,17 @@ mod tests {
         let memory = memory(4 * SMALL);
         let body = |n: usize| Full::new(Bytes::from(vec![b'x'; n]));
         let (full, _) =
-            memory.gather(body(SMALL), Source::Upstream, &client("a")).await.expect("there is room");
-        assert!(memory.gather(body(1), Source::Upstream, &client("a")).await.is_err());
-        let (over, _) =
-            memory.gather(body(1_000), Source::UpstreamOnce, &client("a")).await.expect("it needs no room");
+            memory.gather(body(SMALL), BodySource::Upstream, &client("a")).await.expect("there is room");
+        assert!(memory.gather(body(1), BodySource::Upstream, &client("a")).await.is_err());
+        let (over, _) = memory
+            .gather(body(1_000), BodySource::UpstreamOnce, &client("a"))
+            .await
+            .expect("it needs no room");
         drop(full);
         // What is held beyond the limit is missing until it is given back.
-        assert!(memory.gather(body(SMALL), Source::Upstream, &client("a")).await.is_err());
+        assert!(memory.gather(body(SMALL), BodySource::Upstream, &client("a")).await.is_err());
         drop(over);
-        assert!(memory.gather(body(SMALL), Source::Upstream, &client("a")).await.is_ok());
+        assert!(memory.gather(body(SMALL), BodySource::Upstream, &client("a")).await.is_ok());
         assert_eq!(memory.held().0, 0);
     }
 
@@ -263,11 +265,12 @@ mod tests {
         let memory = memory(4 << 20);
         let body = || Full::new(Bytes::from(vec![b'x'; 2 << 20]));
         let (first, held) =
-            memory.gather(body(), Source::Upstream, &client("a")).await.expect("there is room");
+            memory.gather(body(), BodySource::Upstream, &client("a")).await.expect("there is room");
         held.suspend();
         held.suspend();
         assert_eq!(memory.held().0, 0);
-        let (second, _) = memory.gather(body(), Source::Upstream, &client("a")).await.expect("there is room");
+        let (second, _) =
+            memory.gather(body(), BodySource::Upstream, &client("a")).await.expect("there is room");
         held.resume();
         held.resume();
         assert_eq!(memory.held().0, 4 << 20);
@@ -279,7 +282,7 @@ mod tests {
     async fn a_connection_has_a_limit_of_its_own() {
         let (memory, connection) = (memory(64 << 20), Connection::new(1 << 20));
         let body = |n: usize| Full::new(Bytes::from(vec![b'x'; n]));
-        let sent = || Source::Client(&connection);
+        let sent = || BodySource::Client(&connection);
         let (first, _) = memory.gather(body(900_000), sent(), &client("a")).await.expect("there is room");
         assert!(memory.gather(body(900_000), sent(), &client("a")).await.is_err());
         assert!(memory.until_taken(&connection, Bytes::from(vec![0; 900_000])).await.is_err());

@@ -23,33 +23,33 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use crate::error_text::BoxError;
+
 pub use checked::CheckedBody;
-pub use client::{Client, RequestError, client};
-pub use connect::{ConnectError, Stage};
-pub use gather::{GatherError, Source};
+pub use client::{HttpClient, RequestError, client};
+pub use connect::{ConnectError, ConnectStage};
+pub use gather::{BodySource, GatherError};
 pub use memory::{Connection, Memory, SMALL};
 pub use peer::{Certificate, Peer, User, Via};
 pub use pinned::{Pin, pinned};
-pub use pool::{NoRoom, Reservation};
+pub use pool::{NoRoom, Room};
 pub use proxy::{BadProxy, Proxy};
-pub use server_tls::{BadTls, Loaded, Prepared as PreparedTls, ServerTls, Settings as ServerTlsSettings};
+pub use server_tls::{BadTls, HandshakeSettings, PreparedTls, ServerTls, Settings as ServerTlsSettings};
 pub use streamed::{StreamTimeout, Streamed};
 
 /// A message's body, in either direction: one that we hold, or one that streams through.
 pub type Body = Either<Full<Bytes>, Streamed>;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
 /// Largest response header section, in bytes. hyper holds to it roughly; who sends checks it exactly.
 pub const MAX_RESPONSE_HEAD: usize = 64 * 1024;
 
-/// Why no client could be made.
+/// The client could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// `upstream.ca_file` cannot be read or holds no certificate.
     #[error("{}: no usable certificate in it", path.display())]
     CaFile {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// Why.
         source: Option<rustls_pki_types::pem::Error>,
@@ -79,13 +79,13 @@ pub enum FetchError {
     Body(#[source] BoxError),
 }
 
-/// Asks for something small that is not Snyk's API (keys, an access token), bounded in size and time.
+/// Fetches something small that is not Snyk's API (keys, an access token), bounded in size and time.
 /// Redirects are not followed.
 ///
 /// # Errors
 /// [`FetchError`].
 pub async fn fetch(
-    client: &Client,
+    client: &HttpClient,
     request: http::Request<Body>,
     limit: usize,
     time: Duration,

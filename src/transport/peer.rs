@@ -1,4 +1,4 @@
-//! Who is at the other end of a client connection, as far as the connection itself tells.
+//! The other end of a client connection, as far as the connection itself tells.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -14,17 +14,17 @@ use super::Connection;
 /// The other end of a connection.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// Where it came in.
+    /// The way it came in.
     pub via: Via,
     /// The client certificate, verified by TLS.
     pub certificate: Option<Arc<Certificate>>,
-    /// Whether it showed one that is not good any more.
+    /// True if it showed a certificate that is no longer valid.
     pub is_refused: bool,
     /// The connection itself.
     pub connection: Arc<Connection>,
 }
 
-/// Where a connection came in.
+/// The way a connection came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Via {
     /// A listener on a loopback address: only this machine reaches it.
@@ -67,7 +67,7 @@ impl Via {
     }
 }
 
-/// What a client certificate says about its holder.
+/// The identity in a client certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Certificate {
     /// `uri:…` and `dns:…` for each subject alternative name (RFC 5280 §4.2.1.6), `subject:…` for the

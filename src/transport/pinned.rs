@@ -9,7 +9,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::BoxError;
+use crate::error_text::BoxError;
 
 /// The public key of a certificate. Who shows a certificate with it in a handshake has proved to hold its private key, so
 /// that names, issuer and validity do not matter; and one that was renewed with the same key is the same peer.
@@ -20,7 +20,7 @@ impl Pin {
     /// The pin of the first certificate of a file, which is the one that a server shows as its own.
     ///
     /// # Errors
-    /// When there is no certificate in `pem`.
+    /// If there is no certificate in `pem`.
     pub fn of(pem: &[u8]) -> Result<Self, BoxError> {
         Self::read(&CertificateDer::from_pem_slice(pem)?).ok_or_else(|| "no certificate in it".into())
     }
@@ -34,7 +34,7 @@ impl Pin {
 /// The settings of a client that takes the peer with this pin and no other; without one, any peer.
 ///
 /// # Errors
-/// When TLS refuses its settings.
+/// If TLS refuses its settings.
 pub fn pinned(pin: Option<Pin>) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = Verifier { pin, provider: Arc::clone(&provider) };

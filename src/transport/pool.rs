@@ -21,7 +21,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[error("no room among the bodies that are held in memory")]
 pub struct NoRoom;
 
-/// Whether it is known how large a body will be.
+/// The knowledge of a body's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Size {
     /// It needs no more than it asks for.
@@ -30,18 +30,26 @@ pub(super) enum Size {
     Grows,
 }
 
+/// The room that a body needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Need {
+    /// In all, with the bytes that it has.
+    pub(super) bytes: usize,
+    pub(super) size: Size,
+}
+
 /// A number of bytes that may be held.
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) max: usize,
-    /// What is left for the body in the lane by bodies that grow.
+    /// Bytes that bodies that grow leave free for the body in the lane.
     lane: usize,
-    held: Mutex<Held>,
+    held: Mutex<PoolUse>,
     freed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct PoolUse {
     all: usize,
     /// By the body in the lane.
     in_lane: usize,
@@ -60,13 +68,13 @@ impl Pool {
 
 /// Bytes of a pool that a body holds.
 #[derive(Debug)]
-struct Place {
+struct Allocation {
     pool: Arc<Pool>,
     bytes: usize,
     in_lane: bool,
 }
 
-impl Place {
+impl Allocation {
     fn of(pool: &Arc<Pool>) -> Self {
         Self { pool: Arc::clone(pool), bytes: 0, in_lane: false }
     }
@@ -106,14 +114,14 @@ impl Place {
 #[derive(Debug)]
 pub(super) struct Share {
     bytes: usize,
-    place: Place,
+    place: Allocation,
     /// Of what its client may hold.
-    of_client: Option<Place>,
+    of_client: Option<Allocation>,
 }
 
 impl Share {
     pub(super) fn of(pool: &Arc<Pool>, of_client: Option<&Arc<Pool>>) -> Self {
-        Self { bytes: 0, place: Place::of(pool), of_client: of_client.map(Place::of) }
+        Self { bytes: 0, place: Allocation::of(pool), of_client: of_client.map(Allocation::of) }
     }
 
     /// The bytes that it is room for.
@@ -134,14 +142,14 @@ impl Share {
         true
     }
 
-    /// Waits for room for `to` bytes in all, and holds what it has meanwhile.
-    pub(super) async fn wait(&mut self, (to, size): (usize, Size), max_wait: Duration) -> Result<(), NoRoom> {
+    /// Waits for room for all of `need`, and keeps its present room meanwhile.
+    pub(super) async fn wait(&mut self, need: Need, max_wait: Duration) -> Result<(), NoRoom> {
         let pool = Arc::clone(&self.place.pool);
         let waiting = async {
             loop {
                 let mut freed = pin!(pool.freed.notified());
                 freed.as_mut().enable();
-                if self.grow(to, size) {
+                if self.grow(need.bytes, need.size) {
                     return;
                 }
                 freed.await;
@@ -168,11 +176,11 @@ impl Drop for Share {
     }
 }
 
-/// What is held for a body; that of one that was not gathered is nothing.
+/// Room that is held for a body; none for a body that streams.
 #[derive(Debug, Clone, Default)]
-pub struct Reservation(Option<Arc<Mutex<Share>>>);
+pub struct Room(Option<Arc<Mutex<Share>>>);
 
-impl Reservation {
+impl Room {
     pub(super) fn of(share: Option<Share>) -> Self {
         Self(share.map(|share| Arc::new(Mutex::new(share))))
     }
@@ -246,7 +254,8 @@ mod tests {
         let (mut much, mut little) = (Share::of(&pool, None), Share::of(&pool, None));
         let wait = Duration::from_millis(100);
         let freeing = async { holder.set(90) };
-        let waited = tokio::join!(much.wait((50, Known), wait), little.wait((10, Known), wait), freeing);
+        let need = |bytes| Need { bytes, size: Known };
+        let waited = tokio::join!(much.wait(need(50), wait), little.wait(need(10), wait), freeing);
         assert!(matches!(waited, (Err(NoRoom), Ok(()), ())));
     }
 }

@@ -15,7 +15,8 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use tokio::net::TcpStream;
 
-use super::{BoxError, MAX_RESPONSE_HEAD};
+use super::MAX_RESPONSE_HEAD;
+use crate::error_text::BoxError;
 
 /// The variables that name a proxy for HTTPS, in the order in which they count, as with curl.
 const NAMED_BY: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
@@ -44,7 +45,7 @@ pub struct BadProxy {
 }
 
 impl BadProxy {
-    /// What the variable must be.
+    /// The form that the variable must have.
     pub const WHAT: &'static str = "must be http://[USER:PASSWORD@]HOST[:PORT]; proxies of another kind (https, socks5) are not supported";
 }
 
@@ -140,7 +141,7 @@ fn basic(login: &str) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
     Ok(field)
 }
 
-/// Whether `exceptions`, a list as in `NO_PROXY`, names the destination. Its hosts, domains and networks are as with curl.
+/// True if `exceptions`, a list as in `NO_PROXY`, names the destination. Its hosts, domains and networks are as with curl.
 /// Beyond that, `HOST:PORT` stands for that port alone and `*.DOMAIN` for `.DOMAIN`, as with Go.
 fn is_excepted(destination: &Uri, exceptions: &str) -> bool {
     let port = destination.port_u16().unwrap_or(443);

@@ -24,7 +24,7 @@ pub struct Settings {
     pub certificate: PathBuf,
     /// PEM: its private key.
     pub key: PathBuf,
-    /// PEM: who signs client certificates. None are asked for without it.
+    /// PEM: the CA of client certificates. Without it, none are requested.
     pub client_ca: Option<PathBuf>,
     /// PEM: client certificates that are revoked.
     pub client_crl: Option<PathBuf>,
@@ -41,7 +41,7 @@ pub enum BadTls {
     Pem {
         /// The configuration key of the file.
         key: &'static str,
-        /// What is wrong.
+        /// The problem.
         what: String,
     },
     /// Certificate and key do not fit, or TLS refuses them.
@@ -57,28 +57,28 @@ pub enum BadTls {
 
 /// TLS as it is spoken now. Clones share it.
 #[derive(Debug, Clone)]
-pub struct ServerTls(Arc<Shared>);
+pub struct ServerTls(Arc<TlsState>);
 
 #[derive(Debug)]
-struct Shared {
+struct TlsState {
     settings: ArcSwap<Settings>,
     provider: Arc<CryptoProvider>,
     /// Kept across reloads, so that sessions stay resumable.
     ticketer: Arc<dyn ProducesTickets>,
-    current: ArcSwap<Loaded>,
+    current: ArcSwap<HandshakeSettings>,
 }
 
 /// Other files, read and not in use yet.
 #[derive(Debug)]
-pub struct Prepared {
+pub struct PreparedTls {
     settings: Settings,
-    loaded: Loaded,
+    loaded: HandshakeSettings,
     followed: Followed,
 }
 
-/// What was made of one reading of the files.
+/// The settings that were made from one reading of the files.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct HandshakeSettings {
     /// The settings for handshakes.
     pub config: Arc<ServerConfig>,
     /// Everything in them that has an end.
@@ -97,7 +97,7 @@ impl ServerTls {
         let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(BadTls::Tickets)?;
         let loaded = load(&settings, &provider, &ticketer, &contents)?;
         let settings = ArcSwap::from_pointee(settings);
-        let shared = Shared { settings, provider, ticketer, current: ArcSwap::from_pointee(loaded) };
+        let shared = TlsState { settings, provider, ticketer, current: ArcSwap::from_pointee(loaded) };
         Ok((Self(Arc::new(shared)), followed))
     }
 
@@ -106,7 +106,7 @@ impl ServerTls {
     /// # Errors
     /// [`BadTls`]; the old ones stay in force.
     pub fn replace(&self, contents: &[Content]) -> Result<(), BadTls> {
-        let Shared { settings, provider, ticketer, current } = &*self.0;
+        let TlsState { settings, provider, ticketer, current } = &*self.0;
         current.store(Arc::new(load(&settings.load(), provider, ticketer, contents)?));
         Ok(())
     }
@@ -115,34 +115,34 @@ impl ServerTls {
     ///
     /// # Errors
     /// [`BadTls`].
-    pub fn prepare(&self, settings: Settings) -> Result<Prepared, BadTls> {
+    pub fn prepare(&self, settings: Settings) -> Result<PreparedTls, BadTls> {
         let (followed, contents) = follow(&settings)?;
         let loaded = load(&settings, &self.0.provider, &self.0.ticketer, &contents)?;
-        Ok(Prepared { settings, loaded, followed })
+        Ok(PreparedTls { settings, loaded, followed })
     }
 
     /// Uses what was prepared from now on; the [`Followed`] takes the place of the one before.
     #[must_use]
-    pub fn reopen(&self, Prepared { settings, loaded, followed }: Prepared) -> Followed {
+    pub fn reopen(&self, PreparedTls { settings, loaded, followed }: PreparedTls) -> Followed {
         self.0.settings.store(Arc::new(settings));
         self.0.current.store(Arc::new(loaded));
         followed
     }
 
-    /// Which files are in use.
+    /// The files in use.
     #[must_use]
     pub fn settings(&self) -> Arc<Settings> {
         self.0.settings.load_full()
     }
 
-    /// What handshakes use now.
+    /// The settings of new handshakes.
     #[must_use]
-    pub fn now(&self) -> Arc<Loaded> {
+    pub fn now(&self) -> Arc<HandshakeSettings> {
         self.0.current.load_full()
     }
 }
 
-impl Loaded {
+impl HandshakeSettings {
     /// Verifies a client's certificates as a new handshake would; what they say, where they are good.
     #[must_use]
     pub fn verify(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Option<Arc<Certificate>> {
@@ -169,7 +169,7 @@ fn load(
     provider: &Arc<CryptoProvider>,
     ticketer: &Arc<dyn ProducesTickets>,
     contents: &[Content],
-) -> Result<Loaded, BadTls> {
+) -> Result<HandshakeSettings, BadTls> {
     let mut contents = contents.iter();
     let mut next = || contents.next().map_or(&[][..], |content| content.as_slice());
     let chain: Vec<CertificateDer<'static>> = pem_all("tls.certificate", next())?;
@@ -211,7 +211,7 @@ fn load(
     } else {
         config.ticketer = Arc::clone(ticketer);
     }
-    Ok(Loaded { config: Arc::new(config), expiring, verifier })
+    Ok(HandshakeSettings { config: Arc::new(config), expiring, verifier })
 }
 
 /// The key of a file, and the file.
@@ -246,7 +246,7 @@ fn of_list(path: &Path, list: &CertificateRevocationListDer<'_>) -> Option<Expir
     Some(Expiring { kind: Kind::ClientCrl, name: shown("tls.client_crl", path), begins, ends })
 }
 
-/// Whether a list's time is over (RFC 5280 §5.1.2.5). One that cannot be read is the verifier's to refuse.
+/// True if a revocation list is out of date (RFC 5280 §5.1.2.5). An unreadable one is the verifier's to refuse.
 fn is_out_of_date(list: &CertificateRevocationListDer<'_>) -> bool {
     let read = x509_parser::parse_x509_crl(list).ok();
     read.and_then(|(_, list)| list.next_update())

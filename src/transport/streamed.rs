@@ -10,18 +10,19 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use zeroize::Zeroizing;
 
-use super::{BoxError, CheckedBody};
+use super::CheckedBody;
+use crate::error_text::BoxError;
 
 /// A body that was not read whole.
 #[derive(Debug)]
 pub struct Streamed {
     body: From,
     deadline: Pin<Box<Sleep>>,
-    held: Held,
+    held: BodyGuards,
     withheld: Withheld,
 }
 
-/// Where it comes from.
+/// The origin of a body.
 #[derive(Debug)]
 enum From {
     /// The other side of a proxied exchange.
@@ -30,7 +31,7 @@ enum From {
     Us(mpsc::Receiver<Bytes>),
 }
 
-/// What must not be in the body, and the last bytes that went through, for it may be cut in two.
+/// A secret that must not be in the body, and the last bytes that went through, for it may be cut in two.
 #[derive(Default)]
 struct Withheld {
     secret: Zeroizing<Vec<u8>>,
@@ -38,7 +39,7 @@ struct Withheld {
 }
 
 impl Withheld {
-    /// Whether it is in what went through, with `data` behind that.
+    /// True if the secret is in the bytes that went through, continued by `data`.
     fn is_in(&mut self, data: &[u8]) -> bool {
         if self.secret.is_empty() {
             return false;
@@ -60,11 +61,11 @@ impl std::fmt::Debug for Withheld {
     }
 }
 
-/// What is given back when the body has ended.
+/// Values that are dropped at the end of the body.
 #[derive(Default)]
-struct Held(Vec<Box<dyn Send>>);
+struct BodyGuards(Vec<Box<dyn Send>>);
 
-impl std::fmt::Debug for Held {
+impl std::fmt::Debug for BodyGuards {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} held", self.0.len())
     }
@@ -97,7 +98,7 @@ impl Streamed {
         Self {
             body,
             deadline: Box::pin(sleep_until(deadline)),
-            held: Held::default(),
+            held: BodyGuards::default(),
             withheld: Withheld::default(),
         }
     }
@@ -131,7 +132,7 @@ impl Body for Streamed {
         if let Some(Ok(frame)) = &frame
             && frame.data_ref().is_some_and(|data| self.withheld.is_in(data))
         {
-            tracing::error!("the upstream's answer holds the gateway's credential: it is broken off");
+            tracing::error!("response from Snyk aborted: it contains the gateway's credential");
             return Poll::Ready(Some(Err(Echoed.into())));
         }
         Poll::Ready(frame)

@@ -6,7 +6,7 @@ use std::io;
 use http::{HeaderMap, StatusCode};
 
 use crate::error_text::find;
-use crate::transport::{ConnectError, RequestError, Stage};
+use crate::transport::{ConnectError, ConnectStage, RequestError};
 
 /// An attempt that ended without a whole answer.
 #[derive(Debug, thiserror::Error)]
@@ -165,17 +165,17 @@ fn connecting(error: &ConnectError) -> UpstreamErrorKind {
     if error.proxy().is_some() {
         return match (error.stage, error.refused_with()) {
             (_, Some(status)) => K::ProxyStatus(status.as_u16()),
-            (Stage::Resolve, None) => K::ProxyDns,
-            (Stage::Connect, None) if is_refused => K::ProxyRefused,
-            (Stage::Connect | Stage::Tunnel | Stage::Tls, None) => K::ProxyUnreachable,
+            (ConnectStage::Resolve, None) => K::ProxyDns,
+            (ConnectStage::Connect, None) if is_refused => K::ProxyRefused,
+            (ConnectStage::Connect | ConnectStage::Tunnel | ConnectStage::Tls, None) => K::ProxyUnreachable,
         };
     }
     match error.stage {
         _ if error.is_timeout() => K::ConnectTimeout,
-        Stage::Resolve => K::Dns,
-        Stage::Connect if is_refused => K::Refused,
-        Stage::Connect | Stage::Tunnel => K::Unavailable,
-        Stage::Tls => match find::<rustls::Error>(error) {
+        ConnectStage::Resolve => K::Dns,
+        ConnectStage::Connect if is_refused => K::Refused,
+        ConnectStage::Connect | ConnectStage::Tunnel => K::Unavailable,
+        ConnectStage::Tls => match find::<rustls::Error>(error) {
             Some(rustls::Error::InvalidCertificate(_)) => K::TlsCertificate,
             Some(_) => K::TlsProtocol,
             None => K::Unavailable,

@@ -16,7 +16,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
 use crate::transport::{
-    Body, CheckedBody, Client, GatherError, MAX_RESPONSE_HEAD, Memory, RequestError, Reservation, Source,
+    Body, BodySource, CheckedBody, GatherError, HttpClient, MAX_RESPONSE_HEAD, Memory, RequestError, Room,
     Streamed, TransportError,
 };
 
@@ -27,9 +27,9 @@ pub use settings::{Root, Settings};
 #[derive(Debug, Clone)]
 pub struct Upstream {
     root: Root,
-    client: Client,
+    client: HttpClient,
     /// Connections for answers that stream: who takes them slowly must not use up the windows of the others.
-    streaming: Client,
+    streaming: HttpClient,
     bounds: Arc<ArcSwap<Bounds>>,
     proxy_failed: Arc<Mutex<Option<UpstreamErrorKind>>>,
     memory: Memory,
@@ -77,7 +77,7 @@ pub struct UpstreamAnswer {
     /// Its body.
     pub body: Bytes,
     /// The room that is held for it.
-    pub reservation: Reservation,
+    pub reservation: Room,
 }
 
 impl Upstream {
@@ -89,7 +89,7 @@ impl Upstream {
         let root = settings.root.clone();
         let client = || {
             let Settings { ca_file, connect_timeout, dead_after, .. } = settings;
-            Client::new(&root.uri(), ca_file.as_deref(), *connect_timeout, *dead_after)
+            HttpClient::new(&root.uri(), ca_file.as_deref(), *connect_timeout, *dead_after)
         };
         Ok(Self {
             client: client()?,
@@ -128,7 +128,8 @@ impl Upstream {
         client: &Arc<str>,
     ) -> Result<UpstreamAnswer, UpstreamError> {
         let deadline = Instant::now() + self.bounds.load().request_timeout;
-        let source = if request.method == Method::GET { Source::Upstream } else { Source::UpstreamOnce };
+        let source =
+            if request.method == Method::GET { BodySource::Upstream } else { BodySource::UpstreamOnce };
         let (head, body) = self.send(&self.client, request, deadline).await?.into_parts();
         let (status, fields) = (head.status, head.headers);
         match self.read(body, source, client, deadline).await {
@@ -149,7 +150,7 @@ impl Upstream {
 
     async fn send(
         &self,
-        client: &Client,
+        client: &HttpClient,
         from: UpstreamRequest,
         deadline: Instant,
     ) -> Result<Response<CheckedBody>, UpstreamError> {
@@ -202,10 +203,10 @@ impl Upstream {
     async fn read(
         &self,
         body: CheckedBody,
-        source: Source<'_>,
+        source: BodySource<'_>,
         client: &Arc<str>,
         deadline: Instant,
-    ) -> Result<(Bytes, Reservation), UpstreamError> {
+    ) -> Result<(Bytes, Room), UpstreamError> {
         let max_answer = self.bounds.load().max_answer;
         if body.size_hint().lower() > max_answer as u64 {
             return Err(UpstreamError::of(UpstreamErrorKind::TooLarge));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use exportgate::fake::{Fake, Settings, State};
-use exportgate::transport::{self, Client};
+use exportgate::transport::{self, HttpClient};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Either, Full};
 use tempfile::TempDir;
@@ -88,7 +88,7 @@ impl Load {
     }
 }
 
-async fn ask(client: &Client, target: &str) -> Result<(), String> {
+async fn ask(client: &HttpClient, target: &str) -> Result<(), String> {
     let request = Request::builder().uri(target).body(Either::Left(Full::new(Bytes::new()))).unwrap();
     let (head, body) = client.request(request).await.map_err(|error| format!("{error:?}"))?.into_parts();
     body.collect().await.map_err(|error| format!("{error:?}"))?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use exportgate::fake::{Fake, Fault, Settings, State};
-use exportgate::telemetry::trace::{self, Side, Span, Traces};
+use exportgate::telemetry::trace::{self, Period, Side, Span, Traces};
 use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -437,7 +437,8 @@ fn send(traces: &Traces, count: usize) {
     for _ in 0..count {
         let place = traces.begin(Uuid::now_v7(), Some(&HeaderMap::new())).unwrap();
         let now = exportgate::clock::Clock::system().now().wall;
-        traces.send(Span::new(&place, (Side::Server, "GET".to_owned()), now, Duration::ZERO));
+        let period = Period { start: now, took: Duration::ZERO };
+        traces.send(Span::new(&place, Side::Server, "GET".to_owned(), period));
     }
 }
 

@@ -26,7 +26,7 @@ use crate::error_text::{BoxError, find, visible};
 use crate::files;
 use crate::listener::Address;
 use crate::secret::Secret;
-use crate::transport::{self, Body, Client, FetchError, RequestError};
+use crate::transport::{self, Body, FetchError, HttpClient, RequestError};
 
 pub(super) use address::AdminAddress;
 use error::AdminError;
@@ -238,7 +238,7 @@ impl AdminClient {
 
     async fn exchange(
         &self,
-        client: &Client,
+        client: &HttpClient,
         request: Request<Body>,
         time: Duration,
     ) -> Result<(StatusCode, Bytes), AdminError> {

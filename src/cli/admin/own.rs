@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::AdminError;
 use crate::files;
-use crate::transport::{Client, Pin, ServerTls, ServerTlsSettings, pinned};
+use crate::transport::{HttpClient, Pin, ServerTls, ServerTlsSettings, pinned};
 
 #[derive(Debug)]
 pub(super) struct OwnTls {
@@ -16,10 +16,10 @@ pub(super) struct OwnTls {
 
 impl OwnTls {
     /// The client for a listener that has the key of `tls.certificate` as it is now.
-    pub(super) fn client(&self, timeout: Duration) -> Result<Client, AdminError> {
+    pub(super) fn client(&self, timeout: Duration) -> Result<HttpClient, AdminError> {
         let failed = |source| AdminError::Certificate { path: self.certificate(), source };
         let tls = pinned(self.pin()?).map_err(|error| failed(error.into()))?;
-        Ok(Client::direct(tls, timeout))
+        Ok(HttpClient::direct(tls, timeout))
     }
 
     pub(super) fn certificate(&self) -> PathBuf {

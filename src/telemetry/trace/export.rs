@@ -22,13 +22,13 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanData, SpanExporter};
 use tokio::runtime::Handle;
 
-use super::{Counts, QUEUE, Settings};
+use super::{QUEUE, Settings, SpanCounts};
 use crate::files;
-use crate::transport::{self, Client, TransportError};
+use crate::transport::{self, TransportError};
 
 /// Most spans in one request.
 const BATCH: usize = 512;
-/// How long a span may wait for others before it is sent.
+/// Longest wait of a span for others before it is sent.
 const DELAY: Duration = Duration::from_secs(2);
 /// Largest answer of a collector: it says next to nothing.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -60,7 +60,10 @@ pub enum TraceError {
 ///
 /// # Errors
 /// [`TraceError`].
-pub(super) fn processor(settings: &Settings, counts: Arc<Counts>) -> Result<BatchSpanProcessor, TraceError> {
+pub(super) fn processor(
+    settings: &Settings,
+    counts: Arc<SpanCounts>,
+) -> Result<BatchSpanProcessor, TraceError> {
     let Settings { endpoint, headers_file, ca_file, service_name, timeout, sample: _ } = settings;
     if let Some(path) = headers_file {
         files::report_exposed(path);
@@ -107,7 +110,7 @@ struct Batch {
 struct Counted {
     exporter: Otlp,
     batch: Arc<Mutex<Batch>>,
-    counts: Arc<Counts>,
+    counts: Arc<SpanCounts>,
     timeout: Duration,
 }
 
@@ -122,7 +125,7 @@ impl SpanExporter for Counted {
         let count = spans.len();
         *self.batch() = Batch { until: Some(Instant::now() + self.timeout), cause: None };
         let sent = self.exporter.export(spans).await;
-        let Counts { waiting, lost, is_failing, .. } = &*self.counts;
+        let SpanCounts { waiting, lost, is_failing, .. } = &*self.counts;
         // A stop that did not wait for this batch has counted it.
         let is_ours =
             waiting.try_update(Ordering::Relaxed, Ordering::Relaxed, |all| all.checked_sub(count)).is_ok();
@@ -132,12 +135,12 @@ impl SpanExporter for Counted {
             if !is_failing.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     error,
-                    "the collector of otlp.endpoint takes no spans: they are dropped until it does; said once"
+                    "sending traces to otlp.endpoint failed; dropping spans until it works again (logged once)"
                 );
             }
         } else if is_failing.swap(false, Ordering::Relaxed) {
             let lost = lost.load(Ordering::Relaxed);
-            tracing::info!(spans.lost = lost, "the collector of otlp.endpoint takes spans again");
+            tracing::info!(spans.lost = lost, "sending traces to otlp.endpoint works again");
         }
         sent
     }
@@ -146,7 +149,7 @@ impl SpanExporter for Counted {
 /// The way to the collector.
 #[derive(Debug)]
 struct Collector {
-    client: Client,
+    client: transport::HttpClient,
     endpoint: Uri,
     headers_file: Option<PathBuf>,
     batch: Arc<Mutex<Batch>>,
@@ -193,7 +196,7 @@ impl Collector {
 /// Reads header fields, one `Name: value` a line; empty lines and those that begin with `#` say nothing.
 ///
 /// # Errors
-/// What is wrong in which line; nothing of it is repeated, for it is a secret.
+/// The number of the bad line and its problem. The line is not repeated, for it is a secret.
 pub fn fields(content: &[u8]) -> Result<HeaderMap, String> {
     let mut fields = HeaderMap::new();
     for (at, line) in content.split(|byte| *byte == b'\n').enumerate() {

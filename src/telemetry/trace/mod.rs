@@ -1,4 +1,4 @@
-//! Traces: what happened to a request, told to an OTLP collector (OpenTelemetry). Off unless an endpoint is set.
+//! Traces of requests, sent to an OTLP collector (OpenTelemetry). Off unless an endpoint is set.
 //!
 //! Spans do not go through `tracing`: they are rendered when all is known, from what the log and the journal are
 //! rendered from. A finished span is put into the SDK's batch processor and forgotten. So a collector that is down or slow
@@ -30,17 +30,17 @@ const MAX_STATE: usize = 512;
 /// `[otlp]`, where an endpoint is set.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where spans are sent to, whole.
+    /// The full URL that spans are sent to.
     pub endpoint: Uri,
     /// A file with header fields to send with them.
     pub headers_file: Option<PathBuf>,
     /// PEM certificates to trust there instead of the platform's.
     pub ca_file: Option<PathBuf>,
-    /// Which part of the requests is traced that no traced parent comes with, from 0 to 1.
+    /// Share of the requests without a traced parent that are traced, from 0 to 1.
     pub sample: f64,
     /// `service.name`.
     pub service_name: String,
-    /// Longest that sending may take, and flushing at the end.
+    /// Longest duration of sending a batch, and of flushing at the end.
     pub timeout: Duration,
 }
 
@@ -51,12 +51,12 @@ pub struct Traces {
     sample: f64,
     scope: InstrumentationScope,
     timeout: Duration,
-    counts: Arc<Counts>,
+    counts: Arc<SpanCounts>,
 }
 
-/// What became of spans.
+/// The spans that wait or are lost, and the state of sending.
 #[derive(Debug, Default)]
-struct Counts {
+struct SpanCounts {
     /// Spans that were taken, and were neither sent nor lost yet.
     waiting: AtomicUsize,
     lost: AtomicU64,
@@ -67,22 +67,31 @@ struct Counts {
     is_finished: AtomicBool,
 }
 
-/// A place in a trace: what a span is of, and what its children are below.
+/// A place in a trace: a span's own context, and its parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
     context: SpanContext,
     parent: SpanId,
-    /// Whether the parent is somebody else's.
+    /// True if the parent is the client's.
     is_remote: bool,
 }
 
-/// Which side of HTTP a span is.
+/// The side of HTTP that a span describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// A client asks us.
+    /// A client's request to the gateway.
     Server,
-    /// We ask the upstream.
+    /// The gateway's request to Snyk.
     Client,
+}
+
+/// The time that a span covers.
+#[derive(Debug, Clone, Copy)]
+pub struct Period {
+    /// Its start.
+    pub start: SystemTime,
+    /// Its duration.
+    pub took: Duration,
 }
 
 /// A span in the making.
@@ -90,12 +99,12 @@ pub enum Side {
 pub struct Span(SpanData);
 
 impl Traces {
-    /// Opens what sends spans to `settings.endpoint`, by the runtime that this is called in; nothing is connected yet.
+    /// Sends spans to `settings.endpoint`, on the runtime that this is called in; nothing is connected yet.
     ///
     /// # Errors
     /// [`TraceError`].
     pub fn open(settings: &Settings) -> Result<Self, TraceError> {
-        let counts = Arc::<Counts>::default();
+        let counts = Arc::<SpanCounts>::default();
         let processor = Arc::new(export::processor(settings, Arc::clone(&counts))?);
         let scope =
             InstrumentationScope::builder("exportgate").with_version(env!("CARGO_PKG_VERSION")).build();
@@ -121,7 +130,7 @@ impl Traces {
 
     /// Takes `span` to be sent; drops and counts it where too many wait.
     pub fn send(&self, Span(mut span): Span) {
-        let Counts { waiting, lost, has_overflown, is_finished, .. } = &*self.counts;
+        let SpanCounts { waiting, lost, has_overflown, is_finished, .. } = &*self.counts;
         let has_room = waiting.fetch_add(1, Ordering::Relaxed) < QUEUE;
         if has_room && !is_finished.load(Ordering::Relaxed) {
             span.instrumentation_scope = self.scope.clone();
@@ -130,20 +139,17 @@ impl Traces {
         waiting.fetch_sub(1, Ordering::Relaxed);
         lost.fetch_add(1, Ordering::Relaxed);
         if !has_room && !has_overflown.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                waiting = QUEUE,
-                "spans come faster than the collector of otlp.endpoint takes them: some are dropped; said once"
-            );
+            tracing::warn!(waiting = QUEUE, "trace queue full; dropping spans (logged once)");
         }
     }
 
-    /// How many spans were not sent.
+    /// Spans that were not sent.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.counts.lost.load(Ordering::Relaxed)
     }
 
-    /// Has what waits sent, in one `otlp.timeout` at most. Spans that come later are dropped.
+    /// Sends the spans that wait, within one `otlp.timeout`. Spans that come later are dropped.
     pub async fn finish(&self) {
         let (processor, timeout) = (Arc::clone(&self.processor), self.timeout);
         self.counts.is_finished.store(true, Ordering::Relaxed);
@@ -151,11 +157,11 @@ impl Traces {
         if !matches!(sent, Ok(Ok(()))) {
             let left = self.counts.waiting.swap(0, Ordering::Relaxed);
             self.counts.lost.fetch_add(left as u64, Ordering::Relaxed);
-            tracing::warn!("the last spans were not sent within otlp.timeout");
+            tracing::warn!("some spans were not sent within otlp.timeout before the stop");
         }
         let lost = self.lost();
         if lost > 0 {
-            tracing::warn!(spans.lost = lost, "so many spans were not sent since the start");
+            tracing::warn!(spans.lost = lost, "spans dropped since the start");
         }
     }
 }
@@ -210,9 +216,9 @@ fn span_id(id: Uuid) -> SpanId {
 }
 
 impl Span {
-    /// One that is over.
+    /// A span that has ended.
     #[must_use]
-    pub fn new(trace: &Trace, (side, name): (Side, String), start: SystemTime, took: Duration) -> Self {
+    pub fn new(trace: &Trace, side: Side, name: String, period: Period) -> Self {
         Self(SpanData {
             span_context: trace.context.clone(),
             parent_span_id: trace.parent,
@@ -222,8 +228,8 @@ impl Span {
                 Side::Client => SpanKind::Client,
             },
             name: name.into(),
-            start_time: start,
-            end_time: start + took,
+            start_time: period.start,
+            end_time: period.start + period.took,
             attributes: Vec::with_capacity(16),
             dropped_attributes_count: 0,
             events: opentelemetry_sdk::trace::SpanEvents::default(),
@@ -233,24 +239,24 @@ impl Span {
         })
     }
 
-    /// Says something of it.
+    /// Sets an attribute.
     pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         self.0.attributes.push(KeyValue::new(key, value));
     }
 
-    /// Says it where it is known.
+    /// Sets an attribute if its value is known.
     pub fn set_some(&mut self, key: &'static str, value: Option<impl Into<Value>>) {
         if let Some(value) = value {
             self.set(key, value);
         }
     }
 
-    /// Points to the span at `other`, which brought the answer.
+    /// Links to the span at `other`, whose request got the answer.
     pub fn link(&mut self, other: &Trace) {
         self.0.links.links.push(Link::new(other.context.clone(), Vec::new(), 0));
     }
 
-    /// Says that it failed, and by which error (`error.type`).
+    /// Marks it as failed, with `error.type`.
     pub fn fail(&mut self, error: impl Into<Value>) {
         self.set("error.type", error);
         self.0.status = Status::error("");

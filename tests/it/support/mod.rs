@@ -90,7 +90,7 @@ pub(crate) struct World {
     pub(crate) addresses: Vec<Address>,
     /// The admin listener's root.
     pub(crate) admin: String,
-    client: transport::Client,
+    client: transport::HttpClient,
     retrieval: Arc<Retrieval>,
     shutdown: Shutdown,
     running: tokio::task::JoinHandle<()>,
