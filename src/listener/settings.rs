@@ -14,7 +14,7 @@ pub struct Settings {
     /// Whether addresses that other machines reach may be served without TLS.
     pub allow_plain_http: bool,
     /// Whether clients are known: without, nothing is served that other machines reach.
-    pub has_roster: bool,
+    pub has_clients: bool,
     /// Most connections at once, over all addresses.
     pub max_connections: usize,
     /// Most connections at once from one address of another machine.
