@@ -211,18 +211,18 @@ async fn commits(path: &Path, count: u64) {
 }
 
 fn clients(directory: &Path, count: u64) {
-    let (mut roster, mut keys) = (String::new(), String::new());
+    let (mut clients, mut keys) = (String::new(), String::new());
     for number in 0..count {
         let key = key::generate().expect("random bytes");
         let _ = writeln!(
-            roster,
+            clients,
             "[clients.client-{number:04}]\nkeys = [\"sha256:{}\"]\norgs = [\"bench\", \"org-{number}\"]\noperations = [\"read\", \"start\"]\n",
             key::Digest::of(&key).to_hex()
         );
         keys.push_str(&key);
         keys.push('\n');
     }
-    std::fs::write(directory.join("clients.toml"), roster).expect("a file");
+    std::fs::write(directory.join("clients.toml"), clients).expect("a file");
     std::fs::write(directory.join("keys"), keys).expect("a file");
     println!(r#"{{"clients":{count}}}"#);
 }

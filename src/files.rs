@@ -1,4 +1,4 @@
-//! Files that may be replaced while we run: tokens, keys, certificates, the roster.
+//! Files that may be replaced while we run: tokens, keys, certificates, the clients.
 //!
 //! They are read again at a fixed interval rather than watched: reading a few kilobytes a second costs
 //! nothing, and sees a rename, a swapped symlink (as Kubernetes does it) and an edit in place alike. A new

@@ -1,4 +1,4 @@
-//! What tells who a client is: JWK sets, JWTs, client keys and the file of clients.
+//! What tells who a client is: JWK sets, JWTs, client keys and the clients file.
 //!
 //! The first byte says which; the rest is its text.
 
@@ -13,7 +13,7 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use exportgate::access::key::{self, Digest, Key};
-use exportgate::access::token::{Expected, Keys, looks_like_one, verify};
+use exportgate::access::token::{TokenRules, Keys, is_jwt_like, verify};
 use exportgate::config::clients;
 use jsonwebtoken::Algorithm;
 use libfuzzer_sys::fuzz_target;
@@ -33,7 +33,7 @@ fuzz_target!(|data: &[u8]| {
         1 => signed(rest),
         2 => unsigned(rest),
         3 => client_key(rest),
-        4 => roster_key(rest),
+        4 => key_entry(rest),
         _ => drop(clients_file(rest)),
     }
 });
@@ -51,7 +51,7 @@ fn key_set(data: &[u8]) {
             let head = json!({"alg": "HS256", "kid": key.get("kid")}).to_string();
             let token =
                 token(&head, &claims().to_string(), |message| hmac::sign(&secret, message).as_ref().to_vec());
-            let expected = Expected { algorithms: vec![Algorithm::HS256], ..expected() };
+            let expected = TokenRules { algorithms: vec![Algorithm::HS256], ..expected() };
             assert!(verify(&token, &keys, &expected, now()).is_err());
         }
     }
@@ -89,7 +89,7 @@ fn unsigned(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let passed = verify(&text, &signer().1, &expected(), now());
     assert!(passed.is_err(), "{text}");
-    if looks_like_one(&text) {
+    if is_jwt_like(&text) {
         assert!(text.starts_with("eyJ") && text.matches('.').count() == 2);
     }
 }
@@ -112,15 +112,15 @@ fn client_key(data: &[u8]) {
     let before = std::mem::replace(&mut wrong[at], with);
     assert_eq!(key::is_well_formed(&wrong.into_iter().collect::<String>()), before == with);
 
-    // In a roster it is refused, and not told.
+    // In a clients file it is refused, and not told.
     for line in [whole.clone(), format!("sha256:{whole}"), format!("{text} {whole}")] {
         let error = Key::parse(&line).expect_err("a key itself");
         assert!(!error.contains(&whole[4..]));
     }
 }
 
-/// A key as the roster has it.
-fn roster_key(data: &[u8]) {
+/// A key as the clients file has it.
+fn key_entry(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(key) = Key::parse(text) else { return };
     let mut words = text.split_ascii_whitespace();
@@ -131,7 +131,7 @@ fn roster_key(data: &[u8]) {
     assert_eq!(again.digest.to_hex(), key.digest.to_hex());
 }
 
-/// The file of clients, with a key in it wherever `KEY` stands: what is wrong is told without the key.
+/// The clients file, with a key in it wherever `KEY` stands: what is wrong is told without the key.
 fn clients_file(data: &[u8]) {
     let key = make_key(&[1; 20]);
     let text = String::from_utf8_lossy(data).replace("KEY", &key);
@@ -205,8 +205,8 @@ fn claims() -> Value {
     json!({"iss": ISSUER, "aud": [AUDIENCE], "exp": NOW + 60, "sub": "s"})
 }
 
-fn expected() -> Expected {
-    Expected {
+fn expected() -> TokenRules {
+    TokenRules {
         issuer: ISSUER.to_owned(),
         audience: vec![AUDIENCE.to_owned()],
         algorithms: vec![Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA],

@@ -1,33 +1,33 @@
-//! What a request must look like to be for us at all, whoever sends it: one sound `Host`, origin-form, no
-//! web page, and on this machine's own doors nothing that a browser or a forged request could send.
+//! Checks of every request before its sender is identified: one valid `Host`, origin-form, no web page; on
+//! loopback and Unix sockets nothing that a browser or a forged request could send.
 
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Version};
 
-use super::{Settings, Unidentified};
+use super::{IdentifyError, Settings};
 use crate::transport::Via;
 
-/// What of a request's fields matters here, read in one pass: every request pays for it.
+/// The header fields that are checked, read in one pass: every request pays for it.
 #[derive(Default)]
-struct Seen<'a> {
-    host: Lines<'a>,
-    coding: Lines<'a>,
-    length: Lines<'a>,
-    /// A web page made a browser send it (`Origin`, or `Sec-Fetch-Site` but for `none`: there a person did).
+struct GuardedFields<'a> {
+    host: FieldValues<'a>,
+    coding: FieldValues<'a>,
+    length: FieldValues<'a>,
+    /// A web page sent it: `Origin`, or `Sec-Fetch-Site` other than `none` (which means a person).
     is_from_page: bool,
-    /// It was passed on for somebody else.
+    /// Another proxy forwarded it.
     is_forwarded: bool,
 }
 
-/// The lines of a field that there should be one of.
+/// The values of a field that may have one value.
 #[derive(Default)]
-struct Lines<'a> {
+struct FieldValues<'a> {
     first: Option<&'a HeaderValue>,
     has_more: bool,
 }
 
-impl<'a> Lines<'a> {
+impl<'a> FieldValues<'a> {
     const fn add(&mut self, value: &'a HeaderValue) {
         match self.first {
             None => self.first = Some(value),
@@ -36,7 +36,7 @@ impl<'a> Lines<'a> {
     }
 }
 
-impl<'a> Seen<'a> {
+impl<'a> GuardedFields<'a> {
     fn of(fields: &'a HeaderMap) -> Self {
         let mut seen = Self::default();
         for (name, value) in fields {
@@ -57,33 +57,30 @@ impl<'a> Seen<'a> {
 }
 
 /// Checks a request that came in `via`.
-///
-/// # Errors
-/// What it is refused for.
-pub(super) fn check(parts: &Parts, via: Via, settings: &Settings) -> Result<(), Unidentified> {
-    let seen = Seen::of(&parts.headers);
+pub(super) fn check(parts: &Parts, via: Via, settings: &Settings) -> Result<(), IdentifyError> {
+    let seen = GuardedFields::of(&parts.headers);
     framing(parts.version, &seen)?;
     let authority = target_authority(parts, &seen.host)?;
     let host = sound_host(&authority)?;
     if seen.is_from_page {
-        return Err(Unidentified::WebPage);
+        return Err(IdentifyError::WebPage);
     }
     if let Some((name, value)) = &settings.required_header {
         let mut given = parts.headers.get_all(name).iter();
         let (first, more) = (given.next(), given.next());
         let right = first.is_some_and(|first| value.as_ref().is_none_or(|value| value == first));
         if !right || more.is_some() {
-            return Err(Unidentified::RequiredHeader);
+            return Err(IdentifyError::RequiredHeader);
         }
     }
     match via {
         Via::Network(_) => return Ok(()),
         Via::Unix(_) => {}
         Via::Loopback(_) if is_ours(host, &settings.hosts) => {}
-        Via::Loopback(_) => return Err(Unidentified::ForeignHost),
+        Via::Loopback(_) => return Err(IdentifyError::ForeignHost),
     }
     if seen.is_forwarded && !settings.allow_forwarded {
-        return Err(Unidentified::Forwarded);
+        return Err(IdentifyError::Forwarded);
     }
     Ok(())
 }
@@ -92,8 +89,8 @@ pub(super) fn check(parts: &Parts, via: Via, settings: &Settings) -> Result<(), 
 /// what HTTP/1.0 does not have, and numbers that are not written plainly.
 fn framing(
     version: Version,
-    Seen { coding: codings, length: lengths, .. }: &Seen<'_>,
-) -> Result<(), Unidentified> {
+    GuardedFields { coding: codings, length: lengths, .. }: &GuardedFields<'_>,
+) -> Result<(), IdentifyError> {
     let (coding, length) = (codings.first, lengths.first);
     if version >= Version::HTTP_2 || (coding.is_none() && length.is_none()) {
         return Ok(());
@@ -109,47 +106,47 @@ fn framing(
     let one_of_each = !codings.has_more && !lengths.has_more;
     let one_of_both = coding.is_none() || length.is_none();
     let sound = plain_coding && plain_length && one_of_each && one_of_both;
-    sound.then_some(()).ok_or(Unidentified::Framing)
+    sound.then_some(()).ok_or(IdentifyError::Framing)
 }
 
-/// Which host a request is for (RFC 9110 §7.2, RFC 9112 §3.2, RFC 9113 §8.3.1).
+/// The host that a request names (RFC 9110 §7.2, RFC 9112 §3.2, RFC 9113 §8.3.1).
 ///
 /// # Errors
-/// When it does not say, or not soundly.
-pub fn authority(parts: &Parts) -> Result<Authority, Unidentified> {
-    let authority = target_authority(parts, &Seen::of(&parts.headers).host)?;
+/// When it names none, or not in a valid form.
+pub fn authority(parts: &Parts) -> Result<Authority, IdentifyError> {
+    let authority = target_authority(parts, &GuardedFields::of(&parts.headers).host)?;
     sound_host(&authority)?;
     Ok(authority)
 }
 
-fn target_authority(parts: &Parts, hosts: &Lines<'_>) -> Result<Authority, Unidentified> {
+fn target_authority(parts: &Parts, hosts: &FieldValues<'_>) -> Result<Authority, IdentifyError> {
     if hosts.has_more {
-        return Err(Unidentified::Host);
+        return Err(IdentifyError::Host);
     }
     let host = hosts.first.map(authority_of).transpose()?;
     match (parts.version >= Version::HTTP_2, parts.uri.authority(), host) {
-        (false, Some(_), _) if parts.uri.scheme().is_some() => Err(Unidentified::TargetForm),
+        (false, Some(_), _) if parts.uri.scheme().is_some() => Err(IdentifyError::TargetForm),
         (true, Some(authority), None) => Ok(authority.clone()),
         (true, Some(authority), Some(host)) if host == *authority => Ok(host),
-        // CONNECT's target of HTTP/1.1 is an authority without a scheme; the route refuses it. An intermediary that has
-        // the request from HTTP/1.1 says its host in HTTP/2 as it was said there.
+        // The target of CONNECT in HTTP/1.1 is an authority without a scheme; the route refuses it. An intermediary may
+        // translate HTTP/1.1 to HTTP/2 and keep `Host` instead of `:authority`.
         (false, _, Some(host)) | (true, None, Some(host)) => Ok(host),
-        _ => Err(Unidentified::Host),
+        _ => Err(IdentifyError::Host),
     }
 }
 
-/// The host of an authority that names nobody, and something.
-fn sound_host(authority: &Authority) -> Result<&str, Unidentified> {
+/// The host of an authority: not empty, without user information.
+fn sound_host(authority: &Authority) -> Result<&str, IdentifyError> {
     let host = authority.host();
     let sound = !host.is_empty() && !authority.as_str().contains('@');
-    sound.then_some(host).ok_or(Unidentified::Host)
+    sound.then_some(host).ok_or(IdentifyError::Host)
 }
 
-fn authority_of(host: &HeaderValue) -> Result<Authority, Unidentified> {
-    Authority::try_from(host.as_bytes()).map_err(|_| Unidentified::Host)
+fn authority_of(host: &HeaderValue) -> Result<Authority, IdentifyError> {
+    Authority::try_from(host.as_bytes()).map_err(|_| IdentifyError::Host)
 }
 
-/// Whether a name leads to this machine whatever a name server says: DNS rebinding uses any other.
+/// True if a name means this machine without DNS, or is in `named`: DNS rebinding uses any other name.
 #[must_use]
 pub fn is_ours(host: &str, named: &[String]) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
@@ -187,7 +184,7 @@ mod tests {
         }
     }
 
-    fn h1(via: Via, fields: &[(&str, &str)], settings: &Settings) -> Result<(), Unidentified> {
+    fn h1(via: Via, fields: &[(&str, &str)], settings: &Settings) -> Result<(), IdentifyError> {
         check(&parts(Version::HTTP_11, "/", fields), via, settings)
     }
 
@@ -205,21 +202,21 @@ mod tests {
             &[("host", "a/b")],
             &[("host", "a:b:c")],
         ] {
-            assert_eq!(h1(network, bad, &settings), Err(Unidentified::Host), "{bad:?}");
+            assert_eq!(h1(network, bad, &settings), Err(IdentifyError::Host), "{bad:?}");
         }
         let absolute = parts(Version::HTTP_11, "http://a/", &[("host", "a")]);
-        assert_eq!(check(&absolute, network, &settings), Err(Unidentified::TargetForm));
+        assert_eq!(check(&absolute, network, &settings), Err(IdentifyError::TargetForm));
         let h2 = |fields: &[(&str, &str)]| {
             check(&parts(Version::HTTP_2, "http://a:1/", fields), network, &settings)
         };
         assert_eq!(h2(&[]), Ok(()));
         assert_eq!(h2(&[("host", "a:1")]), Ok(()));
-        assert_eq!(h2(&[("host", "b")]), Err(Unidentified::Host));
+        assert_eq!(h2(&[("host", "b")]), Err(IdentifyError::Host));
         let h2_without_authority =
             |fields: &[(&str, &str)]| check(&parts(Version::HTTP_2, "/", fields), network, &settings);
         assert_eq!(h2_without_authority(&[("host", "a:1")]), Ok(()));
         for bad in [&[][..], &[("host", "a"), ("host", "a")], &[("host", "")], &[("host", "u@a")]] {
-            assert_eq!(h2_without_authority(bad), Err(Unidentified::Host), "{bad:?}");
+            assert_eq!(h2_without_authority(bad), Err(IdentifyError::Host), "{bad:?}");
         }
     }
 
@@ -236,7 +233,7 @@ mod tests {
             ("content-length", "1, 1"),
             ("content-length", ""),
         ] {
-            assert_eq!(h1(LOOPBACK, &with(name, value), &settings), Err(Unidentified::Framing), "{value}");
+            assert_eq!(h1(LOOPBACK, &with(name, value), &settings), Err(IdentifyError::Framing), "{value}");
         }
         for (name, value) in
             [("transfer-encoding", "Chunked"), ("content-length", "0"), ("content-length", "10")]
@@ -244,7 +241,7 @@ mod tests {
             assert_eq!(h1(LOOPBACK, &with(name, value), &settings), Ok(()), "{value}");
         }
         let old = parts(Version::HTTP_10, "/", &with("transfer-encoding", "chunked"));
-        assert_eq!(check(&old, LOOPBACK, &settings), Err(Unidentified::Framing));
+        assert_eq!(check(&old, LOOPBACK, &settings), Err(IdentifyError::Framing));
     }
 
     #[test]
@@ -260,7 +257,7 @@ mod tests {
         {
             assert_eq!(
                 h1(LOOPBACK, &[("host", foreign)], &settings),
-                Err(Unidentified::ForeignHost),
+                Err(IdentifyError::ForeignHost),
                 "{foreign}"
             );
         }
@@ -271,18 +268,18 @@ mod tests {
     fn what_a_browser_or_another_proxy_sends_is_refused_by_its_reason() {
         let mut settings = settings();
         let with = |name, value| [("host", "localhost"), (name, value)];
-        assert_eq!(h1(LOOPBACK, &with("origin", "null"), &settings), Err(Unidentified::WebPage));
+        assert_eq!(h1(LOOPBACK, &with("origin", "null"), &settings), Err(IdentifyError::WebPage));
         for site in ["same-origin", "same-site", "cross-site"] {
-            assert_eq!(h1(LOOPBACK, &with("sec-fetch-site", site), &settings), Err(Unidentified::WebPage));
+            assert_eq!(h1(LOOPBACK, &with("sec-fetch-site", site), &settings), Err(IdentifyError::WebPage));
         }
         assert_eq!(h1(LOOPBACK, &with("sec-fetch-site", "none"), &settings), Ok(()));
         let twice = [("host", "localhost"), ("sec-fetch-site", "none"), ("sec-fetch-site", "cross-site")];
-        assert_eq!(h1(LOOPBACK, &twice, &settings), Err(Unidentified::WebPage));
+        assert_eq!(h1(LOOPBACK, &twice, &settings), Err(IdentifyError::WebPage));
         for name in ["x-forwarded-for", "forwarded", "x-real-ip", "x-forwarded-host"] {
-            assert_eq!(h1(LOOPBACK, &with(name, "x"), &settings), Err(Unidentified::Forwarded), "{name}");
+            assert_eq!(h1(LOOPBACK, &with(name, "x"), &settings), Err(IdentifyError::Forwarded), "{name}");
             assert_eq!(
                 h1(Via::Unix(None), &with(name, "x"), &settings),
-                Err(Unidentified::Forwarded),
+                Err(IdentifyError::Forwarded),
                 "{name}"
             );
         }
@@ -290,10 +287,10 @@ mod tests {
         assert_eq!(h1(LOOPBACK, &with("x-forwarded-for", "x"), &settings), Ok(()));
         let name = HeaderName::from_static("x-gate");
         settings.required_header = Some((name.clone(), None));
-        assert_eq!(h1(LOOPBACK, &with("accept", "x"), &settings), Err(Unidentified::RequiredHeader));
+        assert_eq!(h1(LOOPBACK, &with("accept", "x"), &settings), Err(IdentifyError::RequiredHeader));
         assert_eq!(h1(LOOPBACK, &with("x-gate", "any"), &settings), Ok(()));
         settings.required_header = Some((name, Some(HeaderValue::from_static("yes"))));
-        assert_eq!(h1(LOOPBACK, &with("x-gate", "any"), &settings), Err(Unidentified::RequiredHeader));
+        assert_eq!(h1(LOOPBACK, &with("x-gate", "any"), &settings), Err(IdentifyError::RequiredHeader));
         assert_eq!(h1(LOOPBACK, &with("x-gate", "yes"), &settings), Ok(()));
     }
 }

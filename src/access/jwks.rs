@@ -1,5 +1,4 @@
-//! The issuer's keys: from a file that is followed, or from a URL that is asked again. The last good ones
-//! stay.
+//! The issuer's keys, reloaded from a file or fetched from a URL. The last valid ones stay in force.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,14 +19,14 @@ use crate::transport::{self, FetchError, HttpClient, TransportError};
 
 /// Shortest time between two tries to fetch the keys, whatever clients send.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How soon a try that failed is made again.
+/// Time until a failed fetch is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 /// Longest wait for the keys.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest key set, in bytes.
 const MAX_KEYS: usize = 1024 * 1024;
 
-/// Why the keys cannot be used at the start.
+/// The issuer's keys cannot be used at the start.
 #[derive(Debug, thiserror::Error)]
 pub enum BadSource {
     /// The file cannot be read.
@@ -36,7 +35,7 @@ pub enum BadSource {
     /// It holds no keys.
     #[error("oidc.jwks_file")]
     Keys(#[from] BadKeys),
-    /// No client for the URL can be made.
+    /// No HTTP client for the URL can be built.
     #[error("oidc.jwks_url")]
     Transport(#[from] TransportError),
 }
@@ -68,15 +67,15 @@ struct Remote {
     url: Uri,
     token_file: Option<PathBuf>,
     refresh: Duration,
-    /// Counts tries, so that those who wait for one see that it was made.
+    /// Counts fetches, so that waiting requests see the end of one.
     tries: watch::Sender<u64>,
-    /// Newer keys are wanted before their time.
+    /// Starts a fetch before its time.
     wanted: Notify,
     watched: Arc<Watched>,
 }
 
 impl Jwks {
-    /// Reads a file, or gets ready to ask a URL.
+    /// Reads a file, or prepares to fetch from a URL.
     pub(super) fn open(source: &KeySource) -> Result<(Self, Option<Followed>), BadSource> {
         match source {
             KeySource::File(path) => {
@@ -103,7 +102,7 @@ impl Jwks {
         self.current.load_full()
     }
 
-    /// The success of fetching them, where they are at a URL.
+    /// The status of fetching them from a URL.
     pub(super) fn watched(&self) -> Option<Arc<Watched>> {
         self.remote.as_ref().map(|remote| Arc::clone(&remote.watched))
     }
@@ -114,7 +113,7 @@ impl Jwks {
         Ok(())
     }
 
-    /// Fetches the keys over and over; never ends.
+    /// Fetches the keys again and again; never ends.
     pub(super) async fn follow(&self) {
         let Some(remote) = &self.remote else { return std::future::pending().await };
         loop {
@@ -123,22 +122,19 @@ impl Jwks {
                 Ok(keys) => {
                     if remote.watched.failing().is_some() {
                         remote.watched.mended();
-                        tracing::info!("the issuer's keys can be fetched again");
+                        tracing::info!("fetching the issuer's keys succeeded again");
                     }
                     self.current.store(Arc::new(keys));
                 }
                 Err(error) => {
                     let error = crate::error_text::error_text(&error);
                     if remote.watched.bad(error.clone()) {
-                        tracing::error!(
-                            error,
-                            "the issuer's keys cannot be fetched: the last good ones stay in force"
-                        );
+                        tracing::error!(error, "fetching the issuer's keys failed; keeping the last ones");
                     }
                 }
             }
             remote.tries.send_modify(|tries| *tries += 1);
-            // Without keys nobody can be known: that is tried again soon.
+            // Without keys every JWT is refused, so a failed fetch is tried again soon.
             let is_failing = remote.watched.failing().is_some();
             let pause = if is_failing { remote.refresh.min(RETRY) } else { remote.refresh };
             tokio::select! {
@@ -148,7 +144,7 @@ impl Jwks {
         }
     }
 
-    /// Asks for newer keys, and waits until the next try has ended; in bounded time.
+    /// Starts a fetch and waits for its end, at most `PAUSE + TIMEOUT`.
     pub(super) async fn newer(&self) {
         let Some(remote) = &self.remote else { return };
         let mut tries = remote.tries.subscribe();

@@ -1,7 +1,7 @@
-//! Client keys: what they look like, how they are made, and how the roster holds them.
+//! Client keys: their form, their making, and their entry in the clients file.
 //!
 //! A key is `egk_`, 160 random bits and a checksum, so that secret scanners find it and a typing error is
-//! seen. The roster holds its SHA-256 only.
+//! detected. The clients file has its SHA-256 only.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -10,7 +10,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use zeroize::Zeroizing;
 
-/// What every key begins with.
+/// The beginning of every key.
 pub const PREFIX: &str = "egk_";
 const RANDOM: usize = 20;
 const CHECKSUM: usize = 4;
@@ -21,12 +21,12 @@ pub(super) const LENGTH: usize = PREFIX.len() + 2 * (RANDOM + CHECKSUM);
 #[derive(Clone, Copy)]
 pub struct Digest([u8; SHA256_OUTPUT_LEN]);
 
-/// A key as the roster holds it.
+/// A key in the clients file.
 #[derive(Debug, Clone)]
 pub struct Key {
     /// Its digest.
     pub digest: Digest,
-    /// When it ends to be good; `None`: never.
+    /// Its expiry; `None`: never.
     pub until: Option<SystemTime>,
 }
 
@@ -46,7 +46,7 @@ pub fn generate() -> Result<Zeroizing<String>, aws_lc_rs::error::Unspecified> {
     Ok(key)
 }
 
-/// Whether `text` is a key without a typing error in it.
+/// True if `text` has the form and the checksum of a key.
 #[must_use]
 pub fn is_well_formed(text: &str) -> bool {
     let Some((body, check)) = text.split_at_checked(PREFIX.len() + 2 * RANDOM) else { return false };
@@ -70,8 +70,7 @@ impl Digest {
         Self(digest)
     }
 
-    /// Its first half, to look it up by. What a look-up's time shows of it says nothing of the key.
-    #[must_use]
+    /// Its first half, to look it up by. The time of a look-up may reveal parts of it, and nothing of the key.
     pub(super) fn first_half(&self) -> [u8; 16] {
         let mut half = [0; 16];
         half.copy_from_slice(&self.0[..16]);
@@ -79,7 +78,6 @@ impl Digest {
     }
 
     /// Compares in constant time.
-    #[must_use]
     pub(super) fn is(&self, other: &Self) -> bool {
         verify_slices_are_equal(&self.0, &other.0).is_ok()
     }
@@ -103,12 +101,12 @@ impl Key {
     /// Reads `sha256:<hex>`, or `sha256:<hex> until <date or time, UTC>`.
     ///
     /// # Errors
-    /// What to write instead.
+    /// Instructions for what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         const EXAMPLE: &str =
             "must be what `exportgate key new` prints, such as \"sha256:… until 2027-01-31\"";
         if text.contains(PREFIX) {
-            return Err("this is a key itself: write its SHA-256, as `exportgate key new` prints it, and make a new key, for this one is known to whoever read the file".to_owned());
+            return Err("this is a key itself: make a new key with `exportgate key new`, and write the SHA-256 that it prints; everyone who can read this file knows the old key".to_owned());
         }
         let mut words = text.split_ascii_whitespace();
         let hex = words.next().and_then(|word| word.strip_prefix("sha256:")).ok_or(EXAMPLE)?;
@@ -124,10 +122,10 @@ impl Key {
     }
 }
 
-/// A day (its first moment, UTC) or a time as RFC 3339 has it.
+/// Parses a date (its first moment, UTC) or an RFC 3339 time.
 ///
 /// # Errors
-/// What to write instead.
+/// Instructions for what to write instead.
 pub fn parse_time(text: &str) -> Result<SystemTime, String> {
     let whole = if text.len() == 10 { format!("{text}T00:00:00Z") } else { text.to_owned() };
     humantime::parse_rfc3339(&whole)
@@ -170,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_roster_holds_digests_and_never_a_key() {
+    fn an_entry_holds_digests_and_never_a_key() {
         let key = generate().expect("randomness");
         let hex = Digest::of(&key).to_hex();
         let parsed = Key::parse(&format!("sha256:{hex} until 2027-01-31")).expect("a key");

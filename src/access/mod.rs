@@ -1,21 +1,22 @@
-//! Who calls us, and what they may do.
+//! Authentication and authorisation of callers.
 //!
-//! [`Access::identify`] finds who sent a request: by a key or JWT, else by the connection's certificate,
-//! else by the Unix socket's peer. [`Access::permit`] decides what they may do. Without a roster everybody
-//! who reaches a loopback address or a Unix socket is local and may do everything; with one, what it does
-//! not allow is denied. `docs/decisions/0005-access.md` tells why.
+//! [`Access::identify`] finds the client that sent a request: by a key or JWT, else by the connection's
+//! certificate, else by the Unix socket's peer. [`Access::permit`] applies its policy. Without a clients file,
+//! every caller on a loopback address or a Unix socket is `local` and may do everything. With one, a call that
+//! no policy allows is denied. `docs/decisions/0005-access.md` gives the reasons.
 
+mod clients;
+mod error;
 mod guard;
 mod jwks;
 pub mod key;
 pub mod policy;
 mod quota;
-mod roster;
 mod settings;
 pub mod token;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use http::HeaderName;
@@ -28,167 +29,73 @@ use crate::files::{Content, Followed, Watched};
 use crate::route::Route;
 use crate::transport::{Peer, Via};
 
+pub use clients::{Claim, Client, ClientSettings, Clients, SharedIdentifier};
+pub use error::{IdentifyError, PermitError, Reason};
 pub use guard::{authority, is_ours};
 pub use jwks::BadSource;
-pub use policy::{Allowed, Class, Denied, Policy};
-pub use quota::{Exceeded, Permit};
-pub use roster::{Claim, Client, Described, Roster, Shared};
+pub use policy::{AllowedIds, Class, Policy, PolicyError};
+pub use quota::{Permit, QuotaError};
 pub use settings::{KeySource, Settings, Tokens};
 
-use quota::{Failed, Failures};
+use quota::{FailureCount, Failures};
 
-/// Where Snyk's own CLI puts its credential a second time.
+/// Second header in which Snyk's CLI sends its credential.
 static SESSION_TOKEN: HeaderName = HeaderName::from_static("session-token");
 
-/// Who sent a request, as the journal and the log name them.
+/// The sender of a request.
 #[derive(Debug, Clone)]
 pub struct Principal {
-    /// The client's name; `local` without a roster.
+    /// The client's name in journal and log; `local` without a clients file.
     pub name: Arc<str>,
     client: Option<Arc<Client>>,
 }
 
 impl Principal {
-    /// Its share of what may be sent to Snyk, where that is short.
+    /// Its weight when requests to Snyk are queued.
     #[must_use]
     pub fn share(&self) -> u32 {
         self.client.as_ref().map_or(1, |client| client.policy.share.max(1))
     }
 }
 
-/// Why a request is nobody's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unidentified {
-    /// It does not say, exactly once and in a valid form, which host it is for (RFC 9110 §7.2).
-    Host,
-    /// Where its body ends can be read in two ways (RFC 9112 §6).
-    Framing,
-    /// It has an `Origin` (RFC 6454 §7): a web page makes a browser send it, from wherever that page is;
-    /// or `Sec-Fetch-Site` says that a page did.
-    WebPage,
-    /// Its target is in absolute-form (RFC 9112 §3.2.2), which is for forward proxies.
-    TargetForm,
-    /// On a loopback listener, it is for a name that is not this machine's own.
-    ForeignHost,
-    /// On a loopback listener or a Unix socket, it was passed on by another proxy.
-    Forwarded,
-    /// It lacks `access.required_header`.
-    RequiredHeader,
-    /// Nobody known sent it.
-    Unknown(Reason),
-    /// The same, and its address has failed too often within a minute.
-    TooManyFailures(Reason),
-}
+type Lookup = Result<Arc<Client>, Reason>;
 
-/// Why nobody known sent a request. Only the log is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// It has no key, token or certificate, and no known user sent it.
-    Nothing,
-    /// It has more than one credential, and they are not the same client's.
-    Conflicting,
-    /// A key with a typing error.
-    MalformedKey,
-    /// A key that nobody has.
-    UnknownKey,
-    /// A key whose time is over.
-    ExpiredKey,
-    /// A JWT that is not well made, or not for us.
-    BadToken,
-    /// A JWT that none of the issuer's keys signed.
-    UnknownSigner,
-    /// A JWT whose time is over.
-    ExpiredToken,
-    /// A good JWT with the claims of no client.
-    UnknownToken,
-    /// A good certificate with the names of no client.
-    UnknownCertificate,
-    /// A certificate whose time is over.
-    ExpiredCertificate,
-    /// A certificate that was revoked, or whose authority is gone, since its connection was made.
-    RefusedCertificate,
-    /// A user of this machine that is no client.
-    UnknownUser,
-    /// More than one client is known by this.
-    Ambiguous,
-    /// The request itself is none that is for us, whoever sent it.
-    NotForUs,
-}
-
-impl Reason {
-    /// A word for the log.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Nothing => "no_credential",
-            Self::Conflicting => "conflicting_credentials",
-            Self::MalformedKey => "malformed_key",
-            Self::UnknownKey => "unknown_key",
-            Self::ExpiredKey => "expired_key",
-            Self::BadToken => "bad_token",
-            Self::UnknownSigner => "unknown_signer",
-            Self::ExpiredToken => "expired_token",
-            Self::UnknownToken => "unknown_token",
-            Self::UnknownCertificate => "unknown_certificate",
-            Self::ExpiredCertificate => "expired_certificate",
-            Self::RefusedCertificate => "refused_certificate",
-            Self::UnknownUser => "unknown_user",
-            Self::Ambiguous => "ambiguous",
-            Self::NotForUs => "not_for_us",
-        }
-    }
-}
-
-type Presented = Result<Arc<Client>, Reason>;
-
-/// The same; `None` where nobody need be known.
-type Known = Result<Option<Arc<Client>>, Reason>;
-
-/// Why somebody who is known may not do what they ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NotPermitted {
-    /// The policy does not allow it.
-    Denied(Denied),
-    /// Too much of it.
-    Exceeded(Exceeded),
-}
-
-/// Decides who gets in and what they may do.
+/// Identifies callers and applies their policies.
 #[derive(Debug)]
 pub struct Access {
     settings: ArcSwap<Settings>,
-    /// `None` without a roster: it never becomes so by a reload.
-    roster: Option<ArcSwap<Roster>>,
-    issuer: Option<(token::Expected, jwks::Jwks)>,
+    /// `None` without a clients file. A reload never changes that.
+    clients: Option<ArcSwap<Clients>>,
+    issuer: Option<(token::TokenRules, jwks::Jwks)>,
     failures: Failures,
-    /// The name of everybody, where there is no roster.
+    /// The name of every caller without a clients file.
     local: Arc<str>,
 }
 
-/// Nobody can be let in.
+/// The settings of access cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadAccess {
     /// The issuer's keys cannot be used.
     #[error("the keys of oidc.issuer cannot be used")]
     Keys(#[from] BadSource),
-    /// The file of clients does not tell two of them apart.
+    /// Two clients have the same identifier.
     #[error("access.clients_file")]
-    Clients(#[from] Shared),
+    Clients(#[from] SharedIdentifier),
 }
 
 impl Access {
-    /// Opens what the settings name; the [`Followed`] is the file of the issuer's keys.
+    /// Opens clients and issuer's keys; the [`Followed`] is the file of the keys.
     ///
     /// # Errors
-    /// When the issuer's keys cannot be used, or two clients are known by the same thing.
+    /// When the issuer's keys cannot be used, or two clients have the same identifier.
     pub fn open(settings: Settings) -> Result<(Self, Option<Followed>), BadAccess> {
         let issuer = settings.tokens.as_ref().map(|tokens| {
-            jwks::Jwks::open(&tokens.keys).map(|(jwks, followed)| ((tokens.expected.clone(), jwks), followed))
+            jwks::Jwks::open(&tokens.keys).map(|(jwks, followed)| ((tokens.rules.clone(), jwks), followed))
         });
         let (issuer, followed) = issuer.transpose()?.unzip();
-        let roster = settings.clients.clone().map(|described| Roster::new(described, None)).transpose()?;
+        let clients = settings.clients.clone().map(|clients| Clients::new(clients, None)).transpose()?;
         let access = Self {
-            roster: roster.map(ArcSwap::from_pointee),
+            clients: clients.map(ArcSwap::from_pointee),
             issuer,
             failures: Failures::default(),
             local: "local".into(),
@@ -197,28 +104,28 @@ impl Access {
         Ok((access, followed.flatten()))
     }
 
-    /// Goes by other settings from now on. Whether there is a roster, and who issues tokens, stays as it is.
+    /// Replaces the settings. A clients file is not added or removed, and the issuer does not change.
     pub fn set(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
     }
 
-    /// Makes a roster of `described`; who is in the present one keeps what it has used.
+    /// Builds new clients from `settings`; a client that exists keeps its usage.
     ///
     /// # Errors
-    /// When two clients would be known by the same thing.
-    pub fn prepare_roster(&self, described: Vec<Described>) -> Result<Roster, Shared> {
-        let present = self.roster.as_ref().map(ArcSwap::load);
-        Roster::new(described, present.as_deref().map(|roster| &**roster))
+    /// When two clients have the same identifier.
+    pub fn prepare_clients(&self, settings: Vec<ClientSettings>) -> Result<Clients, SharedIdentifier> {
+        let before = self.clients.as_ref().map(ArcSwap::load);
+        Clients::new(settings, before.as_deref().map(|clients| &**clients))
     }
 
-    /// Takes a new roster, where there is one already.
-    pub fn replace_roster(&self, new: Roster) {
-        if let Some(roster) = &self.roster {
-            roster.store(Arc::new(new));
+    /// Replaces the clients; without a clients file it does nothing.
+    pub fn replace_clients(&self, new: Clients) {
+        if let Some(clients) = &self.clients {
+            clients.store(Arc::new(new));
         }
     }
 
-    /// Takes new contents of the file of the issuer's keys.
+    /// Replaces the issuer's keys by new contents of their file.
     ///
     /// # Errors
     /// When no key is in it; the old ones stay in force.
@@ -226,96 +133,95 @@ impl Access {
         self.issuer.as_ref().map_or(Ok(()), |(_, jwks)| jwks.replace(contents))
     }
 
-    /// The success of fetching the issuer's keys, where they are at a URL.
-    #[must_use]
-    pub fn watched_keys(&self) -> Option<Arc<Watched>> {
+    /// The status of fetching the issuer's keys from a URL.
+    pub(crate) fn watched_keys(&self) -> Option<Arc<Watched>> {
         self.issuer.as_ref()?.1.watched()
     }
 
-    /// The last key of each client whose keys all end.
-    #[must_use]
-    pub fn expiring(&self) -> Vec<Expiring> {
-        self.roster.as_ref().map_or_else(Vec::new, |roster| roster.load().expiring().to_vec())
+    /// The last key of each client whose keys all expire.
+    pub(crate) fn expiring(&self) -> Vec<Expiring> {
+        self.clients.as_ref().map_or_else(Vec::new, |clients| clients.load().expiring().to_vec())
     }
 
-    /// Fetches the issuer's keys over and over, where they are at a URL; never ends.
-    pub async fn follow_keys(&self) {
+    /// Fetches the issuer's keys from their URL again and again; never ends.
+    pub(crate) async fn follow_keys(&self) {
         match &self.issuer {
             Some((_, jwks)) => jwks.follow().await,
             None => std::future::pending().await,
         }
     }
 
-    /// Whether who is not allowed something is told that it does not exist.
-    #[must_use]
-    pub fn hides(&self) -> bool {
+    /// True if a denied call is answered as if its target did not exist.
+    pub(crate) fn hides(&self) -> bool {
         self.settings.load().hide
     }
 
-    /// Identifies who sent a request. `None`: none of the issuer's keys that are here signed its token, and
-    /// [`Access::identify_anew`] waits for newer ones.
-    pub fn identify(&self, parts: &Parts, peer: &Peer, now: Now) -> Option<Result<Principal, Unidentified>> {
+    /// Identifies the sender of a request. `None`: no known key of the issuer signed its token, and
+    /// [`Access::identify_anew`] waits for newer keys.
+    pub fn identify(&self, parts: &Parts, peer: &Peer, now: Now) -> Option<Result<Principal, IdentifyError>> {
         if let Err(why) = guard::check(parts, peer.via, &self.settings.load()) {
             return Some(Err(match peer.via {
-                // From other machines these count like wrong keys, so that a flood of them is told once.
+                // From other machines these count like wrong keys, so that a flood of them is logged once.
                 Via::Network(_) => {
                     let counted = self.failed(Reason::NotForUs, peer.via, now.mono);
-                    if let Unidentified::TooManyFailures(_) = counted { counted } else { why }
+                    if let IdentifyError::TooManyFailures(_) = counted { counted } else { why }
                 }
                 Via::Loopback(_) | Via::Unix(_) => why,
             }));
         }
         match self.client(parts, peer, now) {
             Err(Reason::UnknownSigner) => None,
-            known => Some(self.principal(known, peer, now)),
+            client => Some(self.principal(client, peer, now)),
         }
     }
 
-    /// Identifies who sent a request that shows a token of an unknown signer, once the issuer's newest keys are
-    /// here.
-    ///
-    /// # Errors
-    /// [`Unidentified`].
-    pub async fn identify_anew(
+    /// Identifies the sender of a request with a token of an unknown signer, after the issuer's newest keys are
+    /// fetched.
+    pub(crate) async fn identify_anew(
         &self,
         parts: &Parts,
         peer: &Peer,
         now: Now,
-    ) -> Result<Principal, Unidentified> {
-        let mut known = Err(Reason::UnknownSigner);
-        // A try that was under way may have come too early to see a new key.
+    ) -> Result<Principal, IdentifyError> {
+        let mut client = Err(Reason::UnknownSigner);
+        // A fetch that was under way may have begun too early to see a new key.
         for _ in 0..2 {
             if let Some((_, jwks)) = &self.issuer {
                 jwks.newer().await;
             }
-            known = self.client(parts, peer, now);
-            if !matches!(known, Err(Reason::UnknownSigner)) {
+            client = self.client(parts, peer, now);
+            if !matches!(client, Err(Reason::UnknownSigner)) {
                 break;
             }
         }
-        self.principal(known, peer, now)
+        self.principal(client, peer, now)
     }
 
-    fn principal(&self, known: Known, peer: &Peer, now: Now) -> Result<Principal, Unidentified> {
-        match known {
+    fn principal(
+        &self,
+        client: Result<Option<Arc<Client>>, Reason>,
+        peer: &Peer,
+        now: Now,
+    ) -> Result<Principal, IdentifyError> {
+        match client {
             Ok(Some(client)) => Ok(Principal { name: Arc::clone(&client.name), client: Some(client) }),
             Ok(None) => Ok(Principal { name: Arc::clone(&self.local), client: None }),
             Err(reason) => Err(self.failed(reason, peer.via, now.mono)),
         }
     }
 
-    /// Which client sent a request; `None` without a roster.
-    fn client(&self, parts: &Parts, peer: &Peer, now: Now) -> Known {
-        let Some(roster) = &self.roster else { return Ok(None) };
-        self.in_roster(&roster.load(), parts, peer, now).map(Some)
+    /// The client that sent a request; `None` without a clients file.
+    fn client(&self, parts: &Parts, peer: &Peer, now: Now) -> Result<Option<Arc<Client>>, Reason> {
+        let Some(clients) = &self.clients else { return Ok(None) };
+        self.client_of(&clients.load(), parts, peer, now).map(Some)
     }
 
-    fn in_roster(&self, roster: &Roster, parts: &Parts, peer: &Peer, now: Now) -> Presented {
+    fn client_of(&self, clients: &Clients, parts: &Parts, peer: &Peer, now: Now) -> Lookup {
         let mut found: Option<Arc<Client>> = None;
-        for credential in presented(parts)?.into_iter().flatten() {
+        for credential in credentials(parts)?.into_iter().flatten() {
             let client = match credential {
-                Credential::Key(key) => roster.by_key(key, now),
-                Credential::Token(token) => self.by_token(roster, token, now),
+                Credential::Key(key) => clients.by_key(key, now),
+                Credential::Token(token) => self.by_token(clients, token, now),
             }?;
             if found.as_ref().is_some_and(|other| !Arc::ptr_eq(other, &client)) {
                 return Err(Reason::Conflicting);
@@ -330,73 +236,62 @@ impl Access {
             if now.wall < begins || now.wall > ends {
                 return Err(Reason::ExpiredCertificate);
             }
-            return roster.by_certificate(&certificate.names);
+            return clients.by_certificate(&certificate.names);
         }
         if peer.is_refused {
             return Err(Reason::RefusedCertificate);
         }
         match peer.via {
-            Via::Unix(Some(user)) => roster.by_user(user).ok_or(Reason::UnknownUser),
+            Via::Unix(Some(user)) => clients.by_user(user).ok_or(Reason::UnknownUser),
             Via::Unix(None) | Via::Loopback(_) | Via::Network(_) => Err(Reason::Nothing),
         }
     }
 
-    fn by_token(&self, roster: &Roster, token: &str, now: Now) -> Presented {
-        let Some((expected, jwks)) = &self.issuer else { return Err(Reason::BadToken) };
-        roster.by_claims(&token::verify(token, &jwks.now(), expected, now.wall)?)
+    fn by_token(&self, clients: &Clients, token: &str, now: Now) -> Lookup {
+        let Some((rules, jwks)) = &self.issuer else { return Err(Reason::BadToken) };
+        clients.by_claims(&token::verify(token, &jwks.now(), rules, now.wall)?)
     }
 
-    fn failed(&self, reason: Reason, via: Via, now: Instant) -> Unidentified {
-        let Some(address) = via.counted_as() else { return Unidentified::Unknown(reason) };
+    fn failed(&self, reason: Reason, via: Via, now: Instant) -> IdentifyError {
+        let Some(address) = via.counted_as() else { return IdentifyError::Unknown(reason) };
         match self.failures.count(address, self.settings.load().max_failures, now) {
-            Failed::Counted => Unidentified::Unknown(reason),
-            Failed::FirstOver => {
+            FailureCount::Within => IdentifyError::Unknown(reason),
+            FailureCount::FirstOver => {
                 tracing::warn!(
                     client.address = %address,
                     reason = reason.as_str(),
-                    "too many failed attempts from this address: more of this minute are not logged"
+                    "too many failed authentications from this address; not logging more for one minute"
                 );
-                Unidentified::TooManyFailures(reason)
+                IdentifyError::TooManyFailures(reason)
             }
-            Failed::Over => Unidentified::TooManyFailures(reason),
+            FailureCount::Over => IdentifyError::TooManyFailures(reason),
         }
     }
 
-    /// Decides whether `principal` may do what `route` asks, and counts it.
+    /// Checks `route` against the policy of `principal`, and counts the request.
     ///
     /// # Errors
-    /// [`NotPermitted`].
-    pub fn permit(&self, principal: &Principal, route: &Route, now: Instant) -> Result<Permit, NotPermitted> {
+    /// [`PermitError`].
+    pub fn permit(&self, principal: &Principal, route: &Route, now: Instant) -> Result<Permit, PermitError> {
         let Some(client) = &principal.client else { return Ok(Permit::unlimited()) };
-        client.policy.decide(route).map_err(NotPermitted::Denied)?;
+        client.policy.decide(route).map_err(PermitError::Denied)?;
         let Policy { requests_per_minute, concurrent_requests, .. } = client.policy;
-        client.usage.admit(requests_per_minute, concurrent_requests, now).map_err(NotPermitted::Exceeded)
+        client.usage.admit(requests_per_minute, concurrent_requests, now).map_err(PermitError::Exceeded)
     }
 
-    /// The same for a request that waits for an earlier one of `principal`'s, which has a place among its requests still.
+    /// Does the same for a request that joins an earlier one of `principal`, which still counts as concurrent.
     ///
     /// # Errors
-    /// [`NotPermitted`].
+    /// [`PermitError`].
     pub fn permit_to_join(
         &self,
         principal: &Principal,
         route: &Route,
         now: Instant,
-    ) -> Result<Permit, NotPermitted> {
+    ) -> Result<Permit, PermitError> {
         let Some(client) = &principal.client else { return Ok(Permit::unlimited()) };
-        client.policy.decide(route).map_err(NotPermitted::Denied)?;
-        client.usage.join(client.policy.requests_per_minute, now).map_err(NotPermitted::Exceeded)
-    }
-}
-
-impl Exceeded {
-    /// When to try again.
-    #[must_use]
-    pub const fn retry_after(self) -> Duration {
-        match self {
-            Self::PerMinute { retry_after } => retry_after,
-            Self::AtOnce => Duration::from_secs(1),
-        }
+        client.policy.decide(route).map_err(PermitError::Denied)?;
+        client.usage.join(client.policy.requests_per_minute, now).map_err(PermitError::Exceeded)
     }
 }
 
@@ -405,9 +300,9 @@ enum Credential<'a> {
     Token(&'a str),
 }
 
-/// What a request presents that looks like ours: in `Authorization` with the scheme `token` or `bearer`, or
-/// in `Session-Token`. Anything else there (a Snyk token that a tool still sends, say) counts as nothing.
-fn presented(parts: &Parts) -> Result<[Option<Credential<'_>>; 2], Reason> {
+/// The keys and JWTs of a request: in `Authorization` with the scheme `token` or `bearer`, or in
+/// `Session-Token`. Any other value (such as a Snyk token that a tool still sends) is ignored.
+fn credentials(parts: &Parts) -> Result<[Option<Credential<'_>>; 2], Reason> {
     let mut found = [None, None];
     for (name, found) in [&AUTHORIZATION, &SESSION_TOKEN].into_iter().zip(&mut found) {
         let mut values = parts.headers.get_all(name).iter();
@@ -427,7 +322,7 @@ fn presented(parts: &Parts) -> Result<[Option<Credential<'_>>; 2], Reason> {
         };
         if bare.starts_with(key::PREFIX) {
             *found = Some(Credential::Key(bare));
-        } else if token::looks_like_one(bare) {
+        } else if token::is_jwt_like(bare) {
             *found = Some(Credential::Token(bare));
         }
     }

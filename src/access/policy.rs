@@ -1,46 +1,44 @@
-//! What a client may do (pure).
+//! Permissions and limits of a client (pure).
 
 use std::collections::BTreeSet;
 
 use crate::export::{Id, Operation, ScopeKind};
 use crate::route::Route;
 
-/// What a client may do. The default is nothing.
+/// The permissions and limits of a client. The default allows nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Which orgs.
-    pub orgs: Allowed,
-    /// Which groups.
-    pub groups: Allowed,
-    /// Which operations.
+    /// Allowed orgs.
+    pub orgs: AllowedIds,
+    /// Allowed groups.
+    pub groups: AllowedIds,
+    /// Allowed operations.
     pub operations: BTreeSet<Class>,
     /// Most requests in any minute.
     pub requests_per_minute: Option<u32>,
-    /// Most requests at once.
+    /// Most concurrent requests.
     pub concurrent_requests: Option<u32>,
-    /// Its share of what may be sent to Snyk, where that is short; 0 counts as 1.
+    /// Its weight when requests to Snyk are queued; 0 counts as 1.
     pub share: u32,
 }
 
 /// Some ids, or all.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Allowed {
+pub enum AllowedIds {
     /// `"*"`.
     All,
     /// Just these.
     Some(BTreeSet<Id>),
 }
 
-impl Default for Allowed {
+impl Default for AllowedIds {
     fn default() -> Self {
         Self::Some(BTreeSet::new())
     }
 }
 
-impl Allowed {
-    /// Whether `id` is among them.
-    #[must_use]
-    pub fn has(&self, id: &Id) -> bool {
+impl AllowedIds {
+    fn has(&self, id: &Id) -> bool {
         match self {
             Self::All => true,
             Self::Some(ids) => ids.contains(id),
@@ -55,14 +53,12 @@ pub enum Class {
     Read,
     /// Start an export.
     Start,
-    /// Whatever `routes.other` opens.
+    /// Calls that `routes.other` allows.
     Other,
 }
 
 impl Class {
-    /// Of a route.
-    #[must_use]
-    pub const fn of(route: &Route) -> Self {
+    pub(crate) const fn of(route: &Route) -> Self {
         match route {
             Route::Export(call) => match call.operation {
                 Operation::Start => Self::Start,
@@ -72,9 +68,8 @@ impl Class {
         }
     }
 
-    /// As it is written in the roster.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    /// Its value in the clients file.
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
             Self::Start => "start",
@@ -83,21 +78,20 @@ impl Class {
     }
 }
 
-/// Why a call is not allowed: the key of the roster that does not hold what it would need.
+/// The key of the clients file that does not allow a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denied {
-    /// `operations` does not hold its class.
+pub enum PolicyError {
+    /// `operations` lacks its class.
     Operation(Class),
-    /// `orgs` or `groups` does not hold its scope.
+    /// `orgs` or `groups` lacks its scope.
     Scope(ScopeKind),
     /// Its path names no scope, and the client is limited to some.
     Unscoped,
 }
 
-impl Denied {
-    /// The rule, as a person reads it.
-    #[must_use]
-    pub const fn rule(self) -> &'static str {
+impl PolicyError {
+    /// The rule in words.
+    pub(crate) const fn rule(self) -> &'static str {
         match self {
             Self::Operation(Class::Read) => "operations does not hold \"read\"",
             Self::Operation(Class::Start) => "operations does not hold \"start\"",
@@ -112,24 +106,21 @@ impl Denied {
 }
 
 impl Policy {
-    /// Whether the policy lets a call through.
-    ///
-    /// # Errors
-    /// Which rule does not.
-    pub fn decide(&self, route: &Route) -> Result<(), Denied> {
+    /// Checks a call.
+    pub(crate) fn decide(&self, route: &Route) -> Result<(), PolicyError> {
         let class = Class::of(route);
         if !self.operations.contains(&class) {
-            return Err(Denied::Operation(class));
+            return Err(PolicyError::Operation(class));
         }
         let scopes = route.scopes();
-        if scopes.is_empty() && (self.orgs != Allowed::All || self.groups != Allowed::All) {
-            return Err(Denied::Unscoped);
+        if scopes.is_empty() && (self.orgs != AllowedIds::All || self.groups != AllowedIds::All) {
+            return Err(PolicyError::Unscoped);
         }
         let outside = scopes.iter().find(|scope| match scope.kind {
             ScopeKind::Org => !self.orgs.has(&scope.id),
             ScopeKind::Group => !self.groups.has(&scope.id),
         });
-        outside.map_or(Ok(()), |scope| Err(Denied::Scope(scope.kind)))
+        outside.map_or(Ok(()), |scope| Err(PolicyError::Scope(scope.kind)))
     }
 }
 
@@ -144,19 +135,23 @@ mod tests {
         recognise(method, &path.parse().expect("a URI"), true).expect("a route")
     }
 
-    fn some(ids: &[&str]) -> Allowed {
-        Allowed::Some(ids.iter().filter_map(|id| Id::parse(id)).collect())
+    fn some(ids: &[&str]) -> AllowedIds {
+        AllowedIds::Some(ids.iter().filter_map(|id| Id::parse(id)).collect())
     }
 
     #[test]
     fn nothing_is_allowed_that_is_not_named() {
         let everything = BTreeSet::from([Class::Read, Class::Start, Class::Other]);
         let limited = Policy { orgs: some(&["a"]), operations: everything.clone(), ..Policy::default() };
-        let all =
-            Policy { orgs: Allowed::All, groups: Allowed::All, operations: everything, ..Policy::default() };
+        let all = Policy {
+            orgs: AllowedIds::All,
+            groups: AllowedIds::All,
+            operations: everything,
+            ..Policy::default()
+        };
         let reader = Policy { operations: BTreeSet::from([Class::Read]), ..all.clone() };
-        let org = Err(Denied::Scope(ScopeKind::Org));
-        let group = Err(Denied::Scope(ScopeKind::Group));
+        let org = Err(PolicyError::Scope(ScopeKind::Org));
+        let group = Err(PolicyError::Scope(ScopeKind::Group));
         for (policy, method, path, expected) in [
             (&limited, Method::GET, "/orgs/a/export/e", Ok(())),
             (&limited, Method::POST, "/orgs/a/export", Ok(())),
@@ -170,18 +165,18 @@ mod tests {
             (&limited, Method::GET, "/v1/org/%62/projects", org),
             (&limited, Method::GET, "/rest/orgs/a/x/orgs/b", org),
             (&limited, Method::GET, "/rest/groups/g/orgs/a", group),
-            (&limited, Method::GET, "/rest/self", Err(Denied::Unscoped)),
-            (&limited, Method::GET, "/rest/orgs", Err(Denied::Unscoped)),
-            (&limited, Method::GET, "/rest/orgs/", Err(Denied::Unscoped)),
-            (&limited, Method::GET, "/rest/orgs/a%20b/x", Err(Denied::Unscoped)),
-            (&limited, Method::GET, "/rest/x/orgs/a", Err(Denied::Unscoped)),
-            (&limited, Method::GET, "/rest/orgs/a/groups/b%20c", Err(Denied::Unscoped)),
-            (&limited, Method::POST, "/v1/reporting/issues", Err(Denied::Unscoped)),
+            (&limited, Method::GET, "/rest/self", Err(PolicyError::Unscoped)),
+            (&limited, Method::GET, "/rest/orgs", Err(PolicyError::Unscoped)),
+            (&limited, Method::GET, "/rest/orgs/", Err(PolicyError::Unscoped)),
+            (&limited, Method::GET, "/rest/orgs/a%20b/x", Err(PolicyError::Unscoped)),
+            (&limited, Method::GET, "/rest/x/orgs/a", Err(PolicyError::Unscoped)),
+            (&limited, Method::GET, "/rest/orgs/a/groups/b%20c", Err(PolicyError::Unscoped)),
+            (&limited, Method::POST, "/v1/reporting/issues", Err(PolicyError::Unscoped)),
             (&all, Method::POST, "/v1/reporting/issues", Ok(())),
             (&all, Method::GET, "/groups/a/export/e", Ok(())),
-            (&reader, Method::POST, "/orgs/a/export", Err(Denied::Operation(Class::Start))),
-            (&reader, Method::GET, "/rest/self", Err(Denied::Operation(Class::Other))),
-            (&Policy::default(), Method::GET, "/orgs/a/export/e", Err(Denied::Operation(Class::Read))),
+            (&reader, Method::POST, "/orgs/a/export", Err(PolicyError::Operation(Class::Start))),
+            (&reader, Method::GET, "/rest/self", Err(PolicyError::Operation(Class::Other))),
+            (&Policy::default(), Method::GET, "/orgs/a/export/e", Err(PolicyError::Operation(Class::Read))),
         ] {
             assert_eq!(policy.decide(&route(&method, path)), expected, "{method} {path}");
         }

@@ -1,4 +1,4 @@
-//! How much a client may ask, and how often an address may fail (pure counting; takes `now`).
+//! Limits of clients' requests, and of failed authentications by address (pure counting; takes `now`).
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -10,34 +10,41 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// Most addresses whose failures are counted; beyond it, the least recent are forgotten.
 const MAX_ADDRESSES: usize = 10_000;
 
-/// What one client has used. It survives a reload of the roster.
+/// The requests of one client. They survive a reload of the clients file.
 #[derive(Debug, Default)]
 pub struct Usage {
     running: AtomicU32,
-    /// When each request of the last minute came, the oldest first.
+    /// Times of the requests of the last minute, the oldest first.
     recent: Mutex<VecDeque<Instant>>,
 }
 
-/// Why a client must wait.
+/// The limit that a client has reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exceeded {
-    /// `requests_per_minute` are used up.
+pub enum QuotaError {
+    /// `requests_per_minute`.
     PerMinute {
-        /// Until one is free again.
+        /// Time until the next request is allowed.
         retry_after: Duration,
     },
-    /// `concurrent_requests` run already.
+    /// `concurrent_requests`.
     AtOnce,
 }
 
-/// A place among a client's requests, given back when dropped.
+impl QuotaError {
+    pub(crate) const fn retry_after(self) -> Duration {
+        match self {
+            Self::PerMinute { retry_after } => retry_after,
+            Self::AtOnce => Duration::from_secs(1),
+        }
+    }
+}
+
+/// A place among a client's concurrent requests, released when dropped.
 #[derive(Debug)]
 pub struct Permit(Option<Arc<Usage>>);
 
 impl Permit {
-    /// One that counts nowhere.
-    #[must_use]
-    pub fn unlimited() -> Self {
+    pub(crate) fn unlimited() -> Self {
         Self(None)
     }
 }
@@ -51,38 +58,31 @@ impl Drop for Permit {
 }
 
 impl Usage {
-    /// Counts a request that came at `now`. At most `per_minute` are let through in any minute, wherever
-    /// it begins; those that are refused do not count.
-    ///
-    /// # Errors
-    /// [`Exceeded`].
-    pub fn admit(
+    /// Counts a request at `now`. At most `per_minute` are allowed in any 60 seconds; refused ones do not count.
+    pub(super) fn admit(
         self: &Arc<Self>,
         per_minute: Option<u32>,
         at_once: Option<u32>,
         now: Instant,
-    ) -> Result<Permit, Exceeded> {
+    ) -> Result<Permit, QuotaError> {
         let more =
             |running: u32| at_once.is_none_or(|most| running < most).then(|| running.saturating_add(1));
         if self.running.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_err() {
-            return Err(Exceeded::AtOnce);
+            return Err(QuotaError::AtOnce);
         }
-        // From here on, every way out gives the place back.
+        // From here on, every return releases the place.
         let permit = Permit(Some(Arc::clone(self)));
         self.count(per_minute, now)?;
         Ok(permit)
     }
 
-    /// Counts a request at `now` that has no place of its own: it waits for one of its client's that has a place already.
-    ///
-    /// # Errors
-    /// [`Exceeded::PerMinute`].
-    pub fn join(&self, per_minute: Option<u32>, now: Instant) -> Result<Permit, Exceeded> {
+    /// Counts a request at `now` that takes no place: it joins a concurrent request of its client.
+    pub(super) fn join(&self, per_minute: Option<u32>, now: Instant) -> Result<Permit, QuotaError> {
         self.count(per_minute, now)?;
         Ok(Permit::unlimited())
     }
 
-    fn count(&self, per_minute: Option<u32>, now: Instant) -> Result<(), Exceeded> {
+    fn count(&self, per_minute: Option<u32>, now: Instant) -> Result<(), QuotaError> {
         if let Some(most) = per_minute {
             let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
             while recent.front().is_some_and(|at| now.saturating_duration_since(*at) >= MINUTE) {
@@ -92,7 +92,7 @@ impl Usage {
                 let oldest =
                     recent.get(recent.len().saturating_sub(most.max(1) as usize)).copied().unwrap_or(now);
                 let retry_after = MINUTE.saturating_sub(now.saturating_duration_since(oldest));
-                return Err(Exceeded::PerMinute { retry_after });
+                return Err(QuotaError::PerMinute { retry_after });
             }
             recent.push_back(now);
         }
@@ -100,26 +100,26 @@ impl Usage {
     }
 }
 
-/// Failed attempts to identify, by address, in minutes that begin with the first of them.
+/// Failed authentications by address, in minutes that begin with the first of them.
 #[derive(Debug, Default)]
 pub(super) struct Failures {
     by_address: Mutex<HashMap<IpAddr, (Instant, u32)>>,
 }
 
-/// What a failure is answered with.
+/// The count of an address after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Failed {
-    /// As usual.
-    Counted,
-    /// This one is over the limit, the first one of its minute to be: worth a line in the log.
+pub(super) enum FailureCount {
+    /// Within the limit.
+    Within,
+    /// The first over the limit in its minute: it is logged.
     FirstOver,
     /// Over the limit.
     Over,
 }
 
 impl Failures {
-    /// Counts a failure; at most `most` a minute and address are answered as usual.
-    pub(super) fn count(&self, address: IpAddr, most: u32, now: Instant) -> Failed {
+    /// Counts a failure against the limit of `most` per minute and address.
+    pub(super) fn count(&self, address: IpAddr, most: u32, now: Instant) -> FailureCount {
         let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         if by_address.len() >= MAX_ADDRESSES && !by_address.contains_key(&address) {
             by_address.retain(|_, (since, _)| now.saturating_duration_since(*since) < MINUTE);
@@ -134,9 +134,9 @@ impl Failures {
         }
         *count = count.saturating_add(1);
         match (*count).cmp(&(most + 1)) {
-            std::cmp::Ordering::Less => Failed::Counted,
-            std::cmp::Ordering::Equal => Failed::FirstOver,
-            std::cmp::Ordering::Greater => Failed::Over,
+            std::cmp::Ordering::Less => FailureCount::Within,
+            std::cmp::Ordering::Equal => FailureCount::FirstOver,
+            std::cmp::Ordering::Greater => FailureCount::Over,
         }
     }
 }
@@ -150,7 +150,7 @@ mod tests {
         let (usage, begin) = (Arc::new(Usage::default()), Instant::now());
         let admit = |second: u64| usage.admit(Some(2), None, begin + Duration::from_secs(second)).map(drop);
         assert_eq!([admit(0), admit(30)], [Ok(()), Ok(())]);
-        let wait = |seconds| Err(Exceeded::PerMinute { retry_after: Duration::from_secs(seconds) });
+        let wait = |seconds| Err(QuotaError::PerMinute { retry_after: Duration::from_secs(seconds) });
         assert_eq!([admit(31), admit(59)], [wait(29), wait(1)]);
         assert_eq!([admit(60), admit(61), admit(90)], [Ok(()), wait(29), Ok(())]);
     }
@@ -159,7 +159,7 @@ mod tests {
     fn a_place_is_given_back_also_by_who_was_refused() {
         let (usage, now) = (Arc::new(Usage::default()), Instant::now());
         let first = usage.admit(None, Some(1), now).expect("a place");
-        assert_eq!(usage.admit(None, Some(1), now).err(), Some(Exceeded::AtOnce));
+        assert_eq!(usage.admit(None, Some(1), now).err(), Some(QuotaError::AtOnce));
         drop(first);
         assert!(usage.admit(Some(0), Some(1), now).is_err());
         assert!(usage.admit(None, Some(1), now).is_ok());
@@ -169,10 +169,13 @@ mod tests {
     fn failures_are_counted_by_address_and_minute_in_bounded_memory() {
         let (failures, begin) = (Failures::default(), Instant::now());
         let home = IpAddr::from([127, 0, 0, 1]);
-        let counted: Vec<Failed> = (0..4).map(|_| failures.count(home, 2, begin)).collect();
-        assert_eq!(counted, [Failed::Counted, Failed::Counted, Failed::FirstOver, Failed::Over]);
-        assert_eq!(failures.count([127, 0, 0, 2].into(), 2, begin), Failed::Counted);
-        assert_eq!(failures.count(home, 2, begin + MINUTE), Failed::Counted);
+        let counted: Vec<FailureCount> = (0..4).map(|_| failures.count(home, 2, begin)).collect();
+        assert_eq!(
+            counted,
+            [FailureCount::Within, FailureCount::Within, FailureCount::FirstOver, FailureCount::Over]
+        );
+        assert_eq!(failures.count([127, 0, 0, 2].into(), 2, begin), FailureCount::Within);
+        assert_eq!(failures.count(home, 2, begin + MINUTE), FailureCount::Within);
         for n in 0..30_000_u32 {
             failures.count(IpAddr::from(n.to_be_bytes()), 2, begin);
         }

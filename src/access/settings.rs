@@ -1,55 +1,55 @@
-//! What the configuration says about access.
+//! Settings of access.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Uri};
 
-use super::roster::Described;
-use super::token::Expected;
+use super::clients::ClientSettings;
+use super::token::TokenRules;
 
 /// `[access]` and `[oidc]`.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The clients; `None` where no roster is configured, and everybody who gets in is local.
-    pub clients: Option<Vec<Described>>,
-    /// Names by which a loopback listener may be asked, besides `localhost` and loopback addresses.
+    /// The clients; `None` without a clients file: then every caller is `local`.
+    pub clients: Option<Vec<ClientSettings>>,
+    /// Hosts that a loopback listener answers for, besides `localhost` and loopback addresses.
     pub hosts: Vec<String>,
-    /// Whether requests that another proxy passed on are accepted on loopback and Unix sockets.
+    /// True if loopback and Unix sockets accept requests that another proxy forwarded.
     pub allow_forwarded: bool,
-    /// A field that every request must have; and its value, where one is set.
+    /// A header field that every request must have, and its value if one is set.
     pub required_header: Option<(HeaderName, Option<HeaderValue>)>,
-    /// Whether who is not allowed something is told that it does not exist.
+    /// True if a denied call is answered as if its target did not exist.
     pub hide: bool,
-    /// Failed attempts a minute and address that are answered as usual.
+    /// Most failed authentications of one address in a minute.
     pub max_failures: u32,
-    /// `[oidc]`, where an issuer is set.
+    /// `[oidc]`; `None` without an issuer.
     pub tokens: Option<Tokens>,
 }
 
 /// `[oidc]`.
 #[derive(Debug, Clone)]
 pub struct Tokens {
-    /// What a token must say.
-    pub expected: Expected,
-    /// Where the issuer's keys are.
+    /// Claims and algorithms that a token must have.
+    pub rules: TokenRules,
+    /// The source of the issuer's keys.
     pub keys: KeySource,
 }
 
-/// Where an issuer's keys are.
+/// The source of an issuer's keys.
 #[derive(Debug, Clone)]
 pub enum KeySource {
     /// In a file.
     File(PathBuf),
     /// At a URL.
     Url {
-        /// Which.
+        /// The URL of the JWK set.
         url: Uri,
-        /// PEM certificates to trust there instead of the platform's.
+        /// PEM certificates to trust instead of the platform's.
         ca_file: Option<PathBuf>,
-        /// A file with a bearer token to present there, as Kubernetes wants it.
+        /// A file with a bearer token to send, as Kubernetes requires.
         token_file: Option<PathBuf>,
-        /// How often the keys are fetched again.
+        /// Time between two fetches.
         refresh: Duration,
     },
 }

@@ -11,19 +11,19 @@ use serde_json::{Map, Value};
 
 use super::Reason;
 
-/// Longest token that is looked at, in bytes.
+/// Longest token that is verified, in bytes.
 const MAX_TOKEN: usize = 16 * 1024;
 
-/// What a token must say.
+/// Requirements of a token.
 #[derive(Debug, Clone)]
-pub struct Expected {
+pub struct TokenRules {
     /// `iss`.
     pub issuer: String,
     /// `aud`, one of these.
     pub audience: Vec<String>,
     /// `alg`, one of these.
     pub algorithms: Vec<Algorithm>,
-    /// How far clocks may differ.
+    /// Largest difference between clocks.
     pub leeway: Duration,
 }
 
@@ -43,13 +43,13 @@ impl std::fmt::Debug for Keys {
     }
 }
 
-/// No key could be had from a key set.
+/// A key set has no usable key.
 #[derive(Debug, thiserror::Error)]
 pub enum BadKeys {
-    /// It is no key set.
+    /// It is not a JWK set.
     #[error("not a JWK set (RFC 7517)")]
     Json(#[from] serde_json::Error),
-    /// None of its keys verifies signatures that we know.
+    /// None of its keys verifies a supported signature.
     #[error("no key in it can verify a signature")]
     None,
 }
@@ -91,20 +91,20 @@ fn verifying(jwk: &Jwk) -> Option<VerifyingKey> {
     Some(VerifyingKey { id: jwk.common.key_id.clone(), algorithm, key: DecodingKey::from_jwk(jwk).ok()? })
 }
 
-/// Whether text has the form of a signed token: three parts, the first a JSON object in base64.
+/// True if text has the form of a signed token: three parts, the first a JSON object in base64.
 #[must_use]
-pub fn looks_like_one(text: &str) -> bool {
+pub fn is_jwt_like(text: &str) -> bool {
     text.starts_with("eyJ") && text.split('.').count() == 3
 }
 
-/// The claims of a token that is good at `now`.
+/// Verifies a token at `now` and returns its claims.
 ///
 /// # Errors
-/// [`Reason::UnknownSigner`] where the keys hold none for it (newer keys might); else why it is bad.
+/// [`Reason::UnknownSigner`] if no key matches (a newer key set may have it); another [`Reason`] if it is bad.
 pub fn verify(
     token: &str,
     keys: &Keys,
-    expected: &Expected,
+    rules: &TokenRules,
     now: SystemTime,
 ) -> Result<Map<String, Value>, Reason> {
     if token.len() > MAX_TOKEN {
@@ -112,7 +112,7 @@ pub fn verify(
     }
     let header = decode_header(token).map_err(|_| Reason::BadToken)?;
     // Extensions that must be understood, and are not (RFC 7515 §4.1.11).
-    if header.crit.is_some() || !expected.algorithms.contains(&header.alg) {
+    if header.crit.is_some() || !rules.algorithms.contains(&header.alg) {
         return Err(Reason::BadToken);
     }
     let key = keys.find(header.kid.as_deref()).ok_or(Reason::UnknownSigner)?;
@@ -120,8 +120,8 @@ pub fn verify(
         return Err(Reason::BadToken);
     }
     let mut validation = Validation::new(header.alg);
-    validation.set_issuer(&[&expected.issuer]);
-    validation.set_audience(&expected.audience);
+    validation.set_issuer(&[&rules.issuer]);
+    validation.set_audience(&rules.audience);
     validation.set_required_spec_claims(&["exp", "iss", "aud"]);
     // Times are judged below, by our own clock.
     validation.validate_exp = false;
@@ -129,7 +129,7 @@ pub fn verify(
     let claims: Map<String, Value> =
         decode(token, &key.key, &validation).map_err(|_| Reason::BadToken)?.claims;
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let leeway = expected.leeway.as_secs_f64();
+    let leeway = rules.leeway.as_secs_f64();
     // A NumericDate may have a fraction (RFC 7519 §2); what is no number is no time.
     let ends = claims.get("exp").and_then(Value::as_f64).ok_or(Reason::BadToken)?;
     let begins = claims.get("nbf").map(|nbf| nbf.as_f64().ok_or(Reason::BadToken)).transpose()?;

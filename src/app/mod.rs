@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::access::{Access, BadAccess, Roster, Shared};
+use crate::access::{Access, BadAccess, Clients, SharedIdentifier};
 use crate::admin::{Admin, ExpiringList, Followers, Views};
 use crate::admission::Admission;
 use crate::clock::Clock;
@@ -82,13 +82,13 @@ pub enum StartError {
     /// The settings of access are not usable.
     #[error(transparent)]
     Access(#[from] BadAccess),
-    /// The file of clients cannot be read.
+    /// The clients file cannot be read.
     #[error("access.clients_file")]
     Clients(#[from] Unreadable),
     /// Traces cannot be sent.
     #[error("traces cannot be sent")]
     Traces(#[from] TraceError),
-    /// The file of clients changed since it was checked, and is not valid.
+    /// The clients file changed since it was checked, and is not valid.
     #[error(transparent)]
     BadClients(#[from] BadClients),
     /// No thread can be started.
@@ -399,15 +399,15 @@ fn retrieval_settings(config: &Config) -> RetrievalSettings {
     RetrievalSettings { cache: config.cache.clone(), on_journal_failure: config.journal.on_failure }
 }
 
-/// The file of clients, read and not in force yet.
+/// The clients file, read and not in force yet.
 #[derive(Debug)]
 struct ClientsFile {
     path: PathBuf,
     followed: Followed,
-    clients: Roster,
+    clients: Clients,
 }
 
-/// The file of clients cannot be used.
+/// The clients file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadClients {
     /// It is not valid.
@@ -415,7 +415,7 @@ pub enum BadClients {
     Problems(#[from] Problems),
     /// Two clients have the same key, certificate or user.
     #[error(transparent)]
-    Shared(#[from] Shared),
+    SharedIdentifier(#[from] SharedIdentifier),
 }
 
 impl ClientsFile {
@@ -425,23 +425,23 @@ impl ClientsFile {
     }
 }
 
-/// Reads the file of clients again: it may have changed since the configuration was checked.
+/// Reads the clients file again: it may have changed since the configuration was checked.
 fn open_clients(path: &Path, access: &Access) -> Result<ClientsFile, StartError> {
     let (followed, contents) = Followed::open("clients", vec![path.to_owned()])?;
     let clients = parse_clients(path, &contents, access)?;
     Ok(ClientsFile { path: path.to_owned(), followed, clients })
 }
 
-fn parse_clients(path: &Path, contents: &[Content], access: &Access) -> Result<Roster, BadClients> {
+fn parse_clients(path: &Path, contents: &[Content], access: &Access) -> Result<Clients, BadClients> {
     let content = contents.first().map_or(&[][..], |content| content.as_slice());
-    Ok(access.prepare_roster(clients::parse(&path.display().to_string(), content)?)?)
+    Ok(access.prepare_clients(clients::parse(&path.display().to_string(), content)?)?)
 }
 
-fn put_in_force(path: &Path, clients: Roster, access: &Access) {
+fn put_in_force(path: &Path, clients: Clients, access: &Access) {
     if clients.is_empty() {
         tracing::warn!(path = %path.display(), "clients file is empty: every request is refused");
     } else {
         tracing::info!(path = %path.display(), clients = clients.len(), "clients loaded");
     }
-    access.replace_roster(clients);
+    access.replace_clients(clients);
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use crate::access::{Class, Described};
+use crate::access::{Class, ClientSettings};
 use crate::config::{Config, Resolved};
 use crate::credential::Scopes;
 use crate::expiry::{Standing, date};
@@ -55,7 +55,7 @@ impl DryRun<'_> {
 
     fn permit(
         &self,
-        clients: &[Described],
+        clients: &[ClientSettings],
         config: &Config,
         route: &Route,
         out: &mut dyn Write,
@@ -107,7 +107,7 @@ fn has_credential(config: &Config, route: &Route, out: &mut dyn Write) -> io::Re
 
 /// Lists the keys of a client that have ended or end soon. Gives `false` where the client cannot identify itself any more.
 fn may_get_in(
-    client: &Described,
+    client: &ClientSettings,
     now: SystemTime,
     warn_before: Duration,
     out: &mut dyn Write,

@@ -9,8 +9,8 @@ use jsonwebtoken::Algorithm;
 use super::clients;
 use super::reader::Reader;
 use super::upstream::{check_certificates, endpoint};
-use crate::access::token::{Expected, Keys};
-use crate::access::{Described, KeySource, Settings, Tokens};
+use crate::access::token::{Keys, TokenRules};
+use crate::access::{ClientSettings, KeySource, Settings, Tokens};
 use crate::files;
 use crate::listener::{Address, Settings as Listener};
 use crate::transport::ServerTlsSettings;
@@ -51,7 +51,7 @@ pub(super) fn read(r: &mut Reader<'_>, plain: &[String]) -> AccessSection {
     AccessSection { settings, clients_file, reload_interval }
 }
 
-fn clients(r: &mut Reader<'_>, path: &Path) -> Vec<Described> {
+fn clients(r: &mut Reader<'_>, path: &Path) -> Vec<ClientSettings> {
     match files::read(path) {
         Err(error) => r.invalid("access.clients_file", format!("cannot be read: {}", error.source)),
         Ok(content) => match clients::parse(&path.display().to_string(), &content) {
@@ -117,7 +117,7 @@ fn oidc(r: &mut Reader<'_>, plain: &[String]) -> Option<Tokens> {
         r.problem("oidc", "oidc.algorithms", "must name at least one");
     }
     let keys = keys.source(r, plain, refresh)?;
-    Some(Tokens { expected: Expected { issuer, audience, algorithms, leeway }, keys })
+    Some(Tokens { rules: TokenRules { issuer, audience, algorithms, leeway }, keys })
 }
 
 /// The location of the issuer's keys.
@@ -174,7 +174,7 @@ pub(super) fn check_addresses(r: &mut Reader<'_>, listener: &Listener, has_tls: 
             }
             Address::Tcp(_) | Address::Tls(_) | Address::Unix(_) | Address::Systemd => {}
         }
-        if is_reached && !listener.has_roster {
+        if is_reached && !listener.has_clients {
             r.invalid("listen", format!(
                 "other machines reach {address}, and could do everything that the Snyk token can: set access.clients_file, so that clients are known (`exportgate key new` makes a key), or use a loopback address or \"unix:/path\""
             ));

@@ -78,7 +78,7 @@ pub(super) fn read(
         unix_owner: (None, None),
         max_body: 0,
         header_timeout: HEADER_TIMEOUT,
-        has_roster: true,
+        has_clients: true,
         h2c: false,
         allow_plain_http,
         ..listener.clone()

@@ -1,39 +1,39 @@
-//! The file of clients: `[clients.NAME]` for each.
+//! The clients file: `[clients.NAME]` for each.
 
 use super::credential::{NAME, is_name};
 use super::problem::{Problem, Problems};
 use super::reader::Reader;
 use super::sources::Sources;
 use crate::access::key::{Key, PREFIX};
-use crate::access::{Allowed, Claim, Class, Described, Policy, Roster};
+use crate::access::{AllowedIds, Claim, Class, ClientSettings, Clients, Policy};
 use crate::export::Id;
 
-/// Reads the file of clients that is called `name`.
+/// Reads the clients file that is called `name`.
 ///
 /// # Errors
 /// All problems at once.
-pub fn parse(name: &str, content: &[u8]) -> Result<Vec<Described>, Problems> {
+pub fn parse(name: &str, content: &[u8]) -> Result<Vec<ClientSettings>, Problems> {
     let mut sources = Sources::default();
     match std::str::from_utf8(content) {
         Ok(text) => sources.read_file(name, text),
         Err(_) => return Err(Problems(vec![Problem::new(name, "", "is not UTF-8")])),
     }
     let mut reader = Reader::new(&sources);
-    let clients: Vec<Described> =
+    let clients: Vec<ClientSettings> =
         reader.tables("clients").into_iter().map(|table| client(&mut reader, name, &table)).collect();
-    if let Err(shared) = Roster::new(clients.clone(), None) {
+    if let Err(shared) = Clients::new(clients.clone(), None) {
         reader.problem(name, &format!("clients.{}.{}", shared.second, shared.key), shared.to_string());
     }
     reader.finish(Some(clients)).map(|(clients, _)| clients)
 }
 
-/// True if `text` can name a client. `local` and `unknown` name callers without a file of clients.
+/// True if `text` can name a client. `local` and `unknown` name callers without a clients file.
 #[must_use]
 pub fn is_client_name(text: &str) -> bool {
     is_name(text) && !text.starts_with(PREFIX) && !["local", "unknown"].contains(&text)
 }
 
-fn client(r: &mut Reader<'_>, file: &str, table: &str) -> Described {
+fn client(r: &mut Reader<'_>, file: &str, table: &str) -> ClientSettings {
     let key = |name: &str| format!("clients.{table}.{name}");
     if !is_client_name(table) {
         r.problem(
@@ -42,7 +42,7 @@ fn client(r: &mut Reader<'_>, file: &str, table: &str) -> Described {
             format!("the name must be {NAME}, and not \"local\" or \"unknown\""),
         );
     }
-    let described = Described {
+    let described = ClientSettings {
         name: table.to_owned(),
         keys: r.list((&key("keys"), "[]"), Key::parse),
         certificates: r.list((&key("certificates"), "[]"), certificate),
@@ -97,15 +97,15 @@ fn operation(text: &str) -> Result<Class, String> {
         .ok_or_else(|| "must be of \"read\", \"start\" and \"other\"".to_owned())
 }
 
-fn allowed(r: &mut Reader<'_>, key: (&String, &'static str)) -> Allowed {
+fn allowed(r: &mut Reader<'_>, key: (&String, &'static str)) -> AllowedIds {
     let ids = r.list(key, |text| match (text, Id::parse(text)) {
         ("*", _) => Ok(None),
         (_, Some(id)) => Ok(Some(id)),
         _ => Err("must be ids, such as \"825e79b7-0073-44c3-a5ea-e0aa8a3dbf38\", or \"*\"".to_owned()),
     });
     match ids.into_iter().collect::<Option<_>>() {
-        Some(ids) => Allowed::Some(ids),
-        None => Allowed::All,
+        Some(ids) => AllowedIds::Some(ids),
+        None => AllowedIds::All,
     }
 }
 

@@ -9,7 +9,7 @@ use crate::listener::{Address, Settings};
 pub(super) fn read(r: &mut Reader<'_>) -> Settings {
     Settings {
         listen: addresses(r),
-        has_roster: false,
+        has_clients: false,
         h2c: r.boolean("listener.h2c"),
         max_connections: r.number("listener.max_connections", 1..=1_000_000),
         max_connections_per_address: r.number("listener.max_connections_per_address", 1..=1_000_000),

@@ -27,7 +27,7 @@ mod upstream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::access::Described;
+use crate::access::ClientSettings;
 use crate::clock::Clock;
 use crate::expiry::{Expiring, Kind, date};
 use crate::listener::Address;
@@ -49,7 +49,7 @@ pub struct Config {
     pub tls: Option<ServerTlsSettings>,
     /// `[access]` and `[oidc]`.
     pub access: crate::access::Settings,
-    /// The file of clients, to be followed.
+    /// The clients file, to be followed.
     pub clients_file: Option<PathBuf>,
     /// Interval for reading the files of clients, TLS and JWKS again.
     pub reload_interval: Duration,
@@ -95,14 +95,14 @@ impl Config {
         let (upstream, plain) = upstream::read(reader, &listener);
         let access = access::read(reader, &plain);
         access.note_certificates(reader, tls.as_ref());
-        listener.has_roster = access.clients_file.is_some();
+        listener.has_clients = access.clients_file.is_some();
         access::check_addresses(reader, &listener, tls.is_some());
         let credential = credential::read(reader, &upstream, &plain);
-        let admission = admission::read(reader, listener.has_roster);
+        let admission = admission::read(reader, listener.has_clients);
         let cache = cache::read(reader, upstream.max_answer);
         let (routes, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
         let admin = admin::read(reader, &listener, tls.as_ref());
-        let keys = access.settings.clients.iter().flatten().filter_map(Described::expiring);
+        let keys = access.settings.clients.iter().flatten().filter_map(ClientSettings::expiring);
         let expiring = expiring.into_iter().flatten().chain(keys);
         note_expiry(reader, expiring, admin.warn_before);
         let shutdown = shutdown::read(reader);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::via::BadVia;
-use crate::access::{Denied, Exceeded, NotPermitted, Reason, Unidentified};
+use crate::access::{IdentifyError, PermitError, PolicyError, QuotaError, Reason};
 use crate::error_text::find;
 use crate::retrieval::{Cause, NoAnswer};
 use crate::route::RouteError;
@@ -43,11 +43,11 @@ pub(super) enum FailureKind {
     /// The same, from an address that failed too often.
     TooManyFailures(Reason),
     /// The policy does not allow it.
-    Denied(Denied),
+    Denied(PolicyError),
     /// The same, where `access.hide` is set.
-    Hidden(Denied),
+    Hidden(PolicyError),
     /// The client asks more than it may.
-    Exceeded(Exceeded),
+    Exceeded(QuotaError),
     /// No credential is for this org or group.
     NoCredential,
     /// `Via` cannot be read.
@@ -76,29 +76,29 @@ impl From<FailureKind> for Failure {
     }
 }
 
-impl From<Unidentified> for FailureKind {
-    fn from(why: Unidentified) -> Self {
+impl From<IdentifyError> for FailureKind {
+    fn from(why: IdentifyError) -> Self {
         match why {
-            Unidentified::Host => Self::Host,
-            Unidentified::Framing => Self::Framing,
-            Unidentified::WebPage => Self::WebPage,
-            Unidentified::ForeignHost => Self::ForeignHost,
-            Unidentified::Forwarded => Self::Forwarded,
-            Unidentified::RequiredHeader => Self::RequiredHeader,
-            Unidentified::Unknown(reason) => Self::Unauthenticated(reason),
-            Unidentified::TooManyFailures(reason) => Self::TooManyFailures(reason),
-            Unidentified::TargetForm => Self::Route(RouteError::TargetForm),
+            IdentifyError::Host => Self::Host,
+            IdentifyError::Framing => Self::Framing,
+            IdentifyError::WebPage => Self::WebPage,
+            IdentifyError::ForeignHost => Self::ForeignHost,
+            IdentifyError::Forwarded => Self::Forwarded,
+            IdentifyError::RequiredHeader => Self::RequiredHeader,
+            IdentifyError::Unknown(reason) => Self::Unauthenticated(reason),
+            IdentifyError::TooManyFailures(reason) => Self::TooManyFailures(reason),
+            IdentifyError::TargetForm => Self::Route(RouteError::TargetForm),
         }
     }
 }
 
 impl FailureKind {
     /// The failure of a request that its client may not make.
-    pub(super) fn not_permitted(why: NotPermitted, hides: bool) -> Self {
+    pub(super) fn not_permitted(why: PermitError, hides: bool) -> Self {
         match why {
-            NotPermitted::Denied(denied) if hides => Self::Hidden(denied),
-            NotPermitted::Denied(denied) => Self::Denied(denied),
-            NotPermitted::Exceeded(exceeded) => Self::Exceeded(exceeded),
+            PermitError::Denied(denied) if hides => Self::Hidden(denied),
+            PermitError::Denied(denied) => Self::Denied(denied),
+            PermitError::Exceeded(exceeded) => Self::Exceeded(exceeded),
         }
     }
 }

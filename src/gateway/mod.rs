@@ -21,7 +21,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
 
-use crate::access::{Access, Exceeded, NotPermitted, Permit, Principal};
+use crate::access::{Access, Permit, PermitError, Principal, QuotaError};
 use crate::cache::Directives;
 use crate::clock::{Clock, Now};
 use crate::credential::{Credential, Credentials};
@@ -228,7 +228,7 @@ impl Gateway {
         now: Now,
     ) -> Result<Permit, Failure> {
         let permitted = match self.access.permit(principal, route, now.mono) {
-            Err(NotPermitted::Exceeded(Exceeded::AtOnce)) if self.rejoins(principal, route, request) => {
+            Err(PermitError::Exceeded(QuotaError::AtOnce)) if self.rejoins(principal, route, request) => {
                 self.access.permit_to_join(principal, route, now.mono)
             }
             permitted => permitted,

@@ -7,7 +7,7 @@ use http::StatusCode;
 
 use super::causes::of_cause;
 use super::failure::FailureKind;
-use crate::access::Exceeded;
+use crate::access::QuotaError;
 use crate::route::RouteError;
 
 /// The answer to a request that failed. All of it is fixed text: nothing of the request is echoed.
@@ -207,17 +207,17 @@ pub(super) fn no_room() -> ErrorReply {
     .after(Duration::from_secs(1))
 }
 
-fn exceeded_by(exceeded: Exceeded) -> ErrorReply {
+fn exceeded_by(exceeded: QuotaError) -> ErrorReply {
     let too_many = |code, title, detail| {
         reply(StatusCode::TOO_MANY_REQUESTS, "http_request_denied", code, title, detail)
     };
     match exceeded {
-        Exceeded::PerMinute { .. } => too_many(
+        QuotaError::PerMinute { .. } => too_many(
             "client_rate",
             "You have used your requests for this minute",
             "Wait as Retry-After says. The limit is your requests_per_minute at this gateway; Snyk was not asked.",
         ),
-        Exceeded::AtOnce => too_many(
+        QuotaError::AtOnce => too_many(
             "client_concurrency",
             "You have too many requests running",
             "Wait for one to end. The limit is your concurrent_requests at this gateway; Snyk was not asked.",

@@ -14,7 +14,7 @@ pub struct Settings {
     /// Allows HTTP without TLS on addresses that other machines reach.
     pub allow_plain_http: bool,
     /// True if clients are configured. Without them, only this machine is served.
-    pub has_roster: bool,
+    pub has_clients: bool,
     /// Most connections at once, over all addresses.
     pub max_connections: usize,
     /// Most connections at once from one address of another machine.

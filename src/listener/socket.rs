@@ -130,7 +130,7 @@ fn passed(settings: &Settings, has_tls: bool) -> io::Result<Vec<Socket>> {
         tcp.set_nonblocking(true)?;
         let is_local = tcp.local_addr()?.ip().is_loopback();
         let tcp = TcpListener::from_std(tcp)?;
-        if !is_local && !settings.has_roster {
+        if !is_local && !settings.has_clients {
             return Err(refused(
                 "systemd passed a socket that other machines reach: set access.clients_file, so that clients are known",
             ));

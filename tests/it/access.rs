@@ -42,7 +42,7 @@ impl Known {
     }
 
     /// A client of each kind with `policy`, and one that may do nothing.
-    fn roster(&self, policy: &str) -> String {
+    fn clients(&self, policy: &str) -> String {
         let digest = Digest::of(&self.key).to_hex();
         let user = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(self.directory.path()).unwrap());
         format!(
@@ -53,8 +53,8 @@ impl Known {
         )
     }
 
-    /// Flags for a gateway with a plain, a TLS and a Unix door and this roster.
-    pub(crate) fn flags(&self, roster: &str) -> Flags {
+    /// Flags for a gateway with a plain, a TLS and a Unix door and these clients.
+    pub(crate) fn flags(&self, clients: &str) -> Flags {
         let server = self.authority.server();
         let write = |name: &str, text: &str| {
             std::fs::write(self.path(name), text).unwrap();
@@ -63,7 +63,7 @@ impl Known {
         let listen = format!("127.0.0.1:0,tls:127.0.0.1:0,unix:{}", self.path("socket").display());
         vec![
             flag("listen", listen),
-            flag("access.clients_file", write("clients.toml", roster)),
+            flag("access.clients_file", write("clients.toml", clients)),
             flag("access.reload_interval", "10ms"),
             flag("tls.certificate", write("server.pem", &server.certificate_pem)),
             flag("tls.key", write("server.key", &server.key_pem)),
@@ -75,8 +75,8 @@ impl Known {
         ]
     }
 
-    pub(crate) async fn world(&self, roster: &str) -> World {
-        World::with(Settings::default(), self.flags(roster)).await
+    pub(crate) async fn world(&self, clients: &str) -> World {
+        World::with(Settings::default(), self.flags(clients)).await
     }
 
     pub(crate) fn tls(&self, identity: Option<&Identity>) -> Arc<rustls::ClientConfig> {
@@ -132,7 +132,7 @@ fn without_ids(got: &Got) -> Plain {
 async fn every_kind_of_caller_may_do_what_its_policy_says_and_shares_one_entry() {
     let known = Known::new();
     let world =
-        known.world(&known.roster(&format!("orgs = ['{ORG}']\noperations = ['read', 'start']"))).await;
+        known.world(&known.clients(&format!("orgs = ['{ORG}']\noperations = ['read', 'start']"))).await;
     world.fake.put_export(&scope(), "e1", State::Finished);
     let callers = known.callers(&world);
     for (at, (name, door, fields)) in callers.iter().enumerate() {
@@ -160,14 +160,15 @@ async fn every_kind_of_caller_may_do_what_its_policy_says_and_shares_one_entry()
 async fn who_is_denied_learns_nothing_and_costs_snyk_nothing() {
     for (hide, status, code) in [("false", 403, "forbidden"), ("true", 404, "not_found")] {
         let known = Known::new();
-        let mut flags = known.flags(&known.roster(&format!("orgs = ['{OTHER_ORG}']\noperations = ['read']")));
+        let mut flags =
+            known.flags(&known.clients(&format!("orgs = ['{OTHER_ORG}']\noperations = ['read']")));
         flags.push(flag("access.hide", hide));
         let world = World::with(Settings::default(), flags).await;
         // A hit, a missing export, and a flight that somebody who may is waiting for.
         let admin = generate().unwrap().to_string();
         let everything = format!(
             "{}[clients.admin]\nkeys = ['sha256:{}']\norgs = ['*']\n",
-            known.roster(&format!("orgs = ['{OTHER_ORG}']\noperations = ['read']")),
+            known.clients(&format!("orgs = ['{OTHER_ORG}']\noperations = ['read']")),
             Digest::of(&admin).to_hex()
         );
         replace(&known.path("clients.toml"), &everything);
@@ -220,12 +221,12 @@ async fn nobody_known_gets_401_and_no_reason() {
         let key = generate().unwrap().to_string();
         (Digest::of(&key).to_hex(), key)
     };
-    let roster = format!(
+    let clients = format!(
         "{}[clients.late]\nkeys = ['sha256:{} until 2020-01-01']\norgs = ['*']\n",
-        known.roster("orgs = ['*']"),
+        known.clients("orgs = ['*']"),
         digest_of_expired.0
     );
-    let mut flags = known.flags(&roster);
+    let mut flags = known.flags(&clients);
     flags.push(flag("access.max_failures", "1000"));
     let world = World::with(Settings::default(), flags).await;
     world.fake.put_export(&scope(), "e1", State::Finished);
@@ -306,7 +307,7 @@ async fn nobody_known_gets_401_and_no_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_are_limited_by_address_and_a_valid_key_always_passes() {
     let known = Known::new();
-    let mut flags = known.flags(&known.roster("orgs = ['*']"));
+    let mut flags = known.flags(&known.clients("orgs = ['*']"));
     flags.push(flag("access.max_failures", "5"));
     let world = World::with(Settings::default(), flags).await;
     let key = format!("token {}", known.key);
@@ -327,13 +328,13 @@ async fn failures_are_limited_by_address_and_a_valid_key_always_passes() {
 async fn a_client_may_ask_only_so_much_and_its_neighbour_is_unharmed() {
     let known = Known::new();
     let other = generate().unwrap().to_string();
-    let roster = format!(
+    let clients = format!(
         "[clients.small]\nkeys = ['sha256:{}']\norgs = ['*']\nrequests_per_minute = 3\n\
          [clients.one]\nkeys = ['sha256:{}']\norgs = ['*']\nconcurrent_requests = 1\n",
         Digest::of(&known.key).to_hex(),
         Digest::of(&other).to_hex()
     );
-    let world = known.world(&roster).await;
+    let world = known.world(&clients).await;
     let (small, one) = (format!("token {}", known.key), format!("token {other}"));
     for _ in 0..3 {
         assert_eq!(world.get_with(&results("e1"), &[("authorization", &small)]).await.status, 404);
@@ -341,8 +342,8 @@ async fn a_client_may_ask_only_so_much_and_its_neighbour_is_unharmed() {
     let over = world.get_with(&results("e1"), &[("authorization", &small)]).await;
     assert_eq!((over.status.as_u16(), over.code().as_str()), (429, "client_rate"));
     assert!((1..=60).contains(&over.field("retry-after").parse::<u64>().unwrap()));
-    // What it has used survives a reload of the roster.
-    replace(&known.path("clients.toml"), &format!("{roster}# again\n"));
+    // What it has used survives a reload of the clients file.
+    replace(&known.path("clients.toml"), &format!("{clients}# again\n"));
     for _ in 0..20 {
         assert_eq!(world.get_with(&results("e1"), &[("authorization", &small)]).await.status, 429);
         assert_eq!(world.get_with(&results("e1"), &[("authorization", &one)]).await.status, 404);
@@ -367,9 +368,9 @@ async fn a_client_may_ask_only_so_much_and_its_neighbour_is_unharmed() {
 async fn who_leaves_does_not_free_its_place_before_its_request_has_ended() {
     let known = Known::new();
     let digest = Digest::of(&known.key).to_hex();
-    let roster =
+    let clients =
         format!("[clients.one]\nkeys = ['sha256:{digest}']\norgs = ['*']\nconcurrent_requests = 1\n");
-    let world = known.world(&roster).await;
+    let world = known.world(&clients).await;
     let key = format!("token {}", known.key);
     let fields = [("authorization", key.as_str())];
     let gate = world.fake.hold();
@@ -395,7 +396,7 @@ async fn who_leaves_does_not_free_its_place_before_its_request_has_ended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn groups_have_a_policy_and_those_who_may_share_a_flight() {
     let known = Known::new();
-    let world = known.world(&known.roster("groups = ['g_1']")).await;
+    let world = known.world(&known.clients("groups = ['g_1']")).await;
     let callers = known.callers(&world);
     let gate = world.fake.hold();
     let target = format!("/groups/g_1/export/e1?{V}");
@@ -421,7 +422,7 @@ async fn groups_have_a_policy_and_those_who_may_share_a_flight() {
 #[tokio::test(flavor = "multi_thread")]
 async fn other_calls_stay_within_the_scopes_that_their_path_names() {
     let known = Known::new();
-    let mut flags = known.flags(&known.roster(&format!("orgs = ['{ORG}']\noperations = ['read', 'other']")));
+    let mut flags = known.flags(&known.clients(&format!("orgs = ['{ORG}']\noperations = ['read', 'other']")));
     flags.push(flag("routes.other", "forward"));
     let world = World::with(Settings::default(), flags).await;
     let key = format!("token {}", known.key);

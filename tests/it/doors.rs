@@ -36,7 +36,7 @@ fn other_machines_are_served_only_where_clients_are_known_and_tls_is_spoken() {
     let home = TempDir::new().unwrap();
     let clients = home.path().join("clients.toml");
     std::fs::write(&clients, "[clients.a]\nunix_users = [0]\n").unwrap();
-    let roster = clients.display().to_string();
+    let clients = clients.display().to_string();
     let open = refused(home.path(), &["--listen", "0.0.0.0:0"], &[]);
     for named in [
         "access.clients_file",
@@ -47,17 +47,17 @@ fn other_machines_are_served_only_where_clients_are_known_and_tls_is_spoken() {
     ] {
         assert!(open.contains(named), "{named} in {open}");
     }
-    let with_roster = [("EXPORTGATE_ACCESS_CLIENTS_FILE", roster.as_str())];
-    assert!(refused(home.path(), &["--listen", "[::]:0"], &with_roster).contains("tls:[::]:0"));
+    let with_clients = [("EXPORTGATE_ACCESS_CLIENTS_FILE", clients.as_str())];
+    assert!(refused(home.path(), &["--listen", "[::]:0"], &with_clients).contains("tls:[::]:0"));
     assert!(
-        refused(home.path(), &["--listen", "tls:0.0.0.0:0"], &with_roster).contains("needs tls.certificate")
+        refused(home.path(), &["--listen", "tls:0.0.0.0:0"], &with_clients).contains("needs tls.certificate")
     );
     let plain = [("EXPORTGATE_LISTENER_ALLOW_PLAIN_HTTP", "true")];
     assert!(refused(home.path(), &["--listen", "0.0.0.0:0"], &plain).contains("set access.clients_file"));
-    // A roster that cannot be read, or with a mistake, is told with its lines.
+    // A clients file that cannot be read, or with a mistake, is told with its lines.
     std::fs::write(&clients, "[clients.a]\nkeys = ['egk_0123456789']\norg = ['*']\noperations = ['write']\n")
         .unwrap();
-    let wrong = refused(home.path(), &[], &with_roster);
+    let wrong = refused(home.path(), &[], &with_clients);
     for named in [
         "clients.toml:2: clients.a.keys: this is a key itself",
         "clients.toml:3: clients.a.org: no such key",
@@ -71,16 +71,16 @@ fn other_machines_are_served_only_where_clients_are_known_and_tls_is_spoken() {
         "[clients.a]\nunix_users = [1]\n[clients.b]\nunix_users = [1]\n[clients.c]\norgs = ['*']\n",
     )
     .unwrap();
-    let shared = refused(home.path(), &[], &with_roster);
+    let shared = refused(home.path(), &[], &with_clients);
     assert!(
-        shared.contains("a and b have the same in unix_users")
+        shared.contains("clients a and b share a value of unix_users")
             && shared.contains("clients.c: is known by nothing"),
         "{shared}"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_roster_and_without_tls_before_it_all_addresses_may_be_served() {
+async fn with_clients_and_without_tls_before_it_all_addresses_may_be_served() {
     let fake = Fake::start(Settings::default()).await.unwrap();
     let home = TempDir::new().unwrap();
     let clients = home.path().join("clients.toml");

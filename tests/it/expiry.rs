@@ -80,9 +80,9 @@ async fn our_own_certificate_degrades_the_gateway_before_it_ends_and_before_it_b
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_list_that_will_turn_every_client_away_is_told_before() {
     let known = Known::new();
-    let roster =
+    let clients =
         format!("[clients.certified]\ncertificates = ['uri:spiffe://test/certified']\norgs = ['{ORG}']\n");
-    let flags = known.flags(&roster);
+    let flags = known.flags(&clients);
     let list = known.authority.revocations_within(&[], (days(-4), days(4)));
     std::fs::write(known.path("crl.pem"), list).unwrap();
     let world = World::with(Settings::default(), flags).await;
@@ -136,9 +136,9 @@ async fn a_client_whose_last_key_ends_is_told_before_it_is_turned_away() {
     let until = |days_on: i64| humantime::format_rfc3339_seconds(days(days_on)).to_string();
     let client = |name: &str, keys: &str| format!("[clients.{name}]\nkeys = [{keys}]\norgs = ['{ORG}']\n");
     let other = "1".repeat(64);
-    let roster = client("nightly", &format!("'sha256:{digest} until {}'", until(20)))
+    let clients = client("nightly", &format!("'sha256:{digest} until {}'", until(20)))
         + &client("lasting", &format!("'sha256:{other} until {}', 'sha256:{}'", until(1), "2".repeat(64)));
-    std::fs::write(&file, roster).unwrap();
+    std::fs::write(&file, clients).unwrap();
     let flags = vec![flag("access.clients_file", file.display())];
     let world = World::with(Settings::default(), flags).await;
     let authorization = format!("token {key}");
@@ -163,10 +163,10 @@ async fn a_client_whose_last_key_ends_is_told_before_it_is_turned_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_issuers_keys_that_cannot_be_fetched_any_more_are_told() {
     let directory = TempDir::new().unwrap();
-    let roster = directory.path().join("clients.toml");
-    std::fs::write(&roster, "[clients.a]\ntokens = ['sub=a']\n").unwrap();
+    let clients = directory.path().join("clients.toml");
+    std::fs::write(&clients, "[clients.a]\ntokens = ['sub=a']\n").unwrap();
     let flags = vec![
-        flag("access.clients_file", roster.display()),
+        flag("access.clients_file", clients.display()),
         flag("oidc.issuer", "https://issuer.test"),
         flag("oidc.audience", "exportgate"),
         flag("oidc.jwks_url", "http://127.0.0.1:1/keys"),
@@ -237,13 +237,13 @@ fn check_says_until_when_the_certificate_is_valid_and_who_cannot_get_in_any_more
     let client = |name: &str, keys: &[String], more: &str| {
         format!("[clients.{name}]\nkeys = [{}]\norgs = ['*']\n{more}\n", keys.join(", "))
     };
-    let roster = client("good", &[key(1, ""), key(2, &until(-3))], "")
+    let clients = client("good", &[key(1, ""), key(2, &until(-3))], "")
         + &client("over", &[key(3, &until(-9)), key(4, &until(-3))], "")
         + &client("soon", &[key(5, &until(3))], "")
         + &client("otherwise", &[key(6, &until(-3))], "certificates = ['dns:otherwise']")
         + &client("long", &[key(7, &until(300))], "");
     let file = home.path().join("clients.toml");
-    std::fs::write(&file, roster).unwrap();
+    std::fs::write(&file, clients).unwrap();
     let env = [("EXPORTGATE_ACCESS_CLIENTS_FILE", file.to_str().unwrap())];
     let (code, text) = check(&[], &env);
     assert_eq!(code, Some(0), "{text}");

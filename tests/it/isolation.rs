@@ -244,19 +244,19 @@ async fn with_clients(known: &Known, policies: &[(&str, &str)], more: Flags) -> 
 
 /// The flags for clients of these names, each with `policy`; and their keys.
 pub(crate) fn clients(known: &Known, policies: &[(&str, &str)]) -> (Flags, Vec<String>) {
-    let mut roster = String::new();
+    let mut clients = String::new();
     let mut keys = Vec::new();
     for (name, policy) in policies {
         let key = generate().unwrap().to_string();
         keep_secret([key.clone()]);
         let digest = Digest::of(&key).to_hex();
         let _ = write!(
-            roster,
+            clients,
             "[clients.{name}]\nkeys = ['sha256:{digest}']\norgs = ['*']\noperations = ['read', 'start']\n{policy}\n"
         );
         keys.push(format!("token {key}"));
     }
-    (known.flags(&roster), keys)
+    (known.flags(&clients), keys)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -196,9 +196,9 @@ async fn all_of_it_is_documented() {
         flag("credential.next.token_file", next.display()),
     ]);
     let digest = exportgate::access::key::Digest::of(&known.key).to_hex();
-    let roster =
+    let clients =
         format!("[clients.keyed]\nkeys = ['sha256:{digest}']\norgs = '*'\noperations = ['read', 'start']\n");
-    std::fs::write(known.path("clients.toml"), roster).unwrap();
+    std::fs::write(known.path("clients.toml"), clients).unwrap();
     let script = Script { oauth_secret: Some("metr1cs-0f-a-secret".to_owned()), ..Script::default() };
     let world = World::with(Settings { script, ..Settings::default() }, flags).await;
     world.fake.put_export(&scope(), "e1", State::Finished);

@@ -1,4 +1,4 @@
-//! Keys, certificates, key sets and rosters are replaced under load: no request fails, and what is revoked
+//! Keys, certificates, key sets and clients files are replaced under load: no request fails, and what is revoked
 //! stops.
 
 use std::sync::Arc;
@@ -83,12 +83,12 @@ async fn until_taken(door: &Door, fields: &[(&str, &str)]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_rotated_under_load_and_revoked_ones_stop() {
     let known = Known::new();
-    let roster = |digests: &[String]| {
+    let clients = |digests: &[String]| {
         let keys: Vec<String> = digests.iter().map(|digest| format!("'sha256:{digest}'")).collect();
         format!("[clients.tool]\nkeys = [{}]\norgs = ['*']\n", keys.join(", "))
     };
     let mut old = known.key.clone();
-    let mut flags = known.flags(&roster(&[Digest::of(&old).to_hex()]));
+    let mut flags = known.flags(&clients(&[Digest::of(&old).to_hex()]));
     flags.push(flag("access.max_failures", "1000000"));
     let world = World::with(Settings::default(), flags).await;
     world.fake.put_export(&scope(), "e1", State::Finished);
@@ -104,15 +104,15 @@ async fn keys_are_rotated_under_load_and_revoked_ones_stop() {
         let new = generate().unwrap().to_string();
         keep_secret([new.clone()]);
         let (of_old, of_new) = (Digest::of(&old).to_hex(), Digest::of(&new).to_hex());
-        replace(&known.path("clients.toml"), &roster(&[of_old, of_new.clone()]));
+        replace(&known.path("clients.toml"), &clients(&[of_old, of_new.clone()]));
         until_taken(&door, &[("authorization", &format!("token {new}"))]).await;
         *shown.lock().unwrap() = new.clone();
         load.more(10).await;
-        replace(&known.path("clients.toml"), &roster(&[of_new]));
+        replace(&known.path("clients.toml"), &clients(&[of_new]));
         until_refused(&door, &[("authorization", &format!("token {old}"))]).await;
         old = new;
     }
-    // A bad roster changes nothing, an empty one lets nobody in, and never everybody.
+    // A bad clients file changes nothing, an empty one lets nobody in, and never everybody.
     let good = std::fs::read_to_string(known.path("clients.toml")).unwrap();
     for bad in ["[clients.tool", "[clients.tool]\nkyes = []\n", "\u{0}"] {
         replace(&known.path("clients.toml"), bad);
@@ -132,9 +132,9 @@ async fn keys_are_rotated_under_load_and_revoked_ones_stop() {
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_replaced_under_load_and_a_revoked_client_stops_on_its_open_connection() {
     let known = Known::new();
-    let roster =
+    let clients =
         "[clients.a]\ncertificates = ['uri:spiffe://test/certified', 'subject:CN=b']\norgs = ['*']\n";
-    let mut flags = known.flags(roster);
+    let mut flags = known.flags(clients);
     flags.push(flag("access.max_failures", "1000000"));
     let world = World::with(Settings::default(), flags).await;
     world.fake.put_export(&scope(), "e1", State::Finished);
@@ -180,8 +180,8 @@ async fn certificates_are_replaced_under_load_and_a_revoked_client_stops_on_its_
 async fn an_issuers_keys_are_rotated_under_load_from_a_file_and_from_a_url() {
     for from_url in [false, true] {
         let known = Known::new();
-        let roster = "[clients.a]\ntokens = ['sub=system:serviceaccount:ci:exporter']\norgs = ['*']\n";
-        let mut flags = known.flags(roster);
+        let clients = "[clients.a]\ntokens = ['sub=system:serviceaccount:ci:exporter']\norgs = ['*']\n";
+        let mut flags = known.flags(clients);
         flags.push(flag("access.max_failures", "1000000"));
         // The fake serves the key set as one of its exports.
         let keys =

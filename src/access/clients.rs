@@ -1,4 +1,4 @@
-//! The clients that are known, and by what.
+//! The known clients and their identifiers.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::key::{self, Digest, Key};
 use super::policy::Policy;
 use super::quota::Usage;
-use super::{Presented, Reason};
+use super::{Lookup, Reason};
 use crate::clock::Now;
 use crate::expiry::{Expiring, Kind};
 use crate::transport::User;
@@ -15,46 +15,44 @@ use crate::transport::User;
 /// One client.
 #[derive(Debug)]
 pub struct Client {
-    /// Its name, as the journal and the log have it.
+    /// Its name in journal and log.
     pub name: Arc<str>,
-    /// What it may do.
+    /// Its permissions and limits.
     pub policy: Policy,
-    /// What it has used.
+    /// Its requests of the last minute.
     pub usage: Arc<Usage>,
 }
 
-/// One client as the roster's file describes it.
+/// One client of the clients file.
 #[derive(Debug, Clone)]
-pub struct Described {
+pub struct ClientSettings {
     /// Its name.
     pub name: String,
     /// Its keys.
     pub keys: Vec<Key>,
-    /// Names that a certificate of its has: `uri:…`, `dns:…`, `subject:…`.
+    /// Names of its certificates: `uri:…`, `dns:…`, `subject:…`.
     pub certificates: Vec<String>,
-    /// Claims that a JWT of its has, one of them.
+    /// Claims of its JWTs: one of them must match.
     pub tokens: Vec<Claim>,
-    /// Users of this machine.
+    /// Its user ids on Unix sockets.
     pub unix_users: Vec<u32>,
-    /// Primary groups of users of this machine.
+    /// Its primary group ids on Unix sockets.
     pub unix_groups: Vec<u32>,
-    /// What it may do.
+    /// Its permissions and limits.
     pub policy: Policy,
 }
 
-impl Described {
-    /// It is known by something else than keys.
-    #[must_use]
-    pub fn is_known_otherwise(&self) -> bool {
+impl ClientSettings {
+    /// True if it has another identifier than keys.
+    pub(crate) fn is_known_otherwise(&self) -> bool {
         !self.certificates.is_empty()
             || !self.tokens.is_empty()
             || !self.unix_users.is_empty()
             || !self.unix_groups.is_empty()
     }
 
-    /// The last of its keys; `None` where it has none, or one that has no end.
-    #[must_use]
-    pub fn expiring(&self) -> Option<Expiring> {
+    /// Its last key to expire; `None` if it has no key, or one that never expires.
+    pub(crate) fn expiring(&self) -> Option<Expiring> {
         let ends: Option<Vec<SystemTime>> = self.keys.iter().map(|key| key.until).collect();
         let name = format!("the last of clients.{}.keys", self.name);
         Some(Expiring { kind: Kind::ClientKeys, name, begins: None, ends: ends?.into_iter().max()? })
@@ -70,10 +68,10 @@ pub struct Claim {
     pub value: String,
 }
 
-/// Two clients are known by the same thing.
+/// Two clients have the same identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{first} and {second} have the same in {key}: nobody would know which of the two it is")]
-pub struct Shared {
+#[error("clients {first} and {second} share a value of {key}: give each client its own")]
+pub struct SharedIdentifier {
     /// The one.
     pub first: String,
     /// The other.
@@ -82,36 +80,36 @@ pub struct Shared {
     pub key: &'static str,
 }
 
-/// A key, and whose it is.
+/// A key and its client.
 #[derive(Debug)]
-struct Known {
+struct KeyRecord {
     key: Key,
-    /// Whether the key of this digest is well formed, which is known once it came.
+    /// Set by the first request with the key: its digest does not tell.
     is_well_formed: OnceLock<bool>,
     client: Arc<Client>,
 }
 
-/// All clients, by what they are known by.
+/// All clients by their identifiers.
 #[derive(Debug)]
-pub struct Roster {
-    clients: Vec<Arc<Client>>,
-    keys: HashMap<[u8; 16], Known>,
-    /// What a key that nobody has is compared with.
-    nobody: Digest,
+pub struct Clients {
+    all: Vec<Arc<Client>>,
+    keys: HashMap<[u8; 16], KeyRecord>,
+    /// Compared with an unknown key, so that it takes as long as a known one.
+    no_key: Digest,
     certificates: HashMap<String, Arc<Client>>,
     tokens: HashMap<Claim, Arc<Client>>,
     unix_users: HashMap<u32, Arc<Client>>,
     unix_groups: HashMap<u32, Arc<Client>>,
-    /// Keys that end.
+    /// Keys that expire.
     expiring: Vec<Expiring>,
 }
 
-impl Default for Roster {
+impl Default for Clients {
     fn default() -> Self {
         Self {
-            clients: Vec::new(),
+            all: Vec::new(),
             keys: HashMap::new(),
-            nobody: Digest::of(""),
+            no_key: Digest::of(""),
             certificates: HashMap::new(),
             tokens: HashMap::new(),
             unix_users: HashMap::new(),
@@ -121,73 +119,64 @@ impl Default for Roster {
     }
 }
 
-impl Roster {
-    /// Puts a roster together; who was in `before` keeps what it has used.
+impl Clients {
+    /// Indexes `settings`; a client that is in `before` keeps its usage.
     ///
     /// # Errors
-    /// When two clients would be known by the same thing.
-    pub fn new(described: Vec<Described>, before: Option<&Self>) -> Result<Self, Shared> {
-        let expiring = described.iter().filter_map(Described::expiring).collect();
-        let mut roster = Self { expiring, ..Self::default() };
-        for one in described {
-            let known = before.and_then(|roster| roster.find(&one.name));
+    /// When two clients have the same identifier.
+    pub fn new(settings: Vec<ClientSettings>, before: Option<&Self>) -> Result<Self, SharedIdentifier> {
+        let expiring = settings.iter().filter_map(ClientSettings::expiring).collect();
+        let mut clients = Self { expiring, ..Self::default() };
+        for one in settings {
+            let known = before.and_then(|clients| clients.find(&one.name));
             let usage = known.map(|client| Arc::clone(&client.usage)).unwrap_or_default();
             let client = Arc::new(Client { name: one.name.into(), policy: one.policy, usage });
             for key in one.keys {
                 let half = key.digest.first_half();
-                let known = Known { key, is_well_formed: OnceLock::new(), client: Arc::clone(&client) };
-                if let Some(other) = roster.keys.insert(half, known) {
+                let known = KeyRecord { key, is_well_formed: OnceLock::new(), client: Arc::clone(&client) };
+                if let Some(other) = clients.keys.insert(half, known) {
                     return Err(shared(&other.client, &client, "keys"));
                 }
             }
-            enter(&mut roster.certificates, one.certificates, &client, "certificates")?;
-            enter(&mut roster.tokens, one.tokens, &client, "tokens")?;
-            enter(&mut roster.unix_users, one.unix_users, &client, "unix_users")?;
-            enter(&mut roster.unix_groups, one.unix_groups, &client, "unix_groups")?;
-            roster.clients.push(client);
+            enter(&mut clients.certificates, one.certificates, &client, "certificates")?;
+            enter(&mut clients.tokens, one.tokens, &client, "tokens")?;
+            enter(&mut clients.unix_users, one.unix_users, &client, "unix_users")?;
+            enter(&mut clients.unix_groups, one.unix_groups, &client, "unix_groups")?;
+            clients.all.push(client);
         }
-        Ok(roster)
+        Ok(clients)
     }
 
-    /// The client of this name.
-    #[must_use]
-    pub fn find(&self, name: &str) -> Option<&Arc<Client>> {
-        self.clients.iter().find(|client| *client.name == *name)
+    fn find(&self, name: &str) -> Option<&Arc<Client>> {
+        self.all.iter().find(|client| *client.name == *name)
     }
 
-    /// How many clients are in it.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.clients.len()
+    pub(crate) fn len(&self) -> usize {
+        self.all.len()
     }
 
-    /// Whether nobody is in it.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.clients.is_empty()
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
     }
 
-    /// The last key of each client whose keys all end.
-    #[must_use]
-    pub fn expiring(&self) -> &[Expiring] {
+    pub(super) fn expiring(&self) -> &[Expiring] {
         &self.expiring
     }
 
-    /// Whose key this is. To look for it takes the same time whether there is such a key or not; what is wrong with
-    /// one that nobody has is found out then.
+    /// The client of a key. The look-up takes the same time for known and unknown keys.
     pub(super) fn by_key(&self, key: &str, now: Now) -> Result<Arc<Client>, Reason> {
-        // Not hashed, however long it is: nobody has such a key.
+        // Not hashed, however long it is: no key has this length.
         if key.len() != key::LENGTH {
             return Err(Reason::MalformedKey);
         }
         let digest = Digest::of(key);
         let found = self.keys.get(&digest.first_half());
-        let is_known = digest.is(found.map_or(&self.nobody, |known| &known.key.digest));
+        let is_known = digest.is(found.map_or(&self.no_key, |known| &known.key.digest));
         let Some(known) = found.filter(|_| is_known) else {
             let is_mistyped = !key::is_well_formed(key);
             return Err(if is_mistyped { Reason::MalformedKey } else { Reason::UnknownKey });
         };
-        // The same digest is the same key, so one look at its checksum is enough.
+        // The same digest is the same key, so its checksum is verified once.
         if !known.is_well_formed.get_or_init(|| key::is_well_formed(key)) {
             return Err(Reason::MalformedKey);
         }
@@ -197,13 +186,13 @@ impl Roster {
         Ok(Arc::clone(&known.client))
     }
 
-    /// Whose certificate has these names. More than one client is nobody.
-    pub(super) fn by_certificate(&self, names: &[String]) -> Presented {
+    /// The only client with one of these certificate names.
+    pub(super) fn by_certificate(&self, names: &[String]) -> Lookup {
         one_of(names.iter().filter_map(|name| self.certificates.get(name)), Reason::UnknownCertificate)
     }
 
-    /// Whose JWT has these claims. More than one client is nobody.
-    pub(super) fn by_claims(&self, claims: &serde_json::Map<String, serde_json::Value>) -> Presented {
+    /// The only client with one of these claims.
+    pub(super) fn by_claims(&self, claims: &serde_json::Map<String, serde_json::Value>) -> Lookup {
         let is_held = |claim: &Claim| match claims.get(&claim.name) {
             Some(serde_json::Value::String(text)) => *text == claim.value,
             Some(serde_json::Value::Array(list)) => {
@@ -215,7 +204,7 @@ impl Roster {
         one_of(known, Reason::UnknownToken)
     }
 
-    /// Whose user this is: by the user first, by its group else.
+    /// The client of a Unix user, else of its primary group.
     pub(super) fn by_user(&self, user: User) -> Option<Arc<Client>> {
         self.unix_users.get(&user.uid).or_else(|| self.unix_groups.get(&user.gid)).cloned()
     }
@@ -226,7 +215,7 @@ fn enter<K: std::hash::Hash + Eq>(
     names: Vec<K>,
     client: &Arc<Client>,
     key: &'static str,
-) -> Result<(), Shared> {
+) -> Result<(), SharedIdentifier> {
     for name in names {
         if let Some(other) = known.insert(name, Arc::clone(client)) {
             return Err(shared(&other, client, key));
@@ -235,11 +224,11 @@ fn enter<K: std::hash::Hash + Eq>(
     Ok(())
 }
 
-fn shared(first: &Client, second: &Client, key: &'static str) -> Shared {
-    Shared { first: first.name.to_string(), second: second.name.to_string(), key }
+fn shared(first: &Client, second: &Client, key: &'static str) -> SharedIdentifier {
+    SharedIdentifier { first: first.name.to_string(), second: second.name.to_string(), key }
 }
 
-fn one_of<'a>(mut found: impl Iterator<Item = &'a Arc<Client>>, nobody: Reason) -> Presented {
+fn one_of<'a>(mut found: impl Iterator<Item = &'a Arc<Client>>, nobody: Reason) -> Lookup {
     let client = found.next().ok_or(nobody)?;
     if found.all(|other| Arc::ptr_eq(client, other)) {
         Ok(Arc::clone(client))
@@ -258,7 +247,7 @@ mod tests {
 
     #[test]
     fn two_clients_that_share_something_are_an_error_and_not_nobody() {
-        let described = |name: &str| Described {
+        let described = |name: &str| ClientSettings {
             name: name.to_owned(),
             keys: Vec::new(),
             certificates: Vec::new(),
@@ -280,8 +269,8 @@ mod tests {
         };
         let both = open(vec![described("a"), described("b")]);
         assert!(matches!(both, Err(BadAccess::Clients(shared)) if shared.key == "unix_users"));
-        let (access, _) = open(vec![described("a")]).expect("a roster");
-        assert!(access.prepare_roster(vec![described("a"), described("b")]).is_err());
+        let (access, _) = open(vec![described("a")]).expect("clients");
+        assert!(access.prepare_clients(vec![described("a"), described("b")]).is_err());
     }
 
     #[test]
@@ -290,7 +279,7 @@ mod tests {
         let [good, old, other] = [(); 3].map(|()| key::generate().expect("randomness").to_string());
         // Nobody makes a key by hand, whoever enters its digest.
         let by_hand = format!("{}0123456789", key::PREFIX);
-        let described = |name: &str, key: &str, until| Described {
+        let described = |name: &str, key: &str, until| ClientSettings {
             name: name.to_owned(),
             keys: vec![Key { digest: Digest::of(key), until }],
             certificates: Vec::new(),
@@ -300,7 +289,7 @@ mod tests {
             policy: Policy::default(),
         };
         let over = Some(now.wall - Duration::from_secs(1));
-        let roster = Roster::new(
+        let clients = Clients::new(
             vec![
                 described("good", &good, None),
                 described("old", &old, over),
@@ -308,10 +297,10 @@ mod tests {
             ],
             None,
         );
-        let roster = roster.expect("a roster");
+        let clients = clients.expect("clients");
         // The second time, what was found out the first time counts.
         for _ in 0..2 {
-            let who = |key: &str| roster.by_key(key, now).map(|client| client.name.to_string());
+            let who = |key: &str| clients.by_key(key, now).map(|client| client.name.to_string());
             assert_eq!(who(&good), Ok("good".to_owned()));
             assert_eq!(who(&old), Err(Reason::ExpiredKey));
             assert_eq!(who(&by_hand), Err(Reason::MalformedKey));
