@@ -9,12 +9,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use uuid::Uuid;
 
 use super::directives::Directives;
-use super::freshness::Freshness;
+use super::freshness::{Freshness, LEAST_LIFE};
 use crate::clock::Now;
 use crate::transport::Room;
 
-/// A link that dies sooner is as good as dead.
-pub(super) const LEAST_LIFE: Duration = Duration::from_mins(1);
 /// Bytes that an entry takes besides its key, its body and its fields: this, what moka holds for it (its place in the
 /// map, in the order of use and in the timer), and what allocators round up. Measured (`benches/growth/run.sh entries`),
 /// but for what holds the room of its body, which is counted.

@@ -9,6 +9,7 @@ mod directives;
 mod entry;
 mod freshness;
 mod key;
+mod not_stored;
 mod settings;
 mod stored;
 
@@ -26,8 +27,9 @@ use crate::export::Id;
 
 pub use directives::Directives;
 pub use entry::{Entry, Whole, etag};
-pub use freshness::{Candidate, Freshness, NotStored, age, assess};
+pub use freshness::{Candidate, Freshness, age, assess};
 pub use key::CacheKey;
+pub use not_stored::NotStored;
 pub use settings::Settings;
 pub use stored::StoredResponse;
 

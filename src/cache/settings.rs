@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::freshness::NotStored;
+use super::not_stored::NotStored;
 
 /// `[cache]`.
 #[derive(Debug, Clone)]

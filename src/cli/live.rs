@@ -101,8 +101,8 @@ impl Check {
         }
         let root = upstream.root().to_string();
         let sent = clock.now();
-        let of = (root.as_str().into(), Arc::clone(&credential.name));
-        let mut attempt = Attempt::new(sent.wall, of, sent_id);
+        let name = Arc::clone(&credential.name);
+        let mut attempt = Attempt::new(sent.wall, root.as_str().into(), name, sent_id);
         let body = Either::Left(Full::default());
         let request = UpstreamRequest { method: Method::GET, target: TARGET.to_owned(), fields, body };
         let answer = upstream.ask(request, &credential.name).await;

@@ -1,16 +1,13 @@
-//! The open file: making it, and writing one group of records in one transaction.
+//! The open journal: one group of records is one transaction.
 //!
-//! Invariant: what [`Database::write`] returned `Ok` for is committed. The file is readable by its owner
-//! alone (0600, new directories 0700), for it names clients and what they asked for.
+//! Invariant: what [`Database::write`] returned `Ok` for is committed.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -20,8 +17,9 @@ use uuid::fmt::Hyphenated;
 
 use super::checkpoint::Checkpoints;
 use super::fault::Fault;
+use super::file::{self, Identity};
 use super::health::Health;
-use super::record::{Attempt, Served};
+use super::record::{Attempt, Served, unix_ms};
 use super::schema;
 use super::sends::{self, SendsListener, SendsReader};
 use super::settings::{Durability, Settings};
@@ -92,7 +90,7 @@ impl Database {
     /// Opens the file, making and migrating it if needed. `patience` bounds the wait for its lock.
     pub(super) fn open(settings: &Settings, patience: Duration, health: &Arc<Health>) -> Result<Self, Fault> {
         let path = settings.path.clone();
-        create(&path)?;
+        file::create(&path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(&path, flags)?;
         connection.busy_timeout(patience)?;
@@ -117,7 +115,7 @@ impl Database {
         }
         migrated?;
         let checkpoints = Box::new(Checkpoints::of(&mut connection, &path, health)?);
-        let identity = identity(&path);
+        let identity = file::identity(&path);
         Ok(Self { connection, path, identity, checkpoints })
     }
 
@@ -133,7 +131,7 @@ impl Database {
 
     /// Whether the path still leads to the open file; writing to one that was deleted would keep nothing.
     pub(super) fn is_in_place(&self) -> bool {
-        identity(&self.path) == self.identity
+        file::identity(&self.path) == self.identity
     }
 
     /// Writes a group in one transaction, after reading what others sent meanwhile. For each piece of work: `true` if its
@@ -351,15 +349,6 @@ fn insert_served<'a>(
     Ok(true)
 }
 
-/// Milliseconds since 1970, negative before it.
-pub(super) fn unix_ms(time: SystemTime) -> i64 {
-    let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-    match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(after) => ms(after),
-        Err(before) => -ms(before.duration()),
-    }
-}
-
 fn capped(text: &str) -> &str {
     text.char_indices().nth(TEXT_LIMIT).map_or(text, |(end, _)| &text[..end])
 }
@@ -377,51 +366,4 @@ fn enter_wal(connection: &Connection) -> Result<(), Fault> {
             other => return other,
         }
     }
-}
-
-/// Makes the file and the directories above it, for the owner alone; leaves what exists as it is.
-fn create(path: &Path) -> Result<(), Fault> {
-    if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        create_directory(directory).map_err(|error| Fault::Directory(directory.to_owned(), error))?;
-    }
-    match create_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map(drop).map_err(Fault::File),
-    }
-}
-
-#[cfg(unix)]
-fn create_directory(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-#[cfg(not(unix))]
-fn create_directory(path: &Path) -> io::Result<()> {
-    fs::create_dir_all(path)
-}
-
-#[cfg(unix)]
-fn create_file(path: &Path) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
-#[cfg(not(unix))]
-fn create_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).open(path)
-}
-
-/// Device and inode: tells a file from another one at the same path.
-pub(super) type Identity = (u64, u64);
-
-#[cfg(unix)]
-fn identity(path: &Path) -> Option<Identity> {
-    use std::os::unix::fs::MetadataExt;
-    fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
-}
-
-#[cfg(not(unix))]
-fn identity(path: &Path) -> Option<Identity> {
-    path.exists().then_some((0, 0))
 }

@@ -11,6 +11,7 @@
 mod checkpoint;
 mod database;
 mod fault;
+mod file;
 mod health;
 mod prune;
 mod query;

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::database::{Group, unix_ms};
+use super::database::Group;
 use super::fault::Fault;
+use super::record::unix_ms;
 use super::settings::Settings;
 use crate::clock::Now;
 
@@ -38,7 +39,7 @@ impl Schedule {
     }
 
     /// Notes what was written: attempts, and rows in all.
-    pub(super) fn wrote(&mut self, (attempts, rows): (usize, usize)) {
+    pub(super) fn wrote(&mut self, attempts: usize, rows: usize) {
         self.attempts += attempts;
         self.owed += rows;
     }
@@ -57,7 +58,7 @@ impl Schedule {
     }
 
     /// Notes that chunks are done; `behind` when there is more to delete, and what [`prune_owed`] left `owed`.
-    pub(super) fn pruned(&mut self, now: Instant, (behind, owed): (bool, usize)) {
+    pub(super) fn pruned(&mut self, now: Instant, behind: bool, owed: usize) {
         *self = Self { due: now + EVERY, attempts: 0, behind, owed };
     }
 }

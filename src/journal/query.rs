@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params_from_iter};
 
-use super::database::unix_ms;
 use super::fault::Fault;
+use super::record::unix_ms;
 use super::row::Row;
 use super::schema;
 

@@ -68,7 +68,7 @@ pub struct Attempt {
 impl Attempt {
     /// One that was sent at `started` to `upstream` with `credential`, of which nothing else is known yet.
     #[must_use]
-    pub fn new(started: SystemTime, (upstream, credential): (Arc<str>, Arc<str>), sent_id: Uuid) -> Self {
+    pub fn new(started: SystemTime, upstream: Arc<str>, credential: Arc<str>, sent_id: Uuid) -> Self {
         let id = time_ordered(started);
         Self {
             id,
@@ -110,6 +110,15 @@ fn time_ordered(time: SystemTime) -> Uuid {
     fastrand::fill(&mut random);
     let ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
     uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid()
+}
+
+/// Milliseconds since 1970, negative before it.
+pub(super) fn unix_ms(time: SystemTime) -> i64 {
+    let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => ms(after),
+        Err(before) => -ms(before.duration()),
+    }
 }
 
 /// A client's request that one attempt answered.

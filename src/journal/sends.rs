@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::{Connection, params};
 
-use super::database::{Identity, unix_ms};
+use super::file::Identity;
+use super::record::unix_ms;
 
 /// Snyk's longest window.
 const WINDOW: Duration = Duration::from_hours(1);

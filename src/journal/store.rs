@@ -15,17 +15,15 @@ use std::time::Duration;
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
 use tracing::error;
 use uuid::Uuid;
 
 use super::database::{Confirm, Work};
 use super::fault::Unrecorded;
-use super::health::Health;
 use super::record::{Attempt, Served};
-use super::sends::{RecordedSends, SendsListener};
+use super::sends::RecordedSends;
 use super::settings::Settings;
-use super::writer::{Job, RETRY, Writer};
+use super::writer::{Job, RETRY, Shared, Writer};
 use crate::clock::{Clock, Now};
 
 /// Longest that a request waits for a file of an earlier version to be brought to this one. Without what was sent in the last
@@ -35,15 +33,6 @@ const MIGRATION_WAIT: Duration = Duration::from_mins(1);
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// The same where it is known not to work.
 const CLOSE_WAIT_FAILING: Duration = Duration::from_secs(1);
-
-/// What the writer's thread shares with the handles.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Shared {
-    pub(super) health: Arc<Health>,
-    pub(super) sends: Arc<SendsListener>,
-    /// Asks the thread to write what is queued and to end.
-    pub(super) close: CancellationToken,
-}
 
 /// The journal. Clones share one writer thread.
 #[derive(Debug, Clone)]
@@ -80,7 +69,7 @@ impl Journal {
                 .enable_time()
                 .build()
                 .unwrap_or_else(|error| panic!("the journal's thread cannot start: {error}"));
-            let writer = Writer::new(settings.clone(), (clock.clone(), retry), shared.clone());
+            let writer = Writer::new(settings.clone(), clock.clone(), retry, shared.clone());
             runtime.block_on(writer.run(queue));
         })
     }

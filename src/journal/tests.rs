@@ -338,7 +338,7 @@ async fn a_file_of_version_2_keeps_its_rows_and_finds_them() {
         connection.execute_batch(schema::MIGRATIONS[..2].concat().as_str()).unwrap();
         connection.pragma_update(None, "application_id", schema::APPLICATION_ID).unwrap();
         connection.pragma_update(None, "user_version", 2).unwrap();
-        let ms = database::unix_ms(clock.now().wall);
+        let ms = record::unix_ms(clock.now().wall);
         connection
             .execute_batch(&format!(
                 "INSERT INTO attempts (id, started_ms, latency_us, upstream, credential, request_id, client, sent_id,

@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::database::{Database, Work};
 use super::fault::{Fault, Unrecorded};
+use super::health::Health;
 use super::prune::{self, Schedule};
-use super::sends::SendsReader;
+use super::sends::{SendsListener, SendsReader};
 use super::settings::Settings;
-use super::store::Shared;
 use crate::clock::Clock;
 
 /// Most pieces of work in one transaction.
@@ -37,6 +38,15 @@ const OPTIMIZE: Duration = Duration::from_hours(1);
 pub(super) struct Job {
     pub(super) work: Work,
     pub(super) done: Option<oneshot::Sender<Result<(), Unrecorded>>>,
+}
+
+/// The state that the thread and the handles share.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Shared {
+    pub(super) health: Arc<Health>,
+    pub(super) sends: Arc<SendsListener>,
+    /// Asks the thread to write what is queued and to end.
+    pub(super) close: CancellationToken,
 }
 
 /// The file is either open and good, or to be opened again.
@@ -62,7 +72,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(settings: Settings, (clock, retry): (Clock, Duration), shared: Shared) -> Self {
+    pub(super) fn new(settings: Settings, clock: Clock, retry: Duration, shared: Shared) -> Self {
         let now = clock.now().mono;
         let (state, schedule) = (State::Closed { retry_at: now }, Schedule::new(now));
         let sends = SendsReader::default();
@@ -153,7 +163,7 @@ impl Writer {
     fn written(&mut self, group: Vec<Job>, on_record: &[bool]) {
         self.works();
         let attempts = group.iter().filter(|job| matches!(job.work, Work::Attempt(..))).count();
-        self.schedule.wrote((attempts, group.iter().map(|job| job.work.rows()).sum()));
+        self.schedule.wrote(attempts, group.iter().map(|job| job.work.rows()).sum());
         let health = &self.shared.health;
         health.commits.fetch_add(1, Ordering::Relaxed);
         health.in_hand.store(0, Ordering::Relaxed);
@@ -229,7 +239,7 @@ impl Writer {
             Ok(more)
         });
         match pruned {
-            Ok(more) => self.schedule.pruned(now.mono, (more, owed)),
+            Ok(more) => self.schedule.pruned(now.mono, more, owed),
             Err(fault) => self.failed(&fault),
         }
     }

@@ -131,12 +131,12 @@ impl Retrieval {
 
     /// The record of an attempt that is about to be sent for `asker`.
     pub(super) fn attempt(&self, asker: &Asker, credential: &Credential) -> Attempt {
-        let names = (Arc::clone(&self.upstream_name), Arc::clone(&credential.name));
+        let (upstream, credential) = (Arc::clone(&self.upstream_name), Arc::clone(&credential.name));
         let sent_id = asker.sent_id.unwrap_or_else(fields::new_id);
         Attempt {
             request: asker.request,
             client: Arc::clone(&asker.client),
-            ..Attempt::new(self.clock.now().wall, names, sent_id)
+            ..Attempt::new(self.clock.now().wall, upstream, credential, sent_id)
         }
     }
 

@@ -71,8 +71,8 @@ async fn a_thread_that_panics_begins_anew_and_what_it_had_in_hand_is_counted() {
             panic!("on purpose");
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let with = (Clock::system(), Duration::from_millis(1));
-        runtime.block_on(writer::Writer::new(settings.clone(), with, shared.clone()).run(queue));
+        let (clock, retry) = (Clock::system(), Duration::from_millis(1));
+        runtime.block_on(writer::Writer::new(settings.clone(), clock, retry, shared.clone()).run(queue));
     });
     assert!(journal.record(attempt(1), vec![]).await.is_err());
     while journal.panics() == 0 {
