@@ -128,8 +128,8 @@ fn sizes() {
     assert!(code <= 22_400, "{code} lines of code");
     assert!(at(&lines, 50) <= 130 && at(&lines, 90) <= 325, "lengths of files");
     assert!(at(&of_functions, 90) <= 25 && longest_function.lines <= 141, "lengths of functions");
-    assert!(tuples <= 15 && parameters <= 6 && clock_reads <= 20, "parameters and clocks");
-    assert!(clauses <= 300 && twice.len() <= 36 && circles.len() <= 8, "words and circles");
+    assert!(tuples <= 4 && parameters <= 6 && clock_reads <= 20, "parameters and clocks");
+    assert!(clauses <= 145 && twice.len() <= 14 && circles.len() <= 4, "words and circles");
 }
 
 /// Words that begin a clause in place of a noun.
