@@ -76,7 +76,7 @@ impl FailureKind {
                     "http_request_error",
                     "bad_framing",
                     "Where the body ends is not certain",
-                    "Send one plain Payload-Length, or Transfer-Encoding: chunked, as RFC 9112 section 6 has it.",
+                    "Send one plain Content-Length, or Transfer-Encoding: chunked, as RFC 9112 section 6 has it.",
                 )
             },
             Self::ForeignHost => reply(
@@ -187,7 +187,7 @@ impl FailureKind {
                     "http_request_error",
                     "body_incomplete",
                     "The request body broke off",
-                    "Send the body that Payload-Length or the chunks announce.",
+                    "Send the body that Content-Length or the chunks announce.",
                 )
             },
             Self::NoRoom => no_room(),

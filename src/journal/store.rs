@@ -290,17 +290,15 @@ impl Reservation {
         confirm: Box<dyn Fn(Now) -> bool + Send>,
     ) -> Result<bool, Unrecorded> {
         let work = Work::Reserve(Box::new(attempt.clone()), Confirm(confirm));
+        // It may be written although this is dropped, or has failed by then.
+        let was_open = std::mem::replace(&mut self.is_open, true);
         match self.journal.submit(work).await {
-            Ok(()) => {
-                self.is_open = true;
-                Ok(true)
+            Ok(()) => Ok(true),
+            Err(Unrecorded::NoAttempt) => {
+                self.is_open = was_open;
+                Ok(false)
             }
-            Err(Unrecorded::NoAttempt) => Ok(false),
-            Err(error @ (Unrecorded::Failing | Unrecorded::Closed)) => {
-                // It may be written after all.
-                self.is_open = true;
-                Err(error)
-            }
+            Err(error @ (Unrecorded::Failing | Unrecorded::Closed)) => Err(error),
         }
     }
 

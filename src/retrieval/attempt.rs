@@ -68,8 +68,9 @@ impl Retrieval {
         let began = self.clock.now().mono;
         let admitted = tokio::select! {
             biased;
-            admitted = self.acquire(draft) => admitted,
+            // It comes first: what nobody waits for takes no slot and is not put on record.
             () = left => Err(Cause::Abandoned.into()),
+            admitted = self.acquire(draft) => admitted,
         };
         if let Err(NoAnswer { cause: Cause::NotAdmitted(_) | Cause::Abandoned, .. }) = &admitted {
             self.metrics.waited(self.clock.now().mono.saturating_duration_since(began));

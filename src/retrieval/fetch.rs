@@ -109,11 +109,10 @@ impl Fetch {
                 retrieval.record(before.attempt.clone(), Vec::new()).await?;
                 attempt.sent_id = fields::new_id();
             }
-            let (question, asker) = (self.question.clone(), Arc::clone(&self.asker));
             let mut draft = Draft {
-                asker: &asker,
-                credential: &question.credential,
-                call: Some(&question.call),
+                asker: &self.asker,
+                credential: &self.question.credential,
+                call: Some(&self.question.call),
                 attempt,
                 presented,
             };
@@ -144,7 +143,7 @@ impl Fetch {
                 {
                     (presented, tries) = (other, 0);
                 }
-                (Repeat::AfterPause(_), Some(pause), _) => sleep(pause).await,
+                (Repeat::AfterPause, Some(pause), _) => sleep(pause).await,
                 (Repeat::AtOnce, ..) if is_at_once => {}
                 // The backoff is known by now: admission decides whether the wait for it is too long.
                 (Repeat::AfterBackoff, ..) if std::mem::take(&mut left.after_backoff) => tries = 0,
@@ -172,7 +171,7 @@ impl Fetch {
 
     /// The pause before a retry, if there is to be one.
     fn pause(&self, repeat: Repeat, tries: u32) -> Option<Duration> {
-        if !matches!(repeat, Repeat::AfterPause(_)) {
+        if repeat != Repeat::AfterPause {
             return None;
         }
         let now = self.retrieval.clock.now().mono;

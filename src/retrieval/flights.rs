@@ -189,6 +189,10 @@ impl<T> Leader<T> {
 
     /// Resolves when all followers have left; the flight is off the map then.
     pub(super) async fn given_up(&mut self) {
+        // They may have left during an earlier try. A flight that began ahead has had none.
+        if self.flight.cause.is_some() && self.give_up() {
+            return;
+        }
         loop {
             self.abandoned().await;
             if self.give_up() {
@@ -404,6 +408,21 @@ mod tests {
         };
         let (result, ()) = tokio::join!(first.result(std::future::ready(())), abandoning);
         assert_eq!(result, Some(7));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_try_knows_that_all_left_during_an_earlier_one() {
+        let flights = Flights::<u8>::new(10);
+        let Role::Leader(mut leader, first) = join(&flights, "a", 1) else { panic!("first leads") };
+        drop(first);
+        // The earlier try was told.
+        leader.abandoned().await;
+        let known = tokio::time::timeout(Duration::from_secs(1), leader.given_up()).await;
+        assert!(known.is_ok());
+        // Nobody has waited for a flight that began ahead.
+        let mut ahead = flights.lead_ahead(&key("b")).expect("no other");
+        let known = tokio::time::timeout(Duration::from_secs(1), ahead.given_up()).await;
+        assert!(known.is_err());
     }
 
     #[tokio::test]

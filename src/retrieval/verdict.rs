@@ -66,7 +66,7 @@ pub(super) enum Repeat {
     /// At once: Snyk closes its connections in ordinary operation, and has not processed it.
     AtOnce,
     /// After a pause, for a failure that may pass.
-    AfterPause(TryResult),
+    AfterPause,
 }
 
 impl Verdict {
@@ -77,7 +77,7 @@ impl Verdict {
             Reply::Head(status, fields) => Some((*status, *fields)),
             Reply::Echo | Reply::Failed(_) => None,
         };
-        let came = match (reply, head) {
+        let result = match (reply, head) {
             (Reply::Failed(failed), _) => TryResult::Failed(*failed),
             (_, Some((status, _))) => TryResult::Status(status.as_u16()),
             // It was there and answered, whatever we make of that.
@@ -96,7 +96,7 @@ impl Verdict {
         Self {
             credential: head
                 .map_or(CredentialVerdict::Unknown, |(status, _)| CredentialVerdict::after(status)),
-            repeat: Repeat::of(kind, came),
+            repeat: Repeat::of(kind, result),
             storing: match reply {
                 Reply::Whole(candidate) => cache::assess(candidate, settings),
                 Reply::Head(..) | Reply::Echo | Reply::Failed(_) => Err(NotStored::NotFinished),
@@ -105,7 +105,7 @@ impl Verdict {
             kind,
             outcome: outcome(reply, head, now),
             rate: rate.unwrap_or_default(),
-            evidence: came.evidence(is_snyks),
+            evidence: result.evidence(is_snyks),
         }
     }
 
@@ -131,17 +131,18 @@ impl CredentialVerdict {
 }
 
 impl Repeat {
-    /// A read may be repeated after anything that may pass, a start only if Snyk has certainly not processed it. No other
-    /// call is repeated.
-    fn of(kind: CallKind, came: TryResult) -> Self {
+    /// A read may be repeated after anything that may pass, a start only if Snyk has certainly not processed it as well. No
+    /// other call is repeated.
+    fn of(kind: CallKind, result: TryResult) -> Self {
         let is_read = kind == CallKind::Read;
-        match came {
+        match result {
             _ if kind == CallKind::Other => Self::Never,
             TryResult::Status(401) if is_read => Self::WithOtherCredential,
             TryResult::Status(429) if is_read => Self::AfterBackoff,
             TryResult::Failed(UpstreamErrorKind::NotProcessed) => Self::AtOnce,
-            TryResult::Failed(failed) if failed.is_not_processed() => Self::AfterPause(came),
-            came if is_read && came.is_passing() => Self::AfterPause(came),
+            _ if !result.is_passing() => Self::Never,
+            TryResult::Failed(failed) if is_read || failed.is_not_processed() => Self::AfterPause,
+            TryResult::Status(_) if is_read => Self::AfterPause,
             TryResult::Status(_) | TryResult::Failed(_) => Self::Never,
         }
     }
@@ -223,27 +224,22 @@ mod tests {
     #[test]
     fn a_request_is_repeated_only_where_that_is_safe_and_may_help() {
         use CallKind::{Other, Read, Start};
-        for (came, read, start) in [
+        for (result, read, start) in [
             (TryResult::Status(200), Repeat::Never, Repeat::Never),
             (TryResult::Status(401), Repeat::WithOtherCredential, Repeat::Never),
             (TryResult::Status(429), Repeat::AfterBackoff, Repeat::Never),
-            (TryResult::Status(503), Repeat::AfterPause(TryResult::Status(503)), Repeat::Never),
+            (TryResult::Status(503), Repeat::AfterPause, Repeat::Never),
             (TryResult::Status(500), Repeat::Never, Repeat::Never),
             (TryResult::Failed(UpstreamErrorKind::NotProcessed), Repeat::AtOnce, Repeat::AtOnce),
-            (
-                TryResult::Failed(UpstreamErrorKind::Refused),
-                Repeat::AfterPause(TryResult::Failed(UpstreamErrorKind::Refused)),
-                Repeat::AfterPause(TryResult::Failed(UpstreamErrorKind::Refused)),
-            ),
-            (
-                TryResult::Failed(UpstreamErrorKind::Terminated),
-                Repeat::AfterPause(TryResult::Failed(UpstreamErrorKind::Terminated)),
-                Repeat::Never,
-            ),
+            (TryResult::Failed(UpstreamErrorKind::Refused), Repeat::AfterPause, Repeat::AfterPause),
+            (TryResult::Failed(UpstreamErrorKind::Terminated), Repeat::AfterPause, Repeat::Never),
             (TryResult::Failed(UpstreamErrorKind::ResponseTimeout), Repeat::Never, Repeat::Never),
+            // Not processed, and no other try does better.
+            (TryResult::Failed(UpstreamErrorKind::TlsCertificate), Repeat::Never, Repeat::Never),
+            (TryResult::Failed(UpstreamErrorKind::ProxyStatus(407)), Repeat::Never, Repeat::Never),
         ] {
-            assert_eq!((Repeat::of(Read, came), Repeat::of(Start, came)), (read, start), "{came:?}");
-            assert_eq!(Repeat::of(Other, came), Repeat::Never, "{came:?}");
+            assert_eq!((Repeat::of(Read, result), Repeat::of(Start, result)), (read, start), "{result:?}");
+            assert_eq!(Repeat::of(Other, result), Repeat::Never, "{result:?}");
         }
     }
 

@@ -49,6 +49,22 @@ async fn a_read_that_failed_on_the_way_is_tried_again_and_each_try_is_on_record(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_another_try_does_not_mend_is_not_tried_again() {
+    let (fake, other) =
+        (Fake::start(Settings::default()).await.unwrap(), Fake::start(Settings::default()).await.unwrap());
+    let directory = tempfile::TempDir::new().unwrap();
+    let ca = directory.path().join("other.pem");
+    std::fs::write(&ca, other.ca_pem()).unwrap();
+    let url = fake.url();
+    let flags = vec![flag("retry.pause", "1ms"), flag("upstream.ca_file", ca.display())];
+    let world = World::before(fake, &url, flags).await;
+    assert_eq!(world.get(&results("e1")).await.code(), "tls_certificate_error");
+    assert_eq!(start(&world, ORG).await.code(), "tls_certificate_error");
+    assert_eq!(world.records().iter().map(|row| row.number).collect::<Vec<_>>(), [1, 1]);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn retries_are_a_tenth_of_what_is_sent() {
     let flags =
         vec![flag("retry.pause", "1ms"), flag("breaker.failures", 10_000), flag("breaker.sample", 10_000)];
