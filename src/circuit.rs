@@ -19,7 +19,7 @@ const COURTESY: Duration = Duration::from_secs(15);
 const CLIENTS: usize = 10_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum State {
+enum CircuitState {
     #[default]
     Closed,
     Open {
@@ -39,7 +39,7 @@ enum State {
 
 /// One circuit; closed at first.
 #[derive(Debug, Default)]
-pub struct Circuit(State);
+pub struct Circuit(CircuitState);
 
 /// The requests that a circuit lets pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,12 +138,12 @@ impl Phase {
 pub struct CircuitStatus {
     /// Its phase.
     pub phase: Phase,
-    /// Until the phase ends by itself; zero where that is not known.
+    /// Time until the phase ends by itself; zero where that is not known.
     pub left: Duration,
 }
 
 impl CircuitStatus {
-    /// Until the end of the pause; zero where it is not open.
+    /// Time until the end of the pause; zero where it is not open.
     #[must_use]
     pub fn left_open(&self) -> Duration {
         if self.phase == Phase::Open { self.left } else { Duration::ZERO }
@@ -155,11 +155,13 @@ impl Circuit {
     #[must_use]
     pub fn admits(&self, now: Instant) -> Admits {
         match self.0 {
-            State::Closed => Admits::All,
-            State::Open { until, .. } | State::Probing { until, .. } if now >= until => Admits::Probe,
-            State::Open { until, .. } => Admits::NoneBefore(until),
-            State::Probing { .. } => Admits::NoneBeforeProbe,
-            State::Ramp { since, first, sent } => {
+            CircuitState::Closed => Admits::All,
+            CircuitState::Open { until, .. } | CircuitState::Probing { until, .. } if now >= until => {
+                Admits::Probe
+            }
+            CircuitState::Open { until, .. } => Admits::NoneBefore(until),
+            CircuitState::Probing { .. } => Admits::NoneBeforeProbe,
+            CircuitState::Ramp { since, first, sent } => {
                 let seconds = now.saturating_duration_since(since).as_secs();
                 // After s whole seconds, (2^(s+1) - 1) times the first second's number in all.
                 let allowed = u64::from(first) * ((2_u64 << seconds.min(RAMP.as_secs())) - 1);
@@ -180,15 +182,19 @@ impl Circuit {
     /// The same; after `limit` without a result, the next request is a probe too.
     pub fn pass_within(&mut self, limit: Duration, now: Instant) -> bool {
         match self.0 {
-            State::Open { until, pause } | State::Probing { until, pause } if now >= until => {
-                self.0 = State::Probing { until: now + limit, pause };
+            CircuitState::Open { until, pause } | CircuitState::Probing { until, pause } if now >= until => {
+                self.0 = CircuitState::Probing { until: now + limit, pause };
                 return true;
             }
-            State::Ramp { since, first, sent } => {
+            CircuitState::Ramp { since, first, sent } => {
                 let is_over = now >= since + RAMP;
-                self.0 = if is_over { State::Closed } else { State::Ramp { since, first, sent: sent + 1 } };
+                self.0 = if is_over {
+                    CircuitState::Closed
+                } else {
+                    CircuitState::Ramp { since, first, sent: sent + 1 }
+                };
             }
-            State::Closed | State::Open { .. } | State::Probing { .. } => {}
+            CircuitState::Closed | CircuitState::Open { .. } | CircuitState::Probing { .. } => {}
         }
         false
     }
@@ -197,22 +203,24 @@ impl Circuit {
     pub fn open(&mut self, pause: Duration, now: Instant) {
         let until = now + pause;
         self.0 = match self.0 {
-            State::Open { until: before, pause: longest } => {
-                State::Open { until: before.max(until), pause: longest.max(pause) }
+            CircuitState::Open { until: before, pause: longest } => {
+                CircuitState::Open { until: before.max(until), pause: longest.max(pause) }
             }
-            State::Closed | State::Probing { .. } | State::Ramp { .. } => State::Open { until, pause },
+            CircuitState::Closed | CircuitState::Probing { .. } | CircuitState::Ramp { .. } => {
+                CircuitState::Open { until, pause }
+            }
         };
     }
 
     /// Closes it: at once, or by a ramp that lets `ramp` requests pass in the first second.
     pub fn close(&mut self, ramp: Option<u32>, now: Instant) {
-        self.0 = ramp.map_or(State::Closed, |first| State::Ramp { since: now, first, sent: 0 });
+        self.0 = ramp.map_or(CircuitState::Closed, |first| CircuitState::Ramp { since: now, first, sent: 0 });
     }
 
     /// Gives the probe up, for it had no result: the next request is the probe.
     pub fn lose_probe(&mut self, now: Instant) {
-        if let State::Probing { pause, .. } = self.0 {
-            self.0 = State::Open { until: now, pause };
+        if let CircuitState::Probing { pause, .. } = self.0 {
+            self.0 = CircuitState::Open { until: now, pause };
         }
     }
 
@@ -220,30 +228,34 @@ impl Circuit {
     #[must_use]
     pub fn pause(&self) -> Option<Duration> {
         match self.0 {
-            State::Open { pause, .. } | State::Probing { pause, .. } => Some(pause),
-            State::Closed | State::Ramp { .. } => None,
+            CircuitState::Open { pause, .. } | CircuitState::Probing { pause, .. } => Some(pause),
+            CircuitState::Closed | CircuitState::Ramp { .. } => None,
         }
     }
 
-    /// Until when nothing passes, where that is known.
+    /// The end of the pause, where that is known.
     #[must_use]
     pub fn until(&self, now: Instant) -> Option<Instant> {
-        if let State::Open { until, .. } = self.0 { Some(until).filter(|until| *until > now) } else { None }
+        if let CircuitState::Open { until, .. } = self.0 {
+            Some(until).filter(|until| *until > now)
+        } else {
+            None
+        }
     }
 
-    /// For how long a probe has been due at `now`; `None` where none is, or one is on its way.
+    /// Time for which a probe has been due at `now`; `None` where none is, or one is on its way.
     #[must_use]
     pub fn probe_due_for(&self, now: Instant) -> Option<Duration> {
-        if let State::Open { until, .. } = self.0 { now.checked_duration_since(until) } else { None }
+        if let CircuitState::Open { until, .. } = self.0 { now.checked_duration_since(until) } else { None }
     }
 
-    /// Whether it lets everything pass, without a ramp.
+    /// True if it lets everything pass, without a ramp.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.0 == State::Closed
+        self.0 == CircuitState::Closed
     }
 
-    /// Whether nothing may pass at `now`.
+    /// True if nothing may pass at `now`.
     #[must_use]
     pub fn blocks(&self, now: Instant) -> bool {
         self.until(now).is_some() || self.admits(now) == Admits::NoneBeforeProbe
@@ -254,10 +266,10 @@ impl Circuit {
     pub fn standing(&self, now: Instant) -> CircuitStatus {
         let left = |until: Instant| until.saturating_duration_since(now);
         let (phase, left) = match self.0 {
-            State::Open { until, .. } if until > now => (Phase::Open, left(until)),
-            State::Open { .. } | State::Probing { .. } => (Phase::HalfOpen, Duration::ZERO),
-            State::Ramp { since, .. } if now < since + RAMP => (Phase::Ramp, left(since + RAMP)),
-            State::Ramp { .. } | State::Closed => (Phase::Closed, Duration::ZERO),
+            CircuitState::Open { until, .. } if until > now => (Phase::Open, left(until)),
+            CircuitState::Open { .. } | CircuitState::Probing { .. } => (Phase::HalfOpen, Duration::ZERO),
+            CircuitState::Ramp { since, .. } if now < since + RAMP => (Phase::Ramp, left(since + RAMP)),
+            CircuitState::Ramp { .. } | CircuitState::Closed => (Phase::Closed, Duration::ZERO),
         };
         CircuitStatus { phase, left }
     }

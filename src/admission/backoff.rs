@@ -22,8 +22,8 @@ const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// A `Retry-After` beyond this is not believed (561,600 s were seen), and clients are told this much.
 const LONGEST_TOLD: Duration = Duration::from_hours(24);
 
-/// One backoff. Two times count: when we ask Snyk again, which `backoff.max` bounds, and when Snyk said to come back,
-/// which clients are told.
+/// One backoff. Two times count: that of our next request, which `backoff.max` bounds, and the one that Snyk named, which
+/// clients are told.
 #[derive(Debug)]
 pub(super) struct Backoff {
     settings: BackoffSettings,
@@ -32,7 +32,6 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// None.
     #[must_use]
     pub(super) fn new(settings: BackoffSettings) -> Self {
         Self { settings, circuit: Circuit::default(), told_until: None }
@@ -92,7 +91,7 @@ impl Backoff {
         }
     }
 
-    /// Until when nothing is sent, where that is known.
+    /// The end of the pause, where that is known.
     #[must_use]
     pub(super) fn until(&self, now: Instant) -> Option<Instant> {
         self.circuit.until(now)
@@ -105,7 +104,7 @@ impl Backoff {
         until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
-    /// Whether nothing is sent at `now`.
+    /// True if nothing is sent at `now`.
     #[must_use]
     pub(super) fn blocks(&self, now: Instant) -> bool {
         self.circuit.blocks(now)
@@ -117,7 +116,7 @@ impl Backoff {
         self.circuit.standing(now)
     }
 
-    /// Whether it is over, or ended so long ago that it need not be remembered.
+    /// True if it need not be remembered any more.
     #[must_use]
     pub(super) fn is_over(&self, now: Instant) -> bool {
         let told = self.told_until.is_some_and(|until| until > now);

@@ -1,4 +1,4 @@
-//! How many requests a credential may still send (pure; takes `now`).
+//! The budget of requests of one credential (pure; takes `now`).
 //!
 //! Snyk counts in several windows at once (160 a second, 1,620 a minute, 97,200 an hour), and over one of
 //! them refuses everything. So every send is kept with its time, and the next one waits until it is within
@@ -14,22 +14,22 @@ const UNPACED: Duration = Duration::from_secs(1);
 /// At most so many in any window of a length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// How many.
+    /// Most requests.
     pub most: u32,
     /// The window's length.
     pub window: Duration,
 }
 
-/// How long a lower limit that Snyk told holds, where it says nothing more.
+/// Time for which a lower limit of Snyk's is believed, where it says nothing more.
 const TOLD_FOR: Duration = Duration::from_hours(1);
 
 /// One of the limits, as configured, and what Snyk says of it.
 #[derive(Debug)]
 struct BudgetWindow {
     limit: Limit,
-    /// A lower limit, and until when it is believed.
+    /// A lower limit of Snyk's, and its end.
     told: Option<(u32, Instant)>,
-    /// How many of ours a window may hold because others spend too, and until when.
+    /// Most requests of ours in a window that others use too, and the end of that limit.
     shared: Option<(u32, Instant)>,
 }
 
@@ -40,7 +40,7 @@ impl BudgetWindow {
         told.map_or(self.limit.most, |told| told.min(self.limit.most)).max(1)
     }
 
-    /// What others leave of it, and until when that counts.
+    /// The part that others leave of it, and the end of that limit.
     fn shared(&self, now: Instant) -> Option<(u32, Instant)> {
         self.shared.filter(|(_, until)| *until > now)
     }
@@ -51,14 +51,14 @@ impl BudgetWindow {
     }
 }
 
-/// What was sent, and what may be.
+/// The requests that were sent, and the limits of those to come.
 #[derive(Debug)]
 pub(super) struct Budget {
     /// By length, the shortest first.
     windows: Vec<BudgetWindow>,
-    /// When each send of the longest window was, the oldest first.
+    /// The times of the sends in the longest window, the oldest first.
     sent: VecDeque<Instant>,
-    /// What each window is taken to be longer: a request is on its way for a while, and one may overtake another.
+    /// Added to each window: a request is on its way for a while, and one may overtake another.
     margin: Duration,
 }
 
@@ -76,7 +76,7 @@ impl Budget {
         window.limit.window + self.margin
     }
 
-    /// When the next send is within every window: `now`, or later.
+    /// The time at which the next send is within every window: `now`, or later.
     #[must_use]
     pub(super) fn next(&self, now: Instant) -> Instant {
         // When the oldest send has left the window that must have by then.
@@ -142,7 +142,7 @@ impl Budget {
         self.windows.iter().map(interval).max().unwrap_or_default()
     }
 
-    /// Whether nothing counts any more.
+    /// True if nothing counts any more.
     #[must_use]
     pub(super) fn is_unused(&self, now: Instant) -> bool {
         self.windows.last().is_none_or(|longest| self.within(self.length(longest), now) == 0)
@@ -209,7 +209,7 @@ mod tests {
         budget.windows(now).map(|(_, most, used)| most.saturating_sub(used)).min().unwrap_or(u32::MAX)
     }
 
-    /// Whether any window, wherever it begins, holds more than it may. By brute force.
+    /// True if any window, wherever it begins, holds more than it may. By brute force.
     fn exceeded(sent: &[u64], limits: &[(u32, u64)]) -> bool {
         limits.iter().any(|(most, ms)| {
             sent.iter().any(|from| {

@@ -18,7 +18,7 @@ pub struct Candidate {
     pub is_put_back: bool,
 }
 
-/// Names a request in the queue.
+/// The id of a request in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(pub(super) u64);
 
@@ -53,6 +53,6 @@ impl Obstacle {
 pub struct QueueRefusal {
     /// The reason.
     pub obstacle: Obstacle,
-    /// When it may be worth candidate again.
+    /// Time after which another try may succeed.
     pub retry_after: Duration,
 }

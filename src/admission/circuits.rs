@@ -1,4 +1,4 @@
-//! Which failures speak for the upstream's host, and which for one export or one scope's starts (pure; takes `now`).
+//! The circuits of the host, of each org or group, and of each export (pure; takes `now`).
 //!
 //! A host that cannot be reached is down for everybody. An answer that breaks off, hangs, or comes from an edge speaks
 //! for its export alone, for another one may be sound: so each export has a circuit of its own. A scope's circuit opens by
@@ -17,7 +17,7 @@ use crate::export::{ExportCall, Id, Operation, Scope};
 pub struct BreakerSettings {
     /// Failed requests in a row that open a circuit.
     pub failures: u32,
-    /// How long a circuit is open before a probe.
+    /// Time for which a circuit is open before a probe.
     pub pause: Duration,
 }
 
@@ -61,13 +61,13 @@ pub enum Evidence {
 /// A circuit that stands in a request's way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenCircuit {
-    /// Until the next probe.
+    /// Time until the next probe.
     pub retry_after: Duration,
-    /// Whose it is.
+    /// The requests that it stops.
     pub level: Level,
 }
 
-/// What a circuit is about.
+/// The level of a circuit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     /// All requests.
@@ -87,14 +87,14 @@ pub(super) struct Probes {
 }
 
 impl Probes {
-    /// Whether it is any circuit's probe.
+    /// True if it is any circuit's probe.
     #[must_use]
     pub(super) const fn is_any(self) -> bool {
         self.host || self.scope || self.export
     }
 }
 
-/// What the end of a request did to the circuits.
+/// The change that the end of a request made to the circuits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CircuitChange {
     /// Nothing.
@@ -117,7 +117,7 @@ struct SharedCircuit {
 }
 
 impl SharedCircuit {
-    /// Whether a request may pass.
+    /// Lets a request pass, or says how long it must wait.
     fn check(&self, candidate: ProbeCandidate<'_>, pause: Duration, now: Instant) -> Result<(), Duration> {
         let due = self.circuit.probe_due_for(now);
         if due.is_some_and(|due| self.order.is_left_to_others(candidate, due, pause)) {
@@ -158,7 +158,7 @@ struct ResourceHealth {
     circuit: Circuit,
     /// Failed requests since the last good one.
     failures: u32,
-    /// When its last request ended.
+    /// The end of its last request.
     last: Option<Instant>,
 }
 
@@ -198,7 +198,7 @@ impl Circuits {
         self.settings = settings;
     }
 
-    /// Whether a request of `client` about `resource` may be sent at `now`.
+    /// Checks a request of `client` about `resource` at `now`.
     ///
     /// # Errors
     /// The circuit that stands in its way.
@@ -286,7 +286,7 @@ impl Circuits {
         self.whole.circuit.standing(now)
     }
 
-    /// How many exports have a circuit that is not closed.
+    /// Number of exports whose circuit is not closed.
     #[must_use]
     pub(super) fn broken_exports(&self) -> usize {
         let is_broken = |(resource, health): &(&Resource, &ResourceHealth)| {
@@ -357,7 +357,7 @@ impl Circuits {
         self.fails_together(now, |_| true, |resource| &resource.scope)
     }
 
-    /// Whether those resources that are `among` show trouble that is larger than one of them: their failures are many,
+    /// True if those resources that are `among` show trouble that is larger than one of them: their failures are many,
     /// in at least two parts, and none was answered well lately.
     fn fails_together<P: Eq + std::hash::Hash>(
         &self,
@@ -384,7 +384,7 @@ impl Circuits {
         if self.whole.open(self.settings.pause, now) { CircuitChange::Opened } else { CircuitChange::None }
     }
 
-    /// What is known of `resource`; `None` where too much is known already.
+    /// The health of `resource`; `None` if too many are remembered already.
     fn health(&mut self, resource: &Resource, now: Instant) -> Option<&mut ResourceHealth> {
         if self.resources.len() >= RESOURCES && !self.resources.contains_key(resource) {
             self.resources.retain(|_, health| health.is_recent(now));

@@ -1,4 +1,4 @@
-//! Who waits to send, and who is next: fair between clients by weight, first come first served within one (pure).
+//! The queue of one lane: fair between clients by weight, first come first served within one (pure).
 //!
 //! Start-time fair queueing: each client has a clock that a send moves on by one over its weight, and the client
 //! with the earliest clock is next. One that was away begins at the others' time, so that absence saves nothing up.
@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-/// What a client's clock moves on by for a send at weight 1.
+/// Step of a client's clock for a send at weight 1.
 const STEP: u64 = 1 << 20;
 
 /// The waiting, by client.
@@ -32,7 +32,6 @@ impl<T> Default for FairQueue<T> {
 }
 
 impl<T> FairQueue<T> {
-    /// How many wait.
     #[must_use]
     pub(super) fn len(&self) -> usize {
         self.waiting

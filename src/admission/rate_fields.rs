@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use super::budget::Limit;
 
-/// What the rate fields of an answer say.
+/// The rate fields of an answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RateFields {
     /// Its limits.
     pub limits: Vec<Limit>,
     /// The limit that comes first: `remaining` is about its window.
     pub first: Option<u32>,
-    /// How many more requests there may be.
+    /// Number of requests that are left.
     pub remaining: Option<u32>,
-    /// In how long that ends.
+    /// Time until the window ends.
     pub reset: Option<Duration>,
 }
 

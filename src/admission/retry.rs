@@ -15,12 +15,12 @@ pub struct RetrySettings {
 
 /// The longest pause of all.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// What a retry costs, in parts of a request.
+/// Cost of a retry, in hundredths of a first send's share.
 const COST: u32 = 100;
 /// So many retries may be saved up.
 const SAVED: u32 = 10;
 
-/// How many retries there may be: a part of what is sent, so that an upstream in trouble is not sent twice as much.
+/// The allowance of retries: a part of what is sent, so that an upstream in trouble is not sent twice as much.
 #[derive(Debug)]
 pub(super) struct Allowance {
     percent: u32,

@@ -1,4 +1,4 @@
-//! What the configuration says about admission.
+//! The settings of admission.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The requests that are under way with one credential, and whose they are (pure; takes `now`).
+//! The requests that are under way with one credential, by client (pure; takes `now`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub(super) struct Running {
     pub(super) counted: Option<Instant>,
     /// True if it was confirmed: it counts from then on, whether it is sent or not.
     pub(super) is_confirmed: bool,
-    /// Since when nobody waits for it.
+    /// The time since which nobody waits for it.
     abandoned: Option<Instant>,
 }
 
@@ -37,12 +37,12 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// How many are in use.
+    /// Number of slots in use.
     pub(super) fn len(&self) -> usize {
         self.running.len()
     }
 
-    /// Whether `client` may use one more of `most`. Where there are `several` clients, one leaves slots free for the others.
+    /// True if `client` may use one more of `most`. Where there are `several` clients, one leaves slots free for the others.
     pub(super) fn admit(&self, client: &Arc<str>, most: usize, several: bool) -> bool {
         let free = most.saturating_sub(self.len());
         let used = self.by_client.get(client).copied().unwrap_or(0);
@@ -103,7 +103,7 @@ impl Slots {
 mod tests {
     use super::*;
 
-    /// How many slots each of `clients` gets of 64, all of them greedy, one after the other.
+    /// The slots that each of `clients` gets of 64, all of them greedy, one after the other.
     fn taken(clients: &[&str], several: bool) -> Vec<usize> {
         let mut slots = Slots::default();
         let take = |client: &&str| {

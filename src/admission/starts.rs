@@ -7,16 +7,16 @@ use super::budget::{Budget, Limit};
 use super::settings::LaneSettings;
 use crate::circuit::Admits;
 
-/// What a scope's start calls may do.
+/// The start calls of one scope.
 #[derive(Debug)]
 pub(super) struct ScopeStarts {
     pub(super) backoff: Backoff,
     pub(super) budget: Budget,
-    /// How many are under way: what they bring must find its scope.
+    /// Number under way: their answers must find this scope.
     pub(super) running: usize,
 }
 
-/// What a scope may start, where that is limited here.
+/// The limit of a scope's start calls, where there is one here.
 pub(super) fn starts_limit(settings: &LaneSettings) -> Vec<Limit> {
     settings.starts.map_or_else(Vec::new, |most| vec![Limit { most, window: Duration::from_hours(1) }])
 }
@@ -27,7 +27,7 @@ impl ScopeStarts {
         Self { backoff: Backoff::new(settings.backoff), budget, running: 0 }
     }
 
-    /// When the next start may be sent.
+    /// The time of the next start.
     pub(super) fn free(&self, now: Instant) -> Instant {
         let held = match self.backoff.admits(now) {
             Admits::All | Admits::Probe => now,

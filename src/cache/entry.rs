@@ -55,7 +55,6 @@ pub struct Entry {
     initial_age: u64,
     /// Seconds after its arrival when it was last fetched ahead; 0 for never.
     refreshed: AtomicU64,
-    /// How often it was served.
     hits: AtomicU64,
 }
 
@@ -101,25 +100,25 @@ impl Entry {
         self.hits.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How often it was served.
+    /// Number of times that it was served.
     #[must_use]
     pub fn hits(&self) -> u64 {
         self.hits.load(Ordering::Relaxed)
     }
 
-    /// When it arrived.
+    /// The time of its arrival.
     #[must_use]
     pub fn received(&self) -> SystemTime {
         self.received.wall
     }
 
-    /// Whether it is fresh by both clocks.
+    /// True if it is fresh by both clocks.
     #[must_use]
     pub fn is_fresh(&self, now: Now) -> bool {
         now.wall < self.freshness.until && now.mono < self.freshness.until_mono
     }
 
-    /// Whether it is of use past its freshness: its links are certain to live for a while, by both clocks.
+    /// True if it is of use past its freshness: its links are certain to live for a while, by both clocks.
     #[must_use]
     pub fn links_live(&self, now: Now) -> bool {
         let Some(end) = self.freshness.links_end.filter(|_| !self.freshness.uncertain) else { return false };
@@ -128,7 +127,7 @@ impl Entry {
         now.wall < end && self.received.wall + lived < end
     }
 
-    /// Whether this reader should have it fetched again ahead of its end: it is in the last tenth of its freshness,
+    /// True if this reader should fetch it again ahead of its end: it is in the last tenth of its freshness,
     /// and nobody did within `RETRY_AHEAD`.
     #[must_use]
     pub fn wants_refresh(&self, now: Now) -> bool {
@@ -149,7 +148,7 @@ impl Entry {
         by_wall.max(now.mono.saturating_duration_since(self.freshness.until_mono)).as_secs()
     }
 
-    /// Whether the client's directives let this (fresh) response answer it (RFC 9111 §5.2.1).
+    /// True if the client's directives let this (fresh) response answer it (RFC 9111 §5.2.1).
     /// `max-age=0` always asks again; `min-fresh` asks for links that are good for so many seconds more.
     #[must_use]
     pub fn satisfies(&self, directives: &Directives, now: Now) -> bool {
@@ -175,19 +174,19 @@ impl Entry {
         by_wall.min(self.freshness.until_mono.saturating_duration_since(now.mono)).as_secs()
     }
 
-    /// When its first link dies; `None` where a link does not say.
+    /// The end of its first link; `None` if a link does not say.
     #[must_use]
     pub fn links_end(&self) -> Option<SystemTime> {
         self.freshness.links_end
     }
 
-    /// Whether `cache.default_age` limits it, because a link's end is not certain.
+    /// True if `cache.default_age` limits it, because a link's end is not certain.
     #[must_use]
     pub fn is_uncertain(&self) -> bool {
         self.freshness.uncertain
     }
 
-    /// How long after its arrival it is of any use.
+    /// Time after its arrival for which it is of any use.
     pub(super) fn links_live_for(&self) -> Duration {
         let end = self.freshness.links_end.unwrap_or(self.freshness.until);
         end.duration_since(self.received.wall).unwrap_or_default()

@@ -100,9 +100,9 @@ fn finished<'a>(candidate: &Candidate<'a>, settings: &Settings) -> Result<&'a Do
 /// The rest of the links' lives when an answer arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Remaining {
-    /// Until they should be handed out no more.
+    /// Time until they should be handed out no more.
     fresh: Duration,
-    /// Until the first of them dies.
+    /// Time until the first of them dies.
     alive: Duration,
     /// True if a clock vouches for it.
     is_certain: bool,
@@ -214,7 +214,7 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.unsigned_abs())
     }
 
-    /// What our clocks say; the wall clock is `off` seconds wrong.
+    /// The time of our clocks; the wall clock is `off` seconds wrong.
     fn now(off: i64) -> Now {
         let mono = crate::clock::Clock::system().now().mono;
         Now { wall: wall(NOW + off), mono }

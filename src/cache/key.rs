@@ -7,7 +7,7 @@ use http::HeaderMap;
 
 use crate::export::ExportCall;
 
-/// Names one question to one upstream with one credential. Equal keys mean the same bytes go up.
+/// The key of one question to one upstream with one credential. Equal keys mean the same bytes go up.
 ///
 /// The text's parts are separated by line feeds, which none of them can hold: the upstream's root and
 /// the credential's name come from checked configuration, the target is written from parsed ids and

@@ -122,7 +122,7 @@ impl Cache {
         }
     }
 
-    /// Removes what is stored of an org's or group's export (results and job status); how many entries.
+    /// Purges an export of an org or group (results and job status). Returns the number of entries.
     #[must_use = "it may have been none"]
     pub fn purge(&self, scope: &Id, export: &Id) -> usize {
         self.purges.fetch_add(1, Ordering::SeqCst);
@@ -141,7 +141,7 @@ impl Cache {
         keys.len()
     }
 
-    /// Removes everything; how many entries.
+    /// Purges everything. Returns the number of entries.
     #[must_use = "it may have been none"]
     pub fn purge_all(&self) -> usize {
         self.purges.fetch_add(1, Ordering::SeqCst);

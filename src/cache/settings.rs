@@ -1,4 +1,4 @@
-//! What the configuration says about stored responses.
+//! The settings of the cache.
 
 use std::time::Duration;
 
@@ -11,16 +11,15 @@ pub struct Settings {
     pub max_bytes: u64,
     /// Largest body that is stored, in bytes.
     pub max_entry: usize,
-    /// How long before its first link dies a stored response stops being fresh, if that is not more than half of what
-    /// the link has left.
+    /// Time before the end of its first link at which a stored response stops being fresh; at most half of the link's rest.
     pub link_margin: Duration,
     /// Longest freshness lifetime of any stored response.
     pub max_age: Duration,
     /// Longest freshness lifetime where a link's end is not known; zero stores none of these.
     pub default_age: Duration,
-    /// What of the upstream's fields does not keep an answer from being stored.
+    /// Reasons not to store an answer that are ignored.
     pub ignore: Vec<NotStored>,
-    /// Whether an entry is fetched again ahead of its end.
+    /// True if entries are fetched again ahead of their end.
     pub refresh_ahead: bool,
     /// Most clients that may wait for one request in flight.
     pub max_followers: usize,

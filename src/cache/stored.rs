@@ -1,4 +1,4 @@
-//! What is stored, as an operator may see it.
+//! The list of stored responses, as an operator may see it.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use crate::export::{ExportCall, ScopeKind};
 /// One stored response. Nothing of its body is here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredResponse {
-    /// Which call it answers: `results` or `job-status`.
+    /// The call that it answers: `results` or `job-status`.
     pub operation: &'static str,
     /// Org or group.
     pub scope_kind: ScopeKind,
@@ -21,15 +21,15 @@ pub struct StoredResponse {
     pub query: String,
     /// The credential's name.
     pub credential: String,
-    /// When it arrived.
+    /// The time of its arrival.
     pub stored: SystemTime,
     /// Its age.
     pub age: Duration,
-    /// How long it is fresh still.
+    /// Time for which it is still fresh.
     pub fresh_for: Duration,
-    /// When its first link dies, where that is known.
+    /// The end of its first link, where that is known.
     pub links_end: Option<SystemTime>,
-    /// How often it was served.
+    /// Number of times that it was served.
     pub hits: u64,
     /// Bytes of its body.
     pub bytes: usize,

@@ -17,8 +17,8 @@ use rusqlite::hooks::Wal;
 use rusqlite::{Connection, OpenFlags};
 use tracing::{debug, info, warn};
 
-use super::fault::Fault;
-use super::health::Health;
+use super::fault::JournalFault;
+use super::health::JournalHealth;
 use super::schema;
 
 /// Pages of write-ahead log after which they are moved into the file, and after as many more again.
@@ -29,16 +29,15 @@ const MOST_PAGES: u32 = 2_048;
 /// Pages after which a reader that keeps them is worth a word: 16 MiB, which no search of ours takes long enough for.
 const HELD_PAGES: u32 = 4_096;
 
-/// What moves the log of one open file.
+/// The checkpoints of one open file.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
-    /// Knows how long the log is.
-    health: Arc<Health>,
-    /// How many pages it has when the thread is told next.
+    health: Arc<JournalHealth>,
+    /// Length of the log, in pages, at which the thread does its next checkpoint.
     next: u32,
-    /// From how many pages on the thread that commits does it: a reader may keep the log as it is.
+    /// Length at which the committing thread does it. It grows while a reader keeps the log from being moved.
     own: u32,
-    /// Tells the thread to.
+    /// Wakes the thread.
     wanted: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
     /// Held by the one of the two threads that moves the log.
@@ -47,7 +46,11 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     /// Takes over from SQLite what follows the commits of `connection`, which has the file at `path` open.
-    pub(super) fn of(connection: &mut Connection, path: &Path, health: &Arc<Health>) -> Result<Self, Fault> {
+    pub(super) fn of(
+        connection: &mut Connection,
+        path: &Path,
+        health: &Arc<JournalHealth>,
+    ) -> Result<Self, JournalFault> {
         let seen = Arc::clone(&health.log_pages);
         connection.wal_hook(Some(move |_: &mut Wal, pages| {
             seen.store(u32::try_from(pages).unwrap_or(0), Ordering::Relaxed);
@@ -63,7 +66,7 @@ impl Checkpoints {
         let thread =
             thread::Builder::new().name("checkpoint".to_owned()).spawn(move || run(&second, &waits, &held));
         // Without the thread, the log grows until the one that commits does it.
-        let thread = thread.inspect_err(|error| debug!(%error, "no thread for the journal's log")).ok();
+        let thread = thread.inspect_err(|error| debug!(%error, "journal checkpoint thread not started")).ok();
         let health = Arc::clone(health);
         Ok(Self { health, next: PAGES, own: MOST_PAGES, wanted: Some(wanted), thread, moving })
     }
@@ -112,10 +115,10 @@ impl Checkpoints {
             warn!(
                 log.bytes = self.health.log_bytes(),
                 to_do = "end the program that reads it (sqlite3 with a pager, a backup that stands still)",
-                "a reader keeps the journal open: its write-ahead log grows with each record until the reader ends"
+                "journal checkpoint blocked: a program keeps reading the journal, and the write-ahead log grows until it ends"
             );
         } else {
-            info!("no reader keeps the journal open any more: its write-ahead log is begun anew");
+            info!("journal checkpoint done: no program blocks it any more");
         }
     }
 
@@ -142,7 +145,7 @@ fn run(connection: &Connection, wanted: &Receiver<()>, moving: &Mutex<()>) {
         let _moving = moving.lock().unwrap_or_else(PoisonError::into_inner);
         // What keeps failing shows when the thread that commits does it.
         if let Err(error) = checkpoint(connection) {
-            debug!(%error, "the journal's log could not be moved into its file");
+            debug!(%error, "journal checkpoint failed");
         }
     }
 }

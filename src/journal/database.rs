@@ -16,9 +16,9 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use super::checkpoint::Checkpoints;
-use super::fault::Fault;
+use super::fault::JournalFault;
 use super::file::{self, Identity};
-use super::health::Health;
+use super::health::JournalHealth;
 use super::record::{Attempt, Served, unix_ms};
 use super::schema;
 use super::sends::{self, SendsListener, SendsReader};
@@ -31,21 +31,21 @@ const TEXT_LIMIT: usize = 256;
 const LOG_LIMIT_BYTES: i64 = 16 * 1024 * 1024;
 /// Statements that are kept prepared: more than there are.
 const STATEMENTS: usize = 32;
-/// How often entering WAL mode is tried, 20 ms apart: SQLite does not wait by itself there.
+/// Most tries to enter WAL mode, 20 ms apart: SQLite does not wait by itself there.
 const WAL_TRIES: u32 = 50;
 
-/// One thing to write.
+/// A command to the thread that owns the file.
 #[derive(Debug)]
-pub(super) enum Work {
-    /// An attempt and whom it answered.
+pub(super) enum WriterCommand {
+    /// Records an attempt and the clients that it answered.
     Attempt(Box<Attempt>, Vec<Served>),
-    /// Whom an attempt that is on record answered later.
+    /// Records the clients that an attempt answered later.
     Serve(Uuid, Vec<Served>),
-    /// A request that is sent when it is on record, unless it may not be sent any more.
+    /// Puts a request on record before it is sent, if it may still be sent then.
     Reserve(Box<Attempt>, Confirm),
-    /// A request that was on record and is not sent after all.
+    /// Marks a request on record as not sent.
     Withdraw(Uuid),
-    /// Nothing to write: what others sent is read.
+    /// Reads the requests that other processes sent, and writes nothing.
     Look,
 }
 
@@ -58,8 +58,8 @@ impl fmt::Debug for Confirm {
     }
 }
 
-impl Work {
-    /// At most how many records it is.
+impl WriterCommand {
+    /// Most rows that it inserts.
     pub(super) fn rows(&self) -> usize {
         match self {
             Self::Attempt(_, served) => 1 + served.len(),
@@ -68,7 +68,7 @@ impl Work {
         }
     }
 
-    /// True if it is a record, which is kept until it can be written.
+    /// True for a record, which is kept until it can be written.
     pub(super) fn is_record(&self) -> bool {
         match self {
             Self::Attempt(..) | Self::Serve(..) => true,
@@ -88,7 +88,11 @@ pub(super) struct Database {
 
 impl Database {
     /// Opens the file, making and migrating it if needed. `patience` bounds the wait for its lock.
-    pub(super) fn open(settings: &Settings, patience: Duration, health: &Arc<Health>) -> Result<Self, Fault> {
+    pub(super) fn open(
+        settings: &Settings,
+        patience: Duration,
+        health: &Arc<JournalHealth>,
+    ) -> Result<Self, JournalFault> {
         let path = settings.path.clone();
         file::create(&path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -105,13 +109,13 @@ impl Database {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.pragma_update(None, "journal_size_limit", LOG_LIMIT_BYTES)?;
-        if kind == schema::Kind::Older {
-            info!(path = %path.display(), "the journal is of an earlier version and is brought to this one: records wait for it");
+        if kind == schema::FileKind::Older {
+            info!(path = %path.display(), "migrating the journal to this version; records wait");
             health.migrating.store(true, Ordering::Relaxed);
         }
         let migrated = schema::migrate(&mut connection);
         if health.migrating.swap(false, Ordering::Relaxed) && migrated.is_ok() {
-            info!(path = %path.display(), "the journal is of this version");
+            info!(path = %path.display(), "journal migrated");
         }
         migrated?;
         let checkpoints = Box::new(Checkpoints::of(&mut connection, &path, health)?);
@@ -119,17 +123,17 @@ impl Database {
         Ok(Self { connection, path, identity, checkpoints })
     }
 
-    /// Keeps the statistics by which searches choose their index: a look at some rows of each, where they have grown old.
-    pub(super) fn optimize(&self) -> Result<(), Fault> {
+    /// Updates the statistics by which searches choose their index, from a sample of rows.
+    pub(super) fn optimize(&self) -> Result<(), JournalFault> {
         Ok(self.connection.execute_batch("PRAGMA analysis_limit = 1000; PRAGMA optimize = 0x10002")?)
     }
 
     /// Bounds the wait for the file's lock from now on.
-    pub(super) fn set_patience(&self, patience: Duration) -> Result<(), Fault> {
+    pub(super) fn set_patience(&self, patience: Duration) -> Result<(), JournalFault> {
         Ok(self.connection.busy_timeout(patience)?)
     }
 
-    /// Whether the path still leads to the open file; writing to one that was deleted would keep nothing.
+    /// True if the path still leads to the open file. Records in a deleted file would be lost.
     pub(super) fn is_in_place(&self) -> bool {
         file::identity(&self.path) == self.identity
     }
@@ -138,35 +142,35 @@ impl Database {
     /// attempt is on record.
     pub(super) fn write<'a>(
         &mut self,
-        works: impl Iterator<Item = &'a Work>,
+        commands: impl Iterator<Item = &'a WriterCommand>,
         clock: &Clock,
         sends: &mut SendsReader,
         listener: &SendsListener,
-    ) -> Result<Vec<bool>, Fault> {
+    ) -> Result<Vec<bool>, JournalFault> {
         let connection = &self.connection;
         let group = Group::begin(connection)?;
         // The wait for the file's lock is over: from here on nobody else writes.
         let now = clock.now();
         sends.read(connection, self.identity, now.wall, listener)?;
         let mut on_record = Vec::new();
-        for work in works {
-            on_record.push(match work {
-                Work::Attempt(attempt, served) => {
+        for command in commands {
+            on_record.push(match command {
+                WriterCommand::Attempt(attempt, served) => {
                     put_attempt(connection, attempt, served)?;
                     // The ids are our own, one for each request, so an equal one is the same client's.
                     let others = || served.iter().filter(|one| one.request != attempt.request);
                     others().next().is_none() || insert_served(connection, attempt.id, others())?
                 }
-                Work::Serve(attempt, served) => insert_served(connection, *attempt, served.iter())?,
-                Work::Reserve(attempt, confirm) => {
+                WriterCommand::Serve(attempt, served) => insert_served(connection, *attempt, served.iter())?,
+                WriterCommand::Reserve(attempt, confirm) => {
                     let may_be_sent = (confirm.0)(now);
                     if may_be_sent {
                         reserve(connection, &Attempt { started: now.wall, ..Attempt::clone(attempt) })?;
                     }
                     may_be_sent
                 }
-                Work::Look => true,
-                Work::Withdraw(attempt) => {
+                WriterCommand::Look => true,
+                WriterCommand::Withdraw(attempt) => {
                     let mut withdraw = connection.prepare_cached(
                         "UPDATE attempts SET error = 'not_sent' WHERE id = ?1 AND status IS NULL AND error IS NULL",
                     )?;
@@ -180,26 +184,26 @@ impl Database {
         Ok(on_record)
     }
 
-    /// Sees whether the file can be written.
-    pub(super) fn probe(&mut self) -> Result<(), Fault> {
+    /// Fails if the file cannot be written.
+    pub(super) fn probe(&mut self) -> Result<(), JournalFault> {
         Ok(schema::touch(&mut self.connection)?)
     }
 
-    /// Whether the write-ahead log must be moved into the file here; has it moved elsewhere where that will do.
+    /// True if the caller must move the write-ahead log into the file. A shorter log is left to the other thread.
     pub(super) fn wants_checkpoint(&mut self) -> bool {
         self.checkpoints.are_due()
     }
 
     /// Moves the write-ahead log into the file, as far as nobody reads it.
-    pub(super) fn checkpoint(&mut self) -> Result<(), Fault> {
+    pub(super) fn checkpoint(&mut self) -> Result<(), JournalFault> {
         Ok(self.checkpoints.here(&self.connection)?)
     }
 
     /// Moves the write-ahead log into the file and closes it.
-    pub(super) fn close(self) -> Result<(), Fault> {
+    pub(super) fn close(self) -> Result<(), JournalFault> {
         self.checkpoints.end();
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-        self.connection.close().map_err(|(_, error)| Fault::from(error))
+        self.connection.close().map_err(|(_, error)| JournalFault::from(error))
     }
 }
 
@@ -229,7 +233,7 @@ impl Drop for Group<'_> {
     }
 }
 
-/// An id as text, without an allocation.
+/// The text of an id, without an allocation.
 struct Text([u8; Hyphenated::LENGTH]);
 
 impl Text {
@@ -329,7 +333,7 @@ fn execute(
     Ok(())
 }
 
-/// Records whom an attempt answered besides the request that caused it; `false` when that attempt is not on record.
+/// Records the clients that an attempt answered besides the one that caused it. `false` if the attempt is not on record.
 fn insert_served<'a>(
     connection: &Connection,
     attempt: Uuid,
@@ -354,10 +358,10 @@ fn capped(text: &str) -> &str {
 }
 
 /// Two processes that make the same file at the same time collide here, for moments.
-fn enter_wal(connection: &Connection) -> Result<(), Fault> {
+fn enter_wal(connection: &Connection) -> Result<(), JournalFault> {
     let mut tries = 1;
     loop {
-        let entered = connection.pragma_update(None, "journal_mode", "WAL").map_err(Fault::from);
+        let entered = connection.pragma_update(None, "journal_mode", "WAL").map_err(JournalFault::from);
         match entered {
             Err(fault) if fault.is_busy() && tries < WAL_TRIES => {
                 tries += 1;

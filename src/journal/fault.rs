@@ -1,11 +1,11 @@
-//! Why the journal cannot be written, and what its operator can do about it.
+//! The reasons that the journal cannot be written, and the remedies.
 
 use std::io;
 use std::path::PathBuf;
 
 use rusqlite::ErrorCode;
 
-/// Why something is not on record.
+/// The reason that something is not on record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unrecorded {
     /// Not yet: the file cannot be written at the moment, or not in time; the log says why.
@@ -19,9 +19,9 @@ pub enum Unrecorded {
     Closed,
 }
 
-/// Why opening or writing the file failed.
+/// The reason that opening or writing the file failed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum JournalFault {
     /// A directory above the file is missing and cannot be made.
     #[error("cannot create the directory {}", .0.display())]
     Directory(PathBuf, #[source] io::Error),
@@ -44,7 +44,7 @@ pub(super) enum Fault {
     Sqlite(#[from] rusqlite::Error),
 }
 
-impl Fault {
+impl JournalFault {
     /// Another connection holds the lock; nothing is wrong with the file.
     pub(super) fn is_busy(&self) -> bool {
         matches!(self.code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
@@ -56,7 +56,7 @@ impl Fault {
         self.code().is_some_and(|code| of_data.contains(&code))
     }
 
-    /// What to do, as a sentence for the log.
+    /// The remedy, as a sentence for the log.
     pub(super) fn advice(&self) -> &'static str {
         match self {
             Self::Directory(..) | Self::File(_) => WRITABLE,
@@ -67,7 +67,7 @@ impl Fault {
     }
 
     /// The fault and its causes in one line.
-    pub(super) fn chain(&self) -> String {
+    pub(super) fn error_text(&self) -> String {
         crate::error_text::error_text(self)
     }
 

@@ -5,16 +5,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::Path;
 
-use super::fault::Fault;
+use super::fault::JournalFault;
 
 /// Makes the file and the directories above it, for the owner alone; leaves what exists as it is.
-pub(super) fn create(path: &Path) -> Result<(), Fault> {
+pub(super) fn create(path: &Path) -> Result<(), JournalFault> {
     if let Some(directory) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        create_directory(directory).map_err(|error| Fault::Directory(directory.to_owned(), error))?;
+        create_directory(directory).map_err(|error| JournalFault::Directory(directory.to_owned(), error))?;
     }
     match create_file(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map(drop).map_err(Fault::File),
+        other => other.map(drop).map_err(JournalFault::File),
     }
 }
 
@@ -40,7 +40,7 @@ fn create_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).open(path)
 }
 
-/// Device and inode: tells a file from another one at the same path.
+/// Device and inode, which differ for another file at the same path.
 pub(super) type Identity = (u64, u64);
 
 #[cfg(unix)]

@@ -1,4 +1,4 @@
-//! How the journal stands, as everybody sees it without asking its thread.
+//! The state of the journal, which everybody reads without asking its thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -11,9 +11,9 @@ const COMMIT_SECONDS: [f64; 10] = [0.000_05, 0.0001, 0.0005, 0.001, 0.005, 0.01,
 const PAGE: u64 = 4_096;
 
 #[derive(Debug)]
-pub(super) struct Health {
+pub(super) struct JournalHealth {
     failing: AtomicBool,
-    /// A file of an earlier version is brought to this one.
+    /// True during a migration.
     pub(super) migrating: AtomicBool,
     pub(super) dropped: AtomicU64,
     pub(super) written: AtomicU64,
@@ -29,7 +29,7 @@ pub(super) struct Health {
     pub(super) durations: Histogram,
 }
 
-impl Default for Health {
+impl Default for JournalHealth {
     fn default() -> Self {
         Self {
             failing: AtomicBool::default(),
@@ -46,17 +46,17 @@ impl Default for Health {
     }
 }
 
-impl Health {
+impl JournalHealth {
     pub(super) fn is_failing(&self) -> bool {
         self.failing.load(Ordering::SeqCst)
     }
 
-    /// Notes that records cannot be written; whether that is news.
+    /// Notes that records cannot be written. `true` if that is news.
     pub(super) fn fails(&self) -> bool {
         !self.failing.swap(true, Ordering::SeqCst)
     }
 
-    /// Notes that records are written; whether that is news.
+    /// Notes that records are written. `true` if that is news.
     pub(super) fn works(&self) -> bool {
         // A load in the usual case: everybody reads this.
         self.is_failing() && self.failing.swap(false, Ordering::SeqCst)

@@ -32,5 +32,5 @@ pub use record::{Attempt, Served};
 pub use row::Row;
 pub use sends::{RecordedSend, RecordedSends};
 pub use settings::{Durability, OnFailure, Settings};
-pub use store::{Journal, Reservation};
+pub use store::{AttemptReservation, Journal};
 pub use support::support;

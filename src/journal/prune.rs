@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::database::Group;
-use super::fault::Fault;
+use super::fault::JournalFault;
 use super::record::unix_ms;
 use super::settings::Settings;
 use crate::clock::Now;
@@ -22,13 +22,13 @@ const EVERY: Duration = Duration::from_secs(5);
 /// or after this many attempts.
 const EVERY_ATTEMPTS: usize = 100;
 
-/// When the next chunk is due.
+/// The schedule of chunks.
 #[derive(Debug)]
 pub(super) struct Schedule {
     due: Instant,
     attempts: usize,
     behind: bool,
-    /// Rows that were written since, and that as many must be deleted for.
+    /// Rows written since the last chunk; as many are to be deleted.
     owed: usize,
 }
 
@@ -44,12 +44,12 @@ impl Schedule {
         self.owed += rows;
     }
 
-    /// How many rows are to be deleted with the next chunks, where there are as many.
+    /// Rows to delete with the next chunks.
     pub(super) fn owed(&self) -> usize {
         self.owed
     }
 
-    /// How long until a chunk is due.
+    /// Time until a chunk is due.
     pub(super) fn wait(&self, now: Instant) -> Duration {
         if self.behind || self.attempts >= EVERY_ATTEMPTS {
             return Duration::ZERO;
@@ -57,7 +57,7 @@ impl Schedule {
         self.due.saturating_duration_since(now)
     }
 
-    /// Notes that chunks are done; `behind` when there is more to delete, and what [`prune_owed`] left `owed`.
+    /// Notes that chunks are done. There is more to delete if `behind`, and [`prune_owed`] left `owed`.
     pub(super) fn pruned(&mut self, now: Instant, behind: bool, owed: usize) {
         *self = Self { due: now + EVERY, attempts: 0, behind, owed };
     }
@@ -70,7 +70,7 @@ pub(super) fn prune_owed(
     settings: &Settings,
     now: Now,
     owed: &mut usize,
-) -> Result<bool, Fault> {
+) -> Result<bool, JournalFault> {
     while prune(connection, settings, now)? {
         if *owed == 0 {
             return Ok(true);
@@ -82,7 +82,7 @@ pub(super) fn prune_owed(
 }
 
 /// Deletes one chunk; `true` when there may be more.
-pub(super) fn prune(connection: &Connection, settings: &Settings, now: Now) -> Result<bool, Fault> {
+pub(super) fn prune(connection: &Connection, settings: &Settings, now: Now) -> Result<bool, JournalFault> {
     let max_rows = i64::try_from(settings.max_rows).unwrap_or(i64::MAX);
     let newest: Option<i64> = connection.query_row("SELECT max(seq) FROM attempts", [], |row| row.get(0))?;
     let last_surplus = newest.unwrap_or(0).saturating_sub(max_rows);

@@ -7,19 +7,19 @@ use std::time::{Duration, SystemTime};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params_from_iter};
 
-use super::fault::Fault;
+use super::fault::JournalFault;
 use super::record::unix_ms;
 use super::row::Row;
 use super::schema;
 
-/// How many steps of SQLite's machine between two looks at the clock.
+/// Steps of SQLite's machine between two looks at the clock.
 const STEPS: i32 = 10_000;
-/// To how many ids the beginning of one is resolved: more than one is rare.
+/// Most ids to which the beginning of one is resolved: more than one is rare.
 const MOST_IDS: usize = 16;
-/// How long to wait for a writer that holds the file.
+/// Longest wait for a writer that holds the file.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What to look for; everything given must match.
+/// The filters of a search; all that are given must match.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
     /// The export's id. Of this and of the other ids, one that is a UUID may be given by its first eight
@@ -33,7 +33,7 @@ pub struct Query {
     pub client: Option<String>,
     /// Any id: a client's request id, or the `snyk-request-id` as sent or as returned.
     pub id: Option<String>,
-    /// What came back.
+    /// The result.
     pub status: Option<StatusFilter>,
     /// Sent at this time or later.
     pub since: Option<SystemTime>,
@@ -45,7 +45,7 @@ pub struct Query {
     pub within: Option<Duration>,
 }
 
-/// What came back: `404`, `5xx`, or `error` for no whole answer.
+/// A filter by result: `404`, `5xx`, or `error` for no whole answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatusFilter {
     /// This status.
@@ -59,7 +59,7 @@ pub enum StatusFilter {
 /// A time: as RFC 3339 writes it (`2026-02-12T20:00:00Z`), or a distance before `now` (`2h`).
 ///
 /// # Errors
-/// What it must be.
+/// The forms that a time may have.
 pub fn moment(text: &str, now: SystemTime) -> Result<SystemTime, &'static str> {
     let ago = |ago| now.checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH);
     humantime::parse_rfc3339_weak(text)
@@ -88,7 +88,7 @@ impl FromStr for StatusFilter {
     }
 }
 
-/// Why nothing can be looked for.
+/// The reason that a search failed.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {
     /// There is no journal at this place.
@@ -97,19 +97,19 @@ pub enum QueryError {
     /// A directory above it may not be looked into.
     #[error("the journal at {} cannot be looked at: run this as the user of the gateway, or with sudo", path.display())]
     Hidden {
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: std::io::Error,
     },
     /// The file cannot be read.
     #[error("the journal at {} cannot be read ({advice})", path.display())]
     Unreadable {
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
-        /// What to do.
+        /// The remedy.
         advice: &'static str,
-        /// Why.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
@@ -131,7 +131,7 @@ pub fn find(path: &Path, query: &Query) -> Result<Vec<Row>, QueryError> {
     })
 }
 
-fn search(path: &Path, query: &Query) -> Result<Vec<Row>, Fault> {
+fn search(path: &Path, query: &Query) -> Result<Vec<Row>, JournalFault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(query.within.unwrap_or(PATIENCE).min(PATIENCE))?;
@@ -161,20 +161,20 @@ struct Search {
     filters: Vec<String>,
     /// The bounds of a column `started_ms`.
     times: Vec<String>,
-    /// Where rows are read from: together they have all that are looked for.
-    sources: Vec<Source>,
+    /// The sources of rows, which together have all that match.
+    sources: Vec<SearchSource>,
 }
 
 /// One table and the rows of it that are read.
 #[derive(Debug)]
-struct Source {
+struct SearchSource {
     from: &'static str,
     /// The table whose column `started_ms` is read.
     table: char,
     condition: String,
 }
 
-impl Source {
+impl SearchSource {
     fn attempts(condition: String) -> Self {
         Self { from: "attempts a", table: 'a', condition }
     }
@@ -216,7 +216,7 @@ impl Search {
             let (caused, joined) =
                 (format!("a.client = {client} AND a.answered = 1"), format!("s.client = {client}"));
             if search.sources.is_empty() {
-                search.sources = vec![Source::attempts(caused), Source::served(joined)];
+                search.sources = vec![SearchSource::attempts(caused), SearchSource::served(joined)];
             } else {
                 search.filters.push(format!(
                     "(({caused}) OR EXISTS (SELECT 1 FROM served s WHERE s.attempt = a.seq AND {joined}))"
@@ -224,7 +224,7 @@ impl Search {
             }
         }
         if search.sources.is_empty() {
-            search.sources.push(Source::attempts("true".to_owned()));
+            search.sources.push(SearchSource::attempts("true".to_owned()));
         }
         Ok(search)
     }
@@ -237,7 +237,7 @@ impl Search {
     /// Selects the `seq` of the newest records.
     fn seqs(&self, limit: u32) -> String {
         let sources = self.sources.iter().map(|source| {
-            let Source { from, table, condition } = source;
+            let SearchSource { from, table, condition } = source;
             let times = self.times.iter().map(|time| format!(" AND {table}.{time}"));
             let filters = self.filters.iter().map(|filter| format!(" AND {filter}"));
             let more: String = times.chain(filters).collect();
@@ -263,20 +263,20 @@ impl Search {
         format!("a.status / 100 = {class}{exactly}{rare}")
     }
 
-    /// Where one of a record's ids is `id`; or the beginning of a UUID, where one begins with it, those of the
-    /// export and its scope too, for these are what the table shortens.
-    fn any_id(&mut self, connection: &Connection, id: &str) -> rusqlite::Result<Vec<Source>> {
+    /// The sources of records that have `id`, or an id that begins with it if it is the beginning of a UUID. That is
+    /// looked for in the export and its scope too, for the table shortens these.
+    fn any_id(&mut self, connection: &Connection, id: &str) -> rusqlite::Result<Vec<SearchSource>> {
         let mut is = |column| is_or_begins(column, id, &mut self.values);
         let received = format!("a.received_id <> a.sent_id AND {}", is("a.received_id COLLATE NOCASE"));
         let mut sources = vec![
-            Source::attempts(is("a.request_id")),
-            Source::attempts(is("a.sent_id")),
-            Source::attempts(received),
-            Source::served(is("s.request_id")),
+            SearchSource::attempts(is("a.request_id")),
+            SearchSource::attempts(is("a.sent_id")),
+            SearchSource::attempts(received),
+            SearchSource::served(is("s.request_id")),
         ];
         if begins_a_uuid(id) {
-            sources.push(Source::attempts(self.is_one(connection, "export_id", id)?));
-            sources.push(Source::attempts(self.is_one(connection, "scope_id", id)?));
+            sources.push(SearchSource::attempts(self.is_one(connection, "export_id", id)?));
+            sources.push(SearchSource::attempts(self.is_one(connection, "scope_id", id)?));
         }
         Ok(sources)
     }
@@ -331,7 +331,7 @@ fn is_or_begins(column: &str, id: &str, values: &mut Vec<Value>) -> String {
     format!("{column} >= {first} AND {column} < {end}")
 }
 
-/// Whether `id` is the beginning of a UUID in lower case, and long enough to be told from others.
+/// True if `id` is the beginning of a UUID in lower case, and long enough to be told from others.
 fn begins_a_uuid(id: &str) -> bool {
     let fits = |(at, byte): (usize, u8)| match at {
         8 | 13 | 18 | 23 => byte == b'-',
@@ -351,7 +351,7 @@ mod tests {
 
     use super::*;
 
-    /// How SQLite finds the records.
+    /// SQLite's plan of a search.
     fn explained(query: &Query) -> String {
         let mut connection = Connection::open_in_memory().unwrap();
         schema::migrate(&mut connection).unwrap();

@@ -1,4 +1,4 @@
-//! What the journal holds: one [`Attempt`] per request that went to the upstream, and one [`Served`]
+//! The records of the journal: one [`Attempt`] per request that went to the upstream, and one [`Served`]
 //! per client that was answered by it.
 
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
-/// One request to the upstream and what came of it.
+/// One request to the upstream and its answer.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// Names this attempt.
+    /// Its own id.
     pub id: Uuid,
-    /// When it was sent (wall time, milliseconds are kept).
+    /// The time of sending (wall time, milliseconds are kept).
     pub started: SystemTime,
     /// From sending to the last byte read, or to the failure.
     pub latency: Duration,
@@ -55,11 +55,11 @@ pub struct Attempt {
     pub deprecation: Option<String>,
     /// `sunset`.
     pub sunset: Option<String>,
-    /// Which try of its request this is, from 1.
+    /// The number of the try, from 1.
     pub number: u32,
-    /// How long it waited for its turn before it was sent.
+    /// Time in the queue before it was sent.
     pub queued: Duration,
-    /// What it waited for.
+    /// The reason of that wait.
     pub waited_for: Option<&'static str>,
     /// The kind of failure, where no whole answer came (an RFC 9209 error type).
     pub error: Option<&'static str>,

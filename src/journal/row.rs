@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-/// A request to the upstream, with how many clients it answered. Field names are those of the JSON and
+/// A request to the upstream, with the number of clients that it answered. Field names are those of the JSON and
 /// CSV that `exportgate requests` prints.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
-    /// When it was sent (RFC 3339, UTC).
+    /// The time of sending (RFC 3339, UTC).
     pub started: String,
     /// From sending to the last byte, or to the failure, in milliseconds.
     pub latency_ms: f64,
@@ -34,7 +34,7 @@ pub struct Row {
     pub request_id: String,
     /// The client that caused it.
     pub client: String,
-    /// How many clients it answered.
+    /// Number of clients that it answered.
     pub clients: i64,
     /// The upstream's root.
     pub upstream: String,
@@ -52,12 +52,12 @@ pub struct Row {
     pub deprecation: Option<String>,
     /// `sunset`.
     pub sunset: Option<String>,
-    /// Which try of its request this is, from 1.
+    /// The number of the try, from 1.
     #[serde(rename = "try")]
     pub number: u32,
-    /// How long it waited for its turn, in milliseconds.
+    /// Time in the queue, in milliseconds.
     pub queued_ms: f64,
-    /// What it waited for: `budget`, `backoff` or `concurrency`.
+    /// The reason of that wait: `budget`, `backoff` or `concurrency`.
     pub waited_for: Option<String>,
 }
 

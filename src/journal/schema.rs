@@ -6,7 +6,7 @@
 
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::fault::Fault;
+use super::fault::JournalFault;
 
 /// `exgt`: marks a SQLite file as a journal of this gateway.
 pub(super) const APPLICATION_ID: i64 = 0x6578_6774;
@@ -78,7 +78,7 @@ SELECT strftime('%Y-%m-%dT%H:%M:%fZ', a.started_ms / 1000.0, 'unixepoch') AS sta
 FROM attempts a;
 ";
 
-/// What was sent with each credential in the last hour; why a request waited, and which try it was.
+/// The requests of the last hour by credential; the reason of a request's wait, and the number of its try.
 const V2: &str = "
 CREATE TABLE sends (
     seq        INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -139,9 +139,9 @@ DROP TABLE sends;
 ALTER TABLE attempts ADD COLUMN api TEXT NOT NULL DEFAULT 'rest';
 ";
 
-/// What a file turned out to be.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FileKind {
     /// A journal of the version that this program writes.
     Current,
     /// Nothing yet: an empty file.
@@ -159,37 +159,37 @@ pub(super) fn version() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
-/// Reads what the file is, without changing it.
-pub(super) fn kind(connection: &Connection) -> rusqlite::Result<Kind> {
+/// Reads the kind of a file, without changing it.
+pub(super) fn kind(connection: &Connection) -> rusqlite::Result<FileKind> {
     let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if application != APPLICATION_ID {
         let empty: bool =
             connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))?;
         let ours_to_make = application == 0 && found == 0 && empty;
-        return Ok(if ours_to_make { Kind::Empty } else { Kind::Foreign });
+        return Ok(if ours_to_make { FileKind::Empty } else { FileKind::Foreign });
     }
     Ok(match found.cmp(&version()) {
-        std::cmp::Ordering::Less => Kind::Older,
-        std::cmp::Ordering::Equal => Kind::Current,
-        std::cmp::Ordering::Greater => Kind::Newer(found),
+        std::cmp::Ordering::Less => FileKind::Older,
+        std::cmp::Ordering::Equal => FileKind::Current,
+        std::cmp::Ordering::Greater => FileKind::Newer(found),
     })
 }
 
 /// Refuses what must not be written to.
-pub(super) fn check(connection: &Connection) -> Result<Kind, Fault> {
+pub(super) fn check(connection: &Connection) -> Result<FileKind, JournalFault> {
     match kind(connection)? {
-        Kind::Newer(found) => Err(Fault::Newer { found, known: version() }),
-        Kind::Foreign => Err(Fault::Foreign),
-        kind @ (Kind::Current | Kind::Older | Kind::Empty) => Ok(kind),
+        FileKind::Newer(found) => Err(JournalFault::Newer { found, known: version() }),
+        FileKind::Foreign => Err(JournalFault::Foreign),
+        kind @ (FileKind::Current | FileKind::Older | FileKind::Empty) => Ok(kind),
     }
 }
 
 /// Applies the migrations that the file lacks, all or none.
-pub(super) fn migrate(connection: &mut Connection) -> Result<(), Fault> {
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), JournalFault> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Checked again under the lock: another process may have migrated while this one waited.
-    if check(&transaction)? != Kind::Current {
+    if check(&transaction)? != FileKind::Current {
         let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
         for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
             transaction.execute_batch(migration)?;
@@ -201,7 +201,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Writes the version again: a write that changes nothing, to see whether writing works.
+/// Writes the version again: a write that changes nothing, and fails where writing does.
 pub(super) fn touch(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.pragma_update(None, "user_version", version())?;

@@ -43,7 +43,7 @@ pub enum RecordedSends {
 
 type Listener = Box<dyn Fn(&RecordedSends) + Send + Sync>;
 
-/// The one who counts what others send.
+/// The listener that counts the requests of other processes.
 #[derive(Default)]
 pub(super) struct SendsListener {
     listener: OnceLock<Listener>,
@@ -57,12 +57,12 @@ impl fmt::Debug for SendsListener {
 }
 
 impl SendsListener {
-    /// Has `listener` told of what others send; the first one stays.
+    /// Sets the listener; the first one stays.
     pub(super) fn set(&self, listener: Listener) {
         let _ = self.listener.set(listener);
     }
 
-    /// Has the next reading find all of the last hour too.
+    /// Asks for all of the last hour at the next reading.
     pub(super) fn recall(&self) {
         self.is_recalled.store(true, Ordering::SeqCst);
     }
@@ -74,7 +74,7 @@ impl SendsListener {
     }
 }
 
-/// Reads what others send from one file.
+/// The reader of other processes' requests in one file.
 #[derive(Debug, Default)]
 pub(super) struct SendsReader {
     file: Option<Identity>,
@@ -118,8 +118,7 @@ pub(super) fn newest(connection: &Connection) -> rusqlite::Result<i64> {
     newest.query_row([], |row| row.get(0))
 }
 
-/// What was sent within an hour, of the rows after `seen`. What a clock that is ahead has dated counts as well; beyond an
-/// hour it is no longer believed.
+/// The requests of the last hour, of the rows after `seen`. Those that a clock dated ahead count too, up to an hour.
 fn sends_since(connection: &Connection, seen: i64, now: SystemTime) -> rusqlite::Result<Vec<RecordedSend>> {
     let since = now.checked_sub(WINDOW).map_or(i64::MIN, unix_ms);
     let until = now.checked_add(WINDOW).map_or(i64::MAX, unix_ms);

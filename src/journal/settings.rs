@@ -1,4 +1,4 @@
-//! What the configuration says about the journal.
+//! The settings of the journal.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,21 +8,21 @@ use std::time::Duration;
 pub struct Settings {
     /// The SQLite file.
     pub path: PathBuf,
-    /// What a committed record survives.
+    /// The failures that a committed record survives.
     pub durability: Durability,
-    /// What happens to answers while records cannot be written.
+    /// The fate of answers while records cannot be written.
     pub on_failure: OnFailure,
     /// Longest that an answer waits for its record.
     pub max_wait: Duration,
     /// Most records that wait in memory; more are dropped.
     pub max_pending: usize,
-    /// How long records are kept.
+    /// Longest time for which records are kept.
     pub max_age: Duration,
     /// Most attempts that are kept.
     pub max_rows: u64,
 }
 
-/// What a committed record survives.
+/// The failures that a committed record survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// The end of the process, however it ends.
@@ -31,7 +31,7 @@ pub enum Durability {
     Power,
 }
 
-/// What happens to answers while records cannot be written.
+/// The fate of answers while records cannot be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
     /// They leave, and their records follow.

@@ -18,12 +18,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::error;
 use uuid::Uuid;
 
-use super::database::{Confirm, Work};
+use super::database::{Confirm, WriterCommand};
 use super::fault::Unrecorded;
 use super::record::{Attempt, Served};
 use super::sends::RecordedSends;
 use super::settings::Settings;
-use super::writer::{Job, RETRY, Shared, Writer};
+use super::writer::{Job, RETRY, Writer, WriterContext};
 use crate::clock::{Clock, Now};
 
 /// Longest that a request waits for a file of an earlier version to be brought to this one. Without what was sent in the last
@@ -41,7 +41,7 @@ pub struct Journal(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     queue: mpsc::Sender<Job>,
-    shared: Shared,
+    shared: WriterContext,
     path: PathBuf,
     max_wait: Duration,
     thread: Mutex<Option<Thread>>,
@@ -77,83 +77,83 @@ impl Journal {
     /// Runs `body` on the writer's thread, and again where it panics.
     pub(super) fn start(
         settings: Settings,
-        body: impl Fn(&Settings, &Shared, &mut mpsc::Receiver<Job>) + Send + 'static,
+        body: impl Fn(&Settings, &WriterContext, &mut mpsc::Receiver<Job>) + Send + 'static,
     ) -> Self {
         let (queue, mut jobs) = mpsc::channel(settings.max_pending);
         let (path, max_wait) = (settings.path.clone(), settings.max_wait);
-        let shared = Shared::default();
+        let shared = WriterContext::default();
         let of_thread = shared.clone();
         let (end, ended) = oneshot::channel::<()>();
         let run = move || {
             let _end = end;
             while catch_unwind(AssertUnwindSafe(|| body(&settings, &of_thread, &mut jobs))).is_err() {
                 of_thread.health.panicked();
-                error!("the journal's thread panicked and begins anew: report this");
+                error!("journal thread panicked and restarts; please report this");
                 thread::sleep(RETRY);
             }
         };
         let handle = thread::Builder::new().name("journal".to_owned()).spawn(run);
         let handle = handle.inspect_err(|error| {
             shared.health.fails();
-            error!(%error, "the journal's thread cannot be started: raise the limit on threads and restart");
+            error!(%error, "journal thread not started; raise the limit on threads and restart");
         });
         let thread = Mutex::new(handle.ok().map(|handle| Thread { handle, ended }));
         Self(Arc::new(Inner { queue, shared, path, max_wait, thread }))
     }
 
-    /// Records an attempt and whom it answered. `Ok` means committed; after [`Unrecorded::Failing`] it is written when
-    /// that is possible, unless too many wait.
+    /// Records an attempt and the clients that it answered. `Ok` means committed; after [`Unrecorded::Failing`] it is written
+    /// when that is possible, unless too many wait.
     pub async fn record(&self, attempt: Attempt, served: Vec<Served>) -> Result<(), Unrecorded> {
-        self.submit(Work::Attempt(Box::new(attempt), served)).await
+        self.submit(WriterCommand::Attempt(Box::new(attempt), served)).await
     }
 
-    /// Records whom an attempt that is on record answered since. `Ok` means committed; else as with [`Journal::record`].
+    /// Records more clients that an attempt on record answered. `Ok` means committed; else as with [`Journal::record`].
     pub async fn serve(&self, attempt: Uuid, served: Vec<Served>) -> Result<(), Unrecorded> {
-        self.submit(Work::Serve(attempt, served)).await
+        self.submit(WriterCommand::Serve(attempt, served)).await
     }
 
     /// A place on record for the request that is attempt `id`, not taken yet.
     #[must_use]
-    pub fn reservation(&self, id: Uuid) -> Reservation {
-        Reservation { journal: self.clone(), id, is_open: false }
+    pub fn reservation(&self, id: Uuid) -> AttemptReservation {
+        AttemptReservation { journal: self.clone(), id, is_open: false }
     }
 
-    /// Has `listener` told of what others send, within the transaction that puts our own requests on record, before it is
-    /// decided whether these may be sent.
+    /// Calls `listener` with the requests of other processes, within the transaction that puts our own requests on record,
+    /// before it is decided whether these may be sent.
     pub fn on_sends(&self, listener: impl Fn(&RecordedSends) + Send + Sync + 'static) {
         self.0.shared.sends.set(Box::new(listener));
     }
 
-    /// Has what others sent read, and waits for it as long as for a record; longer while the file is brought to this version.
+    /// Reads the requests of other processes, and waits for it as long as for a record; longer during a migration.
     pub async fn look(&self) {
         // What cannot be read now is read with the first record.
-        let _ = self.submit(Work::Look).await;
+        let _ = self.submit(WriterCommand::Look).await;
     }
 
-    /// Has the listener told of all that was sent in the last hour, for those who do not know it.
+    /// Calls the listener with all requests of the last hour, at the next reading.
     pub fn recall(&self) {
         self.0.shared.sends.recall();
     }
 
-    /// Whether the last try to write failed, or a write takes too long.
+    /// True if the last try to write failed, or a write takes too long.
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.0.shared.health.is_failing()
     }
 
-    /// How many calls went unrecorded since the start.
+    /// Number of calls that went unrecorded since the start.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.0.shared.health.dropped.load(Ordering::Relaxed)
     }
 
-    /// How many calls were written since the start.
+    /// Number of calls that were written since the start.
     #[must_use]
     pub fn written(&self) -> u64 {
         self.0.shared.health.written.load(Ordering::Relaxed)
     }
 
-    /// How many records wait to be written.
+    /// Number of records that wait to be written.
     #[must_use]
     pub fn queued(&self) -> usize {
         let in_hand = self.0.shared.health.in_hand.load(Ordering::Relaxed);
@@ -166,13 +166,13 @@ impl Journal {
         self.0.shared.health.durations.clone()
     }
 
-    /// How many groups were committed since the start.
+    /// Number of groups that were committed since the start.
     #[must_use]
     pub fn commits(&self) -> u64 {
         self.0.shared.health.commits.load(Ordering::Relaxed)
     }
 
-    /// How often the writer's thread panicked since the start.
+    /// Number of panics of the writer's thread since the start.
     #[must_use]
     pub fn panics(&self) -> u64 {
         self.0.shared.health.panics.load(Ordering::Relaxed)
@@ -184,7 +184,7 @@ impl Journal {
         self.0.shared.health.log_bytes()
     }
 
-    /// Whether a reader that was left open keeps the write-ahead log growing.
+    /// True if another program's open read keeps the write-ahead log growing.
     #[must_use]
     pub fn is_held_open(&self) -> bool {
         self.0.shared.health.is_held_open.load(Ordering::Relaxed)
@@ -203,14 +203,14 @@ impl Journal {
             drop(thread.handle.join());
         } else {
             let path = self.0.path.display();
-            error!(%path, records = self.queued(), "the journal did not end in time: records are lost");
+            error!(%path, records = self.queued(), "journal not closed in time; records are lost");
         }
     }
 
-    async fn submit(&self, work: Work) -> Result<(), Unrecorded> {
-        let is_record = work.is_record();
+    async fn submit(&self, command: WriterCommand) -> Result<(), Unrecorded> {
+        let is_record = command.is_record();
         let (done, mut answer) = oneshot::channel();
-        let job = Job { work, done: Some(done) };
+        let job = Job { command, done: Some(done) };
         if self.is_failing() {
             // A record is written when that is possible.
             return if is_record { self.leave(job) } else { Err(Unrecorded::Failing) };
@@ -255,7 +255,7 @@ impl Journal {
             error!(
                 path = %self.0.path.display(),
                 to_do = "check the disk of journal.path (a network file system, a suspended device) and its load",
-                "the journal does not answer within journal.max_wait: requests are answered, and records wait in memory"
+                "journal write timed out (journal.max_wait); serving requests, keeping records in memory"
             );
         }
     }
@@ -268,31 +268,31 @@ impl Journal {
     }
 }
 
-/// The right to send one request, by its place on record. One that is dropped before [`Reservation::sent`] is marked there as
+/// The right to send one request, by its place on record. One that is dropped before [`AttemptReservation::sent`] is marked there as
 /// not sent; it counts all the same, for others may have read it.
 #[derive(Debug)]
-pub struct Reservation {
+pub struct AttemptReservation {
     journal: Journal,
     id: Uuid,
     /// It may be on record, and is not sent yet.
     is_open: bool,
 }
 
-impl Reservation {
+impl AttemptReservation {
     /// Puts `attempt` on record in a transaction that asks `confirm` whether it may still be sent; `false` where it may not.
-    /// Where it is on record already, it is from then on as of now.
+    /// One that is on record already is dated anew.
     ///
     /// # Errors
-    /// The journal does not work at the moment.
+    /// The journal does not command at the moment.
     pub async fn make(
         &mut self,
         attempt: &Attempt,
         confirm: Box<dyn Fn(Now) -> bool + Send>,
     ) -> Result<bool, Unrecorded> {
-        let work = Work::Reserve(Box::new(attempt.clone()), Confirm(confirm));
+        let command = WriterCommand::Reserve(Box::new(attempt.clone()), Confirm(confirm));
         // It may be written although this is dropped, or has failed by then.
         let was_open = std::mem::replace(&mut self.is_open, true);
-        match self.journal.submit(work).await {
+        match self.journal.submit(command).await {
             Ok(()) => Ok(true),
             Err(Unrecorded::NoAttempt) => {
                 self.is_open = was_open;
@@ -308,12 +308,12 @@ impl Reservation {
     }
 }
 
-impl Drop for Reservation {
+impl Drop for AttemptReservation {
     fn drop(&mut self) {
         if self.is_open {
-            let work = Work::Withdraw(self.id);
+            let command = WriterCommand::Withdraw(self.id);
             // What finds no room stays on record as a request without an answer.
-            let _ = self.journal.0.queue.try_send(Job { work, done: None });
+            let _ = self.journal.0.queue.try_send(Job { command, done: None });
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What Snyk's support asks for, ready to be pasted into a ticket.
+//! The block of text for a ticket at Snyk's support.
 
 use std::fmt::{self, Write as _};
 

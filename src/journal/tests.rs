@@ -216,7 +216,7 @@ fn readings(journal: &Journal) -> Arc<Mutex<Vec<i64>>> {
     readings
 }
 
-async fn reserve(journal: &Journal, n: u128, may: bool) -> Reservation {
+async fn reserve(journal: &Journal, n: u128, may: bool) -> AttemptReservation {
     let mut reservation = journal.reservation(Uuid::from_u128(n));
     assert_eq!(reservation.make(&attempt(n), Box::new(move |_| may)).await, Ok(may));
     reservation

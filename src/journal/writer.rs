@@ -15,35 +15,35 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::database::{Database, Work};
-use super::fault::{Fault, Unrecorded};
-use super::health::Health;
+use super::database::{Database, WriterCommand};
+use super::fault::{JournalFault, Unrecorded};
+use super::health::JournalHealth;
 use super::prune::{self, Schedule};
 use super::sends::{SendsListener, SendsReader};
 use super::settings::Settings;
 use crate::clock::Clock;
 
-/// Most pieces of work in one transaction.
+/// Most commands in one transaction.
 const GROUP: usize = 256;
-/// How long a failing writer waits for the file's lock: those who ask meanwhile wait too.
+/// Longest wait of a failing writer for the file's lock: those who ask meanwhile wait too.
 const PATIENCE_FAILING: Duration = Duration::from_millis(100);
 /// A failing writer tries again this often, with traffic or without.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
-/// The statistics of the file are looked at this often.
+/// Time between two updates of the file's statistics.
 const OPTIMIZE: Duration = Duration::from_hours(1);
 
-/// A piece of work and who waits for it.
+/// A command and the one who waits for it.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub(super) work: Work,
+    pub(super) command: WriterCommand,
     pub(super) done: Option<oneshot::Sender<Result<(), Unrecorded>>>,
 }
 
 /// The state that the thread and the handles share.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Shared {
-    pub(super) health: Arc<Health>,
+pub(super) struct WriterContext {
+    pub(super) health: Arc<JournalHealth>,
     pub(super) sends: Arc<SendsListener>,
     /// Asks the thread to write what is queued and to end.
     pub(super) close: CancellationToken,
@@ -51,7 +51,7 @@ pub(super) struct Shared {
 
 /// The file is either open and good, or to be opened again.
 #[derive(Debug)]
-enum State {
+enum FileState {
     Open(Database),
     Closed { retry_at: Instant },
 }
@@ -62,9 +62,9 @@ pub(super) struct Writer {
     settings: Settings,
     clock: Clock,
     retry: Duration,
-    shared: Shared,
-    state: State,
-    /// What was taken off the queue and is not written yet.
+    shared: WriterContext,
+    state: FileState,
+    /// Taken off the queue, and not written yet.
     group: Vec<Job>,
     schedule: Schedule,
     optimize_at: Instant,
@@ -72,9 +72,9 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(settings: Settings, clock: Clock, retry: Duration, shared: Shared) -> Self {
+    pub(super) fn new(settings: Settings, clock: Clock, retry: Duration, shared: WriterContext) -> Self {
         let now = clock.now().mono;
-        let (state, schedule) = (State::Closed { retry_at: now }, Schedule::new(now));
+        let (state, schedule) = (FileState::Closed { retry_at: now }, Schedule::new(now));
         let sends = SendsReader::default();
         Self { settings, clock, retry, shared, state, group: Vec::new(), schedule, optimize_at: now, sends }
     }
@@ -120,12 +120,12 @@ impl Writer {
         self.end(queue);
     }
 
-    /// Until when there is nothing to do but to wait for records.
+    /// Longest wait for records, until there is something else to do.
     fn wait(&self) -> Duration {
         let now = self.clock.now().mono;
         match self.state {
-            State::Open(_) => self.schedule.wait(now),
-            State::Closed { retry_at } => retry_at.saturating_duration_since(now),
+            FileState::Open(_) => self.schedule.wait(now),
+            FileState::Closed { retry_at } => retry_at.saturating_duration_since(now),
         }
     }
 
@@ -133,14 +133,14 @@ impl Writer {
     fn commit(&mut self) {
         let mut group = mem::take(&mut self.group);
         // Who did not wait for its record any more has been sent without, or will not be.
-        group.retain(|job| !matches!(job.work, Work::Reserve(..)) || job.is_awaited());
-        let records = group.iter().filter(|job| job.work.is_record()).count();
+        group.retain(|job| !matches!(job.command, WriterCommand::Reserve(..)) || job.is_awaited());
+        let records = group.iter().filter(|job| job.command.is_record()).count();
         self.shared.health.in_hand.store(records, Ordering::Relaxed);
         let began = self.clock.now().mono;
         let (clock, shared) = (self.clock.clone(), self.shared.clone());
         let mut sends = mem::take(&mut self.sends);
-        let works = group.iter().map(|job| &job.work);
-        let written = self.using(|database| database.write(works, &clock, &mut sends, &shared.sends));
+        let commands = group.iter().map(|job| &job.command);
+        let written = self.using(|database| database.write(commands, &clock, &mut sends, &shared.sends));
         self.sends = sends;
         match written {
             Ok(on_record) => {
@@ -162,13 +162,13 @@ impl Writer {
     /// Answers everybody in a group that is committed; `on_record` says whose attempt is on record.
     fn written(&mut self, group: Vec<Job>, on_record: &[bool]) {
         self.works();
-        let attempts = group.iter().filter(|job| matches!(job.work, Work::Attempt(..))).count();
-        self.schedule.wrote(attempts, group.iter().map(|job| job.work.rows()).sum());
+        let attempts = group.iter().filter(|job| matches!(job.command, WriterCommand::Attempt(..))).count();
+        self.schedule.wrote(attempts, group.iter().map(|job| job.command.rows()).sum());
         let health = &self.shared.health;
         health.commits.fetch_add(1, Ordering::Relaxed);
         health.in_hand.store(0, Ordering::Relaxed);
         for (mut job, found) in group.into_iter().zip(on_record) {
-            if job.work.is_record() {
+            if job.command.is_record() {
                 let count = if *found { &health.written } else { &health.dropped };
                 count.fetch_add(1, Ordering::Relaxed);
             }
@@ -181,17 +181,17 @@ impl Writer {
         for job in &mut self.group {
             job.answer(Err(Unrecorded::Failing));
         }
-        self.group.retain(|job| job.work.is_record());
+        self.group.retain(|job| job.command.is_record());
         self.shared.health.in_hand.store(self.group.len(), Ordering::Relaxed);
     }
 
     /// Drops records that SQLite refuses for what they are: they would be in the way for ever.
-    fn give_up(&mut self, fault: &Fault) {
+    fn give_up(&mut self, fault: &JournalFault) {
         self.keep();
         error!(
             records = self.group.len(),
-            cause = fault.chain(),
-            "records cannot be written as they are: report this"
+            cause = fault.error_text(),
+            "journal records rejected by SQLite and dropped; please report this"
         );
         self.drop_records(self.group.len());
         self.group.clear();
@@ -199,7 +199,7 @@ impl Writer {
 
     /// Between groups: a failing writer tries again, a working one prunes, when it is time.
     fn maintain(&mut self) {
-        if matches!(self.state, State::Closed { .. }) || self.shared.health.is_failing() {
+        if matches!(self.state, FileState::Closed { .. }) || self.shared.health.is_failing() {
             // What is kept is the next try.
             if self.group.is_empty() && self.is_due() {
                 match self.using(Database::probe) {
@@ -209,7 +209,7 @@ impl Writer {
             }
             return;
         }
-        if let State::Open(database) = &mut self.state
+        if let FileState::Open(database) = &mut self.state
             && database.wants_checkpoint()
             && let Err(fault) = self.using(Database::checkpoint)
         {
@@ -244,55 +244,58 @@ impl Writer {
         }
     }
 
-    /// Whether the file is open, or it is time to try opening it.
+    /// True if the file is open, or it is time to try opening it.
     fn is_due(&self) -> bool {
         match self.state {
-            State::Open(_) => true,
-            State::Closed { retry_at } => self.clock.now().mono >= retry_at,
+            FileState::Open(_) => true,
+            FileState::Closed { retry_at } => self.clock.now().mono >= retry_at,
         }
     }
 
     /// Does something with the file, opened if need be; a failure leaves it closed.
-    fn using<T>(&mut self, act: impl FnOnce(&mut Database) -> Result<T, Fault>) -> Result<T, Fault> {
-        let closed = State::Closed { retry_at: self.clock.now().mono + self.retry };
+    fn using<T>(
+        &mut self,
+        act: impl FnOnce(&mut Database) -> Result<T, JournalFault>,
+    ) -> Result<T, JournalFault> {
+        let closed = FileState::Closed { retry_at: self.clock.now().mono + self.retry };
         let (health, usual) = (Arc::clone(&self.shared.health), self.patience());
         let failing = health.is_failing();
         let patience = if failing { PATIENCE_FAILING } else { usual };
         let mut database = match mem::replace(&mut self.state, closed) {
-            State::Open(database) if database.is_in_place() => database,
-            State::Open(moved) => {
-                warn!(path = %self.settings.path.display(), "the journal's file was moved or deleted; opening anew");
+            FileState::Open(database) if database.is_in_place() => database,
+            FileState::Open(moved) => {
+                warn!(path = %self.settings.path.display(), "journal file moved or deleted; opening a new one");
                 drop(moved);
                 Database::open(&self.settings, patience, &health)?
             }
-            State::Closed { .. } => Database::open(&self.settings, patience, &health)?,
+            FileState::Closed { .. } => Database::open(&self.settings, patience, &health)?,
         };
         let done = act(&mut database)?;
         if failing {
             database.set_patience(usual)?;
         }
-        self.state = State::Open(database);
+        self.state = FileState::Open(database);
         Ok(done)
     }
 
-    /// How long a healthy writer waits for the file's lock: who waits for it hears why before the wait is over.
+    /// Longest wait of a healthy writer for the file's lock. It ends before `journal.max_wait`, so that the reason is known then.
     fn patience(&self) -> Duration {
         self.settings.max_wait * 4 / 5
     }
 
-    fn failed(&self, fault: &Fault) {
-        let (path, cause) = (self.settings.path.display(), fault.chain());
+    fn failed(&self, fault: &JournalFault) {
+        let (path, cause) = (self.settings.path.display(), fault.error_text());
         if self.shared.health.fails() {
-            error!(%path, cause, to_do = fault.advice(), "the journal cannot be written: records wait in memory");
+            error!(%path, cause, to_do = fault.advice(), "journal write failed; keeping records in memory");
         } else {
-            debug!(%path, cause, "the journal still cannot be written");
+            debug!(%path, cause, "journal write failed again");
         }
     }
 
     fn works(&self) {
         if self.shared.health.works() {
             let dropped = self.shared.health.dropped.load(Ordering::Relaxed);
-            info!(path = %self.settings.path.display(), dropped, "the journal can be written again");
+            info!(path = %self.settings.path.display(), dropped, "journal writable again");
         }
     }
 
@@ -304,16 +307,16 @@ impl Writer {
         while let Ok(job) = queue.try_recv() {
             self.group.push(job);
         }
-        let lost = self.group.iter().filter(|job| job.work.is_record()).count();
+        let lost = self.group.iter().filter(|job| job.command.is_record()).count();
         if lost > 0 {
-            error!(path = %self.settings.path.display(), records = lost, "the journal cannot be written: records are lost");
+            error!(path = %self.settings.path.display(), records = lost, "journal closed while it cannot be written; records are lost");
             self.drop_records(lost);
             self.shared.health.in_hand.store(0, Ordering::Relaxed);
         }
-        let State::Open(database) = self.state else { return };
+        let FileState::Open(database) = self.state else { return };
         // Whatever fails here, the write-ahead log stays and is taken up at the next start.
         if let Err(fault) = database.set_patience(PATIENCE_FAILING).and_then(|()| database.close()) {
-            debug!(cause = fault.chain(), "the journal was closed with its log left to be taken up");
+            debug!(cause = fault.error_text(), "journal closed without a checkpoint; the next start does it");
         }
     }
 }

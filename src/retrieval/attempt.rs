@@ -15,7 +15,7 @@ use crate::admission::{Api, Lane, Obstacle, RequestSlot, Resource};
 use crate::clock::Now;
 use crate::credential::{Credential, Presented};
 use crate::export::{ExportCall, Operation};
-use crate::journal::{Attempt, OnFailure, Reservation, Served, Unrecorded};
+use crate::journal::{Attempt, AttemptReservation, OnFailure, Served, Unrecorded};
 use crate::telemetry::drift;
 use crate::telemetry::metrics::AttemptSample;
 
@@ -106,7 +106,7 @@ impl Retrieval {
         &self,
         slot: &RequestSlot,
         attempt: &mut Attempt,
-        reservation: &mut Reservation,
+        reservation: &mut AttemptReservation,
     ) -> Result<bool, NoAnswer> {
         for _ in 0..2 {
             match reservation.make(attempt, slot.confirmation()).await {

@@ -1,4 +1,4 @@
-//! What the configuration says about the upstream.
+//! The settings of the upstream.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -23,7 +23,7 @@ use crate::circuit::Admits;
 
 pub use outcome::SendOutcome;
 
-/// What to do next.
+/// The next thing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Let this request send.
@@ -163,7 +163,7 @@ impl Rules {
         Step::Wait(free.map_or(first_end, |free| free.min(first_end)))
     }
 
-    /// Whether anything may be sent now; else until when not, where that is known.
+    /// Open if anything may be sent now.
     fn way(&self, now: Instant) -> Way {
         if self.slots.len() >= self.settings.max_running {
             return Way::Closed(None);
@@ -178,7 +178,7 @@ impl Rules {
         if free > now { Way::Closed(Some(free)) } else { Way::Open }
     }
 
-    /// Whether a request waits for nothing but a slot.
+    /// True if a request waits for nothing but a slot.
     fn lacks_slot(&self, now: Instant) -> bool {
         let may_send = matches!(self.backoff.admits(now), Admits::All | Admits::Probe);
         let may_start =
@@ -260,7 +260,7 @@ impl Rules {
         counted.map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
     }
 
-    /// Notes since when nobody waits for the answer to the request in `slot`; `None` where somebody does again.
+    /// Notes the time since which nobody waits for the request in `slot`; `None` if somebody does again.
     pub fn abandon(&mut self, slot: SlotId, since: Option<Instant>) {
         self.slots.abandon(slot, since);
     }

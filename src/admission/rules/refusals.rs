@@ -11,7 +11,7 @@ use crate::circuit::Admits;
 const MAX_PROMISE: Duration = Duration::from_mins(1);
 
 impl Rules {
-    /// What is closed until a time that is known: by a backoff or the budget, of the account or of a scope's starts.
+    /// The backoff or the budget that closes the way, of the account or of a scope's starts, and its end.
     pub(super) fn closed_until(&self, start: Option<&Arc<str>>, now: Instant) -> Option<(Obstacle, Instant)> {
         let starts = start.and_then(|scope| self.starts.get(scope));
         let backoff = self.backoff.until(now).max(starts.and_then(|starts| starts.backoff.until(now)));

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::*;
-use crate::journal::database::{Database, Work};
+use crate::journal::database::{Database, WriterCommand};
 use crate::journal::sends::{SendsListener, SendsReader};
 
 const CLIENTS: [&str; 4] = ["alice", "bob", "carol", "dave"];
@@ -98,9 +98,9 @@ fn fill(database: &mut Database, random: &mut fastrand::Rng, size: u128) -> Vec<
             all().map(|one| one.request.to_string()).chain([attempt.request.to_string()]).collect();
         let id = attempt.id;
         known.push(Known { attempt: attempt.clone(), clients, requests });
-        let works = [Work::Attempt(Box::new(attempt), at_once), Work::Serve(id, others)];
+        let commands = [WriterCommand::Attempt(Box::new(attempt), at_once), WriterCommand::Serve(id, others)];
         let (mut sends, listener) = (SendsReader::default(), SendsListener::default());
-        database.write(works.iter(), &Clock::system(), &mut sends, &listener).unwrap();
+        database.write(commands.iter(), &Clock::system(), &mut sends, &listener).unwrap();
     }
     known
 }
@@ -109,7 +109,7 @@ fn is_uuid_part(id: &str) -> bool {
     id.len() >= 8 && id.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit())
 }
 
-/// Whether `id` is `asked`, or begins with it.
+/// True if `id` is `asked`, or begins with it.
 fn fits(id: &str, asked: &str) -> bool {
     id == asked || (is_uuid_part(asked) && id.starts_with(&asked.to_lowercase()))
 }
