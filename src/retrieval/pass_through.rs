@@ -122,7 +122,7 @@ impl Retrieval {
         let received = self.clock.now();
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
 
-        let verdict = self.judge_other(&answer, received.wall);
+        let verdict = self.judge_other(&answer, &presented, received.wall);
         // Its client's upload may have failed it, or kept it from an answer: that says nothing of the upstream.
         slot.end(verdict.end(answer.is_err() && uploads));
         let answer = note_other(&mut attempt, answer, &presented);
@@ -146,9 +146,12 @@ impl Retrieval {
     fn judge_other(
         &self,
         answer: &Result<Response<Streamed>, UpstreamError>,
+        presented: &Presented,
         now: std::time::SystemTime,
     ) -> Verdict {
         let reply = match answer {
+            // Nothing of it may reach the log.
+            Ok(response) if presented.is_in_fields(response.headers()) => Reply::Echo,
             Ok(response) => Reply::Head(response.status(), response.headers()),
             Err(failed) => Reply::Failed(failed.kind),
         };
