@@ -157,7 +157,7 @@ impl Access {
     }
 
     /// Identifies the sender of a request. `None`: no known key of the issuer signed its token, and
-    /// [`Access::identify_anew`] waits for newer keys.
+    /// `Access::identify_anew` waits for newer keys.
     pub fn identify(&self, parts: &Parts, peer: &Peer, now: Now) -> Option<Result<Principal, IdentifyError>> {
         if let Err(why) = guard::check(parts, peer.via, &self.settings.load()) {
             return Some(Err(match peer.via {
