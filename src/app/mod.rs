@@ -1,6 +1,7 @@
 //! The composition root: [`App::bind`] opens everything and knows its addresses, [`App::run`] serves until a stop.
 
 mod admin_thread;
+mod core;
 mod expiry;
 mod queues;
 mod reload;
@@ -13,23 +14,22 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::access::{Access, BadAccess, Clients, SharedIdentifier};
-use crate::admin::{Admin, ExpiringList, Followers, Views};
+use crate::admin::{Admin, Views};
 use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::{Config, Problems, clients};
 use crate::credential::{BadCredential, Credentials};
 use crate::files::{Content, Followed, Unreadable};
-use crate::gateway::{self, Collaborators, Gateway};
+use crate::gateway::Gateway;
 use crate::journal::Journal;
 use crate::listener::{Address, BindError, Listener};
-use crate::retrieval::{self, Retrieval, RetrievalSettings};
+use crate::retrieval::Retrieval;
 use crate::shutdown::{self, Shutdown};
 use crate::systemd;
-use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::{TraceError, Traces};
-use crate::transport::{BadTls, Memory, Peer, ServerTls, TransportError};
-use crate::upstream::Upstream;
+use crate::transport::{BadTls, Peer, ServerTls, TransportError};
 
+use self::core::Core;
 use admin_thread::AdminThread;
 use expiry::Expiry;
 use reload::Reloader;
@@ -104,106 +104,6 @@ impl StartError {
             bind.source.kind() == std::io::ErrorKind::InvalidInput
         } else {
             false
-        }
-    }
-}
-
-/// The parts between the listener and Snyk.
-struct Core {
-    clock: Clock,
-    shutdown: Shutdown,
-    credentials: Arc<Credentials>,
-    memory: Memory,
-    upstream: Upstream,
-    admission: Admission,
-    journal: Journal,
-    metrics: Arc<Metrics>,
-    traces: Option<Traces>,
-    retrieval: Arc<Retrieval>,
-    gateway: Arc<Gateway>,
-}
-
-impl Core {
-    fn open(
-        config: &Config,
-        access: &Arc<Access>,
-        credentials: &Arc<Credentials>,
-        clock: &Clock,
-        shutdown: &Shutdown,
-    ) -> Result<Self, StartError> {
-        let memory = Memory::new(config.listener.max_buffered, config.upstream.max_answer);
-        memory.set(config.admission.rest.max_wait, config.admission.rest.several_clients);
-        let names = credentials.names();
-        let upstream = Upstream::new(&config.upstream, memory.clone())?;
-        let root = upstream.root().to_string();
-        let admission = Admission::new(root.as_str().into(), clock.clone(), &config.admission, &names);
-        let journal = Journal::open(config.journal.clone(), clock.clone());
-        queues::follow(&journal, admission.clone(), root, clock.clone());
-        let metrics = Arc::new(Metrics::default());
-        let traces = config.traces.as_ref().map(Traces::open).transpose()?;
-        let parts = retrieval::Parts {
-            clock: clock.clone(),
-            admission: admission.clone(),
-            upstream: upstream.clone(),
-            journal: journal.clone(),
-            metrics: Arc::clone(&metrics),
-            traces: traces.clone(),
-            shutdown: shutdown.clone(),
-        };
-        let retrieval = Arc::new(Retrieval::new(retrieval_settings(config), parts));
-        let with = Collaborators {
-            clock: clock.clone(),
-            access: Arc::clone(access),
-            credentials: Arc::clone(credentials),
-            retrieval: Arc::clone(&retrieval),
-            metrics: Arc::clone(&metrics),
-            traces: traces.clone(),
-            memory: memory.clone(),
-            shutdown: shutdown.clone(),
-        };
-        let gateway = Arc::new(Gateway::new(&settings(config), with));
-        let (clock, shutdown, credentials) = (clock.clone(), shutdown.clone(), Arc::clone(credentials));
-        Ok(Self {
-            clock,
-            shutdown,
-            credentials,
-            memory,
-            upstream,
-            admission,
-            journal,
-            metrics,
-            traces,
-            retrieval,
-            gateway,
-        })
-    }
-
-    /// Their state, as the admin server shows it.
-    fn views(
-        &self,
-        config: &Config,
-        listener: &Listener,
-        expiry: &Expiry,
-        reload_tasks: &ReloadTasks,
-    ) -> Views {
-        let (retrieval, expiring) = (Arc::clone(&self.retrieval), expiry.clone());
-        Views {
-            clock: self.clock.clone(),
-            traces: self.traces.clone(),
-            cache: self.retrieval.cache(),
-            memory: self.memory.clone(),
-            admission: self.admission.clone(),
-            upstream: self.upstream.clone(),
-            credentials: Arc::clone(&self.credentials),
-            journal: self.journal.clone(),
-            journal_path: config.journal.path.clone(),
-            metrics: Arc::clone(&self.metrics),
-            clients: listener.counters(),
-            addresses: listener.addresses(),
-            expiring: ExpiringList(Box::new(move || expiring.all())),
-            watched: reload_tasks.watched(),
-            followers: Followers(Box::new(move || retrieval.waiting())),
-            shutdown: self.shutdown.clone(),
         }
     }
 }
@@ -304,7 +204,10 @@ impl App {
             tracing::info!(server.address = %address, "listening");
         }
         queues::run(&self.admission.queues(), &self.journal, &shutdown);
-        self.reload_tasks.spawn(self.reloader, self.reload);
+        let reload_tasks = self.reload_tasks.spawn();
+        if let Some(reload) = self.reload {
+            reload.spawn(self.reloader, reload_tasks);
+        }
         shutdown.spawn_helper(self.expiry.watch(clock.clone(), self.warn_before));
         let admin_thread = self.admin.map(|(admin_thread, admin)| {
             for address in &admin_thread.addresses {
@@ -388,15 +291,6 @@ async fn bind_admin(
     let in_force = reload::in_force(config, Vec::new());
     let admin = Admin::new(config.admin.clone(), views, Arc::clone(&admin_thread.counters), in_force);
     Ok((Some((admin_thread, Arc::new(admin))), tls))
-}
-
-/// The settings of the request path.
-fn settings(config: &Config) -> gateway::Settings<'_> {
-    gateway::Settings { routes: config.routes, listener: &config.listener, upstream: &config.upstream }
-}
-
-fn retrieval_settings(config: &Config) -> RetrievalSettings {
-    RetrievalSettings { cache: config.cache.clone(), on_journal_failure: config.journal.on_failure }
 }
 
 /// The clients file, read and not in force yet.

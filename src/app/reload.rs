@@ -8,8 +8,9 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
+use super::core::{retrieval_settings, settings};
 use super::reload_tasks::ReloadTasks;
-use super::{open_clients, queues, retrieval_settings, settings};
+use super::{open_clients, queues};
 use crate::access::Access;
 use crate::admin::report::{ConfigReport, KeyReport};
 use crate::admin::{Admin, InForce};

@@ -11,7 +11,6 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::reload::{Reload, Reloader};
 use super::{parse_clients, put_in_force};
 use crate::access::Access;
 use crate::credential;
@@ -19,7 +18,7 @@ use crate::files::{Content, Followed, Watched};
 use crate::shutdown::Shutdown;
 use crate::transport::ServerTls;
 
-type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+type TaskFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The tasks by name. A new task replaces the one of the same name.
 #[derive(Debug)]
@@ -38,7 +37,7 @@ pub(super) struct ReloadTasks {
     is_running: bool,
 }
 
-struct ReloadTask(Work);
+struct ReloadTask(TaskFuture);
 
 impl std::fmt::Debug for ReloadTask {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -136,7 +135,7 @@ impl ReloadTasks {
     }
 
     /// Adds a task, in place of the one of the same name.
-    pub(super) fn follow(&mut self, name: String, watched: Vec<Arc<Watched>>, work: Work) {
+    pub(super) fn follow(&mut self, name: String, watched: Vec<Arc<Watched>>, work: TaskFuture) {
         let before = self.by_name.insert(name.clone(), watched);
         self.retire(before);
         self.show();
@@ -148,17 +147,15 @@ impl ReloadTasks {
     }
 
     /// Runs the tasks until a stop has begun.
-    pub(super) fn spawn(mut self, reloader: Box<Reloader>, reload: Option<Reload>) {
+    pub(super) fn spawn(mut self) -> Self {
         self.is_running = true;
         for (name, ReloadTask(work)) in std::mem::take(&mut self.waiting) {
             self.start(name, work);
         }
-        if let Some(reload) = reload {
-            reload.spawn(reloader, self);
-        }
+        self
     }
 
-    fn start(&mut self, name: String, work: Work) {
+    fn start(&mut self, name: String, work: TaskFuture) {
         let token = CancellationToken::new();
         let (replaced, stop) = (token.clone(), self.shutdown.clone());
         let watched = self.by_name.get(&name).cloned().unwrap_or_default();

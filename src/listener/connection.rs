@@ -4,8 +4,8 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,17 +21,16 @@ use super::counters::count;
 use super::h1::{self, H1Stream, Progress};
 use super::h2::{self, Run, Streams};
 use super::refusal::{PLAIN_HTTP, refuse};
+use super::remote::{CertifiedPeer, RemoteEnd};
 use super::{Counters, Respond, Settings};
 use crate::clock::Clock;
 use crate::shutdown::Shutdown;
-use crate::transport::{Certificate, Connection, HandshakeSettings, Peer, ServerTls, User, Via};
+use crate::transport::{Certificate, Connection, Peer, ServerTls, User, Via};
 
 /// The client preface of HTTP/2 with prior knowledge (RFC 9113 §3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of a TLS handshake (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
-/// Age of a verification after which an open connection's certificate is verified again.
-const VERIFIED_FOR: Duration = Duration::from_mins(1);
 /// Time for the first request of a new connection when a stop begins.
 const FIRST_REQUEST: Duration = Duration::from_secs(1);
 /// Time for the last answers of connections after the drain time.
@@ -55,68 +54,6 @@ pub(super) struct Serving {
     pub(super) clock: Clock,
     pub(super) shutdown: Shutdown,
     pub(super) counters: Arc<Counters>,
-}
-
-/// The other end.
-pub(super) enum RemoteEnd {
-    /// One that showed no certificate.
-    Plain(Arc<Peer>),
-    /// One that showed a certificate, which is verified again from time to time.
-    Certified(Box<CertifiedPeer>),
-}
-
-pub(super) struct CertifiedPeer {
-    via: Via,
-    connection: Arc<Connection>,
-    tls: ServerTls,
-    chain: Vec<CertificateDer<'static>>,
-    /// The last verification of the certificate.
-    seen: Mutex<Verification>,
-    clock: Clock,
-}
-
-struct Verification {
-    by: Arc<HandshakeSettings>,
-    at: Instant,
-    peer: Arc<Peer>,
-}
-
-impl RemoteEnd {
-    fn plain(via: Via, connection: Arc<Connection>) -> Self {
-        Self::Plain(Arc::new(Peer { via, certificate: None, is_refused: false, connection }))
-    }
-
-    fn connection(&self) -> Arc<Connection> {
-        match self {
-            Self::Plain(peer) => Arc::clone(&peer.connection),
-            Self::Certified(certified) => Arc::clone(&certified.connection),
-        }
-    }
-
-    /// The peer as of now.
-    pub(super) fn now(&self) -> Arc<Peer> {
-        match self {
-            Self::Plain(peer) => Arc::clone(peer),
-            Self::Certified(certified) => certified.now(),
-        }
-    }
-}
-
-impl CertifiedPeer {
-    /// The peer as of now. A connection outlives what its certificate was verified by: it is verified again
-    /// when the files were replaced, and once in a while, for they have an end too.
-    fn now(&self) -> Arc<Peer> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let (loaded, now) = (self.tls.now(), self.clock.now());
-        if !Arc::ptr_eq(&seen.by, &loaded) || now.mono.saturating_duration_since(seen.at) >= VERIFIED_FOR {
-            let certificate = loaded.verify(&self.chain, now.wall);
-            let is_refused = certificate.is_none();
-            let (via, connection) = (self.via, Arc::clone(&self.connection));
-            let peer = Arc::new(Peer { via, certificate, is_refused, connection });
-            *seen = Verification { by: loaded, at: now.mono, peer };
-        }
-        Arc::clone(&seen.peer)
-    }
 }
 
 impl Serving {
@@ -193,10 +130,9 @@ impl Serving {
         let connection = self.connection();
         let other = if let Some(first) = chain.first() {
             let certificate = Certificate::read(first).map(Arc::new);
-            let peer = Peer { via, certificate, is_refused: false, connection: Arc::clone(&connection) };
-            let (peer, clock) = (Arc::new(peer), self.clock.clone());
-            let seen = Mutex::new(Verification { by: loaded, at: clock.now().mono, peer });
-            RemoteEnd::Certified(Box::new(CertifiedPeer { via, connection, tls, chain, seen, clock }))
+            let peer = Peer { via, certificate, is_refused: false, connection };
+            let clock = self.clock.clone();
+            RemoteEnd::Certified(Box::new(CertifiedPeer::new(peer, chain, tls, loaded, clock)))
         } else {
             RemoteEnd::plain(via, connection)
         };

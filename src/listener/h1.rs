@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_io_timeout::TimeoutStream;
 
-use super::connection::RemoteEnd;
+use super::remote::RemoteEnd;
 use super::{Respond, Settings};
 use crate::transport::{Body, Connection};
 

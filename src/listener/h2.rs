@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::Respond;
-use super::connection::RemoteEnd;
+use super::remote::RemoteEnd;
 use crate::transport::Body;
 
 /// Size of the pieces in which an answer is handed to hyper, in bytes: HTTP/2's smallest limit for a frame.

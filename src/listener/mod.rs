@@ -6,6 +6,7 @@ mod h1;
 mod h2;
 mod places;
 mod refusal;
+mod remote;
 mod settings;
 mod socket;
 

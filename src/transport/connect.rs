@@ -100,7 +100,7 @@ impl fmt::Display for ConnectError {
             None => write!(f, "{}: ", self.host)?,
         }
         f.write_str(match self.stage {
-            ConnectStage::Resolve => "host name not resolved",
+            ConnectStage::Resolve => "host name was not resolved",
             ConnectStage::Connect => "connection failed",
             ConnectStage::Tunnel => "no tunnel opened",
             ConnectStage::Tls => "TLS handshake failed",
