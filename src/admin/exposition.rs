@@ -125,7 +125,7 @@ fn credentials(admin: &Admin) -> Vec<Family> {
     let mut locked =
         Family::gauge("credential_locked", "1 if Snyk refused the value of a credential's slot (401)");
     for credential in &*admin.views.credentials.all() {
-        for slot in credential.standing(now) {
+        for slot in credential.status(now) {
             let of = [("credential", &*credential.name), ("slot", slot.slot)];
             locked = locked.with(&of, flag(slot.state == "locked"));
             if let Some(value) = slot.age {

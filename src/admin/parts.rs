@@ -57,7 +57,7 @@ impl Admin {
         let now = self.now();
         let credentials = self.views.credentials.all();
         let part = |credential: &credential::Credential| {
-            let (state, detail) = state_of_slots(&credential.standing(now));
+            let (state, detail) = state_of_slots(&credential.status(now));
             Part::new(&format!("credential {}", credential.name), state, detail)
         };
         let parts: Vec<Part> = credentials.iter().map(|credential| part(credential)).collect();
@@ -165,7 +165,7 @@ impl Admin {
     }
 }
 
-fn state_of_slots(slots: &[credential::Standing]) -> (PartState, String) {
+fn state_of_slots(slots: &[credential::SlotStatus]) -> (PartState, String) {
     let Some(slot) = slots.iter().find(|slot| slot.state == "in_use") else {
         // Hits, and the answer that says so, must reach clients still.
         return (PartState::Degraded, "Snyk refuses it (401): replace it".to_owned());

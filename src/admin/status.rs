@@ -127,12 +127,12 @@ impl Admin {
             name: credential.name.to_string(),
             rest: standing(Api::Rest).as_ref().map(lane).unwrap_or_default(),
             v1: standing(Api::V1).filter(LaneStatus::is_used).as_ref().map(lane),
-            slots: credential.standing(self.now()).iter().map(slot).collect(),
+            slots: credential.status(self.now()).iter().map(slot).collect(),
         }
     }
 }
 
-fn slot(slot: &credential::Standing) -> SlotReport {
+fn slot(slot: &credential::SlotStatus) -> SlotReport {
     SlotReport {
         name: slot.slot.to_owned(),
         state: slot.state.to_owned(),

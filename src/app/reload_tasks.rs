@@ -71,7 +71,7 @@ impl ReloadTasks {
         Arc::clone(&self.watched)
     }
 
-    pub(super) fn credentials(&mut self, values: Vec<credential::Following>) {
+    pub(super) fn credentials(&mut self, values: Vec<credential::CredentialReloader>) {
         for value in values {
             let (name, watched) = (format!("credential {}", value.name()), value.watched().collect());
             self.follow(name, watched, Box::pin(value.run()));

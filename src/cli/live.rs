@@ -62,7 +62,7 @@ pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<
     let check = Check { upstream, journal: Journal::open(config.journal, clock.clone()), clock };
     let mut all_good = true;
     for credential in &*credentials.all() {
-        for (at, slot) in credential.standing(check.clock.now()).iter().enumerate() {
+        for (at, slot) in credential.status(check.clock.now()).iter().enumerate() {
             let verdict = check.slot(credential, at).await;
             all_good &= verdict.is_good || at > 0;
             writeln!(out, "{} {}: {}", credential.name, slot.slot, verdict.text)

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use super::reader::Reader;
 use super::upstream::endpoint;
-use crate::credential::{Described, Scheme, Scopes, Settings, Slot, Source, parse};
+use crate::credential::{
+    CredentialSettings, OAuthSettings, Scheme, Scopes, Settings, SlotSettings, ValueSource, parse,
+};
 use crate::export::Id;
 use crate::secret::Secret;
 use crate::upstream::Settings as Upstream;
@@ -24,11 +26,12 @@ pub(super) fn read(r: &mut Reader<'_>, upstream: &Upstream, plain: &[String]) ->
     let (_, next) = slot(r, "credential.next", upstream, plain);
     let token = snyk_token(r, active.is_some());
     let is_given = active.is_some() || token.is_some();
-    let from_token = token.and_then(Result::ok).map(|secret| Slot { source: Source::Fixed(secret), scheme });
-    let slots: Option<Vec<Slot>> =
+    let from_token =
+        token.and_then(Result::ok).map(|secret| SlotSettings { source: ValueSource::Fixed(secret), scheme });
+    let slots: Option<Vec<SlotSettings>> =
         active.or(from_token).map(|active| std::iter::once(active).chain(next).collect());
-    let mut credentials: Vec<Described> =
-        slots.map(|slots| Described { name, scopes: Scopes::Rest, slots }).into_iter().collect();
+    let mut credentials: Vec<CredentialSettings> =
+        slots.map(|slots| CredentialSettings { name, scopes: Scopes::Rest, slots }).into_iter().collect();
     for table in r.tables("credentials") {
         credentials.extend(named(r, &table, upstream, plain));
     }
@@ -60,7 +63,7 @@ fn snyk_token(r: &mut Reader<'_>, is_other: bool) -> Option<Result<Secret, ()>> 
     Some(parse(&token).map_err(|error| r.problem("SNYK_TOKEN", "", error.to_string())))
 }
 
-fn check_names(r: &mut Reader<'_>, credentials: &[Described]) {
+fn check_names(r: &mut Reader<'_>, credentials: &[CredentialSettings]) {
     for (at, one) in credentials.iter().enumerate() {
         let before = &credentials[..at];
         if before.iter().any(|other| other.name == one.name) {
@@ -83,7 +86,12 @@ fn is_shared(one: &Scopes, other: &Scopes) -> bool {
 }
 
 /// One of `[credentials.NAME]`.
-fn named(r: &mut Reader<'_>, table: &str, upstream: &Upstream, plain: &[String]) -> Option<Described> {
+fn named(
+    r: &mut Reader<'_>,
+    table: &str,
+    upstream: &Upstream,
+    plain: &[String],
+) -> Option<CredentialSettings> {
     let above = format!("credentials.{table}");
     if !is_name(table) {
         r.problem(&above, "", format!("the name must be {NAME}"));
@@ -97,7 +105,8 @@ fn named(r: &mut Reader<'_>, table: &str, upstream: &Upstream, plain: &[String])
     let orgs = ids(r, "orgs");
     let groups = ids(r, "groups");
     let places = [above.clone(), format!("{above}.next")];
-    let slots: Vec<Slot> = places.iter().filter_map(|above| slot(r, above, upstream, plain).1).collect();
+    let slots: Vec<SlotSettings> =
+        places.iter().filter_map(|above| slot(r, above, upstream, plain).1).collect();
     if orgs.is_empty() && groups.is_empty() {
         r.problem(
             &above,
@@ -109,11 +118,16 @@ fn named(r: &mut Reader<'_>, table: &str, upstream: &Upstream, plain: &[String])
         r.problem(&above, "", "has no value: set token_file, or client_id with client_secret_file");
         return None;
     }
-    Some(Described { name: table.to_owned(), scopes: Scopes::Named { orgs, groups }, slots })
+    Some(CredentialSettings { name: table.to_owned(), scopes: Scopes::Named { orgs, groups }, slots })
 }
 
 /// The value of one slot, whose keys are below `above`.
-fn slot(r: &mut Reader<'_>, above: &str, upstream: &Upstream, plain: &[String]) -> (Scheme, Option<Slot>) {
+fn slot(
+    r: &mut Reader<'_>,
+    above: &str,
+    upstream: &Upstream,
+    plain: &[String],
+) -> (Scheme, Option<SlotSettings>) {
     let key = |name: &str| format!("{above}.{name}");
     let file = r.path(&key("token_file"));
     let client_id = r.text(&key("client_id"));
@@ -124,15 +138,16 @@ fn slot(r: &mut Reader<'_>, above: &str, upstream: &Upstream, plain: &[String]) 
         (None, true, None) => None,
         (Some(path), true, None) => {
             check_token(r, above, &path);
-            Some(Slot { source: Source::File(path), scheme })
+            Some(SlotSettings { source: ValueSource::File(path), scheme })
         }
         (None, false, Some(secret_file)) => {
             r.check_file(&key("client_secret_file"), &secret_file, |_| Ok(()));
             let default = || format!("{}://{}/oauth2/token", upstream.root.scheme, upstream.root.authority);
             let url = Some(token_url).filter(|url| !url.is_empty()).unwrap_or_else(default);
             let url = endpoint(&url, plain).map_err(|what| r.invalid(&key("token_url"), what)).ok();
-            let source = url.map(|token_url| Source::OAuth { token_url, client_id, secret_file });
-            source.map(|source| Slot { source, scheme: Scheme::Bearer })
+            let source =
+                url.map(|token_url| ValueSource::OAuth(OAuthSettings { token_url, client_id, secret_file }));
+            source.map(|source| SlotSettings { source, scheme: Scheme::Bearer })
         }
         _ => {
             r.problem(above, "", "set either token_file, or client_id and client_secret_file together");

@@ -1,7 +1,7 @@
 #![expect(clippy::expect_used, reason = "tests")]
 
 use super::*;
-use crate::credential::Source;
+use crate::credential::ValueSource;
 use crate::listener::Address;
 
 const TOKEN: &str = "f00dfeed-0000-4000-8000-00000000cafe";
@@ -174,7 +174,7 @@ fn a_token_is_never_shown() {
     assert!(problems(&named, &[]).contains("credential.token_file: cannot be read"));
     std::fs::write(&path, "from-file\n").expect("a file");
     let file = resolve(&named, &[], &[]).expect("a configuration");
-    assert!(matches!(file.credential.credentials[0].slots[0].source, Source::File(_)));
+    assert!(matches!(file.credential.credentials[0].slots[0].source, ValueSource::File(_)));
 }
 
 #[test]

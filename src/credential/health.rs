@@ -1,4 +1,4 @@
-//! The slot of a credential that is used for a scope, and what Snyk's answers do to it (pure; takes `now`).
+//! The choice of a credential's slot for a scope, by Snyk's answers (pure; takes `now`).
 //!
 //! Snyk may answer 401 for one org that lacks a plan or a region while the credential is good elsewhere. So a refusal
 //! counts against its scope first: that scope is asked again once in a `probe_interval`. The whole slot is locked where scopes
@@ -21,70 +21,65 @@ const LATELY: Duration = Duration::from_mins(5);
 /// Most scopes that are remembered for a slot.
 const SCOPES: usize = 10_000;
 
-/// The scope of a call; `None` for a call that names none.
-pub(super) type Asked<'a> = Option<&'a Scope>;
-
-/// Which slot to use.
+/// The slot for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pick {
-    /// This one.
+    /// An open slot.
     Use(usize),
-    /// This one, for a single request: the whole slot was refused before.
+    /// A locked slot, for this request alone.
     Probe(usize),
-    /// None before this time is over: every slot is locked.
+    /// Every slot is locked.
     Locked {
-        /// Until the next probe.
+        /// Time until the next probe.
         retry_after: Duration,
     },
-    /// None before this time is over: Snyk refuses this scope alone.
+    /// Snyk refuses this scope alone.
     ScopeRefused {
-        /// Until the scope is asked again.
+        /// Time until the scope is tried again.
         retry_after: Duration,
     },
 }
 
 /// Snyk's last word on one scope.
 #[derive(Debug, Clone, Copy)]
-enum Verdict {
+enum ScopeVerdict {
     Accepted { at: Instant },
     Refused { strikes: u32, until: Instant },
 }
 
 #[derive(Debug, Default)]
-struct Slot {
+struct SlotHealth {
     is_filled: bool,
     lock: Circuit,
     /// The first request for a scope that was accepted may be the probe without waiting for the pause.
     may_probe_early: bool,
     order: ProbeOrder,
-    scopes: HashMap<Option<Scope>, Verdict>,
+    scopes: HashMap<Option<Scope>, ScopeVerdict>,
     /// Scopes that were accepted lately and were refused since; any acceptance clears it.
     witnesses: HashSet<Option<Scope>>,
-    /// When its source was last asked because of a refusal.
+    /// Last reading of its source because of a refusal.
     renewed_at: Option<Instant>,
 }
 
 /// The slots of one credential.
 #[derive(Debug)]
-pub(super) struct Health {
-    slots: Vec<Slot>,
+pub(super) struct CredentialHealth {
+    slots: Vec<SlotHealth>,
     probe_interval: Duration,
 }
 
-impl Health {
-    /// Those that are filled are good.
-    #[must_use]
+impl CredentialHealth {
     pub(super) fn new(filled: &[bool], probe_interval: Duration) -> Self {
-        let slot = |is_filled: &bool| Slot { is_filled: *is_filled, ..Slot::default() };
+        let slot = |is_filled: &bool| SlotHealth { is_filled: *is_filled, ..SlotHealth::default() };
         Self { slots: filled.iter().map(slot).collect(), probe_interval }
     }
 
     /// Picks a slot for a request of `client` for `scope` at `now`. A probe takes its turn.
-    pub(super) fn pick(&mut self, scope: Asked<'_>, client: &Arc<str>, now: Instant) -> Pick {
+    pub(super) fn pick(&mut self, scope: Option<&Scope>, client: &Arc<str>, now: Instant) -> Pick {
         let mut refused: Option<Duration> = None;
         for (at, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.is_open()) {
             match slot.scopes.get_mut(&scope.cloned()) {
-                Some(Verdict::Refused { strikes, until }) if *strikes >= STRIKES => {
+                Some(ScopeVerdict::Refused { strikes, until }) if *strikes >= STRIKES => {
                     if now < *until {
                         let wait = until.saturating_duration_since(now);
                         refused = Some(refused.map_or(wait, |soonest| soonest.min(wait)));
@@ -110,9 +105,8 @@ impl Health {
         Pick::Locked { retry_after: soonest }
     }
 
-    /// A word for how slot `at` stands: `in_use`, `ready`, `locked` or `empty`.
-    #[must_use]
-    pub(super) fn standing(&self, at: usize) -> &'static str {
+    /// The state of slot `at`: `in_use`, `ready`, `locked` or `empty`.
+    pub(super) fn state(&self, at: usize) -> &'static str {
         let slot = &self.slots[at];
         if !slot.is_filled {
             "empty"
@@ -125,65 +119,64 @@ impl Health {
         }
     }
 
-    /// How many scopes Snyk refuses with the value of slot `at`, though it takes it elsewhere.
-    #[must_use]
+    /// Number of scopes for which Snyk refuses the value of slot `at`.
     pub(super) fn refused_scopes(&self, at: usize) -> usize {
-        let is_refused =
-            |verdict: &&Verdict| matches!(verdict, Verdict::Refused { strikes, .. } if *strikes >= STRIKES);
+        let is_refused = |verdict: &&ScopeVerdict| matches!(verdict, ScopeVerdict::Refused { strikes, .. } if *strikes >= STRIKES);
         self.slots[at].scopes.values().filter(is_refused).count()
     }
 
     /// The first slot that is not locked.
-    #[must_use]
     pub(super) fn open(&self) -> Option<usize> {
-        self.slots.iter().position(Slot::is_open)
+        self.slots.iter().position(SlotHealth::is_open)
     }
 
     /// The first slot but `but` that is not locked, and not refused for `scope`.
-    #[must_use]
-    pub(super) fn open_but(&self, but: usize, scope: Asked<'_>) -> Option<usize> {
-        let serves = |slot: &Slot| {
-            slot.is_open() && !matches!(slot.scopes.get(&scope.cloned()), Some(Verdict::Refused { .. }))
+    pub(super) fn open_but(&self, but: usize, scope: Option<&Scope>) -> Option<usize> {
+        let serves = |slot: &SlotHealth| {
+            slot.is_open() && !matches!(slot.scopes.get(&scope.cloned()), Some(ScopeVerdict::Refused { .. }))
         };
         self.slots.iter().enumerate().position(|(at, slot)| at != but && serves(slot))
     }
 
-    /// Snyk took the value of slot `at` for `scope`. A locked slot is opened by its probe alone: other answers may be to
-    /// requests that were sent before it was locked.
-    /// `true` where it was.
-    pub(super) fn accepted(&mut self, at: usize, scope: Asked<'_>, is_probe: bool, now: Instant) -> bool {
+    /// Snyk accepted the value of slot `at` for `scope`. Only a probe opens a locked slot: other answers may be to requests
+    /// that were sent before it was locked. Returns true if the slot was opened.
+    pub(super) fn accepted(
+        &mut self,
+        at: usize,
+        scope: Option<&Scope>,
+        is_probe: bool,
+        now: Instant,
+    ) -> bool {
         let slot = &mut self.slots[at];
         let was_open = slot.is_open();
         if !is_probe && !was_open {
             return false;
         }
         slot.lock.close(None, now);
-        slot.note(scope, Verdict::Accepted { at: now }, now);
+        slot.note(scope, ScopeVerdict::Accepted { at: now }, now);
         slot.witnesses.clear();
         slot.renewed_at = None;
         !was_open
     }
 
-    /// True if slot `at` is not locked and Snyk took its value lately, for whatever scope.
-    #[must_use]
-    pub(super) fn takes_others(&self, at: usize, now: Instant) -> bool {
+    /// True if slot `at` is not locked and Snyk accepted its value lately, for any scope.
+    pub(super) fn is_accepted_elsewhere(&self, at: usize, now: Instant) -> bool {
         self.slots[at].is_open() && self.slots[at].accepts_any(now)
     }
 
-    /// True if the last refusal was the one that made `scope` a refused one.
-    #[must_use]
-    pub(super) fn was_refused_now(&self, at: usize, scope: Asked<'_>) -> bool {
+    /// True if the last refusal was the one that paused `scope`.
+    pub(super) fn was_refused_now(&self, at: usize, scope: Option<&Scope>) -> bool {
         let verdict = self.slots[at].scopes.get(&scope.cloned());
         self.slots[at].is_open()
-            && matches!(verdict, Some(Verdict::Refused { strikes, .. }) if *strikes == STRIKES)
+            && matches!(verdict, Some(ScopeVerdict::Refused { strikes, .. }) if *strikes == STRIKES)
     }
 
-    /// The slot has another value: what was refused is gone.
+    /// Forgets the verdicts on slot `at`, which has a new value.
     pub(super) fn renewed(&mut self, at: usize) {
-        self.slots[at] = Slot { is_filled: true, ..Slot::default() };
+        self.slots[at] = SlotHealth { is_filled: true, ..SlotHealth::default() };
     }
 
-    /// The probe of slot `at` brought no verdict. Where it was sent, it cost Snyk a request all the same.
+    /// The probe of slot `at` brought no verdict. A probe that was sent counts against the interval all the same.
     pub(super) fn lose_probe(&mut self, at: usize, was_sent: bool, now: Instant) {
         if was_sent {
             self.slots[at].lock.open(self.probe_interval, now);
@@ -192,9 +185,8 @@ impl Health {
         }
     }
 
-    /// Whether the source of slot `at` may be asked for a newer value, because Snyk refused the one that it gave:
-    /// once in a `probe_interval`, unless Snyk took a value since. Else a source that keeps giving values which
-    /// Snyk refuses would never be locked.
+    /// True if the source of slot `at` may be read for a newer value after a refusal: once in a `probe_interval`,
+    /// unless Snyk accepted a value since. Otherwise a source whose values Snyk always refuses would never be locked.
     pub(super) fn may_renew(&mut self, at: usize, now: Instant) -> bool {
         let last = &mut self.slots[at].renewed_at;
         if last.is_some_and(|last| now.saturating_duration_since(last) < self.probe_interval) {
@@ -204,20 +196,20 @@ impl Health {
         true
     }
 
-    /// Snyk refused the value of slot `at` for `scope`. `true` where the slot is locked by it.
-    pub(super) fn refused(&mut self, at: usize, scope: Asked<'_>, is_probe: bool, now: Instant) -> bool {
+    /// Snyk refused the value of slot `at` for `scope`. Returns true if that locks the slot.
+    pub(super) fn refused(&mut self, at: usize, scope: Option<&Scope>, is_probe: bool, now: Instant) -> bool {
         let other_is_open = self.open_but(at, scope).is_some();
         let until = now + self.probe_interval;
         let slot = &mut self.slots[at];
         let key = scope.cloned();
         let (strikes, was_accepted) = match slot.scopes.get(&key) {
-            Some(Verdict::Refused { strikes, .. }) => (strikes + 1, false),
-            Some(Verdict::Accepted { at }) => (1, now.saturating_duration_since(*at) < LATELY),
+            Some(ScopeVerdict::Refused { strikes, .. }) => (strikes + 1, false),
+            Some(ScopeVerdict::Accepted { at }) => (1, now.saturating_duration_since(*at) < LATELY),
             None => (1, false),
         };
         // Another slot answers meanwhile: one refusal is enough.
         let strikes = if other_is_open { strikes.max(STRIKES) } else { strikes };
-        slot.note(scope, Verdict::Refused { strikes, until }, now);
+        slot.note(scope, ScopeVerdict::Refused { strikes, until }, now);
         if was_accepted {
             slot.witnesses.insert(key);
         }
@@ -238,23 +230,23 @@ impl Health {
     }
 }
 
-impl Slot {
+impl SlotHealth {
     fn is_open(&self) -> bool {
         self.is_filled && self.lock.is_closed()
     }
 
-    /// Takes the probe of a locked slot for a request of `client` for `scope`; else for how long there is none.
+    /// Takes the probe of a locked slot for a request of `client` for `scope`; else returns the time until one is due.
     fn probe(
         &mut self,
-        scope: Asked<'_>,
+        scope: Option<&Scope>,
         client: &Arc<str>,
         interval: Duration,
         now: Instant,
     ) -> Option<Duration> {
         let verdict = self.scopes.get(&scope.cloned());
-        let was_accepted = matches!(verdict, Some(Verdict::Accepted { .. }));
+        let was_accepted = matches!(verdict, Some(ScopeVerdict::Accepted { .. }));
         let candidate =
-            ProbeCandidate { client, is_failing: matches!(verdict, Some(Verdict::Refused { .. })) };
+            ProbeCandidate { client, is_failing: matches!(verdict, Some(ScopeVerdict::Refused { .. })) };
         if was_accepted && std::mem::take(&mut self.may_probe_early) && self.lock.until(now).is_some() {
             self.lock.close(None, now);
             self.lock.open(Duration::ZERO, now);
@@ -277,11 +269,11 @@ impl Slot {
         Some(wait)
     }
 
-    fn note(&mut self, scope: Asked<'_>, verdict: Verdict, now: Instant) {
+    fn note(&mut self, scope: Option<&Scope>, verdict: ScopeVerdict, now: Instant) {
         if self.scopes.len() >= SCOPES && !self.scopes.contains_key(&scope.cloned()) {
             self.scopes.retain(|_, verdict| match verdict {
-                Verdict::Accepted { at } => now.saturating_duration_since(*at) < LATELY,
-                Verdict::Refused { until, .. } => *until > now,
+                ScopeVerdict::Accepted { at } => now.saturating_duration_since(*at) < LATELY,
+                ScopeVerdict::Refused { until, .. } => *until > now,
             });
             if self.scopes.len() >= SCOPES {
                 return;
@@ -290,18 +282,18 @@ impl Slot {
         self.scopes.insert(scope.cloned(), verdict);
     }
 
-    /// Whether Snyk's last word on any scope was to take the value, not long ago.
+    /// True if Snyk's last verdict on any scope is a recent acceptance.
     fn accepts_any(&self, now: Instant) -> bool {
-        let accepts = |verdict: &Verdict| match verdict {
-            Verdict::Accepted { at } => now.saturating_duration_since(*at) < LATELY,
-            Verdict::Refused { .. } => false,
+        let accepts = |verdict: &ScopeVerdict| match verdict {
+            ScopeVerdict::Accepted { at } => now.saturating_duration_since(*at) < LATELY,
+            ScopeVerdict::Refused { .. } => false,
         };
         self.scopes.values().any(accepts)
     }
 
-    /// Whether it is refused often enough, of which one scope `strikes` times.
+    /// True if one scope was refused `strikes` times and that is enough, or enough scopes were refused.
     fn is_refused(&self, strikes: u32) -> bool {
-        let refused = self.scopes.values().filter(|verdict| matches!(verdict, Verdict::Refused { .. }));
+        let refused = self.scopes.values().filter(|verdict| matches!(verdict, ScopeVerdict::Refused { .. }));
         strikes >= STRIKES || refused.count() >= WITNESSES
     }
 }
@@ -327,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_single_slot_is_locked_at_its_second_refusal_and_probed_once_a_minute() {
-        let (mut health, begin, a) = (Health::new(&[true], MINUTE), Instant::now(), scope("a"));
+        let (mut health, begin, a) = (CredentialHealth::new(&[true], MINUTE), Instant::now(), scope("a"));
         let a = Some(&a);
         assert_eq!(health.pick(a, &client(), begin), Pick::Use(0));
         assert!(!health.refused(0, a, false, begin));
@@ -354,7 +346,7 @@ mod tests {
 
     #[test]
     fn orgs_that_are_refused_leave_those_alone_that_are_accepted() {
-        let (mut health, begin) = (Health::new(&[true], MINUTE), Instant::now());
+        let (mut health, begin) = (CredentialHealth::new(&[true], MINUTE), Instant::now());
         let (good, bad, worse) = (scope("good"), scope("bad"), scope("worse"));
         health.accepted(0, Some(&good), false, begin);
         for second in 0..600 {
@@ -379,7 +371,7 @@ mod tests {
 
     #[test]
     fn a_refused_org_costs_one_request_a_minute() {
-        let (mut health, begin) = (Health::new(&[true], MINUTE), Instant::now());
+        let (mut health, begin) = (CredentialHealth::new(&[true], MINUTE), Instant::now());
         let (good, bad) = (scope("good"), scope("bad"));
         health.accepted(0, Some(&good), false, begin);
         let mut sent = 0;
@@ -395,7 +387,7 @@ mod tests {
 
     #[test]
     fn two_orgs_that_were_accepted_and_are_refused_show_that_the_value_is_bad() {
-        let (mut health, now) = (Health::new(&[true], MINUTE), Instant::now());
+        let (mut health, now) = (CredentialHealth::new(&[true], MINUTE), Instant::now());
         let [a, b, c, d] = ["a", "b", "c", "d"].map(scope);
         for one in [&a, &b, &c, &d] {
             health.accepted(0, Some(one), false, now);
@@ -420,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_probe_is_for_any_org_where_no_better_one_asks() {
-        let (mut health, now, a) = (Health::new(&[true], MINUTE), Instant::now(), scope("a"));
+        let (mut health, now, a) = (CredentialHealth::new(&[true], MINUTE), Instant::now(), scope("a"));
         let b = scope("b");
         assert!(!health.refused(0, Some(&a), false, now));
         assert!(health.refused(0, Some(&a), false, now));
@@ -434,7 +426,7 @@ mod tests {
 
     #[test]
     fn an_acceptance_between_two_refusals_clears_the_first() {
-        let (mut health, now) = (Health::new(&[true], MINUTE), Instant::now());
+        let (mut health, now) = (CredentialHealth::new(&[true], MINUTE), Instant::now());
         assert!(!health.refused(0, None, false, now));
         health.accepted(0, None, false, now);
         assert!(!health.refused(0, None, false, now));
@@ -447,7 +439,7 @@ mod tests {
 
     #[test]
     fn a_slot_without_a_value_is_never_used() {
-        let (mut health, now) = (Health::new(&[true, false], MINUTE), Instant::now());
+        let (mut health, now) = (CredentialHealth::new(&[true, false], MINUTE), Instant::now());
         assert!(!health.refused(0, None, false, now));
         assert!(health.refused(0, None, false, now));
         assert!(matches!(health.pick(None, &client(), now), Pick::Locked { .. }));
@@ -457,7 +449,7 @@ mod tests {
 
     #[test]
     fn the_next_slot_takes_over_at_once_and_the_active_one_again_when_renewed() {
-        let (mut health, now) = (Health::new(&[true, true], MINUTE), Instant::now());
+        let (mut health, now) = (CredentialHealth::new(&[true, true], MINUTE), Instant::now());
         assert!(health.refused(0, None, false, now));
         assert_eq!(health.pick(None, &client(), now), Pick::Use(1));
         assert!(!health.refused(1, None, false, now));
@@ -475,7 +467,7 @@ mod tests {
 
     #[test]
     fn an_org_that_only_the_next_slot_serves_uses_it_and_others_keep_the_first() {
-        let (mut health, now) = (Health::new(&[true, true], MINUTE), Instant::now());
+        let (mut health, now) = (CredentialHealth::new(&[true, true], MINUTE), Instant::now());
         let (a, b) = (scope("a"), scope("b"));
         health.accepted(0, Some(&a), false, now);
         assert!(!health.refused(0, Some(&b), false, now));

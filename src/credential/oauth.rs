@@ -1,16 +1,15 @@
 //! Access tokens for a service account (OAuth 2.0 client credentials, RFC 6749 §4.4).
 //!
-//! One task fetches a token, renews it ahead of its end, and tries again with growing pauses where that
-//! fails. Requests only ever read what it holds; those that come before the first token wait for it. A
-//! token is never used past its end by either clock.
+//! One task fetches a token, renews it before it expires, and retries with exponential backoff. Requests only
+//! read the current token; those that come before the first token wait for it. A token is never used past its
+//! expiry by either clock.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, StatusCode};
 use http_body_util::{Either, Full};
 use serde::Deserialize;
 use serde_json::Value;
@@ -18,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use zeroize::Zeroizing;
 
+use super::settings::OAuthSettings;
 use super::{BadCredential, Scheme, Unavailable, parse};
 use crate::clock::{Clock, Now};
 use crate::files::{self, Unreadable};
@@ -31,52 +31,50 @@ const WAIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause after failures.
 const MAX_PAUSE: Duration = Duration::from_mins(1);
-/// Largest answer of a token endpoint, in bytes.
+/// Largest response of a token endpoint, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
-/// A life that an endpoint does not tell (RFC 6749 §5.1 only recommends it).
-const UNTOLD_LIFE: Duration = Duration::from_mins(5);
-/// Longest life that is believed.
+/// Lifetime of a token without `expires_in` (RFC 6749 §5.1 only recommends it).
+const DEFAULT_LIFE: Duration = Duration::from_mins(5);
+/// Longest lifetime; a longer `expires_in` is cut.
 const MAX_LIFE: Duration = Duration::from_hours(24);
 
-/// An OAuth client and the token that it has now.
+/// An OAuth client and its current token.
 #[derive(Debug)]
 pub(super) struct OAuth {
     client: HttpClient,
-    token_url: Uri,
-    client_id: String,
-    secret_file: PathBuf,
+    settings: OAuthSettings,
     clock: Clock,
-    state: watch::Sender<State>,
-    /// A newer token is wanted before its time.
+    state: watch::Sender<TokenState>,
+    /// Starts a fetch before its time.
     wanted: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    token: Option<Token>,
+struct TokenState {
+    token: Option<AccessToken>,
     /// Counts tokens.
     generation: u64,
-    /// Counts tries.
+    /// Counts fetches.
     tries: u64,
-    /// After a failure: when the next try begins.
+    /// The next fetch, after a failure.
     retry_at: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Token {
+struct AccessToken {
     field: HeaderValue,
     fetched: std::time::Instant,
     ends: Now,
     life: Duration,
 }
 
-impl Token {
+impl AccessToken {
     fn is_good(&self, now: Now) -> bool {
         now.wall < self.ends.wall && now.mono < self.ends.mono
     }
 }
 
-/// Why no token was had. It never says what the answer was.
+/// Fetching a token failed. It never shows the response.
 #[derive(Debug, thiserror::Error)]
 enum NoToken {
     #[error(transparent)]
@@ -87,41 +85,36 @@ enum NoToken {
     Fetch(#[from] FetchError),
     #[error("the token endpoint refused with {status} ({error})")]
     Refused { status: StatusCode, error: &'static str },
-    #[error("the token endpoint's answer is no token (RFC 6749 section 5.1)")]
+    #[error("the token endpoint's response is not a token response (RFC 6749 section 5.1)")]
     BadAnswer,
     #[error("the access token")]
     BadToken(#[source] BadCredential),
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct TokenResponse {
     access_token: String,
     token_type: String,
     expires_in: Option<Value>,
 }
 
-/// How long a token lives by its `expires_in` (RFC 6749 §5.1). Some endpoints write the number as text, or with a fraction.
+/// The lifetime in `expires_in` (RFC 6749 §5.1). Some endpoints send the number as text, or with a fraction.
 fn life(expires_in: Option<&Value>) -> Option<Duration> {
-    let Some(told) = expires_in else { return Some(UNTOLD_LIFE) };
-    let seconds = told.as_f64().or_else(|| told.as_str()?.trim().parse().ok());
+    let Some(value) = expires_in else { return Some(DEFAULT_LIFE) };
+    let seconds = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
     let seconds: f64 = seconds.filter(|seconds: &f64| seconds.is_finite())?;
     let life = Duration::try_from_secs_f64(seconds.min(MAX_LIFE.as_secs_f64())).ok()?;
     Some(life).filter(|life| !life.is_zero())
 }
 
 impl OAuth {
-    pub(super) fn new(
-        client: HttpClient,
-        (token_url, client_id, secret_file): (Uri, String, PathBuf),
-        clock: Clock,
-    ) -> Self {
-        files::report_exposed(&secret_file);
-        let (state, wanted) = (watch::Sender::default(), Notify::new());
-        Self { client, token_url, client_id, secret_file, clock, state, wanted }
+    pub(super) fn new(client: HttpClient, settings: OAuthSettings, clock: Clock) -> Self {
+        files::report_exposed(&settings.secret_file);
+        Self { client, settings, clock, state: watch::Sender::default(), wanted: Notify::new() }
     }
 
-    /// Keeps a token at hand; never ends.
-    pub(super) async fn keep(&self) {
+    /// Renews the token again and again; never ends.
+    pub(super) async fn run(&self) {
         let pauses = || {
             let growing = ExponentialBuilder::default().with_min_delay(PAUSE).with_max_delay(MAX_PAUSE);
             growing.without_max_times().with_jitter().build()
@@ -132,9 +125,9 @@ impl OAuth {
             let pause = match self.fetch().await {
                 Ok(token) => {
                     tracing::info!(
-                        oauth.client_id = %self.client_id,
+                        oauth.client_id = %self.settings.client_id,
                         token.life_s = token.life.as_secs(),
-                        "an access token was fetched"
+                        "access token fetched"
                     );
                     (backoff, failing) = (pauses(), false);
                     // Between 70 and 80 percent of its life, so that many gateways do not come at once.
@@ -151,9 +144,9 @@ impl OAuth {
                     let pause = backoff.next().unwrap_or(MAX_PAUSE).min(MAX_PAUSE);
                     if !std::mem::replace(&mut failing, true) {
                         tracing::error!(
-                            oauth.client_id = %self.client_id,
+                            oauth.client_id = %self.settings.client_id,
                             error = crate::error_text::error_text(&error),
-                            "no access token was had: trying again"
+                            "fetching an access token failed; retrying"
                         );
                     }
                     self.state.send_modify(|state| {
@@ -163,7 +156,7 @@ impl OAuth {
                     pause
                 }
             };
-            // Whoever wants a newer token does not get past a failure's pause.
+            // A request for a newer token does not cut the backoff short.
             if failing {
                 sleep(pause).await;
             } else {
@@ -178,8 +171,8 @@ impl OAuth {
     /// The `Authorization` field and the generation of its token.
     pub(super) async fn present(&self, now: Now) -> Result<(HeaderValue, u64), Unavailable> {
         let mut state = self.state.subscribe();
-        let failed = |state: &State| state.retry_at.filter(|at| *at > Instant::now());
-        let settled = |state: &State| {
+        let failed = |state: &TokenState| state.retry_at.filter(|at| *at > Instant::now());
+        let settled = |state: &TokenState| {
             state.token.as_ref().is_some_and(|token| token.is_good(now)) || failed(state).is_some()
         };
         let Ok(Ok(state)) = timeout(WAIT, state.wait_for(settled)).await else {
@@ -192,7 +185,7 @@ impl OAuth {
         Err(Unavailable::NoToken { retry_after })
     }
 
-    /// How old the token is, and how long it is good still.
+    /// The token's age and the time until it expires.
     pub(super) fn life(&self, now: Now) -> Option<(Duration, Duration)> {
         let state = self.state.borrow();
         let token = state.token.as_ref()?;
@@ -206,7 +199,7 @@ impl OAuth {
         self.state.borrow().generation
     }
 
-    /// Waits for a token newer than `generation`, or for a try to get one that failed.
+    /// Waits for a token newer than `generation`, or for a failed fetch.
     pub(super) async fn newer(&self, generation: u64) {
         let mut state = self.state.subscribe();
         let (tries, is_failing) = {
@@ -220,35 +213,35 @@ impl OAuth {
         }
     }
 
-    /// The `Authorization` field of an access token that is fetched for this alone.
+    /// Fetches an access token and keeps nothing; returns its `Authorization` field.
     pub(super) async fn try_once(&self) -> Result<HeaderValue, Box<dyn std::error::Error + Send + Sync>> {
         Ok(self.fetch().await?.field)
     }
 
-    async fn fetch(&self) -> Result<Token, NoToken> {
-        let path = self.secret_file.clone();
+    async fn fetch(&self) -> Result<AccessToken, NoToken> {
+        let path = self.settings.secret_file.clone();
         let reading = tokio::task::spawn_blocking(move || files::read(&path));
         let content = reading.await.map_err(|_| NoToken::BadSecret(BadCredential::Empty))??;
         let secret = std::str::from_utf8(&content).unwrap_or_default();
         parse(secret).map_err(NoToken::BadSecret)?;
         let form = form_urlencoded::Serializer::new(String::new())
             .append_pair("grant_type", "client_credentials")
-            .append_pair("client_id", &self.client_id)
+            .append_pair("client_id", &self.settings.client_id)
             .append_pair("client_secret", secret.trim())
             .finish();
         let mut request = Request::new(Either::Left(Full::new(Bytes::from(form))));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.token_url.clone();
+        *request.uri_mut() = self.settings.token_url.clone();
         let fields = request.headers_mut();
         fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
         fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
-        // Its life is counted from before it was asked for.
-        let asked = self.clock.now();
+        // Its lifetime counts from before the request.
+        let begin = self.clock.now();
         let (status, body) = transport::fetch(&self.client, request, MAX_ANSWER, FETCH_TIMEOUT).await?;
         if status != StatusCode::OK {
             return Err(NoToken::Refused { status, error: error_code(&body) });
         }
-        let answer: Answer = serde_json::from_slice(&body).map_err(|_| NoToken::BadAnswer)?;
+        let answer: TokenResponse = serde_json::from_slice(&body).map_err(|_| NoToken::BadAnswer)?;
         let life = life(answer.expires_in.as_ref()).ok_or(NoToken::BadAnswer)?;
         if !answer.token_type.eq_ignore_ascii_case("bearer") {
             return Err(NoToken::BadAnswer);
@@ -256,17 +249,17 @@ impl OAuth {
         let secret = parse(&Zeroizing::new(answer.access_token)).map_err(NoToken::BadToken)?;
         let field = secret.authorization(Scheme::Bearer.as_str());
         let field = field.map_err(|_| NoToken::BadToken(BadCredential::Malformed))?;
-        // What is sent now must still be good when it arrives.
+        // A token that is sent now must still be valid when it arrives.
         let good_for = life.saturating_sub((life / 10).min(Duration::from_secs(10)));
-        let ends = Now { wall: asked.wall + good_for, mono: asked.mono + good_for };
-        Ok(Token { field, fetched: asked.mono, ends, life })
+        let ends = Now { wall: begin.wall + good_for, mono: begin.mono + good_for };
+        Ok(AccessToken { field, fetched: begin.mono, ends, life })
     }
 }
 
-/// The error code of RFC 6749 §5.2, which is all that is said of a refusal: the rest is the endpoint's text.
+/// The error code of RFC 6749 §5.2. Nothing else is logged: the rest is free text of the endpoint.
 fn error_code(body: &[u8]) -> &'static str {
     #[derive(Deserialize)]
-    struct Refusal {
+    struct ErrorResponse {
         error: String,
     }
     const KNOWN: [&str; 6] = [
@@ -277,7 +270,7 @@ fn error_code(body: &[u8]) -> &'static str {
         "unsupported_grant_type",
         "invalid_scope",
     ];
-    let refusal: Option<Refusal> = serde_json::from_slice(body).ok();
+    let refusal: Option<ErrorResponse> = serde_json::from_slice(body).ok();
     let known = refusal.and_then(|refusal| KNOWN.into_iter().find(|known| *known == refusal.error));
     known.unwrap_or("no known error code")
 }
@@ -290,7 +283,7 @@ mod tests {
 
     #[test]
     fn the_life_of_a_token_is_a_number_in_any_form() {
-        for (told, millis) in [
+        for (value, millis) in [
             (json!(3_599), Some(3_599_000)),
             (json!(3_599.5), Some(3_599_500)),
             (json!("3600"), Some(3_600_000)),
@@ -306,8 +299,8 @@ mod tests {
             (json!([3_600]), None),
             (json!(true), None),
         ] {
-            assert_eq!(life(Some(&told)), millis.map(Duration::from_millis), "{told}");
+            assert_eq!(life(Some(&value)), millis.map(Duration::from_millis), "{value}");
         }
-        assert_eq!(life(None), Some(UNTOLD_LIFE));
+        assert_eq!(life(None), Some(DEFAULT_LIFE));
     }
 }

@@ -1,4 +1,4 @@
-//! What the configuration says about Snyk credentials.
+//! Settings of the Snyk credentials.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::secret::Secret;
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// At least one.
-    pub credentials: Vec<Described>,
-    /// How often token files are read again.
+    pub credentials: Vec<CredentialSettings>,
+    /// Time between two readings of the token files.
     pub reload_interval: Duration,
-    /// How long a slot that Snyk refused is left alone, and how often it is then tried.
+    /// Time between two probes of a locked slot.
     pub probe_interval: Duration,
     /// PEM certificates to trust at token endpoints instead of the platform's.
     pub ca_file: Option<PathBuf>,
@@ -23,17 +23,17 @@ pub struct Settings {
 
 /// One credential.
 #[derive(Debug, Clone)]
-pub struct Described {
-    /// The name that stands for it in cache keys, logs and the journal.
+pub struct CredentialSettings {
+    /// Its name in cache keys, logs and the journal.
     pub name: String,
-    /// Which orgs and groups it is for.
+    /// Its orgs and groups.
     pub scopes: Scopes,
-    /// Where its value comes from: `active`, then (where there is one) `next`.
-    pub slots: Vec<Slot>,
+    /// `active`, then `next` if it is configured.
+    pub slots: Vec<SlotSettings>,
 }
 
-impl Described {
-    /// Whether another describes the same: a value that it holds is kept then.
+impl CredentialSettings {
+    /// True if a credential with these settings can stay in use for `other`.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.name == other.name
             && self.scopes == other.scopes
@@ -42,7 +42,7 @@ impl Described {
     }
 }
 
-/// Which orgs and groups a credential is for.
+/// The orgs and groups of a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scopes {
     /// All that no other credential names.
@@ -57,9 +57,7 @@ pub enum Scopes {
 }
 
 impl Scopes {
-    /// Whether `scope` is named.
-    #[must_use]
-    pub fn names(&self, scope: &Scope) -> bool {
+    pub(crate) fn names(&self, scope: &Scope) -> bool {
         match (self, scope.kind) {
             (Self::Rest, _) => false,
             (Self::Named { orgs, .. }, ScopeKind::Org) => orgs.contains(&scope.id),
@@ -68,46 +66,47 @@ impl Scopes {
     }
 }
 
-/// Where a value comes from and how it is presented.
+/// One slot.
 #[derive(Debug, Clone)]
-pub struct Slot {
-    /// Where from.
-    pub source: Source,
+pub struct SlotSettings {
+    /// The source of its value.
+    pub source: ValueSource,
     /// The `Authorization` scheme word.
     pub scheme: Scheme,
 }
 
-impl Slot {
+impl SlotSettings {
     fn is_same(&self, other: &Self) -> bool {
         let same_source = match (&self.source, &other.source) {
-            (Source::Fixed(one), Source::Fixed(other)) => one.is_same(other),
-            (Source::File(one), Source::File(other)) => one == other,
-            (
-                Source::OAuth { token_url, client_id, secret_file },
-                Source::OAuth { token_url: url, client_id: id, secret_file: file },
-            ) => (token_url, client_id, secret_file) == (url, id, file),
-            (Source::Fixed(_) | Source::File(_) | Source::OAuth { .. }, _) => false,
+            (ValueSource::Fixed(one), ValueSource::Fixed(other)) => one.is_same(other),
+            (ValueSource::File(one), ValueSource::File(other)) => one == other,
+            (ValueSource::OAuth(one), ValueSource::OAuth(other)) => one == other,
+            (ValueSource::Fixed(_) | ValueSource::File(_) | ValueSource::OAuth(_), _) => false,
         };
         self.scheme == other.scheme && same_source
     }
 }
 
-/// Where a credential's value comes from.
+/// The source of a slot's value.
 #[derive(Debug, Clone)]
-pub enum Source {
-    /// Given once, in `SNYK_TOKEN`.
+pub enum ValueSource {
+    /// The value of `SNYK_TOKEN`.
     Fixed(Secret),
     /// A file that holds the token and may be replaced at any time.
     File(PathBuf),
     /// An OAuth client, which gets access tokens with its secret (RFC 6749 §4.4).
-    OAuth {
-        /// Where.
-        token_url: Uri,
-        /// `client_id`.
-        client_id: String,
-        /// A file with `client_secret`, read for each request.
-        secret_file: PathBuf,
-    },
+    OAuth(OAuthSettings),
+}
+
+/// One OAuth client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OAuthSettings {
+    /// The token endpoint.
+    pub token_url: Uri,
+    /// `client_id`.
+    pub client_id: String,
+    /// A file with `client_secret`, read for each request.
+    pub secret_file: PathBuf,
 }
 
 /// Snyk's `Authorization` scheme words.
@@ -120,9 +119,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// The word as it is sent.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Token => "token",
             Self::Bearer => "bearer",

@@ -13,7 +13,7 @@ use super::verdict::Verdict;
 use super::{Retrieval, fields, span};
 use crate::admission::{Api, Lane, Obstacle, RequestSlot, Resource};
 use crate::clock::Now;
-use crate::credential::{Credential, Presented};
+use crate::credential::{Authorization, Credential};
 use crate::export::{ExportCall, Operation};
 use crate::journal::{Attempt, AttemptReservation, OnFailure, Served, Unrecorded};
 use crate::telemetry::drift;
@@ -32,7 +32,7 @@ pub(super) struct Draft<'a> {
     /// `None` for a call that is no export call.
     pub(super) call: Option<&'a ExportCall>,
     pub(super) attempt: Attempt,
-    pub(super) presented: Presented,
+    pub(super) presented: Authorization,
 }
 
 impl Draft<'_> {

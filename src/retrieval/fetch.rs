@@ -19,7 +19,7 @@ use super::{Retrieval, fields, record, response_fields};
 use crate::admission::RequestSlot;
 use crate::cache::{self, CacheKey, Candidate, Entry, NotStored};
 use crate::clock::Now;
-use crate::credential::{Presented, Unavailable};
+use crate::credential::{Authorization, Unavailable};
 use crate::journal::Attempt;
 use crate::upstream::{UpstreamAnswer, UpstreamError, UpstreamErrorKind, UpstreamRequest};
 
@@ -154,7 +154,7 @@ impl Fetch {
     }
 
     /// The cause that askers get for a 401: it is about our credential, not theirs, and Snyk may take it elsewhere.
-    fn rejected(&self, presented: &Presented) -> Cause {
+    fn rejected(&self, presented: &Authorization) -> Cause {
         let retry_after =
             self.question.credential.refused_for_scope_alone(presented, self.retrieval.clock.now());
         retry_after.map_or(Cause::CredentialRejected, |retry_after| {
@@ -162,7 +162,7 @@ impl Fetch {
         })
     }
 
-    async fn present(&self) -> Result<Presented, NoAnswer> {
+    async fn present(&self) -> Result<Authorization, NoAnswer> {
         let now = self.retrieval.clock.now();
         let Question { call, credential, .. } = &self.question;
         let presented = credential.present(Some(&call.scope), &self.asker.client, now).await;
@@ -182,9 +182,9 @@ impl Fetch {
     /// Tells the credential; its other value, if the one that was presented was refused.
     async fn judge_credential(
         &self,
-        presented: &Presented,
+        presented: &Authorization,
         standing: CredentialVerdict,
-    ) -> Option<Presented> {
+    ) -> Option<Authorization> {
         let (credential, now) = (&self.question.credential, self.retrieval.clock.now());
         match standing {
             CredentialVerdict::Accepted => {
@@ -197,7 +197,7 @@ impl Fetch {
     }
 
     /// Sends the request once and judges the answer.
-    async fn send(&mut self, mut attempt: Attempt, presented: &Presented, slot: &RequestSlot) -> Trial {
+    async fn send(&mut self, mut attempt: Attempt, presented: &Authorization, slot: &RequestSlot) -> Trial {
         let retrieval = Arc::clone(&self.retrieval);
         let request = self.upstream_request(attempt.sent_id, presented);
         presented.sent();
@@ -259,7 +259,7 @@ impl Fetch {
         }
     }
 
-    fn upstream_request(&self, sent_id: Uuid, presented: &Presented) -> UpstreamRequest {
+    fn upstream_request(&self, sent_id: Uuid, presented: &Authorization) -> UpstreamRequest {
         let Question { call, fields, body, .. } = &self.question;
         let fields = if call.is_shared() { fields::for_get(fields) } else { fields::for_one(fields) };
         UpstreamRequest {

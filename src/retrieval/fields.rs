@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
 use super::question::Asker;
-use crate::credential::Presented;
+use crate::credential::Authorization;
 
 /// The id that Snyk's support asks for.
 pub(crate) const SNYK_REQUEST_ID: HeaderName = HeaderName::from_static("snyk-request-id");
@@ -51,7 +51,12 @@ fn replace(fields: &mut HeaderMap, other: &HeaderMap) {
 }
 
 /// Completes `fields` with what each request has of its own.
-pub(super) fn with_asker(mut fields: HeaderMap, asker: &Asker, id: Uuid, presented: &Presented) -> HeaderMap {
+pub(super) fn with_asker(
+    mut fields: HeaderMap,
+    asker: &Asker,
+    id: Uuid,
+    presented: &Authorization,
+) -> HeaderMap {
     fields.insert(VIA, asker.via.clone());
     if let Ok(id) = HeaderValue::try_from(id.to_string()) {
         fields.insert(SNYK_REQUEST_ID, id);

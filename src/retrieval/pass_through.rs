@@ -18,7 +18,7 @@ use super::question::Asker;
 use super::verdict::{CredentialVerdict, Reply, Verdict};
 use super::{Retrieval, fields, record, response_fields};
 use crate::admission::{Api, CallKind, RequestSlot};
-use crate::credential::{Credential, Presented};
+use crate::credential::{Authorization, Credential};
 use crate::journal::Attempt;
 use crate::route::OtherCall;
 use crate::transport::{CheckedBody, Streamed};
@@ -146,7 +146,7 @@ impl Retrieval {
     fn judge_other(
         &self,
         answer: &Result<Response<Streamed>, UpstreamError>,
-        presented: &Presented,
+        presented: &Authorization,
         now: std::time::SystemTime,
     ) -> Verdict {
         let reply = match answer {
@@ -181,7 +181,7 @@ async fn while_awaited<T>(
 fn note_other(
     attempt: &mut Attempt,
     answer: Result<Response<Streamed>, UpstreamError>,
-    presented: &Presented,
+    presented: &Authorization,
 ) -> Result<Response<Streamed>, NoAnswer> {
     let response = match answer {
         Ok(response) => response,

@@ -79,7 +79,12 @@ async fn a_proxy_that_fails_is_named_in_answer_log_check_and_status() {
             "did not answer",
             "not within 400 ms",
         ),
-        ("no-such-proxy.invalid:3128".to_owned(), "proxy_dns", "was not resolved", "host name not resolved"),
+        (
+            "no-such-proxy.invalid:3128".to_owned(),
+            "proxy_dns",
+            "was not resolved",
+            "host name was not resolved",
+        ),
     ] {
         let (fake, home) = (Fake::start(Settings::default()).await.unwrap(), TempDir::new().unwrap());
         let proxy = format!("http://user:{PASSWORD}@{place}");

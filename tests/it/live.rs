@@ -79,8 +79,7 @@ async fn each_slot_of_each_credential_is_asked_with_its_own_value() {
     let (code, lines) = check(&home, &fake, &[]).await;
     assert_eq!((code, lines.len()), (Some(0), 2), "{lines:?}");
     assert!(lines[0].starts_with("default active: 200, the token is good"), "{lines:?}");
-    let missing =
-        format!("default next: {} is not there yet, or is empty: not asked", file("next").display());
+    let missing = format!("default next: {} is missing or empty: not asked", file("next").display());
     assert_eq!((&lines[1], fake.hits().other), (&missing, 1));
     // One that Snyk refuses is said, and one that cannot even be sent.
     for (next, told) in [(NEXT, "401, refused"), ("two words", "next: the token has a character")] {
