@@ -228,13 +228,12 @@ impl Writer {
         let pruned = self.using(|database| {
             // Another process at work is no reason to wait: the next chunk is soon enough.
             database.set_patience(Duration::ZERO)?;
-            let more = match prune::prune_owed(&database.connection, &settings, now, &mut owed) {
+            let done = prune::prune_owed(&database.connection, &settings, now, &mut owed)
+                .and_then(|more| if is_old { database.optimize().map(|()| more) } else { Ok(more) });
+            let more = match done {
                 Err(fault) if fault.is_busy() => false,
                 other => other?,
             };
-            if is_old {
-                database.optimize()?;
-            }
             database.set_patience(patience)?;
             Ok(more)
         });
