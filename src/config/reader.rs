@@ -80,10 +80,15 @@ impl<'k> From<&'k String> for KeyName<'k> {
     }
 }
 
-/// For the keys of a client, which are declared by their default alone.
-impl<'k> From<(&'k String, &'static str)> for KeyName<'k> {
-    fn from((name, default): (&'k String, &'static str)) -> Self {
-        Self { name, default, comment: "" }
+/// A key of a client, which is declared by its default alone.
+pub(super) struct ClientKey {
+    pub(super) name: String,
+    pub(super) default: &'static str,
+}
+
+impl<'k> From<&'k ClientKey> for KeyName<'k> {
+    fn from(key: &'k ClientKey) -> Self {
+        Self { name: &key.name, default: key.default, comment: "" }
     }
 }
 

@@ -122,10 +122,13 @@ impl Retrieval {
         let received = self.clock.now();
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
 
-        let verdict = self.judge_other(&answer, &presented, received.wall);
+        // Before anything of it is judged or written down.
+        let answer = HeadReply::of(answer, &presented);
+        let verdict =
+            Verdict::of(CallKind::Other, &answer.reply(), received.wall, &self.settings.load().cache);
         // Its client's upload may have failed it, or kept it from an answer: that says nothing of the upstream.
-        slot.end(verdict.end(answer.is_err() && uploads));
-        let answer = note_other(&mut attempt, answer, &presented);
+        slot.end(verdict.end(matches!(answer, HeadReply::Failed(_)) && uploads));
+        let answer = answer.note(&mut attempt);
         if verdict.credential == CredentialVerdict::Refused {
             // It does not lock the credential: some of Snyk's other calls answer so for products that a tenant has not
             // bought.
@@ -141,21 +144,6 @@ impl Retrieval {
         head.headers = response_fields::end_to_end(head.headers, self.upstream.root());
         let forward = Forward { status: Some(head.status), ..Forward::new(ForwardReason::Bypass, false) };
         Ok(Passed { attempt: id, sending, forward, response: Response::from_parts(head, body) })
-    }
-
-    fn judge_other(
-        &self,
-        answer: &Result<Response<Streamed>, UpstreamError>,
-        presented: &Authorization,
-        now: std::time::SystemTime,
-    ) -> Verdict {
-        let reply = match answer {
-            // Nothing of it may reach the log.
-            Ok(response) if presented.is_in_fields(response.headers()) => Reply::Echo,
-            Ok(response) => Reply::Head(response.status(), response.headers()),
-            Err(failed) => Reply::Failed(failed.kind),
-        };
-        Verdict::of(CallKind::Other, &reply, now, &self.settings.load().cache)
     }
 }
 
@@ -177,27 +165,50 @@ async fn while_awaited<T>(
     }
 }
 
-/// Notes the head in the record; the answer, if the client may have it.
-fn note_other(
-    attempt: &mut Attempt,
-    answer: Result<Response<Streamed>, UpstreamError>,
-    presented: &Authorization,
-) -> Result<Response<Streamed>, NoAnswer> {
-    let response = match answer {
-        Ok(response) => response,
-        Err(failed) => {
-            attempt.error = Some(failed.kind.as_str());
-            return Err(failed.into());
+/// The upstream's reply to a call that passes through.
+enum HeadReply {
+    Head(Response<Streamed>),
+    /// An answer with the gateway's credential in its fields: nothing of it may reach client, log or journal.
+    Echo,
+    Failed(UpstreamError),
+}
+
+impl HeadReply {
+    fn of(answer: Result<Response<Streamed>, UpstreamError>, presented: &Authorization) -> Self {
+        match answer {
+            Ok(response) if presented.is_in_fields(response.headers()) => Self::Echo,
+            Ok(response) => Self::Head(response),
+            Err(failed) => Self::Failed(failed),
         }
-    };
-    if presented.is_in_fields(response.headers()) {
-        attempt.error = Some("credential_echoed");
-        return Err(Cause::Echo.into());
     }
-    record::note_head(attempt, response.status(), response.headers());
-    attempt.bytes = response.body().size_hint().exact();
-    if response.status() == StatusCode::UNAUTHORIZED {
-        return Err(Cause::CredentialRejected.into());
+
+    fn reply(&self) -> Reply<'_> {
+        match self {
+            Self::Head(response) => Reply::Head(response.status(), response.headers()),
+            Self::Echo => Reply::Echo,
+            Self::Failed(failed) => Reply::Failed(failed.kind),
+        }
     }
-    Ok(response)
+
+    /// Notes it in the record; the answer, if the client may have it.
+    fn note(self, attempt: &mut Attempt) -> Result<Response<Streamed>, NoAnswer> {
+        match self {
+            Self::Head(response) => {
+                record::note_head(attempt, response.status(), response.headers());
+                attempt.bytes = response.body().size_hint().exact();
+                if response.status() == StatusCode::UNAUTHORIZED {
+                    return Err(Cause::CredentialRejected.into());
+                }
+                Ok(response)
+            }
+            Self::Echo => {
+                attempt.error = Some("credential_echoed");
+                Err(Cause::Echo.into())
+            }
+            Self::Failed(failed) => {
+                attempt.error = Some(failed.kind.as_str());
+                Err(failed.into())
+            }
+        }
+    }
 }

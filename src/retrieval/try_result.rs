@@ -13,52 +13,27 @@ pub(super) enum TryResult {
 }
 
 impl TryResult {
-    /// Its meaning for the circuits of host and resource. An answer that bears Snyk's request id (`is_snyks`) is Snyk's own, whatever its
-    /// status; without it, an edge made it.
+    /// Its meaning for the circuits of host and resource. An answer that bears Snyk's request id (`is_snyks`) is Snyk's own,
+    /// whatever its status; without it, an edge made it.
     pub(super) const fn evidence(self, is_snyks: bool) -> Evidence {
+        use UpstreamErrorKind as K;
         match self {
             Self::Status(502..=504) if !is_snyks => Evidence::Broken,
-            Self::Status(_) => Evidence::Answered,
-            Self::Failed(kind) => match kind {
-                UpstreamErrorKind::Dns
-                | UpstreamErrorKind::ConnectTimeout
-                | UpstreamErrorKind::Refused
-                | UpstreamErrorKind::Unavailable
-                | UpstreamErrorKind::ProxyDns
-                | UpstreamErrorKind::ProxyRefused
-                | UpstreamErrorKind::ProxyUnreachable
-                | UpstreamErrorKind::ProxyStatus(_)
-                | UpstreamErrorKind::TlsCertificate
-                | UpstreamErrorKind::TlsProtocol => Evidence::Unreachable,
-                UpstreamErrorKind::NotProcessed
-                | UpstreamErrorKind::Terminated
-                | UpstreamErrorKind::ResponseTimeout
-                | UpstreamErrorKind::Incomplete
-                | UpstreamErrorKind::Protocol => Evidence::Broken,
-                UpstreamErrorKind::TooLarge | UpstreamErrorKind::HeadTooLarge | UpstreamErrorKind::NoRoom => {
-                    Evidence::Answered
-                }
-                UpstreamErrorKind::Stopped | UpstreamErrorKind::Abandoned => Evidence::None,
-            },
+            Self::Status(_) | Self::Failed(K::TooLarge | K::HeadTooLarge | K::NoRoom) => Evidence::Answered,
+            Self::Failed(K::Stopped | K::Abandoned) => Evidence::None,
+            Self::Failed(kind) if kind.is_unreachable() => Evidence::Unreachable,
+            Self::Failed(_) => Evidence::Broken,
         }
     }
 
     /// True if the upstream is to blame, and another try may do better.
     pub(super) const fn is_passing(self) -> bool {
+        use UpstreamErrorKind as K;
         match self {
             Self::Status(status) => matches!(status, 502..=504),
-            Self::Failed(kind) => matches!(
-                kind,
-                UpstreamErrorKind::Dns
-                    | UpstreamErrorKind::ConnectTimeout
-                    | UpstreamErrorKind::Refused
-                    | UpstreamErrorKind::Unavailable
-                    | UpstreamErrorKind::ProxyDns
-                    | UpstreamErrorKind::ProxyRefused
-                    | UpstreamErrorKind::ProxyUnreachable
-                    | UpstreamErrorKind::ProxyStatus(500..)
-                    | UpstreamErrorKind::Terminated
-            ),
+            // Somebody must mend these first.
+            Self::Failed(K::TlsCertificate | K::TlsProtocol | K::ProxyStatus(..500)) => false,
+            Self::Failed(kind) => kind.is_unreachable() || matches!(kind, K::Terminated),
         }
     }
 }

@@ -27,7 +27,7 @@ pub enum GatherError {
     Body(#[source] BoxError),
 }
 
-/// Whose body is gathered.
+/// The sender of a body that is gathered.
 #[derive(Debug, Clone, Copy)]
 pub enum BodySource<'a> {
     /// A client's: room is made for what has come, on its connection too.

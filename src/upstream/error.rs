@@ -117,9 +117,9 @@ impl UpstreamErrorKind {
         matches!(self, Self::ProxyDns | Self::ProxyRefused | Self::ProxyUnreachable | Self::ProxyStatus(_))
     }
 
-    /// True if the upstream has certainly not processed the request.
+    /// True if there was no connection to the upstream, so that nothing was sent.
     #[must_use]
-    pub const fn is_not_processed(self) -> bool {
+    pub const fn is_unreachable(self) -> bool {
         self.is_proxys()
             || matches!(
                 self,
@@ -129,8 +129,13 @@ impl UpstreamErrorKind {
                     | Self::Unavailable
                     | Self::TlsCertificate
                     | Self::TlsProtocol
-                    | Self::NotProcessed
             )
+    }
+
+    /// True if the upstream has certainly not processed the request.
+    #[must_use]
+    pub const fn is_not_processed(self) -> bool {
+        self.is_unreachable() || matches!(self, Self::NotProcessed)
     }
 }
 
