@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::table::{ErrorReply, no_room, reply};
+use super::error_reply::{ErrorReply, no_room, reply, too_many, unavailable};
 use crate::admission::{AdmissionRefusal, Level, Obstacle, OpenCircuit};
 use crate::credential::Unavailable;
 use crate::retrieval::Cause;
@@ -33,8 +33,7 @@ pub(super) fn of_cause(cause: Cause) -> ErrorReply {
             "No stored response can answer this request",
             "The request said only-if-cached; send it without to ask Snyk.",
         ),
-        Cause::TooManyFollowers => reply(
-            S::SERVICE_UNAVAILABLE,
+        Cause::TooManyFollowers => unavailable(
             "connection_limit_reached",
             "too_many_waiting",
             "Too many clients wait for this answer already",
@@ -47,8 +46,7 @@ pub(super) fn of_cause(cause: Cause) -> ErrorReply {
             "The gateway had no answer in time",
             "Try again; the request may still be on its way. The limit is listener.request_timeout.",
         ),
-        Cause::Journal => reply(
-            S::SERVICE_UNAVAILABLE,
+        Cause::Journal => unavailable(
             "proxy_internal_error",
             "journal_unavailable",
             "The gateway cannot record requests and is set to refuse them then",
@@ -69,8 +67,7 @@ pub(super) fn of_cause(cause: Cause) -> ErrorReply {
 
 /// Only who has closed its half of the connection gets this: others have left.
 fn abandoned() -> ErrorReply {
-    reply(
-        StatusCode::SERVICE_UNAVAILABLE,
+    unavailable(
         "proxy_internal_response",
         "abandoned",
         "You closed your half of the connection, and another request needed this one's place",
@@ -78,28 +75,26 @@ fn abandoned() -> ErrorReply {
     )
 }
 
-fn no_credential_now(unavailable: Unavailable) -> ErrorReply {
-    let unavailable_for = |code, title, detail| {
-        reply(StatusCode::SERVICE_UNAVAILABLE, "http_request_denied", code, title, detail)
-    };
-    match unavailable {
-        Unavailable::Locked { .. } => unavailable_for(
+fn no_credential_now(reason: Unavailable) -> ErrorReply {
+    let denied = |code, title, detail| unavailable("http_request_denied", code, title, detail);
+    match reason {
+        Unavailable::Locked { .. } => denied(
             "upstream_credential_locked",
             "Snyk refuses the gateway's credential, and is not asked with it for a while",
             "Your own key is fine. Ask who runs the gateway to replace its Snyk credential.",
         ),
-        Unavailable::ScopeRefused { .. } => unavailable_for(
+        Unavailable::ScopeRefused { .. } => denied(
             "upstream_credential_refused_for_scope",
             "Snyk refuses the gateway's credential for this org or group",
             "Your own key is fine. Check the id; if it is right, ask who runs the gateway for a Snyk credential that may read it.",
         ),
-        Unavailable::NoToken { .. } => unavailable_for(
+        Unavailable::NoToken { .. } => denied(
             "upstream_credential_unavailable",
             "The gateway has no access token for Snyk at the moment",
             "Try again as Retry-After says. The gateway's log tells why its token endpoint gives none.",
         ),
     }
-    .after(unavailable.retry_after())
+    .after(reason.retry_after())
 }
 
 fn not_admitted(refusal: AdmissionRefusal) -> ErrorReply {
@@ -107,22 +102,18 @@ fn not_admitted(refusal: AdmissionRefusal) -> ErrorReply {
         AdmissionRefusal::Circuit(open) => return circuit_open(open),
         AdmissionRefusal::Queue(refusal) => (refusal.obstacle, refusal.retry_after),
     };
-    let spared = |code, title, detail| {
-        reply(StatusCode::TOO_MANY_REQUESTS, "http_request_denied", code, title, detail)
-    };
     match obstacle {
-        Obstacle::Budget => spared(
+        Obstacle::Budget => too_many(
             "budget",
             "Snyk's limit is used up for the moment",
             "Wait as Retry-After says. Snyk was not asked, so that nobody is locked out of it.",
         ),
-        Obstacle::Backoff => spared(
+        Obstacle::Backoff => too_many(
             "backoff",
             "Rate limited by Snyk (429)",
             "Wait as Retry-After says. Snyk was not asked: asking earlier would prolong it. After a 429 to a start, only the starts of that org or group wait.",
         ),
-        Obstacle::Concurrency | Obstacle::Queue => reply(
-            StatusCode::SERVICE_UNAVAILABLE,
+        Obstacle::Concurrency | Obstacle::Queue => unavailable(
             "connection_limit_reached",
             "too_many_queued",
             "Too many requests wait for Snyk",
@@ -133,9 +124,7 @@ fn not_admitted(refusal: AdmissionRefusal) -> ErrorReply {
 }
 
 fn circuit_open(open: OpenCircuit) -> ErrorReply {
-    let paused = |code, title, detail| {
-        reply(StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable", code, title, detail)
-    };
+    let paused = |code, title, detail| unavailable("destination_unavailable", code, title, detail);
     match open.level {
         Level::Host => paused(
             "circuit_open",
@@ -234,8 +223,7 @@ fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
         ),
         K::NoRoom => no_room(),
         K::Abandoned => abandoned(),
-        K::Stopped => reply(
-            S::SERVICE_UNAVAILABLE,
+        K::Stopped => unavailable(
             "proxy_internal_response",
             "gateway_stopped",
             "The gateway stopped before Snyk answered",

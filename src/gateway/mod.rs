@@ -2,6 +2,7 @@
 
 mod body;
 mod causes;
+mod error_reply;
 mod exchange;
 mod failure;
 mod fields;
@@ -116,7 +117,7 @@ impl Gateway {
     }
 
     /// Answers a request. Its exchange begins before the future is polled: a client that leaves before that is recorded
-    /// too. This is the whole path, top to bottom.
+    /// too. This and `answer` are the whole path, top to bottom.
     pub fn respond(
         self: &Arc<Self>,
         request: Request<Incoming>,
@@ -132,57 +133,8 @@ impl Gateway {
         let gateway = Arc::clone(self);
         // A block, and no `async fn`, which would hold its parameters twice: the future of a hit is moved about.
         async move {
-            let exchange = unanswered.exchange();
-            let answer: Result<_, Failure> = async {
-                // 1. Identify: who asks? A request that came from ourselves is refused first, or a loop would lock a
-                //    credential.
-                let is_passed_on = request.parts.headers.contains_key(VIA);
-                if is_passed_on {
-                    let _ = gateway.pseudonym.append(&request.parts, Keep::All)?;
-                }
-                let principal = gateway.identify(&request, exchange.started).await?;
-                exchange.identify(&principal, gateway.traces.as_ref(), &request.parts.headers);
-
-                // 2. Recognise: which call is it? From here on, only what was parsed counts.
-                let route = recognise(&request)?;
-                exchange.asks(&route);
-
-                // 3. Permit: before the cache is looked at, so that a client that may not know learns nothing. The scope
-                //    chooses the credential.
-                let permit = gateway.permit(&principal, &route, &request, exchange.started)?;
-                let credential =
-                    gateway.credentials.choose(route.scopes()).ok_or(FailureKind::NoCredential)?;
-                let via = if is_passed_on {
-                    gateway.pseudonym.append(&request.parts, Keep::of(&route))?
-                } else {
-                    gateway.pseudonym.alone(request.parts.version)
-                };
-                let asker = asker(exchange, &request, principal.share(), permit, via);
-
-                // 4. Get the answer, from the cache, from a request in flight, or from Snyk.
-                match route {
-                    Route::Export(call) => {
-                        let mut question = question(call, credential, &request);
-                        if !question.call.is_shared() {
-                            gateway.retrieval.refuse_unrecorded()?;
-                            question.body =
-                                Box::pin(gateway.read_body(&mut request, &principal.name)).await?;
-                        }
-                        let wanted = Wanted { directives: Directives::of_request(&request.parts.headers) };
-                        let retrieved =
-                            gateway.retrieval.get(question, asker, wanted, exchange.started).await;
-                        Ok(reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers))
-                    }
-                    Route::Other(call) => {
-                        // A body that is not passed on must be out of the way: it is taken at the last moment.
-                        gateway.retrieval.refuse_unrecorded()?;
-                        let passed = pass_through(call, credential, &mut request)?;
-                        let passed = Box::pin(gateway.retrieval.pass_through(passed, asker)).await;
-                        Ok(exchange.passed(passed)?.map(Body::Right))
-                    }
-                }
-            }
-            .await;
+            // 1. to 4.
+            let answer = gateway.answer(unanswered.exchange(), &mut request).await;
 
             // 5. Reply: a large answer waits for room on its connection, and the rest of an unwanted body must be out of
             //    the way.
@@ -204,6 +156,58 @@ impl Gateway {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             response
+        }
+    }
+
+    /// The answer to a request, or the reason that there is none.
+    async fn answer(
+        &self,
+        exchange: &mut Exchange,
+        request: &mut ClientRequest,
+    ) -> Result<Response<Body>, Failure> {
+        // 1. Identify: who asks? A request that came from ourselves is refused first, or a loop would lock a
+        //    credential.
+        let is_passed_on = request.parts.headers.contains_key(VIA);
+        if is_passed_on {
+            let _ = self.pseudonym.append(&request.parts, Keep::All)?;
+        }
+        let principal = self.identify(request, exchange.started).await?;
+        exchange.identify(&principal, self.traces.as_ref(), &request.parts.headers);
+
+        // 2. Recognise: which call is it? From here on, only what was parsed counts.
+        let route = recognise(request)?;
+        exchange.asks(&route);
+
+        // 3. Permit: before the cache is looked at, so that a client that may not know learns nothing. The scope
+        //    chooses the credential.
+        let permit = self.permit(&principal, &route, request, exchange.started)?;
+        let credential = self.credentials.choose(route.scopes()).ok_or(FailureKind::NoCredential)?;
+        let via = if is_passed_on {
+            self.pseudonym.append(&request.parts, Keep::of(&route))?
+        } else {
+            self.pseudonym.alone(request.parts.version)
+        };
+        let asker = asker(exchange, request, principal.share(), permit, via);
+
+        // 4. Get the answer, from the cache, from a request in flight, or from Snyk.
+        match route {
+            Route::Export(call) => {
+                let mut question = question(call, credential, request);
+                if !question.call.is_shared() {
+                    self.retrieval.refuse_unrecorded()?;
+                    question.body = Box::pin(self.read_body(request, &principal.name)).await?;
+                }
+                let wanted = Wanted { directives: Directives::of_request(&request.parts.headers) };
+                let retrieved = self.retrieval.get(question, asker, wanted, exchange.started).await;
+                Ok(reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers))
+            }
+            Route::Other(call) => {
+                // A body that is not passed on must be out of the way: it is taken at the last moment.
+                self.retrieval.refuse_unrecorded()?;
+                let passed = pass_through(call, credential, request)?;
+                let passed = Box::pin(self.retrieval.pass_through(passed, asker)).await;
+                Ok(exchange.passed(passed)?.map(Body::Right))
+            }
         }
     }
 }

@@ -6,48 +6,10 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::causes::of_cause;
+use super::error_reply::{ErrorReply, bad_request, denied, no_room, not_found, reply, too_many};
 use super::failure::FailureKind;
 use crate::access::QuotaError;
 use crate::route::RouteError;
-
-/// The answer to a request that failed. All of it is fixed text: nothing of the request is echoed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ErrorReply {
-    /// The status.
-    pub(super) status: StatusCode,
-    /// The error type for `Proxy-Status` (RFC 9209 §2.3).
-    pub(super) proxy_error: &'static str,
-    /// The stable word that programs can compare.
-    pub(super) code: &'static str,
-    /// The failure, in a sentence.
-    pub(super) title: &'static str,
-    /// The remedy.
-    pub(super) detail: &'static str,
-    /// The `Allow` field, with 405.
-    pub(super) allow: Option<&'static str>,
-    /// The `Retry-After` field, in seconds.
-    pub(super) retry_after: Option<u64>,
-    /// True if the connection ends with this answer.
-    pub(super) close: bool,
-}
-
-impl ErrorReply {
-    /// The same with `Retry-After`: whole seconds, never too few.
-    pub(super) fn after(self, wait: Duration) -> Self {
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        Self { retry_after: Some(seconds.max(1)), ..self }
-    }
-}
-
-pub(super) const fn reply(
-    status: StatusCode,
-    proxy_error: &'static str,
-    code: &'static str,
-    title: &'static str,
-    detail: &'static str,
-) -> ErrorReply {
-    ErrorReply { status, proxy_error, code, title, detail, allow: None, retry_after: None, close: false }
-}
 
 impl FailureKind {
     /// The table.
@@ -55,47 +17,33 @@ impl FailureKind {
     pub(super) fn answer(self) -> ErrorReply {
         use StatusCode as S;
         match self {
-            Self::Host => reply(
-                S::BAD_REQUEST,
-                "http_request_error",
+            Self::Host => bad_request(
                 "bad_host",
                 "The Host field is missing or not valid",
                 "Send exactly one Host field with the name and port of the gateway.",
             ),
-            Self::WebPage => reply(
-                S::FORBIDDEN,
-                "http_request_denied",
+            Self::WebPage => denied(
                 "web_page",
                 "Requests of web pages are refused",
                 "The request has an Origin field, which browsers send for pages; tools send none.",
             ),
-            Self::Framing => ErrorReply {
-                close: true,
-                ..reply(
-                    S::BAD_REQUEST,
-                    "http_request_error",
-                    "bad_framing",
-                    "Where the body ends is not certain",
-                    "Send one plain Content-Length, or Transfer-Encoding: chunked, as RFC 9112 section 6 has it.",
-                )
-            },
-            Self::ForeignHost => reply(
-                S::FORBIDDEN,
-                "http_request_denied",
+            Self::Framing => bad_request(
+                "bad_framing",
+                "Where the body ends is not certain",
+                "Send one plain Content-Length, or Transfer-Encoding: chunked, as RFC 9112 section 6 has it.",
+            )
+            .closing(),
+            Self::ForeignHost => denied(
                 "foreign_host",
                 "The Host field names another machine",
                 "Use localhost or a loopback address, or add the name to access.hosts.",
             ),
-            Self::Forwarded => reply(
-                S::FORBIDDEN,
-                "http_request_denied",
+            Self::Forwarded => denied(
                 "forwarded",
                 "Another proxy passed this request on",
                 "Where that proxy is to be trusted, set access.allow_forwarded.",
             ),
-            Self::RequiredHeader => reply(
-                S::FORBIDDEN,
-                "http_request_denied",
+            Self::RequiredHeader => denied(
                 "required_header",
                 "A field that this gateway asks for is missing",
                 "Send the field that access.required_header names.",
@@ -107,39 +55,25 @@ impl FailureKind {
                 "The gateway does not know who you are",
                 "Send your exportgate key where a Snyk token would be (Authorization: token KEY), or the JWT or certificate that you are known by.",
             ),
-            Self::TooManyFailures(_) => reply(
-                S::TOO_MANY_REQUESTS,
-                "http_request_denied",
+            Self::TooManyFailures(_) => too_many(
                 "too_many_failures",
                 "Your address has failed too often to say who it is",
                 "Fix the key; a valid one is accepted at once.",
             )
             .after(Duration::from_mins(1)),
-            Self::Denied(_) => reply(
-                S::FORBIDDEN,
-                "http_request_denied",
+            Self::Denied(_) => denied(
                 "forbidden",
                 "The gateway's policy does not allow you this",
                 "Ask who runs the gateway: `exportgate check --as CLIENT METHOD PATH` names the rule.",
             ),
-            Self::Hidden(_) => reply(
-                S::NOT_FOUND,
-                "http_request_denied",
-                "not_found",
-                "Not found",
-                "Check the path and the ids.",
-            ),
+            Self::Hidden(_) => not_found("not_found", "Not found", "Check the path and the ids."),
             Self::Exceeded(exceeded) => exceeded_by(exceeded),
-            Self::NoCredential => reply(
-                S::FORBIDDEN,
-                "http_request_denied",
+            Self::NoCredential => denied(
                 "no_credential",
                 "The gateway has no Snyk credential for this org or group",
                 "Ask who runs the gateway to add it to [credentials.NAME], or to set one for the rest.",
             ),
-            Self::Via => reply(
-                S::BAD_REQUEST,
-                "http_request_error",
+            Self::Via => bad_request(
                 "bad_via",
                 "The Via field cannot be read",
                 "Send Via as RFC 9110 section 7.6.3 has it, or not at all.",
@@ -160,57 +94,34 @@ impl FailureKind {
                 "The request target is too long",
                 "Send a shorter path and query, or raise listener.max_target.",
             ),
-            Self::BodyTooLarge => ErrorReply {
-                close: true,
-                ..reply(
-                    S::PAYLOAD_TOO_LARGE,
-                    "http_request_error",
-                    "body_too_large",
-                    "The request body is too large",
-                    "Send a smaller body, or raise listener.max_body.",
-                )
-            },
-            Self::BodyTimeout => ErrorReply {
-                close: true,
-                ..reply(
-                    S::REQUEST_TIMEOUT,
-                    "http_request_error",
-                    "body_timeout",
-                    "The request body did not arrive in time",
-                    "Send the whole body at once, or raise listener.body_timeout.",
-                )
-            },
-            Self::BodyIncomplete => ErrorReply {
-                close: true,
-                ..reply(
-                    S::BAD_REQUEST,
-                    "http_request_error",
-                    "body_incomplete",
-                    "The request body broke off",
-                    "Send the body that Content-Length or the chunks announce.",
-                )
-            },
+            Self::BodyTooLarge => reply(
+                S::PAYLOAD_TOO_LARGE,
+                "http_request_error",
+                "body_too_large",
+                "The request body is too large",
+                "Send a smaller body, or raise listener.max_body.",
+            )
+            .closing(),
+            Self::BodyTimeout => reply(
+                S::REQUEST_TIMEOUT,
+                "http_request_error",
+                "body_timeout",
+                "The request body did not arrive in time",
+                "Send the whole body at once, or raise listener.body_timeout.",
+            )
+            .closing(),
+            Self::BodyIncomplete => bad_request(
+                "body_incomplete",
+                "The request body broke off",
+                "Send the body that Content-Length or the chunks announce.",
+            )
+            .closing(),
             Self::NoRoom => no_room(),
         }
     }
 }
 
-/// `listener.max_buffered`, or its part for one connection.
-pub(super) fn no_room() -> ErrorReply {
-    reply(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "proxy_internal_error",
-        "no_room",
-        "The gateway holds as much in memory for clients as it may",
-        "Try again in a moment, take answers faster, or raise listener.max_buffered or listener.max_buffered_per_connection.",
-    )
-    .after(Duration::from_secs(1))
-}
-
 fn exceeded_by(exceeded: QuotaError) -> ErrorReply {
-    let too_many = |code, title, detail| {
-        reply(StatusCode::TOO_MANY_REQUESTS, "http_request_denied", code, title, detail)
-    };
     match exceeded {
         QuotaError::PerMinute { .. } => too_many(
             "client_rate",
@@ -228,26 +139,23 @@ fn exceeded_by(exceeded: QuotaError) -> ErrorReply {
 
 fn no_route(error: RouteError) -> ErrorReply {
     use StatusCode as S;
-    let bad = |code, title, detail| reply(S::BAD_REQUEST, "http_request_error", code, title, detail);
     match error {
-        RouteError::TargetForm => bad(
+        RouteError::TargetForm => bad_request(
             "bad_target",
             "The request target is not in origin-form",
             "Send a path that begins with a slash; the gateway is no forward proxy.",
         ),
-        RouteError::Path => bad(
+        RouteError::Path => bad_request(
             "bad_path",
             "The path has a part that is never passed on",
             "Send plain ids: no dot segments, empty segments, encoded slashes or other encodings.",
         ),
-        RouteError::Query => bad(
+        RouteError::Query => bad_request(
             "bad_query",
             "The query cannot be read",
             "Percent-encode it as RFC 3986 has it, without control bytes or encoded delimiters.",
         ),
-        RouteError::Unknown => reply(
-            S::NOT_FOUND,
-            "http_request_denied",
+        RouteError::Unknown => not_found(
             "unknown_route",
             "The gateway does not serve this path",
             "It serves Snyk's export calls; routes.other = \"forward\" opens the rest of the API.",

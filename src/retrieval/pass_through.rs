@@ -166,6 +166,7 @@ async fn while_awaited<T>(
 }
 
 /// The upstream's reply to a call that passes through.
+#[expect(clippy::large_enum_variant, reason = "it is made once, and taken apart at once")]
 enum HeadReply {
     Head(Response<Streamed>),
     /// An answer with the gateway's credential in its fields: nothing of it may reach client, log or journal.
