@@ -17,7 +17,7 @@ pub struct Now {
     pub mono: Instant,
 }
 
-/// Where [`Now`] comes from: the system, or (in tests) the system moved by an offset.
+/// The source of [`Now`]: the system, or (in tests) the system moved by an offset.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
     /// Milliseconds added to the wall time; `None` is the system's own time.

@@ -82,10 +82,10 @@ pub fn fingerprint(path: &Path) -> Option<[u8; 32]> {
     digest(&[content]).as_ref().try_into().ok()
 }
 
-/// How some files that are followed fare, for whoever wants to know.
+/// The state of followed files, for status and metrics.
 #[derive(Debug)]
 pub struct Watched {
-    /// What they are: `configuration`, `clients`, `tls`, `jwks` or `credential`.
+    /// Their kind: `configuration`, `clients`, `tls`, `jwks` or `credential`.
     pub what: &'static str,
     taken: AtomicU64,
     failed: AtomicU64,
@@ -113,12 +113,12 @@ impl Watched {
         self.failed.fetch_add(failed, Ordering::Relaxed);
     }
 
-    /// What is there is what is in force.
+    /// The contents are in force.
     pub fn mended(&self) {
         *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// What is there cannot be used; whether that is news.
+    /// The contents cannot be used; true if that is news.
     pub fn bad(&self, why: String) -> bool {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = failing.as_ref().is_none_or(|(_, before)| *before != why);
@@ -130,7 +130,7 @@ impl Watched {
         is_news
     }
 
-    /// How often new contents were taken, and how often they could not be.
+    /// The numbers of new contents that were taken, and that could not be used.
     #[must_use]
     pub fn counts(&self) -> (u64, u64) {
         (self.taken.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
@@ -152,7 +152,7 @@ pub struct Followed {
     taken: Digest,
     /// The content of the last reading.
     seen: Option<Digest>,
-    /// Whether it is fine that they are not there yet.
+    /// True if they may be missing at first.
     optional: bool,
 }
 
@@ -187,7 +187,7 @@ impl Followed {
         }
     }
 
-    /// How they fare.
+    /// Their state.
     #[must_use]
     pub fn watched(&self) -> Arc<Watched> {
         Arc::clone(&self.watched)

@@ -63,7 +63,7 @@ impl Shutdown {
         self.announced.cancelled().await;
     }
 
-    /// Whether it was said.
+    /// True once it was said.
     #[must_use]
     pub fn is_announced(&self) -> bool {
         self.is_announced.load(Ordering::SeqCst)

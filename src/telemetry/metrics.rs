@@ -42,7 +42,7 @@ const UPSTREAM_SECONDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 /// Buckets of the freshness that is left, in seconds.
 const FRESHNESS_SECONDS: [f64; 8] = [60.0, 300.0, 600.0, 900.0, 1_200.0, 1_800.0, 2_700.0, 3_600.0];
 
-/// How a request was served.
+/// The way in which a request was served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestOutcome {
     /// From the cache.
