@@ -6,11 +6,11 @@ pub mod circuit;
 pub mod clock;
 pub mod error_text;
 pub mod expiry;
-pub mod files;
 pub mod hardening;
 pub mod secret;
 pub mod shutdown;
 pub mod systemd;
+pub mod watched_file;
 
 pub mod export;
 pub mod transport;

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::settings::KeySource;
 use super::token::{BadKeys, Keys};
-use crate::files::{self, Content, Followed, Unreadable, Watched};
 use crate::transport::{self, FetchError, HttpClient, TransportError};
+use crate::watched_file::{self, Content, Followed, Unreadable, Watched};
 
 /// Shortest time between two tries to fetch the keys, whatever clients send.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -86,7 +86,7 @@ impl Jwks {
             }
             KeySource::Url { url, ca_file, token_file, refresh } => {
                 if let Some(path) = token_file {
-                    files::report_exposed(path);
+                    watched_file::report_exposed(path);
                 }
                 let client = transport::client(url, ca_file.as_deref(), TIMEOUT)?;
                 let (url, token_file, refresh) = (url.clone(), token_file.clone(), *refresh);
@@ -162,7 +162,7 @@ impl Remote {
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(path) = &self.token_file {
             let path = path.clone();
-            let reading = tokio::task::spawn_blocking(move || files::read(&path));
+            let reading = tokio::task::spawn_blocking(move || watched_file::read(&path));
             let content = reading.await.map_err(|_| FetchKeys::BadToken)??;
             let token = std::str::from_utf8(&content).map_err(|_| FetchKeys::BadToken)?;
             let mut value =

@@ -25,9 +25,9 @@ use http::request::Parts;
 
 use crate::clock::Now;
 use crate::expiry::Expiring;
-use crate::files::{Content, Followed, Watched};
 use crate::route::Route;
 use crate::transport::{Peer, Via};
+use crate::watched_file::{Content, Followed, Watched};
 
 pub use clients::{Claim, Client, ClientSettings, Clients, SharedIdentifier};
 pub use error::{IdentifyError, PermitError, Reason};

@@ -12,8 +12,8 @@ use http::request::Parts;
 use super::AdminSettings;
 use super::answer::AdminRefusal;
 use crate::access::{authority, is_ours};
-use crate::files;
 use crate::transport::{Peer, Via};
+use crate::watched_file;
 
 const FOREIGN_HOST: AdminRefusal = AdminRefusal::new(
     StatusCode::FORBIDDEN,
@@ -80,7 +80,7 @@ pub(super) async fn admit(
         return if client_ca.is_some() { Err(UNAUTHORIZED) } else { Ok(()) };
     };
     // It may be replaced at any time, so it is read each time.
-    let read = tokio::task::spawn_blocking(move || files::read(&path)).await;
+    let read = tokio::task::spawn_blocking(move || watched_file::read(&path)).await;
     let content = read.ok().and_then(Result::ok).ok_or(NO_TOKEN)?;
     let token = token_in(&content).ok_or(NO_TOKEN)?;
     let mut given = parts.headers.get_all(AUTHORIZATION).iter();

@@ -32,7 +32,6 @@ use crate::clock::{Clock, Now};
 use crate::credential::Credentials;
 use crate::expiry::Expiring;
 use crate::export::Id;
-use crate::files::Watched;
 use crate::journal::Journal;
 use crate::listener::{self, Counters};
 use crate::shutdown::Shutdown;
@@ -41,6 +40,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
 use crate::transport::{Body, Memory, Peer, ServerTlsSettings};
 use crate::upstream::Upstream;
+use crate::watched_file::Watched;
 
 pub(crate) use guard::token_in;
 

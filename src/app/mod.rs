@@ -19,7 +19,6 @@ use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::{Config, Problems, clients};
 use crate::credential::{BadCredential, Credentials};
-use crate::files::{Content, Followed, Unreadable};
 use crate::gateway::Gateway;
 use crate::journal::Journal;
 use crate::listener::{Address, BindError, Listener};
@@ -28,6 +27,7 @@ use crate::shutdown::{self, Shutdown};
 use crate::systemd;
 use crate::telemetry::trace::{TraceError, Traces};
 use crate::transport::{BadTls, Peer, ServerTls, TransportError};
+use crate::watched_file::{Content, Followed, Unreadable};
 
 use self::core::Core;
 use admin_thread::AdminThread;
@@ -286,7 +286,7 @@ async fn bind_admin(
         bound => bound?,
     };
     if let Some(path) = &config.admin.token_file {
-        crate::files::report_exposed(path);
+        crate::watched_file::report_exposed(path);
     }
     let in_force = reload::in_force(config, Vec::new());
     let admin = Admin::new(config.admin.clone(), views, Arc::clone(&admin_thread.counters), in_force);

@@ -19,7 +19,6 @@ use crate::clock::Clock;
 use crate::config::{Config, Problems, Resolved, needs_restart};
 use crate::credential::Credentials;
 use crate::error_text::BoxError;
-use crate::files::{self, Watched};
 use crate::gateway::Gateway;
 use crate::journal::{Journal, OnFailure};
 use crate::listener::Limits;
@@ -29,6 +28,7 @@ use crate::systemd;
 use crate::telemetry::LogFilter;
 use crate::transport::{BadTls, Memory, PreparedTls, ServerTls, ServerTlsSettings};
 use crate::upstream::Upstream;
+use crate::watched_file::{self, Watched};
 
 /// Interval for reading the configuration's file.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -101,7 +101,7 @@ impl Reload {
                 };
                 // A disk that hangs must not delay anything else.
                 let path = path.clone();
-                let look = move || path.and_then(|path| files::fingerprint(&path));
+                let look = move || path.and_then(|path| watched_file::fingerprint(&path));
                 let Ok(found) = tokio::task::spawn_blocking(look).await else { continue };
                 let has_settled = found == std::mem::replace(&mut seen, found);
                 let is_new = found != tried && has_settled;

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::{parse_clients, put_in_force};
 use crate::access::Access;
 use crate::credential;
-use crate::files::{Content, Followed, Watched};
 use crate::shutdown::Shutdown;
 use crate::transport::ServerTls;
+use crate::watched_file::{Content, Followed, Watched};
 
 type TaskFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 

@@ -8,13 +8,13 @@ use super::{CommandError, Configured, block_on, signals};
 use crate::app::{App, Reload};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::files;
 use crate::shutdown::Shutdown;
 use crate::telemetry;
+use crate::watched_file;
 
 pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), CommandError> {
     let file = config::file(configured.config.as_deref()).map(|path| {
-        let found = files::fingerprint(&path);
+        let found = watched_file::fingerprint(&path);
         (path, found)
     });
     let (config, lowered) = within_open_files(configured.resolve()?.0);

@@ -11,9 +11,9 @@ use super::reader::Reader;
 use super::upstream::{check_certificates, endpoint};
 use crate::access::token::{Keys, TokenRules};
 use crate::access::{ClientSettings, KeySource, Settings, Tokens};
-use crate::files;
 use crate::listener::{Address, Settings as Listener};
 use crate::transport::ServerTlsSettings;
+use crate::watched_file;
 
 /// The settings, with the files that `app` reads again.
 pub(super) struct AccessSection {
@@ -52,7 +52,7 @@ pub(super) fn read(r: &mut Reader<'_>, plain: &[String]) -> AccessSection {
 }
 
 fn clients(r: &mut Reader<'_>, path: &Path) -> Vec<ClientSettings> {
-    match files::read(path) {
+    match watched_file::read(path) {
         Err(error) => r.invalid("access.clients_file", format!("cannot be read: {}", error.source)),
         Ok(content) => match clients::parse(&path.display().to_string(), &content) {
             Ok(clients) => return clients,

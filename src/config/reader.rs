@@ -10,7 +10,7 @@ use super::keys::{Declaration, declaration};
 use super::links::is_link;
 use super::problem::{Problem, Problems};
 use super::sources::{FILE, RawValue, Sources, variable};
-use crate::files;
+use crate::watched_file;
 
 /// A key with its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +145,7 @@ impl<'a> Reader<'a> {
         path: &Path,
         check: impl FnOnce(&[u8]) -> Result<(), String>,
     ) {
-        let content = files::read(path).map_err(|error| format!("cannot be read: {}", error.source));
+        let content = watched_file::read(path).map_err(|error| format!("cannot be read: {}", error.source));
         if let Err(what) = content.and_then(|content| check(&content)) {
             self.invalid(key, what);
         }

@@ -13,7 +13,7 @@ use super::settings::{Scopes, Settings};
 use super::slot::{self, BadCredential, parse};
 use crate::clock::Clock;
 use crate::export::Scope;
-use crate::files::{Followed, Watched};
+use crate::watched_file::{Followed, Watched};
 
 /// Separates a credential's name and its version after a change of its settings; no name contains it.
 pub const VERSION: char = '#';

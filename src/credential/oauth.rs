@@ -20,8 +20,8 @@ use zeroize::Zeroizing;
 use super::settings::OAuthSettings;
 use super::{BadCredential, Scheme, Unavailable, parse};
 use crate::clock::{Clock, Now};
-use crate::files::{self, Unreadable};
 use crate::transport::{self, FetchError, HttpClient};
+use crate::watched_file::{self, Unreadable};
 
 /// Longest wait for the token endpoint.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -109,7 +109,7 @@ fn life(expires_in: Option<&Value>) -> Option<Duration> {
 
 impl OAuth {
     pub(super) fn new(client: HttpClient, settings: OAuthSettings, clock: Clock) -> Self {
-        files::report_exposed(&settings.secret_file);
+        watched_file::report_exposed(&settings.secret_file);
         Self { client, settings, clock, state: watch::Sender::default(), wanted: Notify::new() }
     }
 
@@ -220,7 +220,7 @@ impl OAuth {
 
     async fn fetch(&self) -> Result<AccessToken, NoToken> {
         let path = self.settings.secret_file.clone();
-        let reading = tokio::task::spawn_blocking(move || files::read(&path));
+        let reading = tokio::task::spawn_blocking(move || watched_file::read(&path));
         let content = reading.await.map_err(|_| NoToken::BadSecret(BadCredential::Empty))??;
         let secret = std::str::from_utf8(&content).unwrap_or_default();
         parse(secret).map_err(NoToken::BadSecret)?;

@@ -11,9 +11,9 @@ use super::Unavailable;
 use super::oauth::OAuth;
 use super::settings::{Scheme, SlotSettings, ValueSource};
 use crate::clock::{Clock, Now};
-use crate::files::{self, Followed, Unreadable};
 use crate::secret::Secret;
 use crate::transport::{self, TransportError};
+use crate::watched_file::{self, Followed, Unreadable};
 
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 8_192;
@@ -110,7 +110,7 @@ pub(super) fn open(
     match source {
         ValueSource::Fixed(fixed) => secret = Some(fixed),
         ValueSource::File(path) => {
-            files::report_exposed(&path);
+            watched_file::report_exposed(&path);
             let (file, content) = if at == 0 {
                 let (file, mut contents) = Followed::open("credential", vec![path])?;
                 (file, contents.pop())
@@ -151,7 +151,7 @@ pub(super) fn value(secret: Secret, scheme: Scheme, generation: u64) -> Result<V
 }
 
 pub(super) fn read(path: &Path) -> Result<Secret, BadCredential> {
-    parse(std::str::from_utf8(&files::read(path)?).unwrap_or("\u{fffd}"))
+    parse(std::str::from_utf8(&watched_file::read(path)?).unwrap_or("\u{fffd}"))
 }
 
 /// Checks the text of a token, without the white space around it.

@@ -15,7 +15,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::peer::{Certificate, time};
 use crate::expiry::{Expiring, Kind};
-use crate::files::{self, Content, Followed, Unreadable};
+use crate::watched_file::{self, Content, Followed, Unreadable};
 
 /// `[tls]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,7 +157,7 @@ impl HandshakeSettings {
 }
 
 fn follow(settings: &Settings) -> Result<(Followed, Vec<Content>), Unreadable> {
-    files::report_exposed(&settings.key);
+    watched_file::report_exposed(&settings.key);
     let mut paths = vec![settings.certificate.clone(), settings.key.clone()];
     paths.extend(settings.client_ca.clone());
     paths.extend(settings.client_crl.clone());

@@ -23,10 +23,10 @@ use crate::admin::report::ErrorReport;
 use crate::config::Sources;
 use crate::credential;
 use crate::error_text::{BoxError, find, visible};
-use crate::files;
 use crate::listener::Address;
 use crate::secret::Secret;
 use crate::transport::{self, Body, FetchError, HttpClient, RequestError};
+use crate::watched_file;
 
 pub(super) use address::AdminAddress;
 use error::AdminError;
@@ -118,7 +118,7 @@ impl AdminArgs {
 impl AdminToken {
     fn read(path: &Path) -> Result<Self, AdminError> {
         let failed = |source: BoxError| AdminError::TokenFile { path: path.to_owned(), source };
-        let content = files::read(path).map_err(|error| failed(error.source.into()))?;
+        let content = watched_file::read(path).map_err(|error| failed(error.source.into()))?;
         let secret =
             credential::parse(&String::from_utf8_lossy(&content)).map_err(|error| failed(error.into()))?;
         Ok(Self { secret, path: path.to_owned() })

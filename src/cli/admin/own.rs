@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::AdminError;
-use crate::files;
 use crate::transport::{HttpClient, Pin, ServerTls, ServerTlsSettings, pinned};
+use crate::watched_file;
 
 #[derive(Debug)]
 pub(super) struct OwnTls {
@@ -36,7 +36,7 @@ impl OwnTls {
             return Ok(None);
         }
         let failed = |source| AdminError::Certificate { path: self.certificate(), source };
-        let pem = files::read(&self.files.certificate).map_err(|error| failed(error.source.into()))?;
+        let pem = watched_file::read(&self.files.certificate).map_err(|error| failed(error.source.into()))?;
         Pin::of(&pem).map(Some).map_err(failed)
     }
 }

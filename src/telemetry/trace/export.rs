@@ -23,8 +23,8 @@ use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanData,
 use tokio::runtime::Handle;
 
 use super::{QUEUE, Settings, SpanCounts};
-use crate::files;
 use crate::transport::{self, TransportError};
+use crate::watched_file;
 
 /// Most spans in one request.
 const BATCH: usize = 512;
@@ -66,7 +66,7 @@ pub(super) fn processor(
 ) -> Result<BatchSpanProcessor, TraceError> {
     let Settings { endpoint, headers_file, ca_file, service_name, timeout, sample: _ } = settings;
     if let Some(path) = headers_file {
-        files::report_exposed(path);
+        watched_file::report_exposed(path);
     }
     let batch = Arc::<Mutex<Batch>>::default();
     let collector = Collector {
@@ -179,8 +179,9 @@ impl Collector {
         ours.headers_mut().insert(USER_AGENT, AGENT);
         if let Some(path) = &self.headers_file {
             // Read each time, so that a key can be replaced.
-            ours.headers_mut()
-                .extend(fields(&files::read(path)?).map_err(|what| format!("otlp.headers_file: {what}"))?);
+            ours.headers_mut().extend(
+                fields(&watched_file::read(path)?).map_err(|what| format!("otlp.headers_file: {what}"))?,
+            );
         }
         let protobuf = HeaderValue::from_static("application/x-protobuf");
         ours.headers_mut().insert(CONTENT_TYPE, protobuf);

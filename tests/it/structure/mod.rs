@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 const RANKS: [&[&str]; 9] = [
     &["error_text"],
-    &["circuit", "clock", "expiry", "files", "hardening", "secret", "shutdown", "systemd"],
+    &["circuit", "clock", "expiry", "hardening", "secret", "shutdown", "systemd", "watched_file"],
     &["export", "transport"],
     &["route"],
     &["access", "admission", "cache", "credential", "journal", "listener", "telemetry", "upstream"],
