@@ -1,11 +1,12 @@
-"""Records the calls between source files that one request causes: a hit, a miss, and a request that joins another.
+"""Records the calls between source files that one request causes: a hit, a miss, and two equal requests at one time.
 
-    cargo build && sudo python3 benches/calls/trace.py [--show]
+    cargo build && sudo python3 benches/calls/trace.py [--show] [--program PATH --root CHECKOUT]
 
-The kernel's uprobes stand at the entry of each function of `src` in the development build, which inlines nothing. A record
-is the sequence of files that were entered, where calls within one file count once. Entries are its length, files are the
-different ones in it, and returns are entries into a file that had been left before. Of several requests, the one with the
-shortest record counts: the others met a timer. Wants root (tracefs), binutils.
+The kernel's uprobes stand at the entries of the functions of `src` in the development build, which inlines nothing: of all
+that have at least LONG lines, for a reader sees a shorter one as a word. A record is the sequence of files that are entered,
+from `gateway` to the answer; calls within one file count once. Entries are its length, files are the different ones in it,
+and returns are entries into a file that had been left before. Of several requests the shortest record counts: the others
+met a timer. It wants root (tracefs) and binutils.
 """
 
 import argparse
@@ -24,32 +25,47 @@ from servers import CLIENT_CORE, QUERY, STATUS, Bench, Exportgate, Process, entr
 
 TRACING = pathlib.Path("/sys/kernel/tracing")
 TIMES = 9
-# Who runs by a timer, and is no part of a request.
-TIMERS = ("app/", "watched_file.rs", "expiry.rs", "systemd.rs")
-# Accessors that a debugger steps into and a reader does not.
-PLAIN = ("clock.rs", "secret.rs", "shutdown.rs", "error_text.rs")
+# Lines of a function that counts.
+LONG = 6
+# What runs by a timer, or before the request is one.
+ELSEWHERE = ("app/", "clock.rs", "cli/", "main.rs", "lib.rs", "watched_file.rs", "files.rs", "expiry.rs", "systemd.rs", "listener/")
 
 
-def functions(program):
-    """The file of each function of ours, by its offset in the program."""
+def is_long(source, line):
+    """True if a function of at least LONG lines begins at `line`."""
+    text = source[line - 1] if line <= len(source) else ""
+    if not re.match(r"\s*(pub(\(\w+\))? )?(const )?(async )?fn ", text):
+        return False
+    indent = text[:len(text) - len(text.lstrip())]
+    end = next((number for number, text in enumerate(source[line:], line + 1) if text.startswith(f"{indent}}}")), line)
+    return end - line + 1 >= LONG
+
+
+def functions(root, program):
+    """The file of each function that counts, by its offset in the program."""
     text = subprocess.run(["nm", program], capture_output=True, text=True, check=True).stdout
     rows = (line.split() for line in text.splitlines())
-    addresses = sorted({int(row[0], 16) for row in rows if len(row) == 3 and row[1] in "tT"})
+    addresses = sorted({int(row[0], 16) for row in rows if len(row) == 3 and row[1] in "tT" and "exportgate" in row[2]})
     asked = "\n".join(map(hex, addresses))
     places = subprocess.run(["addr2line", "-e", program], input=asked, capture_output=True, text=True, check=True).stdout
     segments = subprocess.run(["readelf", "-lW", program], capture_output=True, text=True, check=True).stdout
     loads = [[int(number, 16) for number in found] for found in
              re.findall(r"LOAD\s+(0x\w+) (0x\w+) 0x\w+ (0x\w+) 0x\w+ R E", segments)]
-    below = f"{ROOT}/src/"
+    sources = {}
     for address, place in zip(addresses, places.splitlines()):
-        if place.startswith(below):
+        file, _, line = place.split(" ")[0].partition(":")
+        below, _, file = file.partition("/src/")
+        if below != str(root) or file.startswith(ELSEWHERE) or not line.isdigit():
+            continue
+        source = sources.setdefault(file, (root / "src" / file).read_text().splitlines())
+        if is_long(source, int(line)):
             offset = next(address - start + at for at, start, size in loads if start <= address < start + size)
-            yield offset, place[len(below):].split(":")[0]
+            yield offset, file
 
 
 @contextlib.contextmanager
-def probes(program):
-    files = dict(enumerate_files(program))
+def probes(root, program):
+    files = {f"f{number}": found for number, found in enumerate(functions(root, program))}
     events = TRACING / "uprobe_events"
     enable = TRACING / "events/exportgate/enable"
     with contextlib.suppress(OSError):
@@ -68,10 +84,6 @@ def probes(program):
         events.write_text("")
 
 
-def enumerate_files(program):
-    return ((f"f{number}", found) for number, found in enumerate(functions(program)))
-
-
 def traced(names, act):
     """The files that `act` had entered, in order."""
     (TRACING / "trace").write_text("")
@@ -80,13 +92,13 @@ def traced(names, act):
     (TRACING / "tracing_on").write_text("0")
     found = re.findall(r": (f\d+): \(0x", (TRACING / "trace").read_text())
     files = [names[name] for name in found]
-    files = [file for file in files if not file.startswith(TIMERS) and file not in PLAIN]
     return [file for number, file in enumerate(files) if number == 0 or files[number - 1] != file]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--show", action="store_true", help="print each record")
+    parser.add_argument("--root", type=pathlib.Path, default=ROOT)
     parser.add_argument("--program", type=pathlib.Path, default=ROOT / "target/debug/exportgate")
     parser.add_argument("--upstream", type=pathlib.Path, default=ROOT / "target/instructions/bin/upstream")
     arguments = parser.parse_args()
@@ -96,7 +108,7 @@ def main():
         port = free_port()
         with Process([arguments.upstream, f"127.0.0.1:{port}"], CLIENT_CORE, port, bench.scratch / "upstream.log"):
             process, values = Exportgate(arguments.program).start(bench, port, {})
-            with process, probes(arguments.program) as names:
+            with process, probes(arguments.root, arguments.program) as names:
                 def ask(target):
                     assert fetch(values["PORT"], target)[0] == 200, target
 
