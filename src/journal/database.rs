@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -142,16 +142,22 @@ impl Database {
         let group = Group::begin(connection)?;
         // The wait for the file's lock is over: from here on nobody else writes.
         let now = clock.now();
-        sends.read(connection, self.identity, now.wall, listener)?;
-        let (mut on_record, mut has_inserted) = (Vec::new(), false);
+        let (mut on_record, mut has_read) = (Vec::new(), false);
+        // Before a row of ours is put in: what is newer than the last one that is known was written by others.
+        let mut read = |sends: &mut SendsReader| {
+            if std::mem::replace(&mut has_read, true) {
+                return Ok(());
+            }
+            sends.read(connection, self.identity, now.wall, listener)
+        };
         for command in commands {
             on_record.push(match command {
                 WriterCommand::Attempt(attempt, served) => {
                     let is_answered = served.iter().any(|one| one.request == attempt.request);
                     // It is on record, unless the journal did not work when it was sent.
                     if !complete(connection, attempt, is_answered)? {
-                        insert(connection, attempt, is_answered)?;
-                        has_inserted = true;
+                        read(sends)?;
+                        insert(connection, attempt, attempt.started, is_answered)?;
                     }
                     // The ids are our own, one for each request, so an equal one is the same client's.
                     let others = || served.iter().filter(|one| one.request != attempt.request);
@@ -159,14 +165,14 @@ impl Database {
                 }
                 WriterCommand::Serve(attempt, served) => insert_served(connection, *attempt, served.iter())?,
                 WriterCommand::Reserve(attempt, confirm) => {
+                    read(sends)?;
                     let may_be_sent = (confirm.0)(now);
                     if may_be_sent {
-                        insert(connection, &Attempt { started: now.wall, ..Attempt::clone(attempt) }, false)?;
-                        has_inserted = true;
+                        insert(connection, attempt, now.wall, false)?;
                     }
                     may_be_sent
                 }
-                WriterCommand::Look => true,
+                WriterCommand::Look => read(sends).map(|()| true)?,
                 WriterCommand::Withdraw(attempt) => {
                     let mut withdraw = connection.prepare_cached(
                         "UPDATE attempts SET error = 'not_sent' WHERE id = ?1 AND status IS NULL AND error IS NULL",
@@ -175,7 +181,7 @@ impl Database {
                 }
             });
         }
-        let newest = if has_inserted { Some(sends::newest(connection)?) } else { None };
+        let newest = if has_read { Some(sends::newest(connection)?) } else { None };
         group.commit()?;
         if let Some(newest) = newest {
             sends.committed(newest);
@@ -249,7 +255,12 @@ impl Text {
 
 /// Puts an attempt on record. One that is on record already, and is sent later than it says, becomes the newest row, so that
 /// other processes read it again.
-fn insert(connection: &Connection, attempt: &Attempt, is_answered: bool) -> rusqlite::Result<()> {
+fn insert(
+    connection: &Connection,
+    attempt: &Attempt,
+    started: SystemTime,
+    is_answered: bool,
+) -> rusqlite::Result<()> {
     let mut insert = connection.prepare_cached(
         "INSERT INTO attempts (id, started_ms, latency_us, upstream, credential, request_id, client, sent_id,
             received_id, scope_kind, scope_id, export_id, operation, method, status, export_status, bytes,
@@ -262,7 +273,7 @@ fn insert(connection: &Connection, attempt: &Attempt, is_answered: bool) -> rusq
     )?;
     insert.execute(params![
         Text::of(attempt.id).as_str(),
-        unix_ms(attempt.started),
+        unix_ms(started),
         micros(attempt.latency),
         capped(&attempt.upstream),
         capped(&attempt.credential),
