@@ -32,7 +32,6 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    #[must_use]
     pub(super) fn new(settings: BackoffSettings) -> Self {
         Self { settings, circuit: Circuit::default(), told_until: None }
     }
@@ -43,7 +42,6 @@ impl Backoff {
     }
 
     /// The requests that may be sent at `now`.
-    #[must_use]
     pub(super) fn admits(&self, now: Instant) -> Admits {
         self.circuit.admits(now)
     }
@@ -92,32 +90,27 @@ impl Backoff {
     }
 
     /// The end of the pause, where that is known.
-    #[must_use]
     pub(super) fn until(&self, now: Instant) -> Option<Instant> {
         self.circuit.until(now)
     }
 
     /// The wait that clients are told: Snyk's own, counted down, where it is longer than ours.
-    #[must_use]
     pub(super) fn retry_after(&self, now: Instant) -> Duration {
         let until = self.circuit.until(now).max(self.told_until);
         until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
     /// True if nothing is sent at `now`.
-    #[must_use]
     pub(super) fn blocks(&self, now: Instant) -> bool {
         self.circuit.blocks(now)
     }
 
     /// Its state at `now`.
-    #[must_use]
     pub(super) fn standing(&self, now: Instant) -> CircuitStatus {
         self.circuit.standing(now)
     }
 
     /// True if it need not be remembered any more.
-    #[must_use]
     pub(super) fn is_over(&self, now: Instant) -> bool {
         let told = self.told_until.is_some_and(|until| until > now);
         match self.circuit.standing(now).phase {

@@ -37,8 +37,7 @@ pub enum Obstacle {
 
 impl Obstacle {
     /// A word for log, journal and fields.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Budget => "budget",
             Self::Backoff => "backoff",

@@ -88,7 +88,6 @@ pub(super) struct Probes {
 
 impl Probes {
     /// True if it is any circuit's probe.
-    #[must_use]
     pub(super) const fn is_any(self) -> bool {
         self.host || self.scope || self.export
     }
@@ -182,7 +181,6 @@ pub(super) struct Circuits {
 
 impl Circuits {
     /// All circuits are closed.
-    #[must_use]
     pub(super) fn new(settings: BreakerSettings) -> Self {
         Self {
             settings,
@@ -281,13 +279,11 @@ impl Circuits {
     }
 
     /// The state of the host's circuit at `now`.
-    #[must_use]
     pub(super) fn standing(&self, now: Instant) -> CircuitStatus {
         self.whole.circuit.standing(now)
     }
 
     /// Number of exports whose circuit is not closed.
-    #[must_use]
     pub(super) fn broken_exports(&self) -> usize {
         let is_broken = |(resource, health): &(&Resource, &ResourceHealth)| {
             !health.circuit.is_closed() || health.failures > 0 && self.scopes.contains_key(&resource.scope)

@@ -32,7 +32,6 @@ impl<T> Default for FairQueue<T> {
 }
 
 impl<T> FairQueue<T> {
-    #[must_use]
     pub(super) fn len(&self) -> usize {
         self.waiting
     }

@@ -40,7 +40,8 @@ pub use budget::Limit;
 pub use candidate::{Candidate, Obstacle, QueueId, QueueRefusal};
 pub use circuits::{BreakerSettings, Evidence, Level, OpenCircuit, Resource};
 pub use queue::{Confirmation, Queue};
-pub use rate_fields::{Bucket, CallKind, RateFields, limits_told};
+pub(crate) use rate_fields::limits_told;
+pub use rate_fields::{Bucket, CallKind, RateFields};
 pub use retry::RetrySettings;
 pub use rules::{Grant, Rules, SendOutcome, Step};
 pub use settings::{LaneSettings, Settings};
@@ -58,8 +59,7 @@ pub enum Api {
 
 impl Api {
     /// Its name, in the journal too.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Rest => "rest",
             Self::V1 => "v1",
@@ -145,20 +145,17 @@ struct CircuitPass {
 
 impl RequestSlot {
     /// True if it is the first request after a pause: others depend on its outcome.
-    #[must_use]
-    pub const fn is_probe(&self) -> bool {
+    pub(crate) const fn is_probe(&self) -> bool {
         self.lane.is_probe() || self.circuits.probes.is_any()
     }
 
     /// Asks in the transaction that puts the request on record whether it may be sent then. It counts from then on.
-    #[must_use]
-    pub fn confirmation(&self) -> Confirmation {
+    pub(crate) fn confirmation(&self) -> Confirmation {
         self.lane.confirmation()
     }
 
     /// Gives the slot back without having sent: the request can ask again, in its old place and no longer than before.
-    #[must_use]
-    pub fn put_back(self) -> Candidate {
+    pub(crate) fn put_back(self) -> Candidate {
         self.lane.put_back()
     }
 
@@ -229,8 +226,12 @@ struct Retries {
 
 impl Admission {
     /// Has a queue for each of `credentials` and each API.
-    #[must_use]
-    pub fn new(upstream: Arc<str>, clock: Clock, settings: &Settings, credentials: &[Arc<str>]) -> Self {
+    pub(crate) fn new(
+        upstream: Arc<str>,
+        clock: Clock,
+        settings: &Settings,
+        credentials: &[Arc<str>],
+    ) -> Self {
         let queue = |lane: Lane| {
             let queue = Queue::new(&lane, settings.lane(lane.api).clone(), clock.clone(), true);
             (lane, queue)
@@ -248,15 +249,13 @@ impl Admission {
     }
 
     /// The queue of each lane.
-    #[must_use]
-    pub fn queues(&self) -> Arc<Queues> {
+    pub(crate) fn queues(&self) -> Arc<Queues> {
         self.queues.load_full()
     }
 
     /// Goes by other settings from now on, and has queues for `credentials`. The new queues are returned: they must be
     /// run, and told of the last hour. A queue whose credential is gone admits no more requests, and ends when nobody waits in it.
-    #[must_use]
-    pub fn set(&self, settings: &Settings, credentials: &[Arc<str>]) -> Queues {
+    pub(crate) fn set(&self, settings: &Settings, credentials: &[Arc<str>]) -> Queues {
         lock(&self.circuits).set(settings.breaker);
         {
             let mut retries = lock(&self.retries);
@@ -290,20 +289,17 @@ impl Admission {
     }
 
     /// Number of requests that wait in the queues.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.queues.load().values().map(|queue| queue.waiting()).sum()
     }
 
     /// The state of the host's circuit.
-    #[must_use]
-    pub fn circuit(&self) -> CircuitStatus {
+    pub(crate) fn circuit(&self) -> CircuitStatus {
         lock(&self.circuits).standing(self.now())
     }
 
     /// Number of exports whose circuit is not closed.
-    #[must_use]
-    pub fn open_exports(&self) -> usize {
+    pub(crate) fn open_exports(&self) -> usize {
         lock(&self.circuits).broken_exports()
     }
 
@@ -348,16 +344,14 @@ impl Admission {
     }
 
     /// True if it is known that nothing of `client` about `resource` is sent in `lane` at the moment.
-    #[must_use]
-    pub fn is_paused(&self, lane: &Lane, resource: &Resource, client: &Arc<str>) -> bool {
+    pub(crate) fn is_paused(&self, lane: &Lane, resource: &Resource, client: &Arc<str>) -> bool {
         lock(&self.circuits).check(Some(resource), client, self.now()).is_err()
             || self.queues.load().get(lane).is_some_and(|queue| queue.is_backing_off())
     }
 
     /// The pause before another try of a failed read, if the allowance has one. `left` is the time that its client still
     /// waits.
-    #[must_use]
-    pub fn retry(&self, tries: u32, left: Duration) -> Option<Duration> {
+    pub(crate) fn retry(&self, tries: u32, left: Duration) -> Option<Duration> {
         let mut retries = lock(&self.retries);
         let pause = retry::pause(tries, fastrand::f64(), left, &retries.settings)?;
         retries.allowance.take().then_some(pause)

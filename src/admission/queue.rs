@@ -80,7 +80,6 @@ pub struct LaneSlot {
 
 impl Queue {
     /// An empty one.
-    #[must_use]
     pub(super) fn new(lane: &Lane, settings: LaneSettings, clock: Clock, is_informed: bool) -> Arc<Self> {
         let state = QueueState {
             rules: Rules::new(settings),
@@ -142,8 +141,7 @@ impl Queue {
     }
 
     /// Its state, for people.
-    #[must_use]
-    pub fn standing(&self) -> LaneStatus {
+    pub(crate) fn standing(&self) -> LaneStatus {
         self.state().rules.standing(self.now())
     }
 
@@ -263,28 +261,24 @@ impl LaneSlot {
     }
 
     /// True if others depend on its outcome: it is the first request after a backoff.
-    #[must_use]
-    pub const fn is_probe(&self) -> bool {
+    pub(crate) const fn is_probe(&self) -> bool {
         self.grant.is_probe || self.grant.is_probe_of_starts
     }
 
     /// [`Rules::confirm`], for the one who puts the request on record.
-    #[must_use]
-    pub fn confirmation(&self) -> Confirmation {
+    pub(crate) fn confirmation(&self) -> Confirmation {
         let (queue, slot) = (Arc::clone(&self.queue), self.grant.slot);
         Box::new(move |now| queue.state().rules.confirm(slot, now.mono))
     }
 
     /// The time since it was confirmed.
-    #[must_use]
-    pub fn age(&self, now: Instant) -> Duration {
+    pub(crate) fn age(&self, now: Instant) -> Duration {
         self.queue.state().rules.age(self.grant.slot, now)
     }
 
     /// Gives the slot back without having sent: the request can stand in the queue again, in its old place and no longer than
     /// before.
-    #[must_use]
-    pub fn put_back(mut self) -> Candidate {
+    pub(crate) fn put_back(mut self) -> Candidate {
         self.end(SendOutcome::Failed, &RateFields::default(), CallKind::Other);
         Candidate { is_put_back: true, ..self.candidate.clone() }
     }

@@ -41,8 +41,7 @@ pub enum CallKind {
 
 /// Reads Snyk's `X-Ratelimit-Limit`: `160, 160;w=1;name="…", 1620;w=60;name="…"`. Nothing of a value that is not
 /// understood is taken; `None` then.
-#[must_use]
-pub fn limits_told(text: &str) -> Option<Vec<Limit>> {
+pub(crate) fn limits_told(text: &str) -> Option<Vec<Limit>> {
     let mut limits = Vec::new();
     for member in text.split(',') {
         let mut parts = member.split(';').map(str::trim);

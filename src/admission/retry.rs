@@ -29,7 +29,6 @@ pub(super) struct Allowance {
 
 impl Allowance {
     /// A full one.
-    #[must_use]
     pub(super) const fn new(percent: u32) -> Self {
         Self { percent, left: SAVED * COST }
     }
@@ -54,7 +53,6 @@ impl Allowance {
 
 /// The pause before try number `tries` + 1 of a read that failed; `None` where there are no more tries.
 /// `chance` is between 0 and 1 (full jitter); `left` is the time that its client still waits.
-#[must_use]
 pub(super) fn pause(tries: u32, chance: f64, left: Duration, settings: &RetrySettings) -> Option<Duration> {
     if tries > settings.most {
         return None;

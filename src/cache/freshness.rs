@@ -159,8 +159,7 @@ fn told(fields: &HeaderMap, ignored: &[NotStored]) -> Result<Duration, NotStored
 
 /// The `Age` field; zero where there is none. Of several the largest counts, and a number that is too large
 /// to be read is the largest of all (RFC 9111 §1.2.2).
-#[must_use]
-pub fn age(fields: &HeaderMap) -> Duration {
+pub(crate) fn age(fields: &HeaderMap) -> Duration {
     // A year bounds what is added to a date below.
     const MOST: u64 = 31_536_000;
     let seconds = |value: &http::HeaderValue| {

@@ -27,7 +27,8 @@ use crate::export::Id;
 
 pub use directives::Directives;
 pub use entry::{Entry, Whole, etag};
-pub use freshness::{Candidate, Freshness, age, assess};
+pub(crate) use freshness::age;
+pub use freshness::{Candidate, Freshness, assess};
 pub use key::CacheKey;
 pub use not_stored::NotStored;
 pub use settings::Settings;
@@ -98,8 +99,7 @@ impl Cache {
     }
 
     /// True if `entry` alone fits into `max_bytes`.
-    #[must_use]
-    pub fn has_room_for(&self, key: &CacheKey, entry: &Entry) -> bool {
+    pub(crate) fn has_room_for(&self, key: &CacheKey, entry: &Entry) -> bool {
         weight(key, entry) as u64 <= self.max_bytes
     }
 
@@ -150,8 +150,7 @@ impl Cache {
     }
 
     /// The stored responses, the newest first. Never a body: links are bearer secrets.
-    #[must_use]
-    pub fn stored(&self, now: Now) -> Vec<StoredResponse> {
+    pub(crate) fn stored(&self, now: Now) -> Vec<StoredResponse> {
         let mut all: Vec<StoredResponse> =
             self.entries.iter().filter_map(|(key, entry)| StoredResponse::of(&key, &entry, now)).collect();
         all.sort_by_key(|one| std::cmp::Reverse(one.stored));
@@ -166,14 +165,12 @@ impl Cache {
     }
 
     /// `cache.max_bytes`.
-    #[must_use]
-    pub fn max_bytes(&self) -> u64 {
+    pub(crate) fn max_bytes(&self) -> u64 {
         self.max_bytes
     }
 
     /// The number of entries that were removed, by reason.
-    #[must_use]
-    pub fn removals(&self) -> &Removals {
+    pub(crate) fn removals(&self) -> &Removals {
         &self.removals
     }
 }

@@ -40,8 +40,7 @@ impl NotStored {
     ];
 
     /// The word for it, in `Cache-Status`, log and metrics; `None` where nobody need be told.
-    #[must_use]
-    pub const fn reason(self) -> Option<&'static str> {
+    pub(crate) const fn reason(self) -> Option<&'static str> {
         Some(match self {
             Self::NotFinished => return None,
             Self::Status => "status",
@@ -57,8 +56,7 @@ impl NotStored {
     }
 
     /// The remedy for an operator.
-    #[must_use]
-    pub const fn remedy(self) -> &'static str {
+    pub(crate) const fn remedy(self) -> &'static str {
         match self {
             Self::NotFinished | Self::Status | Self::NotExport => {
                 "see what is between here and Snyk that changes answers: exportgate stores whole, plain JSON with status 200"

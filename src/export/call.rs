@@ -19,8 +19,7 @@ pub enum Operation {
 
 impl Operation {
     /// `start`, `job-status` or `results`.
-    #[must_use]
-    pub const fn as_str(&self) -> &'static str {
+    pub(crate) const fn as_str(&self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::JobStatus(_) => "job-status",
@@ -29,8 +28,7 @@ impl Operation {
     }
 
     /// The export's id, where the call names one.
-    #[must_use]
-    pub const fn export(&self) -> Option<&Id> {
+    pub(crate) const fn export(&self) -> Option<&Id> {
         match self {
             Self::Start => None,
             Self::JobStatus(id) | Self::Results(id) => Some(id),
@@ -64,14 +62,12 @@ pub struct ExportCall {
 
 impl ExportCall {
     /// The method that goes up: each operation has exactly one.
-    #[must_use]
-    pub const fn method(&self) -> Method {
+    pub(crate) const fn method(&self) -> Method {
         self.operation.method()
     }
 
     /// True if one answer serves all who ask the same.
-    #[must_use]
-    pub fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         self.operation != Operation::Start
     }
 
@@ -83,8 +79,7 @@ impl ExportCall {
     }
 
     /// The path and query below the upstream's root, written from the parsed parts.
-    #[must_use]
-    pub fn target(&self) -> String {
+    pub(crate) fn target(&self) -> String {
         let mut target = String::with_capacity(self.target_len());
         self.write_target(&mut target);
         target
@@ -112,8 +107,7 @@ impl ExportCall {
     }
 
     /// Its length, or a little more.
-    #[must_use]
-    pub fn target_len(&self) -> usize {
+    pub(crate) fn target_len(&self) -> usize {
         "/rest/groups//jobs/export/".len() + 2 * Id::MAX + self.query.len()
     }
 }

@@ -94,8 +94,7 @@ struct ClientRequest {
 
 impl Gateway {
     /// Puts a gateway together.
-    #[must_use]
-    pub fn new(settings: &Settings<'_>, with: Collaborators) -> Self {
+    pub(crate) fn new(settings: &Settings<'_>, with: Collaborators) -> Self {
         Self {
             clock: with.clock,
             access: with.access,
@@ -338,14 +337,12 @@ fn recognise(request: &ClientRequest) -> Result<Route, Failure> {
 }
 
 /// The answer to a client whose request is no call that we answer: status, code and what to do.
-#[must_use]
-pub fn text_of(refusal: route::RouteError) -> String {
+pub(crate) fn text_of(refusal: route::RouteError) -> String {
     let answer = FailureKind::Route(refusal).answer();
     format!("{} {}: {}", answer.status.as_u16(), answer.code, answer.detail)
 }
 
 /// Advice to whoever runs the gateway about a request that got no answer from Snyk.
-#[must_use]
-pub fn advice_on(failed: UpstreamErrorKind) -> &'static str {
+pub(crate) fn advice_on(failed: UpstreamErrorKind) -> &'static str {
     FailureKind::from(Cause::Upstream(failed)).answer().detail
 }

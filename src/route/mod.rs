@@ -36,8 +36,7 @@ pub enum Route {
 
 impl Route {
     /// The orgs and groups that it is about.
-    #[must_use]
-    pub fn scopes(&self) -> &[Scope] {
+    pub(crate) fn scopes(&self) -> &[Scope] {
         match self {
             Self::Export(call) => std::slice::from_ref(&call.scope),
             Self::Other(call) => &call.scopes,

@@ -133,8 +133,7 @@ impl HttpClient {
     }
 
     /// The proxy that it goes through, as `HOST:PORT (VARIABLE)`.
-    #[must_use]
-    pub fn proxy(&self) -> Option<&str> {
+    pub(crate) fn proxy(&self) -> Option<&str> {
         self.proxy.as_deref()
     }
 

@@ -75,20 +75,17 @@ pub(super) struct TimedOut(Duration);
 
 impl ConnectError {
     /// The proxy that failed, as `HOST:PORT (VARIABLE)`.
-    #[must_use]
-    pub fn proxy(&self) -> Option<&str> {
+    pub(crate) fn proxy(&self) -> Option<&str> {
         self.proxy.as_deref()
     }
 
     /// The status with which the proxy refused to open a tunnel.
-    #[must_use]
-    pub fn refused_with(&self) -> Option<http::StatusCode> {
+    pub(crate) fn refused_with(&self) -> Option<http::StatusCode> {
         self.source.downcast_ref::<TunnelRefused>().map(|refused| refused.0)
     }
 
     /// True if it timed out.
-    #[must_use]
-    pub fn is_timeout(&self) -> bool {
+    pub(crate) fn is_timeout(&self) -> bool {
         self.source.is::<TimedOut>()
     }
 }

@@ -122,30 +122,26 @@ impl ServerTls {
     }
 
     /// Uses what was prepared from now on; the [`Followed`] takes the place of the one before.
-    #[must_use]
-    pub fn reopen(&self, PreparedTls { settings, loaded, followed }: PreparedTls) -> Followed {
+    pub(crate) fn reopen(&self, PreparedTls { settings, loaded, followed }: PreparedTls) -> Followed {
         self.0.settings.store(Arc::new(settings));
         self.0.current.store(Arc::new(loaded));
         followed
     }
 
     /// The files in use.
-    #[must_use]
-    pub fn settings(&self) -> Arc<Settings> {
+    pub(crate) fn settings(&self) -> Arc<Settings> {
         self.0.settings.load_full()
     }
 
     /// The settings of new handshakes.
-    #[must_use]
-    pub fn now(&self) -> Arc<HandshakeSettings> {
+    pub(crate) fn now(&self) -> Arc<HandshakeSettings> {
         self.0.current.load_full()
     }
 }
 
 impl HandshakeSettings {
     /// Verifies a client's certificates as a new handshake would; what they say, where they are good.
-    #[must_use]
-    pub fn verify(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Option<Arc<Certificate>> {
+    pub(crate) fn verify(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Option<Arc<Certificate>> {
         let (end_entity, intermediates) = chain.split_first()?;
         let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         let verifier = self.verifier.as_ref()?;

@@ -107,14 +107,12 @@ impl Upstream {
     }
 
     /// The proxy that requests go through, as `HOST:PORT (VARIABLE)`, and how it failed last, where it fails.
-    #[must_use]
-    pub fn proxy(&self) -> Option<(&str, Option<UpstreamErrorKind>)> {
+    pub(crate) fn proxy(&self) -> Option<(&str, Option<UpstreamErrorKind>)> {
         Some((self.client.proxy()?, *self.proxy_failed.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// The root of the upstream.
-    #[must_use]
-    pub fn root(&self) -> &Root {
+    pub(crate) fn root(&self) -> &Root {
         &self.root
     }
 

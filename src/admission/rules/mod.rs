@@ -101,8 +101,7 @@ impl Rules {
     }
 
     /// The end of the wait of a request that asks now.
-    #[must_use]
-    pub fn latest_end(&self, candidate: &Candidate, now: Instant) -> Instant {
+    pub(crate) fn latest_end(&self, candidate: &Candidate, now: Instant) -> Instant {
         candidate.deadline.min(now + self.settings.max_wait)
     }
 
@@ -281,8 +280,7 @@ impl Rules {
     }
 
     /// The reason that a request would wait now.
-    #[must_use]
-    pub fn obstacle(&self, candidate: &Candidate, now: Instant) -> Option<Obstacle> {
+    pub(crate) fn obstacle(&self, candidate: &Candidate, now: Instant) -> Option<Obstacle> {
         if self.backoff.admits(now) != Admits::All {
             Some(Obstacle::Backoff)
         } else if let Some((why, _)) = self.closed_until(candidate.start.as_ref(), now) {
@@ -300,8 +298,7 @@ impl Rules {
     }
 
     /// The time left of the backoff: of everything (`true`), or of the start calls of a scope.
-    #[must_use]
-    pub fn pause_for(&self, start: Option<&Arc<str>>, now: Instant) -> Option<(bool, Duration)> {
+    pub(crate) fn pause_for(&self, start: Option<&Arc<str>>, now: Instant) -> Option<(bool, Duration)> {
         let starts = || start.and_then(|scope| self.starts.get(scope)?.backoff.until(now));
         let all = self.backoff.until(now).map(|until| (true, until));
         let (all, until) = all.or_else(|| starts().map(|until| (false, until)))?;
@@ -309,14 +306,12 @@ impl Rules {
     }
 
     /// True if everything is paused at the moment.
-    #[must_use]
-    pub fn is_backing_off(&self, now: Instant) -> bool {
+    pub(crate) fn is_backing_off(&self, now: Instant) -> bool {
         self.backoff.blocks(now)
     }
 
     /// The state at `now`.
-    #[must_use]
-    pub fn standing(&self, now: Instant) -> LaneStatus {
+    pub(crate) fn standing(&self, now: Instant) -> LaneStatus {
         let starts = self.starts.iter().filter_map(|(scope, starts)| {
             let held = Some(starts).filter(|starts| starts.backoff.blocks(now))?;
             Some((Arc::clone(scope), held.backoff.retry_after(now)))
@@ -344,8 +339,7 @@ impl Rules {
     }
 
     /// Number of requests that wait.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.queue.len()
     }
 }

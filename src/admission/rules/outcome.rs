@@ -97,8 +97,7 @@ impl Rules {
     }
 
     /// The limit that a 429 with these rate fields is about.
-    #[must_use]
-    pub fn bucket(&self, rate: &RateFields, kind: CallKind) -> Bucket {
+    pub(crate) fn bucket(&self, rate: &RateFields, kind: CallKind) -> Bucket {
         let first = rate.limits.iter().find(|limit| rate.first == Some(limit.most));
         match (first, kind) {
             (None, _) => Bucket::Unknown,
