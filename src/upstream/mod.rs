@@ -4,7 +4,6 @@ mod error;
 mod settings;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -30,28 +29,9 @@ pub struct Upstream {
     client: HttpClient,
     /// Connections for answers that stream: who takes them slowly must not use up the windows of the others.
     streaming: HttpClient,
-    bounds: Arc<ArcSwap<Bounds>>,
+    settings: Arc<ArcSwap<Settings>>,
     proxy_failed: Arc<Mutex<Option<UpstreamErrorKind>>>,
     memory: Memory,
-}
-
-/// The limits of one request, in time and size.
-#[derive(Debug)]
-struct Bounds {
-    /// Connecting and waiting for the head each have their limit; only the first knows when it ends.
-    head_timeout: Duration,
-    request_timeout: Duration,
-    max_answer: usize,
-}
-
-impl From<&Settings> for Bounds {
-    fn from(settings: &Settings) -> Self {
-        Self {
-            head_timeout: settings.connect_timeout + settings.header_timeout,
-            request_timeout: settings.request_timeout,
-            max_answer: settings.max_answer,
-        }
-    }
 }
 
 /// A request to the upstream: everything in it was made by us.
@@ -95,7 +75,7 @@ impl Upstream {
             client: client()?,
             streaming: client()?,
             root,
-            bounds: Arc::new(ArcSwap::from_pointee(settings.into())),
+            settings: Arc::new(ArcSwap::from_pointee(settings.clone())),
             proxy_failed: Arc::default(),
             memory,
         })
@@ -103,7 +83,7 @@ impl Upstream {
 
     /// Goes by other settings from now on; root, certificates and connecting stay.
     pub fn set(&self, settings: &Settings) {
-        self.bounds.store(Arc::new(settings.into()));
+        self.settings.store(Arc::new(settings.clone()));
     }
 
     /// The proxy that requests go through, as `HOST:PORT (VARIABLE)`, and how it failed last, where it fails.
@@ -125,7 +105,7 @@ impl Upstream {
         request: UpstreamRequest,
         client: &Arc<str>,
     ) -> Result<UpstreamAnswer, UpstreamError> {
-        let deadline = Instant::now() + self.bounds.load().request_timeout;
+        let deadline = Instant::now() + self.settings.load().request_timeout;
         let source =
             if request.method == Method::GET { BodySource::Upstream } else { BodySource::UpstreamOnce };
         let (head, body) = self.send(&self.client, request, deadline).await?.into_parts();
@@ -141,7 +121,7 @@ impl Upstream {
     /// # Errors
     /// [`UpstreamError`].
     pub async fn open(&self, request: UpstreamRequest) -> Result<Response<Streamed>, UpstreamError> {
-        let deadline = Instant::now() + self.bounds.load().request_timeout;
+        let deadline = Instant::now() + self.settings.load().request_timeout;
         let response = self.send(&self.streaming, request, deadline).await?;
         Ok(response.map(|body| Streamed::new(body, deadline)))
     }
@@ -171,7 +151,9 @@ impl Upstream {
                 source: Some(error.into()),
                 ..UpstreamError::of(UpstreamErrorKind::Protocol)
             })?;
-        let head_by = deadline.min(Instant::now() + self.bounds.load().head_timeout);
+        // Connecting and waiting for the head each have their limit; only the first knows when it ends.
+        let Settings { connect_timeout, header_timeout, .. } = **self.settings.load();
+        let head_by = deadline.min(Instant::now() + connect_timeout + header_timeout);
         let response = timeout_at(head_by, client.request(request)).await;
         self.note_proxy(&response);
         match response {
@@ -205,7 +187,7 @@ impl Upstream {
         client: &Arc<str>,
         deadline: Instant,
     ) -> Result<(Bytes, Room), UpstreamError> {
-        let max_answer = self.bounds.load().max_answer;
+        let max_answer = self.settings.load().max_answer;
         if body.size_hint().lower() > max_answer as u64 {
             return Err(UpstreamError::of(UpstreamErrorKind::TooLarge));
         }
