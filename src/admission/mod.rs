@@ -114,7 +114,7 @@ pub enum AdmissionRefusal {
 }
 
 /// The end of one request.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RequestEnd {
     /// For the lane's backoff.
     pub outcome: SendOutcome,

@@ -37,10 +37,7 @@ pub(super) struct Verdict {
     pub(super) storing: Result<Freshness, NotStored>,
     /// Signs that Snyk is not as we know it, in plain words.
     pub(super) drift: Vec<(drift::DriftKind, String)>,
-    kind: CallKind,
-    outcome: SendOutcome,
-    rate: RateFields,
-    evidence: Evidence,
+    end: RequestEnd,
 }
 
 /// The judgement of the credential that was presented.
@@ -102,21 +99,19 @@ impl Verdict {
                 Reply::Head(..) | Reply::Echo | Reply::Failed(_) => Err(NotStored::NotFinished),
             },
             drift,
-            kind,
-            outcome: outcome(reply, head, now),
-            rate: rate.unwrap_or_default(),
-            evidence: result.evidence(is_snyks),
+            end: RequestEnd {
+                outcome: outcome(reply, head, now),
+                rate: rate.unwrap_or_default(),
+                kind,
+                evidence: result.evidence(is_snyks),
+            },
         }
     }
 
     /// The end of the attempt, for admission. One that is repeated says nothing yet of host and export.
     pub(super) fn end(&self, is_repeated: bool) -> RequestEnd {
-        RequestEnd {
-            outcome: self.outcome.clone(),
-            rate: self.rate.clone(),
-            kind: self.kind,
-            evidence: if is_repeated { Evidence::None } else { self.evidence },
-        }
+        let evidence = if is_repeated { Evidence::None } else { self.end.evidence };
+        RequestEnd { evidence, ..self.end.clone() }
     }
 }
 
