@@ -46,7 +46,7 @@ impl From<&ExportCall> for Resource {
 }
 
 /// The end of a request, as it speaks for host and resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Evidence {
     /// An answer of Snyk's own, whatever its status.
     Answered,
@@ -55,6 +55,7 @@ pub enum Evidence {
     /// A connection, but no answer of Snyk's: open, too late, or made by an edge.
     Broken,
     /// Neither: it was ended by us.
+    #[default]
     None,
 }
 

@@ -1,7 +1,7 @@
 //! Permission to send: the rate limit, the queue, the slots, the backoff after a 429, the circuit breakers and the
 //! allowance for retries (0006, 0009).
 //!
-//! [`Admission::acquire`] lets one request through. Just before it is sent it is confirmed ([`RequestSlot::confirmation`]),
+//! [`Admission::acquire`] lets one request through. Just before it is sent it is confirmed ([`LaneSlot::confirmation`]),
 //! in the transaction that puts it on record: so no window of Snyk's is exceeded by all processes on one journal.
 //!
 //! The decisions are pure and take `now`: `rules` (of one lane), `budget` (Snyk's windows), `fair_queue`, `slots`,
@@ -114,7 +114,7 @@ pub enum AdmissionRefusal {
 }
 
 /// The end of one request.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RequestEnd {
     /// For the lane's backoff.
     pub outcome: SendOutcome,
@@ -140,7 +140,8 @@ struct CircuitPass {
     admission: Admission,
     resource: Option<Resource>,
     probes: Probes,
-    is_ended: bool,
+    /// The end of the request, as it counts when this is dropped.
+    evidence: Evidence,
 }
 
 impl RequestSlot {
@@ -149,29 +150,17 @@ impl RequestSlot {
         self.lane.is_probe() || self.circuits.probes.is_any()
     }
 
-    /// Asks in the transaction that puts the request on record whether it may be sent then. It counts from then on.
-    pub(crate) fn confirmation(&self) -> Confirmation {
-        self.lane.confirmation()
-    }
-
-    /// Gives the slot back without having sent: the request can ask again, in its old place and no longer than before.
-    pub(crate) fn put_back(self) -> Candidate {
-        self.lane.put_back()
-    }
-
     /// Notes how the request ended.
-    pub fn end(self, end: RequestEnd) {
-        let Self { lane, mut circuits } = self;
-        lane.ended(end.outcome, &end.rate, end.kind);
-        circuits.end(end.evidence);
+    pub fn end(mut self, end: RequestEnd) {
+        self.circuits.evidence = end.evidence;
+        self.lane.end = end;
     }
 }
 
-impl CircuitPass {
-    fn end(&mut self, evidence: Evidence) {
-        self.is_ended = true;
+impl Drop for CircuitPass {
+    fn drop(&mut self) {
         let (admission, resource) = (&self.admission, self.resource.as_ref());
-        let change = lock(&admission.circuits).ended(resource, self.probes, evidence, admission.now());
+        let change = lock(&admission.circuits).ended(resource, self.probes, self.evidence, admission.now());
         let upstream = &admission.upstream;
         match change {
             CircuitChange::None => {}
@@ -193,14 +182,6 @@ impl CircuitPass {
                 tracing::info!(upstream.url = %upstream, "circuit breaker closed: the upstream answers again");
                 admission.queues.load().values().for_each(|queue| queue.ramp());
             }
-        }
-    }
-}
-
-impl Drop for CircuitPass {
-    fn drop(&mut self) {
-        if !self.is_ended {
-            self.end(Evidence::None);
         }
     }
 }
@@ -331,7 +312,7 @@ impl Admission {
         circuits.check(resource.as_ref(), &client, now).map_err(AdmissionRefusal::Circuit)?;
         let probes = circuits.sent(resource.as_ref(), &client, now);
         drop(circuits);
-        let circuits = CircuitPass { admission: self.clone(), resource, probes, is_ended: false };
+        let circuits = CircuitPass { admission: self.clone(), resource, probes, evidence: Evidence::None };
         Ok(RequestSlot { lane: slot, circuits })
     }
 

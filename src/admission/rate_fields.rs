@@ -29,13 +29,14 @@ pub enum Bucket {
 }
 
 /// The part of the API that a call is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CallKind {
     /// An export call that reads.
     Read,
     /// A start call.
     Start,
     /// Any other call.
+    #[default]
     Other,
 }
 

@@ -96,7 +96,7 @@ impl Retrieval {
                 reservation.sent();
                 return Ok(slot);
             }
-            candidate = slot.put_back();
+            candidate = slot.lane.put_back();
         }
     }
 
@@ -109,7 +109,7 @@ impl Retrieval {
         reservation: &mut AttemptReservation,
     ) -> Result<bool, NoAnswer> {
         for _ in 0..2 {
-            match reservation.make(attempt, slot.confirmation()).await {
+            match reservation.make(attempt, slot.lane.confirmation()).await {
                 Ok(true) => {
                     let now = self.clock.now();
                     attempt.started = now.wall;
@@ -127,7 +127,7 @@ impl Retrieval {
         }
         let now = self.clock.now();
         attempt.started = now.wall;
-        Ok(slot.confirmation()(now))
+        Ok(slot.lane.confirmation()(now))
     }
 
     /// The record of an attempt that is about to be sent for `asker`.

@@ -7,7 +7,7 @@ use super::super::rate_fields::{Bucket, CallKind, RateFields};
 use super::{Grant, Rules, starts_of};
 
 /// The outcome of a send, for the backoff.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum SendOutcome {
     /// An answer, no 429.
     Answered,
@@ -21,6 +21,7 @@ pub enum SendOutcome {
         jitter: Duration,
     },
     /// No answer.
+    #[default]
     Failed,
 }
 
