@@ -175,6 +175,15 @@ impl Circuit {
         }
     }
 
+    /// The time of the next request: `now`, or later. The end of a probe is not known, and is looked for again soon.
+    pub(crate) fn free_at(&self, now: Instant) -> Instant {
+        match self.admits(now) {
+            Admits::All | Admits::Probe => now,
+            Admits::NoneBefore(until) => until,
+            Admits::NoneBeforeProbe => now + Duration::from_secs(1),
+        }
+    }
+
     /// Counts a request that passes at `now`. `true` for the probe.
     pub fn pass(&mut self, now: Instant) -> bool {
         self.pass_within(PROBE_LIMIT, now)

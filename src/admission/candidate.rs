@@ -22,7 +22,7 @@ pub struct Candidate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(pub(super) u64);
 
-/// The reason that a request waits, or waited in vain.
+/// The reason that a request waits, or is not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Obstacle {
     /// Snyk's limit, by our own count.
@@ -33,6 +33,19 @@ pub enum Obstacle {
     Concurrency,
     /// Too many wait.
     Queue,
+    /// A circuit is open.
+    Circuit(Level),
+}
+
+/// The level of a circuit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// All requests.
+    Host,
+    /// Those of one org or group.
+    Scope,
+    /// Those of one export, or the starts of one scope.
+    Export,
 }
 
 impl Obstacle {
@@ -43,13 +56,14 @@ impl Obstacle {
             Self::Backoff => "backoff",
             Self::Concurrency => "concurrency",
             Self::Queue => "queue",
+            Self::Circuit(_) => "circuit",
         }
     }
 }
 
-/// A request that would wait too long.
+/// A request that may not be sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueRefusal {
+pub struct AdmissionRefusal {
     /// The reason.
     pub obstacle: Obstacle,
     /// Time after which another try may succeed.

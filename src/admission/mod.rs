@@ -33,12 +33,12 @@ use crate::clock::{Clock, Now};
 
 use circuits::{CircuitChange, Circuits, Probes};
 use queue::LaneSlot;
-use retry::Allowance;
+use retry::Retries;
 
 pub use backoff::BackoffSettings;
 pub use budget::Limit;
-pub use candidate::{Candidate, Obstacle, QueueId, QueueRefusal};
-pub use circuits::{BreakerSettings, Evidence, Level, OpenCircuit, Resource};
+pub use candidate::{AdmissionRefusal, Candidate, Level, Obstacle, QueueId};
+pub use circuits::{BreakerSettings, Evidence, Resource};
 pub use queue::{Confirmation, Queue};
 pub(crate) use rate_fields::limits_told;
 pub use rate_fields::{Bucket, CallKind, RateFields};
@@ -102,15 +102,6 @@ pub struct SentElsewhere {
     pub at: Instant,
     /// The scope of a start call.
     pub start: Option<Arc<str>>,
-}
-
-/// A request that may not be sent now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdmissionRefusal {
-    /// A circuit is open.
-    Circuit(OpenCircuit),
-    /// The budget, a backoff or the queue stands in the way.
-    Queue(QueueRefusal),
 }
 
 /// The end of one request.
@@ -199,12 +190,6 @@ pub struct Admission {
     retries: Arc<Mutex<Retries>>,
 }
 
-#[derive(Debug)]
-struct Retries {
-    allowance: Allowance,
-    settings: RetrySettings,
-}
-
 impl Admission {
     /// Has a queue for each of `credentials` and each API.
     pub(crate) fn new(
@@ -218,14 +203,13 @@ impl Admission {
             (lane, queue)
         };
         let queues = Lane::of(credentials).map(queue).collect();
-        let allowance = Allowance::new(settings.retry.percent);
         Self {
             upstream,
             clock,
             queues: Arc::new(ArcSwap::from_pointee(queues)),
             circuits: Arc::new(Mutex::new(Circuits::new(settings.breaker))),
             opened: Arc::default(),
-            retries: Arc::new(Mutex::new(Retries { allowance, settings: settings.retry })),
+            retries: Arc::new(Mutex::new(Retries::new(settings.retry))),
         }
     }
 
@@ -238,11 +222,7 @@ impl Admission {
     /// run, and told of the last hour. A queue whose credential is gone admits no more requests, and ends when nobody waits in it.
     pub(crate) fn set(&self, settings: &Settings, credentials: &[Arc<str>]) -> Queues {
         lock(&self.circuits).set(settings.breaker);
-        {
-            let mut retries = lock(&self.retries);
-            retries.allowance.set(settings.retry.percent);
-            retries.settings = settings.retry;
-        }
+        lock(&self.retries).settings = settings.retry;
         let (before, mut new) = (self.queues(), Queues::new());
         let mut all = Queues::new();
         for lane in Lane::of(credentials) {
@@ -298,18 +278,18 @@ impl Admission {
         let client = Arc::clone(&candidate.client);
         self.check(resource.as_ref(), &client)?;
         let queues = self.queues.load_full();
-        let queue = queues.get(lane).ok_or(AdmissionRefusal::Queue(queue::NO_QUEUE))?;
+        let queue = queues.get(lane).ok_or(queue::NO_QUEUE)?;
         let slot = tokio::select! {
             biased;
-            slot = queue.acquire(candidate) => slot.map_err(AdmissionRefusal::Queue)?,
+            slot = queue.acquire(candidate) => slot?,
             () = opened => {
                 self.check(resource.as_ref(), &client)?;
-                return Err(AdmissionRefusal::Queue(queue::NO_QUEUE));
+                return Err(queue::NO_QUEUE);
             }
         };
         let now = self.now();
         let mut circuits = lock(&self.circuits);
-        circuits.check(resource.as_ref(), &client, now).map_err(AdmissionRefusal::Circuit)?;
+        circuits.check(resource.as_ref(), &client, now)?;
         let probes = circuits.sent(resource.as_ref(), &client, now);
         drop(circuits);
         let circuits = CircuitPass { admission: self.clone(), resource, probes, evidence: Evidence::None };
@@ -319,9 +299,7 @@ impl Admission {
     fn check(&self, resource: Option<&Resource>, client: &Arc<str>) -> Result<(), AdmissionRefusal> {
         let mut circuits = lock(&self.circuits);
         let checked = circuits.check(resource, client, self.now());
-        checked
-            .inspect_err(|open| circuits.refused(resource, client, *open))
-            .map_err(AdmissionRefusal::Circuit)
+        checked.inspect_err(|refusal| circuits.refused(resource, client, *refusal))
     }
 
     /// True if it is known that nothing of `client` about `resource` is sent in `lane` at the moment.
@@ -333,14 +311,12 @@ impl Admission {
     /// The pause before another try of a failed read, if the allowance has one. `left` is the time that its client still
     /// waits.
     pub(crate) fn retry(&self, tries: u32, left: Duration) -> Option<Duration> {
-        let mut retries = lock(&self.retries);
-        let pause = retry::pause(tries, fastrand::f64(), left, &retries.settings)?;
-        retries.allowance.take().then_some(pause)
+        lock(&self.retries).next(tries, fastrand::f64(), left)
     }
 
     /// Counts a request that is sent for the first time: so many more retries may follow.
     pub fn sent_first(&self) {
-        lock(&self.retries).allowance.sent();
+        lock(&self.retries).sent();
     }
 
     fn now(&self) -> Instant {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep_until;
 
-use super::candidate::{Candidate, Obstacle, QueueId, QueueRefusal};
+use super::candidate::{AdmissionRefusal, Candidate, Obstacle, QueueId};
 use super::rules::{Grant, Rules, SendOutcome, Step};
 use super::settings::LaneSettings;
 use super::slots::SlotId;
@@ -21,8 +21,8 @@ use super::{Lane, RequestEnd, SentElsewhere};
 use crate::clock::{Clock, Now};
 
 /// The answer where the queue is gone: the next try finds the credential that is in force.
-pub(super) const NO_QUEUE: QueueRefusal =
-    QueueRefusal { obstacle: Obstacle::Queue, retry_after: Duration::from_secs(1) };
+pub(super) const NO_QUEUE: AdmissionRefusal =
+    AdmissionRefusal { obstacle: Obstacle::Queue, retry_after: Duration::from_secs(1) };
 /// Longest time that is added to a backoff by chance, so that many gateways do not come back at once.
 const JITTER: Duration = Duration::from_secs(2);
 
@@ -59,7 +59,7 @@ struct QueueState {
 #[derive(Debug)]
 struct QueueWaiter {
     candidate: Candidate,
-    reply: oneshot::Sender<Result<LaneSlot, QueueRefusal>>,
+    reply: oneshot::Sender<Result<LaneSlot, AdmissionRefusal>>,
 }
 
 /// A slot of the lane: the right to send one request, and the duty to say how it ended.
@@ -101,11 +101,11 @@ impl Queue {
     /// Waits for a slot.
     ///
     /// # Errors
-    /// [`QueueRefusal`], when it will not come in time.
+    /// [`AdmissionRefusal`], when it will not come in time.
     pub(super) async fn acquire(
         self: &Arc<Self>,
         mut candidate: Candidate,
-    ) -> Result<LaneSlot, QueueRefusal> {
+    ) -> Result<LaneSlot, AdmissionRefusal> {
         let began = self.now();
         let (reply, answer) = oneshot::channel();
         let (id, obstacle) = {
@@ -346,8 +346,8 @@ struct QueuePlace<'a> {
 impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         let mut state = self.queue.state();
-        if let Some(waiter) = state.waiting.remove(&self.id) {
-            state.rules.leave(&waiter.candidate.client, self.id);
+        if state.waiting.remove(&self.id).is_some() {
+            state.rules.leave(self.id);
         }
         drop(state);
         self.queue.changed.notify_one();
@@ -390,7 +390,8 @@ mod tests {
         Candidate { client: "c".into(), weight: 1, start: None, deadline, is_put_back: false }
     }
 
-    type Waiting<'a> = std::pin::Pin<Box<dyn Future<Output = Result<LaneSlot, QueueRefusal>> + Send + 'a>>;
+    type Waiting<'a> =
+        std::pin::Pin<Box<dyn Future<Output = Result<LaneSlot, AdmissionRefusal>> + Send + 'a>>;
 
     fn ended(mut slot: LaneSlot, outcome: SendOutcome) {
         slot.end = RequestEnd { outcome, kind: CallKind::Read, ..RequestEnd::default() };

@@ -65,10 +65,10 @@ impl Rules {
             }
             SendOutcome::Failed => {
                 if grant.is_probe {
-                    self.backoff.lose_probe(now);
+                    self.backoff.circuit.lose_probe(now);
                 }
                 if let Some(starts) = starts.filter(|_| grant.is_probe_of_starts) {
-                    starts.backoff.lose_probe(now);
+                    starts.backoff.circuit.lose_probe(now);
                 }
             }
         }
