@@ -39,10 +39,9 @@ use crate::upstream::UpstreamErrorKind;
 use body::is_large;
 use exchange::{Conclusion, Exchange, Unanswered};
 use failure::{Failure, FailureKind};
-use rules::Rules;
 use via::Keep;
 
-pub use rules::{Routes, Settings};
+pub use rules::Settings;
 
 /// The parts that a gateway works with.
 #[derive(Debug)]
@@ -76,7 +75,7 @@ pub struct Gateway {
     traces: Option<Traces>,
     memory: Memory,
     shutdown: Shutdown,
-    rules: ArcSwap<Rules>,
+    rules: ArcSwap<Settings>,
     /// Our name in `Via`: one for each instance, so that a loop is seen and a chain is not.
     pseudonym: via::Pseudonym,
     /// The name of clients that are not known (yet).
@@ -88,13 +87,13 @@ struct ClientRequest {
     parts: Parts,
     /// Until it is passed on.
     body: Option<CheckedBody>,
-    rules: Arc<Rules>,
+    rules: Arc<Settings>,
     peer: Arc<Peer>,
 }
 
 impl Gateway {
     /// Puts a gateway together.
-    pub(crate) fn new(settings: &Settings<'_>, with: Collaborators) -> Self {
+    pub(crate) fn new(settings: Settings, with: Collaborators) -> Self {
         Self {
             clock: with.clock,
             access: with.access,
@@ -104,15 +103,15 @@ impl Gateway {
             traces: with.traces,
             memory: with.memory,
             shutdown: with.shutdown,
-            rules: ArcSwap::from_pointee(settings.into()),
+            rules: ArcSwap::from_pointee(settings),
             unknown: "unknown".into(),
             pseudonym: via::Pseudonym::new(Uuid::new_v4()),
         }
     }
 
     /// Replaces the settings for requests that come from now on.
-    pub fn set(&self, settings: &Settings<'_>) {
-        self.rules.store(Arc::new(settings.into()));
+    pub fn set(&self, settings: Settings) {
+        self.rules.store(Arc::new(settings));
     }
 
     /// Answers a request. Its exchange begins before the future is polled: a client that leaves before that is recorded
@@ -288,11 +287,11 @@ impl Gateway {
 /// The question of a call, from one reading of the rules.
 fn question(mut call: ExportCall, credential: Arc<Credential>, request: &ClientRequest) -> Question {
     let ClientRequest { parts, rules, .. } = request;
-    if let Some(version) = &rules.default_version {
+    if let Some(version) = &rules.upstream.default_version {
         call.query.default_version(version);
     }
     let take = if call.is_shared() { fields::forwarded } else { fields::of_one };
-    let fields = take(&parts.headers, &rules.forward_headers);
+    let fields = take(&parts.headers, &rules.upstream.forward_headers);
     Question { call, credential, fields, body: Bytes::new() }
 }
 
@@ -302,7 +301,7 @@ fn pass_through(
     credential: Arc<Credential>,
     request: &mut ClientRequest,
 ) -> Result<PassThrough, Failure> {
-    let fields = fields::of_one(&request.parts.headers, &request.rules.forward_headers);
+    let fields = fields::of_one(&request.parts.headers, &request.rules.upstream.forward_headers);
     let body = request.body.take().ok_or(Cause::Internal)?;
     Ok(PassThrough { call, credential, fields, body })
 }
@@ -330,7 +329,7 @@ fn asker(
 /// Which call a request is, or the reason that it is none.
 fn recognise(request: &ClientRequest) -> Result<Route, Failure> {
     let ClientRequest { parts, rules, .. } = request;
-    if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > rules.max_target) {
+    if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > rules.listener.max_target) {
         return Err(FailureKind::TargetTooLong.into());
     }
     Ok(route::recognise(&parts.method, &parts.uri, rules.forward_other)?)
