@@ -47,13 +47,6 @@ struct Trial {
     received: Now,
 }
 
-/// The ways to repeat a request that are left: each helps once.
-struct Repeats {
-    with_other_credential: bool,
-    after_backoff: bool,
-    at_once: bool,
-}
-
 impl Fetch {
     /// Gets the answer and completes the flight. The record is committed before anybody is answered, also from the cache.
     pub(super) async fn run(mut self) {
@@ -99,7 +92,8 @@ impl Fetch {
     async fn ask(&mut self) -> Result<Trial, NoAnswer> {
         let retrieval = Arc::clone(&self.retrieval);
         let mut presented = self.present().await?;
-        let mut left = Repeats { with_other_credential: true, after_backoff: true, at_once: true };
+        // The repeats that were made, of those that help once.
+        let mut made = Vec::new();
         let (mut number, mut tries) = (0, 0);
         let mut last: Option<Trial> = None;
         loop {
@@ -131,24 +125,22 @@ impl Fetch {
             let (repeat, credential) = (trial.verdict.repeat, trial.verdict.credential);
             // A probe decides for others too: it is not repeated before its answer is heard.
             let pause = self.pause(repeat, tries).filter(|_| !slot.is_probe());
-            let is_at_once = repeat == Repeat::AtOnce && std::mem::take(&mut left.at_once);
+            let is_new = !made.contains(&repeat);
+            let is_at_once = repeat == Repeat::AtOnce && is_new;
             slot.end(trial.verdict.end(pause.is_some() || is_at_once));
             let other = self.judge_credential(&presented, credential).await;
             if credential == CredentialVerdict::Refused {
                 trial.answer = Err(self.rejected(&presented).into());
             }
             match (repeat, pause, other) {
-                (Repeat::WithOtherCredential, _, Some(other))
-                    if std::mem::take(&mut left.with_other_credential) =>
-                {
-                    (presented, tries) = (other, 0);
-                }
+                (Repeat::WithOtherCredential, _, Some(other)) if is_new => (presented, tries) = (other, 0),
                 (Repeat::AfterPause, Some(pause), _) => sleep(pause).await,
-                (Repeat::AtOnce, ..) if is_at_once => {}
+                (Repeat::AtOnce, ..) if is_new => {}
                 // The backoff is known by now: admission decides whether the wait for it is too long.
-                (Repeat::AfterBackoff, ..) if std::mem::take(&mut left.after_backoff) => tries = 0,
+                (Repeat::AfterBackoff, ..) if is_new => tries = 0,
                 _ => return Ok(trial),
             }
+            made.push(repeat);
             last = Some(trial);
         }
     }

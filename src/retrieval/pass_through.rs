@@ -18,7 +18,7 @@ use super::question::Asker;
 use super::verdict::{CredentialVerdict, Reply, Verdict};
 use super::{Retrieval, fields, record, response_fields};
 use crate::admission::{Api, CallKind, RequestSlot};
-use crate::credential::{Authorization, Credential};
+use crate::credential::Credential;
 use crate::journal::Attempt;
 use crate::route::OtherCall;
 use crate::transport::{CheckedBody, Streamed};
@@ -123,12 +123,16 @@ impl Retrieval {
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
 
         // Before anything of it is judged or written down.
-        let answer = HeadReply::of(answer, &presented);
-        let verdict =
-            Verdict::of(CallKind::Other, &answer.reply(), received.wall, &self.settings.load().cache);
+        let is_echo = answer.as_ref().is_ok_and(|response| presented.is_in_fields(response.headers()));
+        let reply = match &answer {
+            _ if is_echo => Reply::Echo,
+            Ok(response) => Reply::Head(response.status(), response.headers()),
+            Err(failed) => Reply::Failed(failed.kind),
+        };
+        let verdict = Verdict::of(CallKind::Other, &reply, received.wall, &self.settings.load().cache);
         // Its client's upload may have failed it, or kept it from an answer: that says nothing of the upstream.
-        slot.end(verdict.end(matches!(answer, HeadReply::Failed(_)) && uploads));
-        let answer = answer.note(&mut attempt);
+        slot.end(verdict.end(answer.is_err() && uploads));
+        let answer = note(&mut attempt, answer, is_echo);
         if verdict.credential == CredentialVerdict::Refused {
             // It does not lock the credential: some of Snyk's other calls answer so for products that a tenant has not
             // bought.
@@ -165,51 +169,22 @@ async fn while_awaited<T>(
     }
 }
 
-/// The upstream's reply to a call that passes through.
-#[expect(clippy::large_enum_variant, reason = "it is made once, and taken apart at once")]
-enum HeadReply {
-    Head(Response<Streamed>),
-    /// An answer with the gateway's credential in its fields: nothing of it may reach client, log or journal.
-    Echo,
-    Failed(UpstreamError),
-}
-
-impl HeadReply {
-    fn of(answer: Result<Response<Streamed>, UpstreamError>, presented: &Authorization) -> Self {
-        match answer {
-            Ok(response) if presented.is_in_fields(response.headers()) => Self::Echo,
-            Ok(response) => Self::Head(response),
-            Err(failed) => Self::Failed(failed),
-        }
+/// Notes the answer in the record; its response, if the client may have it.
+fn note(
+    attempt: &mut Attempt,
+    answer: Result<Response<Streamed>, UpstreamError>,
+    is_echo: bool,
+) -> Result<Response<Streamed>, NoAnswer> {
+    if is_echo {
+        // Nothing of it may reach client, log or journal.
+        attempt.error = Some("credential_echoed");
+        return Err(Cause::Echo.into());
     }
-
-    fn reply(&self) -> Reply<'_> {
-        match self {
-            Self::Head(response) => Reply::Head(response.status(), response.headers()),
-            Self::Echo => Reply::Echo,
-            Self::Failed(failed) => Reply::Failed(failed.kind),
-        }
+    let response = answer.inspect_err(|failed| attempt.error = Some(failed.kind.as_str()))?;
+    record::note_head(attempt, response.status(), response.headers());
+    attempt.bytes = response.body().size_hint().exact();
+    if response.status() == StatusCode::UNAUTHORIZED {
+        return Err(Cause::CredentialRejected.into());
     }
-
-    /// Notes it in the record; the answer, if the client may have it.
-    fn note(self, attempt: &mut Attempt) -> Result<Response<Streamed>, NoAnswer> {
-        match self {
-            Self::Head(response) => {
-                record::note_head(attempt, response.status(), response.headers());
-                attempt.bytes = response.body().size_hint().exact();
-                if response.status() == StatusCode::UNAUTHORIZED {
-                    return Err(Cause::CredentialRejected.into());
-                }
-                Ok(response)
-            }
-            Self::Echo => {
-                attempt.error = Some("credential_echoed");
-                Err(Cause::Echo.into())
-            }
-            Self::Failed(failed) => {
-                attempt.error = Some(failed.kind.as_str());
-                Err(failed.into())
-            }
-        }
-    }
+    Ok(response)
 }
