@@ -112,12 +112,10 @@ impl Credential {
         client: &Arc<str>,
         now: Now,
     ) -> Result<Authorization, Unavailable> {
-        let pick = self.health().pick(scope, client, now.mono);
+        let pick = self.health().pick(scope, client, now.mono)?;
         let (slot, probe) = match pick {
             Pick::Use(slot) => (slot, None),
             Pick::Probe(slot) => (slot, Some(Probe::new(Arc::clone(self), slot))),
-            Pick::Locked { retry_after } => return Err(Unavailable::Locked { retry_after }),
-            Pick::ScopeRefused { retry_after } => return Err(Unavailable::ScopeRefused { retry_after }),
         };
         match self.present_slot(slot, scope, now).await {
             Ok(authorization) => Ok(Authorization { probe, ..authorization }),
@@ -256,7 +254,7 @@ impl Credential {
                 let first = read(&path)?;
                 std::thread::sleep(SETTLING);
                 let second = read(&path)?;
-                Ok::<_, BadCredential>(first.is_same(&second).then_some(second))
+                Ok::<_, BadCredential>((first == second).then_some(second))
             });
             // The reloader of the file logs errors.
             if let Ok(Ok(Some(secret))) = reading.await {
@@ -271,7 +269,7 @@ impl Credential {
         // Under the lock: two readers of the same new value must make one generation.
         let mut health = self.health();
         let before = held.value.load_full();
-        if before.as_ref().is_some_and(|before| before.secret.is_same(&secret)) {
+        if before.as_ref().is_some_and(|before| before.secret == secret) {
             return Ok(());
         }
         let generation = before.map_or(0, |before| before.generation) + 1;
