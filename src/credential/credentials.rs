@@ -83,6 +83,7 @@ impl Credentials {
                 health: Mutex::new(CredentialHealth::new(&filled, settings.probe_interval)),
                 slots,
                 probe_interval: settings.probe_interval,
+                clock: clock.clone(),
                 renewing: tokio::sync::Mutex::default(),
             });
             let interval = settings.reload_interval;

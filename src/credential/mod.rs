@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use crate::clock::Now;
+use crate::clock::{Clock, Now};
 use crate::export::Scope;
 use crate::secret::Secret;
 
@@ -64,6 +64,7 @@ pub struct Credential {
     slots: Vec<Slot>,
     health: Mutex<CredentialHealth>,
     probe_interval: Duration,
+    clock: Clock,
     /// Held while a slot's source is read after a refusal: the other refused requests wait for its result.
     renewing: tokio::sync::Mutex<()>,
 }
@@ -147,7 +148,7 @@ impl Credential {
         let held = &self.slots[slot];
         let field = |secret, path: &Path| {
             let unusable = |source| NoValue::Unusable { path: path.to_owned(), source };
-            value(secret, held.scheme, 1).map(|value| value.field).map_err(unusable)
+            value(secret, held.scheme, 1, self.clock.now()).map(|value| value.field).map_err(unusable)
         };
         match (&held.source, &held.oauth) {
             (ValueSource::Fixed(secret), _) => field(secret.clone(), Path::new("SNYK_TOKEN")),
@@ -273,7 +274,7 @@ impl Credential {
             return Ok(());
         }
         let generation = before.map_or(0, |before| before.generation) + 1;
-        held.value.store(Some(Arc::new(value(secret, held.scheme, generation)?)));
+        held.value.store(Some(Arc::new(value(secret, held.scheme, generation, self.clock.now())?)));
         health.renewed(slot);
         tracing::info!(credential.name = %self.name, credential.slot = slot_name(slot), "credential reloaded; using its new value");
         Ok(())

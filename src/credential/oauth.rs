@@ -4,7 +4,7 @@
 //! read the current token; those that come before the first token wait for it. A token is never used past its
 //! expiry by either clock.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use http_body_util::{Either, Full};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use zeroize::Zeroizing;
 
 use super::settings::OAuthSettings;
@@ -63,7 +63,7 @@ struct TokenState {
 #[derive(Debug)]
 struct AccessToken {
     field: HeaderValue,
-    fetched: std::time::Instant,
+    fetched: Instant,
     ends: Now,
     life: Duration,
 }
@@ -121,7 +121,7 @@ impl OAuth {
         };
         let (mut backoff, mut failing) = (pauses(), false);
         loop {
-            let began = Instant::now();
+            let began = self.clock.now().mono;
             let pause = match self.fetch().await {
                 Ok(token) => {
                     tracing::info!(
@@ -151,7 +151,7 @@ impl OAuth {
                     }
                     self.state.send_modify(|state| {
                         state.tries += 1;
-                        state.retry_at = Some(Instant::now() + pause);
+                        state.retry_at = Some(self.clock.now().mono + pause);
                     });
                     pause
                 }
@@ -162,7 +162,7 @@ impl OAuth {
             } else {
                 tokio::select! {
                     () = sleep(pause) => {}
-                    () = self.wanted.notified() => sleep_until(began + PAUSE).await,
+                    () = self.wanted.notified() => sleep_until((began + PAUSE).into()).await,
                 }
             }
         }
@@ -171,7 +171,7 @@ impl OAuth {
     /// The `Authorization` field and the generation of its token.
     pub(super) async fn present(&self, now: Now) -> Result<(HeaderValue, u64), Unavailable> {
         let mut state = self.state.subscribe();
-        let failed = |state: &TokenState| state.retry_at.filter(|at| *at > Instant::now());
+        let failed = |state: &TokenState| state.retry_at.filter(|at| *at > self.clock.now().mono);
         let settled = |state: &TokenState| {
             state.token.as_ref().is_some_and(|token| token.is_good(now)) || failed(state).is_some()
         };
@@ -181,7 +181,8 @@ impl OAuth {
         if let Some(token) = state.token.as_ref().filter(|token| token.is_good(now)) {
             return Ok((token.field.clone(), state.generation));
         }
-        let retry_after = failed(&state).map_or(PAUSE, |at| at.saturating_duration_since(Instant::now()));
+        let retry_after =
+            failed(&state).map_or(PAUSE, |at| at.saturating_duration_since(self.clock.now().mono));
         Err(Unavailable::NoToken { retry_after })
     }
 

@@ -302,7 +302,7 @@ impl<S: AsyncRead + AsyncWrite> AsyncWrite for H1Stream<S> {
                 return Poll::Ready(Ok(()));
             }
             this.closing = Closing::Lingering(0);
-            this.timer.as_mut().reset(Instant::now() + this.settings.linger_timeout);
+            this.timer.set(sleep(this.settings.linger_timeout));
         }
         this.poll_linger(cx)
     }

@@ -196,7 +196,7 @@ impl Fetch {
         let sent = retrieval.clock.now();
         // It is large, and moved about.
         let asking =
-            Box::pin(retrieval.shutdown.in_time(retrieval.upstream.ask(request, &self.asker.client)));
+            Box::pin(retrieval.shutdown.in_time(retrieval.upstream.ask(request, &self.asker.client, sent)));
         let answer = if self.question.call.is_shared() {
             while_needed(asking, slot, &mut self.leader).await
         } else {

@@ -115,7 +115,7 @@ impl Retrieval {
             fields: fields::with_asker(fields::for_one(&fields), &asker, attempt.sent_id, &presented),
             body: Either::Right(Streamed::new(body, asker.deadline)),
         };
-        let opening = self.shutdown.in_time(self.upstream.open(request));
+        let opening = self.shutdown.in_time(self.upstream.open(request, sent));
         let answer = if is_safe { while_awaited(opening, &slot, left).await } else { Ok(opening.await) };
         let answer = answer
             .and_then(|answer| answer.unwrap_or_else(|| Err(UpstreamError::of(UpstreamErrorKind::Stopped))));

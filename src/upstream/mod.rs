@@ -14,6 +14,7 @@ use hyper::body::Body as _;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
+use crate::clock::Now;
 use crate::transport::{
     Body, BodySource, CheckedBody, GatherError, HttpClient, MAX_RESPONSE_HEAD, Memory, RequestError, Room,
     Streamed, TransportError,
@@ -96,7 +97,7 @@ impl Upstream {
         &self.root
     }
 
-    /// Sends a request for `client` and reads the whole answer, bounded in time and size.
+    /// Sends a request for `client` at `now` and reads the whole answer, bounded in time and size.
     ///
     /// # Errors
     /// [`UpstreamError`], with the head where it had come.
@@ -104,11 +105,13 @@ impl Upstream {
         &self,
         request: UpstreamRequest,
         client: &Arc<str>,
+        now: Now,
     ) -> Result<UpstreamAnswer, UpstreamError> {
-        let deadline = Instant::now() + self.settings.load().request_timeout;
+        let now = Instant::from_std(now.mono);
+        let deadline = now + self.settings.load().request_timeout;
         let source =
             if request.method == Method::GET { BodySource::Upstream } else { BodySource::UpstreamOnce };
-        let (head, body) = self.send(&self.client, request, deadline).await?.into_parts();
+        let (head, body) = self.send(&self.client, request, now).await?.into_parts();
         let (status, fields) = (head.status, head.headers);
         match self.read(body, source, client, deadline).await {
             Ok((body, reservation)) => Ok(UpstreamAnswer { status, fields, body, reservation }),
@@ -120,9 +123,14 @@ impl Upstream {
     ///
     /// # Errors
     /// [`UpstreamError`].
-    pub async fn open(&self, request: UpstreamRequest) -> Result<Response<Streamed>, UpstreamError> {
-        let deadline = Instant::now() + self.settings.load().request_timeout;
-        let response = self.send(&self.streaming, request, deadline).await?;
+    pub async fn open(
+        &self,
+        request: UpstreamRequest,
+        now: Now,
+    ) -> Result<Response<Streamed>, UpstreamError> {
+        let now = Instant::from_std(now.mono);
+        let deadline = now + self.settings.load().request_timeout;
+        let response = self.send(&self.streaming, request, now).await?;
         Ok(response.map(|body| Streamed::new(body, deadline)))
     }
 
@@ -130,7 +138,7 @@ impl Upstream {
         &self,
         client: &HttpClient,
         from: UpstreamRequest,
-        deadline: Instant,
+        now: Instant,
     ) -> Result<Response<CheckedBody>, UpstreamError> {
         let Root { scheme, authority, prefix } = &self.root;
         let mut request = Request::new(from.body);
@@ -152,8 +160,8 @@ impl Upstream {
                 ..UpstreamError::of(UpstreamErrorKind::Protocol)
             })?;
         // Connecting and waiting for the head each have their limit; only the first knows when it ends.
-        let Settings { connect_timeout, header_timeout, .. } = **self.settings.load();
-        let head_by = deadline.min(Instant::now() + connect_timeout + header_timeout);
+        let Settings { connect_timeout, header_timeout, request_timeout, .. } = **self.settings.load();
+        let head_by = now + request_timeout.min(connect_timeout + header_timeout);
         let response = timeout_at(head_by, client.request(request)).await;
         self.note_proxy(&response);
         match response {
