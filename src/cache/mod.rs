@@ -22,7 +22,6 @@ use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 
-use crate::clock::Now;
 use crate::export::Id;
 
 pub use directives::Directives;
@@ -32,7 +31,7 @@ pub use freshness::{Candidate, Freshness, assess};
 pub use key::CacheKey;
 pub use not_stored::NotStored;
 pub use settings::Settings;
-pub use stored::StoredResponse;
+pub(crate) use stored::StoredResponse;
 
 /// The store of finished exports: least recently used, bounded by bytes.
 #[derive(Debug, Clone)]
@@ -150,10 +149,10 @@ impl Cache {
     }
 
     /// The stored responses, the newest first. Never a body: links are bearer secrets.
-    pub(crate) fn stored(&self, now: Now) -> Vec<StoredResponse> {
+    pub(crate) fn stored(&self) -> Vec<StoredResponse> {
         let mut all: Vec<StoredResponse> =
-            self.entries.iter().filter_map(|(key, entry)| StoredResponse::of(&key, &entry, now)).collect();
-        all.sort_by_key(|one| std::cmp::Reverse(one.stored));
+            self.entries.iter().filter_map(|(key, entry)| StoredResponse::of(&key, entry)).collect();
+        all.sort_by_key(|one| std::cmp::Reverse(one.entry.received()));
         all
     }
 

@@ -26,19 +26,6 @@ pub enum NotStored {
 }
 
 impl NotStored {
-    /// All that a finished export may not be stored for.
-    pub const SAID: [Self; 9] = [
-        Self::Status,
-        Self::NotExport,
-        Self::TooLarge,
-        Self::NoStore,
-        Self::NoCache,
-        Self::Private,
-        Self::Vary,
-        Self::LinksEnding,
-        Self::Uncertain,
-    ];
-
     /// The word for it, in `Cache-Status`, log and metrics; `None` where nobody need be told.
     pub(crate) const fn reason(self) -> Option<&'static str> {
         Some(match self {
