@@ -154,7 +154,12 @@ impl Serving {
         let settings = &self.settings;
         let first_request = sleep(FIRST_REQUEST);
         let progress = Arc::new(Progress::new(settings.idle_timeout, self.shutdown.announcement()));
-        let stream = H1Stream::new(self.timed(stream), settings, other.connection(), Arc::clone(&progress));
+        let stream = H1Stream::new(
+            self.timed(stream),
+            settings,
+            Arc::clone(&other.now().connection),
+            Arc::clone(&progress),
+        );
         let connection = http1::Builder::new()
             // The stream sees to both, and to the limits of time on a head and on idling.
             .header_read_timeout(None)
