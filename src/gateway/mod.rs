@@ -127,12 +127,12 @@ impl Gateway {
         let body = Some(CheckedBody::new(body, parts.version));
         let mut request =
             ClientRequest { parts, body, rules: self.rules.load_full(), peer: Arc::clone(peer) };
-        let mut unanswered = Unanswered::new(exchange, Arc::clone(self));
         let gateway = Arc::clone(self);
+        let mut unanswered = Unanswered { exchange, gateway: Arc::clone(self), is_answered: false };
         // A block, and no `async fn`, which would hold its parameters twice: the future of a hit is moved about.
         async move {
             // 1. to 4.
-            let answer = gateway.answer(unanswered.exchange(), &mut request).await;
+            let answer = gateway.answer(&mut unanswered.exchange, &mut request).await;
 
             // 5. Reply: a large answer waits for room on its connection, and the rest of an unwanted body must be out of
             //    the way.
@@ -148,7 +148,8 @@ impl Gateway {
             };
 
             // 6. Record the exchange.
-            let mut response = gateway.finish(unanswered.answered(), request.parts.version, answer);
+            unanswered.is_answered = true;
+            let mut response = gateway.finish(&unanswered.exchange, request.parts.version, answer);
             if is_in_the_way {
                 // The listener discards it.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
