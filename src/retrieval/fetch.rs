@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::answer::{Cause, Fetched, NoAnswer, Sending};
-use super::attempt::Draft;
+use super::attempt::{self, Draft};
 use super::flights::Leader;
 use super::question::{Asker, Question};
 use super::reading::{self, Reading};
@@ -91,7 +91,9 @@ impl Fetch {
     /// Asks Snyk, when it is admitted, and again where the verdict has it that this may help.
     async fn ask(&mut self) -> Result<Trial, NoAnswer> {
         let retrieval = Arc::clone(&self.retrieval);
-        let mut presented = self.present().await?;
+        let Question { call, credential, .. } = &self.question;
+        let now = retrieval.clock.now();
+        let mut presented = attempt::present(credential, Some(call), &self.asker.client, now).await?;
         // The repeats that were made, of those that help once.
         let mut made = Vec::new();
         let (mut number, mut tries) = (0, 0);
@@ -152,13 +154,6 @@ impl Fetch {
         retry_after.map_or(Cause::CredentialRejected, |retry_after| {
             Cause::Unavailable(Unavailable::ScopeRefused { retry_after })
         })
-    }
-
-    async fn present(&self) -> Result<Authorization, NoAnswer> {
-        let now = self.retrieval.clock.now();
-        let Question { call, credential, .. } = &self.question;
-        let presented = credential.present(Some(&call.scope), &self.asker.client, now).await;
-        presented.map_err(|unavailable| Cause::Unavailable(unavailable).into())
     }
 
     /// The pause before a retry, if there is to be one.

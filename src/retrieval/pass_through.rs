@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout_at};
 use uuid::Uuid;
 
 use super::answer::{Cause, Forward, ForwardReason, NoAnswer, Sending};
-use super::attempt::Draft;
+use super::attempt::{self, Draft};
 use super::flights::HALF_CLOSED_GRACE;
 use super::question::Asker;
 use super::verdict::{CredentialVerdict, Reply, Verdict};
@@ -92,7 +92,7 @@ impl Retrieval {
         left: impl Future<Output = ()>,
     ) -> Result<Passed, NoAnswer> {
         let PassThrough { call, credential, fields, body } = request;
-        let presented = credential.present_unlocked(self.clock.now()).await.map_err(Cause::Unavailable)?;
+        let presented = attempt::present(&credential, None, &asker.client, self.clock.now()).await?;
         let api = if call.target.starts_with("/v1/") { Api::V1 } else { Api::Rest };
         let attempt = Attempt {
             api: api.as_str(),
