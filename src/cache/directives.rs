@@ -40,7 +40,8 @@ impl Directives {
     }
 
     /// Those of a response.
-    pub(crate) fn of_response(fields: &HeaderMap) -> Self {
+    #[must_use]
+    pub fn of_response(fields: &HeaderMap) -> Self {
         let mut found = Self::default();
         for (name, value) in lists(fields, &CACHE_CONTROL) {
             let seconds = || Some(value.trim_matches('"').parse().unwrap_or(0));

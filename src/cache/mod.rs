@@ -27,7 +27,7 @@ use crate::export::Id;
 pub use directives::Directives;
 pub use entry::{Entry, Whole, etag};
 pub(crate) use freshness::age;
-pub use freshness::{Candidate, Freshness, assess};
+pub use freshness::{Freshness, WholeAnswer, assess};
 pub use key::CacheKey;
 pub use not_stored::NotStored;
 pub use settings::Settings;

@@ -28,14 +28,16 @@ impl Operation {
     }
 
     /// The export's id, where the call names one.
-    pub(crate) const fn export(&self) -> Option<&Id> {
+    #[must_use]
+    pub const fn export(&self) -> Option<&Id> {
         match self {
             Self::Start => None,
             Self::JobStatus(id) | Self::Results(id) => Some(id),
         }
     }
 
-    pub(crate) const fn method(&self) -> Method {
+    #[must_use]
+    pub const fn method(&self) -> Method {
         match self {
             Self::Start => Method::POST,
             Self::JobStatus(_) | Self::Results(_) => Method::GET,
@@ -79,7 +81,8 @@ impl ExportCall {
     }
 
     /// The path and query below the upstream's root, written from the parsed parts.
-    pub(crate) fn target(&self) -> String {
+    #[must_use]
+    pub fn target(&self) -> String {
         let mut target = String::with_capacity(self.target_len());
         self.write_target(&mut target);
         target

@@ -56,7 +56,8 @@ impl Id {
     }
 
     /// The id's text.
-    pub(crate) fn as_str(&self) -> &str {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 }

@@ -17,7 +17,7 @@ use super::reading::{self, Reading};
 use super::verdict::{CredentialVerdict, Repeat, Reply, Verdict};
 use super::{Retrieval, fields, record, response_fields};
 use crate::admission::RequestSlot;
-use crate::cache::{self, CacheKey, Candidate, Entry, NotStored};
+use crate::cache::{self, CacheKey, Entry, NotStored, WholeAnswer};
 use crate::clock::Now;
 use crate::credential::{Authorization, Unavailable};
 use crate::journal::Attempt;
@@ -218,7 +218,7 @@ impl Fetch {
             Err(failed) => Reply::Failed(failed.kind),
             Ok(UpstreamAnswer { status, fields, body, .. }) => {
                 let (status, body_len) = (*status, body.len());
-                Reply::Whole(Candidate { status, fields, body_len, document, sent, received })
+                Reply::Whole(WholeAnswer { status, fields, body_len, document, sent, received })
             }
         };
         let verdict = Verdict::of(self.question.kind(), &reply, received.wall, &settings.cache);

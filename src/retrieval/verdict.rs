@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use super::fields;
 use super::try_result::TryResult;
 use crate::admission::{Bucket, CallKind, Evidence, RateFields, RequestEnd, SendOutcome, limits_told};
-use crate::cache::{self, Candidate, Freshness, NotStored};
+use crate::cache::{self, Freshness, NotStored, WholeAnswer};
 use crate::export::Document;
 use crate::telemetry::drift;
 use crate::upstream::UpstreamErrorKind;
@@ -17,7 +17,7 @@ use crate::upstream::UpstreamErrorKind;
 #[derive(Debug)]
 pub(super) enum Reply<'a> {
     /// A whole answer.
-    Whole(Candidate<'a>),
+    Whole(WholeAnswer<'a>),
     /// The head of an answer that streams.
     Head(StatusCode, &'a HeaderMap),
     /// An answer with the gateway's credential in it.
@@ -87,7 +87,7 @@ impl Verdict {
             let detail = "the X-Ratelimit-Limit of an answer is not understood";
             drift.push((drift::DriftKind::RateFields, detail.to_owned()));
         }
-        if let Reply::Whole(Candidate { status: StatusCode::OK, document: Some(document), .. }) = reply {
+        if let Reply::Whole(WholeAnswer { status: StatusCode::OK, document: Some(document), .. }) = reply {
             drift.extend(surprises(document));
         }
         Self {
