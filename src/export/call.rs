@@ -36,6 +36,7 @@ impl Operation {
         }
     }
 
+    /// Its method.
     #[must_use]
     pub const fn method(&self) -> Method {
         match self {
