@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Gateway;
 use super::failure::{Failure, FailureKind};
-use crate::access::Principal;
+use crate::access::{IdentifyError, Principal};
 use crate::clock::Now;
 use crate::export::{Id, ScopeKind};
 use crate::retrieval::{
@@ -334,7 +334,7 @@ impl Exchange {
         }
         match failure.map(|failure| failure.kind) {
             // A flood of these is logged once, elsewhere.
-            Some(FailureKind::TooManyFailures(_)) => event!(debug),
+            Some(FailureKind::Unidentified(IdentifyError::TooManyFailures(_))) => event!(debug),
             Some(FailureKind::NoAnswer(Cause::OnlyIfCached)) => event!(info),
             _ if status.is_server_error() => event!(warn),
             _ => event!(info),

@@ -219,7 +219,7 @@ impl Gateway {
             Some(identified) => identified,
             None => Box::pin(self.access.identify_anew(parts, peer, now)).await,
         };
-        Ok(identified.map_err(FailureKind::from)?)
+        Ok(identified?)
     }
 
     /// The permit counts until the answer is there. A fetch holds it until that has ended, whoever leaves.
