@@ -32,7 +32,7 @@ impl<T> Default for FairQueue<T> {
 
 impl<T> FairQueue<T> {
     pub(super) fn len(&self) -> usize {
-        self.iter().count()
+        self.clients.values().map(|line| line.waiting.len()).sum()
     }
 
     /// Puts `item` at the end of its client's line.
