@@ -76,8 +76,12 @@ pub struct ProbeOrder {
 
 impl ProbeOrder {
     /// True if `candidate` leaves a probe that has been due for `due` to a better one, which is expected to come back.
-    #[must_use]
-    pub fn is_left_to_others(&self, candidate: ProbeCandidate<'_>, due: Duration, pause: Duration) -> bool {
+    pub(crate) fn is_left_to_others(
+        &self,
+        candidate: ProbeCandidate<'_>,
+        due: Duration,
+        pause: Duration,
+    ) -> bool {
         let place = |client: &Arc<str>, is_failing| (is_failing, self.probed.get(client));
         let own = place(candidate.client, candidate.is_failing);
         due < pause.max(COURTESY)
@@ -122,8 +126,7 @@ pub enum Phase {
 
 impl Phase {
     /// A word for status, metrics and logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
             Self::Open => "open",
@@ -144,16 +147,14 @@ pub struct CircuitStatus {
 
 impl CircuitStatus {
     /// Time until the end of the pause; zero where it is not open.
-    #[must_use]
-    pub fn left_open(&self) -> Duration {
+    pub(crate) fn left_open(&self) -> Duration {
         if self.phase == Phase::Open { self.left } else { Duration::ZERO }
     }
 }
 
 impl Circuit {
     /// The requests that may pass at `now`.
-    #[must_use]
-    pub fn admits(&self, now: Instant) -> Admits {
+    pub(crate) fn admits(&self, now: Instant) -> Admits {
         match self.0 {
             CircuitState::Closed => Admits::All,
             CircuitState::Open { until, .. } | CircuitState::Probing { until, .. } if now >= until => {
@@ -171,6 +172,15 @@ impl Circuit {
                     Admits::NoneBefore(since + Duration::from_secs(seconds + 1))
                 }
             }
+        }
+    }
+
+    /// The time of the next request: `now`, or later. The end of a probe is not known, and is looked for again soon.
+    pub(crate) fn free_at(&self, now: Instant) -> Instant {
+        match self.admits(now) {
+            Admits::All | Admits::Probe => now,
+            Admits::NoneBefore(until) => until,
+            Admits::NoneBeforeProbe => now + Duration::from_secs(1),
         }
     }
 
@@ -225,8 +235,7 @@ impl Circuit {
     }
 
     /// The pause that it was opened with last; `None` where it is not open.
-    #[must_use]
-    pub fn pause(&self) -> Option<Duration> {
+    pub(crate) fn pause(&self) -> Option<Duration> {
         match self.0 {
             CircuitState::Open { pause, .. } | CircuitState::Probing { pause, .. } => Some(pause),
             CircuitState::Closed | CircuitState::Ramp { .. } => None,
@@ -234,8 +243,7 @@ impl Circuit {
     }
 
     /// The end of the pause, where that is known.
-    #[must_use]
-    pub fn until(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn until(&self, now: Instant) -> Option<Instant> {
         if let CircuitState::Open { until, .. } = self.0 {
             Some(until).filter(|until| *until > now)
         } else {
@@ -244,26 +252,22 @@ impl Circuit {
     }
 
     /// Time for which a probe has been due at `now`; `None` where none is, or one is on its way.
-    #[must_use]
-    pub fn probe_due_for(&self, now: Instant) -> Option<Duration> {
+    pub(crate) fn probe_due_for(&self, now: Instant) -> Option<Duration> {
         if let CircuitState::Open { until, .. } = self.0 { now.checked_duration_since(until) } else { None }
     }
 
     /// True if it lets everything pass, without a ramp.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.0 == CircuitState::Closed
     }
 
     /// True if nothing may pass at `now`.
-    #[must_use]
-    pub fn blocks(&self, now: Instant) -> bool {
+    pub(crate) fn blocks(&self, now: Instant) -> bool {
         self.until(now).is_some() || self.admits(now) == Admits::NoneBeforeProbe
     }
 
     /// Its state at `now`.
-    #[must_use]
-    pub fn standing(&self, now: Instant) -> CircuitStatus {
+    pub(crate) fn standing(&self, now: Instant) -> CircuitStatus {
         let left = |until: Instant| until.saturating_duration_since(now);
         let (phase, left) = match self.0 {
             CircuitState::Open { until, .. } if until > now => (Phase::Open, left(until)),

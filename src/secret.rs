@@ -14,12 +14,6 @@ impl Secret {
         Self(SecretString::from(value))
     }
 
-    /// True if both hold the same value. Used to notice a rotation, never to authenticate.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.0.expose_secret() == other.0.expose_secret()
-    }
-
     /// The `Authorization` field value `<scheme> <secret>` (RFC 9110 §11.6.2), marked sensitive so
     /// that HTTP/2 never puts it into its compression table and `Debug` never prints it.
     ///
@@ -29,6 +23,13 @@ impl Secret {
         let mut value = HeaderValue::try_from(format!("{scheme} {}", self.0.expose_secret()))?;
         value.set_sensitive(true);
         Ok(value)
+    }
+}
+
+/// Used to notice a rotation, never to authenticate: it takes longer the more is equal.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.expose_secret() == other.0.expose_secret()
     }
 }
 

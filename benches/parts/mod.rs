@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use exportgate::cache::{self, Candidate, Entry, Settings, Whole};
+use exportgate::cache::{self, Entry, Settings, Whole, WholeAnswer};
 use exportgate::clock::Now;
 use exportgate::export::{Document, ExportCall};
 use exportgate::route::{Route, recognise};
@@ -70,8 +70,8 @@ pub(crate) fn answer<'a>(
     body: &[u8],
     document: Option<&'a Document>,
     now: Now,
-) -> Candidate<'a> {
-    Candidate { status: StatusCode::OK, fields, body_len: body.len(), document, sent: now, received: now }
+) -> WholeAnswer<'a> {
+    WholeAnswer { status: StatusCode::OK, fields, body_len: body.len(), document, sent: now, received: now }
 }
 
 /// The fields of a stored response, read off a connection as hyper does it: values are slices of one buffer.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use exportgate::cache::{Candidate, Settings, assess};
+use exportgate::cache::{Settings, WholeAnswer, assess};
 use exportgate::clock::Clock;
 use exportgate::export::Document;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -39,7 +39,7 @@ fn lifetime(document: &Document) {
     let mut fields = HeaderMap::new();
     fields.insert("content-type", HeaderValue::from_static("application/json"));
     let (status, body_len, document) = (StatusCode::OK, 1, Some(document));
-    let answer = Candidate { status, fields: &fields, body_len, document, sent: now, received: now };
+    let answer = WholeAnswer { status, fields: &fields, body_len, document, sent: now, received: now };
     if let Ok(fresh) = assess(&answer, &settings) {
         assert!(fresh.until > now.wall && fresh.until <= now.wall + settings.max_age);
         assert!(fresh.links_end.is_none_or(|end| end > fresh.until));

@@ -11,6 +11,7 @@ use super::answer::{AdminRefusal, BUSY, PLAIN_TEXT, json_answer, whole};
 use super::report::{ExportReport, ExportsReport};
 use super::{Admin, time};
 use crate::cache::StoredResponse;
+use crate::clock::Now;
 use crate::export::Id;
 use crate::journal::{self, Query, moment};
 use crate::transport::Body;
@@ -96,8 +97,8 @@ impl Admin {
             }
         }
         let (cache, now) = (self.views.cache.clone(), self.now());
-        let stored = self.search(move || cache.stored(now)).await?;
-        let exports = stored.iter().take(limit as usize).map(export).collect();
+        let stored = self.search(move || cache.stored()).await?;
+        let exports = stored.iter().take(limit as usize).map(|stored| export(stored, now)).collect();
         Ok(ExportsReport { total: stored.len(), exports })
     }
 
@@ -148,20 +149,20 @@ impl Admin {
     }
 }
 
-fn export(stored: &StoredResponse) -> ExportReport {
+fn export(StoredResponse { call, query, credential, entry }: &StoredResponse, now: Now) -> ExportReport {
     ExportReport {
-        operation: stored.operation.to_owned(),
-        scope_kind: stored.scope_kind.as_str().to_owned(),
-        scope_id: stored.scope_id.clone(),
-        export_id: stored.export_id.clone(),
-        query: stored.query.clone(),
-        credential: stored.credential.clone(),
-        stored: time(stored.stored),
-        age_s: stored.age.as_secs(),
-        fresh_for_s: stored.fresh_for.as_secs(),
-        links_end: stored.links_end.map(time).filter(|end| !end.is_empty()),
-        hits: stored.hits,
-        bytes: stored.bytes as u64,
+        operation: call.operation.as_str().to_owned(),
+        scope_kind: call.scope.kind.as_str().to_owned(),
+        scope_id: call.scope.id.as_str().to_owned(),
+        export_id: call.operation.export().map_or_else(String::new, |id| id.as_str().to_owned()),
+        query: query.clone(),
+        credential: credential.clone(),
+        stored: time(entry.received()),
+        age_s: entry.age(now),
+        fresh_for_s: entry.ttl(now),
+        links_end: entry.links_end().map(time).filter(|end| !end.is_empty()),
+        hits: entry.hits(),
+        bytes: entry.body.len() as u64,
     }
 }
 

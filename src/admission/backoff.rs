@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::circuit::{Admits, Circuit, CircuitStatus, Phase};
+use crate::circuit::{Admits, Circuit, Phase};
 
 /// `[backoff]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,26 +26,14 @@ const LONGEST_TOLD: Duration = Duration::from_hours(24);
 /// clients are told.
 #[derive(Debug)]
 pub(super) struct Backoff {
-    settings: BackoffSettings,
-    circuit: Circuit,
+    pub(super) settings: BackoffSettings,
+    pub(super) circuit: Circuit,
     told_until: Option<Instant>,
 }
 
 impl Backoff {
-    #[must_use]
     pub(super) fn new(settings: BackoffSettings) -> Self {
         Self { settings, circuit: Circuit::default(), told_until: None }
-    }
-
-    /// Goes by other settings from now on.
-    pub(super) fn set(&mut self, settings: BackoffSettings) {
-        self.settings = settings;
-    }
-
-    /// The requests that may be sent at `now`.
-    #[must_use]
-    pub(super) fn admits(&self, now: Instant) -> Admits {
-        self.circuit.admits(now)
     }
 
     /// Counts a request that is sent at `now`. `true` for the probe.
@@ -79,11 +67,6 @@ impl Backoff {
         }
     }
 
-    /// The probe had no answer: the next request is the probe.
-    pub(super) fn lose_probe(&mut self, now: Instant) {
-        self.circuit.lose_probe(now);
-    }
-
     /// The upstream is back after its circuit was open: those who waited come by a ramp.
     pub(super) fn ramp(&mut self, now: Instant) {
         if self.circuit.is_closed() {
@@ -91,33 +74,13 @@ impl Backoff {
         }
     }
 
-    /// The end of the pause, where that is known.
-    #[must_use]
-    pub(super) fn until(&self, now: Instant) -> Option<Instant> {
-        self.circuit.until(now)
-    }
-
     /// The wait that clients are told: Snyk's own, counted down, where it is longer than ours.
-    #[must_use]
     pub(super) fn retry_after(&self, now: Instant) -> Duration {
         let until = self.circuit.until(now).max(self.told_until);
         until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
     }
 
-    /// True if nothing is sent at `now`.
-    #[must_use]
-    pub(super) fn blocks(&self, now: Instant) -> bool {
-        self.circuit.blocks(now)
-    }
-
-    /// Its state at `now`.
-    #[must_use]
-    pub(super) fn standing(&self, now: Instant) -> CircuitStatus {
-        self.circuit.standing(now)
-    }
-
     /// True if it need not be remembered any more.
-    #[must_use]
     pub(super) fn is_over(&self, now: Instant) -> bool {
         let told = self.told_until.is_some_and(|until| until > now);
         match self.circuit.standing(now).phase {
@@ -144,15 +107,15 @@ mod tests {
     fn one_429_stops_everything_then_one_probe_and_a_ramp() {
         let (mut backoff, begin) = (backoff(), Instant::now());
         backoff.refused(Some(seconds(30)), false, seconds(1), begin);
-        assert_eq!(backoff.admits(begin), Admits::NoneBefore(begin + seconds(31)));
+        assert_eq!(backoff.circuit.admits(begin), Admits::NoneBefore(begin + seconds(31)));
         // Answers to requests that were sent before it change nothing.
         backoff.refused(Some(seconds(5)), false, Duration::ZERO, begin + seconds(1));
         backoff.answered(false, begin + seconds(1));
-        assert_eq!(backoff.until(begin), Some(begin + seconds(31)));
+        assert_eq!(backoff.circuit.until(begin), Some(begin + seconds(31)));
         assert!(backoff.sent(begin + seconds(31)));
         backoff.answered(true, begin + seconds(32));
-        assert_eq!(backoff.admits(begin + seconds(32)), Admits::All);
-        assert_eq!(backoff.standing(begin + seconds(32)).phase, Phase::Ramp);
+        assert_eq!(backoff.circuit.admits(begin + seconds(32)), Admits::All);
+        assert_eq!(backoff.circuit.standing(begin + seconds(32)).phase, Phase::Ramp);
     }
 
     #[test]
@@ -161,7 +124,7 @@ mod tests {
         let (mut pauses, mut is_probe) = (Vec::new(), false);
         for _ in 0..6 {
             backoff.refused(None, is_probe, Duration::ZERO, now);
-            let until = backoff.until(now).expect("a backoff");
+            let until = backoff.circuit.until(now).expect("a backoff");
             pauses.push(until.duration_since(now).as_secs() / 60);
             now = until;
             is_probe = backoff.sent(now);
@@ -174,7 +137,7 @@ mod tests {
     fn clients_are_told_snyks_own_time_and_an_absurd_one_is_capped() {
         let (mut backoff, now) = (backoff(), Instant::now());
         backoff.refused(Some(seconds(3_600)), false, seconds(2), now);
-        assert_eq!(backoff.until(now), Some(now + seconds(600)));
+        assert_eq!(backoff.circuit.until(now), Some(now + seconds(600)));
         assert_eq!(backoff.retry_after(now + seconds(60)), seconds(3_540));
         // Our own pause is over, and a probe may go; those who ask before its answer are told Snyk's time still.
         assert!(!backoff.is_over(now + seconds(700)));

@@ -64,7 +64,6 @@ pub(super) struct Budget {
 
 impl Budget {
     /// Nothing was sent yet.
-    #[must_use]
     pub(super) fn new(mut limits: Vec<Limit>, margin: Duration) -> Self {
         limits.sort_by_key(|limit| limit.window);
         let windows =
@@ -77,7 +76,6 @@ impl Budget {
     }
 
     /// The time at which the next send is within every window: `now`, or later.
-    #[must_use]
     pub(super) fn next(&self, now: Instant) -> Instant {
         // When the oldest send has left the window that must have by then.
         let free = |most: u32, length: Duration| {
@@ -99,7 +97,6 @@ impl Budget {
 
     /// The same, but spread out once half of a long window is used up: what is left must last until the first of
     /// what was sent leaves it, so that those who ask last do not wait for the rest of it.
-    #[must_use]
     pub(super) fn paced(&self, now: Instant) -> Instant {
         let spread = |window: &BudgetWindow| {
             let (most, length) = (window.effective(now).max(1), self.length(window));
@@ -136,14 +133,12 @@ impl Budget {
     }
 
     /// The longest time between two sends, where they are spread evenly.
-    #[must_use]
     pub(super) fn interval(&self, now: Instant) -> Duration {
         let interval = |window: &BudgetWindow| window.limit.window / window.most(now);
         self.windows.iter().map(interval).max().unwrap_or_default()
     }
 
     /// True if nothing counts any more.
-    #[must_use]
     pub(super) fn is_unused(&self, now: Instant) -> bool {
         self.windows.last().is_none_or(|longest| self.within(self.length(longest), now) == 0)
     }

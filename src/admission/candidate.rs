@@ -22,7 +22,7 @@ pub struct Candidate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(pub(super) u64);
 
-/// The reason that a request waits, or waited in vain.
+/// The reason that a request waits, or is not sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Obstacle {
     /// Snyk's limit, by our own count.
@@ -33,24 +33,37 @@ pub enum Obstacle {
     Concurrency,
     /// Too many wait.
     Queue,
+    /// A circuit is open.
+    Circuit(Level),
+}
+
+/// The level of a circuit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// All requests.
+    Host,
+    /// Those of one org or group.
+    Scope,
+    /// Those of one export, or the starts of one scope.
+    Export,
 }
 
 impl Obstacle {
     /// A word for log, journal and fields.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Budget => "budget",
             Self::Backoff => "backoff",
             Self::Concurrency => "concurrency",
             Self::Queue => "queue",
+            Self::Circuit(_) => "circuit",
         }
     }
 }
 
-/// A request that would wait too long.
+/// A request that may not be sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct QueueRefusal {
+pub struct AdmissionRefusal {
     /// The reason.
     pub obstacle: Obstacle,
     /// Time after which another try may succeed.

@@ -9,7 +9,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::circuit::{Admits, Circuit, CircuitStatus, ProbeCandidate, ProbeOrder};
+use super::candidate::{AdmissionRefusal, Level, Obstacle};
+use crate::circuit::{Circuit, CircuitStatus, ProbeCandidate, ProbeOrder};
 use crate::export::{ExportCall, Id, Operation, Scope};
 
 /// `[breaker]`.
@@ -46,7 +47,7 @@ impl From<&ExportCall> for Resource {
 }
 
 /// The end of a request, as it speaks for host and resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Evidence {
     /// An answer of Snyk's own, whatever its status.
     Answered,
@@ -55,27 +56,8 @@ pub enum Evidence {
     /// A connection, but no answer of Snyk's: open, too late, or made by an edge.
     Broken,
     /// Neither: it was ended by us.
+    #[default]
     None,
-}
-
-/// A circuit that stands in a request's way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenCircuit {
-    /// Time until the next probe.
-    pub retry_after: Duration,
-    /// The requests that it stops.
-    pub level: Level,
-}
-
-/// The level of a circuit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// All requests.
-    Host,
-    /// Those of one org or group.
-    Scope,
-    /// Those of one export, or the starts of one scope.
-    Export,
 }
 
 /// The circuits that a request passed as their probe.
@@ -88,7 +70,6 @@ pub(super) struct Probes {
 
 impl Probes {
     /// True if it is any circuit's probe.
-    #[must_use]
     pub(super) const fn is_any(self) -> bool {
         self.host || self.scope || self.export
     }
@@ -145,11 +126,8 @@ impl SharedCircuit {
 }
 
 fn wait(circuit: &Circuit, now: Instant) -> Result<(), Duration> {
-    match circuit.admits(now) {
-        Admits::All | Admits::Probe => Ok(()),
-        Admits::NoneBefore(at) => Err(at.saturating_duration_since(now)),
-        Admits::NoneBeforeProbe => Err(Duration::from_secs(1)),
-    }
+    let wait = circuit.free_at(now).saturating_duration_since(now);
+    if wait.is_zero() { Ok(()) } else { Err(wait) }
 }
 
 /// One export, or the starts of one scope.
@@ -182,7 +160,6 @@ pub(super) struct Circuits {
 
 impl Circuits {
     /// All circuits are closed.
-    #[must_use]
     pub(super) fn new(settings: BreakerSettings) -> Self {
         Self {
             settings,
@@ -207,28 +184,32 @@ impl Circuits {
         resource: Option<&Resource>,
         client: &Arc<str>,
         now: Instant,
-    ) -> Result<(), OpenCircuit> {
+    ) -> Result<(), AdmissionRefusal> {
         let health = resource.and_then(|resource| self.resources.get(resource));
         let candidate = self.candidate(resource, client);
         let shared = |shared: &SharedCircuit| shared.check(candidate, self.settings.pause, now);
-        let of = |level| move |retry_after| OpenCircuit { retry_after, level };
+        let of =
+            |level| move |retry_after| AdmissionRefusal { obstacle: Obstacle::Circuit(level), retry_after };
         shared(&self.whole).map_err(of(Level::Host))?;
         let scope = resource.and_then(|resource| self.scopes.get(&resource.scope));
         scope.map_or(Ok(()), shared).map_err(of(Level::Scope))?;
         health.map_or(Ok(()), |health| wait(&health.circuit, now)).map_err(of(Level::Export))
     }
 
-    /// Notes that `open` kept a request of `client` about `resource` from being sent.
-    pub(super) fn refused(&mut self, resource: Option<&Resource>, client: &Arc<str>, open: OpenCircuit) {
+    /// Notes that `refusal` kept a request of `client` about `resource` from being sent.
+    pub(super) fn refused(
+        &mut self,
+        resource: Option<&Resource>,
+        client: &Arc<str>,
+        refusal: AdmissionRefusal,
+    ) {
         let candidate = self.candidate(resource, client);
-        match (open.level, resource) {
-            (Level::Host, _) => self.whole.order.refused(candidate),
-            (Level::Scope, Some(resource)) => {
-                if let Some(scope) = self.scopes.get_mut(&resource.scope) {
-                    scope.order.refused(candidate);
-                }
-            }
-            (Level::Scope | Level::Export, _) => {}
+        if refusal.obstacle == Obstacle::Circuit(Level::Host) {
+            self.whole.order.refused(candidate);
+        } else if refusal.obstacle == Obstacle::Circuit(Level::Scope)
+            && let Some(scope) = resource.and_then(|resource| self.scopes.get_mut(&resource.scope))
+        {
+            scope.order.refused(candidate);
         }
     }
 
@@ -281,13 +262,11 @@ impl Circuits {
     }
 
     /// The state of the host's circuit at `now`.
-    #[must_use]
     pub(super) fn standing(&self, now: Instant) -> CircuitStatus {
         self.whole.circuit.standing(now)
     }
 
     /// Number of exports whose circuit is not closed.
-    #[must_use]
     pub(super) fn broken_exports(&self) -> usize {
         let is_broken = |(resource, health): &(&Resource, &ResourceHealth)| {
             !health.circuit.is_closed() || health.failures > 0 && self.scopes.contains_key(&resource.scope)
@@ -414,7 +393,7 @@ mod tests {
         resource: &Resource,
         evidence: Evidence,
         now: Instant,
-    ) -> Result<CircuitChange, OpenCircuit> {
+    ) -> Result<CircuitChange, AdmissionRefusal> {
         ask_as("one", host, resource, evidence, now)
     }
 
@@ -424,7 +403,7 @@ mod tests {
         resource: &Resource,
         evidence: Evidence,
         now: Instant,
-    ) -> Result<CircuitChange, OpenCircuit> {
+    ) -> Result<CircuitChange, AdmissionRefusal> {
         let (resource, client) = (Some(resource), &client.into());
         host.check(resource, client, now).inspect_err(|open| host.refused(resource, client, *open))?;
         let probes = host.sent(resource, client, now);
@@ -444,7 +423,8 @@ mod tests {
             assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Ok(CircuitChange::None));
         }
         assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Ok(CircuitChange::ExportOpened));
-        let open = OpenCircuit { retry_after: SETTINGS.pause, level: Level::Export };
+        let open =
+            AdmissionRefusal { obstacle: Obstacle::Circuit(Level::Export), retry_after: SETTINGS.pause };
         assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Err(open));
         assert_eq!(ask(&mut host, &good, Evidence::Answered, now), Ok(CircuitChange::None));
         // One request a pause, until it is good again.
@@ -464,7 +444,10 @@ mod tests {
         assert_eq!(ask(&mut host, &a, Evidence::Broken, now), Ok(CircuitChange::None));
         assert_eq!(ask(&mut host, &b, Evidence::Broken, now), Ok(CircuitChange::None));
         assert_eq!(ask(&mut host, &b, Evidence::Broken, now), Ok(CircuitChange::ScopeOpened));
-        assert!(ask(&mut host, &c, Evidence::Answered, now).is_err_and(|open| open.level == Level::Scope));
+        assert!(
+            ask(&mut host, &c, Evidence::Answered, now)
+                .is_err_and(|open| open.obstacle == Obstacle::Circuit(Level::Scope))
+        );
         assert_eq!(ask(&mut host, &other, Evidence::Answered, now), Ok(CircuitChange::None));
         // One request a pause, and one that did not fail first.
         assert!(ask(&mut host, &a, Evidence::Broken, at(now, 5)).is_err());
@@ -478,7 +461,10 @@ mod tests {
         let (a, b) = (resource("a", "e"), resource("b", "e"));
         let changes = [(); 3].map(|()| ask(&mut host, &a, Evidence::Unreachable, now));
         assert_eq!(changes, [Ok(CircuitChange::None), Ok(CircuitChange::None), Ok(CircuitChange::Opened)]);
-        assert!(ask(&mut host, &b, Evidence::Answered, now).is_err_and(|open| open.level == Level::Host));
+        assert!(
+            ask(&mut host, &b, Evidence::Answered, now)
+                .is_err_and(|open| open.obstacle == Obstacle::Circuit(Level::Host))
+        );
         // One request a pause.
         assert_eq!(ask(&mut host, &a, Evidence::Unreachable, at(now, 5)), Ok(CircuitChange::None));
         assert!(ask(&mut host, &a, Evidence::Unreachable, at(now, 5)).is_err());

@@ -13,7 +13,6 @@ const STEP: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct FairQueue<T> {
     clients: BTreeMap<Arc<str>, Line<T>>,
-    waiting: usize,
     /// The clock of the client that was next last.
     time: u64,
 }
@@ -27,14 +26,13 @@ struct Line<T> {
 
 impl<T> Default for FairQueue<T> {
     fn default() -> Self {
-        Self { clients: BTreeMap::new(), waiting: 0, time: 0 }
+        Self { clients: BTreeMap::new(), time: 0 }
     }
 }
 
 impl<T> FairQueue<T> {
-    #[must_use]
     pub(super) fn len(&self) -> usize {
-        self.waiting
+        self.clients.values().map(|line| line.waiting.len()).sum()
     }
 
     /// Puts `item` at the end of its client's line.
@@ -47,7 +45,6 @@ impl<T> FairQueue<T> {
         });
         line.weight = weight.max(1);
         line.waiting.push_back(item);
-        self.waiting += 1;
     }
 
     /// Puts one that was taken back to the front of its client's line, as if it had not been.
@@ -75,17 +72,16 @@ impl<T> FairQueue<T> {
         let item = line.waiting.remove(at)?;
         self.time = self.time.max(line.clock);
         line.clock = line.clock.max(self.time) + STEP / u64::from(line.weight);
-        self.waiting -= 1;
         self.forget();
         Some(item)
     }
 
-    /// Takes one of `client` out that `gone` names.
-    pub(super) fn remove(&mut self, client: &Arc<str>, gone: impl Fn(&T) -> bool) -> Option<T> {
-        let line = self.clients.get_mut(client)?;
-        let at = line.waiting.iter().position(gone)?;
-        let removed = line.waiting.remove(at);
-        self.waiting -= 1;
+    /// Takes the one out that `gone` names.
+    pub(super) fn remove(&mut self, gone: impl Fn(&T) -> bool) -> Option<T> {
+        let removed = self.clients.values_mut().find_map(|line| {
+            let at = line.waiting.iter().position(&gone)?;
+            line.waiting.remove(at)
+        });
         self.forget();
         removed
     }
@@ -99,7 +95,7 @@ impl<T> FairQueue<T> {
     fn forget(&mut self) {
         let time = self.time;
         self.clients.retain(|_, line| !line.waiting.is_empty() || line.clock > time);
-        if self.waiting == 0 {
+        if self.len() == 0 {
             self.clients.clear();
         }
     }
@@ -158,10 +154,7 @@ mod tests {
         }
         assert_eq!(queue.pop(|item| *item == "read"), Some("read"));
         assert_eq!(queue.pop(|item| *item == "read"), None);
-        assert_eq!(
-            ["a", "b"].map(|client| queue.remove(&name(client), |item| *item == "start")),
-            [Some("start"); 2]
-        );
+        assert_eq!([(); 2].map(|()| queue.remove(|item| *item == "start")), [Some("start"); 2]);
         assert!(queue.len() == 0 && queue.clients.is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! Permission to send: the rate limit, the queue, the slots, the backoff after a 429, the circuit breakers and the
 //! allowance for retries (0006, 0009).
 //!
-//! [`Admission::acquire`] lets one request through. Just before it is sent it is confirmed ([`RequestSlot::confirmation`]),
+//! [`Admission::acquire`] lets one request through. Just before it is sent it is confirmed ([`LaneSlot::confirmation`]),
 //! in the transaction that puts it on record: so no window of Snyk's is exceeded by all processes on one journal.
 //!
 //! The decisions are pure and take `now`: `rules` (of one lane), `budget` (Snyk's windows), `fair_queue`, `slots`,
@@ -33,14 +33,15 @@ use crate::clock::{Clock, Now};
 
 use circuits::{CircuitChange, Circuits, Probes};
 use queue::LaneSlot;
-use retry::Allowance;
+use retry::Retries;
 
 pub use backoff::BackoffSettings;
 pub use budget::Limit;
-pub use candidate::{Candidate, Obstacle, QueueId, QueueRefusal};
-pub use circuits::{BreakerSettings, Evidence, Level, OpenCircuit, Resource};
+pub use candidate::{AdmissionRefusal, Candidate, Level, Obstacle, QueueId};
+pub use circuits::{BreakerSettings, Evidence, Resource};
 pub use queue::{Confirmation, Queue};
-pub use rate_fields::{Bucket, CallKind, RateFields, limits_told};
+pub(crate) use rate_fields::limits_told;
+pub use rate_fields::{Bucket, CallKind, RateFields};
 pub use retry::RetrySettings;
 pub use rules::{Grant, Rules, SendOutcome, Step};
 pub use settings::{LaneSettings, Settings};
@@ -58,8 +59,7 @@ pub enum Api {
 
 impl Api {
     /// Its name, in the journal too.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Rest => "rest",
             Self::V1 => "v1",
@@ -104,17 +104,8 @@ pub struct SentElsewhere {
     pub start: Option<Arc<str>>,
 }
 
-/// A request that may not be sent now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdmissionRefusal {
-    /// A circuit is open.
-    Circuit(OpenCircuit),
-    /// The budget, a backoff or the queue stands in the way.
-    Queue(QueueRefusal),
-}
-
 /// The end of one request.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default)]
 pub struct RequestEnd {
     /// For the lane's backoff.
     pub outcome: SendOutcome,
@@ -140,41 +131,27 @@ struct CircuitPass {
     admission: Admission,
     resource: Option<Resource>,
     probes: Probes,
-    is_ended: bool,
+    /// The end of the request, as it counts when this is dropped.
+    evidence: Evidence,
 }
 
 impl RequestSlot {
     /// True if it is the first request after a pause: others depend on its outcome.
-    #[must_use]
-    pub const fn is_probe(&self) -> bool {
+    pub(crate) const fn is_probe(&self) -> bool {
         self.lane.is_probe() || self.circuits.probes.is_any()
     }
 
-    /// Asks in the transaction that puts the request on record whether it may be sent then. It counts from then on.
-    #[must_use]
-    pub fn confirmation(&self) -> Confirmation {
-        self.lane.confirmation()
-    }
-
-    /// Gives the slot back without having sent: the request can ask again, in its old place and no longer than before.
-    #[must_use]
-    pub fn put_back(self) -> Candidate {
-        self.lane.put_back()
-    }
-
     /// Notes how the request ended.
-    pub fn end(self, end: RequestEnd) {
-        let Self { lane, mut circuits } = self;
-        lane.ended(end.outcome, &end.rate, end.kind);
-        circuits.end(end.evidence);
+    pub fn end(mut self, end: RequestEnd) {
+        self.circuits.evidence = end.evidence;
+        self.lane.end = end;
     }
 }
 
-impl CircuitPass {
-    fn end(&mut self, evidence: Evidence) {
-        self.is_ended = true;
+impl Drop for CircuitPass {
+    fn drop(&mut self) {
         let (admission, resource) = (&self.admission, self.resource.as_ref());
-        let change = lock(&admission.circuits).ended(resource, self.probes, evidence, admission.now());
+        let change = lock(&admission.circuits).ended(resource, self.probes, self.evidence, admission.now());
         let upstream = &admission.upstream;
         match change {
             CircuitChange::None => {}
@@ -200,14 +177,6 @@ impl CircuitPass {
     }
 }
 
-impl Drop for CircuitPass {
-    fn drop(&mut self) {
-        if !self.is_ended {
-            self.end(Evidence::None);
-        }
-    }
-}
-
 /// Lets requests through to one upstream. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Admission {
@@ -221,48 +190,39 @@ pub struct Admission {
     retries: Arc<Mutex<Retries>>,
 }
 
-#[derive(Debug)]
-struct Retries {
-    allowance: Allowance,
-    settings: RetrySettings,
-}
-
 impl Admission {
     /// Has a queue for each of `credentials` and each API.
-    #[must_use]
-    pub fn new(upstream: Arc<str>, clock: Clock, settings: &Settings, credentials: &[Arc<str>]) -> Self {
+    pub(crate) fn new(
+        upstream: Arc<str>,
+        clock: Clock,
+        settings: &Settings,
+        credentials: &[Arc<str>],
+    ) -> Self {
         let queue = |lane: Lane| {
             let queue = Queue::new(&lane, settings.lane(lane.api).clone(), clock.clone(), true);
             (lane, queue)
         };
         let queues = Lane::of(credentials).map(queue).collect();
-        let allowance = Allowance::new(settings.retry.percent);
         Self {
             upstream,
             clock,
             queues: Arc::new(ArcSwap::from_pointee(queues)),
             circuits: Arc::new(Mutex::new(Circuits::new(settings.breaker))),
             opened: Arc::default(),
-            retries: Arc::new(Mutex::new(Retries { allowance, settings: settings.retry })),
+            retries: Arc::new(Mutex::new(Retries::new(settings.retry))),
         }
     }
 
     /// The queue of each lane.
-    #[must_use]
-    pub fn queues(&self) -> Arc<Queues> {
+    pub(crate) fn queues(&self) -> Arc<Queues> {
         self.queues.load_full()
     }
 
     /// Goes by other settings from now on, and has queues for `credentials`. The new queues are returned: they must be
     /// run, and told of the last hour. A queue whose credential is gone admits no more requests, and ends when nobody waits in it.
-    #[must_use]
-    pub fn set(&self, settings: &Settings, credentials: &[Arc<str>]) -> Queues {
+    pub(crate) fn set(&self, settings: &Settings, credentials: &[Arc<str>]) -> Queues {
         lock(&self.circuits).set(settings.breaker);
-        {
-            let mut retries = lock(&self.retries);
-            retries.allowance.set(settings.retry.percent);
-            retries.settings = settings.retry;
-        }
+        lock(&self.retries).settings = settings.retry;
         let (before, mut new) = (self.queues(), Queues::new());
         let mut all = Queues::new();
         for lane in Lane::of(credentials) {
@@ -290,20 +250,17 @@ impl Admission {
     }
 
     /// Number of requests that wait in the queues.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.queues.load().values().map(|queue| queue.waiting()).sum()
     }
 
     /// The state of the host's circuit.
-    #[must_use]
-    pub fn circuit(&self) -> CircuitStatus {
+    pub(crate) fn circuit(&self) -> CircuitStatus {
         lock(&self.circuits).standing(self.now())
     }
 
     /// Number of exports whose circuit is not closed.
-    #[must_use]
-    pub fn open_exports(&self) -> usize {
+    pub(crate) fn open_exports(&self) -> usize {
         lock(&self.circuits).broken_exports()
     }
 
@@ -321,51 +278,45 @@ impl Admission {
         let client = Arc::clone(&candidate.client);
         self.check(resource.as_ref(), &client)?;
         let queues = self.queues.load_full();
-        let queue = queues.get(lane).ok_or(AdmissionRefusal::Queue(queue::NO_QUEUE))?;
+        let queue = queues.get(lane).ok_or(queue::NO_QUEUE)?;
         let slot = tokio::select! {
             biased;
-            slot = queue.acquire(candidate) => slot.map_err(AdmissionRefusal::Queue)?,
+            slot = queue.acquire(candidate) => slot?,
             () = opened => {
                 self.check(resource.as_ref(), &client)?;
-                return Err(AdmissionRefusal::Queue(queue::NO_QUEUE));
+                return Err(queue::NO_QUEUE);
             }
         };
         let now = self.now();
         let mut circuits = lock(&self.circuits);
-        circuits.check(resource.as_ref(), &client, now).map_err(AdmissionRefusal::Circuit)?;
+        circuits.check(resource.as_ref(), &client, now)?;
         let probes = circuits.sent(resource.as_ref(), &client, now);
         drop(circuits);
-        let circuits = CircuitPass { admission: self.clone(), resource, probes, is_ended: false };
+        let circuits = CircuitPass { admission: self.clone(), resource, probes, evidence: Evidence::None };
         Ok(RequestSlot { lane: slot, circuits })
     }
 
     fn check(&self, resource: Option<&Resource>, client: &Arc<str>) -> Result<(), AdmissionRefusal> {
         let mut circuits = lock(&self.circuits);
         let checked = circuits.check(resource, client, self.now());
-        checked
-            .inspect_err(|open| circuits.refused(resource, client, *open))
-            .map_err(AdmissionRefusal::Circuit)
+        checked.inspect_err(|refusal| circuits.refused(resource, client, *refusal))
     }
 
     /// True if it is known that nothing of `client` about `resource` is sent in `lane` at the moment.
-    #[must_use]
-    pub fn is_paused(&self, lane: &Lane, resource: &Resource, client: &Arc<str>) -> bool {
+    pub(crate) fn is_paused(&self, lane: &Lane, resource: &Resource, client: &Arc<str>) -> bool {
         lock(&self.circuits).check(Some(resource), client, self.now()).is_err()
             || self.queues.load().get(lane).is_some_and(|queue| queue.is_backing_off())
     }
 
     /// The pause before another try of a failed read, if the allowance has one. `left` is the time that its client still
     /// waits.
-    #[must_use]
-    pub fn retry(&self, tries: u32, left: Duration) -> Option<Duration> {
-        let mut retries = lock(&self.retries);
-        let pause = retry::pause(tries, fastrand::f64(), left, &retries.settings)?;
-        retries.allowance.take().then_some(pause)
+    pub(crate) fn retry(&self, tries: u32, left: Duration) -> Option<Duration> {
+        lock(&self.retries).next(tries, fastrand::f64(), left)
     }
 
     /// Counts a request that is sent for the first time: so many more retries may follow.
     pub fn sent_first(&self) {
-        lock(&self.retries).allowance.sent();
+        lock(&self.retries).sent();
     }
 
     fn now(&self) -> Instant {

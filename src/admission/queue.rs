@@ -12,18 +12,17 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep_until;
 
-use super::candidate::{Candidate, Obstacle, QueueId, QueueRefusal};
-use super::rate_fields::{CallKind, RateFields};
+use super::candidate::{AdmissionRefusal, Candidate, Obstacle, QueueId};
 use super::rules::{Grant, Rules, SendOutcome, Step};
 use super::settings::LaneSettings;
 use super::slots::SlotId;
 use super::status::LaneStatus;
-use super::{Lane, SentElsewhere};
+use super::{Lane, RequestEnd, SentElsewhere};
 use crate::clock::{Clock, Now};
 
 /// The answer where the queue is gone: the next try finds the credential that is in force.
-pub(super) const NO_QUEUE: QueueRefusal =
-    QueueRefusal { obstacle: Obstacle::Queue, retry_after: Duration::from_secs(1) };
+pub(super) const NO_QUEUE: AdmissionRefusal =
+    AdmissionRefusal { obstacle: Obstacle::Queue, retry_after: Duration::from_secs(1) };
 /// Longest time that is added to a backoff by chance, so that many gateways do not come back at once.
 const JITTER: Duration = Duration::from_secs(2);
 
@@ -60,7 +59,7 @@ struct QueueState {
 #[derive(Debug)]
 struct QueueWaiter {
     candidate: Candidate,
-    reply: oneshot::Sender<Result<LaneSlot, QueueRefusal>>,
+    reply: oneshot::Sender<Result<LaneSlot, AdmissionRefusal>>,
 }
 
 /// A slot of the lane: the right to send one request, and the duty to say how it ended.
@@ -69,7 +68,8 @@ pub struct LaneSlot {
     queue: Arc<Queue>,
     candidate: Candidate,
     grant: Grant,
-    is_ended: bool,
+    /// The end of its request, which counts when this is dropped: no answer, unless another is known.
+    pub(super) end: RequestEnd,
     /// Told when another request needs this slot, whose clients had left.
     slot_needed: Arc<Notify>,
     /// Time that it waited in the queue.
@@ -80,7 +80,6 @@ pub struct LaneSlot {
 
 impl Queue {
     /// An empty one.
-    #[must_use]
     pub(super) fn new(lane: &Lane, settings: LaneSettings, clock: Clock, is_informed: bool) -> Arc<Self> {
         let state = QueueState {
             rules: Rules::new(settings),
@@ -102,11 +101,11 @@ impl Queue {
     /// Waits for a slot.
     ///
     /// # Errors
-    /// [`QueueRefusal`], when it will not come in time.
+    /// [`AdmissionRefusal`], when it will not come in time.
     pub(super) async fn acquire(
         self: &Arc<Self>,
         mut candidate: Candidate,
-    ) -> Result<LaneSlot, QueueRefusal> {
+    ) -> Result<LaneSlot, AdmissionRefusal> {
         let began = self.now();
         let (reply, answer) = oneshot::channel();
         let (id, obstacle) = {
@@ -142,8 +141,7 @@ impl Queue {
     }
 
     /// Its state, for people.
-    #[must_use]
-    pub fn standing(&self) -> LaneStatus {
+    pub(crate) fn standing(&self) -> LaneStatus {
         self.state().rules.standing(self.now())
     }
 
@@ -258,34 +256,29 @@ impl Queue {
 
 impl LaneSlot {
     fn new(queue: Arc<Queue>, candidate: Candidate, grant: Grant) -> Self {
-        let slot_needed = Arc::default();
-        Self { queue, candidate, grant, is_ended: false, slot_needed, queued: Duration::ZERO, obstacle: None }
+        let (end, slot_needed) = (RequestEnd::default(), Arc::default());
+        Self { queue, candidate, grant, end, slot_needed, queued: Duration::ZERO, obstacle: None }
     }
 
     /// True if others depend on its outcome: it is the first request after a backoff.
-    #[must_use]
-    pub const fn is_probe(&self) -> bool {
+    pub(crate) const fn is_probe(&self) -> bool {
         self.grant.is_probe || self.grant.is_probe_of_starts
     }
 
     /// [`Rules::confirm`], for the one who puts the request on record.
-    #[must_use]
-    pub fn confirmation(&self) -> Confirmation {
+    pub(crate) fn confirmation(&self) -> Confirmation {
         let (queue, slot) = (Arc::clone(&self.queue), self.grant.slot);
         Box::new(move |now| queue.state().rules.confirm(slot, now.mono))
     }
 
     /// The time since it was confirmed.
-    #[must_use]
-    pub fn age(&self, now: Instant) -> Duration {
+    pub(crate) fn age(&self, now: Instant) -> Duration {
         self.queue.state().rules.age(self.grant.slot, now)
     }
 
     /// Gives the slot back without having sent: the request can stand in the queue again, in its old place and no longer than
     /// before.
-    #[must_use]
-    pub fn put_back(mut self) -> Candidate {
-        self.end(SendOutcome::Failed, &RateFields::default(), CallKind::Other);
+    pub(crate) fn put_back(self) -> Candidate {
         Candidate { is_put_back: true, ..self.candidate.clone() }
     }
 
@@ -302,32 +295,6 @@ impl LaneSlot {
     /// Resolves when another request needs the slot of this abandoned one. Somebody may wait for it again by then.
     pub async fn slot_needed(&self) {
         self.slot_needed.notified().await;
-    }
-
-    /// Gives the slot back with the outcome of the send.
-    pub(super) fn ended(mut self, outcome: SendOutcome, rate: &RateFields, kind: CallKind) {
-        self.end(outcome, rate, kind);
-    }
-
-    fn end(&mut self, mut outcome: SendOutcome, rate: &RateFields, kind: CallKind) {
-        let now = self.queue.now();
-        self.is_ended = true;
-        let somebody_waits = {
-            let mut state = self.queue.state();
-            state.abandoned.remove(&self.grant.slot);
-            let was_paused = state.rules.is_backing_off(now);
-            if let SendOutcome::TooMany { bucket, jitter, .. } = &mut outcome {
-                (*bucket, *jitter) = (state.rules.bucket(rate, kind), JITTER.mul_f64(fastrand::f64()));
-            }
-            state.rules.ended(self.grant, &outcome, now);
-            state.rules.learn(rate, kind, now);
-            let is_over = was_paused && !state.rules.is_backing_off(now);
-            self.log(&outcome, state.rules.pause_for(self.candidate.start.as_ref(), now), is_over);
-            state.rules.waiting() > 0
-        };
-        if somebody_waits {
-            self.queue.changed.notify_one();
-        }
     }
 
     /// Logs a backoff that began, and one that `is_over`.
@@ -349,8 +316,23 @@ impl LaneSlot {
 
 impl Drop for LaneSlot {
     fn drop(&mut self) {
-        if !self.is_ended {
-            self.end(SendOutcome::Failed, &RateFields::default(), CallKind::Other);
+        let now = self.queue.now();
+        let RequestEnd { mut outcome, rate, kind, .. } = std::mem::take(&mut self.end);
+        let somebody_waits = {
+            let mut state = self.queue.state();
+            state.abandoned.remove(&self.grant.slot);
+            let was_paused = state.rules.is_backing_off(now);
+            if let SendOutcome::TooMany { bucket, jitter, .. } = &mut outcome {
+                (*bucket, *jitter) = (state.rules.bucket(&rate, kind), JITTER.mul_f64(fastrand::f64()));
+            }
+            state.rules.ended(self.grant, &outcome, now);
+            state.rules.learn(&rate, kind, now);
+            let is_over = was_paused && !state.rules.is_backing_off(now);
+            self.log(&outcome, state.rules.pause_for(self.candidate.start.as_ref(), now), is_over);
+            state.rules.waiting() > 0
+        };
+        if somebody_waits {
+            self.queue.changed.notify_one();
         }
     }
 }
@@ -364,8 +346,8 @@ struct QueuePlace<'a> {
 impl Drop for QueuePlace<'_> {
     fn drop(&mut self) {
         let mut state = self.queue.state();
-        if let Some(waiter) = state.waiting.remove(&self.id) {
-            state.rules.leave(&waiter.candidate.client, self.id);
+        if state.waiting.remove(&self.id).is_some() {
+            state.rules.leave(self.id);
         }
         drop(state);
         self.queue.changed.notify_one();
@@ -377,7 +359,7 @@ mod tests {
     use super::super::Api;
     use super::super::backoff::BackoffSettings;
     use super::super::budget::Limit;
-    use super::super::rate_fields::Bucket;
+    use super::super::rate_fields::{Bucket, CallKind};
     use super::*;
 
     fn queue(max_running: usize) -> Arc<Queue> {
@@ -408,7 +390,12 @@ mod tests {
         Candidate { client: "c".into(), weight: 1, start: None, deadline, is_put_back: false }
     }
 
-    type Waiting<'a> = std::pin::Pin<Box<dyn Future<Output = Result<LaneSlot, QueueRefusal>> + Send + 'a>>;
+    type Waiting<'a> =
+        std::pin::Pin<Box<dyn Future<Output = Result<LaneSlot, AdmissionRefusal>> + Send + 'a>>;
+
+    fn ended(mut slot: LaneSlot, outcome: SendOutcome) {
+        slot.end = RequestEnd { outcome, kind: CallKind::Read, ..RequestEnd::default() };
+    }
 
     /// A request that waits for its slot.
     async fn waiting(queue: &Arc<Queue>) -> Waiting<'_> {
@@ -426,7 +413,7 @@ mod tests {
         let (left, next) = (waiting(&queue).await, waiting(&queue).await);
         let mut running = tokio::task::JoinSet::new();
         running.spawn(Arc::clone(&queue).run());
-        first.ended(SendOutcome::Answered, &RateFields::default(), CallKind::Read);
+        ended(first, SendOutcome::Answered);
         // One thread: the task has given the slot by the time that this goes on.
         while queue.waiting() > 1 {
             tokio::task::yield_now().await;
@@ -446,7 +433,7 @@ mod tests {
         };
         let other = queue.acquire(candidate()).await.expect("a slot");
         assert!(other.confirmation()(Clock::system().now()));
-        other.ended(refused, &RateFields::default(), CallKind::Read);
+        ended(other, refused);
         assert!(!slot.confirmation()(Clock::system().now()));
         let again = slot.put_back();
         assert!(again.is_put_back);

@@ -29,20 +29,20 @@ pub enum Bucket {
 }
 
 /// The part of the API that a call is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CallKind {
     /// An export call that reads.
     Read,
     /// A start call.
     Start,
     /// Any other call.
+    #[default]
     Other,
 }
 
 /// Reads Snyk's `X-Ratelimit-Limit`: `160, 160;w=1;name="…", 1620;w=60;name="…"`. Nothing of a value that is not
 /// understood is taken; `None` then.
-#[must_use]
-pub fn limits_told(text: &str) -> Option<Vec<Limit>> {
+pub(crate) fn limits_told(text: &str) -> Option<Vec<Limit>> {
     let mut limits = Vec::new();
     for member in text.split(',') {
         let mut parts = member.split(';').map(str::trim);

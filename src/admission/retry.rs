@@ -20,47 +20,36 @@ const COST: u32 = 100;
 /// So many retries may be saved up.
 const SAVED: u32 = 10;
 
-/// The allowance of retries: a part of what is sent, so that an upstream in trouble is not sent twice as much.
+/// The retries that may follow: a part of what is sent, so that an upstream in trouble is not sent twice as much.
 #[derive(Debug)]
-pub(super) struct Allowance {
-    percent: u32,
+pub(super) struct Retries {
+    pub(super) settings: RetrySettings,
     left: u32,
 }
 
-impl Allowance {
-    /// A full one.
-    #[must_use]
-    pub(super) const fn new(percent: u32) -> Self {
-        Self { percent, left: SAVED * COST }
-    }
-
-    /// Goes by another part from now on.
-    pub(super) fn set(&mut self, percent: u32) {
-        self.percent = percent;
+impl Retries {
+    /// A full allowance.
+    pub(super) const fn new(settings: RetrySettings) -> Self {
+        Self { settings, left: SAVED * COST }
     }
 
     /// A request is sent for the first time.
     pub(super) fn sent(&mut self) {
-        self.left = (self.left + self.percent).min(SAVED * COST);
+        self.left = (self.left + self.settings.percent).min(SAVED * COST);
     }
 
-    /// Takes one retry, if there is one.
-    pub(super) fn take(&mut self) -> bool {
-        let left = self.left.checked_sub(COST);
-        self.left = left.unwrap_or(self.left);
-        left.is_some()
+    /// The pause before try number `tries` + 1 of a read that failed; `None` where there are no more tries, or the allowance
+    /// is used up. `chance` is between 0 and 1 (full jitter); `wait` is the time that its client still waits.
+    pub(super) fn next(&mut self, tries: u32, chance: f64, wait: Duration) -> Option<Duration> {
+        let RetrySettings { most, pause, .. } = self.settings;
+        if tries > most {
+            return None;
+        }
+        let longest = pause.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(MAX_PAUSE);
+        let pause = Some(longest.mul_f64(chance.clamp(0.0, 1.0))).filter(|pause| *pause < wait)?;
+        self.left = self.left.checked_sub(COST)?;
+        Some(pause)
     }
-}
-
-/// The pause before try number `tries` + 1 of a read that failed; `None` where there are no more tries.
-/// `chance` is between 0 and 1 (full jitter); `left` is the time that its client still waits.
-#[must_use]
-pub(super) fn pause(tries: u32, chance: f64, left: Duration, settings: &RetrySettings) -> Option<Duration> {
-    if tries > settings.most {
-        return None;
-    }
-    let longest = settings.pause.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(MAX_PAUSE);
-    Some(longest.mul_f64(chance.clamp(0.0, 1.0))).filter(|pause| *pause < left)
 }
 
 #[cfg(test)]
@@ -71,20 +60,26 @@ mod tests {
 
     #[test]
     fn pauses_double_and_there_are_not_many() {
-        let pauses = [1, 2, 3].map(|tries| pause(tries, 1.0, Duration::from_mins(1), &SETTINGS));
+        let mut retries = Retries::new(SETTINGS);
+        let pauses = [1, 2, 3].map(|tries| retries.next(tries, 1.0, Duration::from_mins(1)));
         assert_eq!(pauses, [Some(Duration::from_millis(100)), Some(Duration::from_millis(200)), None]);
-        assert_eq!(pause(1, 0.5, Duration::from_millis(50), &SETTINGS), None);
-        assert_eq!(pause(1, 0.0, Duration::from_millis(50), &SETTINGS), Some(Duration::ZERO));
+        assert_eq!(retries.next(1, 0.5, Duration::from_millis(50)), None);
+        assert_eq!(retries.next(1, 0.0, Duration::from_millis(50)), Some(Duration::ZERO));
     }
 
     #[test]
     fn retries_are_a_tenth_of_what_is_sent_beyond_what_was_saved_up() {
-        let mut allowance = Allowance::new(10);
-        assert_eq!((0..100).filter(|_| allowance.take()).count(), 10);
+        let mut allowance = Retries::new(SETTINGS);
+        let mut is_retried = |first: bool| {
+            if first {
+                allowance.sent();
+            }
+            allowance.next(1, 0.0, Duration::from_secs(1)).is_some()
+        };
+        assert_eq!((0..100).filter(|_| is_retried(false)).count(), 10);
         let mut retries = 0;
         for _ in 0..1_000 {
-            allowance.sent();
-            retries += u32::from(allowance.take());
+            retries += u32::from(is_retried(true));
         }
         assert_eq!(retries, 100);
     }

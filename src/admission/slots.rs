@@ -32,7 +32,6 @@ pub(super) struct Running {
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     running: HashMap<SlotId, Running>,
-    by_client: HashMap<Arc<str>, usize>,
     last: u64,
 }
 
@@ -45,7 +44,7 @@ impl Slots {
     /// True if `client` may use one more of `most`. Where there are `several` clients, one leaves slots free for the others.
     pub(super) fn admit(&self, client: &Arc<str>, most: usize, several: bool) -> bool {
         let free = most.saturating_sub(self.len());
-        let used = self.by_client.get(client).copied().unwrap_or(0);
+        let used = self.running.values().filter(|running| running.client == *client).count();
         free > 0 && (!several || used < free.saturating_mul(SHARE_OF_FREE))
     }
 
@@ -63,20 +62,12 @@ impl Slots {
                 abandoned: None,
             },
         );
-        *self.by_client.entry(Arc::clone(client)).or_default() += 1;
         slot
     }
 
     /// Gives a slot back.
     pub(super) fn free(&mut self, slot: SlotId) -> Option<Running> {
-        let running = self.running.remove(&slot)?;
-        if let Some(used) = self.by_client.get_mut(&running.client) {
-            *used -= 1;
-            if *used == 0 {
-                self.by_client.remove(&running.client);
-            }
-        }
-        Some(running)
+        self.running.remove(&slot)
     }
 
     /// The request in `slot`.

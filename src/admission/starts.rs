@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::budget::{Budget, Limit};
 use super::settings::LaneSettings;
-use crate::circuit::Admits;
 
 /// The start calls of one scope.
 #[derive(Debug)]
@@ -29,12 +28,6 @@ impl ScopeStarts {
 
     /// The time of the next start.
     pub(super) fn free(&self, now: Instant) -> Instant {
-        let held = match self.backoff.admits(now) {
-            Admits::All | Admits::Probe => now,
-            Admits::NoneBefore(until) => until,
-            // Its end is not known: looked at again soon.
-            Admits::NoneBeforeProbe => now + Duration::from_secs(1),
-        };
-        held.max(self.budget.next(now))
+        self.backoff.circuit.free_at(now).max(self.budget.next(now))
     }
 }

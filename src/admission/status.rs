@@ -22,8 +22,7 @@ pub struct LaneStatus {
 
 impl LaneStatus {
     /// True if anything was sent, or waits.
-    #[must_use]
-    pub fn is_used(&self) -> bool {
+    pub(crate) fn is_used(&self) -> bool {
         self.waiting > 0 || self.running > 0 || self.windows.iter().any(|(_, _, used)| *used > 0)
     }
 }

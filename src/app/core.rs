@@ -74,7 +74,7 @@ impl Core {
             memory: memory.clone(),
             shutdown: shutdown.clone(),
         };
-        let gateway = Arc::new(Gateway::new(&settings(config), with));
+        let gateway = Arc::new(Gateway::new(settings(config), with));
         let (clock, shutdown, credentials) = (clock.clone(), shutdown.clone(), Arc::clone(credentials));
         Ok(Self {
             clock,
@@ -122,8 +122,12 @@ impl Core {
 }
 
 /// The settings of the request path.
-pub(super) fn settings(config: &Config) -> gateway::Settings<'_> {
-    gateway::Settings { routes: config.routes, listener: &config.listener, upstream: &config.upstream }
+pub(super) fn settings(config: &Config) -> gateway::Settings {
+    gateway::Settings {
+        forward_other: config.forward_other,
+        listener: config.listener.clone(),
+        upstream: config.upstream.clone(),
+    }
 }
 
 pub(super) fn retrieval_settings(config: &Config) -> RetrievalSettings {

@@ -212,7 +212,7 @@ impl Reloader {
         self.access.set(new.access.clone());
         reload_tasks.clients(clients.map(|clients| clients.take(&self.access)), &self.access);
         self.retrieval.set(retrieval_settings(&new));
-        self.gateway.set(&settings(&new));
+        self.gateway.set(settings(&new));
         self.limits.store(Arc::new(new.listener.clone()));
         if let (Some((limits, _)), Some(listener)) = (&self.admin, &new.admin.listener) {
             limits.store(Arc::new(listener.clone()));
@@ -282,7 +282,7 @@ fn prepared<'a>(
     tls: Option<&'a ServerTls>,
     new: Option<&ServerTlsSettings>,
 ) -> Result<Option<(&'a ServerTls, PreparedTls)>, BadTls> {
-    let Some((tls, new)) = tls.zip(new).filter(|(tls, new)| *tls.settings() != **new) else {
+    let Some((tls, new)) = tls.zip(new).filter(|(tls, new)| !tls.uses(new)) else {
         return Ok(None);
     };
     Ok(Some((tls, tls.prepare(new.clone())?)))

@@ -63,7 +63,6 @@ impl Directives {
 /// True if `Vary` names something that may differ between two requests with one cache key (RFC 9111 §4.1). Requests go
 /// up with fixed fields, those that are in the key, and no others; so only what we add to each is not fixed: `Via` and
 /// the request id. `*` stands for what is in no field at all (RFC 9110 §12.5.5).
-#[must_use]
 pub(super) fn varies_by_more_than_the_key(fields: &HeaderMap) -> bool {
     let is_free =
         |name: &str| ["*", "via", "snyk-request-id"].iter().any(|free| name.eq_ignore_ascii_case(free));

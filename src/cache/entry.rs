@@ -101,14 +101,12 @@ impl Entry {
     }
 
     /// Number of times that it was served.
-    #[must_use]
-    pub fn hits(&self) -> u64 {
+    pub(crate) fn hits(&self) -> u64 {
         self.hits.load(Ordering::Relaxed)
     }
 
     /// The time of its arrival.
-    #[must_use]
-    pub fn received(&self) -> SystemTime {
+    pub(crate) fn received(&self) -> SystemTime {
         self.received.wall
     }
 
@@ -119,8 +117,7 @@ impl Entry {
     }
 
     /// True if it is of use past its freshness: its links are certain to live for a while, by both clocks.
-    #[must_use]
-    pub fn links_live(&self, now: Now) -> bool {
+    pub(crate) fn links_live(&self, now: Now) -> bool {
         let Some(end) = self.freshness.links_end.filter(|_| !self.freshness.uncertain) else { return false };
         let end = end - LEAST_LIFE;
         let lived = now.mono.saturating_duration_since(self.received.mono);
@@ -129,8 +126,7 @@ impl Entry {
 
     /// True if this reader should fetch it again ahead of its end: it is in the last tenth of its freshness,
     /// and nobody did within `RETRY_AHEAD`.
-    #[must_use]
-    pub fn wants_refresh(&self, now: Now) -> bool {
+    pub(crate) fn wants_refresh(&self, now: Now) -> bool {
         let lifetime = self.freshness.until.duration_since(self.received.wall).unwrap_or_default();
         if !self.is_fresh(now) || self.ttl(now) > lifetime.as_secs() / 10 {
             return false;
@@ -142,8 +138,7 @@ impl Entry {
     }
 
     /// Seconds that its freshness is over; negative `ttl` (RFC 9211 §2.6).
-    #[must_use]
-    pub fn stale_for(&self, now: Now) -> u64 {
+    pub(crate) fn stale_for(&self, now: Now) -> u64 {
         let by_wall = now.wall.duration_since(self.freshness.until).unwrap_or_default();
         by_wall.max(now.mono.saturating_duration_since(self.freshness.until_mono)).as_secs()
     }
@@ -175,14 +170,12 @@ impl Entry {
     }
 
     /// The end of its first link; `None` if a link does not say.
-    #[must_use]
-    pub fn links_end(&self) -> Option<SystemTime> {
+    pub(crate) fn links_end(&self) -> Option<SystemTime> {
         self.freshness.links_end
     }
 
     /// True if `cache.default_age` limits it, because a link's end is not certain.
-    #[must_use]
-    pub fn is_uncertain(&self) -> bool {
+    pub(crate) fn is_uncertain(&self) -> bool {
         self.freshness.uncertain
     }
 

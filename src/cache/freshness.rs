@@ -20,9 +20,9 @@ pub(super) const LEAST_LIFE: Duration = Duration::from_mins(1);
 /// Clocks that differ by no more agree: `Date` has whole seconds, and a host is seldom further off.
 const TOLERANCE: Duration = Duration::from_mins(1);
 
-/// A whole upstream answer, as it came: a candidate for storing.
+/// A whole upstream answer, as it came.
 #[derive(Debug, Clone, Copy)]
-pub struct Candidate<'a> {
+pub struct WholeAnswer<'a> {
     /// Its status.
     pub status: StatusCode,
     /// Its fields.
@@ -54,7 +54,7 @@ pub struct Freshness {
 ///
 /// # Errors
 /// The first reason against storing it.
-pub fn assess(candidate: &Candidate<'_>, settings: &Settings) -> Result<Freshness, NotStored> {
+pub fn assess(candidate: &WholeAnswer<'_>, settings: &Settings) -> Result<Freshness, NotStored> {
     let document = finished(candidate, settings)?;
     let told = told(candidate.fields, &settings.ignore)?;
     let links = remaining(&document.links, candidate, settings.link_margin);
@@ -82,7 +82,7 @@ pub fn assess(candidate: &Candidate<'_>, settings: &Settings) -> Result<Freshnes
 }
 
 /// The document, if it is a finished export's.
-fn finished<'a>(candidate: &Candidate<'a>, settings: &Settings) -> Result<&'a Document, NotStored> {
+fn finished<'a>(candidate: &WholeAnswer<'a>, settings: &Settings) -> Result<&'a Document, NotStored> {
     let is_finished = candidate.document.is_some_and(Document::is_finished);
     if candidate.status != StatusCode::OK {
         return Err(if is_finished { NotStored::Status } else { NotStored::NotFinished });
@@ -111,7 +111,7 @@ struct Remaining {
 /// The rest of the links' lives, by the clock that is right: `Date`, as long as no link was signed after it;
 /// else our own; and never more than they had when they were signed. Where nothing tells which of two clocks is
 /// right, the one counts by which the links end first, unless the margin makes up for the difference.
-fn remaining(links: &Links, candidate: &Candidate<'_>, margin: Duration) -> Option<Remaining> {
+fn remaining(links: &Links, candidate: &WholeAnswer<'_>, margin: Duration) -> Option<Remaining> {
     let (end, life) = links.end.zip(links.life)?;
     let left = |now: SystemTime| end.duration_since(now).unwrap_or_default().min(life);
     let ours = left(candidate.received.wall);
@@ -159,8 +159,7 @@ fn told(fields: &HeaderMap, ignored: &[NotStored]) -> Result<Duration, NotStored
 
 /// The `Age` field; zero where there is none. Of several the largest counts, and a number that is too large
 /// to be read is the largest of all (RFC 9111 §1.2.2).
-#[must_use]
-pub fn age(fields: &HeaderMap) -> Duration {
+pub(crate) fn age(fields: &HeaderMap) -> Duration {
     // A year bounds what is added to a date below.
     const MOST: u64 = 31_536_000;
     let seconds = |value: &http::HeaderValue| {
@@ -251,7 +250,7 @@ mod tests {
     fn assessed(fields: &HeaderMap, document: &Document, received: Now) -> Result<Freshness, NotStored> {
         let status = StatusCode::OK;
         assess(
-            &Candidate { status, fields, body_len: 10, document: Some(document), sent: received, received },
+            &WholeAnswer { status, fields, body_len: 10, document: Some(document), sent: received, received },
             &settings(),
         )
     }
@@ -352,7 +351,7 @@ mod tests {
         let fields = json(&[("date", &date), ("age", "100")]);
         let status = StatusCode::OK;
         let answer =
-            Candidate { status, fields: &fields, body_len: 10, document: Some(&document), sent, received };
+            WholeAnswer { status, fields: &fields, body_len: 10, document: Some(&document), sent, received };
         let fresh = assess(&answer, &settings()).expect("stored");
         assert_eq!(fresh.until, wall(NOW + 45 * MIN - 101));
     }
@@ -408,7 +407,7 @@ mod tests {
         assert_eq!(lifetime(&html, &end()), Err(NotStored::NotExport));
         let fields = json(&[]);
         let document = finished(&end());
-        let answer = Candidate {
+        let answer = WholeAnswer {
             status: StatusCode::PARTIAL_CONTENT,
             fields: &fields,
             body_len: 1 << 20,
@@ -417,10 +416,13 @@ mod tests {
             received: now(0),
         };
         assert_eq!(assess(&answer, &settings()), Err(NotStored::Status));
-        assert_eq!(assess(&Candidate { document: None, ..answer }, &settings()), Err(NotStored::NotFinished));
+        assert_eq!(
+            assess(&WholeAnswer { document: None, ..answer }, &settings()),
+            Err(NotStored::NotFinished)
+        );
         // What is too large is not read.
-        let ok = Candidate { status: StatusCode::OK, document: None, ..answer };
+        let ok = WholeAnswer { status: StatusCode::OK, document: None, ..answer };
         assert_eq!(assess(&ok, &settings()), Err(NotStored::TooLarge));
-        assert_eq!(assess(&Candidate { body_len: 10, ..ok }, &settings()), Err(NotStored::NotExport));
+        assert_eq!(assess(&WholeAnswer { body_len: 10, ..ok }, &settings()), Err(NotStored::NotExport));
     }
 }

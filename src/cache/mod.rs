@@ -22,16 +22,16 @@ use moka::Expiry;
 use moka::notification::RemovalCause;
 use moka::policy::EvictionPolicy;
 
-use crate::clock::Now;
 use crate::export::Id;
 
 pub use directives::Directives;
 pub use entry::{Entry, Whole, etag};
-pub use freshness::{Candidate, Freshness, age, assess};
+pub(crate) use freshness::age;
+pub use freshness::{Freshness, WholeAnswer, assess};
 pub use key::CacheKey;
 pub use not_stored::NotStored;
 pub use settings::Settings;
-pub use stored::StoredResponse;
+pub(crate) use stored::StoredResponse;
 
 /// The store of finished exports: least recently used, bounded by bytes.
 #[derive(Debug, Clone)]
@@ -98,8 +98,7 @@ impl Cache {
     }
 
     /// True if `entry` alone fits into `max_bytes`.
-    #[must_use]
-    pub fn has_room_for(&self, key: &CacheKey, entry: &Entry) -> bool {
+    pub(crate) fn has_room_for(&self, key: &CacheKey, entry: &Entry) -> bool {
         weight(key, entry) as u64 <= self.max_bytes
     }
 
@@ -150,11 +149,10 @@ impl Cache {
     }
 
     /// The stored responses, the newest first. Never a body: links are bearer secrets.
-    #[must_use]
-    pub fn stored(&self, now: Now) -> Vec<StoredResponse> {
+    pub(crate) fn stored(&self) -> Vec<StoredResponse> {
         let mut all: Vec<StoredResponse> =
-            self.entries.iter().filter_map(|(key, entry)| StoredResponse::of(&key, &entry, now)).collect();
-        all.sort_by_key(|one| std::cmp::Reverse(one.stored));
+            self.entries.iter().filter_map(|(key, entry)| StoredResponse::of(&key, entry)).collect();
+        all.sort_by_key(|one| std::cmp::Reverse(one.entry.received()));
         all
     }
 
@@ -166,14 +164,12 @@ impl Cache {
     }
 
     /// `cache.max_bytes`.
-    #[must_use]
-    pub fn max_bytes(&self) -> u64 {
+    pub(crate) fn max_bytes(&self) -> u64 {
         self.max_bytes
     }
 
     /// The number of entries that were removed, by reason.
-    #[must_use]
-    pub fn removals(&self) -> &Removals {
+    pub(crate) fn removals(&self) -> &Removals {
         &self.removals
     }
 }

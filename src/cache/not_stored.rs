@@ -26,22 +26,8 @@ pub enum NotStored {
 }
 
 impl NotStored {
-    /// All that a finished export may not be stored for.
-    pub const SAID: [Self; 9] = [
-        Self::Status,
-        Self::NotExport,
-        Self::TooLarge,
-        Self::NoStore,
-        Self::NoCache,
-        Self::Private,
-        Self::Vary,
-        Self::LinksEnding,
-        Self::Uncertain,
-    ];
-
     /// The word for it, in `Cache-Status`, log and metrics; `None` where nobody need be told.
-    #[must_use]
-    pub const fn reason(self) -> Option<&'static str> {
+    pub(crate) const fn reason(self) -> Option<&'static str> {
         Some(match self {
             Self::NotFinished => return None,
             Self::Status => "status",
@@ -57,8 +43,7 @@ impl NotStored {
     }
 
     /// The remedy for an operator.
-    #[must_use]
-    pub const fn remedy(self) -> &'static str {
+    pub(crate) const fn remedy(self) -> &'static str {
         match self {
             Self::NotFinished | Self::Status | Self::NotExport => {
                 "see what is between here and Snyk that changes answers: exportgate stores whole, plain JSON with status 200"

@@ -8,7 +8,7 @@ use crate::access::{Class, ClientSettings};
 use crate::config::{Config, Resolved};
 use crate::credential::Scopes;
 use crate::expiry::{Standing, date};
-use crate::gateway::{Routes, text_of};
+use crate::gateway::text_of;
 use crate::route::{self, Route};
 
 /// A request whose outcome is asked for without sending it.
@@ -29,7 +29,7 @@ impl DryRun<'_> {
             writeln!(out, "  refused: not a method and a path")?;
             return Ok(false);
         };
-        let route = match route::recognise(&method, &uri, config.routes == Routes::Everything) {
+        let route = match route::recognise(&method, &uri, config.forward_other) {
             Ok(route) => route,
             Err(refusal) => {
                 writeln!(out, "  refused: {}", text_of(refusal))?;

@@ -103,7 +103,7 @@ impl Check {
         }
         let body = Either::Left(Full::default());
         let request = UpstreamRequest { method: Method::GET, target: TARGET.to_owned(), fields, body };
-        let answer = upstream.ask(request, &credential.name).await;
+        let answer = upstream.ask(request, &credential.name, sent).await;
         let received = clock.now();
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
         let verdict = match &answer {

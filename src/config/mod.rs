@@ -31,8 +31,8 @@ use crate::access::ClientSettings;
 use crate::clock::Clock;
 use crate::expiry::{Expiring, Kind, date};
 use crate::listener::Address;
+use crate::telemetry;
 use crate::transport::ServerTlsSettings;
-use crate::{gateway, telemetry};
 
 pub(crate) use admin::AdminLocation;
 pub(crate) use keys::{EXAMPLE, needs_restart};
@@ -61,8 +61,8 @@ pub struct Config {
     pub credential: crate::credential::Settings,
     /// `[cache]`.
     pub cache: crate::cache::Settings,
-    /// `[routes]`.
-    pub routes: gateway::Routes,
+    /// `routes.other`: true if calls that are no export calls are forwarded.
+    pub forward_other: bool,
     /// `[journal]`.
     pub journal: crate::journal::Settings,
     /// `[admin]`.
@@ -100,7 +100,7 @@ impl Config {
         let credential = credential::read(reader, &upstream, &plain);
         let admission = admission::read(reader, listener.has_clients);
         let cache = cache::read(reader, upstream.max_answer);
-        let (routes, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
+        let (forward_other, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
         let admin = admin::read(reader, &listener, tls.as_ref());
         let keys = access.settings.clients.iter().flatten().filter_map(ClientSettings::expiring);
         let expiring = expiring.into_iter().flatten().chain(keys);
@@ -117,7 +117,7 @@ impl Config {
             admission,
             credential: credential?,
             cache,
-            routes,
+            forward_other,
             journal: journal?,
             admin,
             shutdown,

@@ -1,8 +1,7 @@
 //! `[routes]`.
 
 use super::reader::Reader;
-use crate::gateway::Routes;
 
-pub(super) fn read(r: &mut Reader<'_>) -> Routes {
-    r.choice("routes.other", &[("refuse", Routes::ExportsOnly), ("forward", Routes::Everything)])
+pub(super) fn read(r: &mut Reader<'_>) -> bool {
+    r.choice("routes.other", &[("refuse", false), ("forward", true)])
 }

@@ -41,7 +41,7 @@ impl Drop for Probe {
     fn drop(&mut self) {
         if !self.has_verdict.load(Ordering::Relaxed) {
             let was_sent = self.was_sent.load(Ordering::Relaxed);
-            let now = tokio::time::Instant::now().into_std();
+            let now = self.credential.clock.now().mono;
             self.credential.health().lose_probe(self.slot, was_sent, now);
         }
     }

@@ -61,7 +61,7 @@ impl Credentials {
         let version = self.versions.load(Ordering::Relaxed);
         let (mut all, mut new) = (Vec::new(), Vec::new());
         for one in settings.credentials {
-            if let Some(same) = before.iter().find(|other| other.settings.is_same(&one)) {
+            if let Some(same) = before.iter().find(|other| other.settings == one) {
                 all.push(Arc::clone(same));
                 continue;
             }
@@ -83,6 +83,7 @@ impl Credentials {
                 health: Mutex::new(CredentialHealth::new(&filled, settings.probe_interval)),
                 slots,
                 probe_interval: settings.probe_interval,
+                clock: clock.clone(),
                 renewing: tokio::sync::Mutex::default(),
             });
             let interval = settings.reload_interval;

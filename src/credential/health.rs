@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Unavailable;
 use crate::circuit::{Admits, Circuit, ProbeCandidate, ProbeOrder};
 use crate::export::Scope;
 
@@ -28,16 +29,6 @@ pub(super) enum Pick {
     Use(usize),
     /// A locked slot, for this request alone.
     Probe(usize),
-    /// Every slot is locked.
-    Locked {
-        /// Time until the next probe.
-        retry_after: Duration,
-    },
-    /// Snyk refuses this scope alone.
-    ScopeRefused {
-        /// Time until the scope is tried again.
-        retry_after: Duration,
-    },
 }
 
 /// Snyk's last word on one scope.
@@ -75,7 +66,12 @@ impl CredentialHealth {
     }
 
     /// Picks a slot for a request of `client` for `scope` at `now`. A probe takes its turn.
-    pub(super) fn pick(&mut self, scope: Option<&Scope>, client: &Arc<str>, now: Instant) -> Pick {
+    pub(super) fn pick(
+        &mut self,
+        scope: Option<&Scope>,
+        client: &Arc<str>,
+        now: Instant,
+    ) -> Result<Pick, Unavailable> {
         let mut refused: Option<Duration> = None;
         for (at, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.is_open()) {
             match slot.scopes.get_mut(&scope.cloned()) {
@@ -87,22 +83,22 @@ impl CredentialHealth {
                     }
                     // This request asks again, and the next one an interval later.
                     *until = now + self.probe_interval;
-                    return Pick::Use(at);
+                    return Ok(Pick::Use(at));
                 }
-                _ => return Pick::Use(at),
+                _ => return Ok(Pick::Use(at)),
             }
         }
         if let Some(retry_after) = refused {
-            return Pick::ScopeRefused { retry_after };
+            return Err(Unavailable::ScopeRefused { retry_after });
         }
         let mut soonest = self.probe_interval;
         for (at, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.is_filled) {
             match slot.probe(scope, client, self.probe_interval, now) {
-                None => return Pick::Probe(at),
+                None => return Ok(Pick::Probe(at)),
                 Some(wait) => soonest = soonest.min(wait),
             }
         }
-        Pick::Locked { retry_after: soonest }
+        Err(Unavailable::Locked { retry_after: soonest })
     }
 
     /// The state of slot `at`: `in_use`, `ready`, `locked` or `empty`.
@@ -321,27 +317,30 @@ mod tests {
     fn a_single_slot_is_locked_at_its_second_refusal_and_probed_once_a_minute() {
         let (mut health, begin, a) = (CredentialHealth::new(&[true], MINUTE), Instant::now(), scope("a"));
         let a = Some(&a);
-        assert_eq!(health.pick(a, &client(), begin), Pick::Use(0));
+        assert_eq!(health.pick(a, &client(), begin), Ok(Pick::Use(0)));
         assert!(!health.refused(0, a, false, begin));
-        assert_eq!(health.pick(a, &client(), begin), Pick::Use(0));
+        assert_eq!(health.pick(a, &client(), begin), Ok(Pick::Use(0)));
         assert!(health.refused(0, a, false, begin));
-        let picks: Vec<Pick> =
+        let picks: Vec<Result<Pick, Unavailable>> =
             (1..10_000).map(|n| health.pick(a, &client(), begin + Duration::from_millis(n))).collect();
-        assert!(picks.iter().all(|pick| matches!(pick, Pick::Locked { .. })));
+        assert!(picks.iter().all(|pick| matches!(pick, Err(Unavailable::Locked { .. }))));
         assert_eq!(
             health.pick(a, &client(), at(begin, 59)),
-            Pick::Locked { retry_after: Duration::from_secs(1) }
+            Err(Unavailable::Locked { retry_after: Duration::from_secs(1) })
         );
-        assert_eq!(health.pick(a, &client(), at(begin, 60)), Pick::Probe(0));
-        assert_eq!(health.pick(a, &client(), at(begin, 60)), Pick::Locked { retry_after: MINUTE });
+        assert_eq!(health.pick(a, &client(), at(begin, 60)), Ok(Pick::Probe(0)));
+        assert_eq!(
+            health.pick(a, &client(), at(begin, 60)),
+            Err(Unavailable::Locked { retry_after: MINUTE })
+        );
         assert!(!health.refused(0, a, true, at(begin, 61)));
-        assert!(matches!(health.pick(a, &client(), at(begin, 120)), Pick::Locked { .. }));
-        assert_eq!(health.pick(a, &client(), at(begin, 121)), Pick::Probe(0));
+        assert!(matches!(health.pick(a, &client(), at(begin, 120)), Err(Unavailable::Locked { .. })));
+        assert_eq!(health.pick(a, &client(), at(begin, 121)), Ok(Pick::Probe(0)));
         // An answer to a request of before the lock says nothing.
         health.accepted(0, a, false, at(begin, 121));
-        assert!(matches!(health.pick(a, &client(), at(begin, 122)), Pick::Locked { .. }));
+        assert!(matches!(health.pick(a, &client(), at(begin, 122)), Err(Unavailable::Locked { .. })));
         health.accepted(0, a, true, at(begin, 122));
-        assert_eq!(health.pick(a, &client(), at(begin, 122)), Pick::Use(0));
+        assert_eq!(health.pick(a, &client(), at(begin, 122)), Ok(Pick::Use(0)));
     }
 
     #[test]
@@ -354,14 +353,14 @@ mod tests {
             for refused in [&bad, &worse] {
                 for _ in 0..3 {
                     let pick = health.pick(Some(refused), &client(), now);
-                    if pick == Pick::Use(0) {
+                    if pick == Ok(Pick::Use(0)) {
                         assert!(!health.refused(0, Some(refused), false, now));
                     } else {
-                        assert!(matches!(pick, Pick::ScopeRefused { .. }), "{pick:?}");
+                        assert!(matches!(pick, Err(Unavailable::ScopeRefused { .. })), "{pick:?}");
                     }
                 }
             }
-            assert_eq!(health.pick(Some(&good), &client(), now), Pick::Use(0));
+            assert_eq!(health.pick(Some(&good), &client(), now), Ok(Pick::Use(0)));
             if second % 60 == 0 {
                 health.accepted(0, Some(&good), false, now);
             }
@@ -376,7 +375,7 @@ mod tests {
         health.accepted(0, Some(&good), false, begin);
         let mut sent = 0;
         for second in 0..300 {
-            if health.pick(Some(&bad), &client(), at(begin, second)) == Pick::Use(0) {
+            if health.pick(Some(&bad), &client(), at(begin, second)) == Ok(Pick::Use(0)) {
                 sent += 1;
                 health.refused(0, Some(&bad), false, at(begin, second));
             }
@@ -395,19 +394,22 @@ mod tests {
         assert!(!health.refused(0, Some(&a), false, now));
         assert!(health.refused(0, Some(&b), false, now));
         // One that was accepted is the probe at once, and no more than one.
-        assert_eq!(health.pick(Some(&c), &client(), now), Pick::Probe(0));
-        assert!(matches!(health.pick(Some(&d), &client(), now), Pick::Locked { .. }));
+        assert_eq!(health.pick(Some(&c), &client(), now), Ok(Pick::Probe(0)));
+        assert!(matches!(health.pick(Some(&d), &client(), now), Err(Unavailable::Locked { .. })));
         assert!(!health.refused(0, Some(&c), true, now));
         for second in 0..60 {
             for one in [&a, &b, &c, &d] {
-                assert!(matches!(health.pick(Some(one), &client(), at(now, second)), Pick::Locked { .. }));
+                assert!(matches!(
+                    health.pick(Some(one), &client(), at(now, second)),
+                    Err(Unavailable::Locked { .. })
+                ));
             }
         }
         // Then it is one that was not refused.
-        assert!(matches!(health.pick(Some(&a), &client(), at(now, 60)), Pick::Locked { .. }));
-        assert_eq!(health.pick(Some(&d), &client(), at(now, 60)), Pick::Probe(0));
+        assert!(matches!(health.pick(Some(&a), &client(), at(now, 60)), Err(Unavailable::Locked { .. })));
+        assert_eq!(health.pick(Some(&d), &client(), at(now, 60)), Ok(Pick::Probe(0)));
         health.accepted(0, Some(&d), true, at(now, 61));
-        assert_eq!(health.pick(Some(&d), &client(), at(now, 61)), Pick::Use(0));
+        assert_eq!(health.pick(Some(&d), &client(), at(now, 61)), Ok(Pick::Use(0)));
     }
 
     #[test]
@@ -417,11 +419,11 @@ mod tests {
         assert!(!health.refused(0, Some(&a), false, now));
         assert!(health.refused(0, Some(&a), false, now));
         // Another asked meanwhile and does not come back.
-        assert!(matches!(health.pick(Some(&b), &client(), at(now, 30)), Pick::Locked { .. }));
-        assert!(matches!(health.pick(Some(&a), &client(), at(now, 60)), Pick::Locked { .. }));
-        assert_eq!(health.pick(Some(&a), &client(), at(now, 120)), Pick::Probe(0));
+        assert!(matches!(health.pick(Some(&b), &client(), at(now, 30)), Err(Unavailable::Locked { .. })));
+        assert!(matches!(health.pick(Some(&a), &client(), at(now, 60)), Err(Unavailable::Locked { .. })));
+        assert_eq!(health.pick(Some(&a), &client(), at(now, 120)), Ok(Pick::Probe(0)));
         health.lose_probe(0, false, at(now, 121));
-        assert_eq!(health.pick(Some(&b), &client(), at(now, 121)), Pick::Probe(0));
+        assert_eq!(health.pick(Some(&b), &client(), at(now, 121)), Ok(Pick::Probe(0)));
     }
 
     #[test]
@@ -442,27 +444,27 @@ mod tests {
         let (mut health, now) = (CredentialHealth::new(&[true, false], MINUTE), Instant::now());
         assert!(!health.refused(0, None, false, now));
         assert!(health.refused(0, None, false, now));
-        assert!(matches!(health.pick(None, &client(), now), Pick::Locked { .. }));
+        assert!(matches!(health.pick(None, &client(), now), Err(Unavailable::Locked { .. })));
         health.renewed(1);
-        assert_eq!(health.pick(None, &client(), now), Pick::Use(1));
+        assert_eq!(health.pick(None, &client(), now), Ok(Pick::Use(1)));
     }
 
     #[test]
     fn the_next_slot_takes_over_at_once_and_the_active_one_again_when_renewed() {
         let (mut health, now) = (CredentialHealth::new(&[true, true], MINUTE), Instant::now());
         assert!(health.refused(0, None, false, now));
-        assert_eq!(health.pick(None, &client(), now), Pick::Use(1));
+        assert_eq!(health.pick(None, &client(), now), Ok(Pick::Use(1)));
         assert!(!health.refused(1, None, false, now));
         assert!(health.refused(1, None, false, now));
-        assert!(matches!(health.pick(None, &client(), now), Pick::Locked { .. }));
+        assert!(matches!(health.pick(None, &client(), now), Err(Unavailable::Locked { .. })));
         health.renewed(0);
-        assert_eq!(health.pick(None, &client(), now), Pick::Use(0));
+        assert_eq!(health.pick(None, &client(), now), Ok(Pick::Use(0)));
         // Both are probed in turn, one a minute each.
         assert!(!health.refused(0, None, false, now));
         assert!(health.refused(0, None, false, now));
-        assert_eq!(health.pick(None, &client(), now + MINUTE), Pick::Probe(0));
-        assert_eq!(health.pick(None, &client(), now + MINUTE), Pick::Probe(1));
-        assert!(matches!(health.pick(None, &client(), now + MINUTE), Pick::Locked { .. }));
+        assert_eq!(health.pick(None, &client(), now + MINUTE), Ok(Pick::Probe(0)));
+        assert_eq!(health.pick(None, &client(), now + MINUTE), Ok(Pick::Probe(1)));
+        assert!(matches!(health.pick(None, &client(), now + MINUTE), Err(Unavailable::Locked { .. })));
     }
 
     #[test]
@@ -471,7 +473,7 @@ mod tests {
         let (a, b) = (scope("a"), scope("b"));
         health.accepted(0, Some(&a), false, now);
         assert!(!health.refused(0, Some(&b), false, now));
-        assert_eq!(health.pick(Some(&b), &client(), now), Pick::Use(1));
-        assert_eq!(health.pick(Some(&a), &client(), now), Pick::Use(0));
+        assert_eq!(health.pick(Some(&b), &client(), now), Ok(Pick::Use(1)));
+        assert_eq!(health.pick(Some(&a), &client(), now), Ok(Pick::Use(0)));
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-use crate::clock::Now;
+use crate::clock::{Clock, Now};
 use crate::export::Scope;
 use crate::secret::Secret;
 
@@ -64,6 +64,7 @@ pub struct Credential {
     slots: Vec<Slot>,
     health: Mutex<CredentialHealth>,
     probe_interval: Duration,
+    clock: Clock,
     /// Held while a slot's source is read after a refusal: the other refused requests wait for its result.
     renewing: tokio::sync::Mutex<()>,
 }
@@ -112,12 +113,10 @@ impl Credential {
         client: &Arc<str>,
         now: Now,
     ) -> Result<Authorization, Unavailable> {
-        let pick = self.health().pick(scope, client, now.mono);
+        let pick = self.health().pick(scope, client, now.mono)?;
         let (slot, probe) = match pick {
             Pick::Use(slot) => (slot, None),
             Pick::Probe(slot) => (slot, Some(Probe::new(Arc::clone(self), slot))),
-            Pick::Locked { retry_after } => return Err(Unavailable::Locked { retry_after }),
-            Pick::ScopeRefused { retry_after } => return Err(Unavailable::ScopeRefused { retry_after }),
         };
         match self.present_slot(slot, scope, now).await {
             Ok(authorization) => Ok(Authorization { probe, ..authorization }),
@@ -149,7 +148,7 @@ impl Credential {
         let held = &self.slots[slot];
         let field = |secret, path: &Path| {
             let unusable = |source| NoValue::Unusable { path: path.to_owned(), source };
-            value(secret, held.scheme, 1).map(|value| value.field).map_err(unusable)
+            value(secret, held.scheme, 1, self.clock.now()).map(|value| value.field).map_err(unusable)
         };
         match (&held.source, &held.oauth) {
             (ValueSource::Fixed(secret), _) => field(secret.clone(), Path::new("SNYK_TOKEN")),
@@ -256,7 +255,7 @@ impl Credential {
                 let first = read(&path)?;
                 std::thread::sleep(SETTLING);
                 let second = read(&path)?;
-                Ok::<_, BadCredential>(first.is_same(&second).then_some(second))
+                Ok::<_, BadCredential>((first == second).then_some(second))
             });
             // The reloader of the file logs errors.
             if let Ok(Ok(Some(secret))) = reading.await {
@@ -271,11 +270,11 @@ impl Credential {
         // Under the lock: two readers of the same new value must make one generation.
         let mut health = self.health();
         let before = held.value.load_full();
-        if before.as_ref().is_some_and(|before| before.secret.is_same(&secret)) {
+        if before.as_ref().is_some_and(|before| before.secret == secret) {
             return Ok(());
         }
         let generation = before.map_or(0, |before| before.generation) + 1;
-        held.value.store(Some(Arc::new(value(secret, held.scheme, generation)?)));
+        held.value.store(Some(Arc::new(value(secret, held.scheme, generation, self.clock.now())?)));
         health.renewed(slot);
         tracing::info!(credential.name = %self.name, credential.slot = slot_name(slot), "credential reloaded; using its new value");
         Ok(())

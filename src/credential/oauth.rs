@@ -4,7 +4,7 @@
 //! read the current token; those that come before the first token wait for it. A token is never used past its
 //! expiry by either clock.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use http_body_util::{Either, Full};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use zeroize::Zeroizing;
 
 use super::settings::OAuthSettings;
@@ -63,7 +63,7 @@ struct TokenState {
 #[derive(Debug)]
 struct AccessToken {
     field: HeaderValue,
-    fetched: std::time::Instant,
+    fetched: Instant,
     ends: Now,
     life: Duration,
 }
@@ -121,7 +121,7 @@ impl OAuth {
         };
         let (mut backoff, mut failing) = (pauses(), false);
         loop {
-            let began = Instant::now();
+            let began = self.clock.now().mono;
             let pause = match self.fetch().await {
                 Ok(token) => {
                     tracing::info!(
@@ -151,7 +151,7 @@ impl OAuth {
                     }
                     self.state.send_modify(|state| {
                         state.tries += 1;
-                        state.retry_at = Some(Instant::now() + pause);
+                        state.retry_at = Some(self.clock.now().mono + pause);
                     });
                     pause
                 }
@@ -162,7 +162,7 @@ impl OAuth {
             } else {
                 tokio::select! {
                     () = sleep(pause) => {}
-                    () = self.wanted.notified() => sleep_until(began + PAUSE).await,
+                    () = self.wanted.notified() => sleep_until((began + PAUSE).into()).await,
                 }
             }
         }
@@ -171,7 +171,7 @@ impl OAuth {
     /// The `Authorization` field and the generation of its token.
     pub(super) async fn present(&self, now: Now) -> Result<(HeaderValue, u64), Unavailable> {
         let mut state = self.state.subscribe();
-        let failed = |state: &TokenState| state.retry_at.filter(|at| *at > Instant::now());
+        let failed = |state: &TokenState| state.retry_at.filter(|at| *at > self.clock.now().mono);
         let settled = |state: &TokenState| {
             state.token.as_ref().is_some_and(|token| token.is_good(now)) || failed(state).is_some()
         };
@@ -181,7 +181,8 @@ impl OAuth {
         if let Some(token) = state.token.as_ref().filter(|token| token.is_good(now)) {
             return Ok((token.field.clone(), state.generation));
         }
-        let retry_after = failed(&state).map_or(PAUSE, |at| at.saturating_duration_since(Instant::now()));
+        let retry_after =
+            failed(&state).map_or(PAUSE, |at| at.saturating_duration_since(self.clock.now().mono));
         Err(Unavailable::NoToken { retry_after })
     }
 
@@ -258,10 +259,6 @@ impl OAuth {
 
 /// The error code of RFC 6749 §5.2. Nothing else is logged: the rest is free text of the endpoint.
 fn error_code(body: &[u8]) -> &'static str {
-    #[derive(Deserialize)]
-    struct ErrorResponse {
-        error: String,
-    }
     const KNOWN: [&str; 6] = [
         "invalid_request",
         "invalid_client",
@@ -270,9 +267,8 @@ fn error_code(body: &[u8]) -> &'static str {
         "unsupported_grant_type",
         "invalid_scope",
     ];
-    let refusal: Option<ErrorResponse> = serde_json::from_slice(body).ok();
-    let known = refusal.and_then(|refusal| KNOWN.into_iter().find(|known| *known == refusal.error));
-    known.unwrap_or("no known error code")
+    let refusal: Value = serde_json::from_slice(body).unwrap_or_default();
+    KNOWN.into_iter().find(|known| refusal["error"] == *known).unwrap_or("no known error code")
 }
 
 #[cfg(test)]

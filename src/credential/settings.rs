@@ -22,7 +22,7 @@ pub struct Settings {
 }
 
 /// One credential.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CredentialSettings {
     /// Its name in cache keys, logs and the journal.
     pub name: String,
@@ -30,16 +30,6 @@ pub struct CredentialSettings {
     pub scopes: Scopes,
     /// `active`, then `next` if it is configured.
     pub slots: Vec<SlotSettings>,
-}
-
-impl CredentialSettings {
-    /// True if a credential with these settings can stay in use for `other`.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        self.name == other.name
-            && self.scopes == other.scopes
-            && self.slots.len() == other.slots.len()
-            && self.slots.iter().zip(&other.slots).all(|(one, other)| one.is_same(other))
-    }
 }
 
 /// The orgs and groups of a credential.
@@ -67,7 +57,7 @@ impl Scopes {
 }
 
 /// One slot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SlotSettings {
     /// The source of its value.
     pub source: ValueSource,
@@ -75,20 +65,8 @@ pub struct SlotSettings {
     pub scheme: Scheme,
 }
 
-impl SlotSettings {
-    fn is_same(&self, other: &Self) -> bool {
-        let same_source = match (&self.source, &other.source) {
-            (ValueSource::Fixed(one), ValueSource::Fixed(other)) => one.is_same(other),
-            (ValueSource::File(one), ValueSource::File(other)) => one == other,
-            (ValueSource::OAuth(one), ValueSource::OAuth(other)) => one == other,
-            (ValueSource::Fixed(_) | ValueSource::File(_) | ValueSource::OAuth(_), _) => false,
-        };
-        self.scheme == other.scheme && same_source
-    }
-}
-
 /// The source of a slot's value.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum ValueSource {
     /// The value of `SNYK_TOKEN`.
     Fixed(Secret),

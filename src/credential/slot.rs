@@ -139,15 +139,19 @@ pub(super) fn open(
         }
     }
     if let Some(secret) = secret {
-        slot.value.store(Some(Arc::new(value(secret, scheme, 1)?)));
+        slot.value.store(Some(Arc::new(value(secret, scheme, 1, clock.now())?)));
     }
     Ok((slot, followed))
 }
 
-pub(super) fn value(secret: Secret, scheme: Scheme, generation: u64) -> Result<Value, BadCredential> {
+pub(super) fn value(
+    secret: Secret,
+    scheme: Scheme,
+    generation: u64,
+    now: Now,
+) -> Result<Value, BadCredential> {
     let field = secret.authorization(scheme.as_str()).map_err(|_| BadCredential::Malformed)?;
-    let since = tokio::time::Instant::now().into_std();
-    Ok(Value { secret, field, generation, since })
+    Ok(Value { secret, field, generation, since: now.mono })
 }
 
 pub(super) fn read(path: &Path) -> Result<Secret, BadCredential> {

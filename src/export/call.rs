@@ -19,8 +19,7 @@ pub enum Operation {
 
 impl Operation {
     /// `start`, `job-status` or `results`.
-    #[must_use]
-    pub const fn as_str(&self) -> &'static str {
+    pub(crate) const fn as_str(&self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::JobStatus(_) => "job-status",
@@ -37,7 +36,9 @@ impl Operation {
         }
     }
 
-    pub(crate) const fn method(&self) -> Method {
+    /// Its method.
+    #[must_use]
+    pub const fn method(&self) -> Method {
         match self {
             Self::Start => Method::POST,
             Self::JobStatus(_) | Self::Results(_) => Method::GET,
@@ -64,14 +65,12 @@ pub struct ExportCall {
 
 impl ExportCall {
     /// The method that goes up: each operation has exactly one.
-    #[must_use]
-    pub const fn method(&self) -> Method {
+    pub(crate) const fn method(&self) -> Method {
         self.operation.method()
     }
 
     /// True if one answer serves all who ask the same.
-    #[must_use]
-    pub fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         self.operation != Operation::Start
     }
 
@@ -112,8 +111,7 @@ impl ExportCall {
     }
 
     /// Its length, or a little more.
-    #[must_use]
-    pub fn target_len(&self) -> usize {
+    pub(crate) fn target_len(&self) -> usize {
         "/rest/groups//jobs/export/".len() + 2 * Id::MAX + self.query.len()
     }
 }

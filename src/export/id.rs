@@ -15,8 +15,7 @@ pub enum ScopeKind {
 
 impl ScopeKind {
     /// `org` or `group`, as logs and the journal say it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Org => "org",
             Self::Group => "group",
@@ -41,8 +40,7 @@ impl Id {
 
     /// Parses a path segment; `None` when it is no id. A UUID in its 8-4-4-4-12 form is
     /// lower-cased, because Snyk and RFC 9562 §4 compare them without case.
-    #[must_use]
-    pub fn parse(segment: &str) -> Option<Self> {
+    pub(crate) fn parse(segment: &str) -> Option<Self> {
         if !(1..=Self::MAX).contains(&segment.len()) {
             return None;
         }

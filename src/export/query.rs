@@ -50,8 +50,7 @@ impl CallQuery {
     }
 
     /// The `version` that is asked for: the first, where it came more than once.
-    #[must_use]
-    pub fn version(&self) -> Option<&str> {
+    pub(crate) fn version(&self) -> Option<&str> {
         self.0.iter().find(|(name, _)| name == "version").and_then(|(_, value)| value.as_deref())
     }
 

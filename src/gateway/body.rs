@@ -30,12 +30,12 @@ impl Gateway {
     ) -> Result<Bytes, Failure> {
         let ClientRequest { body, rules, peer, .. } = request;
         let body = body.as_mut().ok_or(Cause::Internal)?;
-        if body.size_hint().lower() > rules.max_body as u64 {
+        if body.size_hint().lower() > rules.listener.max_body as u64 {
             return Err(FailureKind::BodyTooLarge.into());
         }
         let source = BodySource::Client(&peer.connection);
-        let gathering = self.memory.gather(Limited::new(body, rules.max_body), source, client);
-        match timeout(rules.body_timeout, gathering).await {
+        let gathering = self.memory.gather(Limited::new(body, rules.listener.max_body), source, client);
+        match timeout(rules.listener.body_timeout, gathering).await {
             Err(_) => Err(FailureKind::BodyTimeout.into()),
             Ok(Err(GatherError::NoRoom(_))) => Err(FailureKind::NoRoom.into()),
             Ok(Err(GatherError::Body(error))) if error.is::<LengthLimitError>() => {
@@ -70,9 +70,9 @@ impl Gateway {
         let is_http2 = request.parts.version == Version::HTTP_2;
         if is_http2 {
             // hyper resets the stream when the body goes, which some clients take for an answer that was cut.
-            let mut rest = Limited::new(body, request.rules.max_discarded);
+            let mut rest = Limited::new(body, request.rules.listener.max_discarded);
             let discarding = async move { while let Some(Ok(_)) = rest.frame().await {} };
-            let discarding = timeout(request.rules.linger_timeout, discarding);
+            let discarding = timeout(request.rules.listener.linger_timeout, discarding);
             self.shutdown.spawn(async move { drop(discarding.await) });
         }
         is_http2

@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::error_reply::{ErrorReply, no_room, reply, too_many, unavailable};
-use crate::admission::{AdmissionRefusal, Level, Obstacle, OpenCircuit};
+use crate::admission::{AdmissionRefusal, Level, Obstacle};
 use crate::credential::Unavailable;
 use crate::retrieval::Cause;
 use crate::upstream::UpstreamErrorKind;
@@ -98,11 +98,8 @@ fn no_credential_now(reason: Unavailable) -> ErrorReply {
 }
 
 fn not_admitted(refusal: AdmissionRefusal) -> ErrorReply {
-    let (obstacle, retry_after) = match refusal {
-        AdmissionRefusal::Circuit(open) => return circuit_open(open),
-        AdmissionRefusal::Queue(refusal) => (refusal.obstacle, refusal.retry_after),
-    };
-    match obstacle {
+    let paused = |code, title, detail| unavailable("destination_unavailable", code, title, detail);
+    match refusal.obstacle {
         Obstacle::Budget => too_many(
             "budget",
             "Snyk's limit is used up for the moment",
@@ -119,30 +116,23 @@ fn not_admitted(refusal: AdmissionRefusal) -> ErrorReply {
             "Too many requests wait for Snyk",
             "Wait as Retry-After says, or raise queue.max_running or queue.max_waiting.",
         ),
-    }
-    .after(retry_after)
-}
-
-fn circuit_open(open: OpenCircuit) -> ErrorReply {
-    let paused = |code, title, detail| unavailable("destination_unavailable", code, title, detail);
-    match open.level {
-        Level::Host => paused(
+        Obstacle::Circuit(Level::Host) => paused(
             "circuit_open",
             "Snyk keeps failing; requests pause for a moment",
             "Wait as Retry-After says. The gateway's log tells whether it is Snyk, the network or a proxy that fails.",
         ),
-        Level::Scope => paused(
+        Obstacle::Circuit(Level::Scope) => paused(
             "circuit_open_for_scope",
             "Snyk keeps failing for this org or group; its requests pause for a moment",
             "Wait as Retry-After says. Other orgs and groups are not affected.",
         ),
-        Level::Export => paused(
+        Obstacle::Circuit(Level::Export) => paused(
             "circuit_open_for_export",
             "Snyk keeps failing for this export; its requests pause for a moment",
             "Wait as Retry-After says. Other exports are not affected; start a new one if this one stays open.",
         ),
     }
-    .after(open.retry_after)
+    .after(refusal.retry_after)
 }
 
 fn upstream(kind: UpstreamErrorKind) -> ErrorReply {

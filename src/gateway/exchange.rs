@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Gateway;
 use super::failure::{Failure, FailureKind};
-use crate::access::Principal;
+use crate::access::{IdentifyError, Principal};
 use crate::clock::Now;
 use crate::export::{Id, ScopeKind};
 use crate::retrieval::{
@@ -78,26 +78,9 @@ impl Conclusion<'_> {
 
 /// An exchange that has no answer yet. Where it is dropped, its client has left.
 pub(super) struct Unanswered {
-    exchange: Exchange,
-    gateway: Arc<Gateway>,
-    is_answered: bool,
-}
-
-impl Unanswered {
-    pub(super) const fn new(exchange: Exchange, gateway: Arc<Gateway>) -> Self {
-        Self { exchange, gateway, is_answered: false }
-    }
-
-    /// It, on its way.
-    pub(super) const fn exchange(&mut self) -> &mut Exchange {
-        &mut self.exchange
-    }
-
-    /// It has its answer.
-    pub(super) const fn answered(&mut self) -> &mut Exchange {
-        self.is_answered = true;
-        &mut self.exchange
-    }
+    pub(super) exchange: Exchange,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) is_answered: bool,
 }
 
 impl Drop for Unanswered {
@@ -351,7 +334,7 @@ impl Exchange {
         }
         match failure.map(|failure| failure.kind) {
             // A flood of these is logged once, elsewhere.
-            Some(FailureKind::TooManyFailures(_)) => event!(debug),
+            Some(FailureKind::Unidentified(IdentifyError::TooManyFailures(_))) => event!(debug),
             Some(FailureKind::NoAnswer(Cause::OnlyIfCached)) => event!(info),
             _ if status.is_server_error() => event!(warn),
             _ => event!(info),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::via::BadVia;
-use crate::access::{IdentifyError, PermitError, PolicyError, QuotaError, Reason};
+use crate::access::{IdentifyError, PermitError, PolicyError, QuotaError};
 use crate::error_text::find;
 use crate::retrieval::{Cause, NoAnswer};
 use crate::route::RouteError;
@@ -26,22 +26,8 @@ pub(super) struct Failure {
 /// The kinds of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailureKind {
-    /// No sound `Host`.
-    Host,
-    /// The end of the body can be read in two ways.
-    Framing,
-    /// A web page sent it.
-    WebPage,
-    /// On a loopback listener, a name that is not this machine's own.
-    ForeignHost,
-    /// On a loopback listener or a Unix socket, passed on by another proxy.
-    Forwarded,
-    /// `access.required_header` is missing.
-    RequiredHeader,
-    /// Nobody known sent it.
-    Unauthenticated(Reason),
-    /// The same, from an address that failed too often.
-    TooManyFailures(Reason),
+    /// It is not served, whoever sent it, or nobody known sent it.
+    Unidentified(IdentifyError),
     /// The policy does not allow it.
     Denied(PolicyError),
     /// The same, where `access.hide` is set.
@@ -50,10 +36,8 @@ pub(super) enum FailureKind {
     Exceeded(QuotaError),
     /// No credential is for this org or group.
     NoCredential,
-    /// `Via` cannot be read.
-    Via,
-    /// This very instance is on the request's way already.
-    Loop,
+    /// `Via` cannot be read, or this very instance is on the request's way already.
+    Via(BadVia),
     /// The request is no call that we answer.
     Route(RouteError),
     /// The target is longer than `listener.max_target`.
@@ -70,25 +54,36 @@ pub(super) enum FailureKind {
     NoAnswer(Cause),
 }
 
-impl From<FailureKind> for Failure {
-    fn from(kind: FailureKind) -> Self {
-        Self { kind, source: None, attempt: None }
+impl<T> From<T> for Failure
+where
+    FailureKind: From<T>,
+{
+    fn from(why: T) -> Self {
+        Self { kind: why.into(), source: None, attempt: None }
     }
 }
 
 impl From<IdentifyError> for FailureKind {
     fn from(why: IdentifyError) -> Self {
-        match why {
-            IdentifyError::Host => Self::Host,
-            IdentifyError::Framing => Self::Framing,
-            IdentifyError::WebPage => Self::WebPage,
-            IdentifyError::ForeignHost => Self::ForeignHost,
-            IdentifyError::Forwarded => Self::Forwarded,
-            IdentifyError::RequiredHeader => Self::RequiredHeader,
-            IdentifyError::Unknown(reason) => Self::Unauthenticated(reason),
-            IdentifyError::TooManyFailures(reason) => Self::TooManyFailures(reason),
-            IdentifyError::TargetForm => Self::Route(RouteError::TargetForm),
-        }
+        Self::Unidentified(why)
+    }
+}
+
+impl From<BadVia> for FailureKind {
+    fn from(why: BadVia) -> Self {
+        Self::Via(why)
+    }
+}
+
+impl From<RouteError> for FailureKind {
+    fn from(why: RouteError) -> Self {
+        Self::Route(why)
+    }
+}
+
+impl From<Cause> for FailureKind {
+    fn from(why: Cause) -> Self {
+        Self::NoAnswer(why)
     }
 }
 
@@ -103,43 +98,10 @@ impl FailureKind {
     }
 }
 
-impl From<BadVia> for FailureKind {
-    fn from(why: BadVia) -> Self {
-        match why {
-            BadVia::Loop => Self::Loop,
-            BadVia::Malformed => Self::Via,
-        }
-    }
-}
-
-impl From<BadVia> for Failure {
-    fn from(why: BadVia) -> Self {
-        FailureKind::from(why).into()
-    }
-}
-
-impl From<RouteError> for Failure {
-    fn from(refusal: RouteError) -> Self {
-        FailureKind::Route(refusal).into()
-    }
-}
-
 impl Failure {
     /// The proxy that failed, as `HOST:PORT (VARIABLE)`.
     pub(super) fn proxy(&self) -> Option<&str> {
         find::<ConnectError>(self.source.as_deref()?)?.proxy()
-    }
-}
-
-impl From<Cause> for FailureKind {
-    fn from(cause: Cause) -> Self {
-        Self::NoAnswer(cause)
-    }
-}
-
-impl From<Cause> for Failure {
-    fn from(cause: Cause) -> Self {
-        FailureKind::from(cause).into()
     }
 }
 
@@ -152,24 +114,17 @@ impl From<NoAnswer> for Failure {
 impl FailureKind {
     /// True if the client is not known, or may not do it.
     pub(super) const fn is_denial(self) -> bool {
-        matches!(
-            self,
-            Self::WebPage
-                | Self::ForeignHost
-                | Self::Forwarded
-                | Self::RequiredHeader
-                | Self::Unauthenticated(_)
-                | Self::TooManyFailures(_)
-                | Self::Denied(_)
-                | Self::Hidden(_)
-                | Self::Exceeded(_)
-                | Self::NoCredential
-        )
+        use IdentifyError as I;
+        if let Self::Unidentified(why) = self {
+            return !matches!(why, I::Host | I::Framing | I::TargetForm);
+        }
+        matches!(self, Self::Denied(_) | Self::Hidden(_) | Self::Exceeded(_) | Self::NoCredential)
     }
 
     /// The reason in a word or a rule, for the log; the client does not get it.
     pub(super) const fn reason(self) -> Option<&'static str> {
-        if let Self::Unauthenticated(reason) | Self::TooManyFailures(reason) = self {
+        use IdentifyError as I;
+        if let Self::Unidentified(I::Unknown(reason) | I::TooManyFailures(reason)) = self {
             Some(reason.as_str())
         } else if let Self::Denied(denied) | Self::Hidden(denied) = self {
             Some(denied.rule())

@@ -39,10 +39,9 @@ use crate::upstream::UpstreamErrorKind;
 use body::is_large;
 use exchange::{Conclusion, Exchange, Unanswered};
 use failure::{Failure, FailureKind};
-use rules::Rules;
 use via::Keep;
 
-pub use rules::{Routes, Settings};
+pub use rules::Settings;
 
 /// The parts that a gateway works with.
 #[derive(Debug)]
@@ -76,7 +75,7 @@ pub struct Gateway {
     traces: Option<Traces>,
     memory: Memory,
     shutdown: Shutdown,
-    rules: ArcSwap<Rules>,
+    rules: ArcSwap<Settings>,
     /// Our name in `Via`: one for each instance, so that a loop is seen and a chain is not.
     pseudonym: via::Pseudonym,
     /// The name of clients that are not known (yet).
@@ -88,14 +87,13 @@ struct ClientRequest {
     parts: Parts,
     /// Until it is passed on.
     body: Option<CheckedBody>,
-    rules: Arc<Rules>,
+    rules: Arc<Settings>,
     peer: Arc<Peer>,
 }
 
 impl Gateway {
     /// Puts a gateway together.
-    #[must_use]
-    pub fn new(settings: &Settings<'_>, with: Collaborators) -> Self {
+    pub(crate) fn new(settings: Settings, with: Collaborators) -> Self {
         Self {
             clock: with.clock,
             access: with.access,
@@ -105,15 +103,15 @@ impl Gateway {
             traces: with.traces,
             memory: with.memory,
             shutdown: with.shutdown,
-            rules: ArcSwap::from_pointee(settings.into()),
+            rules: ArcSwap::from_pointee(settings),
             unknown: "unknown".into(),
             pseudonym: via::Pseudonym::new(Uuid::new_v4()),
         }
     }
 
     /// Replaces the settings for requests that come from now on.
-    pub fn set(&self, settings: &Settings<'_>) {
-        self.rules.store(Arc::new(settings.into()));
+    pub fn set(&self, settings: Settings) {
+        self.rules.store(Arc::new(settings));
     }
 
     /// Answers a request. Its exchange begins before the future is polled: a client that leaves before that is recorded
@@ -129,12 +127,12 @@ impl Gateway {
         let body = Some(CheckedBody::new(body, parts.version));
         let mut request =
             ClientRequest { parts, body, rules: self.rules.load_full(), peer: Arc::clone(peer) };
-        let mut unanswered = Unanswered::new(exchange, Arc::clone(self));
         let gateway = Arc::clone(self);
+        let mut unanswered = Unanswered { exchange, gateway: Arc::clone(self), is_answered: false };
         // A block, and no `async fn`, which would hold its parameters twice: the future of a hit is moved about.
         async move {
             // 1. to 4.
-            let answer = gateway.answer(unanswered.exchange(), &mut request).await;
+            let answer = gateway.answer(&mut unanswered.exchange, &mut request).await;
 
             // 5. Reply: a large answer waits for room on its connection, and the rest of an unwanted body must be out of
             //    the way.
@@ -150,7 +148,8 @@ impl Gateway {
             };
 
             // 6. Record the exchange.
-            let mut response = gateway.finish(unanswered.answered(), request.parts.version, answer);
+            unanswered.is_answered = true;
+            let mut response = gateway.finish(&unanswered.exchange, request.parts.version, answer);
             if is_in_the_way {
                 // The listener discards it.
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -220,7 +219,7 @@ impl Gateway {
             Some(identified) => identified,
             None => Box::pin(self.access.identify_anew(parts, peer, now)).await,
         };
-        Ok(identified.map_err(FailureKind::from)?)
+        Ok(identified?)
     }
 
     /// The permit counts until the answer is there. A fetch holds it until that has ended, whoever leaves.
@@ -289,11 +288,11 @@ impl Gateway {
 /// The question of a call, from one reading of the rules.
 fn question(mut call: ExportCall, credential: Arc<Credential>, request: &ClientRequest) -> Question {
     let ClientRequest { parts, rules, .. } = request;
-    if let Some(version) = &rules.default_version {
+    if let Some(version) = &rules.upstream.default_version {
         call.query.default_version(version);
     }
     let take = if call.is_shared() { fields::forwarded } else { fields::of_one };
-    let fields = take(&parts.headers, &rules.forward_headers);
+    let fields = take(&parts.headers, &rules.upstream.forward_headers);
     Question { call, credential, fields, body: Bytes::new() }
 }
 
@@ -303,7 +302,7 @@ fn pass_through(
     credential: Arc<Credential>,
     request: &mut ClientRequest,
 ) -> Result<PassThrough, Failure> {
-    let fields = fields::of_one(&request.parts.headers, &request.rules.forward_headers);
+    let fields = fields::of_one(&request.parts.headers, &request.rules.upstream.forward_headers);
     let body = request.body.take().ok_or(Cause::Internal)?;
     Ok(PassThrough { call, credential, fields, body })
 }
@@ -331,21 +330,19 @@ fn asker(
 /// Which call a request is, or the reason that it is none.
 fn recognise(request: &ClientRequest) -> Result<Route, Failure> {
     let ClientRequest { parts, rules, .. } = request;
-    if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > rules.max_target) {
+    if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > rules.listener.max_target) {
         return Err(FailureKind::TargetTooLong.into());
     }
     Ok(route::recognise(&parts.method, &parts.uri, rules.forward_other)?)
 }
 
 /// The answer to a client whose request is no call that we answer: status, code and what to do.
-#[must_use]
-pub fn text_of(refusal: route::RouteError) -> String {
+pub(crate) fn text_of(refusal: route::RouteError) -> String {
     let answer = FailureKind::Route(refusal).answer();
     format!("{} {}: {}", answer.status.as_u16(), answer.code, answer.detail)
 }
 
 /// Advice to whoever runs the gateway about a request that got no answer from Snyk.
-#[must_use]
-pub fn advice_on(failed: UpstreamErrorKind) -> &'static str {
+pub(crate) fn advice_on(failed: UpstreamErrorKind) -> &'static str {
     FailureKind::from(Cause::Upstream(failed)).answer().detail
 }

@@ -8,59 +8,16 @@ use http::StatusCode;
 use super::causes::of_cause;
 use super::error_reply::{ErrorReply, bad_request, denied, no_room, not_found, reply, too_many};
 use super::failure::FailureKind;
-use crate::access::QuotaError;
+use super::via::BadVia;
+use crate::access::{IdentifyError, QuotaError};
 use crate::route::RouteError;
 
 impl FailureKind {
     /// The table.
-    #[expect(clippy::too_many_lines, reason = "a table: a row for each kind")]
     pub(super) fn answer(self) -> ErrorReply {
         use StatusCode as S;
         match self {
-            Self::Host => bad_request(
-                "bad_host",
-                "The Host field is missing or not valid",
-                "Send exactly one Host field with the name and port of the gateway.",
-            ),
-            Self::WebPage => denied(
-                "web_page",
-                "Requests of web pages are refused",
-                "The request has an Origin field, which browsers send for pages; tools send none.",
-            ),
-            Self::Framing => bad_request(
-                "bad_framing",
-                "Where the body ends is not certain",
-                "Send one plain Content-Length, or Transfer-Encoding: chunked, as RFC 9112 section 6 has it.",
-            )
-            .closing(),
-            Self::ForeignHost => denied(
-                "foreign_host",
-                "The Host field names another machine",
-                "Use localhost or a loopback address, or add the name to access.hosts.",
-            ),
-            Self::Forwarded => denied(
-                "forwarded",
-                "Another proxy passed this request on",
-                "Where that proxy is to be trusted, set access.allow_forwarded.",
-            ),
-            Self::RequiredHeader => denied(
-                "required_header",
-                "A field that this gateway asks for is missing",
-                "Send the field that access.required_header names.",
-            ),
-            Self::Unauthenticated(_) => reply(
-                S::UNAUTHORIZED,
-                "http_request_denied",
-                "unauthorized",
-                "The gateway does not know who you are",
-                "Send your exportgate key where a Snyk token would be (Authorization: token KEY), or the JWT or certificate that you are known by.",
-            ),
-            Self::TooManyFailures(_) => too_many(
-                "too_many_failures",
-                "Your address has failed too often to say who it is",
-                "Fix the key; a valid one is accepted at once.",
-            )
-            .after(Duration::from_mins(1)),
+            Self::Unidentified(why) => unidentified(why),
             Self::Denied(_) => denied(
                 "forbidden",
                 "The gateway's policy does not allow you this",
@@ -73,12 +30,12 @@ impl FailureKind {
                 "The gateway has no Snyk credential for this org or group",
                 "Ask who runs the gateway to add it to [credentials.NAME], or to set one for the rest.",
             ),
-            Self::Via => bad_request(
+            Self::Via(BadVia::Malformed) => bad_request(
                 "bad_via",
                 "The Via field cannot be read",
                 "Send Via as RFC 9110 section 7.6.3 has it, or not at all.",
             ),
-            Self::Loop => reply(
+            Self::Via(BadVia::Loop) => reply(
                 S::BAD_GATEWAY,
                 "proxy_loop_detected",
                 "loop",
@@ -118,6 +75,57 @@ impl FailureKind {
             .closing(),
             Self::NoRoom => no_room(),
         }
+    }
+}
+
+fn unidentified(why: IdentifyError) -> ErrorReply {
+    use IdentifyError as I;
+    match why {
+        I::Host => bad_request(
+            "bad_host",
+            "The Host field is missing or not valid",
+            "Send exactly one Host field with the name and port of the gateway.",
+        ),
+        I::WebPage => denied(
+            "web_page",
+            "Requests of web pages are refused",
+            "The request has an Origin field, which browsers send for pages; tools send none.",
+        ),
+        I::Framing => bad_request(
+            "bad_framing",
+            "Where the body ends is not certain",
+            "Send one plain Content-Length, or Transfer-Encoding: chunked, as RFC 9112 section 6 has it.",
+        )
+        .closing(),
+        I::ForeignHost => denied(
+            "foreign_host",
+            "The Host field names another machine",
+            "Use localhost or a loopback address, or add the name to access.hosts.",
+        ),
+        I::Forwarded => denied(
+            "forwarded",
+            "Another proxy passed this request on",
+            "Where that proxy is to be trusted, set access.allow_forwarded.",
+        ),
+        I::RequiredHeader => denied(
+            "required_header",
+            "A field that this gateway asks for is missing",
+            "Send the field that access.required_header names.",
+        ),
+        I::TargetForm => no_route(RouteError::TargetForm),
+        I::Unknown(_) => reply(
+            StatusCode::UNAUTHORIZED,
+            "http_request_denied",
+            "unauthorized",
+            "The gateway does not know who you are",
+            "Send your exportgate key where a Snyk token would be (Authorization: token KEY), or the JWT or certificate that you are known by.",
+        ),
+        I::TooManyFailures(_) => too_many(
+            "too_many_failures",
+            "Your address has failed too often to say who it is",
+            "Fix the key; a valid one is accepted at once.",
+        )
+        .after(Duration::from_mins(1)),
     }
 }
 

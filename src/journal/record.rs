@@ -113,7 +113,7 @@ pub(super) fn unix_ms(time: SystemTime) -> i64 {
 }
 
 /// A client's request that one attempt answered.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served {
     /// The client's `Exportgate-Request-Id`.
     pub request: Uuid,

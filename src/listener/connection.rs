@@ -152,9 +152,14 @@ impl Serving {
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
         let settings = &self.settings;
-        let began = tokio::time::Instant::now();
+        let first_request = sleep(FIRST_REQUEST);
         let progress = Arc::new(Progress::new(settings.idle_timeout, self.shutdown.announcement()));
-        let stream = H1Stream::new(self.timed(stream), settings, other.connection(), Arc::clone(&progress));
+        let stream = H1Stream::new(
+            self.timed(stream),
+            settings,
+            Arc::clone(&other.now().connection),
+            Arc::clone(&progress),
+        );
         let connection = http1::Builder::new()
             // The stream sees to both, and to the limits of time on a head and on idling.
             .header_read_timeout(None)
@@ -170,7 +175,7 @@ impl Serving {
                 // A new connection is not closed under its first request.
                 let first = async { tokio::select! {
                     () = progress.asked() => {}
-                    () = tokio::time::sleep_until(began + FIRST_REQUEST) => {}
+                    () = first_request => {}
                 }};
                 tokio::select! {
                     ended = connection.as_mut() => ended,

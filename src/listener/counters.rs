@@ -1,6 +1,5 @@
 //! The listener's counters.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Counts since the start, but for `open`.
@@ -33,24 +32,4 @@ pub struct Counters {
 /// Counts one more.
 pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
-}
-
-impl Counters {
-    /// Takes a place, if fewer than `max` are taken; it is given back when dropped.
-    pub(super) fn open(self: &Arc<Self>, max: usize) -> Option<OpenConnection> {
-        self.max.store(max, Ordering::Relaxed);
-        let more = |open: usize| (open < max).then_some(open + 1);
-        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(OpenConnection(Arc::clone(self)))
-    }
-}
-
-/// A place among all connections.
-#[derive(Debug)]
-pub(super) struct OpenConnection(Arc<Counters>);
-
-impl Drop for OpenConnection {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
 }

@@ -130,21 +130,12 @@ fn says_close(fields: &HeaderMap) -> bool {
     fields.get_all(CONNECTION).iter().any(|value| value.as_bytes().split(|b| *b == b',').any(is_close))
 }
 
-/// Time limits of a client, and the limits of reading after its last answer.
-#[derive(Debug, Clone, Copy)]
-struct TimeLimits {
-    header: Duration,
-    idle: Duration,
-    linger: Duration,
-    linger_bytes: usize,
-}
-
 /// The stream that hyper reads and writes.
 pub(super) struct H1Stream<S> {
     inner: Pin<Box<TimeoutStream<S>>>,
     connection: Arc<Connection>,
     progress: Arc<Progress>,
-    limits: TimeLimits,
+    settings: Arc<Settings>,
     timer: Pin<Box<Sleep>>,
     /// The step that the timer runs for, and true if its head has begun.
     timed: Option<(u64, bool)>,
@@ -169,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite> H1Stream<S> {
     /// `stream` fails when its client takes nothing for `listener.send_timeout`.
     pub(super) fn new(
         stream: TimeoutStream<S>,
-        settings: &Settings,
+        settings: &Arc<Settings>,
         connection: Arc<Connection>,
         progress: Arc<Progress>,
     ) -> Self {
@@ -177,12 +168,7 @@ impl<S: AsyncRead + AsyncWrite> H1Stream<S> {
             inner: Box::pin(stream),
             connection,
             progress,
-            limits: TimeLimits {
-                header: settings.header_timeout,
-                idle: settings.idle_timeout,
-                linger: settings.linger_timeout,
-                linger_bytes: settings.max_discarded,
-            },
+            settings: Arc::clone(settings),
             timer: Box::pin(sleep(settings.header_timeout)),
             timed: Some((0, true)),
             begun: None,
@@ -198,7 +184,7 @@ impl<S: AsyncRead + AsyncWrite> H1Stream<S> {
         let is_head = step == 0 || self.begun == Some(step);
         if self.timed != Some((step, is_head)) {
             self.timed = Some((step, is_head));
-            let limit = if is_head { self.limits.header } else { self.limits.idle };
+            let limit = if is_head { self.settings.header_timeout } else { self.settings.idle_timeout };
             self.timer.as_mut().reset(Instant::now() + limit);
         }
         ready!(self.timer.as_mut().poll(cx));
@@ -240,7 +226,7 @@ impl<S: AsyncRead + AsyncWrite> H1Stream<S> {
             match self.inner.as_mut().poll_read(cx, &mut buffer) {
                 Poll::Pending => return self.timer.as_mut().poll(cx).map(Ok),
                 Poll::Ready(Ok(()))
-                    if !buffer.filled().is_empty() && discarded < self.limits.linger_bytes =>
+                    if !buffer.filled().is_empty() && discarded < self.settings.max_discarded =>
                 {
                     self.closing = Closing::Lingering(discarded + buffer.filled().len());
                 }
@@ -316,7 +302,7 @@ impl<S: AsyncRead + AsyncWrite> AsyncWrite for H1Stream<S> {
                 return Poll::Ready(Ok(()));
             }
             this.closing = Closing::Lingering(0);
-            this.timer.as_mut().reset(Instant::now() + this.limits.linger);
+            this.timer.set(sleep(this.settings.linger_timeout));
         }
         this.poll_linger(cx)
     }

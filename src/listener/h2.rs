@@ -18,7 +18,7 @@ use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioExecutor;
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::Respond;
 use super::remote::RemoteEnd;
@@ -115,7 +115,7 @@ async fn while_taken(stream: impl Future<Output = ()>, limit: Duration) {
         let timer = timer.get_or_insert_with(|| Box::pin(sleep(limit)));
         if runs_for != Some(taking.pieces) {
             runs_for = Some(taking.pieces);
-            timer.as_mut().reset(Instant::now() + limit);
+            timer.set(sleep(limit));
         }
         ready!(timer.as_mut().poll(cx));
         tracing::debug!("stream reset: no write progress for listener.send_timeout");

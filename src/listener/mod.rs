@@ -116,26 +116,22 @@ impl Listener {
     }
 
     /// Keeps connections in reserve.
-    #[must_use]
-    pub fn with_reserve(self, reserve: Reserve) -> Self {
+    pub(crate) fn with_reserve(self, reserve: Reserve) -> Self {
         Self { reserve: Some(reserve), ..self }
     }
 
     /// The counters of connections.
-    #[must_use]
-    pub fn counters(&self) -> Arc<Counters> {
+    pub(crate) fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.counters)
     }
 
     /// The settings that may be replaced while it serves.
-    #[must_use]
-    pub fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         Arc::clone(&self.settings)
     }
 
     /// The addresses that are bound, with the real port in place of 0.
-    #[must_use]
-    pub fn addresses(&self) -> Vec<Address> {
+    pub(crate) fn addresses(&self) -> Vec<Address> {
         self.sockets.iter().filter_map(Socket::address).collect()
     }
 

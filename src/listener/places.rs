@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::counters::{Counters, OpenConnection, count};
+use super::counters::{Counters, count};
 
 type ByAddress = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
@@ -21,7 +21,7 @@ pub(super) struct Places {
 /// A connection's place, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
-    _in_all: OpenConnection,
+    counters: Arc<Counters>,
     counted: Option<(IpAddr, ByAddress)>,
 }
 
@@ -46,7 +46,9 @@ impl Places {
         max: usize,
         max_per_address: usize,
     ) -> Result<Place, NoPlace> {
-        let Some(in_all) = self.counters.open(max) else {
+        self.counters.max.store(max, Ordering::Relaxed);
+        let more = |open: usize| (open < max).then_some(open + 1);
+        if self.counters.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
             count(&self.counters.full);
             if !self.full.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
@@ -54,11 +56,11 @@ impl Places {
                 );
             }
             return Err(NoPlace::InAll);
-        };
+        }
         if self.full.swap(false, Ordering::Relaxed) {
             tracing::info!("below the connection limit again; accepting new connections");
         }
-        let mut place = Place { _in_all: in_all, counted: None };
+        let mut place = Place { counters: Arc::clone(&self.counters), counted: None };
         if let Some(address) = address {
             let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
             let taken = by_address.entry(address).or_insert(0);
@@ -81,6 +83,7 @@ impl Places {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.counters.open.fetch_sub(1, Ordering::Relaxed);
         let Some((address, by_address)) = &self.counted else { return };
         let mut by_address = by_address.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = by_address.get_mut(address) {

@@ -20,8 +20,6 @@ pub(super) enum RemoteEnd {
 }
 
 pub(super) struct CertifiedPeer {
-    via: Via,
-    connection: Arc<Connection>,
     tls: ServerTls,
     chain: Vec<CertificateDer<'static>>,
     /// The last verification of the certificate.
@@ -38,13 +36,6 @@ struct Verification {
 impl RemoteEnd {
     pub(super) fn plain(via: Via, connection: Arc<Connection>) -> Self {
         Self::Plain(Arc::new(Peer { via, certificate: None, is_refused: false, connection }))
-    }
-
-    pub(super) fn connection(&self) -> Arc<Connection> {
-        match self {
-            Self::Plain(peer) => Arc::clone(&peer.connection),
-            Self::Certified(certified) => Arc::clone(&certified.connection),
-        }
     }
 
     /// The peer as of now.
@@ -65,9 +56,8 @@ impl CertifiedPeer {
         loaded: Arc<HandshakeSettings>,
         clock: Clock,
     ) -> Self {
-        let (via, connection) = (peer.via, Arc::clone(&peer.connection));
         let seen = Mutex::new(Verification { by: loaded, at: clock.now().mono, peer: Arc::new(peer) });
-        Self { via, connection, tls, chain, seen, clock }
+        Self { tls, chain, seen, clock }
     }
 
     /// The peer as of now. A connection outlives what its certificate was verified by: it is verified again
@@ -78,8 +68,7 @@ impl CertifiedPeer {
         if !Arc::ptr_eq(&seen.by, &loaded) || now.mono.saturating_duration_since(seen.at) >= VERIFIED_FOR {
             let certificate = loaded.verify(&self.chain, now.wall);
             let is_refused = certificate.is_none();
-            let (via, connection) = (self.via, Arc::clone(&self.connection));
-            let peer = Arc::new(Peer { via, certificate, is_refused, connection });
+            let peer = Arc::new(Peer { certificate, is_refused, ..(*seen.peer).clone() });
             *seen = Verification { by: loaded, at: now.mono, peer };
         }
         Arc::clone(&seen.peer)

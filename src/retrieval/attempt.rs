@@ -7,7 +7,6 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::answer::{Cause, NoAnswer};
-use super::flights::Member;
 use super::question::Asker;
 use super::verdict::Verdict;
 use super::{Retrieval, span};
@@ -46,15 +45,20 @@ impl Draft<'_> {
         let call = self.call.filter(|call| call.operation == Operation::Start)?;
         Some(format!("{} {}", call.scope.kind.as_str(), call.scope.id.as_str()).into())
     }
+}
 
-    async fn present_again(&mut self, now: Now) -> Result<(), NoAnswer> {
-        let presented = match self.call {
-            Some(call) => self.credential.present(Some(&call.scope), &self.asker.client, now).await,
-            None => self.credential.present_unlocked(now).await,
-        };
-        self.presented = presented.map_err(Cause::Unavailable)?;
-        Ok(())
-    }
+/// The value of `credential` for a call of `client`; for one that is no export call, no probe.
+pub(super) async fn present(
+    credential: &Arc<Credential>,
+    call: Option<&ExportCall>,
+    client: &Arc<str>,
+    now: Now,
+) -> Result<Authorization, NoAnswer> {
+    let presented = match call {
+        Some(call) => credential.present(Some(&call.scope), client, now).await,
+        None => credential.present_unlocked(now).await,
+    };
+    presented.map_err(|unavailable| Cause::Unavailable(unavailable).into())
 }
 
 impl Retrieval {
@@ -90,13 +94,14 @@ impl Retrieval {
             attempt.queued += slot.lane.queued;
             attempt.waited_for = attempt.waited_for.or(slot.lane.obstacle.map(Obstacle::as_str));
             if slot.lane.queued > LONG_QUEUE {
-                draft.present_again(self.clock.now()).await?;
+                let Draft { asker, credential, call, .. } = *draft;
+                draft.presented = present(credential, call, &asker.client, self.clock.now()).await?;
             }
             if self.reserve(&slot, &mut draft.attempt, &mut reservation).await? {
                 reservation.sent();
                 return Ok(slot);
             }
-            candidate = slot.put_back();
+            candidate = slot.lane.put_back();
         }
     }
 
@@ -109,7 +114,7 @@ impl Retrieval {
         reservation: &mut AttemptReservation,
     ) -> Result<bool, NoAnswer> {
         for _ in 0..2 {
-            match reservation.make(attempt, slot.confirmation()).await {
+            match reservation.make(attempt, slot.lane.confirmation()).await {
                 Ok(true) => {
                     let now = self.clock.now();
                     attempt.started = now.wall;
@@ -127,7 +132,7 @@ impl Retrieval {
         }
         let now = self.clock.now();
         attempt.started = now.wall;
-        Ok(slot.confirmation()(now))
+        Ok(slot.lane.confirmation()(now))
     }
 
     /// The record of an attempt that is about to be sent for `asker`.
@@ -170,16 +175,16 @@ impl Retrieval {
     ///
     /// # Errors
     /// With `journal.on_failure = "refuse"`, no answer leaves that is not on record.
-    pub(super) async fn record(&self, attempt: Attempt, clients: Vec<Member>) -> Result<(), NoAnswer> {
-        self.must_be_recorded(self.journal.record(attempt, served(clients)).await)
+    pub(super) async fn record(&self, attempt: Attempt, clients: Vec<Served>) -> Result<(), NoAnswer> {
+        self.must_be_recorded(self.journal.record(attempt, clients).await)
     }
 
     /// Adds clients to a record that is written already.
-    pub(super) async fn record_late(&self, attempt: Uuid, clients: Vec<Member>) -> Result<(), NoAnswer> {
+    pub(super) async fn record_late(&self, attempt: Uuid, clients: Vec<Served>) -> Result<(), NoAnswer> {
         if clients.is_empty() {
             return Ok(());
         }
-        self.must_be_recorded(self.journal.serve(attempt, served(clients)).await)
+        self.must_be_recorded(self.journal.serve(attempt, clients).await)
     }
 
     fn must_be_recorded(&self, recorded: Result<(), Unrecorded>) -> Result<(), NoAnswer> {
@@ -190,8 +195,4 @@ impl Retrieval {
             _ => Ok(()),
         }
     }
-}
-
-fn served(members: Vec<Member>) -> Vec<Served> {
-    members.into_iter().map(|Member { request, client }| Served { request, client }).collect()
 }

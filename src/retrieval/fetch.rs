@@ -10,14 +10,14 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::answer::{Cause, Fetched, NoAnswer, Sending};
-use super::attempt::Draft;
+use super::attempt::{self, Draft};
 use super::flights::Leader;
 use super::question::{Asker, Question};
 use super::reading::{self, Reading};
 use super::verdict::{CredentialVerdict, Repeat, Reply, Verdict};
 use super::{Retrieval, fields, record, response_fields};
 use crate::admission::RequestSlot;
-use crate::cache::{self, CacheKey, Candidate, Entry, NotStored};
+use crate::cache::{self, CacheKey, Entry, NotStored, WholeAnswer};
 use crate::clock::Now;
 use crate::credential::{Authorization, Unavailable};
 use crate::journal::Attempt;
@@ -45,13 +45,6 @@ struct Trial {
     etag: Option<HeaderValue>,
     verdict: Verdict,
     received: Now,
-}
-
-/// The ways to repeat a request that are left: each helps once.
-struct Repeats {
-    with_other_credential: bool,
-    after_backoff: bool,
-    at_once: bool,
 }
 
 impl Fetch {
@@ -98,8 +91,11 @@ impl Fetch {
     /// Asks Snyk, when it is admitted, and again where the verdict has it that this may help.
     async fn ask(&mut self) -> Result<Trial, NoAnswer> {
         let retrieval = Arc::clone(&self.retrieval);
-        let mut presented = self.present().await?;
-        let mut left = Repeats { with_other_credential: true, after_backoff: true, at_once: true };
+        let Question { call, credential, .. } = &self.question;
+        let now = retrieval.clock.now();
+        let mut presented = attempt::present(credential, Some(call), &self.asker.client, now).await?;
+        // The repeats that were made, of those that help once.
+        let mut made = Vec::new();
         let (mut number, mut tries) = (0, 0);
         let mut last: Option<Trial> = None;
         loop {
@@ -131,24 +127,22 @@ impl Fetch {
             let (repeat, credential) = (trial.verdict.repeat, trial.verdict.credential);
             // A probe decides for others too: it is not repeated before its answer is heard.
             let pause = self.pause(repeat, tries).filter(|_| !slot.is_probe());
-            let is_at_once = repeat == Repeat::AtOnce && std::mem::take(&mut left.at_once);
+            let is_new = !made.contains(&repeat);
+            let is_at_once = repeat == Repeat::AtOnce && is_new;
             slot.end(trial.verdict.end(pause.is_some() || is_at_once));
             let other = self.judge_credential(&presented, credential).await;
             if credential == CredentialVerdict::Refused {
                 trial.answer = Err(self.rejected(&presented).into());
             }
             match (repeat, pause, other) {
-                (Repeat::WithOtherCredential, _, Some(other))
-                    if std::mem::take(&mut left.with_other_credential) =>
-                {
-                    (presented, tries) = (other, 0);
-                }
+                (Repeat::WithOtherCredential, _, Some(other)) if is_new => (presented, tries) = (other, 0),
                 (Repeat::AfterPause, Some(pause), _) => sleep(pause).await,
-                (Repeat::AtOnce, ..) if is_at_once => {}
+                (Repeat::AtOnce, ..) if is_new => {}
                 // The backoff is known by now: admission decides whether the wait for it is too long.
-                (Repeat::AfterBackoff, ..) if std::mem::take(&mut left.after_backoff) => tries = 0,
+                (Repeat::AfterBackoff, ..) if is_new => tries = 0,
                 _ => return Ok(trial),
             }
+            made.push(repeat);
             last = Some(trial);
         }
     }
@@ -160,13 +154,6 @@ impl Fetch {
         retry_after.map_or(Cause::CredentialRejected, |retry_after| {
             Cause::Unavailable(Unavailable::ScopeRefused { retry_after })
         })
-    }
-
-    async fn present(&self) -> Result<Authorization, NoAnswer> {
-        let now = self.retrieval.clock.now();
-        let Question { call, credential, .. } = &self.question;
-        let presented = credential.present(Some(&call.scope), &self.asker.client, now).await;
-        presented.map_err(|unavailable| Cause::Unavailable(unavailable).into())
     }
 
     /// The pause before a retry, if there is to be one.
@@ -204,7 +191,7 @@ impl Fetch {
         let sent = retrieval.clock.now();
         // It is large, and moved about.
         let asking =
-            Box::pin(retrieval.shutdown.in_time(retrieval.upstream.ask(request, &self.asker.client)));
+            Box::pin(retrieval.shutdown.in_time(retrieval.upstream.ask(request, &self.asker.client, sent)));
         let answer = if self.question.call.is_shared() {
             while_needed(asking, slot, &mut self.leader).await
         } else {
@@ -231,7 +218,7 @@ impl Fetch {
             Err(failed) => Reply::Failed(failed.kind),
             Ok(UpstreamAnswer { status, fields, body, .. }) => {
                 let (status, body_len) = (*status, body.len());
-                Reply::Whole(Candidate { status, fields, body_len, document, sent, received })
+                Reply::Whole(WholeAnswer { status, fields, body_len, document, sent, received })
             }
         };
         let verdict = Verdict::of(self.question.kind(), &reply, received.wall, &settings.cache);

@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::cache::CacheKey;
+use crate::journal::Served;
 
 /// A client that has closed its half of the connection counts as waiting for this long.
 pub(crate) const HALF_CLOSED_GRACE: Duration = Duration::from_secs(1);
@@ -25,15 +26,6 @@ pub(crate) const HALF_CLOSED_GRACE: Duration = Duration::from_secs(1);
 pub(super) struct Flights<T> {
     by_key: Arc<Mutex<HashMap<CacheKey, Arc<Flight<T>>>>>,
     max_followers: usize,
-}
-
-/// A client that waits for a flight.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Member {
-    /// The client's request id.
-    pub(super) request: Uuid,
-    /// The client's name.
-    pub(super) client: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -97,7 +89,7 @@ impl<T: Clone> Flights<T> {
     pub(super) fn join<S>(
         &self,
         key: &CacheKey,
-        member: Member,
+        member: Served,
         anew: bool,
         stored: impl FnOnce() -> Option<S>,
     ) -> Result<Role<T>, S> {
@@ -161,11 +153,11 @@ pub(super) struct Leader<T> {
 
 impl<T> Leader<T> {
     /// Starts a flight that nobody else can join.
-    pub(super) fn alone(member: Member) -> (Self, Follower<T>) {
+    pub(super) fn alone(member: Served) -> (Self, Follower<T>) {
         Self::start(None, member)
     }
 
-    fn start(on_map: Option<OnMap<T>>, member: Member) -> (Self, Follower<T>) {
+    fn start(on_map: Option<OnMap<T>>, member: Served) -> (Self, Follower<T>) {
         let leader = Self::of(on_map, Some(Arc::clone(&member.client)));
         let follower = Follower::join(&leader.flight, member);
         (leader, follower)
@@ -221,19 +213,19 @@ impl<T> Leader<T> {
     }
 
     /// Notes that the answer is there; the followers so far.
-    pub(super) fn answered(&self) -> Vec<Member> {
+    pub(super) fn answered(&self) -> Vec<Served> {
         self.flight.is_answered.store(true, Ordering::Release);
         self.take_members()
     }
 
     /// The followers that were not taken before.
-    fn take_members(&self) -> Vec<Member> {
+    fn take_members(&self) -> Vec<Served> {
         let members = lock(&self.flight.members).drain().collect::<Vec<_>>();
-        members.into_iter().map(|(request, member)| Member { request, client: member.client }).collect()
+        members.into_iter().map(|(request, member)| Served { request, client: member.client }).collect()
     }
 
     /// Takes the flight off the map, so that nobody can join it any more; the followers that were not taken before.
-    pub(super) fn close(&mut self) -> Vec<Member> {
+    pub(super) fn close(&mut self) -> Vec<Served> {
         if let Some((map, key)) = self.on_map.take() {
             lock(&map).remove(&key);
         }
@@ -264,7 +256,7 @@ pub(super) struct Follower<T> {
 }
 
 impl<T> Follower<T> {
-    fn join(flight: &Arc<Flight<T>>, member: Member) -> Self {
+    fn join(flight: &Arc<Flight<T>>, member: Served) -> Self {
         let request = member.request;
         lock(&flight.members)
             .insert(request, Membership { client: member.client, presence: Presence::Waits });
@@ -340,8 +332,8 @@ mod tests {
         CacheKey::from(CacheKey::text("u", "c", &call, &HeaderMap::new()))
     }
 
-    fn member(n: u128) -> Member {
-        Member { request: Uuid::from_u128(n), client: "test".into() }
+    fn member(n: u128) -> Served {
+        Served { request: Uuid::from_u128(n), client: "test".into() }
     }
 
     fn join<T: Clone>(flights: &Flights<T>, export: &str, n: u128) -> Role<T> {

@@ -12,13 +12,13 @@ use tokio::time::{sleep, timeout_at};
 use uuid::Uuid;
 
 use super::answer::{Cause, Forward, ForwardReason, NoAnswer, Sending};
-use super::attempt::Draft;
+use super::attempt::{self, Draft};
 use super::flights::HALF_CLOSED_GRACE;
 use super::question::Asker;
 use super::verdict::{CredentialVerdict, Reply, Verdict};
 use super::{Retrieval, fields, record, response_fields};
 use crate::admission::{Api, CallKind, RequestSlot};
-use crate::credential::{Authorization, Credential};
+use crate::credential::Credential;
 use crate::journal::Attempt;
 use crate::route::OtherCall;
 use crate::transport::{CheckedBody, Streamed};
@@ -92,7 +92,7 @@ impl Retrieval {
         left: impl Future<Output = ()>,
     ) -> Result<Passed, NoAnswer> {
         let PassThrough { call, credential, fields, body } = request;
-        let presented = credential.present_unlocked(self.clock.now()).await.map_err(Cause::Unavailable)?;
+        let presented = attempt::present(&credential, None, &asker.client, self.clock.now()).await?;
         let api = if call.target.starts_with("/v1/") { Api::V1 } else { Api::Rest };
         let attempt = Attempt {
             api: api.as_str(),
@@ -115,7 +115,7 @@ impl Retrieval {
             fields: fields::with_asker(fields::for_one(&fields), &asker, attempt.sent_id, &presented),
             body: Either::Right(Streamed::new(body, asker.deadline)),
         };
-        let opening = self.shutdown.in_time(self.upstream.open(request));
+        let opening = self.shutdown.in_time(self.upstream.open(request, sent));
         let answer = if is_safe { while_awaited(opening, &slot, left).await } else { Ok(opening.await) };
         let answer = answer
             .and_then(|answer| answer.unwrap_or_else(|| Err(UpstreamError::of(UpstreamErrorKind::Stopped))));
@@ -123,12 +123,16 @@ impl Retrieval {
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
 
         // Before anything of it is judged or written down.
-        let answer = HeadReply::of(answer, &presented);
-        let verdict =
-            Verdict::of(CallKind::Other, &answer.reply(), received.wall, &self.settings.load().cache);
+        let is_echo = answer.as_ref().is_ok_and(|response| presented.is_in_fields(response.headers()));
+        let reply = match &answer {
+            _ if is_echo => Reply::Echo,
+            Ok(response) => Reply::Head(response.status(), response.headers()),
+            Err(failed) => Reply::Failed(failed.kind),
+        };
+        let verdict = Verdict::of(CallKind::Other, &reply, received.wall, &self.settings.load().cache);
         // Its client's upload may have failed it, or kept it from an answer: that says nothing of the upstream.
-        slot.end(verdict.end(matches!(answer, HeadReply::Failed(_)) && uploads));
-        let answer = answer.note(&mut attempt);
+        slot.end(verdict.end(answer.is_err() && uploads));
+        let answer = note(&mut attempt, answer, is_echo);
         if verdict.credential == CredentialVerdict::Refused {
             // It does not lock the credential: some of Snyk's other calls answer so for products that a tenant has not
             // bought.
@@ -165,51 +169,22 @@ async fn while_awaited<T>(
     }
 }
 
-/// The upstream's reply to a call that passes through.
-#[expect(clippy::large_enum_variant, reason = "it is made once, and taken apart at once")]
-enum HeadReply {
-    Head(Response<Streamed>),
-    /// An answer with the gateway's credential in its fields: nothing of it may reach client, log or journal.
-    Echo,
-    Failed(UpstreamError),
-}
-
-impl HeadReply {
-    fn of(answer: Result<Response<Streamed>, UpstreamError>, presented: &Authorization) -> Self {
-        match answer {
-            Ok(response) if presented.is_in_fields(response.headers()) => Self::Echo,
-            Ok(response) => Self::Head(response),
-            Err(failed) => Self::Failed(failed),
-        }
+/// Notes the answer in the record; its response, if the client may have it.
+fn note(
+    attempt: &mut Attempt,
+    answer: Result<Response<Streamed>, UpstreamError>,
+    is_echo: bool,
+) -> Result<Response<Streamed>, NoAnswer> {
+    if is_echo {
+        // Nothing of it may reach client, log or journal.
+        attempt.error = Some("credential_echoed");
+        return Err(Cause::Echo.into());
     }
-
-    fn reply(&self) -> Reply<'_> {
-        match self {
-            Self::Head(response) => Reply::Head(response.status(), response.headers()),
-            Self::Echo => Reply::Echo,
-            Self::Failed(failed) => Reply::Failed(failed.kind),
-        }
+    let response = answer.inspect_err(|failed| attempt.error = Some(failed.kind.as_str()))?;
+    record::note_head(attempt, response.status(), response.headers());
+    attempt.bytes = response.body().size_hint().exact();
+    if response.status() == StatusCode::UNAUTHORIZED {
+        return Err(Cause::CredentialRejected.into());
     }
-
-    /// Notes it in the record; the answer, if the client may have it.
-    fn note(self, attempt: &mut Attempt) -> Result<Response<Streamed>, NoAnswer> {
-        match self {
-            Self::Head(response) => {
-                record::note_head(attempt, response.status(), response.headers());
-                attempt.bytes = response.body().size_hint().exact();
-                if response.status() == StatusCode::UNAUTHORIZED {
-                    return Err(Cause::CredentialRejected.into());
-                }
-                Ok(response)
-            }
-            Self::Echo => {
-                attempt.error = Some("credential_echoed");
-                Err(Cause::Echo.into())
-            }
-            Self::Failed(failed) => {
-                attempt.error = Some(failed.kind.as_str());
-                Err(failed.into())
-            }
-        }
-    }
+    Ok(response)
 }

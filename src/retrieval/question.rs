@@ -8,13 +8,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::flights::Member;
 use crate::access::Permit;
 use crate::admission::{Api, CallKind, Candidate, Lane};
 use crate::cache::{CacheKey, Directives, Entry};
 use crate::clock::Now;
 use crate::credential::Credential;
 use crate::export::{ExportCall, Operation};
+use crate::journal::Served;
 use crate::telemetry::trace::Trace;
 
 /// A question: all that decides the answer, and nothing else. Of a read, it is the cache key (decision 0001).
@@ -74,8 +74,8 @@ pub(crate) struct Asker {
 }
 
 impl Asker {
-    pub(super) fn member(&self) -> Member {
-        Member { request: self.request, client: Arc::clone(&self.client) }
+    pub(super) fn member(&self) -> Served {
+        Served { request: self.request, client: Arc::clone(&self.client) }
     }
 
     /// Its request for admission. `start` is the scope of a start.

@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use super::fields;
 use super::try_result::TryResult;
 use crate::admission::{Bucket, CallKind, Evidence, RateFields, RequestEnd, SendOutcome, limits_told};
-use crate::cache::{self, Candidate, Freshness, NotStored};
+use crate::cache::{self, Freshness, NotStored, WholeAnswer};
 use crate::export::Document;
 use crate::telemetry::drift;
 use crate::upstream::UpstreamErrorKind;
@@ -17,7 +17,7 @@ use crate::upstream::UpstreamErrorKind;
 #[derive(Debug)]
 pub(super) enum Reply<'a> {
     /// A whole answer.
-    Whole(Candidate<'a>),
+    Whole(WholeAnswer<'a>),
     /// The head of an answer that streams.
     Head(StatusCode, &'a HeaderMap),
     /// An answer with the gateway's credential in it.
@@ -37,10 +37,7 @@ pub(super) struct Verdict {
     pub(super) storing: Result<Freshness, NotStored>,
     /// Signs that Snyk is not as we know it, in plain words.
     pub(super) drift: Vec<(drift::DriftKind, String)>,
-    kind: CallKind,
-    outcome: SendOutcome,
-    rate: RateFields,
-    evidence: Evidence,
+    end: RequestEnd,
 }
 
 /// The judgement of the credential that was presented.
@@ -90,7 +87,7 @@ impl Verdict {
             let detail = "the X-Ratelimit-Limit of an answer is not understood";
             drift.push((drift::DriftKind::RateFields, detail.to_owned()));
         }
-        if let Reply::Whole(Candidate { status: StatusCode::OK, document: Some(document), .. }) = reply {
+        if let Reply::Whole(WholeAnswer { status: StatusCode::OK, document: Some(document), .. }) = reply {
             drift.extend(surprises(document));
         }
         Self {
@@ -102,21 +99,19 @@ impl Verdict {
                 Reply::Head(..) | Reply::Echo | Reply::Failed(_) => Err(NotStored::NotFinished),
             },
             drift,
-            kind,
-            outcome: outcome(reply, head, now),
-            rate: rate.unwrap_or_default(),
-            evidence: result.evidence(is_snyks),
+            end: RequestEnd {
+                outcome: outcome(reply, head, now),
+                rate: rate.unwrap_or_default(),
+                kind,
+                evidence: result.evidence(is_snyks),
+            },
         }
     }
 
     /// The end of the attempt, for admission. One that is repeated says nothing yet of host and export.
     pub(super) fn end(&self, is_repeated: bool) -> RequestEnd {
-        RequestEnd {
-            outcome: self.outcome.clone(),
-            rate: self.rate.clone(),
-            kind: self.kind,
-            evidence: if is_repeated { Evidence::None } else { self.evidence },
-        }
+        let evidence = if is_repeated { Evidence::None } else { self.end.evidence };
+        RequestEnd { evidence, ..self.end.clone() }
     }
 }
 

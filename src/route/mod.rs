@@ -36,8 +36,7 @@ pub enum Route {
 
 impl Route {
     /// The orgs and groups that it is about.
-    #[must_use]
-    pub fn scopes(&self) -> &[Scope] {
+    pub(crate) fn scopes(&self) -> &[Scope] {
         match self {
             Self::Export(call) => std::slice::from_ref(&call.scope),
             Self::Other(call) => &call.scopes,
@@ -113,24 +112,12 @@ pub fn recognise(method: &Method, uri: &Uri, forward_other: bool) -> Result<Rout
 /// Refuses what some server might read as another path: dot segments, empty segments, and every byte
 /// but RFC 3986's unreserved ones.
 fn check_path(path: &str) -> Result<(), RouteError> {
-    let Some(below_root) = path.strip_prefix('/') else { return Err(RouteError::TargetForm) };
-    let bytes = below_root.as_bytes();
-    let mut start = 0;
-    // Byte by byte: each request pays for it.
-    for at in 0..=bytes.len() {
-        let is_end = at == bytes.len();
-        if !is_end && bytes[at] != b'/' {
-            if !is_unreserved_byte(bytes[at]) {
-                return Err(RouteError::Path);
-            }
-            continue;
-        }
-        let segment = below_root.get(start..at).ok_or(RouteError::Path)?;
-        let is_inner_gap = segment.is_empty() && !is_end;
-        if is_inner_gap || segment == "." || segment == ".." {
-            return Err(RouteError::Path);
-        }
-        start = at + 1;
+    if !path.starts_with('/') {
+        return Err(RouteError::TargetForm);
+    }
+    let is_sound = |segment: &str| ![".", ".."].contains(&segment) && segment.bytes().all(is_unreserved_byte);
+    if path.contains("//") || !path.split('/').all(is_sound) {
+        return Err(RouteError::Path);
     }
     Ok(())
 }

@@ -32,8 +32,7 @@ struct CutOff;
 
 impl CheckedBody {
     /// The body of a message of `version`.
-    #[must_use]
-    pub fn new(body: Incoming, version: Version) -> Self {
+    pub(crate) fn new(body: Incoming, version: Version) -> Self {
         Self { body, must_end_stream: version == Version::HTTP_2 }
     }
 }

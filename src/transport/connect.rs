@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::proxy::{Proxy, TunnelRefused};
@@ -75,20 +74,17 @@ pub(super) struct TimedOut(Duration);
 
 impl ConnectError {
     /// The proxy that failed, as `HOST:PORT (VARIABLE)`.
-    #[must_use]
-    pub fn proxy(&self) -> Option<&str> {
+    pub(crate) fn proxy(&self) -> Option<&str> {
         self.proxy.as_deref()
     }
 
     /// The status with which the proxy refused to open a tunnel.
-    #[must_use]
-    pub fn refused_with(&self) -> Option<http::StatusCode> {
+    pub(crate) fn refused_with(&self) -> Option<http::StatusCode> {
         self.source.downcast_ref::<TunnelRefused>().map(|refused| refused.0)
     }
 
     /// True if it timed out.
-    #[must_use]
-    pub fn is_timeout(&self) -> bool {
+    pub(crate) fn is_timeout(&self) -> bool {
         self.source.is::<TimedOut>()
     }
 }
@@ -120,54 +116,39 @@ impl Connector {
     /// # Errors
     /// [`ConnectError`].
     pub(super) async fn connect(&self, uri: &Uri) -> Result<UpstreamStream, ConnectError> {
-        let deadline = Instant::now() + self.limit;
         let is_tls = uri.scheme_str() == Some("https");
         let host = uri.host().unwrap_or_default();
         let name = host.trim_matches(['[', ']']);
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let target = format!("{host}:{port}");
-        let failed = |stage, source| ConnectError {
+        let hop = self.proxy.as_ref().map_or((name, port), |proxy| (proxy.host.as_str(), proxy.port));
+
+        let mut stage = ConnectStage::Resolve;
+        let opening = async {
+            let addresses = lookup_host(hop).await?.collect();
+            stage = ConnectStage::Connect;
+            let (mut tcp, attempt) = self.race(self.failures.order(addresses)).await?;
+            if let Some(proxy) = &self.proxy {
+                stage = ConnectStage::Tunnel;
+                tcp = proxy.tunnel(tcp, &target).await?;
+            }
+            let stream = if is_tls {
+                stage = ConnectStage::Tls;
+                let name = ServerName::try_from(name.to_owned())?;
+                self.tls.connect(name, TokioIo::new(TokioIo::new(tcp))).await?.into()
+            } else {
+                TokioIo::new(tcp).into()
+            };
+            attempt.succeeded();
+            Ok(stream)
+        };
+        let opened = timeout(self.limit, opening).await.unwrap_or_else(|_| Err(TimedOut(self.limit).into()));
+        opened.map_err(|source| ConnectError {
             stage,
             proxy: self.proxy.as_ref().filter(|_| stage != ConnectStage::Tls).map(ToString::to_string),
             host: target.clone(),
             source,
-        };
-
-        let hop = self.proxy.as_ref().map_or((name, port), |proxy| (proxy.host.as_str(), proxy.port));
-        let addresses = async { Ok(lookup_host(hop).await?.collect::<Vec<_>>()) };
-        let addresses =
-            self.in_time(deadline, addresses).await.map_err(|e| failed(ConnectStage::Resolve, e))?;
-
-        let racing = async { Ok(self.race(self.failures.order(addresses)).await?) };
-        let (tcp, attempt) =
-            self.in_time(deadline, racing).await.map_err(|e| failed(ConnectStage::Connect, e))?;
-
-        let tcp = match &self.proxy {
-            None => tcp,
-            Some(proxy) => {
-                let tunnel = proxy.tunnel(tcp, &target);
-                self.in_time(deadline, tunnel).await.map_err(|e| failed(ConnectStage::Tunnel, e))?
-            }
-        };
-        let stream = if is_tls {
-            let handshake = async {
-                let name = ServerName::try_from(name.to_owned())?;
-                Ok(self.tls.connect(name, TokioIo::new(TokioIo::new(tcp))).await?)
-            };
-            self.in_time(deadline, handshake).await.map_err(|e| failed(ConnectStage::Tls, e))?.into()
-        } else {
-            TokioIo::new(tcp).into()
-        };
-        attempt.succeeded();
-        Ok(stream)
-    }
-
-    async fn in_time<T>(
-        &self,
-        deadline: Instant,
-        work: impl Future<Output = Result<T, BoxError>>,
-    ) -> Result<T, BoxError> {
-        timeout_at(deadline, work).await.unwrap_or_else(|_| Err(TimedOut(self.limit).into()))
+        })
     }
 
     /// Connects to one address after another, each [`ATTEMPT_DELAY`] after the one before or as soon as that has failed.

@@ -45,8 +45,7 @@ pub struct Connection {
 
 impl Connection {
     /// One on which bodies of `max` bytes may be held.
-    #[must_use]
-    pub fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self { half_closed: CancellationToken::new(), untaken: Pool::new(max, max) }
     }
 }
@@ -87,8 +86,7 @@ pub struct Memory {
 
 impl Memory {
     /// A budget of `max` bytes for bodies of up to `largest`.
-    #[must_use]
-    pub fn new(max: usize, largest: usize) -> Self {
+    pub(crate) fn new(max: usize, largest: usize) -> Self {
         let small = max / SMALL_PART;
         Self {
             small: MemoryPart::new(small, SMALL),
@@ -110,8 +108,7 @@ impl Memory {
     }
 
     /// The bytes that are held, and the limit.
-    #[must_use]
-    pub fn held(&self) -> (usize, usize) {
+    pub(crate) fn held(&self) -> (usize, usize) {
         (self.small.whole.held() + self.large.whole.held(), self.small.whole.max + self.large.whole.max)
     }
 

@@ -46,8 +46,7 @@ pub struct User {
 
 impl Via {
     /// The peer's address, where it has one.
-    #[must_use]
-    pub const fn address(&self) -> Option<SocketAddr> {
+    pub(crate) const fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Loopback(address) | Self::Network(address) => Some(*address),
             Self::Unix(_) => None,
@@ -55,8 +54,7 @@ impl Via {
     }
 
     /// The address to count a peer by; an IPv6 peer counts by its /64, which one host may hold whole.
-    #[must_use]
-    pub fn counted_as(&self) -> Option<IpAddr> {
+    pub(crate) fn counted_as(&self) -> Option<IpAddr> {
         Some(match self.address()?.ip().to_canonical() {
             IpAddr::V6(v6) if !v6.is_loopback() => {
                 let [a, b, c, d, ..] = v6.segments();
@@ -79,8 +77,7 @@ pub struct Certificate {
 
 impl Certificate {
     /// Reads a certificate that was verified; `None` when it cannot be read.
-    #[must_use]
-    pub fn read(der: &CertificateDer<'_>) -> Option<Self> {
+    pub(crate) fn read(der: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(der).ok()?;
         let mut names = Vec::new();
         if let Some(alternatives) = certificate.subject_alternative_name().ok()? {

@@ -61,7 +61,6 @@ pub struct ServerTls(Arc<TlsState>);
 
 #[derive(Debug)]
 struct TlsState {
-    settings: ArcSwap<Settings>,
     provider: Arc<CryptoProvider>,
     /// Kept across reloads, so that sessions stay resumable.
     ticketer: Arc<dyn ProducesTickets>,
@@ -71,7 +70,6 @@ struct TlsState {
 /// Other files, read and not in use yet.
 #[derive(Debug)]
 pub struct PreparedTls {
-    settings: Settings,
     loaded: HandshakeSettings,
     followed: Followed,
 }
@@ -84,6 +82,7 @@ pub struct HandshakeSettings {
     /// Everything in them that has an end.
     pub expiring: Vec<Expiring>,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
+    settings: Settings,
 }
 
 impl ServerTls {
@@ -95,9 +94,8 @@ impl ServerTls {
         let (followed, contents) = follow(&settings)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(BadTls::Tickets)?;
-        let loaded = load(&settings, &provider, &ticketer, &contents)?;
-        let settings = ArcSwap::from_pointee(settings);
-        let shared = TlsState { settings, provider, ticketer, current: ArcSwap::from_pointee(loaded) };
+        let loaded = load(settings, &provider, &ticketer, &contents)?;
+        let shared = TlsState { provider, ticketer, current: ArcSwap::from_pointee(loaded) };
         Ok((Self(Arc::new(shared)), followed))
     }
 
@@ -106,8 +104,8 @@ impl ServerTls {
     /// # Errors
     /// [`BadTls`]; the old ones stay in force.
     pub fn replace(&self, contents: &[Content]) -> Result<(), BadTls> {
-        let TlsState { settings, provider, ticketer, current } = &*self.0;
-        current.store(Arc::new(load(&settings.load(), provider, ticketer, contents)?));
+        let TlsState { provider, ticketer, current } = &*self.0;
+        current.store(Arc::new(load(current.load().settings.clone(), provider, ticketer, contents)?));
         Ok(())
     }
 
@@ -117,35 +115,30 @@ impl ServerTls {
     /// [`BadTls`].
     pub fn prepare(&self, settings: Settings) -> Result<PreparedTls, BadTls> {
         let (followed, contents) = follow(&settings)?;
-        let loaded = load(&settings, &self.0.provider, &self.0.ticketer, &contents)?;
-        Ok(PreparedTls { settings, loaded, followed })
+        let loaded = load(settings, &self.0.provider, &self.0.ticketer, &contents)?;
+        Ok(PreparedTls { loaded, followed })
     }
 
     /// Uses what was prepared from now on; the [`Followed`] takes the place of the one before.
-    #[must_use]
-    pub fn reopen(&self, PreparedTls { settings, loaded, followed }: PreparedTls) -> Followed {
-        self.0.settings.store(Arc::new(settings));
+    pub(crate) fn reopen(&self, PreparedTls { loaded, followed }: PreparedTls) -> Followed {
         self.0.current.store(Arc::new(loaded));
         followed
     }
 
-    /// The files in use.
-    #[must_use]
-    pub fn settings(&self) -> Arc<Settings> {
-        self.0.settings.load_full()
+    /// True if these are the files in use.
+    pub(crate) fn uses(&self, settings: &Settings) -> bool {
+        self.0.current.load().settings == *settings
     }
 
     /// The settings of new handshakes.
-    #[must_use]
-    pub fn now(&self) -> Arc<HandshakeSettings> {
+    pub(crate) fn now(&self) -> Arc<HandshakeSettings> {
         self.0.current.load_full()
     }
 }
 
 impl HandshakeSettings {
     /// Verifies a client's certificates as a new handshake would; what they say, where they are good.
-    #[must_use]
-    pub fn verify(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Option<Arc<Certificate>> {
+    pub(crate) fn verify(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Option<Arc<Certificate>> {
         let (end_entity, intermediates) = chain.split_first()?;
         let since_1970 = now.duration_since(SystemTime::UNIX_EPOCH).ok()?;
         let verifier = self.verifier.as_ref()?;
@@ -165,7 +158,7 @@ fn follow(settings: &Settings) -> Result<(Followed, Vec<Content>), Unreadable> {
 }
 
 fn load(
-    settings: &Settings,
+    settings: Settings,
     provider: &Arc<CryptoProvider>,
     ticketer: &Arc<dyn ProducesTickets>,
     contents: &[Content],
@@ -211,7 +204,7 @@ fn load(
     } else {
         config.ticketer = Arc::clone(ticketer);
     }
-    Ok(HandshakeSettings { config: Arc::new(config), expiring, verifier })
+    Ok(HandshakeSettings { config: Arc::new(config), expiring, verifier, settings })
 }
 
 /// The key of a file, and the file.

@@ -83,14 +83,12 @@ struct Echoed;
 
 impl Streamed {
     /// Lets `body` stream until `deadline`.
-    #[must_use]
-    pub fn new(body: CheckedBody, deadline: Instant) -> Self {
+    pub(crate) fn new(body: CheckedBody, deadline: Instant) -> Self {
         Self::of(From::Peer(body), deadline)
     }
 
     /// A body of our own, that ends when its sender is dropped, or at `deadline`.
-    #[must_use]
-    pub fn of_pieces(pieces: mpsc::Receiver<Bytes>, deadline: Instant) -> Self {
+    pub(crate) fn of_pieces(pieces: mpsc::Receiver<Bytes>, deadline: Instant) -> Self {
         Self::of(From::Us(pieces), deadline)
     }
 

@@ -22,8 +22,7 @@ pub struct UpstreamError {
 
 impl UpstreamError {
     /// One without head or source.
-    #[must_use]
-    pub fn of(kind: UpstreamErrorKind) -> Self {
+    pub(crate) fn of(kind: UpstreamErrorKind) -> Self {
         Self { kind, head: None, source: None }
     }
 }
@@ -75,14 +74,12 @@ pub enum UpstreamErrorKind {
 
 impl UpstreamErrorKind {
     /// A word for it, which never changes.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         self.names().0
     }
 
     /// The error type of RFC 9209 §2.3.
-    #[must_use]
-    pub const fn proxy_error(self) -> &'static str {
+    pub(crate) const fn proxy_error(self) -> &'static str {
         self.names().1
     }
 
@@ -112,14 +109,12 @@ impl UpstreamErrorKind {
     }
 
     /// True if the proxy failed.
-    #[must_use]
-    pub const fn is_proxys(self) -> bool {
+    pub(crate) const fn is_proxys(self) -> bool {
         matches!(self, Self::ProxyDns | Self::ProxyRefused | Self::ProxyUnreachable | Self::ProxyStatus(_))
     }
 
     /// True if there was no connection to the upstream, so that nothing was sent.
-    #[must_use]
-    pub const fn is_unreachable(self) -> bool {
+    pub(crate) const fn is_unreachable(self) -> bool {
         self.is_proxys()
             || matches!(
                 self,
@@ -133,8 +128,7 @@ impl UpstreamErrorKind {
     }
 
     /// True if the upstream has certainly not processed the request.
-    #[must_use]
-    pub const fn is_not_processed(self) -> bool {
+    pub(crate) const fn is_not_processed(self) -> bool {
         self.is_unreachable() || matches!(self, Self::NotProcessed)
     }
 }

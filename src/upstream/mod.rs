@@ -4,7 +4,6 @@ mod error;
 mod settings;
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -15,6 +14,7 @@ use hyper::body::Body as _;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
 
+use crate::clock::Now;
 use crate::transport::{
     Body, BodySource, CheckedBody, GatherError, HttpClient, MAX_RESPONSE_HEAD, Memory, RequestError, Room,
     Streamed, TransportError,
@@ -30,28 +30,9 @@ pub struct Upstream {
     client: HttpClient,
     /// Connections for answers that stream: who takes them slowly must not use up the windows of the others.
     streaming: HttpClient,
-    bounds: Arc<ArcSwap<Bounds>>,
+    settings: Arc<ArcSwap<Settings>>,
     proxy_failed: Arc<Mutex<Option<UpstreamErrorKind>>>,
     memory: Memory,
-}
-
-/// The limits of one request, in time and size.
-#[derive(Debug)]
-struct Bounds {
-    /// Connecting and waiting for the head each have their limit; only the first knows when it ends.
-    head_timeout: Duration,
-    request_timeout: Duration,
-    max_answer: usize,
-}
-
-impl From<&Settings> for Bounds {
-    fn from(settings: &Settings) -> Self {
-        Self {
-            head_timeout: settings.connect_timeout + settings.header_timeout,
-            request_timeout: settings.request_timeout,
-            max_answer: settings.max_answer,
-        }
-    }
 }
 
 /// A request to the upstream: everything in it was made by us.
@@ -95,7 +76,7 @@ impl Upstream {
             client: client()?,
             streaming: client()?,
             root,
-            bounds: Arc::new(ArcSwap::from_pointee(settings.into())),
+            settings: Arc::new(ArcSwap::from_pointee(settings.clone())),
             proxy_failed: Arc::default(),
             memory,
         })
@@ -103,22 +84,20 @@ impl Upstream {
 
     /// Goes by other settings from now on; root, certificates and connecting stay.
     pub fn set(&self, settings: &Settings) {
-        self.bounds.store(Arc::new(settings.into()));
+        self.settings.store(Arc::new(settings.clone()));
     }
 
     /// The proxy that requests go through, as `HOST:PORT (VARIABLE)`, and how it failed last, where it fails.
-    #[must_use]
-    pub fn proxy(&self) -> Option<(&str, Option<UpstreamErrorKind>)> {
+    pub(crate) fn proxy(&self) -> Option<(&str, Option<UpstreamErrorKind>)> {
         Some((self.client.proxy()?, *self.proxy_failed.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     /// The root of the upstream.
-    #[must_use]
-    pub fn root(&self) -> &Root {
+    pub(crate) fn root(&self) -> &Root {
         &self.root
     }
 
-    /// Sends a request for `client` and reads the whole answer, bounded in time and size.
+    /// Sends a request for `client` at `now` and reads the whole answer, bounded in time and size.
     ///
     /// # Errors
     /// [`UpstreamError`], with the head where it had come.
@@ -126,11 +105,13 @@ impl Upstream {
         &self,
         request: UpstreamRequest,
         client: &Arc<str>,
+        now: Now,
     ) -> Result<UpstreamAnswer, UpstreamError> {
-        let deadline = Instant::now() + self.bounds.load().request_timeout;
+        let now = Instant::from_std(now.mono);
+        let deadline = now + self.settings.load().request_timeout;
         let source =
             if request.method == Method::GET { BodySource::Upstream } else { BodySource::UpstreamOnce };
-        let (head, body) = self.send(&self.client, request, deadline).await?.into_parts();
+        let (head, body) = self.send(&self.client, request, now).await?.into_parts();
         let (status, fields) = (head.status, head.headers);
         match self.read(body, source, client, deadline).await {
             Ok((body, reservation)) => Ok(UpstreamAnswer { status, fields, body, reservation }),
@@ -142,9 +123,14 @@ impl Upstream {
     ///
     /// # Errors
     /// [`UpstreamError`].
-    pub async fn open(&self, request: UpstreamRequest) -> Result<Response<Streamed>, UpstreamError> {
-        let deadline = Instant::now() + self.bounds.load().request_timeout;
-        let response = self.send(&self.streaming, request, deadline).await?;
+    pub async fn open(
+        &self,
+        request: UpstreamRequest,
+        now: Now,
+    ) -> Result<Response<Streamed>, UpstreamError> {
+        let now = Instant::from_std(now.mono);
+        let deadline = now + self.settings.load().request_timeout;
+        let response = self.send(&self.streaming, request, now).await?;
         Ok(response.map(|body| Streamed::new(body, deadline)))
     }
 
@@ -152,7 +138,7 @@ impl Upstream {
         &self,
         client: &HttpClient,
         from: UpstreamRequest,
-        deadline: Instant,
+        now: Instant,
     ) -> Result<Response<CheckedBody>, UpstreamError> {
         let Root { scheme, authority, prefix } = &self.root;
         let mut request = Request::new(from.body);
@@ -173,7 +159,9 @@ impl Upstream {
                 source: Some(error.into()),
                 ..UpstreamError::of(UpstreamErrorKind::Protocol)
             })?;
-        let head_by = deadline.min(Instant::now() + self.bounds.load().head_timeout);
+        // Connecting and waiting for the head each have their limit; only the first knows when it ends.
+        let Settings { connect_timeout, header_timeout, request_timeout, .. } = **self.settings.load();
+        let head_by = now + request_timeout.min(connect_timeout + header_timeout);
         let response = timeout_at(head_by, client.request(request)).await;
         self.note_proxy(&response);
         match response {
@@ -207,7 +195,7 @@ impl Upstream {
         client: &Arc<str>,
         deadline: Instant,
     ) -> Result<(Bytes, Room), UpstreamError> {
-        let max_answer = self.bounds.load().max_answer;
+        let max_answer = self.settings.load().max_answer;
         if body.size_hint().lower() > max_answer as u64 {
             return Err(UpstreamError::of(UpstreamErrorKind::TooLarge));
         }

@@ -42,8 +42,7 @@ pub struct Root {
 
 impl Root {
     /// Its host, as a URI.
-    #[must_use]
-    pub fn uri(&self) -> Uri {
+    pub(crate) fn uri(&self) -> Uri {
         let uri = Uri::builder().scheme(self.scheme.clone()).authority(self.authority.clone());
         uri.path_and_query("/").build().unwrap_or_default()
     }

@@ -7,13 +7,13 @@
 mod outcome;
 mod refusals;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
 use super::budget::Budget;
-use super::candidate::{Candidate, Obstacle, QueueId, QueueRefusal};
+use super::candidate::{AdmissionRefusal, Candidate, Obstacle, QueueId};
 use super::fair_queue::FairQueue;
 use super::settings::LaneSettings;
 use super::slots::{SlotId, Slots};
@@ -36,7 +36,7 @@ pub enum Step {
     /// End the read in this slot: its clients have left, and another request waits for the slot.
     Evict(SlotId),
     /// Tell this request that it waited in vain.
-    Refuse(QueueId, QueueRefusal),
+    Refuse(QueueId, AdmissionRefusal),
     /// Nothing before this time.
     Wait(Instant),
     /// Nothing before something ends or comes.
@@ -54,12 +54,6 @@ pub struct Grant {
     pub is_probe_of_starts: bool,
 }
 
-/// The way to the upstream, closed until a time where that is known.
-enum Way {
-    Open,
-    Closed(Option<Instant>),
-}
-
 #[derive(Debug)]
 struct QueueEntry {
     id: QueueId,
@@ -75,8 +69,6 @@ pub struct Rules {
     backoff: Backoff,
     starts: HashMap<Arc<str>, ScopeStarts>,
     queue: FairQueue<QueueEntry>,
-    /// The ends of everybody's wait, the first first, and whose they are.
-    ends: BTreeMap<(Instant, QueueId), Arc<str>>,
     slots: Slots,
     last_id: u64,
     /// The last time that each client was told to come back at.
@@ -92,7 +84,6 @@ impl Rules {
             backoff: Backoff::new(settings.backoff),
             starts: HashMap::new(),
             queue: FairQueue::default(),
-            ends: BTreeMap::new(),
             slots: Slots::default(),
             last_id: 0,
             promised: HashMap::new(),
@@ -101,19 +92,18 @@ impl Rules {
     }
 
     /// The end of the wait of a request that asks now.
-    #[must_use]
-    pub fn latest_end(&self, candidate: &Candidate, now: Instant) -> Instant {
+    pub(crate) fn latest_end(&self, candidate: &Candidate, now: Instant) -> Instant {
         candidate.deadline.min(now + self.settings.max_wait)
     }
 
     /// Puts a request into the queue.
     ///
     /// # Errors
-    /// [`QueueRefusal`] at once, where it is certain that it would wait too long.
-    pub fn enqueue(&mut self, candidate: Candidate, now: Instant) -> Result<QueueId, QueueRefusal> {
+    /// [`AdmissionRefusal`] at once, where it is certain that it would wait too long.
+    pub fn enqueue(&mut self, candidate: Candidate, now: Instant) -> Result<QueueId, AdmissionRefusal> {
         let until = self.latest_end(&candidate, now);
         if self.queue.len() >= self.settings.max_waiting {
-            return Err(QueueRefusal { obstacle: Obstacle::Queue, retry_after: Duration::from_secs(1) });
+            return Err(AdmissionRefusal { obstacle: Obstacle::Queue, retry_after: Duration::from_secs(1) });
         }
         // What is certain to come too late is told at once.
         if self.closed_until(candidate.start.as_ref(), now).is_some_and(|(_, at)| at >= until) {
@@ -122,7 +112,6 @@ impl Rules {
         self.last_id += 1;
         let id = QueueId(self.last_id);
         let (client, weight) = (Arc::clone(&candidate.client), candidate.weight);
-        self.ends.insert((until, id), Arc::clone(&client));
         let (is_put_back, entry) = (candidate.is_put_back, QueueEntry { id, candidate, until });
         if is_put_back {
             self.queue.put_back(&client, weight, entry);
@@ -134,13 +123,13 @@ impl Rules {
 
     /// Decides what is next; to be asked again after each `Admit`, `Evict` and `Refuse`.
     pub fn next_step(&mut self, now: Instant) -> Step {
-        let Some((&(first_end, first), _)) = self.ends.first_key_value() else { return Step::Idle };
-        let mut free = match self.way(now) {
-            Way::Open => match self.take(now) {
-                Ok(step) => return step,
-                Err(free) => free,
-            },
-            Way::Closed(until) => until,
+        let first = self.queue.iter().min_by_key(|waiting| (waiting.until, waiting.id));
+        let Some((first, first_end)) = first.map(|waiting| (waiting.id, waiting.until)) else {
+            return Step::Idle;
+        };
+        let mut free = match self.way(now).and_then(|()| self.take(now)) {
+            Ok(step) => return step,
+            Err(free) => free,
         };
         // What waits for a slot alone may have one that nobody needs any more.
         if let Some((at, slot)) = self.slots.abandoned()
@@ -153,9 +142,7 @@ impl Rules {
             free = Some(free.map_or(at, |free| free.min(at)));
         }
         if first_end <= now {
-            let client = self.ends.remove(&(first_end, first));
-            let gone = client.and_then(|client| self.queue.remove(&client, |waiting| waiting.id == first));
-            if let Some(gone) = gone {
+            if let Some(gone) = self.queue.remove(|waiting| waiting.id == first) {
                 return Step::Refuse(first, self.refusal(&gone.candidate, now));
             }
             return Step::Wait(now);
@@ -163,24 +150,18 @@ impl Rules {
         Step::Wait(free.map_or(first_end, |free| free.min(first_end)))
     }
 
-    /// Open if anything may be sent now.
-    fn way(&self, now: Instant) -> Way {
+    /// Ok if anything may be sent now; else the time from when on, where that is known.
+    fn way(&self, now: Instant) -> Result<(), Option<Instant>> {
         if self.slots.len() >= self.settings.max_running {
-            return Way::Closed(None);
+            return Err(None);
         }
-        match self.backoff.admits(now) {
-            Admits::All | Admits::Probe => {}
-            Admits::NoneBefore(until) => return Way::Closed(Some(until)),
-            // Its end is not known: looked at again soon.
-            Admits::NoneBeforeProbe => return Way::Closed(Some(now + Duration::from_secs(1))),
-        }
-        let free = self.budget.paced(now);
-        if free > now { Way::Closed(Some(free)) } else { Way::Open }
+        let free = self.backoff.circuit.free_at(now).max(self.budget.paced(now));
+        if free > now { Err(Some(free)) } else { Ok(()) }
     }
 
     /// True if a request waits for nothing but a slot.
     fn lacks_slot(&self, now: Instant) -> bool {
-        let may_send = matches!(self.backoff.admits(now), Admits::All | Admits::Probe);
+        let may_send = self.backoff.circuit.free_at(now) <= now;
         let may_start =
             |scope: &Arc<str>| self.starts.get(scope).is_none_or(|starts| starts.free(now) <= now);
         let lacks = |entry: &QueueEntry| {
@@ -205,7 +186,6 @@ impl Rules {
         let Some(waiting) = self.queue.pop(may_go) else {
             return Err(self.queue.iter().filter_map(free).min());
         };
-        self.ends.remove(&(waiting.until, waiting.id));
         let grant = self.let_through(&waiting.candidate, now);
         Ok(Step::Admit { id: waiting.id, grant })
     }
@@ -240,8 +220,9 @@ impl Rules {
             }
         }
         let starts = running.start.as_ref().and_then(|scope| self.starts.get_mut(scope));
-        let is_free =
-            |backoff: &Backoff, budget: &Budget| backoff.until(now).is_none() && budget.next(now) <= now;
+        let is_free = |backoff: &Backoff, budget: &Budget| {
+            backoff.circuit.until(now).is_none() && budget.next(now) <= now
+        };
         let may_go = is_free(&self.backoff, &self.budget)
             && starts.as_ref().is_none_or(|starts| is_free(&starts.backoff, &starts.budget));
         if may_go {
@@ -266,10 +247,8 @@ impl Rules {
     }
 
     /// One that waited is gone.
-    pub fn leave(&mut self, client: &Arc<str>, id: QueueId) {
-        if let Some(waiting) = self.queue.remove(client, |waiting| waiting.id == id) {
-            self.ends.remove(&(waiting.until, waiting.id));
-        }
+    pub fn leave(&mut self, id: QueueId) {
+        self.queue.remove(|waiting| waiting.id == id);
     }
 
     /// Counts a request that another process sent at `at`; `start` is the scope of a start call.
@@ -281,9 +260,8 @@ impl Rules {
     }
 
     /// The reason that a request would wait now.
-    #[must_use]
-    pub fn obstacle(&self, candidate: &Candidate, now: Instant) -> Option<Obstacle> {
-        if self.backoff.admits(now) != Admits::All {
+    pub(crate) fn obstacle(&self, candidate: &Candidate, now: Instant) -> Option<Obstacle> {
+        if self.backoff.circuit.admits(now) != Admits::All {
             Some(Obstacle::Backoff)
         } else if let Some((why, _)) = self.closed_until(candidate.start.as_ref(), now) {
             Some(why)
@@ -300,32 +278,29 @@ impl Rules {
     }
 
     /// The time left of the backoff: of everything (`true`), or of the start calls of a scope.
-    #[must_use]
-    pub fn pause_for(&self, start: Option<&Arc<str>>, now: Instant) -> Option<(bool, Duration)> {
-        let starts = || start.and_then(|scope| self.starts.get(scope)?.backoff.until(now));
-        let all = self.backoff.until(now).map(|until| (true, until));
+    pub(crate) fn pause_for(&self, start: Option<&Arc<str>>, now: Instant) -> Option<(bool, Duration)> {
+        let starts = || start.and_then(|scope| self.starts.get(scope)?.backoff.circuit.until(now));
+        let all = self.backoff.circuit.until(now).map(|until| (true, until));
         let (all, until) = all.or_else(|| starts().map(|until| (false, until)))?;
         Some((all, until.saturating_duration_since(now)))
     }
 
     /// True if everything is paused at the moment.
-    #[must_use]
-    pub fn is_backing_off(&self, now: Instant) -> bool {
-        self.backoff.blocks(now)
+    pub(crate) fn is_backing_off(&self, now: Instant) -> bool {
+        self.backoff.circuit.blocks(now)
     }
 
     /// The state at `now`.
-    #[must_use]
-    pub fn standing(&self, now: Instant) -> LaneStatus {
+    pub(crate) fn standing(&self, now: Instant) -> LaneStatus {
         let starts = self.starts.iter().filter_map(|(scope, starts)| {
-            let held = Some(starts).filter(|starts| starts.backoff.blocks(now))?;
+            let held = Some(starts).filter(|starts| starts.backoff.circuit.blocks(now))?;
             Some((Arc::clone(scope), held.backoff.retry_after(now)))
         });
         let mut paused_starts: Vec<_> = starts.collect();
         paused_starts.sort();
         LaneStatus {
             windows: self.budget.windows(now).collect(),
-            backoff: self.backoff.standing(now),
+            backoff: self.backoff.circuit.standing(now),
             paused_starts,
             waiting: self.waiting(),
             running: self.slots.len(),
@@ -335,17 +310,16 @@ impl Rules {
     /// Goes by other settings from now on; what was sent, the backoff and the queue stay.
     pub fn set(&mut self, settings: LaneSettings) {
         self.budget.set_limits(settings.limits.clone());
-        self.backoff.set(settings.backoff);
+        self.backoff.settings = settings.backoff;
         for starts in self.starts.values_mut() {
-            starts.backoff.set(settings.backoff);
+            starts.backoff.settings = settings.backoff;
             starts.budget.set_limits(starts_limit(&settings));
         }
         self.settings = settings;
     }
 
     /// Number of requests that wait.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.queue.len()
     }
 }
@@ -425,7 +399,7 @@ mod tests {
             // Clients are told Snyk's time, though our own pause is shorter.
             assert_eq!(
                 ask(&mut rules, Some("org/a")),
-                Err(QueueRefusal { obstacle: Obstacle::Backoff, retry_after: seconds(1_800) })
+                Err(AdmissionRefusal { obstacle: Obstacle::Backoff, retry_after: seconds(1_800) })
             );
             for start in [None, Some("org/b")] {
                 assert!(ask(&mut rules, start).is_ok());
@@ -486,21 +460,21 @@ mod tests {
         // Half is used: the other half is spread, which is a turn in 30 seconds.
         let (first, second) = (ask(&mut rules).expect("a place"), ask(&mut rules).expect("a place"));
         assert_eq!(ask(&mut rules).map_err(|no| no.obstacle), Err(Obstacle::Queue));
-        rules.leave(&"c".into(), second);
+        rules.leave(second);
         let third = ask(&mut rules).expect("a place");
         assert_eq!(rules.next_step(now), Step::Wait(now + seconds(30)));
         assert!(matches!(rules.next_step(now + seconds(30)), Step::Admit { id, .. } if id == first));
         let told = rules.next_step(now + seconds(40));
         assert_eq!(
             told,
-            Step::Refuse(third, QueueRefusal { obstacle: Obstacle::Budget, retry_after: seconds(20) })
+            Step::Refuse(third, AdmissionRefusal { obstacle: Obstacle::Budget, retry_after: seconds(20) })
         );
         // What is certain to come too late is told at once, and to come after the one before it.
         let late = rules.enqueue(candidate("c", None, now + seconds(45)), now + seconds(41));
-        assert_eq!(late, Err(QueueRefusal { obstacle: Obstacle::Budget, retry_after: seconds(49) }));
+        assert_eq!(late, Err(AdmissionRefusal { obstacle: Obstacle::Budget, retry_after: seconds(49) }));
         // Another client's is not behind it.
         let other = rules.enqueue(candidate("d", None, now + seconds(45)), now + seconds(42));
-        assert_eq!(other, Err(QueueRefusal { obstacle: Obstacle::Budget, retry_after: seconds(18) }));
+        assert_eq!(other, Err(AdmissionRefusal { obstacle: Obstacle::Budget, retry_after: seconds(18) }));
     }
 
     #[test]
@@ -609,7 +583,7 @@ mod tests {
         rules.ended(start, &SendOutcome::Answered, now);
         assert_eq!(
             ask(&mut rules, "org/a"),
-            Err(QueueRefusal { obstacle: Obstacle::Budget, retry_after: seconds(3_600) })
+            Err(AdmissionRefusal { obstacle: Obstacle::Budget, retry_after: seconds(3_600) })
         );
         assert!(ask(&mut rules, "org/b").is_ok());
         assert!(matches!(rules.next_step(now), Step::Admit { .. }));

@@ -7,7 +7,7 @@ use super::super::rate_fields::{Bucket, CallKind, RateFields};
 use super::{Grant, Rules, starts_of};
 
 /// The outcome of a send, for the backoff.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum SendOutcome {
     /// An answer, no 429.
     Answered,
@@ -21,6 +21,7 @@ pub enum SendOutcome {
         jitter: Duration,
     },
     /// No answer.
+    #[default]
     Failed,
 }
 
@@ -64,10 +65,10 @@ impl Rules {
             }
             SendOutcome::Failed => {
                 if grant.is_probe {
-                    self.backoff.lose_probe(now);
+                    self.backoff.circuit.lose_probe(now);
                 }
                 if let Some(starts) = starts.filter(|_| grant.is_probe_of_starts) {
-                    starts.backoff.lose_probe(now);
+                    starts.backoff.circuit.lose_probe(now);
                 }
             }
         }
@@ -97,8 +98,7 @@ impl Rules {
     }
 
     /// The limit that a 429 with these rate fields is about.
-    #[must_use]
-    pub fn bucket(&self, rate: &RateFields, kind: CallKind) -> Bucket {
+    pub(crate) fn bucket(&self, rate: &RateFields, kind: CallKind) -> Bucket {
         let first = rate.limits.iter().find(|limit| rate.first == Some(limit.most));
         match (first, kind) {
             (None, _) => Bucket::Unknown,

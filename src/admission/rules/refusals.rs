@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::candidate::{Candidate, Obstacle, QueueRefusal};
+use super::super::candidate::{AdmissionRefusal, Candidate, Obstacle};
 use super::Rules;
 use crate::circuit::Admits;
 
@@ -14,7 +14,8 @@ impl Rules {
     /// The backoff or the budget that closes the way, of the account or of a scope's starts, and its end.
     pub(super) fn closed_until(&self, start: Option<&Arc<str>>, now: Instant) -> Option<(Obstacle, Instant)> {
         let starts = start.and_then(|scope| self.starts.get(scope));
-        let backoff = self.backoff.until(now).max(starts.and_then(|starts| starts.backoff.until(now)));
+        let backoff =
+            self.backoff.circuit.until(now).max(starts.and_then(|starts| starts.backoff.circuit.until(now)));
         let budget = self.budget.paced(now).max(starts.map_or(now, |starts| starts.budget.next(now)));
         match backoff {
             Some(until) if until >= budget => Some((Obstacle::Backoff, until)),
@@ -24,20 +25,20 @@ impl Rules {
 
     /// The answer to a request that waits in vain. Where the budget is short, each request of a client is told a time of its
     /// own, so that they do not come back at once; the clients that are told so share what there is.
-    pub(super) fn refusal(&mut self, candidate: &Candidate, now: Instant) -> QueueRefusal {
+    pub(super) fn refusal(&mut self, candidate: &Candidate, now: Instant) -> AdmissionRefusal {
         let (why, at) = match self.closed_until(candidate.start.as_ref(), now) {
             Some((Obstacle::Backoff, at)) => (Obstacle::Backoff, at),
             _ if !self.has_slot_for(&candidate.client) => (Obstacle::Concurrency, now),
-            _ if self.backoff.admits(now) != Admits::All => (Obstacle::Backoff, now),
+            _ if self.backoff.circuit.admits(now) != Admits::All => (Obstacle::Backoff, now),
             closed => (Obstacle::Budget, closed.map_or(now, |(_, at)| at)),
         };
         let at = match why {
             Obstacle::Budget => self.promise(&candidate.client, at, now),
             // Snyk's own time, where it is later than ours.
             Obstacle::Backoff => at.max(now + self.told_pause(candidate.start.as_ref(), now)),
-            Obstacle::Concurrency | Obstacle::Queue => at,
+            Obstacle::Concurrency | Obstacle::Queue | Obstacle::Circuit(_) => at,
         };
-        QueueRefusal {
+        AdmissionRefusal {
             obstacle: why,
             retry_after: at.saturating_duration_since(now).max(Duration::from_secs(1)),
         }
