@@ -177,10 +177,10 @@ fn counts(totals: &Totals) -> CountsReport {
         stale: of(RequestOutcome::Stale),
         miss: of(RequestOutcome::Miss),
         collapsed: of(RequestOutcome::Collapsed),
-        bypass: of(RequestOutcome::Bypass),
+        uncached: of(RequestOutcome::Uncached),
         denied: of(RequestOutcome::Denied),
-        own: of(RequestOutcome::Own),
-        abandoned: of(RequestOutcome::Abandoned),
+        failed: of(RequestOutcome::Failed),
+        client_left: of(RequestOutcome::ClientLeft),
     }
 }
 

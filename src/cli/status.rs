@@ -108,11 +108,11 @@ impl Report {
             let (name, state) = (shown(name), shown(state));
             writeln!(out, "  {state:<8}  {name:<width$}  since {}  {}", shown(since), shown(detail))?;
         }
-        let CountsReport { hit, stale, miss, collapsed, bypass, denied, own, abandoned } = self.totals;
+        let CountsReport { hit, stale, miss, collapsed, uncached, denied, failed, client_left } = self.totals;
         writeln!(out)?;
         writeln!(
             out,
-            "requests     {hit} hit, {stale} stale, {miss} miss, {collapsed} collapsed, {bypass} uncached, {denied} denied, {own} failed, {abandoned} left by clients"
+            "requests     {hit} hit, {stale} stale, {miss} miss, {collapsed} collapsed, {uncached} uncached, {denied} denied, {failed} failed, {client_left} left by clients"
         )?;
         let CacheReport { entries, bytes, max_bytes } = self.cache;
         writeln!(out, "cache        {entries} entries, {} of {}", size(bytes), size(max_bytes))?;

@@ -54,13 +54,13 @@ pub enum RequestOutcome {
     /// From Snyk, by another client's request.
     Collapsed,
     /// From Snyk, as a call that is never stored: a start, or one that is no export call.
-    Bypass,
-    /// Not: who sent it is not known, or may not.
+    Uncached,
+    /// Refused: the client is unknown, or may not do this.
     Denied,
-    /// By an answer of our own: an error.
-    Own,
-    /// Not: its client left before.
-    Abandoned,
+    /// By the gateway, with an error.
+    Failed,
+    /// Not served: the client left before its answer.
+    ClientLeft,
 }
 
 impl RequestOutcome {
@@ -70,10 +70,10 @@ impl RequestOutcome {
         Self::Stale,
         Self::Miss,
         Self::Collapsed,
-        Self::Bypass,
+        Self::Uncached,
         Self::Denied,
-        Self::Own,
-        Self::Abandoned,
+        Self::Failed,
+        Self::ClientLeft,
     ];
 
     /// The label.
@@ -84,10 +84,10 @@ impl RequestOutcome {
             Self::Stale => "stale",
             Self::Miss => "miss",
             Self::Collapsed => "collapsed",
-            Self::Bypass => "bypass",
+            Self::Uncached => "uncached",
             Self::Denied => "denied",
-            Self::Own => "own",
-            Self::Abandoned => "abandoned",
+            Self::Failed => "failed",
+            Self::ClientLeft => "client_left",
         }
     }
 }
@@ -141,7 +141,7 @@ pub struct Metrics {
     requests: Table<{ OPERATIONS.len() }, { RequestOutcome::ALL.len() }>,
     responses: Family<Labels<1>, Counter>,
     by_class: [Counter; CLASSES.len()],
-    own_answers: Family<Labels<1>, Counter>,
+    errors: Family<Labels<1>, Counter>,
     request_duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
     durations: [Histogram; RequestOutcome::ALL.len()],
     attempts: Table<{ OPERATIONS.len() }, { RESULTS.len() }>,
@@ -197,7 +197,7 @@ impl Default for Metrics {
             requests: Table::new(by_operation(), Label { name: "outcome", values: outcomes }),
             by_class: CLASSES.map(|class| responses.get_or_create_owned(&[("class", class)])),
             responses,
-            own_answers: Family::default(),
+            errors: Family::default(),
             durations: outcomes.map(|outcome| request_duration.get_or_create_owned(&[("outcome", outcome)])),
             request_duration,
             attempts: Table::new(by_operation(), Label { name: "result", values: RESULTS }),
@@ -222,7 +222,7 @@ impl Metrics {
         }
         self.durations[column].observe(answered.duration.as_secs_f64());
         if let Some(code) = answered.code {
-            self.own_answers.get_or_create(&[("code", code)]).inc();
+            self.errors.get_or_create(&[("code", code)]).inc();
         }
         if let Some(seconds) = answered.fresh_for {
             #[expect(clippy::cast_precision_loss, reason = "an hour in seconds is exact")]
@@ -292,9 +292,9 @@ impl Metrics {
         );
         registry.register("responses", "Responses to clients, by status class", self.responses.clone());
         registry.register(
-            "own_answers",
+            "errors",
             "Errors that the gateway itself answered, by code",
-            self.own_answers.clone(),
+            self.errors.clone(),
         );
         registry.register_with_unit(
             "request_duration",
