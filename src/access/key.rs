@@ -18,7 +18,7 @@ const CHECKSUM: usize = 4;
 pub(super) const LENGTH: usize = PREFIX.len() + 2 * (RANDOM + CHECKSUM);
 
 /// The SHA-256 of a key.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Digest([u8; SHA256_OUTPUT_LEN]);
 
 /// A key in the clients file.
