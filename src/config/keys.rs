@@ -36,14 +36,27 @@ static DECLARED: LazyLock<HashMap<String, Declaration>> = LazyLock::new(|| {
     declared
 });
 
+/// The default of a key of a client, which is in a file of its own.
+fn client_default(name: &str) -> &'static str {
+    match name {
+        "operations" => r#"["read"]"#,
+        "requests_per_minute" | "concurrent_requests" => "0",
+        "share" => "1",
+        _ => "[]",
+    }
+}
+
 fn is_name(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 /// The declaration of `key`. All tables `[credentials.…]` are declared as `[credentials.NAME]`.
 pub(super) fn declaration(key: &str) -> Option<Declaration> {
-    let named = key.strip_prefix("credentials.").and_then(|rest| rest.split_once('.'));
-    let template = named.map(|(_, rest)| format!("credentials.NAME.{rest}"));
+    let named = |tables: &str| Some(key.strip_prefix(tables)?.split_once('.')?.1);
+    if let Some(name) = named("clients.") {
+        return Some(Declaration { default: client_default(name), comment: "", needs_restart: false });
+    }
+    let template = named("credentials.").map(|name| format!("credentials.NAME.{name}"));
     DECLARED.get(template.as_deref().unwrap_or(key)).copied()
 }
 
