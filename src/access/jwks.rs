@@ -10,7 +10,7 @@ use http::header::{ACCEPT, AUTHORIZATION};
 use http::{HeaderValue, Method, Request, Uri};
 use http_body_util::{Either, Full};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::settings::KeySource;
 use super::token::{BadKeys, Keys};
@@ -117,7 +117,7 @@ impl Jwks {
     pub(super) async fn follow(&self) {
         let Some(remote) = &self.remote else { return std::future::pending().await };
         loop {
-            let began = Instant::now();
+            let next = sleep(PAUSE);
             match remote.fetch().await {
                 Ok(keys) => {
                     if remote.watched.failing().is_some() {
@@ -139,7 +139,7 @@ impl Jwks {
             let pause = if is_failing { remote.refresh.min(RETRY) } else { remote.refresh };
             tokio::select! {
                 () = sleep(pause) => {}
-                () = remote.wanted.notified() => sleep_until(began + PAUSE).await,
+                () = remote.wanted.notified() => next.await,
             }
         }
     }
