@@ -28,12 +28,12 @@ pub(super) fn of(admin: &Admin, wants_open_metrics: bool) -> (&'static str, Stri
     let mut registry = Registry::default();
     registry.register_collector(Box::new(of_process));
     let prefixed = registry.sub_registry_with_prefix("exportgate");
-    let durations = admin.views.journal.commit_durations();
+    let durations = admin.views.parts.journal.commit_durations();
     let help = "Duration of the journal's commits";
     prefixed.register_with_unit("journal_commit_duration", help, Unit::Seconds, durations);
     prefixed.register_collector(Box::new(ours));
     let mut text = String::new();
-    let counted = encode_registry(&mut text, admin.views.metrics.registry());
+    let counted = encode_registry(&mut text, admin.views.parts.metrics.registry());
     if counted.and_then(|()| encode(&mut text, &registry)).is_err() {
         tracing::error!("metrics cannot be written");
     }
@@ -41,7 +41,7 @@ pub(super) fn of(admin: &Admin, wants_open_metrics: bool) -> (&'static str, Stri
 }
 
 fn gateway(admin: &Admin, found: &mut Families) {
-    if let Some(traces) = &admin.views.traces {
+    if let Some(traces) = &admin.views.parts.traces {
         let help = "Spans that were dropped; present only if traces are sent";
         found.counter("trace_spans_dropped", help).is(large(traces.lost()));
     }
@@ -53,14 +53,14 @@ fn gateway(admin: &Admin, found: &mut Families) {
     found.gauge("build_info", help).with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
     let is_ready = admin.readiness(&admin.parts()).is_ready();
     found.gauge("ready", "1 if the gateway is ready for requests of clients").is(flag(is_ready));
-    let followers = admin.views.followers.count();
+    let followers = admin.views.retrieval.waiting();
     found.gauge("flight_followers", "Clients that wait for a request in flight").is(number(followers));
     let help = "Log lines that were dropped because the reader of the log was too slow";
     found.counter("log_lines_dropped", help).is(large(crate::telemetry::lines_dropped()));
 }
 
 fn admission(admin: &Admin, found: &mut Families) {
-    for (lane, queue) in &*admin.views.admission.queues() {
+    for (lane, queue) in &*admin.views.parts.admission.queues() {
         let standing = queue.standing();
         // Calls of /v1 are rare: they are shown where there are any, under the credential's name and theirs.
         if lane.api == Api::V1 && !standing.is_used() {
@@ -87,7 +87,7 @@ fn admission(admin: &Admin, found: &mut Families) {
             found.gauge("budget_limit", help).with(&of, most.into());
         }
     }
-    let admission = &admin.views.admission;
+    let admission = &admin.views.parts.admission;
     let (circuit, broken) = (admission.circuit(), admission.open_exports());
     for word in BREAKER {
         let help = "1 for the current state of the circuit breaker, 0 for the others";
@@ -118,7 +118,7 @@ fn credentials(admin: &Admin, found: &mut Families) {
 }
 
 fn stored(admin: &Admin, found: &mut Families) {
-    let (cache, journal) = (&admin.views.cache, &admin.views.journal);
+    let (cache, journal) = (admin.views.retrieval.cache(), &admin.views.parts.journal);
     let (entries, bytes) = cache.size();
     found.gauge("cache_entries", "Entries in the cache").is(large(entries));
     found.gauge("cache_bytes", "Size of the cache").is(large(bytes));
@@ -176,7 +176,7 @@ fn connections(admin: &Admin, found: &mut Families) {
 }
 
 fn expiring(admin: &Admin, found: &mut Families) {
-    let all = admin.views.expiring.list();
+    let all = admin.views.expiry.all();
     let certificates = all.iter().filter(|one| one.kind == Kind::Certificate);
     if let Some(end) = certificates.map(|one| one.ends).min() {
         let help = "Time at which the gateway's certificate or one of its issuers expires, in Unix time";
