@@ -37,14 +37,6 @@ enum ProbeKind {
     Ready,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("{place} answers {status}: {answer}")]
-struct FailedProbe {
-    place: AdminAddress,
-    status: StatusCode,
-    answer: String,
-}
-
 pub(super) async fn run(args: &StatusArgs) -> Result<String, CommandError> {
     if let Some(probe) = args.probe {
         // A probe has two outcomes: the exit code of bad settings would be a third.
@@ -75,7 +67,7 @@ async fn probe_once(reached: &AdminArgs, probe: ProbeKind) -> Result<(), Command
         return Ok(());
     }
     let answer: String = String::from_utf8_lossy(&body).trim().chars().take(200).collect();
-    let failed = FailedProbe { place: client.address().clone(), status, answer: visible(&answer) };
+    let failed = format!("{} answers {status}: {}", client.address(), visible(&answer));
     Err(CommandError::Other(what, failed.into()))
 }
 
