@@ -128,7 +128,6 @@ struct RefusalCount {
 
 impl Admin {
     /// `own` are the counters of the admin listener.
-    #[must_use]
     pub(crate) fn new(settings: AdminSettings, views: Views, own: Arc<Counters>, in_force: InForce) -> Self {
         let started = views.parts.clock.now();
         Self {
@@ -256,7 +255,6 @@ impl Admin {
     }
 
     /// The answer to a probe; `None` for another path. Liveness depends on nothing but that somebody answers.
-    #[must_use]
     pub(crate) fn probed(&self, path: &str) -> Option<(StatusCode, &'static str)> {
         match path {
             "/livez" => Some((StatusCode::OK, "ok\n")),

@@ -85,8 +85,7 @@ pub enum StartError {
 
 impl StartError {
     /// True if the settings are refused because they would not be safe.
-    #[must_use]
-    pub fn is_unsafe(&self) -> bool {
+    pub(crate) fn is_unsafe(&self) -> bool {
         if let Self::Bind(bind) = self {
             bind.source.kind() == std::io::ErrorKind::InvalidInput
         } else {
@@ -145,8 +144,7 @@ impl App {
     }
 
     /// Reloads the configuration when its file changes or a reload is requested.
-    #[must_use]
-    pub fn reloading(self, reload: Reload) -> Self {
+    pub(crate) fn reloading(self, reload: Reload) -> Self {
         Self { reload: Some(reload), ..self }
     }
 

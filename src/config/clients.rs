@@ -28,8 +28,7 @@ pub fn parse(name: &str, content: &[u8]) -> Result<Vec<ClientSettings>, Problems
 }
 
 /// True if `text` can name a client. `local` and `unknown` name callers without a clients file.
-#[must_use]
-pub fn is_client_name(text: &str) -> bool {
+pub(crate) fn is_client_name(text: &str) -> bool {
     is_name(text) && !text.starts_with(PREFIX) && !["local", "unknown"].contains(&text)
 }
 

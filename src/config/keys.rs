@@ -61,7 +61,6 @@ pub(super) fn declaration(key: &str) -> Option<Declaration> {
 }
 
 /// True if a change of `key` takes effect after a restart only.
-#[must_use]
 pub(crate) fn needs_restart(key: &str) -> bool {
     declaration(key).is_some_and(|declared| declared.needs_restart)
 }
@@ -71,11 +70,11 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::config::Resolved;
+    use crate::config::tests::defaults;
 
     #[test]
     fn every_key_that_is_declared_is_read_and_every_other_one_is_not() {
-        let read: BTreeSet<String> = Resolved::defaults().keys.into_iter().map(|key| key.name).collect();
+        let read: BTreeSet<String> = defaults().keys.into_iter().map(|key| key.name).collect();
         let declared: BTreeSet<String> = DECLARED.keys().cloned().collect();
         assert!(declared.len() > 100, "{}", declared.len());
         assert_eq!(read, declared);

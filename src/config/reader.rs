@@ -73,7 +73,7 @@ const EMPTY_IS_A_VALUE: &str = "admin.listen";
 
 pub(super) struct Reader<'a> {
     pub(super) sources: &'a Sources,
-    resolved: Resolved,
+    pub(super) resolved: Resolved,
     problems: Vec<Problem>,
 }
 
@@ -294,10 +294,6 @@ impl<'a> Reader<'a> {
 
     pub(super) fn into_problems(self) -> Vec<Problem> {
         self.problems
-    }
-
-    pub(super) fn into_resolved(self) -> Resolved {
-        self.resolved
     }
 }
 

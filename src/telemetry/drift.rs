@@ -28,8 +28,7 @@ impl DriftKind {
         [Self::Deprecation, Self::Sunset, Self::Version, Self::StatusWord, Self::LinkForm, Self::RateFields];
 
     /// The label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Deprecation => "deprecation",
             Self::Sunset => "sunset",
@@ -109,8 +108,7 @@ impl Drift {
     }
 
     /// The kinds that were seen, with the last of each.
-    #[must_use]
-    pub fn signs(&self) -> Vec<DriftSign> {
+    pub(crate) fn signs(&self) -> Vec<DriftSign> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = DriftKind::ALL.into_iter().zip(last.iter()).filter_map(|(kind, last)| {
             let (last, detail) = last.clone()?;

@@ -77,8 +77,7 @@ impl RequestOutcome {
     ];
 
     /// The label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
             Self::Stale => "stale",
@@ -294,14 +293,12 @@ impl Metrics {
     }
 
     /// Signs that Snyk's API changes.
-    #[must_use]
-    pub fn drift(&self) -> &Drift {
+    pub(crate) fn drift(&self) -> &Drift {
         &self.drift
     }
 
     /// The counts so far.
-    #[must_use]
-    pub fn totals(&self) -> Totals {
+    pub(crate) fn totals(&self) -> Totals {
         let column = |at: usize| self.requests.iter().map(|row| row[at].get()).sum();
         let results = |wanted: fn(&str) -> bool| {
             let cells = self.attempts.iter().flat_map(|row| row.iter().zip(RESULTS));
