@@ -178,7 +178,7 @@ impl App {
             reload.spawn(self.reloader);
         }
         shutdown.spawn_helper(self.expiry.watch(clock.clone(), self.warn_before));
-        let admin_thread = self.admin.map(|(admin_thread, admin)| {
+        let admin_end = self.admin.map(|(admin_thread, admin)| {
             for address in &admin_thread.addresses {
                 tracing::info!(server.address = %address, "admin listener: health, metrics and status page");
             }
@@ -218,8 +218,8 @@ impl App {
             }
         }
         // The admin listener shows the stop to its end.
-        if let Some(admin_thread) = admin_thread {
-            admin_thread.end().await;
+        if let Some(end) = admin_end {
+            end.await;
         }
         shutdown.release();
         journal.close().await;
