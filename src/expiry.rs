@@ -53,8 +53,7 @@ impl Kind {
     pub const ALL: [Self; 4] = [Self::Certificate, Self::ClientCa, Self::ClientCrl, Self::ClientKeys];
 
     /// A word for it, as metrics have it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Certificate => "certificate",
             Self::ClientCa => "client_ca",
@@ -84,8 +83,7 @@ impl Kind {
 
 impl Expiring {
     /// Its standing, with a warning `warn_before` its end.
-    #[must_use]
-    pub fn standing(&self, now: SystemTime, warn_before: Duration) -> Standing {
+    pub(crate) fn standing(&self, now: SystemTime, warn_before: Duration) -> Standing {
         let life = self.begins.and_then(|begins| self.ends.duration_since(begins).ok());
         let soon = life.map_or(warn_before, |life| warn_before.min(life / LAST_PART));
         match self.ends.duration_since(now) {
@@ -98,8 +96,7 @@ impl Expiring {
     }
 
     /// The warning that it ends soon, has ended or is not valid yet, with the remedy; `None` otherwise.
-    #[must_use]
-    pub fn warning(&self, now: SystemTime, warn_before: Duration) -> Option<String> {
+    pub(crate) fn warning(&self, now: SystemTime, warn_before: Duration) -> Option<String> {
         let (verb, at) = match self.standing(now, warn_before) {
             Standing::Valid => return None,
             Standing::NotYet => ("is not valid before", self.begins.unwrap_or(now)),
@@ -111,8 +108,7 @@ impl Expiring {
 }
 
 /// A time as RFC 3339 writes it, in UTC.
-#[must_use]
-pub fn date(at: SystemTime) -> String {
+pub(crate) fn date(at: SystemTime) -> String {
     let mut text = String::new();
     match write!(text, "{}", humantime::format_rfc3339_seconds(at)) {
         Ok(()) => text,

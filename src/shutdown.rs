@@ -53,8 +53,7 @@ impl Shutdown {
     }
 
     /// Tells whether it was said, at the price of a load.
-    #[must_use]
-    pub fn announcement(&self) -> Arc<AtomicBool> {
+    pub(crate) fn announcement(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_announced)
     }
 
@@ -64,8 +63,7 @@ impl Shutdown {
     }
 
     /// True once it was said.
-    #[must_use]
-    pub fn is_announced(&self) -> bool {
+    pub(crate) fn is_announced(&self) -> bool {
         self.is_announced.load(Ordering::SeqCst)
     }
 

@@ -36,8 +36,7 @@ pub struct Unreadable {
 
 impl Unreadable {
     /// There is no such file.
-    #[must_use]
-    pub fn is_missing(&self) -> bool {
+    pub(crate) fn is_missing(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
 }
@@ -76,8 +75,7 @@ pub fn report_exposed(path: &Path) {
 }
 
 /// Stands for a file's content; `None` where it cannot be read.
-#[must_use]
-pub fn fingerprint(path: &Path) -> Option<[u8; 32]> {
+pub(crate) fn fingerprint(path: &Path) -> Option<[u8; 32]> {
     let content = read(path).ok()?;
     digest(&[content]).as_ref().try_into().ok()
 }
@@ -94,8 +92,7 @@ pub struct Watched {
 
 impl Watched {
     /// Nothing was taken yet since the start.
-    #[must_use]
-    pub fn new(what: &'static str) -> Arc<Self> {
+    pub(crate) fn new(what: &'static str) -> Arc<Self> {
         let (taken, failed) = (AtomicU64::new(0), AtomicU64::new(0));
         Arc::new(Self { what, taken, failed, failing: Mutex::default() })
     }
@@ -131,14 +128,12 @@ impl Watched {
     }
 
     /// The numbers of new contents that were taken, and that could not be used.
-    #[must_use]
-    pub fn counts(&self) -> (u64, u64) {
+    pub(crate) fn counts(&self) -> (u64, u64) {
         (self.taken.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
     }
 
     /// Since when they cannot be used, and why.
-    #[must_use]
-    pub fn failing(&self) -> Option<(Instant, String)> {
+    pub(crate) fn failing(&self) -> Option<(Instant, String)> {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -188,8 +183,7 @@ impl Followed {
     }
 
     /// Their state.
-    #[must_use]
-    pub fn watched(&self) -> Arc<Watched> {
+    pub(crate) fn watched(&self) -> Arc<Watched> {
         Arc::clone(&self.watched)
     }
 

@@ -90,7 +90,7 @@ struct KeyRecord {
 }
 
 /// All clients by their identifiers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Clients {
     all: Vec<Arc<Client>>,
     keys: HashMap<[u8; 16], KeyRecord>,
@@ -102,21 +102,6 @@ pub struct Clients {
     unix_groups: HashMap<u32, Arc<Client>>,
     /// Keys that expire.
     expiring: Vec<Expiring>,
-}
-
-impl Default for Clients {
-    fn default() -> Self {
-        Self {
-            all: Vec::new(),
-            keys: HashMap::new(),
-            no_key: Digest::of(""),
-            certificates: HashMap::new(),
-            tokens: HashMap::new(),
-            unix_users: HashMap::new(),
-            unix_groups: HashMap::new(),
-            expiring: Vec::new(),
-        }
-    }
 }
 
 impl Clients {

@@ -63,8 +63,7 @@ pub enum Reason {
 
 impl Reason {
     /// Its value in the log.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Nothing => "no_credential",
             Self::Conflicting => "conflicting_credentials",

@@ -113,7 +113,7 @@ fn framing(
 ///
 /// # Errors
 /// When it names none, or not in a valid form.
-pub fn authority(parts: &Parts) -> Result<Authority, IdentifyError> {
+pub(crate) fn authority(parts: &Parts) -> Result<Authority, IdentifyError> {
     let authority = target_authority(parts, &GuardedFields::of(&parts.headers).host)?;
     sound_host(&authority)?;
     Ok(authority)
@@ -147,8 +147,7 @@ fn authority_of(host: &HeaderValue) -> Result<Authority, IdentifyError> {
 }
 
 /// True if a name means this machine without DNS, or is in `named`: DNS rebinding uses any other name.
-#[must_use]
-pub fn is_ours(host: &str, named: &[String]) -> bool {
+pub(crate) fn is_ours(host: &str, named: &[String]) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
         || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())

@@ -10,11 +10,12 @@ use http::header::{ACCEPT, AUTHORIZATION};
 use http::{HeaderValue, Method, Request, Uri};
 use http_body_util::{Either, Full};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::settings::KeySource;
 use super::token::{BadKeys, Keys};
-use crate::transport::{self, FetchError, HttpClient, TransportError};
+use crate::error_text::{BoxError, error_text};
+use crate::transport::{self, HttpClient, TransportError};
 use crate::watched_file::{self, Content, Followed, Unreadable, Watched};
 
 /// Shortest time between two tries to fetch the keys, whatever clients send.
@@ -38,20 +39,6 @@ pub enum BadSource {
     /// No HTTP client for the URL can be built.
     #[error("oidc.jwks_url")]
     Transport(#[from] TransportError),
-}
-
-#[derive(Debug, thiserror::Error)]
-enum FetchKeys {
-    #[error(transparent)]
-    Token(#[from] Unreadable),
-    #[error("oidc.jwks_token_file holds no token")]
-    BadToken,
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    #[error("the issuer answered {0}")]
-    Status(http::StatusCode),
-    #[error(transparent)]
-    Keys(#[from] BadKeys),
 }
 
 /// The keys in force.
@@ -117,7 +104,7 @@ impl Jwks {
     pub(super) async fn follow(&self) {
         let Some(remote) = &self.remote else { return std::future::pending().await };
         loop {
-            let began = Instant::now();
+            let next = sleep(PAUSE);
             match remote.fetch().await {
                 Ok(keys) => {
                     if remote.watched.failing().is_some() {
@@ -127,7 +114,7 @@ impl Jwks {
                     self.current.store(Arc::new(keys));
                 }
                 Err(error) => {
-                    let error = crate::error_text::error_text(&error);
+                    let error = error_text(&*error);
                     if remote.watched.bad(error.clone()) {
                         tracing::error!(error, "fetching the issuer's keys failed; keeping the last ones");
                     }
@@ -139,7 +126,7 @@ impl Jwks {
             let pause = if is_failing { remote.refresh.min(RETRY) } else { remote.refresh };
             tokio::select! {
                 () = sleep(pause) => {}
-                () = remote.wanted.notified() => sleep_until(began + PAUSE).await,
+                () = remote.wanted.notified() => next.await,
             }
         }
     }
@@ -155,7 +142,7 @@ impl Jwks {
 }
 
 impl Remote {
-    async fn fetch(&self) -> Result<Keys, FetchKeys> {
+    async fn fetch(&self) -> Result<Keys, BoxError> {
         let mut request = Request::new(Either::Left(Full::new(Bytes::new())));
         *request.method_mut() = Method::GET;
         *request.uri_mut() = self.url.clone();
@@ -163,14 +150,18 @@ impl Remote {
         if let Some(path) = &self.token_file {
             let path = path.clone();
             let reading = tokio::task::spawn_blocking(move || watched_file::read(&path));
-            let content = reading.await.map_err(|_| FetchKeys::BadToken)??;
-            let token = std::str::from_utf8(&content).map_err(|_| FetchKeys::BadToken)?;
+            let content = reading.await??;
+            let no_token = "oidc.jwks_token_file holds no token";
+            let token = std::str::from_utf8(&content).map_err(|_| no_token)?;
             let mut value =
-                HeaderValue::try_from(format!("Bearer {}", token.trim())).map_err(|_| FetchKeys::BadToken)?;
+                HeaderValue::try_from(format!("Bearer {}", token.trim())).map_err(|_| no_token)?;
             value.set_sensitive(true);
             request.headers_mut().insert(AUTHORIZATION, value);
         }
         let (status, body) = transport::fetch(&self.client, request, MAX_KEYS, TIMEOUT).await?;
-        if status == http::StatusCode::OK { Ok(Keys::parse(&body)?) } else { Err(FetchKeys::Status(status)) }
+        if status != http::StatusCode::OK {
+            return Err(format!("the issuer answered {status}").into());
+        }
+        Ok(Keys::parse(&body)?)
     }
 }

@@ -18,7 +18,7 @@ const CHECKSUM: usize = 4;
 pub(super) const LENGTH: usize = PREFIX.len() + 2 * (RANDOM + CHECKSUM);
 
 /// The SHA-256 of a key.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Digest([u8; SHA256_OUTPUT_LEN]);
 
 /// A key in the clients file.
@@ -47,8 +47,7 @@ pub fn generate() -> Result<Zeroizing<String>, aws_lc_rs::error::Unspecified> {
 }
 
 /// True if `text` has the form and the checksum of a key.
-#[must_use]
-pub fn is_well_formed(text: &str) -> bool {
+pub(crate) fn is_well_formed(text: &str) -> bool {
     let Some((body, check)) = text.split_at_checked(PREFIX.len() + 2 * RANDOM) else { return false };
     let mut expected = String::new();
     push_hex(&mut expected, &checksum(body));

@@ -31,7 +31,7 @@ use crate::watched_file::{Content, Followed, Watched};
 
 pub use clients::{Claim, Client, ClientSettings, Clients, SharedIdentifier};
 pub use error::{IdentifyError, PermitError, Reason};
-pub use guard::{authority, is_ours};
+pub(crate) use guard::{authority, is_ours};
 pub use jwks::BadSource;
 pub use policy::{AllowedIds, Class, Policy, PolicyError};
 pub use quota::{Permit, QuotaError};
@@ -52,8 +52,7 @@ pub struct Principal {
 
 impl Principal {
     /// Its weight when requests to Snyk are queued.
-    #[must_use]
-    pub fn share(&self) -> u32 {
+    pub(crate) fn share(&self) -> u32 {
         self.client.as_ref().map_or(1, |client| client.policy.share.max(1))
     }
 }

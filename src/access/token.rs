@@ -92,8 +92,7 @@ fn verifying(jwk: &Jwk) -> Option<VerifyingKey> {
 }
 
 /// True if text has the form of a signed token: three parts, the first a JSON object in base64.
-#[must_use]
-pub fn is_jwt_like(text: &str) -> bool {
+pub(crate) fn is_jwt_like(text: &str) -> bool {
     text.starts_with("eyJ") && text.split('.').count() == 3
 }
 

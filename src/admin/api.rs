@@ -67,7 +67,7 @@ impl Admin {
         what: Option<(Id, Id)>,
         by: Option<SocketAddr>,
     ) -> Result<usize, AdminRefusal> {
-        let cache = self.views.cache.clone();
+        let cache = self.views.retrieval.cache();
         let work = move || {
             let purged = match &what {
                 Some((scope, export)) => cache.purge(scope, export),
@@ -96,7 +96,7 @@ impl Admin {
                 _ => return Err(UNKNOWN),
             }
         }
-        let (cache, now) = (self.views.cache.clone(), self.now());
+        let (cache, now) = (self.views.retrieval.cache(), self.now());
         let stored = self.search(move || cache.stored()).await?;
         let exports = stored.iter().take(limit as usize).map(|stored| export(stored, now)).collect();
         Ok(ExportsReport { total: stored.len(), exports })

@@ -25,7 +25,7 @@ impl Admin {
         let (pieces, body) = mpsc::channel(1);
         let admin = Arc::clone(self);
         let end = Instant::from_std(self.now().mono) + AT_MOST;
-        self.views.shutdown.spawn(async move {
+        self.views.parts.shutdown.spawn(async move {
             let _permit = permit;
             loop {
                 let status = serde_json::to_string(&admin.status()).unwrap_or_default();
@@ -40,7 +40,7 @@ impl Admin {
                     sent = sending => if sent.is_none() { break },
                     () = sleep_until(end) => break,
                     () = pieces.closed() => break,
-                    () = admin.views.shutdown.begun() => break,
+                    () = admin.views.parts.shutdown.begun() => break,
                 }
             }
         });

@@ -3,15 +3,15 @@
 //! The request path's own counters are registered as they are; everything else is read from the other parts at each
 //! scrape. Labels are few and known ahead: no ids, paths or clients.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use prometheus_client::encoding::text::{encode, encode_registry};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::families::{Families, Family, as_prometheus, flag, large, number, timestamp};
+use super::families::{Families, as_prometheus, flag, large, number, timestamp};
 use super::{Admin, lock};
 use crate::admission::Api;
 use crate::expiry::{Expiring, Kind, Standing};
-use crate::listener::Counters;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -20,61 +20,47 @@ const BREAKER: [&str; 3] = ["closed", "open", "half_open"];
 
 /// The media type and the text.
 pub(super) fn of(admin: &Admin, wants_open_metrics: bool) -> (&'static str, String) {
+    let (mut of_process, mut ours) = (Families::default(), Families::default());
+    process(admin, &mut of_process);
+    for read in [gateway, admission, credentials, stored, connections, expiring, files] {
+        read(admin, &mut ours);
+    }
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Families(process(admin))));
-    let own = registry.sub_registry_with_prefix("exportgate");
-    admin.views.metrics.register(own);
-    own.register_with_unit(
-        "journal_commit_duration",
-        "Duration of the journal's commits",
-        Unit::Seconds,
-        admin.views.journal.commit_durations(),
-    );
-    let families =
-        [gateway(admin), sparing(admin), credentials(admin), stored(admin), connections(admin), files(admin)];
-    own.register_collector(Box::new(Families(families.into_iter().flatten().collect())));
+    registry.register_collector(Box::new(of_process));
+    let prefixed = registry.sub_registry_with_prefix("exportgate");
+    let durations = admin.views.parts.journal.commit_durations();
+    let help = "Duration of the journal's commits";
+    prefixed.register_with_unit("journal_commit_duration", help, Unit::Seconds, durations);
+    prefixed.register_collector(Box::new(ours));
     let mut text = String::new();
-    if prometheus_client::encoding::text::encode(&mut text, &registry).is_err() {
+    let counted = encode_registry(&mut text, admin.views.parts.metrics.registry());
+    if counted.and_then(|()| encode(&mut text, &registry)).is_err() {
         tracing::error!("metrics cannot be written");
     }
     if wants_open_metrics { (OPEN_METRICS, text) } else { (PROMETHEUS, as_prometheus(&text)) }
 }
 
-fn gateway(admin: &Admin) -> Vec<Family> {
-    let is_ready = admin.readiness(&admin.parts()).is_ready();
-    let mut dropped =
-        Family::counter("trace_spans_dropped", "Spans that were dropped; present only if traces are sent");
-    if let Some(traces) = &admin.views.traces {
-        dropped = dropped.is(large(traces.lost()));
+fn gateway(admin: &Admin, found: &mut Families) {
+    if let Some(traces) = &admin.views.parts.traces {
+        let help = "Spans that were dropped; present only if traces are sent";
+        found.counter("trace_spans_dropped", help).is(large(traces.lost()));
     }
     let (buffered, max_buffered) = admin.views.memory.held();
-    vec![
-        dropped,
-        Family::gauge("buffered_bytes", "Memory of bodies in transit, in bytes").is(number(buffered)),
-        Family::gauge(
-            "buffered_max_bytes",
-            "Limit on the memory of bodies in transit, in bytes (listener.max_buffered)",
-        )
-        .is(number(max_buffered)),
-        Family::gauge("build_info", "Version of the gateway, as a label; the value is always 1")
-            .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0),
-        Family::gauge("ready", "1 if the gateway is ready for requests of clients").is(flag(is_ready)),
-        Family::gauge("flight_followers", "Clients that wait for a request in flight")
-            .is(number(admin.views.followers.count())),
-    ]
+    found.gauge("buffered_bytes", "Memory of bodies in transit, in bytes").is(number(buffered));
+    let help = "Limit on the memory of bodies in transit, in bytes (listener.max_buffered)";
+    found.gauge("buffered_max_bytes", help).is(number(max_buffered));
+    let help = "Version of the gateway, as a label; the value is always 1";
+    found.gauge("build_info", help).with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    let is_ready = admin.readiness(&admin.parts()).is_ready();
+    found.gauge("ready", "1 if the gateway is ready for requests of clients").is(flag(is_ready));
+    let followers = admin.views.retrieval.waiting();
+    found.gauge("flight_followers", "Clients that wait for a request in flight").is(number(followers));
+    let help = "Log lines that were dropped because the reader of the log was too slow";
+    found.counter("log_lines_dropped", help).is(large(crate::telemetry::lines_dropped()));
 }
 
-fn sparing(admin: &Admin) -> Vec<Family> {
-    let seconds = || Unit::Seconds;
-    let mut waiting = Family::gauge("queue_waiting", "Requests in the queue to Snyk");
-    let mut running = Family::gauge("upstream_running", "Requests in flight to Snyk");
-    let mut used = Family::gauge("budget_used", "Requests sent to Snyk in the window that ends now");
-    let mut limit = Family::gauge("budget_limit", "Most requests that may be sent to Snyk in a window");
-    let mut backoff = Family::gauge("backoff", "Time left of the backoff after a 429; 0 where there is none")
-        .in_unit(seconds());
-    let mut starts =
-        Family::gauge("paused_starts", "Orgs and groups whose start calls are paused after a 429");
-    for (lane, queue) in &*admin.views.admission.queues() {
+fn admission(admin: &Admin, found: &mut Families) {
+    for (lane, queue) in &*admin.views.parts.admission.queues() {
         let standing = queue.standing();
         // Calls of /v1 are rare: they are shown where there are any, under the credential's name and theirs.
         if lane.api == Api::V1 && !standing.is_used() {
@@ -82,10 +68,12 @@ fn sparing(admin: &Admin) -> Vec<Family> {
         }
         let name = lane.to_string();
         let of = [("credential", &*name)];
-        waiting = waiting.with(&of, number(standing.waiting));
-        running = running.with(&of, number(standing.running));
-        starts = starts.with(&of, number(standing.paused_starts.len()));
-        backoff = backoff.with(&of, standing.backoff.left_open().as_secs_f64());
+        found.gauge("queue_waiting", "Requests in the queue to Snyk").with(&of, number(standing.waiting));
+        found.gauge("upstream_running", "Requests in flight to Snyk").with(&of, number(standing.running));
+        let help = "Orgs and groups whose start calls are paused after a 429";
+        found.gauge("paused_starts", help).with(&of, number(standing.paused_starts.len()));
+        let help = "Time left of the backoff after a 429; 0 where there is none";
+        found.gauge("backoff_seconds", help).with(&of, standing.backoff.left_open().as_secs_f64());
         for (length, most, spent) in standing.windows {
             let window = match length.as_secs() {
                 1 => "1s",
@@ -93,110 +81,87 @@ fn sparing(admin: &Admin) -> Vec<Family> {
                 _ => "1h",
             };
             let of = [("credential", &*name), ("window", window)];
-            used = used.with(&of, spent.into());
-            limit = limit.with(&of, most.into());
+            let help = "Requests sent to Snyk in the window that ends now";
+            found.gauge("budget_used", help).with(&of, spent.into());
+            let help = "Most requests that may be sent to Snyk in a window";
+            found.gauge("budget_limit", help).with(&of, most.into());
         }
     }
-    let admission = &admin.views.admission;
+    let admission = &admin.views.parts.admission;
     let (circuit, broken) = (admission.circuit(), admission.open_exports());
-    let mut breaker =
-        Family::gauge("breaker_state", "1 for the current state of the circuit breaker, 0 for the others");
     for word in BREAKER {
-        breaker = breaker.with(&[("state", word)], flag(word == circuit.phase.as_str()));
+        let help = "1 for the current state of the circuit breaker, 0 for the others";
+        let is_it = flag(word == circuit.phase.as_str());
+        found.gauge("breaker_state", help).with(&[("state", word)], is_it);
     }
-    let exports = Family::gauge("breaker_open_exports", "Exports whose circuit breaker is not closed")
-        .is(number(broken));
-    vec![waiting, running, used, limit, backoff, starts, breaker, exports]
+    found.gauge("breaker_open_exports", "Exports whose circuit breaker is not closed").is(number(broken));
 }
 
-fn credentials(admin: &Admin) -> Vec<Family> {
+fn credentials(admin: &Admin, found: &mut Families) {
     let now = admin.now();
-    let seconds = || Unit::Seconds;
-    let mut age = Family::gauge(
-        "credential_age",
-        "Time since the value in use of a credential's slot was read or fetched",
-    )
-    .in_unit(seconds());
-    let mut expiry = Family::gauge(
-        "credential_expiry_timestamp",
-        "Time at which the access token of a credential's slot expires, in Unix time",
-    )
-    .in_unit(seconds());
-    let mut locked =
-        Family::gauge("credential_locked", "1 if Snyk refused the value of a credential's slot (401)");
     for credential in &*admin.views.credentials.all() {
         for slot in credential.status(now) {
             let of = [("credential", &*credential.name), ("slot", slot.slot)];
-            locked = locked.with(&of, flag(slot.state == "locked"));
+            let help = "1 if Snyk refused the value of a credential's slot (401)";
+            found.gauge("credential_locked", help).with(&of, flag(slot.state == "locked"));
             if let Some(value) = slot.age {
-                age = age.with(&of, value.as_secs_f64());
+                let help = "Time since the value in use of a credential's slot was read or fetched";
+                found.gauge("credential_age_seconds", help).with(&of, value.as_secs_f64());
             }
             if let Some(left) = slot.expires_in {
-                expiry = expiry.with(&of, timestamp(now.wall + left));
+                let help = "Time at which the access token of a credential's slot expires, in Unix time";
+                let at = timestamp(now.wall + left);
+                found.gauge("credential_expiry_timestamp_seconds", help).with(&of, at);
             }
         }
     }
-    vec![age, expiry, locked]
 }
 
-fn stored(admin: &Admin) -> Vec<Family> {
-    let (cache, journal) = (&admin.views.cache, &admin.views.journal);
+fn stored(admin: &Admin, found: &mut Families) {
+    let (cache, journal) = (admin.views.retrieval.cache(), &admin.views.parts.journal);
     let (entries, bytes) = cache.size();
+    found.gauge("cache_entries", "Entries in the cache").is(large(entries));
+    found.gauge("cache_bytes", "Size of the cache").is(large(bytes));
+    let help = "Limit on the size of the cache (cache.max_bytes)";
+    found.gauge("cache_max_bytes", help).is(large(cache.max_bytes()));
     let removals = cache.removals();
-    let mut removed = Family::counter("cache_removals", "Entries removed from the cache, by cause");
     for (cause, count) in [
         ("expired", &removals.expired),
         ("size", &removals.size),
         ("replaced", &removals.replaced),
         ("purged", &removals.purged),
     ] {
-        removed = removed.with(&[("cause", cause)], large(count.load(Ordering::Relaxed)));
+        let removed = found.counter("cache_removals", "Entries removed from the cache, by cause");
+        removed.with(&[("cause", cause)], large(count.load(Ordering::Relaxed)));
     }
-    vec![
-        Family::gauge("cache_entries", "Entries in the cache").is(large(entries)),
-        Family::gauge("cache", "Size of the cache").in_unit(Unit::Bytes).is(large(bytes)),
-        Family::gauge("cache_max", "Limit on the size of the cache (cache.max_bytes)")
-            .in_unit(Unit::Bytes)
-            .is(large(cache.max_bytes())),
-        removed,
-        Family::counter("journal_records", "Records of the journal, written and dropped")
-            .with(&[("result", "written")], large(journal.written()))
-            .with(&[("result", "dropped")], large(journal.dropped())),
-        Family::counter("journal_commits", "Commits of the journal").is(large(journal.commits())),
-        Family::gauge("journal_queued", "Records of the journal that wait to be written")
-            .is(number(journal.queued())),
-        Family::counter(
-            "log_lines_dropped",
-            "Log lines that were dropped because the reader of the log was too slow",
-        )
-        .is(large(crate::telemetry::lines_dropped())),
-        Family::gauge("journal_failing", "1 if the journal cannot be written").is(flag(journal.is_failing())),
-        Family::gauge("journal_log", "Size of the journal's write-ahead log")
-            .in_unit(Unit::Bytes)
-            .is(large(journal.log_bytes())),
-        Family::counter("journal_panics", "Panics of the journal's thread, which was restarted")
-            .is(large(journal.panics())),
-    ]
+    for (result, count) in [("written", journal.written()), ("dropped", journal.dropped())] {
+        let records = found.counter("journal_records", "Records of the journal, written and dropped");
+        records.with(&[("result", result)], large(count));
+    }
+    found.counter("journal_commits", "Commits of the journal").is(large(journal.commits()));
+    let queued = number(journal.queued());
+    found.gauge("journal_queued", "Records of the journal that wait to be written").is(queued);
+    found.gauge("journal_failing", "1 if the journal cannot be written").is(flag(journal.is_failing()));
+    found.gauge("journal_log_bytes", "Size of the journal's write-ahead log").is(large(journal.log_bytes()));
+    let help = "Panics of the journal's thread, which was restarted";
+    found.counter("journal_panics", help).is(large(journal.panics()));
 }
 
-fn connections(admin: &Admin) -> Vec<Family> {
-    let mut open = Family::gauge("connections", "Open connections, by listener");
-    let mut most = Family::gauge("connections_max", "Limit on open connections, by listener");
-    let mut accepted =
-        Family::counter("connections_accepted", "Accepted connections, by listener and transport");
-    let mut refused =
-        Family::counter("connections_refused", "Connections refused by a limit, by listener and reason");
-    let mut handshakes = Family::counter("tls_handshakes", "TLS handshakes, by listener and result");
-    let of = |count: &std::sync::atomic::AtomicU64| large(count.load(Ordering::Relaxed));
+fn connections(admin: &Admin, found: &mut Families) {
+    let of = |count: &AtomicU64| large(count.load(Ordering::Relaxed));
     for (listener, counters) in [("data", &admin.views.clients), ("admin", &admin.own)] {
-        let Counters { full, address_full, .. } = &**counters;
-        open = open.with(&[("listener", listener)], number(counters.open.load(Ordering::Relaxed)));
-        most = most.with(&[("listener", listener)], number(counters.max.load(Ordering::Relaxed)));
+        let of_it = ("listener", listener);
+        let open = number(counters.open.load(Ordering::Relaxed));
+        found.gauge("connections", "Open connections, by listener").with(&[of_it], open);
+        let most = number(counters.max.load(Ordering::Relaxed));
+        found.gauge("connections_max", "Limit on open connections, by listener").with(&[of_it], most);
         for (transport, count) in [("tcp", &counters.tcp), ("tls", &counters.tls), ("unix", &counters.unix)] {
-            accepted = accepted.with(&[("listener", listener), ("transport", transport)], of(count));
+            let help = "Accepted connections, by listener and transport";
+            found.counter("connections_accepted", help).with(&[of_it, ("transport", transport)], of(count));
         }
-        for (reason, count) in [("full", full), ("address_full", address_full)] {
-            refused = refused.with(&[("listener", listener), ("reason", reason)], of(count));
+        for (reason, count) in [("full", &counters.full), ("address_full", &counters.address_full)] {
+            let help = "Connections refused by a limit, by listener and reason";
+            found.counter("connections_refused", help).with(&[of_it, ("reason", reason)], of(count));
         }
         for (result, count) in [
             ("ok", &counters.handshakes),
@@ -204,91 +169,64 @@ fn connections(admin: &Admin) -> Vec<Family> {
             ("timeout", &counters.handshakes_timed_out),
             ("plain_http", &counters.plain_http),
         ] {
-            handshakes = handshakes.with(&[("listener", listener), ("result", result)], of(count));
+            let handshakes = found.counter("tls_handshakes", "TLS handshakes, by listener and result");
+            handshakes.with(&[of_it, ("result", result)], of(count));
         }
     }
-    let mut ends = Family::gauge(
-        "tls_certificate_expiry_timestamp",
-        "Time at which the gateway's certificate or one of its issuers expires, in Unix time",
-    )
-    .in_unit(Unit::Seconds);
-    let all = admin.views.expiring.list();
+}
+
+fn expiring(admin: &Admin, found: &mut Families) {
+    let all = admin.views.expiry.all();
     let certificates = all.iter().filter(|one| one.kind == Kind::Certificate);
     if let Some(end) = certificates.map(|one| one.ends).min() {
-        ends = ends.is(timestamp(end));
+        let help = "Time at which the gateway's certificate or one of its issuers expires, in Unix time";
+        found.gauge("tls_certificate_expiry_timestamp_seconds", help).is(timestamp(end));
     }
-    let mut expiring = Family::gauge(
-        "expiring",
-        "Certificates, revocation lists and clients' last keys that end soon, have ended or are not valid yet, by kind",
-    );
+    let now = admin.now().wall;
     for kind in Kind::ALL {
-        let has_warning = |one: &&Expiring| {
-            let standing = one.standing(admin.now().wall, admin.settings.warn_before);
-            one.kind == kind && standing != Standing::Valid
-        };
-        let count = number(all.iter().filter(has_warning).count());
-        expiring = expiring.with(&[("kind", kind.as_str())], count);
+        let is_valid = |one: &Expiring| one.standing(now, admin.settings.warn_before) == Standing::Valid;
+        let count = all.iter().filter(|one| one.kind == kind && !is_valid(one)).count();
+        let help = "Certificates, revocation lists and clients' last keys that end soon, have ended or are not valid yet, by kind";
+        found.gauge("expiring", help).with(&[("kind", kind.as_str())], number(count));
     }
-    vec![open, most, accepted, refused, handshakes, ends, expiring]
 }
 
 /// Several files may have one source: their counts are summed.
-fn files(admin: &Admin) -> Vec<Family> {
+fn files(admin: &Admin, found: &mut Families) {
     let watched = lock(&admin.views.watched);
-    let mut reloads = Family::counter("reloads", "Reloads of changed files, by source and result");
-    let mut failing = Family::gauge(
-        "reload_failing",
-        "1 if a changed file cannot be used, so that the last good one stays in force",
-    );
     for source in ["configuration", "clients", "tls", "jwks", "credential"] {
-        let of_it = || watched.iter().filter(|files| files.what == source);
-        if of_it().next().is_none() {
+        let of_it: Vec<_> = watched.iter().filter(|files| files.what == source).collect();
+        if of_it.is_empty() {
             continue;
         }
-        let (good, bad) =
-            of_it().map(|files| files.counts()).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        reloads = reloads
-            .with(&[("source", source), ("result", "ok")], large(good))
-            .with(&[("source", source), ("result", "failed")], large(bad));
-        let is_failing = of_it().any(|files| files.failing().is_some());
-        failing = failing.with(&[("source", source)], flag(is_failing));
+        let (good, bad): (Vec<u64>, Vec<u64>) = of_it.iter().map(|files| files.counts()).unzip();
+        for (result, counts) in [("ok", good), ("failed", bad)] {
+            let reloads = found.counter("reloads", "Reloads of changed files, by source and result");
+            reloads.with(&[("source", source), ("result", result)], large(counts.iter().sum()));
+        }
+        let is_failing = of_it.iter().any(|files| files.failing().is_some());
+        let help = "1 if a changed file cannot be used, so that the last good one stays in force";
+        found.gauge("reload_failing", help).with(&[("source", source)], flag(is_failing));
     }
-    vec![reloads, failing]
 }
 
 /// The metrics of a process that Prometheus's own client libraries have, as far as the system tells them.
-fn process(admin: &Admin) -> Vec<Family> {
-    let seconds = || Unit::Seconds;
+fn process(admin: &Admin, found: &mut Families) {
     let start = timestamp(admin.started.wall);
-    let mut found = vec![
-        Family::gauge("process_start_time", "Start time of the process, in Unix time")
-            .in_unit(seconds())
-            .is(start),
-    ];
-    let Ok(process) = procfs::process::Process::myself() else { return found };
+    found.gauge("process_start_time_seconds", "Start time of the process, in Unix time").is(start);
+    let Ok(process) = procfs::process::Process::myself() else { return };
     if let Ok(stat) = process.stat() {
-        #[expect(clippy::cast_precision_loss, reason = "a few years of ticks are exact")]
-        let cpu = (stat.utime + stat.stime) as f64 / large(procfs::ticks_per_second());
-        found.push(Family::counter("process_cpu", "CPU time of the process").in_unit(seconds()).is(cpu));
-        let resident = stat.rss * procfs::page_size();
-        found.push(
-            Family::gauge("process_resident_memory", "Resident memory of the process")
-                .in_unit(Unit::Bytes)
-                .is(large(resident)),
-        );
-        found.push(
-            Family::gauge("process_threads", "Threads of the process")
-                .is(f64::from(i32::try_from(stat.num_threads).unwrap_or(i32::MAX))),
-        );
+        let cpu = large(stat.utime + stat.stime) / large(procfs::ticks_per_second());
+        found.counter("process_cpu_seconds", "CPU time of the process").is(cpu);
+        let resident = large(stat.rss * procfs::page_size());
+        found.gauge("process_resident_memory_bytes", "Resident memory of the process").is(resident);
+        let threads = u64::try_from(stat.num_threads).unwrap_or(0);
+        found.gauge("process_threads", "Threads of the process").is(large(threads));
     }
     if let Ok(open) = process.fd_count() {
-        found
-            .push(Family::gauge("process_open_fds", "Open file descriptors of the process").is(number(open)));
+        found.gauge("process_open_fds", "Open file descriptors of the process").is(number(open));
     }
     if let Some(most) = crate::hardening::max_open_files() {
-        found.push(
-            Family::gauge("process_max_fds", "Limit on open file descriptors of the process").is(large(most)),
-        );
+        found.gauge("process_max_fds", "Limit on open file descriptors of the process").is(large(most));
     }
-    found
 }

@@ -15,44 +15,59 @@ use prometheus_client::registry::Unit;
 pub(super) struct Family {
     name: &'static str,
     help: &'static str,
-    unit: Option<Unit>,
     is_counter: bool,
     samples: Vec<(Vec<(&'static str, String)>, f64)>,
 }
 
 impl Family {
-    pub(super) fn gauge(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, unit: None, is_counter: false, samples: Vec::new() }
+    pub(super) fn is(&mut self, value: f64) {
+        self.with(&[], value);
     }
 
-    pub(super) fn counter(name: &'static str, help: &'static str) -> Self {
-        Self { is_counter: true, ..Self::gauge(name, help) }
-    }
-
-    pub(super) fn in_unit(self, unit: Unit) -> Self {
-        Self { unit: Some(unit), ..self }
-    }
-
-    pub(super) fn is(self, value: f64) -> Self {
-        self.with(&[], value)
-    }
-
-    pub(super) fn with(mut self, labels: &[(&'static str, &str)], value: f64) -> Self {
+    pub(super) fn with(&mut self, labels: &[(&'static str, &str)], value: f64) {
         let labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         self.samples.push((labels, value));
-        self
+    }
+
+    /// The name without its unit, which the encoder adds.
+    fn name_and_unit(&self) -> (&'static str, Option<Unit>) {
+        let units = [("_seconds", Unit::Seconds), ("_bytes", Unit::Bytes)];
+        let found =
+            units.into_iter().find_map(|(end, unit)| Some((self.name.strip_suffix(end)?, Some(unit))));
+        found.unwrap_or((self.name, None))
     }
 }
 
-#[derive(Debug)]
-pub(super) struct Families(pub(super) Vec<Family>);
+/// Families in the order of their first samples.
+#[derive(Debug, Default)]
+pub(super) struct Families(Vec<Family>);
+
+impl Families {
+    pub(super) fn gauge(&mut self, name: &'static str, help: &'static str) -> &mut Family {
+        self.family(Family { name, help, is_counter: false, samples: Vec::new() })
+    }
+
+    pub(super) fn counter(&mut self, name: &'static str, help: &'static str) -> &mut Family {
+        self.family(Family { name, help, is_counter: true, samples: Vec::new() })
+    }
+
+    fn family(&mut self, new: Family) -> &mut Family {
+        let known = self.0.iter().position(|known| known.name == new.name);
+        let at = known.unwrap_or_else(|| {
+            self.0.push(new);
+            self.0.len() - 1
+        });
+        &mut self.0[at]
+    }
+}
 
 impl Collector for Families {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for family in self.0.iter().filter(|family| !family.samples.is_empty()) {
+        for family in &self.0 {
             let kind = if family.is_counter { MetricType::Counter } else { MetricType::Gauge };
             let help = format!("{}.", family.help);
-            let mut metric = encoder.encode_descriptor(family.name, &help, family.unit.as_ref(), kind)?;
+            let (name, unit) = family.name_and_unit();
+            let mut metric = encoder.encode_descriptor(name, &help, unit.as_ref(), kind)?;
             let encode = |value: f64, metric: MetricEncoder<'_>| {
                 if family.is_counter {
                     ConstCounter::new(value).encode(metric)

@@ -92,7 +92,6 @@ pub(super) async fn admit(
 }
 
 /// The token that the content of a token file is, if it is one that is taken.
-#[must_use]
 pub(crate) fn token_in(content: &[u8]) -> Option<&[u8]> {
     let token = content.trim_ascii();
     (token.len() >= SHORTEST && token.iter().all(u8::is_ascii_graphic)).then_some(token)

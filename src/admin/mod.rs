@@ -6,6 +6,7 @@
 mod answer;
 mod api;
 mod events;
+mod expiry;
 mod exposition;
 mod families;
 mod guard;
@@ -26,22 +27,16 @@ use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 
-use crate::admission::Admission;
-use crate::cache::Cache;
-use crate::clock::{Clock, Now};
+use crate::clock::Now;
 use crate::credential::Credentials;
-use crate::expiry::Expiring;
 use crate::export::Id;
-use crate::journal::Journal;
 use crate::listener::{self, Counters};
-use crate::shutdown::Shutdown;
+use crate::retrieval::{self, Retrieval};
 use crate::telemetry::history::History;
-use crate::telemetry::metrics::Metrics;
-use crate::telemetry::trace::Traces;
 use crate::transport::{Body, Memory, Peer, ServerTlsSettings};
-use crate::upstream::Upstream;
 use crate::watched_file::Watched;
 
+pub(crate) use expiry::Expiry;
 pub(crate) use guard::token_in;
 
 use answer::{
@@ -94,56 +89,17 @@ pub(crate) struct InForce {
 /// The other parts, to be read from.
 #[derive(Debug)]
 pub(crate) struct Views {
-    pub(crate) clock: Clock,
-    pub(crate) cache: Cache,
-    /// The memory of bodies.
+    pub(crate) parts: retrieval::Parts,
+    pub(crate) retrieval: Arc<Retrieval>,
     pub(crate) memory: Memory,
-    pub(crate) admission: Admission,
-    pub(crate) upstream: Upstream,
     pub(crate) credentials: Arc<Credentials>,
-    pub(crate) journal: Journal,
     pub(crate) journal_path: PathBuf,
-    pub(crate) traces: Option<Traces>,
-    pub(crate) metrics: Arc<Metrics>,
-    /// The counters of the clients' listener.
+    /// The connections of clients.
     pub(crate) clients: Arc<Counters>,
-    /// The addresses of the clients' listener.
     pub(crate) addresses: Vec<listener::Address>,
-    pub(crate) expiring: ExpiringList,
-    /// The files that are read again when they change.
+    pub(crate) expiry: Expiry,
+    /// All files that are read again while the gateway runs.
     pub(crate) watched: Arc<Mutex<Vec<Arc<Watched>>>>,
-    pub(crate) followers: Followers,
-    pub(crate) shutdown: Shutdown,
-}
-
-/// Counts the clients that wait for the answer to a request in flight.
-pub(crate) struct Followers(pub(crate) Box<dyn Fn() -> usize + Send + Sync>);
-
-impl Followers {
-    fn count(&self) -> usize {
-        (self.0)()
-    }
-}
-
-impl std::fmt::Debug for Followers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.count())
-    }
-}
-
-/// Lists everything in force that has an end: certificates, revocation lists and clients' keys.
-pub(crate) struct ExpiringList(pub(crate) Box<dyn Fn() -> Vec<Expiring> + Send + Sync>);
-
-impl ExpiringList {
-    fn list(&self) -> Vec<Expiring> {
-        (self.0)()
-    }
-}
-
-impl std::fmt::Debug for ExpiringList {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:?}", self.list())
-    }
 }
 
 /// The admin API and its state.
@@ -172,9 +128,8 @@ struct RefusalCount {
 
 impl Admin {
     /// `own` are the counters of the admin listener.
-    #[must_use]
     pub(crate) fn new(settings: AdminSettings, views: Views, own: Arc<Counters>, in_force: InForce) -> Self {
-        let started = views.clock.now();
+        let started = views.parts.clock.now();
         Self {
             started,
             settings,
@@ -206,8 +161,8 @@ impl Admin {
     }
 
     fn sample(&self) {
-        let totals = self.views.metrics.totals();
-        lock(&self.traffic).sample(totals, self.views.clock.now().wall);
+        let totals = self.views.parts.metrics.totals();
+        lock(&self.traffic).sample(totals, self.views.parts.clock.now().wall);
     }
 
     /// Answers a call.
@@ -300,7 +255,6 @@ impl Admin {
     }
 
     /// The answer to a probe; `None` for another path. Liveness depends on nothing but that somebody answers.
-    #[must_use]
     pub(crate) fn probed(&self, path: &str) -> Option<(StatusCode, &'static str)> {
         match path {
             "/livez" => Some((StatusCode::OK, "ok\n")),
@@ -343,7 +297,7 @@ impl Admin {
     }
 
     fn now(&self) -> Now {
-        self.views.clock.now()
+        self.views.parts.clock.now()
     }
 }
 

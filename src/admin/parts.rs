@@ -23,7 +23,7 @@ impl Part {
 
 impl Admin {
     pub(super) fn readiness(&self, parts: &[Part]) -> Readiness {
-        Readiness::of(parts, self.views.shutdown.is_announced())
+        Readiness::of(parts, self.views.parts.shutdown.is_announced())
     }
 
     /// The state of every part now.
@@ -66,7 +66,7 @@ impl Admin {
     }
 
     fn listeners(&self) -> Part {
-        if self.views.shutdown.is_announced() {
+        if self.views.parts.shutdown.is_announced() {
             return Part::new("listeners", PartState::Failing, "stopping").needed(true);
         }
         let addresses: Vec<String> = self.views.addresses.iter().map(ToString::to_string).collect();
@@ -75,7 +75,7 @@ impl Admin {
 
     fn journal(&self) -> Part {
         let is_needed = self.in_force.load().refuses;
-        let journal = &self.views.journal;
+        let journal = &self.views.parts.journal;
         let (state, detail) = match (journal.is_failing(), is_needed) {
             (false, _) if journal.is_held_open() => {
                 let mib = journal.log_bytes() >> 20;
@@ -100,7 +100,7 @@ impl Admin {
 
     /// A part for certificates and revocation lists, where there are any.
     fn certificates(&self) -> Option<Part> {
-        let mut all = self.views.expiring.list();
+        let mut all = self.views.expiry.all();
         all.retain(|one| one.kind != Kind::ClientKeys);
         let ends = all.iter().map(|one| one.ends).min()?;
         let warned = self.expiring_part("certificate", &all);
@@ -111,7 +111,7 @@ impl Admin {
 
     /// A part for the clients whose last key ends soon or has ended.
     fn client_keys(&self) -> Option<Part> {
-        let mut all = self.views.expiring.list();
+        let mut all = self.views.expiry.all();
         all.retain(|one| one.kind == Kind::ClientKeys);
         self.expiring_part("clients", &all)
     }
@@ -129,10 +129,10 @@ impl Admin {
 
     /// It is never needed: stored responses are served without Snyk.
     fn upstream(&self) -> Part {
-        let proxy = self.views.upstream.proxy();
+        let proxy = self.views.parts.upstream.proxy();
         let proxy_trouble =
             proxy.and_then(|(name, failed)| Some(format!("the proxy {name} fails: {}", described(failed?))));
-        let admission = &self.views.admission;
+        let admission = &self.views.parts.admission;
         let (circuit, open_exports) = (admission.circuit(), admission.open_exports());
         let trouble = match circuit.phase {
             Phase::Open => Some(format!("circuit breaker open, {} s left", whole_seconds(circuit.left))),
@@ -153,7 +153,7 @@ impl Admin {
 
     /// The first credential that Snyk rate limits (429).
     fn backoff(&self) -> Option<String> {
-        self.views.admission.queues().iter().find_map(|(lane, queue)| {
+        self.views.parts.admission.queues().iter().find_map(|(lane, queue)| {
             let backoff = queue.standing().backoff;
             let state = match backoff.phase {
                 Phase::Open => format!("requests paused, {} s left", whole_seconds(backoff.left)),

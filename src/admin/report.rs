@@ -56,10 +56,10 @@ pub(crate) struct CountsReport {
     pub(crate) stale: u64,
     pub(crate) miss: u64,
     pub(crate) collapsed: u64,
-    pub(crate) bypass: u64,
+    pub(crate) uncached: u64,
     pub(crate) denied: u64,
-    pub(crate) own: u64,
-    pub(crate) abandoned: u64,
+    pub(crate) failed: u64,
+    pub(crate) client_left: u64,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -273,8 +273,8 @@ pub(crate) mod tests {
 
     /// A report with a value in every field.
     pub(crate) fn example() -> Value {
-        let counts = json!({"hit": 10, "stale": 0, "miss": 5, "collapsed": 3, "bypass": 2, "denied": 1, "own": 4,
-            "abandoned": 6});
+        let counts = json!({"hit": 10, "stale": 0, "miss": 5, "collapsed": 3, "uncached": 2, "denied": 1, "failed": 4,
+            "client_left": 6});
         let mut point = counts.clone();
         point["at"] = "2026-11-24T09:01:00Z".into();
         point["upstream"] = 7.into();

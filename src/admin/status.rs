@@ -26,13 +26,13 @@ impl Admin {
             started: time(self.started.wall),
             now: time(now.wall),
             uptime_s: now.mono.saturating_duration_since(self.started.mono).as_secs(),
-            upstream: self.views.upstream.root().to_string(),
-            totals: counts(&self.views.metrics.totals()),
+            upstream: self.views.parts.upstream.root().to_string(),
+            totals: counts(&self.views.parts.metrics.totals()),
             traffic: self.traffic(),
             cache: self.cache_report(),
             queue: QueueReport {
-                waiting: self.views.admission.waiting(),
-                followers: self.views.followers.count(),
+                waiting: self.views.parts.admission.waiting(),
+                followers: self.views.retrieval.waiting(),
             },
             budget: self.budget(),
             journal: self.journal_report(),
@@ -68,12 +68,12 @@ impl Admin {
     }
 
     fn cache_report(&self) -> CacheReport {
-        let (entries, bytes) = self.views.cache.size();
-        CacheReport { entries, bytes, max_bytes: self.views.cache.max_bytes() }
+        let (entries, bytes) = self.views.retrieval.cache().size();
+        CacheReport { entries, bytes, max_bytes: self.views.retrieval.cache().max_bytes() }
     }
 
     fn journal_report(&self) -> JournalReport {
-        let journal = &self.views.journal;
+        let journal = &self.views.parts.journal;
         JournalReport {
             failing: journal.is_failing(),
             written: journal.written(),
@@ -84,7 +84,7 @@ impl Admin {
     }
 
     fn drift(&self) -> Vec<DriftReport> {
-        let seen = self.views.metrics.drift().signs().into_iter().map(|seen| DriftReport {
+        let seen = self.views.parts.metrics.drift().signs().into_iter().map(|seen| DriftReport {
             kind: seen.kind.as_str().to_owned(),
             count: seen.count,
             last: time(seen.last),
@@ -105,7 +105,7 @@ impl Admin {
 
     pub(super) fn budget(&self) -> BudgetReport {
         let credentials = self.views.credentials.all();
-        let admission = &self.views.admission;
+        let admission = &self.views.parts.admission;
         let (circuit, exports) = (admission.circuit(), admission.open_exports());
         BudgetReport {
             credentials: credentials.iter().map(|credential| self.credential(credential)).collect(),
@@ -118,7 +118,7 @@ impl Admin {
     }
 
     fn credential(&self, credential: &Credential) -> CredentialReport {
-        let queues = self.views.admission.queues();
+        let queues = self.views.parts.admission.queues();
         let standing = |api| {
             let lane = Lane { credential: Arc::clone(&credential.name), api };
             queues.get(&lane).map(|queue| queue.standing())
@@ -177,10 +177,10 @@ fn counts(totals: &Totals) -> CountsReport {
         stale: of(RequestOutcome::Stale),
         miss: of(RequestOutcome::Miss),
         collapsed: of(RequestOutcome::Collapsed),
-        bypass: of(RequestOutcome::Bypass),
+        uncached: of(RequestOutcome::Uncached),
         denied: of(RequestOutcome::Denied),
-        own: of(RequestOutcome::Own),
-        abandoned: of(RequestOutcome::Abandoned),
+        failed: of(RequestOutcome::Failed),
+        client_left: of(RequestOutcome::ClientLeft),
     }
 }
 

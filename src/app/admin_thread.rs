@@ -68,23 +68,14 @@ impl AdminThread {
         Ok(Self { addresses, counters, limits, begin, last, ended })
     }
 
-    pub(super) fn begin(self, admin: Arc<Admin>, clock: Clock) -> AdminThreadEnd {
-        let _ = self.begin.send((admin, clock));
-        AdminThreadEnd { last: self.last, ended: self.ended }
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct AdminThreadEnd {
-    last: Shutdown,
-    ended: oneshot::Receiver<()>,
-}
-
-impl AdminThreadEnd {
-    /// Ends after the calls that are being answered.
-    pub(super) async fn end(self) {
-        self.last.begin();
-        // The thread drops the other end when it ends.
-        drop(self.ended.await);
+    /// Begins to serve. The future ends it, and waits for its last answers.
+    pub(super) fn begin(self, admin: Arc<Admin>, clock: Clock) -> impl Future<Output = ()> {
+        let Self { begin, last, ended, .. } = self;
+        let _ = begin.send((admin, clock));
+        async move {
+            last.begin();
+            // The thread drops the other end when it ends.
+            drop(ended.await);
+        }
     }
 }

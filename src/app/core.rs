@@ -2,18 +2,14 @@
 
 use std::sync::Arc;
 
-use super::expiry::Expiry;
-use super::reload_tasks::ReloadTasks;
 use super::{StartError, queues};
 use crate::access::Access;
-use crate::admin::{ExpiringList, Followers, Views};
 use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::Credentials;
 use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
-use crate::listener::Listener;
 use crate::retrieval::{self, Retrieval, RetrievalSettings};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
@@ -22,16 +18,12 @@ use crate::transport::Memory;
 use crate::upstream::Upstream;
 
 /// The parts between the listener and Snyk.
+#[derive(Debug)]
 pub(super) struct Core {
-    pub(super) clock: Clock,
-    pub(super) shutdown: Shutdown,
+    pub(super) parts: retrieval::Parts,
+    pub(super) access: Arc<Access>,
     pub(super) credentials: Arc<Credentials>,
     pub(super) memory: Memory,
-    pub(super) upstream: Upstream,
-    pub(super) admission: Admission,
-    pub(super) journal: Journal,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) traces: Option<Traces>,
     pub(super) retrieval: Arc<Retrieval>,
     pub(super) gateway: Arc<Gateway>,
 }
@@ -39,10 +31,10 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn open(
         config: &Config,
-        access: &Arc<Access>,
-        credentials: &Arc<Credentials>,
-        clock: &Clock,
-        shutdown: &Shutdown,
+        access: Arc<Access>,
+        credentials: Arc<Credentials>,
+        clock: Clock,
+        shutdown: Shutdown,
     ) -> Result<Self, StartError> {
         let memory = Memory::new(config.listener.max_buffered, config.upstream.max_answer);
         memory.set(config.admission.rest.max_wait, config.admission.rest.several_clients);
@@ -54,70 +46,20 @@ impl Core {
         queues::follow(&journal, admission.clone(), root, clock.clone());
         let metrics = Arc::new(Metrics::default());
         let traces = config.traces.as_ref().map(Traces::open).transpose()?;
-        let parts = retrieval::Parts {
-            clock: clock.clone(),
-            admission: admission.clone(),
-            upstream: upstream.clone(),
-            journal: journal.clone(),
-            metrics: Arc::clone(&metrics),
-            traces: traces.clone(),
-            shutdown: shutdown.clone(),
-        };
-        let retrieval = Arc::new(Retrieval::new(retrieval_settings(config), parts));
+        let parts = retrieval::Parts { clock, admission, upstream, journal, metrics, traces, shutdown };
+        let retrieval = Arc::new(Retrieval::new(retrieval_settings(config), parts.clone()));
         let with = Collaborators {
-            clock: clock.clone(),
-            access: Arc::clone(access),
-            credentials: Arc::clone(credentials),
+            clock: parts.clock.clone(),
+            access: Arc::clone(&access),
+            credentials: Arc::clone(&credentials),
             retrieval: Arc::clone(&retrieval),
-            metrics: Arc::clone(&metrics),
-            traces: traces.clone(),
+            metrics: Arc::clone(&parts.metrics),
+            traces: parts.traces.clone(),
             memory: memory.clone(),
-            shutdown: shutdown.clone(),
+            shutdown: parts.shutdown.clone(),
         };
         let gateway = Arc::new(Gateway::new(settings(config), with));
-        let (clock, shutdown, credentials) = (clock.clone(), shutdown.clone(), Arc::clone(credentials));
-        Ok(Self {
-            clock,
-            shutdown,
-            credentials,
-            memory,
-            upstream,
-            admission,
-            journal,
-            metrics,
-            traces,
-            retrieval,
-            gateway,
-        })
-    }
-
-    /// Their state, as the admin server shows it.
-    pub(super) fn views(
-        &self,
-        config: &Config,
-        listener: &Listener,
-        expiry: &Expiry,
-        reload_tasks: &ReloadTasks,
-    ) -> Views {
-        let (retrieval, expiring) = (Arc::clone(&self.retrieval), expiry.clone());
-        Views {
-            clock: self.clock.clone(),
-            traces: self.traces.clone(),
-            cache: self.retrieval.cache(),
-            memory: self.memory.clone(),
-            admission: self.admission.clone(),
-            upstream: self.upstream.clone(),
-            credentials: Arc::clone(&self.credentials),
-            journal: self.journal.clone(),
-            journal_path: config.journal.path.clone(),
-            metrics: Arc::clone(&self.metrics),
-            clients: listener.counters(),
-            addresses: listener.addresses(),
-            expiring: ExpiringList(Box::new(move || expiring.all())),
-            watched: reload_tasks.watched(),
-            followers: Followers(Box::new(move || retrieval.waiting())),
-            shutdown: self.shutdown.clone(),
-        }
+        Ok(Self { parts, access, credentials, memory, retrieval, gateway })
     }
 }
 

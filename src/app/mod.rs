@@ -2,7 +2,6 @@
 
 mod admin_thread;
 mod core;
-mod expiry;
 mod queues;
 mod reload;
 mod reload_tasks;
@@ -14,24 +13,20 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::access::{Access, BadAccess, Clients, SharedIdentifier};
-use crate::admin::{Admin, Views};
-use crate::admission::Admission;
+use crate::admin::{Admin, Expiry, Views};
 use crate::clock::Clock;
 use crate::config::{Config, Problems, clients};
 use crate::credential::{BadCredential, Credentials};
-use crate::gateway::Gateway;
-use crate::journal::Journal;
 use crate::listener::{Address, BindError, Listener};
-use crate::retrieval::Retrieval;
-use crate::shutdown::{self, Shutdown};
+use crate::retrieval::{self, Retrieval};
+use crate::shutdown::Shutdown;
 use crate::systemd;
-use crate::telemetry::trace::{TraceError, Traces};
+use crate::telemetry::trace::TraceError;
 use crate::transport::{BadTls, Peer, ServerTls, TransportError};
 use crate::watched_file::{Content, Followed, Unreadable};
 
 use self::core::Core;
 use admin_thread::AdminThread;
-use expiry::Expiry;
 use reload::Reloader;
 use reload_tasks::ReloadTasks;
 
@@ -47,21 +42,13 @@ const LAST_ADMIN_ANSWERS: Duration = Duration::from_secs(1);
 /// A gateway with its sockets open, not yet serving.
 #[derive(Debug)]
 pub struct App {
+    core: Arc<Core>,
     listener: Listener,
-    gateway: Arc<Gateway>,
-    retrieval: Arc<Retrieval>,
     admin: Option<(AdminThread, Arc<Admin>)>,
-    reload_tasks: ReloadTasks,
     reloader: Box<Reloader>,
     reload: Option<Reload>,
-    admission: Admission,
     expiry: Expiry,
     warn_before: Duration,
-    journal: Journal,
-    clock: Clock,
-    shutdown: Shutdown,
-    stop: Arc<ArcSwap<shutdown::Settings>>,
-    traces: Option<Traces>,
 }
 
 /// The gateway cannot start.
@@ -98,8 +85,7 @@ pub enum StartError {
 
 impl StartError {
     /// True if the settings are refused because they would not be safe.
-    #[must_use]
-    pub fn is_unsafe(&self) -> bool {
+    pub(crate) fn is_unsafe(&self) -> bool {
         if let Self::Bind(bind) = self {
             bind.source.kind() == std::io::ErrorKind::InvalidInput
         } else {
@@ -121,61 +107,44 @@ impl App {
         let clients = clients.map(|clients| clients.take(&access));
         let (tls, tls_files) = config.tls.clone().map(ServerTls::open).transpose()?.unzip();
         let listener = Listener::bind(config.listener.clone(), tls.clone()).await?;
-        let core = Core::open(&config, &access, &credentials, &clock, &shutdown)?;
-        let mut reload_tasks = ReloadTasks::new(shutdown.clone(), config.reload_interval);
-        reload_tasks.credentials(values);
-        reload_tasks.issuer_keys(&access, jwks);
-        reload_tasks.clients(clients, &access);
-        reload_tasks.tls(tls.clone().zip(tls_files));
+        let mut tasks = ReloadTasks::new(shutdown.clone(), config.reload_interval);
+        tasks.credentials(values);
+        tasks.issuer_keys(&access, jwks);
+        tasks.clients(clients, &access);
+        tasks.tls("tls", tls.clone().zip(tls_files));
 
-        let expiry = Expiry { tls: tls.clone(), access: Arc::clone(&access) };
-        let views = core.views(&config, &listener, &expiry, &reload_tasks);
+        let core = Arc::new(Core::open(&config, access, credentials, clock, shutdown)?);
+        let expiry = Expiry { tls: tls.clone(), access: Arc::clone(&core.access) };
+        let views = Views {
+            parts: core.parts.clone(),
+            retrieval: Arc::clone(&core.retrieval),
+            memory: core.memory.clone(),
+            credentials: Arc::clone(&core.credentials),
+            journal_path: config.journal.path.clone(),
+            clients: listener.counters(),
+            addresses: listener.addresses(),
+            expiry: expiry.clone(),
+            watched: tasks.watched(),
+        };
+        let (admin, admin_tls) = bind_admin(&config, views, &mut tasks).await?;
         let warn_before = config.admin.warn_before;
-        let Core { retrieval, gateway, admission, upstream, journal, traces, memory, .. } = core;
-        let (admin, admin_tls) = bind_admin(&config, views, &mut reload_tasks).await?;
-        let stop = Arc::new(ArcSwap::from_pointee(config.shutdown));
+        let limits_and_admin =
+            |(thread, admin): &(AdminThread, Arc<Admin>)| (thread.limits.clone(), admin.clone());
         let reloader = Box::new(Reloader {
-            gateway: Arc::clone(&gateway),
-            retrieval: Arc::clone(&retrieval),
-            access,
-            credentials,
+            core: Arc::clone(&core),
+            tasks,
             tls,
             admin_tls,
-            admission: admission.clone(),
-            upstream,
-            journal: journal.clone(),
-            memory,
             limits: listener.limits(),
-            admin: admin
-                .as_ref()
-                .map(|(admin_thread, admin)| (Arc::clone(&admin_thread.limits), Arc::clone(admin))),
-            stop: Arc::clone(&stop),
-            clock: clock.clone(),
-            shutdown: shutdown.clone(),
+            admin: admin.as_ref().map(limits_and_admin),
+            stop: Arc::new(ArcSwap::from_pointee(config.shutdown)),
             in_force: config,
         });
-        Ok(Self {
-            listener,
-            gateway,
-            retrieval,
-            admin,
-            reload_tasks,
-            reloader,
-            reload: None,
-            admission,
-            expiry,
-            warn_before,
-            journal,
-            clock,
-            shutdown,
-            stop,
-            traces,
-        })
+        Ok(Self { core, listener, admin, reloader, reload: None, expiry, warn_before })
     }
 
     /// Reloads the configuration when its file changes or a reload is requested.
-    #[must_use]
-    pub fn reloading(self, reload: Reload) -> Self {
+    pub(crate) fn reloading(self, reload: Reload) -> Self {
         Self { reload: Some(reload), ..self }
     }
 
@@ -194,22 +163,22 @@ impl App {
     /// The retrieval of answers, for its counts while it runs.
     #[must_use]
     pub fn retrieval(&self) -> Arc<Retrieval> {
-        Arc::clone(&self.retrieval)
+        Arc::clone(&self.core.retrieval)
     }
 
     /// Serves until a stop is announced, drains, and closes the journal.
     pub async fn run(self) {
-        let (shutdown, clock) = (self.shutdown, self.clock);
+        let retrieval::Parts { clock, admission, journal, traces, shutdown, .. } = &self.core.parts;
         for address in self.listener.addresses() {
             tracing::info!(server.address = %address, "listening");
         }
-        queues::run(&self.admission.queues(), &self.journal, &shutdown);
-        let reload_tasks = self.reload_tasks.spawn();
+        queues::run(&admission.queues(), journal, shutdown);
+        let stop = Arc::clone(&self.reloader.stop);
         if let Some(reload) = self.reload {
-            reload.spawn(self.reloader, reload_tasks);
+            reload.spawn(self.reloader);
         }
         shutdown.spawn_helper(self.expiry.watch(clock.clone(), self.warn_before));
-        let admin_thread = self.admin.map(|(admin_thread, admin)| {
+        let admin_end = self.admin.map(|(admin_thread, admin)| {
             for address in &admin_thread.addresses {
                 tracing::info!(server.address = %address, "admin listener: health, metrics and status page");
             }
@@ -218,13 +187,13 @@ impl App {
         shutdown.spawn_helper(systemd::watchdog());
         systemd::ready();
 
-        let gateway = self.gateway;
+        let gateway = Arc::clone(&self.core.gateway);
         let respond = move |request, peer: Arc<Peer>| gateway.respond(request, &peer);
         let stopping = async {
             shutdown.announced().await;
             systemd::stopping();
             let grace = async {
-                tokio::time::sleep(self.stop.load().delay).await;
+                tokio::time::sleep(stop.load().delay).await;
                 shutdown.close_doors();
                 // A client that connected at the last moment has not sent its request yet.
                 tokio::time::sleep(LAST_REQUESTS).await;
@@ -234,8 +203,8 @@ impl App {
                 () = shutdown.begun() => {}
             }
         };
-        futures_util::future::join(self.listener.serve(respond, &clock, &shutdown), stopping).await;
-        let drain = self.stop.load().drain;
+        futures_util::future::join(self.listener.serve(respond, clock, shutdown), stopping).await;
+        let drain = stop.load().drain;
         match shutdown.in_time(shutdown.finished(drain)).await {
             Some(true) => {}
             ended => {
@@ -249,12 +218,12 @@ impl App {
             }
         }
         // The admin listener shows the stop to its end.
-        if let Some(admin_thread) = admin_thread {
-            admin_thread.end().await;
+        if let Some(end) = admin_end {
+            end.await;
         }
         shutdown.release();
-        self.journal.close().await;
-        if let Some(traces) = self.traces {
+        journal.close().await;
+        if let Some(traces) = traces {
             traces.finish().await;
         }
         tracing::info!("stopped");
@@ -268,11 +237,11 @@ type BoundAdmin = (Option<(AdminThread, Arc<Admin>)>, Option<ServerTls>);
 async fn bind_admin(
     config: &Config,
     views: Views,
-    reload_tasks: &mut ReloadTasks,
+    tasks: &mut ReloadTasks,
 ) -> Result<BoundAdmin, StartError> {
     let Some(listening) = config.admin.listener.clone() else { return Ok((None, None)) };
     let (tls, files) = config.admin.tls.clone().map(ServerTls::open).transpose()?.unzip();
-    reload_tasks.admin_tls(tls.clone().zip(files));
+    tasks.tls("admin tls", tls.clone().zip(files));
     let admin_thread = match AdminThread::bind(listening, tls.clone()).await {
         Err(StartError::Bind(error))
             if config.admin.is_default && error.source.kind() == std::io::ErrorKind::AddrInUse =>

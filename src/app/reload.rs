@@ -8,26 +8,20 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::core::{retrieval_settings, settings};
+use super::core::{Core, retrieval_settings, settings};
 use super::reload_tasks::ReloadTasks;
 use super::{open_clients, queues};
-use crate::access::Access;
 use crate::admin::report::{ConfigReport, KeyReport};
 use crate::admin::{Admin, InForce};
-use crate::admission::Admission;
-use crate::clock::Clock;
 use crate::config::{Config, Problems, Resolved, needs_restart};
-use crate::credential::Credentials;
 use crate::error_text::BoxError;
-use crate::gateway::Gateway;
-use crate::journal::{Journal, OnFailure};
+use crate::journal::OnFailure;
 use crate::listener::Limits;
-use crate::retrieval::Retrieval;
-use crate::shutdown::{self, Shutdown};
+use crate::retrieval;
+use crate::shutdown;
 use crate::systemd;
 use crate::telemetry::LogFilter;
-use crate::transport::{BadTls, Memory, PreparedTls, ServerTls, ServerTlsSettings};
-use crate::upstream::Upstream;
+use crate::transport::{BadTls, PreparedTls, ServerTls, ServerTlsSettings};
 use crate::watched_file::{self, Watched};
 
 /// Interval for reading the configuration's file.
@@ -54,39 +48,24 @@ impl std::fmt::Debug for Reload {
 /// The parts that a new configuration changes.
 #[derive(Debug)]
 pub(super) struct Reloader {
-    pub(super) gateway: Arc<Gateway>,
-    pub(super) retrieval: Arc<Retrieval>,
-    pub(super) access: Arc<Access>,
-    pub(super) credentials: Arc<Credentials>,
+    pub(super) core: Arc<Core>,
+    pub(super) tasks: ReloadTasks,
     pub(super) tls: Option<ServerTls>,
     pub(super) admin_tls: Option<ServerTls>,
-    pub(super) admission: Admission,
-    pub(super) upstream: Upstream,
-    pub(super) journal: Journal,
-    pub(super) memory: Memory,
     pub(super) limits: Limits,
     pub(super) admin: Option<(Limits, Arc<Admin>)>,
     pub(super) stop: Arc<ArcSwap<shutdown::Settings>>,
-    pub(super) clock: Clock,
-    pub(super) shutdown: Shutdown,
     pub(super) in_force: Config,
-}
-
-struct ReloadAttempt {
-    read: Box<dyn Fn() -> Result<Config, Problems> + Send>,
-    log: LogFilter,
-    reloader: Box<Reloader>,
-    reload_tasks: ReloadTasks,
 }
 
 impl Reload {
     /// Reloads at each request, when the file has changed and two reads agree, and at each interval while it is not usable;
     /// until a stop is announced.
-    pub(super) fn spawn(self, reloader: Box<Reloader>, reload_tasks: ReloadTasks) {
+    pub(super) fn spawn(self, mut reloader: Box<Reloader>) {
         let Self { read, file, log, asked } = self;
-        let shutdown = reloader.shutdown.clone();
-        let watched = reload_tasks.configuration();
-        let attempt = Arc::new(Mutex::new(ReloadAttempt { read, log, reloader, reload_tasks }));
+        let shutdown = reloader.core.parts.shutdown.clone();
+        let watched = reloader.tasks.configuration();
+        let attempt = Arc::new(Mutex::new(move || reloader.take(read()?, &log)));
         let (path, mut tried) = file.unzip();
         let mut tried = tried.take().flatten();
         let stop = shutdown.clone();
@@ -112,7 +91,7 @@ impl Reload {
                     systemd::reloading();
                 }
                 let work = Arc::clone(&attempt);
-                let trying = move || work.lock().unwrap_or_else(PoisonError::into_inner).attempt();
+                let trying = move || (work.lock().unwrap_or_else(PoisonError::into_inner))();
                 let outcome = tokio::task::spawn_blocking(trying).await;
                 report(
                     outcome.unwrap_or_else(|_| Err("the reload panicked: report this".into())),
@@ -131,13 +110,6 @@ impl Reload {
                 () = stop.announced() => {}
             }
         });
-    }
-}
-
-impl ReloadAttempt {
-    fn attempt(&mut self) -> Result<(), BoxError> {
-        let config = (self.read)()?;
-        self.reloader.take(config, &mut self.reload_tasks, &self.log)
     }
 }
 
@@ -164,55 +136,52 @@ fn report(outcome: Result<(), BoxError>, is_news: bool, watched: &Watched) {
 
 impl Reloader {
     /// Puts `new` in force. Everything that may fail is done before the first change.
-    fn take(
-        &mut self,
-        mut new: Config,
-        reload_tasks: &mut ReloadTasks,
-        log: &LogFilter,
-    ) -> Result<(), BoxError> {
+    fn take(&mut self, mut new: Config, log: &LogFilter) -> Result<(), BoxError> {
         let (changed, later) = self.differences(&new);
         if changed.is_empty() && later.is_empty() {
             self.show(Vec::new());
             return Ok(());
         }
         self.keep_what_is_fixed(&mut new);
-        let credentials = self.credentials.prepare(new.credential.clone(), &self.clock)?;
+        let core = Arc::clone(&self.core);
+        let retrieval::Parts { clock, admission, upstream, journal, shutdown, .. } = &core.parts;
+        let credentials = core.credentials.prepare(new.credential.clone(), clock)?;
         let tls = prepared(self.tls.as_ref(), new.tls.as_ref())?;
         let admin_tls = prepared(self.admin_tls.as_ref(), new.admin.tls.as_ref())?;
         let is_other = new.clients_file != self.in_force.clients_file;
         let changed_file = new.clients_file.as_deref().filter(|_| is_other);
-        let clients = changed_file.map(|path| open_clients(path, &self.access)).transpose()?;
+        let clients = changed_file.map(|path| open_clients(path, &core.access)).transpose()?;
         log.set(&new.log)?;
 
         // Nothing fails from here on. The queue of a credential exists before the credential can be chosen, and until it
         // cannot be chosen any more.
-        let before = self.credentials.names();
+        let before = core.credentials.names();
         let (count, new_names) = (before.len(), credentials.names());
         let both: Vec<Arc<str>> = before.into_iter().chain(new_names).collect();
-        let new_queues = self.admission.set(&new.admission, &both);
+        let new_queues = admission.set(&new.admission, &both);
         if !new_queues.is_empty() {
-            self.journal.recall();
-            queues::run(&new_queues, &self.journal, &self.shutdown);
+            journal.recall();
+            queues::run(&new_queues, journal, shutdown);
         }
-        self.upstream.set(&new.upstream);
-        let admission = &new.admission.rest;
-        self.memory.set(admission.max_wait, admission.several_clients);
-        let values = self.credentials.replace(credentials);
-        let names = self.credentials.names();
+        upstream.set(&new.upstream);
+        let rest = &new.admission.rest;
+        core.memory.set(rest.max_wait, rest.several_clients);
+        let values = core.credentials.replace(credentials);
+        let names = core.credentials.names();
         if !values.is_empty() || names.len() != count {
             // A credential with a new description has cache keys of its own: the old entries are never read again.
-            let _ = self.retrieval.cache().purge_all();
+            let _ = core.retrieval.cache().purge_all();
         }
-        reload_tasks.credentials(values);
-        reload_tasks.retain_credentials(&names);
+        self.tasks.credentials(values);
+        self.tasks.retain_credentials(&names);
         // None of them is new.
-        let _ = self.admission.set(&new.admission, &names);
-        reload_tasks.tls(tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
-        reload_tasks.admin_tls(admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
-        self.access.set(new.access.clone());
-        reload_tasks.clients(clients.map(|clients| clients.take(&self.access)), &self.access);
-        self.retrieval.set(retrieval_settings(&new));
-        self.gateway.set(settings(&new));
+        let _ = admission.set(&new.admission, &names);
+        self.tasks.tls("tls", tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
+        self.tasks.tls("admin tls", admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
+        core.access.set(new.access.clone());
+        self.tasks.clients(clients.map(|clients| clients.take(&core.access)), &core.access);
+        core.retrieval.set(retrieval_settings(&new));
+        core.gateway.set(settings(&new));
         self.limits.store(Arc::new(new.listener.clone()));
         if let (Some((limits, _)), Some(listener)) = (&self.admin, &new.admin.listener) {
             limits.store(Arc::new(listener.clone()));

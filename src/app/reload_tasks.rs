@@ -25,8 +25,6 @@ type TaskFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) struct ReloadTasks {
     shutdown: Shutdown,
     interval: Duration,
-    /// The tasks that are not running yet.
-    waiting: Vec<(String, ReloadTask)>,
     running: HashMap<String, CancellationToken>,
     by_name: HashMap<String, Vec<Arc<Watched>>>,
     /// The state of the configuration itself, which `reload` reads.
@@ -34,15 +32,6 @@ pub(super) struct ReloadTasks {
     /// The counts of the tasks that have ended, one for each kind: counters do not go down.
     retired: Vec<Arc<Watched>>,
     watched: Arc<Mutex<Vec<Arc<Watched>>>>,
-    is_running: bool,
-}
-
-struct ReloadTask(TaskFuture);
-
-impl std::fmt::Debug for ReloadTask {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("work")
-    }
 }
 
 impl ReloadTasks {
@@ -50,13 +39,11 @@ impl ReloadTasks {
         let reload_tasks = Self {
             shutdown,
             interval,
-            waiting: Vec::new(),
             running: HashMap::new(),
             by_name: HashMap::new(),
             configuration: Watched::new("configuration"),
             retired: Vec::new(),
             watched: Arc::default(),
-            is_running: false,
         };
         reload_tasks.show();
         reload_tasks
@@ -119,15 +106,7 @@ impl ReloadTasks {
         self.follow("clients".to_owned(), watched, Box::pin(followed.follow(self.interval, take)));
     }
 
-    pub(super) fn tls(&mut self, tls: Option<(ServerTls, Followed)>) {
-        self.tls_as("tls", tls);
-    }
-
-    pub(super) fn admin_tls(&mut self, tls: Option<(ServerTls, Followed)>) {
-        self.tls_as("admin tls", tls);
-    }
-
-    fn tls_as(&mut self, name: &str, tls: Option<(ServerTls, Followed)>) {
+    pub(super) fn tls(&mut self, name: &str, tls: Option<(ServerTls, Followed)>) {
         let Some((tls, followed)) = tls else { return };
         let take = move |contents: &[Content]| Ok(tls.replace(contents)?);
         let watched = vec![followed.watched()];
@@ -136,29 +115,11 @@ impl ReloadTasks {
 
     /// Adds a task, in place of the one of the same name.
     pub(super) fn follow(&mut self, name: String, watched: Vec<Arc<Watched>>, work: TaskFuture) {
-        let before = self.by_name.insert(name.clone(), watched);
+        let before = self.by_name.insert(name.clone(), watched.clone());
         self.retire(before);
         self.show();
-        if self.is_running {
-            self.start(name, work);
-        } else {
-            self.waiting.push((name, ReloadTask(work)));
-        }
-    }
-
-    /// Runs the tasks until a stop has begun.
-    pub(super) fn spawn(mut self) -> Self {
-        self.is_running = true;
-        for (name, ReloadTask(work)) in std::mem::take(&mut self.waiting) {
-            self.start(name, work);
-        }
-        self
-    }
-
-    fn start(&mut self, name: String, work: TaskFuture) {
         let token = CancellationToken::new();
         let (replaced, stop) = (token.clone(), self.shutdown.clone());
-        let watched = self.by_name.get(&name).cloned().unwrap_or_default();
         if let Some(before) = self.running.insert(name, token) {
             before.cancel();
         }
@@ -209,7 +170,6 @@ mod tests {
         let shutdown = Shutdown::new();
         let mut reload_tasks = ReloadTasks::new(shutdown.clone(), Duration::from_secs(1));
         let watched = Watched::new("clients");
-        reload_tasks.is_running = true;
         reload_tasks.follow(
             "clients".to_owned(),
             vec![Arc::clone(&watched)],

@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Either, Full};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -137,16 +136,9 @@ async fn narrate(
     writeln!(out, "  fake Snyk  {}   (TLS, a real certificate, signed links that expire)", fake.url())?;
     writeln!(out, "  gateway    {}   (holds the credential; tools need none)\n", tool.root)?;
 
-    let bar = ProgressBar::new(5).with_style(ProgressStyle::with_template("  {bar:20} {msg}")?);
-    let step = |seen: &DemoAnswer, what: &str| {
+    let mut step = |seen: &DemoAnswer, what: &str| {
         let status = seen.body["data"]["attributes"]["status"].as_str().unwrap_or("-").to_owned();
-        bar.set_message(format!("{what}: {status}"));
-        bar.inc(1);
-        bar.suspend(|| {
-            let mut out = anstream::stdout();
-            let line = format!("  {what:<12} {} {status:<9} {}", seen.status, seen.cache);
-            let _ = writeln!(out, "{line}");
-        });
+        let _ = writeln!(out, "  {what:<12} {} {status:<9} {}", seen.status, seen.cache);
         status
     };
 
@@ -172,7 +164,6 @@ async fn narrate(
         step(&again, "results");
         last = again.snyk_request_id;
     }
-    bar.finish_and_clear();
     let hits = fake.hits();
     writeln!(out, "\n{bold}Calls to Snyk{bold:#}")?;
     writeln!(

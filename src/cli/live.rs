@@ -25,21 +25,8 @@ const TARGET: &str = "/rest/self?version=2024-10-15";
 /// A larger difference is printed: Snyk's clock signs links.
 const SKEW: Duration = Duration::from_secs(30);
 
-#[derive(Debug)]
-struct SlotVerdict {
-    is_good: bool,
-    text: String,
-}
-
-impl SlotVerdict {
-    fn good(text: String) -> Self {
-        Self { is_good: true, text }
-    }
-
-    fn bad(text: String) -> Self {
-        Self { is_good: false, text }
-    }
-}
+/// The line about a slot: `Ok` if its value is good.
+type SlotVerdict = Result<String, String>;
 
 struct Check {
     upstream: Upstream,
@@ -63,8 +50,9 @@ pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<
     for credential in &*credentials.all() {
         for (at, slot) in credential.status(check.clock.now()).iter().enumerate() {
             let verdict = check.slot(credential, at).await;
-            all_good &= verdict.is_good || at > 0;
-            writeln!(out, "{} {}: {}", credential.name, slot.slot, verdict.text)
+            all_good &= verdict.is_ok() || at > 0;
+            let (Ok(text) | Err(text)) = verdict;
+            writeln!(out, "{} {}: {text}", credential.name, slot.slot)
                 .map_err(|error| failed("cannot write")(error.into()))?;
         }
     }
@@ -76,11 +64,11 @@ impl Check {
     async fn slot(&self, credential: &Credential, slot: usize) -> SlotVerdict {
         match credential.try_slot(slot).await {
             Ok(field) => self.request(credential, field).await,
-            Err(error @ NoValue::Awaited(_)) => SlotVerdict::bad(format!("{error}: not asked")),
+            Err(error @ NoValue::Awaited(_)) => Err(format!("{error}: not asked")),
             Err(error @ NoValue::Unusable { .. }) => {
-                SlotVerdict::bad(format!("{}: not asked; fix the file", error_text(&error)))
+                Err(format!("{}: not asked; fix the file", error_text(&error)))
             }
-            Err(error @ NoValue::NoAccessToken(_)) => SlotVerdict::bad(format!(
+            Err(error @ NoValue::NoAccessToken(_)) => Err(format!(
                 "{}: not asked; check client_id, client_secret_file and token_url",
                 error_text(&error)
             )),
@@ -123,14 +111,15 @@ impl Check {
             None => format!("sent snyk-request-id {sent_id}"),
         };
         let recorded = if journal.record(attempt, Vec::new()).await.is_ok() { "" } else { ", not recorded" };
-        SlotVerdict { text: format!("{} [{id}{recorded}]", verdict.text), ..verdict }
+        let with_id = |text: String| format!("{text} [{id}{recorded}]");
+        verdict.map(with_id).map_err(with_id)
     }
 }
 
 fn unanswered(failed: &UpstreamError, root: &str) -> SlotVerdict {
     let cause = failed.source.as_deref().map_or_else(String::new, |cause| format!(": {}", error_text(cause)));
     let kind = failed.kind.as_str();
-    SlotVerdict::bad(format!("no answer from {root} ({kind}{cause}). {}", advice_on(failed.kind)))
+    Err(format!("no answer from {root} ({kind}{cause}). {}", advice_on(failed.kind)))
 }
 
 /// Reads an answer for token, version and clock. A proxy or a sign-in page may answer in Snyk's place, with any status, and
@@ -144,25 +133,25 @@ fn judge(answer: &UpstreamAnswer, root: &str, now: SystemTime) -> SlotVerdict {
     if status.is_redirection() {
         let location = fields.get(LOCATION).and_then(|place| place.to_str().ok()?.parse::<Uri>().ok());
         let to = location.as_ref().and_then(Uri::host).map_or_else(String::new, |host| format!(" to {host}"));
-        return SlotVerdict::bad(format!("{code}, a redirect{to}, and Snyk's API gives none: {elsewhere}"));
+        return Err(format!("{code}, a redirect{to}, and Snyk's API gives none: {elsewhere}"));
     }
     if status.is_success() {
         return if names_an_owner(answer) {
-            SlotVerdict::good(format!("{code}, the token is good{}", version_and_clock(fields, now)))
+            Ok(format!("{code}, the token is good{}", version_and_clock(fields, now)))
         } else {
             let document = if is_json(fields) { "JSON without an owner of the token" } else { kind };
-            SlotVerdict::bad(format!("{code}, but not from Snyk's API ({document}): {elsewhere}"))
+            Err(format!("{code}, but not from Snyk's API ({document}): {elsewhere}"))
         };
     }
     if status == StatusCode::TOO_MANY_REQUESTS {
         let wait = plain(fields, RETRY_AFTER.as_str()).unwrap_or("60");
-        return SlotVerdict::bad(format!(
+        return Err(format!(
             "{code}, the rate limit is used up: the token was not looked at; try again after {wait} s"
         ));
     }
     if fields.get("snyk-request-id").is_none() && !is_error_document(answer) {
         let edge = if status.is_server_error() { "Snyk's edge, or " } else { "" };
-        return SlotVerdict::bad(format!(
+        return Err(format!(
             "{code}, but not from Snyk's API ({kind}, no snyk-request-id): {edge}{elsewhere}"
         ));
     }
@@ -183,7 +172,7 @@ fn judge(answer: &UpstreamAnswer, root: &str, now: SystemTime) -> SlotVerdict {
         ),
         status => format!("Snyk answered {status}, and no word on the token: check upstream.url ({root})"),
     };
-    SlotVerdict::bad(format!("{text}{}", version_and_clock(fields, now)))
+    Err(format!("{text}{}", version_and_clock(fields, now)))
 }
 
 fn version_and_clock(fields: &HeaderMap, now: SystemTime) -> String {
@@ -247,7 +236,7 @@ mod tests {
         for kind in
             ["application/vnd.api+json", "application/vnd.api+json; charset=utf-8", "Application/JSON"]
         {
-            assert!(judged(kind, owner).is_good, "{kind}");
+            assert!(judged(kind, owner).is_ok(), "{kind}");
         }
         for (kind, body, text) in [
             ("text/html; charset=utf-8", "<html>", "(text/html; charset=utf-8)"),
@@ -258,7 +247,7 @@ mod tests {
             ("\"; x=\"y", "", "(no media type)"),
         ] {
             let verdict = judged(kind, body);
-            assert!(!verdict.is_good && verdict.text.contains(text), "{kind} {verdict:?}");
+            assert!(verdict.as_ref().is_err_and(|found| found.contains(text)), "{kind} {verdict:?}");
         }
     }
 }

@@ -166,9 +166,11 @@ impl Cli {
             Command::Requests { args, configured } => {
                 let journal = configured.sources()?.journal_path()?;
                 let now = crate::clock::Clock::system().now().wall;
-                requests::run(&args, &journal, &mut out, now)
-                    .or_else(|error| if error.is_closed() { Ok(()) } else { Err(error) })
-                    .map_err(|error| CommandError::Other("cannot search the journal", error.into()))
+                let found = requests::run(&args, &journal, now);
+                print(
+                    &mut out,
+                    &found.map_err(|error| CommandError::Other("cannot search the journal", error))?,
+                )
             }
             Command::Check { client: Some(client), request, configured, .. } => {
                 let config = configured.resolve()?.0;

@@ -1,6 +1,5 @@
 //! `exportgate requests`.
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -8,8 +7,8 @@ use clap::ValueEnum;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 
-use crate::error_text::visible;
-use crate::journal::{Query, QueryError, Row, StatusFilter, find, moment, support};
+use crate::error_text::{BoxError, visible};
+use crate::journal::{Query, Row, StatusFilter, find, moment, support};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RequestsArgs {
@@ -60,43 +59,7 @@ fn moment_text(text: &str) -> Result<String, &'static str> {
     moment(text, SystemTime::UNIX_EPOCH).map(|_| text.to_owned())
 }
 
-#[derive(Debug, thiserror::Error)]
-pub(super) enum RequestsError {
-    #[error(transparent)]
-    Query(#[from] QueryError),
-    #[error("cannot write")]
-    Write(#[from] io::Error),
-    #[error("cannot write CSV")]
-    Csv(#[from] csv::Error),
-    #[error("cannot write JSON")]
-    Json(#[from] serde_json::Error),
-}
-
-impl RequestsError {
-    /// True if the reader has had enough (`| head`).
-    pub(super) fn is_closed(&self) -> bool {
-        let kind = match self {
-            Self::Query(_) => None,
-            Self::Write(error) => Some(error.kind()),
-            Self::Csv(error) => {
-                if let csv::ErrorKind::Io(error) = error.kind() {
-                    Some(error.kind())
-                } else {
-                    None
-                }
-            }
-            Self::Json(error) => error.io_error_kind(),
-        };
-        kind == Some(io::ErrorKind::BrokenPipe)
-    }
-}
-
-pub(super) fn run(
-    args: &RequestsArgs,
-    journal: &Path,
-    out: &mut dyn Write,
-    now: SystemTime,
-) -> Result<(), RequestsError> {
+pub(super) fn run(args: &RequestsArgs, journal: &Path, now: SystemTime) -> Result<String, BoxError> {
     let at = |text: &Option<String>| text.as_deref().and_then(|text| moment(text, now).ok());
     let query = Query {
         export: args.export.clone(),
@@ -112,30 +75,23 @@ pub(super) fn run(
     };
     let rows = find(journal, &query)?;
     if args.support {
-        return Ok(write!(out, "{}", support(&rows))?);
+        return Ok(support(&rows));
     }
-    match args.format {
-        OutputFormat::Table if rows.is_empty() => {
-            writeln!(
-                out,
-                "No matching requests in {}. Try fewer filters, and at least 8 characters of an id.\nAnswers from the cache are in the gateway's log only: search it for the snyk-request-id of the answer.",
-                journal.display()
-            )?;
-        }
-        OutputFormat::Table => writeln!(out, "{}", table(&rows))?,
-        OutputFormat::Json => {
-            serde_json::to_writer_pretty(&mut *out, &rows)?;
-            writeln!(out)?;
-        }
+    Ok(match args.format {
+        OutputFormat::Table if rows.is_empty() => format!(
+            "No matching requests in {}. Try fewer filters, and at least 8 characters of an id.\nAnswers from the cache are in the gateway's log only: search it for the snyk-request-id of the answer.\n",
+            journal.display()
+        ),
+        OutputFormat::Table => format!("{}\n", table(&rows)),
+        OutputFormat::Json => format!("{}\n", serde_json::to_string_pretty(&rows)?),
         OutputFormat::Csv => {
-            let mut csv = csv::Writer::from_writer(out);
+            let mut csv = csv::Writer::from_writer(Vec::new());
             for row in &rows {
                 csv.serialize(harmless(row))?;
             }
-            csv.flush()?;
+            String::from_utf8(csv.into_inner()?)?
         }
-    }
-    Ok(())
+    })
 }
 
 /// A table for a terminal. Tries and waits have columns only if there are any: lines are long enough.

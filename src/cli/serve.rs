@@ -19,8 +19,8 @@ pub(super) fn run(configured: Configured, denied: Vec<String>) -> Result<(), Com
     });
     let (config, lowered) = within_open_files(configured.resolve()?.0);
     // The log is written when this function ends.
-    let (log, _unwritten) = telemetry::init(&config.log)
-        .map_err(|error| CommandError::Other("logs cannot be set up", error.into()))?;
+    let (log, _unwritten) =
+        telemetry::init(&config.log).map_err(|error| CommandError::Other("logs cannot be set up", error))?;
     for denied in denied {
         tracing::warn!("{denied}");
     }

@@ -37,14 +37,6 @@ enum ProbeKind {
     Ready,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("{place} answers {status}: {answer}")]
-struct FailedProbe {
-    place: AdminAddress,
-    status: StatusCode,
-    answer: String,
-}
-
 pub(super) async fn run(args: &StatusArgs) -> Result<String, CommandError> {
     if let Some(probe) = args.probe {
         // A probe has two outcomes: the exit code of bad settings would be a third.
@@ -75,7 +67,7 @@ async fn probe_once(reached: &AdminArgs, probe: ProbeKind) -> Result<(), Command
         return Ok(());
     }
     let answer: String = String::from_utf8_lossy(&body).trim().chars().take(200).collect();
-    let failed = FailedProbe { place: client.address().clone(), status, answer: visible(&answer) };
+    let failed = format!("{} answers {status}: {}", client.address(), visible(&answer));
     Err(CommandError::Other(what, failed.into()))
 }
 
@@ -108,11 +100,11 @@ impl Report {
             let (name, state) = (shown(name), shown(state));
             writeln!(out, "  {state:<8}  {name:<width$}  since {}  {}", shown(since), shown(detail))?;
         }
-        let CountsReport { hit, stale, miss, collapsed, bypass, denied, own, abandoned } = self.totals;
+        let CountsReport { hit, stale, miss, collapsed, uncached, denied, failed, client_left } = self.totals;
         writeln!(out)?;
         writeln!(
             out,
-            "requests     {hit} hit, {stale} stale, {miss} miss, {collapsed} collapsed, {bypass} uncached, {denied} denied, {own} failed, {abandoned} left by clients"
+            "requests     {hit} hit, {stale} stale, {miss} miss, {collapsed} collapsed, {uncached} uncached, {denied} denied, {failed} failed, {client_left} left by clients"
         )?;
         let CacheReport { entries, bytes, max_bytes } = self.cache;
         writeln!(out, "cache        {entries} entries, {} of {}", size(bytes), size(max_bytes))?;

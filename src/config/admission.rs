@@ -11,49 +11,38 @@ pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Settings {
     let per_minute = r.number("budget.per_minute", 1..=1_000_000);
     let per_hour = r.number("budget.per_hour", 1..=10_000_000);
     let share = r.number("budget.share", 0.001..=1.0);
-    let starts = r.number("budget.starts", 0..=1_000_000);
-    let max_wait = r.duration("queue.max_wait", "0s"..="10m");
-    let max_waiting = r.number("queue.max_waiting", 1..=1_000_000);
-    let max_running = r.number("queue.max_running", 1..=100_000);
-    let backoff = backoff(r);
+    let starts = Some(r.number("budget.starts", 0..=1_000_000)).filter(|starts| *starts > 0);
     let v1: u32 = r.number("budget.v1_per_minute", 1..=1_000_000);
     let v1_per_second = v1.div_ceil(10);
-    check_share(
-        r,
-        share,
-        &[
-            ("budget.per_second", per_second, per_second),
-            ("budget.per_minute", per_minute, per_minute),
-            ("budget.per_hour", per_hour, per_hour),
-            ("budget.v1_per_minute", v1, v1_per_second),
-        ],
-    );
-    let starts = Some(starts).filter(|starts| *starts > 0);
-    let lane = |per_second, per_minute, per_hour| {
-        let limit = |most: u32, window| Limit { most, window };
-        let account = vec![
-            limit(per_second, Duration::from_secs(1)),
-            limit(per_minute, Duration::from_mins(1)),
-            limit(per_hour, Duration::from_hours(1)),
-        ];
-        let ours = |limit: &Limit| Limit { most: part(limit.most, share), ..*limit };
-        let limits = account.iter().map(ours).collect();
-        let margin = MARGIN;
-        LaneSettings {
-            limits,
-            account,
-            starts,
-            margin,
-            backoff,
-            max_wait,
-            max_waiting,
-            max_running,
-            several_clients,
-        }
+    let keys = [
+        ("budget.per_second", per_second, per_second),
+        ("budget.per_minute", per_minute, per_minute),
+        ("budget.per_hour", per_hour, per_hour),
+        ("budget.v1_per_minute", v1, v1_per_second),
+    ];
+    check_share(r, share, &keys);
+    let ours = |limit: &Limit| Limit { most: part(limit.most, share), ..*limit };
+    let account = limits([per_second, per_minute, per_hour]);
+    let of_v1 = limits([v1_per_second, v1, v1.saturating_mul(30)]);
+    let rest = LaneSettings {
+        limits: account.iter().map(ours).collect(),
+        account,
+        starts,
+        margin: MARGIN,
+        max_wait: r.duration("queue.max_wait", "0s"..="10m"),
+        max_waiting: r.number("queue.max_waiting", 1..=1_000_000),
+        max_running: r.number("queue.max_running", 1..=100_000),
+        backoff: backoff(r),
+        several_clients,
     };
-    let rest = lane(per_second, per_minute, per_hour);
-    let v1 = lane(v1_per_second, v1, v1.saturating_mul(30));
+    let v1 = LaneSettings { limits: of_v1.iter().map(ours).collect(), account: of_v1, ..rest.clone() };
     Settings { rest, v1, retry: retry(r), breaker: breaker(r) }
+}
+
+/// Limits for a second, a minute and an hour.
+fn limits(most: [u32; 3]) -> Vec<Limit> {
+    let windows = [Duration::from_secs(1), Duration::from_mins(1), Duration::from_hours(1)];
+    windows.into_iter().zip(most).map(|(window, most)| Limit { most, window }).collect()
 }
 
 /// `[backoff]`.

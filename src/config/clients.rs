@@ -2,7 +2,7 @@
 
 use super::credential::{NAME, is_name};
 use super::problem::{Problem, Problems};
-use super::reader::{ClientKey, Reader};
+use super::reader::Reader;
 use super::sources::Sources;
 use crate::access::key::{Key, PREFIX};
 use crate::access::{AllowedIds, Claim, Class, ClientSettings, Clients, Policy};
@@ -28,13 +28,12 @@ pub fn parse(name: &str, content: &[u8]) -> Result<Vec<ClientSettings>, Problems
 }
 
 /// True if `text` can name a client. `local` and `unknown` name callers without a clients file.
-#[must_use]
-pub fn is_client_name(text: &str) -> bool {
+pub(crate) fn is_client_name(text: &str) -> bool {
     is_name(text) && !text.starts_with(PREFIX) && !["local", "unknown"].contains(&text)
 }
 
 fn client(r: &mut Reader<'_>, file: &str, table: &str) -> ClientSettings {
-    let key = |name: &str, default| ClientKey { name: format!("clients.{table}.{name}"), default };
+    let key = |name: &str| format!("clients.{table}.{name}");
     if !is_client_name(table) {
         r.problem(
             file,
@@ -44,18 +43,18 @@ fn client(r: &mut Reader<'_>, file: &str, table: &str) -> ClientSettings {
     }
     let described = ClientSettings {
         name: table.to_owned(),
-        keys: r.list(&key("keys", "[]"), Key::parse),
-        certificates: r.list(&key("certificates", "[]"), certificate),
-        tokens: r.list(&key("tokens", "[]"), claim),
-        unix_users: r.list(&key("unix_users", "[]"), id),
-        unix_groups: r.list(&key("unix_groups", "[]"), id),
+        keys: r.list(&key("keys"), Key::parse),
+        certificates: r.list(&key("certificates"), certificate),
+        tokens: r.list(&key("tokens"), claim),
+        unix_users: r.list(&key("unix_users"), id),
+        unix_groups: r.list(&key("unix_groups"), id),
         policy: Policy {
-            orgs: allowed(r, &key("orgs", "[]")),
-            groups: allowed(r, &key("groups", "[]")),
-            operations: r.list(&key("operations", r#"["read"]"#), operation).into_iter().collect(),
-            requests_per_minute: limit(r, &key("requests_per_minute", "0")),
-            share: r.number(&key("share", "1"), 1..=1_000),
-            concurrent_requests: limit(r, &key("concurrent_requests", "0")),
+            orgs: allowed(r, &key("orgs")),
+            groups: allowed(r, &key("groups")),
+            operations: r.list(&key("operations"), operation).into_iter().collect(),
+            requests_per_minute: limit(r, &key("requests_per_minute")),
+            share: r.number(&key("share"), 1..=1_000),
+            concurrent_requests: limit(r, &key("concurrent_requests")),
         },
     };
     if described.keys.is_empty() && !described.is_known_otherwise() {
@@ -97,7 +96,7 @@ fn operation(text: &str) -> Result<Class, String> {
         .ok_or_else(|| "must be of \"read\", \"start\" and \"other\"".to_owned())
 }
 
-fn allowed(r: &mut Reader<'_>, key: &ClientKey) -> AllowedIds {
+fn allowed(r: &mut Reader<'_>, key: &str) -> AllowedIds {
     let ids = r.list(key, |text| match (text, Id::parse(text)) {
         ("*", _) => Ok(None),
         (_, Some(id)) => Ok(Some(id)),
@@ -109,6 +108,6 @@ fn allowed(r: &mut Reader<'_>, key: &ClientKey) -> AllowedIds {
     }
 }
 
-fn limit(r: &mut Reader<'_>, key: &ClientKey) -> Option<u32> {
+fn limit(r: &mut Reader<'_>, key: &str) -> Option<u32> {
     Some(r.number(key, 0..=100_000)).filter(|limit| *limit > 0)
 }

@@ -36,19 +36,31 @@ static DECLARED: LazyLock<HashMap<String, Declaration>> = LazyLock::new(|| {
     declared
 });
 
+/// The default of a key of a client, which is in a file of its own.
+fn client_default(name: &str) -> &'static str {
+    match name {
+        "operations" => r#"["read"]"#,
+        "requests_per_minute" | "concurrent_requests" => "0",
+        "share" => "1",
+        _ => "[]",
+    }
+}
+
 fn is_name(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 /// The declaration of `key`. All tables `[credentials.…]` are declared as `[credentials.NAME]`.
 pub(super) fn declaration(key: &str) -> Option<Declaration> {
-    let named = key.strip_prefix("credentials.").and_then(|rest| rest.split_once('.'));
-    let template = named.map(|(_, rest)| format!("credentials.NAME.{rest}"));
+    let named = |tables: &str| Some(key.strip_prefix(tables)?.split_once('.')?.1);
+    if let Some(name) = named("clients.") {
+        return Some(Declaration { default: client_default(name), comment: "", needs_restart: false });
+    }
+    let template = named("credentials.").map(|name| format!("credentials.NAME.{name}"));
     DECLARED.get(template.as_deref().unwrap_or(key)).copied()
 }
 
 /// True if a change of `key` takes effect after a restart only.
-#[must_use]
 pub(crate) fn needs_restart(key: &str) -> bool {
     declaration(key).is_some_and(|declared| declared.needs_restart)
 }
@@ -58,11 +70,11 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::config::Resolved;
+    use crate::config::tests::defaults;
 
     #[test]
     fn every_key_that_is_declared_is_read_and_every_other_one_is_not() {
-        let read: BTreeSet<String> = Resolved::defaults().keys.into_iter().map(|key| key.name).collect();
+        let read: BTreeSet<String> = defaults().keys.into_iter().map(|key| key.name).collect();
         let declared: BTreeSet<String> = DECLARED.keys().cloned().collect();
         assert!(declared.len() > 100, "{}", declared.len());
         assert_eq!(read, declared);

@@ -173,16 +173,5 @@ impl Sources {
     }
 }
 
-impl Resolved {
-    /// Every key with its default.
-    #[must_use]
-    pub fn defaults() -> Self {
-        let sources = Sources::with_table("credentials.NAME");
-        let mut reader = reader::Reader::new(&sources);
-        let _ = Config::read(&mut reader);
-        reader.into_resolved()
-    }
-}
-
 #[cfg(test)]
 mod tests;

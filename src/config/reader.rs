@@ -56,42 +56,6 @@ impl Shape {
     }
 }
 
-/// The name of a key, with its declaration.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct KeyName<'k> {
-    name: &'k str,
-    /// As TOML writes it.
-    default: &'static str,
-    comment: &'static str,
-}
-
-impl<'k> From<&'k str> for KeyName<'k> {
-    fn from(name: &'k str) -> Self {
-        let Some(Declaration { default, comment, .. }) = declaration(name) else {
-            unreachable!("{name} is declared in the example file")
-        };
-        Self { name, default, comment }
-    }
-}
-
-impl<'k> From<&'k String> for KeyName<'k> {
-    fn from(name: &'k String) -> Self {
-        name.as_str().into()
-    }
-}
-
-/// A key of a client, which is declared by its default alone.
-pub(super) struct ClientKey {
-    pub(super) name: String,
-    pub(super) default: &'static str,
-}
-
-impl<'k> From<&'k ClientKey> for KeyName<'k> {
-    fn from(key: &'k ClientKey) -> Self {
-        Self { name: &key.name, default: key.default, comment: "" }
-    }
-}
-
 /// The texts of a TOML value without escapes.
 fn literal(toml: &str) -> Vec<String> {
     match toml.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
@@ -109,7 +73,7 @@ const EMPTY_IS_A_VALUE: &str = "admin.listen";
 
 pub(super) struct Reader<'a> {
     pub(super) sources: &'a Sources,
-    resolved: Resolved,
+    pub(super) resolved: Resolved,
     problems: Vec<Problem>,
 }
 
@@ -172,13 +136,10 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a key with `parse`; a value that does not parse is a problem, and the default stands in.
-    fn read<'k, T>(
-        &mut self,
-        key: impl Into<KeyName<'k>>,
-        shape: Shape,
-        parse: impl Fn(&[String]) -> Result<T, String>,
-    ) -> T {
-        let KeyName { name, default, comment } = key.into();
+    fn read<T>(&mut self, name: &str, shape: Shape, parse: impl Fn(&[String]) -> Result<T, String>) -> T {
+        let Some(Declaration { default, comment, .. }) = declaration(name) else {
+            unreachable!("{name} is declared")
+        };
         let given = self.given(name);
         let place = self.place(name);
         let defaults = literal(default);
@@ -205,24 +166,20 @@ impl<'a> Reader<'a> {
         })
     }
 
-    pub(super) fn text<'k>(&mut self, key: impl Into<KeyName<'k>>) -> String {
+    pub(super) fn text(&mut self, key: &str) -> String {
         self.read(key, Shape::Text, |text| Ok(text.concat()))
     }
 
-    pub(super) fn path<'k>(&mut self, key: impl Into<KeyName<'k>>) -> Option<PathBuf> {
+    pub(super) fn path(&mut self, key: &str) -> Option<PathBuf> {
         let text = self.text(key);
         (!text.is_empty()).then(|| PathBuf::from(text))
     }
 
-    pub(super) fn boolean<'k>(&mut self, key: impl Into<KeyName<'k>>) -> bool {
+    pub(super) fn boolean(&mut self, key: &str) -> bool {
         self.read(key, Shape::Bare, |text| text[0].parse().map_err(|_| "must be true or false".to_owned()))
     }
 
-    pub(super) fn choice<'k, T: Copy>(
-        &mut self,
-        key: impl Into<KeyName<'k>>,
-        choices: &[(&'static str, T)],
-    ) -> T {
+    pub(super) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&'static str, T)]) -> T {
         self.read(key, Shape::Text, |text| {
             let found = choices.iter().find(|(word, _)| *word == text[0]);
             found.map(|(_, choice)| *choice).ok_or_else(|| {
@@ -232,7 +189,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    pub(super) fn number<'k, T>(&mut self, key: impl Into<KeyName<'k>>, bounds: RangeInclusive<T>) -> T
+    pub(super) fn number<T>(&mut self, key: &str, bounds: RangeInclusive<T>) -> T
     where
         T: FromStr + PartialOrd + fmt::Display,
     {
@@ -243,36 +200,24 @@ impl<'a> Reader<'a> {
     }
 
     /// A size such as `"64KiB"`; a bare number is in bytes.
-    pub(super) fn bytes<'k>(
-        &mut self,
-        key: impl Into<KeyName<'k>>,
-        bounds: RangeInclusive<&'static str>,
-    ) -> u64 {
+    pub(super) fn bytes(&mut self, key: &str, bounds: RangeInclusive<&'static str>) -> u64 {
         let parse = |text: &str| text.parse().ok().map(|size: bytesize::ByteSize| size.as_u64());
-        self.between(key.into(), "size", bounds, parse)
+        self.between(key, "size", bounds, parse)
     }
 
     /// A size in memory.
-    pub(super) fn size<'k>(
-        &mut self,
-        key: impl Into<KeyName<'k>>,
-        bounds: RangeInclusive<&'static str>,
-    ) -> usize {
+    pub(super) fn size(&mut self, key: &str, bounds: RangeInclusive<&'static str>) -> usize {
         usize::try_from(self.bytes(key, bounds)).unwrap_or(usize::MAX)
     }
 
     /// A duration such as `"90s"` or `"15m"`.
-    pub(super) fn duration<'k>(
-        &mut self,
-        key: impl Into<KeyName<'k>>,
-        bounds: RangeInclusive<&'static str>,
-    ) -> Duration {
-        self.between(key.into(), "duration", bounds, |text| humantime::parse_duration(text).ok())
+    pub(super) fn duration(&mut self, key: &str, bounds: RangeInclusive<&'static str>) -> Duration {
+        self.between(key, "duration", bounds, |text| humantime::parse_duration(text).ok())
     }
 
     fn between<T: PartialOrd>(
         &mut self,
-        key: KeyName<'_>,
+        key: &str,
         noun: &str,
         bounds: RangeInclusive<&'static str>,
         parse: impl Fn(&str) -> Option<T>,
@@ -282,15 +227,12 @@ impl<'a> Reader<'a> {
             let found = parse(&text[0])
                 .filter(|found| parse(least).is_some_and(|least| *found >= least))
                 .filter(|found| parse(most).is_some_and(|most| *found <= most));
-            found.ok_or_else(|| format!("must be a {noun} from {least} to {most}, such as {}", key.default))
+            let example = declaration(key).map_or("", |declared| declared.default);
+            found.ok_or_else(|| format!("must be a {noun} from {least} to {most}, such as {example}"))
         })
     }
 
-    pub(super) fn list<'k, T>(
-        &mut self,
-        key: impl Into<KeyName<'k>>,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Vec<T> {
+    pub(super) fn list<T>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
         self.read(key, Shape::List, |text| {
             let (mut items, mut wrong) = (Vec::new(), Vec::new());
             for item in text {
@@ -352,10 +294,6 @@ impl<'a> Reader<'a> {
 
     pub(super) fn into_problems(self) -> Vec<Problem> {
         self.problems
-    }
-
-    pub(super) fn into_resolved(self) -> Resolved {
-        self.resolved
     }
 }
 

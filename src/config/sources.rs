@@ -91,12 +91,6 @@ impl Sources {
         sources
     }
 
-    /// A file with one empty table, so that the keys below it are seen.
-    pub(super) fn with_table(name: &str) -> Self {
-        let given = RawValue { place: String::new(), text: Vec::new(), is_one_text: false };
-        Self { file: BTreeMap::from([(format!("{name}.orgs"), given)]), ..Self::default() }
-    }
-
     fn take_flags(&mut self, flags: Vec<(&'static str, String, &'static str)>) {
         for (key, text, flag) in flags {
             self.flags.insert(

@@ -8,6 +8,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 
 use super::reader::Reader;
+use crate::access::is_ours;
 use crate::listener::{Address, Settings as Listener};
 use crate::transport::{BadProxy, Proxy};
 use crate::upstream::{Root, Settings};
@@ -97,7 +98,7 @@ pub(super) fn endpoint(text: &str, plain: &[String]) -> Result<Uri, String> {
     let host = authority.host().to_ascii_lowercase();
     if authority.as_str().contains('@') || text.contains('#') {
         Err("must not hold a user name, a password or a fragment".to_owned())
-    } else if scheme == "https" || (scheme == "http" && (is_loopback(&host) || plain.contains(&host))) {
+    } else if scheme == "https" || (scheme == "http" && (is_ours(&host, &[]) || plain.contains(&host))) {
         Ok(uri)
     } else {
         Err("must begin with https://; http:// is for loopback and upstream.plain_http_hosts".to_owned())
@@ -218,7 +219,7 @@ fn parse(text: &str, plain: &[String]) -> Result<Root, String> {
     let host = authority.host().to_ascii_lowercase();
     let default_port = match scheme.as_str() {
         "https" => 443,
-        "http" if is_loopback(&host) || plain.contains(&host) => 80,
+        "http" if is_ours(&host, &[]) || plain.contains(&host) => 80,
         "http" => {
             return Err(
                 "must begin with https://; http:// is for loopback and upstream.plain_http_hosts".to_owned()
@@ -243,18 +244,13 @@ fn parse(text: &str, plain: &[String]) -> Result<Root, String> {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 /// In a pod the tools' `SNYK_API` points at us, and we may be given the same environment.
 fn refuse_ourselves(r: &mut Reader<'_>, root: &Root, listener: &Listener) {
     let default_port = if root.scheme == Scheme::HTTPS { 443 } else { 80 };
     let port = root.authority.port_u16().unwrap_or(default_port);
     let ours = listener.listen.iter().any(|address| match address {
         Address::Tcp(address) | Address::Tls(address) => {
-            address.port() == port && port != 0 && is_loopback(root.authority.host())
+            address.port() == port && port != 0 && is_ours(root.authority.host(), &[])
         }
         Address::Unix(_) | Address::Systemd => false,
     });

@@ -224,13 +224,13 @@ impl Exchange {
     pub(super) fn served(&self, failure: Option<&Failure>) -> RequestOutcome {
         match (failure.map(|failure| failure.kind), self.origin) {
             (Some(kind), _) if kind.is_denial() => RequestOutcome::Denied,
-            (Some(FailureKind::NoAnswer(Cause::Abandoned)), _) => RequestOutcome::Abandoned,
-            (Some(_), _) | (None, None) => RequestOutcome::Own,
+            (Some(FailureKind::NoAnswer(Cause::Abandoned)), _) => RequestOutcome::ClientLeft,
+            (Some(_), _) | (None, None) => RequestOutcome::Failed,
             (None, Some(Origin::Fresh { .. })) => RequestOutcome::Hit,
             (None, Some(Origin::Stale { .. })) => RequestOutcome::Stale,
             (None, Some(Origin::Upstream(Forward { is_collapsed: true, .. }))) => RequestOutcome::Collapsed,
             (None, Some(Origin::Upstream(Forward { reason, .. }))) => match reason {
-                ForwardReason::Bypass | ForwardReason::Method => RequestOutcome::Bypass,
+                ForwardReason::Bypass | ForwardReason::Method => RequestOutcome::Uncached,
                 ForwardReason::UriMiss | ForwardReason::Stale | ForwardReason::Request => {
                     RequestOutcome::Miss
                 }

@@ -11,6 +11,7 @@ use super::fault::JournalFault;
 use super::record::unix_ms;
 use super::row::Row;
 use super::schema;
+use crate::clock::Clock;
 
 /// Steps of SQLite's machine between two looks at the clock.
 const STEPS: i32 = 10_000;
@@ -136,8 +137,9 @@ fn search(path: &Path, query: &Query) -> Result<Vec<Row>, JournalFault> {
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(query.within.unwrap_or(PATIENCE).min(PATIENCE))?;
     if let Some(within) = query.within {
-        let began = tokio::time::Instant::now();
-        connection.progress_handler(STEPS, Some(move || began.elapsed() > within))?;
+        let now = || Clock::system().now().mono;
+        let end = now() + within;
+        connection.progress_handler(STEPS, Some(move || now() > end))?;
     }
     schema::check(&connection)?;
     let search = Search::of(&connection, query)?;

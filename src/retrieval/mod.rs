@@ -47,7 +47,7 @@ pub(crate) use response_fields::{CACHE_STATUS, PLACEHOLDER, REQUEST_ID, describe
 pub(crate) use span::{known_method, template};
 
 /// The parts that retrieval works with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) admission: Admission,

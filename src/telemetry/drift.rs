@@ -4,7 +4,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 
 /// The kinds of changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +28,7 @@ impl DriftKind {
         [Self::Deprecation, Self::Sunset, Self::Version, Self::StatusWord, Self::LinkForm, Self::RateFields];
 
     /// The label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Deprecation => "deprecation",
             Self::Sunset => "sunset",
@@ -66,29 +64,18 @@ struct Version {
     served: String,
 }
 
-type KindCounters = Family<[(&'static str, &'static str); 1], Counter>;
-
 /// All signs since the start.
 #[derive(Debug)]
 pub struct Drift {
-    counters: KindCounters,
     by_kind: [Counter; DriftKind::ALL.len()],
     last: Mutex<[Option<(SystemTime, String)>; DriftKind::ALL.len()]>,
     /// The one that was requested last comes first.
     versions: Mutex<Vec<Version>>,
 }
 
-impl Default for Drift {
-    fn default() -> Self {
-        let counters = KindCounters::default();
-        let by_kind = DriftKind::ALL.map(|kind| counters.get_or_create_owned(&[("kind", kind.as_str())]));
-        Self { counters, by_kind, last: Mutex::default(), versions: Mutex::default() }
-    }
-}
-
 impl Drift {
-    pub(super) fn counters(&self) -> &KindCounters {
-        &self.counters
+    pub(super) fn new(by_kind: [Counter; DriftKind::ALL.len()]) -> Self {
+        Self { by_kind, last: Mutex::default(), versions: Mutex::default() }
     }
 
     pub(super) fn note(&self, kind: DriftKind, detail: &str, now: SystemTime) {
@@ -121,8 +108,7 @@ impl Drift {
     }
 
     /// The kinds that were seen, with the last of each.
-    #[must_use]
-    pub fn signs(&self) -> Vec<DriftSign> {
+    pub(crate) fn signs(&self) -> Vec<DriftSign> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = DriftKind::ALL.into_iter().zip(last.iter()).filter_map(|(kind, last)| {
             let (last, detail) = last.clone()?;
@@ -138,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_bounded_number_of_versions_is_remembered() {
-        let drift = Drift::default();
+        let drift = Drift::new(DriftKind::ALL.map(|_| Counter::default()));
         assert_eq!(drift.served("results", "a", "1"), None);
         assert_eq!(drift.served("start", "a", "2"), None);
         for other in 0..10 * VERSIONS {

@@ -11,7 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::drift::{self, Drift};
+use super::drift::{Drift, DriftKind};
 
 /// The operations, as they are written in labels.
 const OPERATIONS: [&str; 5] = ["results", "job-status", "start", "other", "none"];
@@ -54,13 +54,13 @@ pub enum RequestOutcome {
     /// From Snyk, by another client's request.
     Collapsed,
     /// From Snyk, as a call that is never stored: a start, or one that is no export call.
-    Bypass,
-    /// Not: who sent it is not known, or may not.
+    Uncached,
+    /// Refused: the client is unknown, or may not do this.
     Denied,
-    /// By an answer of our own: an error.
-    Own,
-    /// Not: its client left before.
-    Abandoned,
+    /// By the gateway, with an error.
+    Failed,
+    /// Not served: the client left before its answer.
+    ClientLeft,
 }
 
 impl RequestOutcome {
@@ -70,24 +70,23 @@ impl RequestOutcome {
         Self::Stale,
         Self::Miss,
         Self::Collapsed,
-        Self::Bypass,
+        Self::Uncached,
         Self::Denied,
-        Self::Own,
-        Self::Abandoned,
+        Self::Failed,
+        Self::ClientLeft,
     ];
 
     /// The label.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
             Self::Stale => "stale",
             Self::Miss => "miss",
             Self::Collapsed => "collapsed",
-            Self::Bypass => "bypass",
+            Self::Uncached => "uncached",
             Self::Denied => "denied",
-            Self::Own => "own",
-            Self::Abandoned => "abandoned",
+            Self::Failed => "failed",
+            Self::ClientLeft => "client_left",
         }
     }
 }
@@ -135,22 +134,19 @@ pub struct Totals {
     pub failed: u64,
 }
 
-/// The metrics of the request path.
+/// The metrics of the request path. `registry` has the families; the fields are their counters, found ahead.
 #[derive(Debug)]
 pub struct Metrics {
-    requests: Table<{ OPERATIONS.len() }, { RequestOutcome::ALL.len() }>,
-    responses: Family<Labels<1>, Counter>,
-    by_class: [Counter; CLASSES.len()],
-    own_answers: Family<Labels<1>, Counter>,
-    request_duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
-    durations: [Histogram; RequestOutcome::ALL.len()],
-    attempts: Table<{ OPERATIONS.len() }, { RESULTS.len() }>,
-    upstream_duration: Family<Labels<1>, Histogram, fn() -> Histogram>,
-    latencies: [Histogram; OPERATIONS.len()],
+    registry: Registry,
+    requests: [[Counter; RequestOutcome::ALL.len()]; OPERATIONS.len()],
+    responses: [Counter; CLASSES.len()],
+    errors: Family<Labels<1>, Counter>,
+    request_durations: [Histogram; RequestOutcome::ALL.len()],
+    attempts: [[Counter; RESULTS.len()]; OPERATIONS.len()],
+    upstream_durations: [Histogram; OPERATIONS.len()],
     queue_duration: Histogram,
     freshness: Histogram,
-    not_stored: Family<Labels<1>, Counter>,
-    by_reason: [Counter; NOT_STORED.len()],
+    not_stored: [Counter; NOT_STORED.len()],
     drift: Drift,
 }
 
@@ -161,53 +157,88 @@ struct Label<const N: usize> {
     values: [&'static str; N],
 }
 
-/// Counters by two labels.
-#[derive(Debug)]
-struct Table<const R: usize, const C: usize> {
-    family: Family<Labels<2>, Counter>,
-    cells: [[Counter; C]; R],
-}
+/// Registers families, and makes all of their series at once.
+struct Registration(Registry);
 
-impl<const R: usize, const C: usize> Table<R, C> {
-    fn new(row: Label<R>, column: Label<C>) -> Self {
-        let family = Family::<Labels<2>, Counter>::default();
-        let cell = |r, c| family.get_or_create_owned(&[(row.name, r), (column.name, c)]);
-        let cells = row.values.map(|r| column.values.map(|c| cell(r, c)));
-        Self { family, cells }
+impl Registration {
+    fn counters<const N: usize>(&mut self, name: &str, help: &str, label: Label<N>) -> [Counter; N] {
+        let family = Family::<Labels<1>, Counter>::default();
+        self.0.register(name, help, family.clone());
+        label.values.map(|value| family.get_or_create_owned(&[(label.name, value)]))
     }
-}
 
-fn of_clients() -> Histogram {
-    Histogram::new(CLIENT_SECONDS)
-}
+    fn table<const R: usize, const C: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        row: Label<R>,
+        column: Label<C>,
+    ) -> [[Counter; C]; R] {
+        let family = Family::<Labels<2>, Counter>::default();
+        self.0.register(name, help, family.clone());
+        let cell = |r, c| family.get_or_create_owned(&[(row.name, r), (column.name, c)]);
+        row.values.map(|r| column.values.map(|c| cell(r, c)))
+    }
 
-fn of_upstream() -> Histogram {
-    Histogram::new(UPSTREAM_SECONDS)
+    fn histograms<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: Label<N>,
+        seconds: &'static [f64],
+    ) -> [Histogram; N] {
+        let new = move || Histogram::new(seconds.iter().copied());
+        let family = Family::<Labels<1>, Histogram, _>::new_with_constructor(new);
+        self.0.register_with_unit(name, help, Unit::Seconds, family.clone());
+        label.values.map(|value| family.get_or_create_owned(&[(label.name, value)]))
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, seconds: &[f64]) -> Histogram {
+        let histogram = Histogram::new(seconds.iter().copied());
+        self.0.register_with_unit(name, help, Unit::Seconds, histogram.clone());
+        histogram
+    }
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let by_operation = || Label { name: "operation", values: OPERATIONS };
-        let outcomes = RequestOutcome::ALL.map(RequestOutcome::as_str);
-        let responses = Family::<Labels<1>, Counter>::default();
-        let request_duration: Family<_, _, fn() -> Histogram> = Family::new_with_constructor(of_clients);
-        let upstream_duration: Family<_, _, fn() -> Histogram> = Family::new_with_constructor(of_upstream);
-        let not_stored = Family::<Labels<1>, Counter>::default();
+        let mut r = Registration(Registry::with_prefix("exportgate"));
+        let operation = Label { name: "operation", values: OPERATIONS };
+        let outcome = Label { name: "outcome", values: RequestOutcome::ALL.map(RequestOutcome::as_str) };
+        let help = "Requests of clients, by operation and outcome";
+        let requests = r.table("requests", help, operation, outcome);
+        let class = Label { name: "class", values: CLASSES };
+        let responses = r.counters("responses", "Responses to clients, by status class", class);
+        let errors = Family::default();
+        r.0.register("errors", "Errors that the gateway itself answered, by code", errors.clone());
+        let help = "Time from the header section of a client's request to that of the response, by outcome";
+        let request_durations = r.histograms("request_duration", help, outcome, &CLIENT_SECONDS);
+        let result = Label { name: "result", values: RESULTS };
+        let help = "Requests to Snyk, by operation and result";
+        let attempts = r.table("upstream_attempts", help, operation, result);
+        let help = "Time from sending a request to Snyk to the last byte of the response, or to its failure";
+        let upstream_durations = r.histograms("upstream_duration", help, operation, &UPSTREAM_SECONDS);
+        let help = "Time that requests to Snyk waited in the queue";
+        let queue_duration = r.histogram("queue_duration", help, &UPSTREAM_SECONDS);
+        let help = "Freshness left of stored responses when they were served";
+        let freshness = r.histogram("served_freshness", help, &FRESHNESS_SECONDS);
+        let help = "Responses with a finished or an unreadable export that were not stored, by reason";
+        let not_stored = r.counters("not_stored", help, Label { name: "reason", values: NOT_STORED });
+        let kind = Label { name: "kind", values: DriftKind::ALL.map(DriftKind::as_str) };
+        let help = "Responses that differ from what exportgate knows of Snyk, by kind";
+        let drift = Drift::new(r.counters("drift", help, kind));
         Self {
-            requests: Table::new(by_operation(), Label { name: "outcome", values: outcomes }),
-            by_class: CLASSES.map(|class| responses.get_or_create_owned(&[("class", class)])),
+            registry: r.0,
+            requests,
             responses,
-            own_answers: Family::default(),
-            durations: outcomes.map(|outcome| request_duration.get_or_create_owned(&[("outcome", outcome)])),
-            request_duration,
-            attempts: Table::new(by_operation(), Label { name: "result", values: RESULTS }),
-            latencies: OPERATIONS.map(|word| upstream_duration.get_or_create_owned(&[("operation", word)])),
-            upstream_duration,
-            queue_duration: of_upstream(),
-            freshness: Histogram::new(FRESHNESS_SECONDS),
-            by_reason: NOT_STORED.map(|reason| not_stored.get_or_create_owned(&[("reason", reason)])),
+            errors,
+            request_durations,
+            attempts,
+            upstream_durations,
+            queue_duration,
+            freshness,
             not_stored,
-            drift: Drift::default(),
+            drift,
         }
     }
 }
@@ -216,13 +247,13 @@ impl Metrics {
     /// Counts an answer to a client.
     pub fn answered(&self, answered: &RequestSample) {
         let (row, column) = (operation(answered.operation), answered.served as usize);
-        self.requests.cells[row][column].inc();
+        self.requests[row][column].inc();
         if let Some(status) = answered.status {
-            self.by_class[usize::from(status / 100).clamp(2, 5) - 2].inc();
+            self.responses[usize::from(status / 100).clamp(2, 5) - 2].inc();
         }
-        self.durations[column].observe(answered.duration.as_secs_f64());
+        self.request_durations[column].observe(answered.duration.as_secs_f64());
         if let Some(code) = answered.code {
-            self.own_answers.get_or_create(&[("code", code)]).inc();
+            self.errors.get_or_create(&[("code", code)]).inc();
         }
         if let Some(seconds) = answered.fresh_for {
             #[expect(clippy::cast_precision_loss, reason = "an hour in seconds is exact")]
@@ -240,8 +271,8 @@ impl Metrics {
             Some(status) => CLASSES[usize::from(status / 100).clamp(2, 5) - 2],
         };
         let column = RESULTS.iter().position(|word| *word == result).unwrap_or(0);
-        self.attempts.cells[row][column].inc();
-        self.latencies[row].observe(attempted.latency.as_secs_f64());
+        self.attempts[row][column].inc();
+        self.upstream_durations[row].observe(attempted.latency.as_secs_f64());
         self.queue_duration.observe(attempted.queued.as_secs_f64());
     }
 
@@ -252,27 +283,25 @@ impl Metrics {
 
     /// Counts a finished export that is not stored. True if it is the first for this reason.
     pub fn not_stored(&self, reason: &str) -> bool {
-        let counter = NOT_STORED.iter().position(|known| *known == reason).map(|at| &self.by_reason[at]);
+        let counter = NOT_STORED.iter().position(|known| *known == reason).map(|at| &self.not_stored[at]);
         counter.is_some_and(|counter| counter.inc() == 0)
     }
 
     /// Notes a sign that Snyk's API changes; `detail` must be plain words.
-    pub fn drifted(&self, kind: drift::DriftKind, detail: &str, now: SystemTime) {
+    pub fn drifted(&self, kind: DriftKind, detail: &str, now: SystemTime) {
         self.drift.note(kind, detail, now);
     }
 
     /// Signs that Snyk's API changes.
-    #[must_use]
-    pub fn drift(&self) -> &Drift {
+    pub(crate) fn drift(&self) -> &Drift {
         &self.drift
     }
 
     /// The counts so far.
-    #[must_use]
-    pub fn totals(&self) -> Totals {
-        let column = |at: usize| self.requests.cells.iter().map(|row| row[at].get()).sum();
+    pub(crate) fn totals(&self) -> Totals {
+        let column = |at: usize| self.requests.iter().map(|row| row[at].get()).sum();
         let results = |wanted: fn(&str) -> bool| {
-            let cells = self.attempts.cells.iter().flat_map(|row| row.iter().zip(RESULTS));
+            let cells = self.attempts.iter().flat_map(|row| row.iter().zip(RESULTS));
             cells.filter(|(_, word)| wanted(word)).map(|(cell, _)| cell.get()).sum()
         };
         Totals {
@@ -282,59 +311,8 @@ impl Metrics {
         }
     }
 
-    /// Registers all metrics of the request path.
-    pub fn register(&self, registry: &mut Registry) {
-        let seconds = || Unit::Seconds;
-        registry.register(
-            "requests",
-            "Requests of clients, by operation and outcome",
-            self.requests.family.clone(),
-        );
-        registry.register("responses", "Responses to clients, by status class", self.responses.clone());
-        registry.register(
-            "own_answers",
-            "Errors that the gateway itself answered, by code",
-            self.own_answers.clone(),
-        );
-        registry.register_with_unit(
-            "request_duration",
-            "Time from the header section of a client's request to that of the response, by outcome",
-            seconds(),
-            self.request_duration.clone(),
-        );
-        registry.register(
-            "upstream_attempts",
-            "Requests to Snyk, by operation and result",
-            self.attempts.family.clone(),
-        );
-        registry.register_with_unit(
-            "upstream_duration",
-            "Time from sending a request to Snyk to the last byte of the response, or to its failure",
-            seconds(),
-            self.upstream_duration.clone(),
-        );
-        registry.register_with_unit(
-            "queue_duration",
-            "Time that requests to Snyk waited in the queue",
-            seconds(),
-            self.queue_duration.clone(),
-        );
-        registry.register_with_unit(
-            "served_freshness",
-            "Freshness left of stored responses when they were served",
-            seconds(),
-            self.freshness.clone(),
-        );
-        registry.register(
-            "not_stored",
-            "Responses with a finished or an unreadable export that were not stored, by reason",
-            self.not_stored.clone(),
-        );
-        registry.register(
-            "drift",
-            "Responses that differ from what exportgate knows of Snyk, by kind",
-            self.drift.counters().clone(),
-        );
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
 }
 
@@ -367,7 +345,7 @@ mod tests {
         }
         let totals = metrics.totals();
         assert_eq!(totals, Totals { served: [1; 8], attempts: 7, failed: 4 });
-        let classes = metrics.by_class.each_ref().map(Counter::get);
+        let classes = metrics.responses.each_ref().map(Counter::get);
         assert_eq!(classes, [4, 0, 2, 1]);
     }
 }

@@ -16,11 +16,12 @@ use std::os::fd::AsFd as _;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tracing_subscriber::filter::Directive;
+use tracing_subscriber::filter::{Directive, ParseError};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, reload};
 
+use crate::error_text::BoxError;
 use json::Json;
 use lines::LogLines;
 
@@ -32,23 +33,6 @@ pub const EXCHANGE: &str = "exportgate::exchange";
 /// The libraries below us write what they send and read at their finer levels; no filter opens these.
 const QUIET: [&str; 7] =
     ["hyper=info", "hyper_util=info", "h2=info", "rustls=info", "tokio=info", "mio=info", "moka=info"];
-
-/// Logs could not be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// The filter cannot be read.
-    #[error("log.filter: {0}")]
-    Filter(#[from] tracing_subscriber::filter::ParseError),
-    /// Something else in this process writes logs already.
-    #[error("logs are set up already")]
-    Twice(#[from] tracing_subscriber::util::TryInitError),
-    /// The subscriber that writes logs is gone.
-    #[error("the filter cannot be replaced")]
-    Reload(#[from] reload::Error),
-    /// Standard error is closed, or too many files are open.
-    #[error("standard error cannot be opened")]
-    Stderr(#[from] std::io::Error),
-}
 
 /// The filter of the log, which may be changed at run time.
 #[derive(Clone)]
@@ -67,13 +51,13 @@ impl LogFilter {
     ///
     /// # Errors
     /// If the filter cannot be parsed.
-    pub fn set(&self, settings: &Settings) -> Result<(), LogError> {
+    pub fn set(&self, settings: &Settings) -> Result<(), BoxError> {
         Ok((self.0)(filter(settings)?)?)
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one variable that all programs with these logs know")]
-fn filter(settings: &Settings) -> Result<EnvFilter, LogError> {
+fn filter(settings: &Settings) -> Result<EnvFilter, ParseError> {
     let given = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
     quietened(EnvFilter::try_new(given.as_deref().unwrap_or(&settings.filter))?)
 }
@@ -85,8 +69,7 @@ const SLOW_READER: Duration = Duration::from_secs(5);
 static LOG: OnceLock<Arc<LogLines>> = OnceLock::new();
 
 /// Lines of the log that were dropped since the start, because nothing read them or a disk was full.
-#[must_use]
-pub fn lines_dropped() -> u64 {
+pub(crate) fn lines_dropped() -> u64 {
     LOG.get().map_or(0, |lines| lines.dropped())
 }
 
@@ -111,7 +94,7 @@ impl Drop for Unwritten {
 ///
 /// # Errors
 /// If the filter cannot be parsed, or logs are set up already.
-pub fn init(settings: &Settings) -> Result<(LogFilter, Unwritten), LogError> {
+pub fn init(settings: &Settings) -> Result<(LogFilter, Unwritten), BoxError> {
     let is_terminal = std::io::stderr().is_terminal();
     let is_text = match settings.format {
         Format::Text => true,
@@ -152,7 +135,7 @@ fn log_panics() {
 ///
 /// # Errors
 /// Never, as long as the list of libraries can be read.
-pub fn quietened(given: EnvFilter) -> Result<EnvFilter, LogError> {
+pub fn quietened(given: EnvFilter) -> Result<EnvFilter, ParseError> {
     let mut filter = given;
     for quiet in QUIET {
         filter = filter.add_directive(quiet.parse::<Directive>()?);

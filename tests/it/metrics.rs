@@ -49,12 +49,12 @@ async fn each_request_and_attempt_is_counted_once() {
     traffic(&world).await;
     let text = metrics(&world, "*/*").await;
     for (series, expected) in [
-        ("exportgate_requests_total{operation=\"start\",outcome=\"bypass\"}", 1.0),
+        ("exportgate_requests_total{operation=\"start\",outcome=\"uncached\"}", 1.0),
         ("exportgate_requests_total{operation=\"results\",outcome=\"miss\"}", 3.0),
         ("exportgate_requests_total{operation=\"results\",outcome=\"hit\"}", 2.0),
         ("exportgate_requests_total{operation=\"none\",outcome=\"denied\"}", 1.0),
-        ("exportgate_requests_total{operation=\"none\",outcome=\"own\"}", 1.0),
-        ("exportgate_own_answers_total{code=\"unknown_route\"}", 1.0),
+        ("exportgate_requests_total{operation=\"none\",outcome=\"failed\"}", 1.0),
+        ("exportgate_errors_total{code=\"unknown_route\"}", 1.0),
         ("exportgate_upstream_attempts_total{operation=\"results\",result=\"2xx\"}", 2.0),
         ("exportgate_upstream_attempts_total{operation=\"results\",result=\"4xx\"}", 1.0),
         ("exportgate_upstream_attempts_total{operation=\"start\",result=\"2xx\"}", 1.0),
@@ -91,7 +91,7 @@ async fn who_leaves_is_counted() {
     tokio::time::timeout(DEADLINE, world.fake.wait_for_hits(1)).await.expect("it is asked for");
     reset(stream);
     let counted = async {
-        let series = "exportgate_requests_total{operation=\"results\",outcome=\"abandoned\"}";
+        let series = "exportgate_requests_total{operation=\"results\",outcome=\"client_left\"}";
         let target = format!("{}/metrics", world.admin);
         loop {
             let got = world.send(Method::GET, &target, &[], "").await;
@@ -119,7 +119,7 @@ async fn no_label_comes_from_a_request() {
         names.map(|(name, _)| name.to_owned()).collect::<BTreeSet<String>>()
     };
     let new: Vec<String> = series(&after).difference(&series(&before)).cloned().collect();
-    assert_eq!(new, ["exportgate_own_answers_total{code=\"unknown_route\"}"]);
+    assert_eq!(new, ["exportgate_errors_total{code=\"unknown_route\"}"]);
     world.stop().await;
 }
 

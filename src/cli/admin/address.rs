@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use http::Uri;
 
 use super::AdminError;
+use crate::access::is_ours;
 use crate::listener::Address;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,8 +47,7 @@ impl AdminAddress {
         match self {
             Self::Unix(_) => false,
             Self::Url(uri) => {
-                let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-                let is_local = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+                let is_local = is_ours(uri.host().unwrap_or_default(), &[]);
                 uri.scheme_str() != Some("https") && !is_local
             }
         }

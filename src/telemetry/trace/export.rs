@@ -23,6 +23,7 @@ use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanData,
 use tokio::runtime::Handle;
 
 use super::{QUEUE, Settings, SpanCounts};
+use crate::clock::Clock;
 use crate::transport::{self, TransportError};
 use crate::watched_file;
 
@@ -123,7 +124,7 @@ impl Counted {
 impl SpanExporter for Counted {
     async fn export(&self, spans: Vec<SpanData>) -> OTelSdkResult {
         let count = spans.len();
-        *self.batch() = Batch { until: Some(Instant::now() + self.timeout), cause: None };
+        *self.batch() = Batch { until: Some(Clock::system().now().mono + self.timeout), cause: None };
         let sent = self.exporter.export(spans).await;
         let SpanCounts { waiting, lost, is_failing, .. } = &*self.counts;
         // A stop that did not wait for this batch has counted it.
@@ -186,7 +187,8 @@ impl Collector {
         let protobuf = HeaderValue::from_static("application/x-protobuf");
         ours.headers_mut().insert(CONTENT_TYPE, protobuf);
         let until = self.batch.lock().unwrap_or_else(PoisonError::into_inner).until;
-        let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+        let left =
+            until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Clock::system().now().mono));
         let client = self.client.clone();
         let sending = async move { transport::fetch(&client, ours, MAX_ANSWER, left).await };
         let (status, body) = self.runtime.spawn(sending).await??;

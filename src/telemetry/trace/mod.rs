@@ -201,8 +201,7 @@ fn state(client: &HeaderMap) -> TraceState {
 
 impl Trace {
     /// The place of `id`, which this one causes.
-    #[must_use]
-    pub fn child(&self, id: Uuid) -> Self {
+    pub(crate) fn child(&self, id: Uuid) -> Self {
         let state = self.context.trace_state().clone();
         let context =
             SpanContext::new(self.context.trace_id(), span_id(id), TraceFlags::SAMPLED, false, state);

@@ -17,9 +17,9 @@ const REMINDER: Duration = Duration::from_hours(24);
 
 /// The parts that hold something with an end.
 #[derive(Debug, Clone)]
-pub(super) struct Expiry {
-    pub(super) tls: Option<ServerTls>,
-    pub(super) access: Arc<Access>,
+pub(crate) struct Expiry {
+    pub(crate) tls: Option<ServerTls>,
+    pub(crate) access: Arc<Access>,
 }
 
 impl Expiry {
@@ -30,7 +30,7 @@ impl Expiry {
     }
 
     /// Logs each warning when it is new, and again after [`REMINDER`]; never ends.
-    pub(super) async fn watch(self, clock: Clock, warn_before: Duration) {
+    pub(crate) async fn watch(self, clock: Clock, warn_before: Duration) {
         let mut logged: HashMap<String, Instant> = HashMap::new();
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
