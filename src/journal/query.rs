@@ -270,7 +270,8 @@ impl Search {
         let received = format!("a.received_id <> a.sent_id AND {}", is("a.received_id COLLATE NOCASE"));
         let mut sources = vec![
             SearchSource::attempts(is("a.request_id")),
-            SearchSource::attempts(is("a.sent_id")),
+            SearchSource::attempts(is("a.id")),
+            SearchSource::attempts(format!("a.sent_id <> a.id AND {}", is("a.sent_id"))),
             SearchSource::attempts(received),
             SearchSource::served(is("s.request_id")),
         ];
@@ -354,7 +355,7 @@ mod tests {
     /// SQLite's plan of a search.
     fn explained(query: &Query) -> String {
         let mut connection = Connection::open_in_memory().unwrap();
-        schema::migrate(&mut connection).unwrap();
+        schema::create(&mut connection).unwrap();
         let search = Search::of(&connection, query).unwrap();
         let explain = format!("EXPLAIN QUERY PLAN {}", search.seqs(50));
         let mut explain = connection.prepare(&explain).unwrap();
