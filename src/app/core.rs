@@ -8,13 +8,14 @@ use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::Credentials;
+use crate::file_store::FileStore;
 use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
 use crate::retrieval::{self, Retrieval, RetrievalSettings};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
-use crate::transport::Memory;
+use crate::transport::{Memory, Resolver};
 use crate::upstream::Upstream;
 
 /// The parts between the listener and Snyk.
@@ -24,6 +25,7 @@ pub(super) struct Core {
     pub(super) access: Arc<Access>,
     pub(super) credentials: Arc<Credentials>,
     pub(super) memory: Memory,
+    pub(super) file_store: FileStore,
     pub(super) retrieval: Arc<Retrieval>,
     pub(super) gateway: Arc<Gateway>,
 }
@@ -40,6 +42,8 @@ impl Core {
         memory.set(config.admission.rest.max_wait, config.admission.rest.several_clients);
         let names = credentials.names();
         let upstream = Upstream::new(&config.upstream, memory.clone())?;
+        let file_store =
+            FileStore::new(config.files.clone(), Resolver::System).map_err(StartError::FileStore)?;
         let root = upstream.root().to_string();
         let admission = Admission::new(root.as_str().into(), clock.clone(), &config.admission, &names);
         let journal = Journal::open(config.journal.clone(), clock.clone());
@@ -59,7 +63,7 @@ impl Core {
             shutdown: parts.shutdown.clone(),
         };
         let gateway = Arc::new(Gateway::new(settings(config), with));
-        Ok(Self { parts, access, credentials, memory, retrieval, gateway })
+        Ok(Self { parts, access, credentials, memory, file_store, retrieval, gateway })
     }
 }
 

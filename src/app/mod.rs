@@ -63,6 +63,9 @@ pub enum StartError {
     /// The client to the upstream cannot be made.
     #[error("the client for Snyk cannot be set up")]
     Transport(#[from] TransportError),
+    /// The client to file stores cannot be made.
+    #[error("the client for file stores cannot be set up")]
+    FileStore(#[source] TransportError),
     /// TLS cannot be set up.
     #[error("TLS cannot be set up")]
     Tls(#[from] BadTls),

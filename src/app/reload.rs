@@ -164,6 +164,7 @@ impl Reloader {
             queues::run(&new_queues, journal, shutdown);
         }
         upstream.set(&new.upstream);
+        core.file_store.set(new.files.clone());
         let rest = &new.admission.rest;
         core.memory.set(rest.max_wait, rest.several_clients);
         let values = core.credentials.replace(credentials);

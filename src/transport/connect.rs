@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -12,13 +12,15 @@ use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::proxy::{Proxy, TunnelRefused};
+use super::proxy::{Proxies, TunnelRefused};
+use super::resolve::{AddressCheck, Resolver};
 use crate::error_text::BoxError;
 
 /// A connection that requests can be sent on.
@@ -34,7 +36,10 @@ const KEEPALIVE: Duration = Duration::from_mins(1);
 /// Opens connections.
 pub(super) struct Connector {
     pub(super) tls: TlsConnector,
-    pub(super) proxy: Option<Proxy>,
+    pub(super) proxies: Proxies,
+    pub(super) resolver: Resolver,
+    /// The addresses that may be connected to; without it, all.
+    pub(super) check: Option<AddressCheck>,
     /// Longest time for name, TCP, tunnel and TLS together.
     pub(super) limit: Duration,
     /// Longest time for which sent data may stay unacknowledged (`TCP_USER_TIMEOUT`).
@@ -47,6 +52,8 @@ pub(super) struct Connector {
 pub enum ConnectStage {
     /// The name was not resolved.
     Resolve,
+    /// No address of the name may be connected to.
+    Address,
     /// No address took a TCP connection.
     Connect,
     /// The proxy opened no tunnel.
@@ -97,6 +104,7 @@ impl fmt::Display for ConnectError {
         }
         f.write_str(match self.stage {
             ConnectStage::Resolve => "host name was not resolved",
+            ConnectStage::Address => "no connection is allowed",
             ConnectStage::Connect => "connection failed",
             ConnectStage::Tunnel => "no tunnel opened",
             ConnectStage::Tls => "TLS handshake failed",
@@ -111,6 +119,19 @@ impl std::error::Error for ConnectError {
 }
 
 impl Connector {
+    /// One without a proxy that connects to any address. What acknowledges nothing after twice `dead_after` is closed.
+    pub(super) fn to_any(tls: ClientConfig, limit: Duration, dead_after: Duration) -> Self {
+        Self {
+            tls: TlsConnector::from(Arc::new(tls)),
+            proxies: Proxies::One(None),
+            resolver: Resolver::System,
+            check: None,
+            limit,
+            unacknowledged: 2 * dead_after,
+            failures: AddressFailures::default(),
+        }
+    }
+
     /// Opens a connection to the host of `uri`.
     ///
     /// # Errors
@@ -121,14 +142,25 @@ impl Connector {
         let name = host.trim_matches(['[', ']']);
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let target = format!("{host}:{port}");
-        let hop = self.proxy.as_ref().map_or((name, port), |proxy| (proxy.host.as_str(), proxy.port));
+        let proxy = self.proxies.to(uri).map_err(|bad| ConnectError {
+            stage: ConnectStage::Tunnel,
+            proxy: None,
+            host: target.clone(),
+            source: bad.into(),
+        })?;
+        let (hop, hop_port) = proxy.as_ref().map_or((name, port), |proxy| (&proxy.host, proxy.port));
 
         let mut stage = ConnectStage::Resolve;
         let opening = async {
-            let addresses = lookup_host(hop).await?.collect();
+            let mut addresses = self.resolver.resolve(hop, hop_port).await?;
+            // A proxy resolves the name itself.
+            if let Some(check) = self.check.as_ref().filter(|_| proxy.is_none()) {
+                stage = ConnectStage::Address;
+                addresses = check.allowed(name, addresses)?;
+            }
             stage = ConnectStage::Connect;
             let (mut tcp, attempt) = self.race(self.failures.order(addresses)).await?;
-            if let Some(proxy) = &self.proxy {
+            if let Some(proxy) = &proxy {
                 stage = ConnectStage::Tunnel;
                 tcp = proxy.tunnel(tcp, &target).await?;
             }
@@ -145,7 +177,7 @@ impl Connector {
         let opened = timeout(self.limit, opening).await.unwrap_or_else(|_| Err(TimedOut(self.limit).into()));
         opened.map_err(|source| ConnectError {
             stage,
-            proxy: self.proxy.as_ref().filter(|_| stage != ConnectStage::Tls).map(ToString::to_string),
+            proxy: proxy.as_ref().filter(|_| stage != ConnectStage::Tls).map(ToString::to_string),
             host: target.clone(),
             source,
         })
@@ -233,12 +265,12 @@ impl Drop for AddressAttempt<'_> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
-    use std::sync::Arc;
 
-    use rustls::{ClientConfig, RootCertStore};
+    use rustls::RootCertStore;
     use socket2::{Domain, Socket, Type};
 
     use super::*;
+    use crate::transport::proxy::ProxyVariables;
 
     const HOUR: Duration = Duration::from_hours(1);
 
@@ -249,8 +281,7 @@ mod tests {
             .expect("versions")
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
-        let (tls, failures) = (TlsConnector::from(Arc::new(config)), AddressFailures::default());
-        Connector { tls, proxy: None, limit: HOUR, unacknowledged: HOUR, failures }
+        Connector::to_any(config, HOUR, HOUR)
     }
 
     fn listener() -> (TcpListener, SocketAddr) {
@@ -309,6 +340,37 @@ mod tests {
         assert!(ended.join().is_ok());
         let other = SocketAddr::from(([127, 0, 0, 1], 1));
         assert_eq!(connector.failures.order(vec![address, other]), [other, address]);
+    }
+
+    #[tokio::test]
+    async fn a_proxy_may_be_anywhere_and_checks_the_address_itself() {
+        let (proxy, at) = listener();
+        let ended = std::thread::spawn(move || drop(proxy.accept()));
+        let variables = [("HTTPS_PROXY", format!("http://{at}")), ("NO_PROXY", "inner.test".to_owned())];
+        let variables = ProxyVariables::of(|name| {
+            variables.iter().find(|(given, _)| *given == name).map(|(_, text)| text.clone())
+        });
+        assert!(!format!("{variables:?}").contains(&at.to_string()));
+        let connector = Connector {
+            proxies: Proxies::ByHost(variables),
+            resolver: Resolver::Own(Arc::new(|name, port| {
+                assert_ne!(name, "files.test");
+                vec![SocketAddr::from(([127, 0, 0, 1], port))]
+            })),
+            check: Some(AddressCheck::new(|_, _| false)),
+            ..connector()
+        };
+        let connect = async |uri: &str| {
+            let uri = uri.parse().expect("a URI");
+            let error = connector.connect(&uri).await.expect_err("no connection");
+            (error.stage, error.proxy().map(str::to_owned))
+        };
+        let named = Some(format!("{at} (HTTPS_PROXY)"));
+        assert_eq!(connect("https://files.test/").await, (ConnectStage::Tunnel, named));
+        assert!(ended.join().is_ok());
+        assert_eq!(connect("https://inner.test/").await, (ConnectStage::Address, None));
+        assert_eq!(connect("http://other.test/").await, (ConnectStage::Address, None));
+        assert!(connector.failures.lock().len() <= 1, "only the proxy was connected to");
     }
 
     #[tokio::test(start_paused = true)]
