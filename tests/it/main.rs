@@ -20,6 +20,7 @@ mod doors;
 mod expiry;
 mod failures;
 mod fake;
+mod fake_store;
 mod floods;
 mod forwarding;
 mod framing;
