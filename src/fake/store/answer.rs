@@ -215,9 +215,11 @@ fn select(stage: &mut Stage, seen: &Seen, signature: String, source: PartSource)
 
 /// A strong entity tag.
 fn tag(path: &str, changes: u64) -> String {
-    let digest = digest(path, changes);
-    let hex: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("\"{hex}\"")
+    let number = digest(path, changes)
+        .into_iter()
+        .take(16)
+        .fold(0, |number: u128, byte| number << 8 | u128::from(byte));
+    format!("\"{number:032x}\"")
 }
 
 fn digest(path: &str, changes: u64) -> Vec<u8> {
@@ -271,7 +273,7 @@ impl Sending {
     fn fields(&self, fields: &mut HeaderMap) {
         let size = self.part.size();
         set(fields, "content-type", "text/csv");
-        set(fields, "last-modified", "Sun, 01 Jun 2031 08:00:00 GMT");
+        set(fields, "last-modified", "Mon, 02 Feb 2026 08:00:00 GMT");
         if let Some(tag) = &self.tag {
             set(fields, "etag", tag);
         }
