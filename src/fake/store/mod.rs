@@ -14,6 +14,7 @@ mod log;
 mod made;
 mod range;
 mod refusal;
+mod sending;
 mod shelf;
 mod source;
 mod transfer;
@@ -38,7 +39,7 @@ pub struct StoreScript {
     pub hash: HashField,
     /// The entity tag of the object.
     pub tag: TagField,
-    /// What the results say that is not so.
+    /// Things in the results that are not so.
     pub lies: Vec<Lie>,
 }
 
