@@ -137,6 +137,11 @@ impl Exchange {
                 self.scope = Some((call.scope.kind, call.scope.id.clone()));
                 self.export = call.operation.export().cloned();
             }
+            Route::Files(call) => {
+                self.operation = call.target.as_str();
+                self.scope = Some((call.scope.kind, call.scope.id.clone()));
+                self.export = Some(call.export.clone());
+            }
             Route::Other(_) => self.operation = "other",
         }
     }

@@ -201,6 +201,8 @@ impl Gateway {
                 let retrieved = self.retrieval.get(question, asker, wanted, exchange.started).await;
                 Ok(reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers))
             }
+            // The files have no server yet.
+            Route::Files(_) => Err(route::RouteError::Unknown.into()),
             Route::Other(call) => {
                 // A body that is not passed on must be out of the way: it is taken at the last moment.
                 self.retrieval.refuse_unrecorded()?;
