@@ -354,7 +354,7 @@ mod tests {
     /// SQLite's plan of a search.
     fn explained(query: &Query) -> String {
         let mut connection = Connection::open_in_memory().unwrap();
-        schema::migrate(&mut connection).unwrap();
+        schema::create(&mut connection).unwrap();
         let search = Search::of(&connection, query).unwrap();
         let explain = format!("EXPLAIN QUERY PLAN {}", search.seqs(50));
         let mut explain = connection.prepare(&explain).unwrap();
