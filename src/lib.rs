@@ -28,6 +28,8 @@ pub mod upstream;
 
 pub mod retrieval;
 
+pub mod files;
+
 pub mod admin;
 pub mod gateway;
 
