@@ -4,13 +4,14 @@ mod source;
 
 use std::path::{Path, PathBuf};
 
-const RANKS: [&[&str]; 9] = [
+const RANKS: [&[&str]; 10] = [
     &["error_text"],
     &["circuit", "clock", "expiry", "hardening", "secret", "shutdown", "systemd", "watched_file"],
-    &["export", "transport"],
+    &["csv", "export", "transport"],
     &["route"],
-    &["access", "admission", "cache", "credential", "journal", "listener", "telemetry", "upstream"],
+    &["access", "admission", "cache", "credential", "file_store", "journal", "listener", "telemetry", "upstream"],
     &["retrieval"],
+    &["files"],
     &["admin", "gateway"],
     &["config", "app"],
     &["cli"],
