@@ -6,6 +6,7 @@ mod call;
 mod document;
 mod id;
 mod links;
+mod parts;
 mod query;
 pub(crate) mod text;
 
@@ -14,4 +15,5 @@ pub use call::{ExportCall, Operation};
 pub use document::Document;
 pub use id::{Id, Scope, ScopeKind};
 pub(crate) use links::Links;
+pub(crate) use parts::{ExportParts, ExportProgress, PartEntry};
 pub use query::CallQuery;
