@@ -11,6 +11,7 @@ use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::Credentials;
+use crate::file_store::FileStore;
 use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
 use crate::listener::Listener;
@@ -18,7 +19,7 @@ use crate::retrieval::{self, Retrieval, RetrievalSettings};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
-use crate::transport::Memory;
+use crate::transport::{Memory, Resolver};
 use crate::upstream::Upstream;
 
 /// The parts between the listener and Snyk.
@@ -28,6 +29,7 @@ pub(super) struct Core {
     pub(super) credentials: Arc<Credentials>,
     pub(super) memory: Memory,
     pub(super) upstream: Upstream,
+    pub(super) file_store: FileStore,
     pub(super) admission: Admission,
     pub(super) journal: Journal,
     pub(super) metrics: Arc<Metrics>,
@@ -48,6 +50,8 @@ impl Core {
         memory.set(config.admission.rest.max_wait, config.admission.rest.several_clients);
         let names = credentials.names();
         let upstream = Upstream::new(&config.upstream, memory.clone())?;
+        let file_store =
+            FileStore::new(config.files.clone(), Resolver::System).map_err(StartError::FileStore)?;
         let root = upstream.root().to_string();
         let admission = Admission::new(root.as_str().into(), clock.clone(), &config.admission, &names);
         let journal = Journal::open(config.journal.clone(), clock.clone());
@@ -82,6 +86,7 @@ impl Core {
             credentials,
             memory,
             upstream,
+            file_store,
             admission,
             journal,
             metrics,

@@ -76,6 +76,9 @@ pub enum StartError {
     /// The client to the upstream cannot be made.
     #[error("the client for Snyk cannot be set up")]
     Transport(#[from] TransportError),
+    /// The client to file stores cannot be made.
+    #[error("the client for file stores cannot be set up")]
+    FileStore(#[source] TransportError),
     /// TLS cannot be set up.
     #[error("TLS cannot be set up")]
     Tls(#[from] BadTls),
@@ -131,7 +134,7 @@ impl App {
         let expiry = Expiry { tls: tls.clone(), access: Arc::clone(&access) };
         let views = core.views(&config, &listener, &expiry, &reload_tasks);
         let warn_before = config.admin.warn_before;
-        let Core { retrieval, gateway, admission, upstream, journal, traces, memory, .. } = core;
+        let Core { retrieval, gateway, admission, upstream, file_store, journal, traces, memory, .. } = core;
         let (admin, admin_tls) = bind_admin(&config, views, &mut reload_tasks).await?;
         let stop = Arc::new(ArcSwap::from_pointee(config.shutdown));
         let reloader = Box::new(Reloader {
@@ -143,6 +146,7 @@ impl App {
             admin_tls,
             admission: admission.clone(),
             upstream,
+            file_store,
             journal: journal.clone(),
             memory,
             limits: listener.limits(),

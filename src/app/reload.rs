@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Problems, Resolved, needs_restart};
 use crate::credential::Credentials;
 use crate::error_text::BoxError;
+use crate::file_store::FileStore;
 use crate::gateway::Gateway;
 use crate::journal::{Journal, OnFailure};
 use crate::listener::Limits;
@@ -62,6 +63,7 @@ pub(super) struct Reloader {
     pub(super) admin_tls: Option<ServerTls>,
     pub(super) admission: Admission,
     pub(super) upstream: Upstream,
+    pub(super) file_store: FileStore,
     pub(super) journal: Journal,
     pub(super) memory: Memory,
     pub(super) limits: Limits,
@@ -195,6 +197,7 @@ impl Reloader {
             queues::run(&new_queues, &self.journal, &self.shutdown);
         }
         self.upstream.set(&new.upstream);
+        self.file_store.set(new.files.clone());
         let admission = &new.admission.rest;
         self.memory.set(admission.max_wait, admission.several_clients);
         let values = self.credentials.replace(credentials);

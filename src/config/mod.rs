@@ -10,6 +10,7 @@ mod admission;
 mod cache;
 pub mod clients;
 mod credential;
+mod files;
 mod journal;
 mod keys;
 mod links;
@@ -61,6 +62,10 @@ pub struct Config {
     pub credential: crate::credential::Settings,
     /// `[cache]`.
     pub cache: crate::cache::Settings,
+    /// `[files]`.
+    pub files: crate::file_store::Settings,
+    /// Accept HTTP Basic for files.
+    pub files_basic: bool,
     /// `[routes]`.
     pub routes: gateway::Routes,
     /// `[journal]`.
@@ -100,6 +105,7 @@ impl Config {
         let credential = credential::read(reader, &upstream, &plain);
         let admission = admission::read(reader, listener.has_clients);
         let cache = cache::read(reader, upstream.max_answer);
+        let (files, files_basic) = files::read(reader);
         let (routes, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
         let admin = admin::read(reader, &listener, tls.as_ref());
         let keys = access.settings.clients.iter().flatten().filter_map(ClientSettings::expiring);
@@ -117,6 +123,8 @@ impl Config {
             admission,
             credential: credential?,
             cache,
+            files,
+            files_basic,
             routes,
             journal: journal?,
             admin,
