@@ -7,6 +7,7 @@ mod document;
 mod files;
 mod id;
 mod links;
+mod parts;
 mod query;
 pub(crate) mod text;
 
@@ -17,4 +18,5 @@ pub(crate) use files::FilesPath;
 pub use files::{FileName, FilesCall, FilesTarget};
 pub use id::{Id, Scope, ScopeKind};
 pub(crate) use links::Links;
+pub(crate) use parts::{ExportParts, ExportProgress, PartEntry};
 pub use query::CallQuery;

@@ -6,8 +6,11 @@
 mod conditions;
 mod description;
 mod error;
+mod held_back;
 mod index;
+mod layout;
 mod opened;
+mod proof;
 
 use std::sync::Arc;
 

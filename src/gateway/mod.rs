@@ -197,7 +197,8 @@ impl Gateway {
                     self.retrieval.refuse_unrecorded()?;
                     question.body = Box::pin(self.read_body(request, &principal.name)).await?;
                 }
-                let wanted = Wanted { directives: Directives::of_request(&request.parts.headers) };
+                let directives = Directives::of_request(&request.parts.headers);
+                let wanted = Wanted { directives, ..Wanted::default() };
                 let retrieved = self.retrieval.get(question, asker, wanted, exchange.started).await;
                 Ok(reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers))
             }
