@@ -61,8 +61,18 @@ impl std::fmt::Display for FileName {
     }
 }
 
+/// `index`, or the file: its name in records.
+impl std::fmt::Display for FilesTarget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Index => f.write_str("index"),
+            Self::File(file) => file.fmt(f),
+        }
+    }
+}
+
 impl FilesTarget {
-    /// `files`, `file` or `table`: the operation in records.
+    /// `files`, `file` or `table`: the kind of the call in traces.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -15,6 +15,7 @@ mod proof;
 use std::sync::Arc;
 
 use crate::clock::{Clock, Now};
+use crate::export::FileName;
 use crate::retrieval::{Asker, Question, Retrieval, Wanted};
 use crate::shutdown::Shutdown;
 
@@ -51,15 +52,6 @@ pub(crate) struct Ask {
     pub(crate) wanted: Wanted,
     /// The time of its request.
     pub(crate) now: Now,
-}
-
-/// A file of an export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FileName {
-    /// One part, from 1.
-    Part(u32),
-    /// All parts as one table.
-    Table,
 }
 
 impl Files {
