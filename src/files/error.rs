@@ -18,15 +18,16 @@ pub(crate) struct FilesError {
     pub(crate) source: Option<Arc<dyn Error + Send + Sync>>,
     /// The answer of the results that showed it, where there was one.
     pub(crate) results: Option<Box<Retrieved>>,
+    /// The reason that there are no results.
+    pub(crate) no_answer: Option<Box<NoAnswer>>,
 }
 
 /// The kinds of it. `code` is the client's.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FilesErrorKind {
-    /// The results could not be read.
-    NoResults(Box<NoAnswer>),
-    /// Snyk's answer is no export's document (401, 404, 429, 5xx, a redirect): it is passed on as it is
-    /// ([`FilesError::results`]).
+    /// The results could not be read ([`FilesError::no_answer`]).
+    NoResults,
+    /// Snyk's answer is no export's document: 404, 429, 5xx, a redirect ([`FilesError::results`]).
     SnykAnswered,
     /// Snyk's answer says 2xx and is no export's document.
     ResultsUnreadable,
@@ -71,9 +72,9 @@ pub(crate) enum FilesErrorKind {
 
 impl FilesErrorKind {
     /// Its word in answers, log and journal.
-    pub(crate) const fn code(&self) -> &'static str {
+    pub(crate) const fn code(self) -> &'static str {
         match self {
-            Self::NoResults(_) => "no_results",
+            Self::NoResults => "no_results",
             Self::SnykAnswered => "upstream_answered",
             Self::ResultsUnreadable => "results_unreadable",
             Self::NotFinished { .. } => "not_finished",
@@ -99,13 +100,13 @@ impl FilesErrorKind {
 
 impl From<FilesErrorKind> for FilesError {
     fn from(kind: FilesErrorKind) -> Self {
-        Self { kind, store: None, source: None, results: None }
+        Self { kind, store: None, source: None, results: None, no_answer: None }
     }
 }
 
 impl From<NoAnswer> for FilesError {
     fn from(no_answer: NoAnswer) -> Self {
-        FilesErrorKind::NoResults(Box::new(no_answer)).into()
+        Self { no_answer: Some(Box::new(no_answer)), ..FilesErrorKind::NoResults.into() }
     }
 }
 

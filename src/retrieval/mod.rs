@@ -39,7 +39,9 @@ use crate::upstream::Upstream;
 use fetch::{Fetch, FlightResult};
 use flights::{Flights, Follower, Leader, Role};
 
-pub(crate) use answer::{Cause, Forward, ForwardReason, NoAnswer, Origin, Payload, Retrieved, Sending};
+pub(crate) use answer::{
+    AnswerParts, Cause, Forward, ForwardReason, NoAnswer, Origin, Payload, Retrieved, Sending,
+};
 pub(crate) use fields::{SNYK_REQUEST_ID, text as response_text};
 pub(crate) use pass_through::{PassThrough, Passed};
 pub(crate) use question::{Asker, LinkUse, Question, Wanted};
