@@ -50,17 +50,14 @@ pub(super) fn tag<'a>(
     });
     for object in objects {
         let size = object.size?;
-        if size > 0 && !object.is_certain() {
-            return None;
-        }
-        // Of a store that gives a tag, that is enough: the other marks may be missing in another answer.
-        let mark = match (&object.tag, object.generation, object.crc32c) {
-            (Some(tag), _, _) => tag.as_str().to_owned(),
-            (None, Some(generation), _) => format!("generation {generation}"),
-            (None, None, Some(crc32c)) => format!("crc32c {crc32c}"),
-            (None, None, None) => String::new(),
-        };
-        add(&mark);
+        // One mark is enough: others may be missing in another answer, and all of them in that of an empty object.
+        add(&match (size, &object.tag, object.generation, object.crc32c) {
+            (0, ..) => String::new(),
+            (_, Some(tag), ..) => tag.as_str().to_owned(),
+            (_, None, Some(generation), _) => format!("generation {generation}"),
+            (_, None, None, Some(crc32c)) => format!("crc32c {crc32c}"),
+            (_, None, None, None) => return None,
+        });
         add(&size.to_string());
     }
     let text = URL_SAFE_NO_PAD.encode(&hash.finish().as_ref()[..TAG_BYTES]);

@@ -125,9 +125,9 @@ impl FilesError {
         matches!(self.kind, FilesErrorKind::ObjectChanged)
     }
 
-    /// True if a range was asked of an object that has no bytes.
+    /// True if not even the first byte of an object could be had: it is empty.
     pub(super) fn is_empty_object(&self) -> bool {
-        self.store == Some(StoreErrorKind::OutOfRange { total: Some(0) })
+        matches!(self.store, Some(StoreErrorKind::OutOfRange { total: None | Some(0) }))
     }
 }
 

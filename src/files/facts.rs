@@ -1,7 +1,8 @@
 //! The facts of parts, by their objects: what a description and a table need. They are found by reading the start of an
 //! object, remembered for an hour, and hold no link.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -40,6 +41,26 @@ pub(super) struct HeaderFacts {
 /// The facts that are remembered.
 pub(super) type FactsByObject = moka::sync::Cache<ObjectId, Arc<PartFacts>>;
 
+/// Objects whose facts are being read: of each, one reading at a time, whoever asks. A reader that leaves makes room for the
+/// next one.
+#[derive(Debug, Default)]
+pub(super) struct Readings(Mutex<HashMap<ObjectId, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Readings {
+    async fn begin(&self, object: ObjectId) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            running.retain(|_, lock| lock.strong_count() > 0);
+            running.get(&object).and_then(Weak::upgrade).unwrap_or_else(|| {
+                let lock = Arc::default();
+                running.insert(object, Arc::downgrade(&lock));
+                lock
+            })
+        };
+        lock.lock_owned().await
+    }
+}
+
 /// No facts yet.
 pub(super) fn facts_by_object() -> FactsByObject {
     let weight = |_: &ObjectId, facts: &Arc<PartFacts>| {
@@ -52,28 +73,51 @@ pub(super) fn facts_by_object() -> FactsByObject {
 impl PartFacts {
     /// The facts of an object, remembered or read.
     pub(super) async fn of(links: &Arc<Links>, target: Target) -> Result<Arc<Self>, FilesError> {
-        if let Some(facts) = links.with.facts.get(&target.object) {
+        let known = || links.with.facts.get(&target.object);
+        if let Some(facts) = known() {
             return Ok(facts);
         }
-        let facts = Arc::new(Self::read(links, target).await?);
+        let _one = links.with.readings.begin(target.object).await;
+        if let Some(facts) = known() {
+            return Ok(facts);
+        }
+        Self::read(links, target).await.map(|facts| facts.remember(links, target))
+    }
+
+    fn remember(self, links: &Links, target: Target) -> Arc<Self> {
+        let facts = Arc::new(self);
         links.with.facts.insert(target.object, Arc::clone(&facts));
-        Ok(facts)
+        facts
     }
 
     /// The same, with the last byte, for which a large object is asked once more.
     pub(super) async fn with_end(links: &Arc<Links>, target: Target) -> Result<Arc<Self>, FilesError> {
         let facts = Self::of(links, target).await?;
-        let (Some(size), None) = (facts.identity.size, facts.ends_line) else { return Ok(facts) };
-        let span = ByteSpan { first: size - 1, last: size - 1 };
-        let mut download = Download::range(links, target, &facts.identity, span).await?;
+        if facts.has_end() {
+            return Ok(facts);
+        }
+        let _one = links.with.readings.begin(target.object).await;
+        match links.with.facts.get(&target.object) {
+            Some(facts) if facts.has_end() => Ok(facts),
+            _ => facts.read_end(links, target).await.map(|facts| facts.remember(links, target)),
+        }
+    }
+
+    /// True if its last byte was seen, or cannot be asked for.
+    fn has_end(&self) -> bool {
+        self.ends_line.is_some() || self.identity.size.is_none()
+    }
+
+    async fn read_end(&self, links: &Arc<Links>, target: Target) -> Result<Self, FilesError> {
+        let at = self.identity.size.unwrap_or_default().saturating_sub(1);
+        let span = ByteSpan { first: at, last: at };
+        let mut download = Download::range(links, target, &self.identity, span).await?;
         let mut last = None;
         while let Some(data) = download.next().await? {
             last = data.last().copied().or(last);
         }
-        let (identity, header) = (facts.identity.clone(), facts.header);
-        let facts = Arc::new(Self { identity, header, ends_line: Some(last == Some(b'\n')) });
-        links.with.facts.insert(target.object, Arc::clone(&facts));
-        Ok(facts)
+        let (identity, header) = (self.identity.clone(), self.header);
+        Ok(Self { identity, header, ends_line: Some(last == Some(b'\n')) })
     }
 
     /// Reads the start of an object. Of the bytes, no more are kept than its header has.

@@ -26,7 +26,7 @@ use crate::file_store::{FileStore, Transfers};
 use crate::retrieval::{Asker, Question, Retrieval, Wanted};
 use crate::shutdown::Shutdown;
 
-use facts::FactsByObject;
+use facts::{FactsByObject, Readings};
 use links::Links;
 use part::Described;
 use results::{FirstRead, PartLists, ResultsReader};
@@ -60,6 +60,7 @@ struct FilesParts {
     shutdown: Shutdown,
     transfers: Transfers,
     facts: FactsByObject,
+    readings: Readings,
     lists: PartLists,
 }
 
@@ -90,8 +91,9 @@ impl Files {
     pub(crate) fn new(with: FilesCollaborators) -> Self {
         let FilesCollaborators { clock, retrieval, store, shutdown } = with;
         let (facts, lists) = (facts::facts_by_object(), results::part_lists());
-        let transfers = Transfers::default();
-        Self { parts: Arc::new(FilesParts { clock, retrieval, store, shutdown, transfers, facts, lists }) }
+        let (transfers, readings) = (Transfers::default(), Readings::default());
+        let parts = FilesParts { clock, retrieval, store, shutdown, transfers, facts, readings, lists };
+        Self { parts: Arc::new(parts) }
     }
 
     /// The number of transfers that run.

@@ -95,15 +95,11 @@ where
             }
             Err(Stop::Abandoned) => TransferOutcome::Abandoned,
             Err(Stop::Failed(error)) => {
-                let outcome = TransferOutcome::Failed(error.kind.code());
-                tracing::warn!(
-                    error = %error_text(&error),
-                    export = links.export(),
-                    "file transfer aborted: {}",
-                    error.kind.code()
-                );
+                let code = error.kind.code();
+                let (export, detail) = (links.export(), error_text(&error));
+                tracing::warn!(export, code, error = detail, "file transfer aborted");
                 let _ = timeout(idle_timeout, sender.send(Piece::Failed(error))).await;
-                outcome
+                TransferOutcome::Failed(code)
             }
         };
         drop(place);
