@@ -20,6 +20,7 @@ mod doors;
 mod expiry;
 mod failures;
 mod fake;
+mod files_access;
 mod floods;
 mod forwarding;
 mod framing;
