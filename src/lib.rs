@@ -32,6 +32,8 @@ pub mod retrieval;
 
 pub mod files;
 
+pub mod downloads;
+
 pub mod admin;
 pub mod gateway;
 

@@ -147,7 +147,7 @@ impl Clients {
         Ok(clients)
     }
 
-    fn find(&self, name: &str) -> Option<&Arc<Client>> {
+    pub(super) fn find(&self, name: &str) -> Option<&Arc<Client>> {
         self.all.iter().find(|client| *client.name == *name)
     }
 

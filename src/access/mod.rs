@@ -279,6 +279,12 @@ impl Access {
         client.usage.admit(requests_per_minute, concurrent_requests, now).map_err(PermitError::Exceeded)
     }
 
+    /// True if the client of this name may still make a call that it was permitted.
+    pub(crate) fn still_permits(&self, client: &str, route: &Route) -> bool {
+        let Some(clients) = &self.clients else { return true };
+        clients.load().find(client).is_some_and(|client| client.policy.decide(route).is_ok())
+    }
+
     /// Does the same for a request that joins an earlier one of `principal`, which still counts as concurrent.
     ///
     /// # Errors

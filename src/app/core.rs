@@ -11,7 +11,9 @@ use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::Credentials;
+use crate::downloads::{DownloadParts, Downloads};
 use crate::file_store::FileStore;
+use crate::files::{Files, FilesCollaborators};
 use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
 use crate::listener::Listener;
@@ -35,6 +37,7 @@ pub(super) struct Core {
     pub(super) metrics: Arc<Metrics>,
     pub(super) traces: Option<Traces>,
     pub(super) retrieval: Arc<Retrieval>,
+    pub(super) downloads: Downloads,
     pub(super) gateway: Arc<Gateway>,
 }
 
@@ -68,11 +71,25 @@ impl Core {
             shutdown: shutdown.clone(),
         };
         let retrieval = Arc::new(Retrieval::new(retrieval_settings(config), parts));
+        let files = Files::new(FilesCollaborators {
+            clock: clock.clone(),
+            retrieval: Arc::clone(&retrieval),
+            store: file_store.clone(),
+            shutdown: shutdown.clone(),
+        });
+        let downloads = Downloads::new(DownloadParts {
+            clock: clock.clone(),
+            journal: journal.clone(),
+            metrics: Arc::clone(&metrics),
+            shutdown: shutdown.clone(),
+        });
         let with = Collaborators {
             clock: clock.clone(),
             access: Arc::clone(access),
             credentials: Arc::clone(credentials),
             retrieval: Arc::clone(&retrieval),
+            files,
+            downloads: downloads.clone(),
             metrics: Arc::clone(&metrics),
             traces: traces.clone(),
             memory: memory.clone(),
@@ -92,6 +109,7 @@ impl Core {
             metrics,
             traces,
             retrieval,
+            downloads,
             gateway,
         })
     }
@@ -109,6 +127,7 @@ impl Core {
             clock: self.clock.clone(),
             traces: self.traces.clone(),
             cache: self.retrieval.cache(),
+            downloads: self.downloads.clone(),
             memory: self.memory.clone(),
             admission: self.admission.clone(),
             upstream: self.upstream.clone(),

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::core::{retrieval_settings, settings};
 use super::reload_tasks::ReloadTasks;
-use super::{open_clients, queues};
+use super::{Roster, open_clients, queues};
 use crate::access::Access;
 use crate::admin::report::{ConfigReport, KeyReport};
 use crate::admin::{Admin, InForce};
@@ -58,6 +58,7 @@ pub(super) struct Reloader {
     pub(super) gateway: Arc<Gateway>,
     pub(super) retrieval: Arc<Retrieval>,
     pub(super) access: Arc<Access>,
+    pub(super) roster: Roster,
     pub(super) credentials: Arc<Credentials>,
     pub(super) tls: Option<ServerTls>,
     pub(super) admin_tls: Option<ServerTls>,
@@ -213,7 +214,7 @@ impl Reloader {
         reload_tasks.tls(tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         reload_tasks.admin_tls(admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         self.access.set(new.access.clone());
-        reload_tasks.clients(clients.map(|clients| clients.take(&self.access)), &self.access);
+        reload_tasks.clients(clients.map(|clients| clients.take(&self.roster)), &self.roster);
         self.retrieval.set(retrieval_settings(&new));
         self.gateway.set(&settings(&new));
         self.limits.store(Arc::new(new.listener.clone()));

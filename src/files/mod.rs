@@ -5,13 +5,13 @@
 
 mod conditions;
 mod description;
-mod download;
 mod error;
 mod facts;
 mod held_back;
 mod index;
 mod layout;
 mod links;
+mod object;
 mod opened;
 mod part;
 mod proof;
@@ -22,6 +22,7 @@ mod transfer;
 use std::sync::Arc;
 
 use crate::clock::{Clock, Now};
+use crate::export::FileName;
 use crate::file_store::{FileStore, Transfers};
 use crate::retrieval::{Asker, Question, Retrieval, Wanted};
 use crate::shutdown::Shutdown;
@@ -76,15 +77,6 @@ pub(crate) struct Ask {
     pub(crate) wanted: Wanted,
     /// The time of its request.
     pub(crate) now: Now,
-}
-
-/// A file of an export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FileName {
-    /// One part, from 1.
-    Part(u32),
-    /// All parts as one table.
-    Table,
 }
 
 impl Files {

@@ -3,11 +3,14 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use http::StatusCode;
 use uuid::Uuid;
 
 use super::via::BadVia;
 use crate::access::{IdentifyError, PermitError, PolicyError, QuotaError, Reason};
+use crate::downloads::CutReason;
 use crate::error_text::find;
+use crate::files::FilesErrorKind;
 use crate::retrieval::{Cause, NoAnswer};
 use crate::route::RouteError;
 use crate::transport::ConnectError;
@@ -68,6 +71,20 @@ pub(super) enum FailureKind {
     NoRoom,
     /// There is no answer to its question.
     NoAnswer(Cause),
+    /// There is no file to answer with.
+    NoFile(FilesErrorKind),
+    /// Instead of the results with the files, Snyk gave another answer.
+    SnykAnswered {
+        status: StatusCode,
+        /// Its `Retry-After`, in seconds.
+        retry_after: Option<u64>,
+    },
+    /// The download was cut before it began.
+    Cut(CutReason),
+    /// No byte of the range is in the file, which has so many.
+    Unsatisfiable(u64),
+    /// `If-Match` names another version of the file.
+    PreconditionFailed,
 }
 
 impl From<FailureKind> for Failure {

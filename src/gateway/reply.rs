@@ -8,7 +8,7 @@ use http_body_util::{Either, Full};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::failure::Failure;
+use super::failure::{Failure, FailureKind};
 use crate::cache::Entry;
 use crate::retrieval::{Payload, Retrieved, describe_stored};
 use crate::transport::Body;
@@ -64,12 +64,21 @@ fn whole(status: StatusCode, fields: HeaderMap, body: Bytes) -> Response<Body> {
 pub(super) fn without_body(mut response: Response<Body>) -> Response<Body> {
     if let Either::Left(whole) = response.body()
         && response.status() != StatusCode::NOT_MODIFIED
+        && !response.headers().contains_key(CONTENT_LENGTH)
     {
         let length = HeaderValue::from(whole.size_hint().lower());
         response.headers_mut().insert(CONTENT_LENGTH, length);
         *response.body_mut() = Either::Left(Full::default());
     }
     response
+}
+
+/// Has a browser do nothing with an answer of ours, and no page of another origin read it.
+pub(super) fn protect(fields: &mut HeaderMap) {
+    fields.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    fields.insert("content-security-policy", NOTHING);
+    fields.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
+    fields.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
 }
 
 /// An error document of our own, in Snyk's shape, and `Proxy-Status` (RFC 9209).
@@ -90,12 +99,10 @@ pub(super) fn failure(failure: &Failure, request: Uuid) -> Response<Body> {
     let mut fields = HeaderMap::new();
     fields.insert(CONTENT_TYPE, JSON_API);
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    fields.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    protect(&mut fields);
     if let Ok(status) = HeaderValue::try_from(format!("exportgate; error={}", answer.proxy_error)) {
         fields.insert("proxy-status", status);
     }
-    fields.insert("content-security-policy", NOTHING);
-    fields.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
     if answer.status == StatusCode::UNAUTHORIZED {
         fields.insert(http::header::WWW_AUTHENTICATE, CHALLENGE);
     }
@@ -104,6 +111,11 @@ pub(super) fn failure(failure: &Failure, request: Uuid) -> Response<Body> {
     }
     if answer.close {
         fields.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let FailureKind::Unsatisfiable(size) = failure.kind
+        && let Ok(range) = HeaderValue::try_from(format!("bytes */{size}"))
+    {
+        fields.insert(http::header::CONTENT_RANGE, range);
     }
     if let Some(allow) = answer.allow {
         fields.insert(http::header::ALLOW, HeaderValue::from_static(allow));

@@ -60,7 +60,6 @@ pub(crate) struct Asker {
     /// Its share, where sending is short.
     pub(crate) share: u32,
     /// Its place among the requests of its client, held until the request and what it caused have ended.
-    #[expect(dead_code, reason = "it is held until it is dropped")]
     pub(crate) permit: Permit,
     /// The end of its wait.
     pub(crate) deadline: Deadline,

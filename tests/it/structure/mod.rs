@@ -4,7 +4,7 @@ mod source;
 
 use std::path::{Path, PathBuf};
 
-const RANKS: [&[&str]; 10] = [
+const RANKS: [&[&str]; 11] = [
     &["error_text"],
     &["circuit", "clock", "expiry", "hardening", "secret", "shutdown", "systemd", "watched_file"],
     &["csv", "export", "transport"],
@@ -22,6 +22,7 @@ const RANKS: [&[&str]; 10] = [
     ],
     &["retrieval"],
     &["files"],
+    &["downloads"],
     &["admin", "gateway"],
     &["config", "app"],
     &["cli"],
