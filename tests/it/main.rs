@@ -20,6 +20,7 @@ mod doors;
 mod expiry;
 mod failures;
 mod fake;
+mod file_transfers;
 mod floods;
 mod forwarding;
 mod framing;

@@ -152,10 +152,15 @@ impl World {
             if !flags.iter().any(|(key, ..)| *key == "upstream.ca_file") {
                 flags.push(flag("upstream.ca_file", ca.display()));
             }
+            if !flags.iter().any(|(key, ..)| *key == "files.ca_file") {
+                flags.push(flag("files.ca_file", ca.display()));
+            }
         }
         for (key, value) in [
             ("listen", "127.0.0.1:0".to_owned()),
             ("upstream.url", upstream.to_owned()),
+            // The fake's store, which is on loopback.
+            ("files.origins", fake.url()),
             ("admin.listen", "127.0.0.1:0".to_owned()),
             // A busy machine is no hanging disk.
             ("journal.max_wait", "10s".to_owned()),
