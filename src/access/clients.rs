@@ -264,6 +264,7 @@ mod tests {
                 required_header: None,
                 hide: false,
                 max_failures: 20,
+                files_basic: false,
                 tokens: None,
             })
         };

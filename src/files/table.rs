@@ -143,7 +143,7 @@ impl Table {
             match (stretch, first.take()) {
                 (Stretch::Part { .. }, Some(download)) => outlet.send_all(download).await?,
                 (Stretch::Part { part, span }, None) => {
-                    outlet.send_all(self.range(part, span).await?).await?
+                    outlet.send_all(self.range(part, span).await?).await?;
                 }
                 (Stretch::LineEnd, _) => outlet.send(Bytes::from_static(LINE_END)).await?,
             }

@@ -11,8 +11,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use uuid::Uuid;
 
 use super::Gateway;
-use super::failure::{Failure, FailureKind};
-use crate::access::Principal;
+use super::failure::{Challenge, Failure, FailureKind};
+use crate::access::{Principal, Reason};
 use crate::clock::Now;
 use crate::export::{FilesTarget, Id, ScopeKind};
 use crate::files::{FilesError, FilesErrorKind};
@@ -396,7 +396,10 @@ impl Exchange {
         }
         match failure.map(|failure| failure.kind) {
             // A flood of these is logged once, elsewhere.
-            Some(FailureKind::TooManyFailures(_)) => event!(debug),
+            Some(
+                FailureKind::TooManyFailures(_)
+                | FailureKind::Unauthenticated(Reason::Nothing, Challenge::Basic),
+            ) => event!(debug),
             Some(FailureKind::NoAnswer(Cause::OnlyIfCached)) => event!(info),
             _ if status.is_server_error() => event!(warn),
             _ => event!(info),

@@ -241,7 +241,10 @@ impl Gateway {
             Some(identified) => identified,
             None => Box::pin(self.access.identify_anew(parts, peer, now)).await,
         };
-        Ok(identified.map_err(FailureKind::from)?)
+        Ok(identified.map_err(|why| {
+            let kind = FailureKind::from(why);
+            if self.access.takes_basic(parts) { kind.for_files() } else { kind }
+        })?)
     }
 
     /// The permit counts until the answer is there. A fetch holds it until that has ended, whoever leaves.

@@ -1,14 +1,16 @@
 //! Answers to clients, made of what the cache, the upstream or a failure gives.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, IF_NONE_MATCH};
+use http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, IF_NONE_MATCH, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{Either, Full};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::failure::{Failure, FailureKind};
+use super::failure::{Challenge, Failure, FailureKind};
 use crate::cache::Entry;
 use crate::retrieval::{Payload, Retrieved, describe_stored};
 use crate::transport::Body;
@@ -16,7 +18,9 @@ use crate::transport::Body;
 /// Our documents are data: a browser that is made to show one must do nothing with it.
 const NOTHING: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox");
 /// The way to authenticate (RFC 9110 §11.6.1, RFC 6750 §3); keys are bearer tokens.
-const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"exportgate\"");
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"exportgate\"");
+/// RFC 7617. It comes first: who knows it alone may look no further.
+const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"exportgate\"");
 const JSON_API: HeaderValue = HeaderValue::from_static("application/vnd.api+json");
 
 /// The answer to an export call, for a client with these request fields. A stored response is replayed (RFC 9111 §4); its
@@ -103,8 +107,11 @@ pub(super) fn failure(failure: &Failure, request: Uuid) -> Response<Body> {
     if let Ok(status) = HeaderValue::try_from(format!("exportgate; error={}", answer.proxy_error)) {
         fields.insert("proxy-status", status);
     }
-    if answer.status == StatusCode::UNAUTHORIZED {
-        fields.insert(http::header::WWW_AUTHENTICATE, CHALLENGE);
+    if let FailureKind::Unauthenticated(_, challenge) = failure.kind {
+        if challenge == Challenge::Basic {
+            fields.append(WWW_AUTHENTICATE, BASIC);
+        }
+        fields.append(WWW_AUTHENTICATE, BEARER);
     }
     if let Some(seconds) = answer.retry_after {
         fields.insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -49,7 +49,7 @@ impl FailureKind {
                 "A field that this gateway asks for is missing",
                 "Send the field that access.required_header names.",
             ),
-            Self::Unauthenticated(_) => reply(
+            Self::Unauthenticated(..) => reply(
                 S::UNAUTHORIZED,
                 "http_request_denied",
                 "unauthorized",

@@ -21,6 +21,7 @@ mod expiry;
 mod failures;
 mod fake;
 mod file_transfers;
+mod files_access;
 mod floods;
 mod forwarding;
 mod framing;
