@@ -20,6 +20,7 @@ mod doors;
 mod expiry;
 mod failures;
 mod fake;
+mod fake_store;
 mod file_store;
 mod file_transfers;
 mod files_access;
