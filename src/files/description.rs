@@ -5,8 +5,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderValue;
 
-use super::FileName;
-use super::download::Identity;
+use super::object::Identity;
+use crate::export::FileName;
 
 /// Bytes of a tag's hash that are shown.
 const TAG_BYTES: usize = 18;

@@ -8,10 +8,10 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::conditions::ByteSpan;
-use super::download::{Download, Identity};
 use super::error::{FilesError, FilesErrorKind};
 use super::layout::PartShape;
 use super::links::{Links, Target};
+use super::object::{Identity, ObjectBytes};
 use crate::csv::{Header, HeaderError, MAX_HEADER};
 use crate::file_store::ObjectId;
 
@@ -111,7 +111,7 @@ impl PartFacts {
     async fn read_end(&self, links: &Arc<Links>, target: Target) -> Result<Self, FilesError> {
         let at = self.identity.size.unwrap_or_default().saturating_sub(1);
         let span = ByteSpan { first: at, last: at };
-        let mut download = Download::range(links, target, &self.identity, span).await?;
+        let mut download = ObjectBytes::range(links, target, &self.identity, span).await?;
         let mut last = None;
         while let Some(data) = download.next().await? {
             last = data.last().copied().or(last);
@@ -123,7 +123,7 @@ impl PartFacts {
     /// Reads the start of an object. Of the bytes, no more are kept than its header has.
     async fn read(links: &Arc<Links>, target: Target) -> Result<Self, FilesError> {
         let last = MAX_HEADER as u64 - 1;
-        let mut download = Download::start(links, target, last).await?;
+        let mut download = ObjectBytes::start(links, target, last).await?;
         let (mut start, mut header, mut last_byte, mut read) = (Vec::new(), None, None, 0);
         while let Some(data) = download.next().await? {
             read += data.len() as u64;

@@ -112,18 +112,18 @@ mod tests {
 
     fn sample(name: &str) -> &'static [u8] {
         match name {
-            "a1" => include_bytes!("../../tests/samples/a1.csv"),
-            "a2" => include_bytes!("../../tests/samples/a2.csv"),
-            "a3" => include_bytes!("../../tests/samples/a3.csv"),
-            "b1" => include_bytes!("../../tests/samples/b1.csv"),
-            "c1" => include_bytes!("../../tests/samples/c1.csv"),
-            "d1" => include_bytes!("../../tests/samples/d1.csv"),
-            "d2" => include_bytes!("../../tests/samples/d2.csv"),
-            "e1" => include_bytes!("../../tests/samples/e1.csv"),
-            "e2" => include_bytes!("../../tests/samples/e2.csv"),
-            "g1" => include_bytes!("../../tests/samples/g1.csv"),
-            "h1" => include_bytes!("../../tests/samples/h1.csv"),
-            "j1" => include_bytes!("../../tests/samples/j1.csv"),
+            "a1" => include_bytes!("../fake/store/samples/a1.csv"),
+            "a2" => include_bytes!("../fake/store/samples/a2.csv"),
+            "a3" => include_bytes!("../fake/store/samples/a3.csv"),
+            "b1" => include_bytes!("../fake/store/samples/b1.csv"),
+            "c1" => include_bytes!("../fake/store/samples/c1.csv"),
+            "d1" => include_bytes!("../fake/store/samples/d1.csv"),
+            "d2" => include_bytes!("../fake/store/samples/d2.csv"),
+            "e1" => include_bytes!("../fake/store/samples/e1.csv"),
+            "e2" => include_bytes!("../fake/store/samples/e2.csv"),
+            "g1" => include_bytes!("../fake/store/samples/g1.csv"),
+            "h1" => include_bytes!("../fake/store/samples/h1.csv"),
+            "j1" => include_bytes!("../fake/store/samples/j1.csv"),
             _ => panic!("no sample {name}"),
         }
     }

@@ -5,13 +5,13 @@
 
 mod conditions;
 mod description;
-mod download;
 mod error;
 mod facts;
 mod held_back;
 mod index;
 mod layout;
 mod links;
+mod object;
 mod opened;
 mod part;
 mod proof;

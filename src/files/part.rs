@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use super::FileName;
 use super::conditions::{Conditions, Selection};
 use super::description::{Description, tag};
-use super::download::{Download, Identity};
 use super::error::FilesError;
 use super::facts::PartFacts;
 use super::links::{Links, Numbers, Target};
+use super::object::{Identity, ObjectBytes};
 use super::opened::{FileAnswer, TransferOutcome};
 use super::proof::{Expected, Proof};
 use super::transfer::{self, Outlet, Stop, WholePart};
+use crate::export::FileName;
 use crate::file_store::Transfer;
 
 /// A file that is described, and its answer.
@@ -32,7 +32,7 @@ pub(super) async fn open(
     let answer = match description.as_ref().map_or(Selection::Whole, |file| conditions.select(file)) {
         Selection::Whole => {
             let identity = known.as_ref().map(|facts| &facts.identity);
-            let download = Download::whole(links, target, identity).await?;
+            let download = ObjectBytes::whole(links, target, identity).await?;
             let description = describe(links, target, &download.identity);
             let (sent, size) = (Arc::clone(links), description.size);
             let body = transfer::spawn(Arc::clone(links), place, size, move |outlet| async move {
@@ -42,7 +42,7 @@ pub(super) async fn open(
         }
         Selection::Range(span) => {
             let identity = known.as_ref().map_or_else(Identity::default, |facts| facts.identity.clone());
-            let download = Download::range(links, target, &identity, span).await?;
+            let download = ObjectBytes::range(links, target, &identity, span).await?;
             let body = transfer::spawn(Arc::clone(links), place, Some(span.len()), |outlet| async move {
                 outlet.send_all(download).await?;
                 Ok(TransferOutcome::Range)
@@ -60,7 +60,7 @@ pub(super) async fn open(
 async fn send_whole(
     links: &Links,
     target: Target,
-    download: Download,
+    download: ObjectBytes,
     outlet: &Outlet,
 ) -> Result<TransferOutcome, Stop> {
     let proof = proof(links, target, &download.identity);

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::FileName;
 use super::conditions::{ByteSpan, Conditions, Selection};
 use super::description::{Description, tag};
-use super::download::Download;
 use super::error::{FilesError, FilesErrorKind};
 use super::facts::PartFacts;
 use super::layout::{LINE_END, Layout, Place, Stretch};
 use super::links::{Links, Target};
+use super::object::ObjectBytes;
 use super::opened::{FileAnswer, TransferOutcome};
 use super::part::{self, Described};
 use super::transfer::{self, Outlet, Stop, WholePart};
+use crate::export::FileName;
 use crate::file_store::Transfer;
 
 /// Parts that are looked at together.
@@ -101,14 +101,14 @@ impl Table {
 
     async fn whole(&self, place: &Place) -> Result<WholePart, FilesError> {
         let TablePart { target, facts } = &self.parts[place.part];
-        let download = Download::whole(&self.links, *target, Some(&facts.identity)).await?;
+        let download = ObjectBytes::whole(&self.links, *target, Some(&facts.identity)).await?;
         let proof = part::proof(&self.links, *target, &download.identity);
         Ok(WholePart { download, proof, skipped: place.skipped })
     }
 
-    async fn range(&self, part: usize, span: ByteSpan) -> Result<Download, FilesError> {
+    async fn range(&self, part: usize, span: ByteSpan) -> Result<ObjectBytes, FilesError> {
         let TablePart { target, facts } = &self.parts[part];
-        Download::range(&self.links, *target, &facts.identity, span).await
+        ObjectBytes::range(&self.links, *target, &facts.identity, span).await
     }
 
     /// Hands all of it out; each part is proven before its last bytes leave.
@@ -136,14 +136,14 @@ impl Table {
     async fn send_range(
         self,
         stretches: Vec<Stretch>,
-        mut first: Option<Download>,
+        mut first: Option<ObjectBytes>,
         outlet: &Outlet,
     ) -> Result<TransferOutcome, Stop> {
         for stretch in stretches {
             match (stretch, first.take()) {
                 (Stretch::Part { .. }, Some(download)) => outlet.send_all(download).await?,
                 (Stretch::Part { part, span }, None) => {
-                    outlet.send_all(self.range(part, span).await?).await?
+                    outlet.send_all(self.range(part, span).await?).await?;
                 }
                 (Stretch::LineEnd, _) => outlet.send(Bytes::from_static(LINE_END)).await?,
             }

@@ -45,7 +45,6 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
     match kind {
         // These are answered by their causes.
         K::NoResults | K::SnykAnswered => of_cause(Cause::Internal),
-        K::Abandoned => of_cause(Cause::Abandoned),
         K::Stopped => stopped(),
         K::ResultsUnreadable => store(
             "Snyk's answer is no export's document",

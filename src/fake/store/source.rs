@@ -1,4 +1,4 @@
-//! Where the bytes of a part come from, and what is true of them.
+//! The source of a part's bytes, and the facts about them.
 
 use std::fs::{File, read_dir};
 use std::io;
@@ -28,7 +28,7 @@ enum Content {
     Made(MadeTable),
 }
 
-/// What is true of a part, found out once.
+/// The facts about a part, found out once.
 #[derive(Debug, Default)]
 struct Facts {
     rows: OnceLock<u64>,
@@ -50,6 +50,18 @@ impl PartSource {
     pub fn made(size: u64, first: u64) -> Self {
         let table = MadeTable { size: size.max(MadeTable::LEAST), first };
         Self::new(table.size, Content::Made(table))
+    }
+
+    /// So many parts of `size` bytes each, as [`Self::made`], whose records are numbered through.
+    #[must_use]
+    pub fn made_table(parts: u32, size: u64) -> Vec<Self> {
+        let mut first = 1;
+        let part = |_| {
+            let part = Self::made(size, first);
+            first += part.rows();
+            part
+        };
+        (0..parts).map(part).collect()
     }
 
     /// A file, which must stay as it is.

@@ -65,9 +65,9 @@ fn common<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<bool> {
     Some(one? == other?)
 }
 
-/// A download on its way.
+/// The bytes of an object on their way.
 #[derive(Debug)]
-pub(super) struct Download {
+pub(super) struct ObjectBytes {
     links: Arc<Links>,
     target: Target,
     pub(super) identity: Identity,
@@ -81,7 +81,7 @@ pub(super) struct Download {
     resumes: usize,
 }
 
-impl Download {
+impl ObjectBytes {
     /// Asks for all of an object. With `known`, it must be that one still.
     pub(super) async fn whole(
         links: &Arc<Links>,
