@@ -132,7 +132,7 @@ impl Clients {
         Ok(clients)
     }
 
-    fn find(&self, name: &str) -> Option<&Arc<Client>> {
+    pub(super) fn find(&self, name: &str) -> Option<&Arc<Client>> {
         self.all.iter().find(|client| *client.name == *name)
     }
 
@@ -249,6 +249,7 @@ mod tests {
                 required_header: None,
                 hide: false,
                 max_failures: 20,
+                files_basic: false,
                 tokens: None,
             })
         };

@@ -57,6 +57,8 @@ fn gateway(admin: &Admin, found: &mut Families) {
     found.gauge("flight_followers", "Clients that wait for a request in flight").is(number(followers));
     let help = "Log lines that were dropped because the reader of the log was too slow";
     found.counter("log_lines_dropped", help).is(large(crate::telemetry::lines_dropped()));
+    let running = admin.views.downloads.running().len();
+    found.gauge("files_running", "Downloads of files by clients that run").is(number(running));
 }
 
 fn admission(admin: &Admin, found: &mut Families) {

@@ -29,6 +29,7 @@ use tokio::sync::Semaphore;
 
 use crate::clock::Now;
 use crate::credential::Credentials;
+use crate::downloads::Downloads;
 use crate::export::Id;
 use crate::listener::{self, Counters};
 use crate::retrieval::{self, Retrieval};
@@ -91,6 +92,7 @@ pub(crate) struct InForce {
 pub(crate) struct Views {
     pub(crate) parts: retrieval::Parts,
     pub(crate) retrieval: Arc<Retrieval>,
+    pub(crate) downloads: Downloads,
     pub(crate) memory: Memory,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) journal_path: PathBuf,

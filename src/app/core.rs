@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{StartError, queues};
+use super::{ClientsInForce, StartError, queues};
 use crate::access::Access;
 use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::Credentials;
+use crate::downloads::{DownloadParts, Downloads};
 use crate::file_store::FileStore;
+use crate::files::{Files, FilesCollaborators};
 use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
 use crate::retrieval::{self, Retrieval, RetrievalSettings};
@@ -27,6 +29,7 @@ pub(super) struct Core {
     pub(super) memory: Memory,
     pub(super) file_store: FileStore,
     pub(super) retrieval: Arc<Retrieval>,
+    pub(super) downloads: Downloads,
     pub(super) gateway: Arc<Gateway>,
 }
 
@@ -51,20 +54,42 @@ impl Core {
         let metrics = Arc::new(Metrics::default());
         let traces = config.traces.as_ref().map(Traces::open).transpose()?;
         let parts = retrieval::Parts { clock, admission, upstream, journal, metrics, traces, shutdown };
+        let downloads = downloads(&parts);
         let retrieval = Arc::new(Retrieval::new(retrieval_settings(config), parts.clone()));
+        let files = Files::new(FilesCollaborators {
+            clock: parts.clock.clone(),
+            retrieval: Arc::clone(&retrieval),
+            store: file_store.clone(),
+            shutdown: parts.shutdown.clone(),
+        });
         let with = Collaborators {
             clock: parts.clock.clone(),
             access: Arc::clone(&access),
             credentials: Arc::clone(&credentials),
             retrieval: Arc::clone(&retrieval),
+            files,
+            downloads: downloads.clone(),
             metrics: Arc::clone(&parts.metrics),
             traces: parts.traces.clone(),
             memory: memory.clone(),
             shutdown: parts.shutdown.clone(),
         };
         let gateway = Arc::new(Gateway::new(settings(config), with));
-        Ok(Self { parts, access, credentials, memory, file_store, retrieval, gateway })
+        Ok(Self { parts, access, credentials, memory, file_store, retrieval, downloads, gateway })
     }
+
+    pub(super) fn clients(&self) -> ClientsInForce {
+        ClientsInForce { access: Arc::clone(&self.access), downloads: self.downloads.clone() }
+    }
+}
+
+fn downloads(parts: &retrieval::Parts) -> Downloads {
+    Downloads::new(DownloadParts {
+        clock: parts.clock.clone(),
+        journal: parts.journal.clone(),
+        metrics: Arc::clone(&parts.metrics),
+        shutdown: parts.shutdown.clone(),
+    })
 }
 
 /// The settings of the request path.

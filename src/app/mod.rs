@@ -17,8 +17,10 @@ use crate::admin::{Admin, Expiry, Views};
 use crate::clock::Clock;
 use crate::config::{Config, Problems, clients};
 use crate::credential::{BadCredential, Credentials};
+use crate::downloads::Downloads;
 use crate::listener::{Address, BindError, Listener};
 use crate::retrieval::{self, Retrieval};
+use crate::route::Route;
 use crate::shutdown::Shutdown;
 use crate::systemd;
 use crate::telemetry::trace::TraceError;
@@ -107,20 +109,22 @@ impl App {
         let (access, jwks) = Access::open(config.access.clone())?;
         let (credentials, access) = (Arc::new(credentials), Arc::new(access));
         let clients = config.clients_file.as_deref().map(|path| open_clients(path, &access)).transpose()?;
-        let clients = clients.map(|clients| clients.take(&access));
         let (tls, tls_files) = config.tls.clone().map(ServerTls::open).transpose()?.unzip();
         let listener = Listener::bind(config.listener.clone(), tls.clone()).await?;
-        let mut tasks = ReloadTasks::new(shutdown.clone(), config.reload_interval);
-        tasks.credentials(values);
-        tasks.issuer_keys(&access, jwks);
-        tasks.clients(clients, &access);
-        tasks.tls("tls", tls.clone().zip(tls_files));
 
-        let core = Arc::new(Core::open(&config, access, credentials, clock, shutdown)?);
+        let core = Arc::new(Core::open(&config, access, credentials, clock, shutdown.clone())?);
+        let in_force = core.clients();
+        let clients = clients.map(|clients| clients.take(&in_force));
+        let mut tasks = ReloadTasks::new(shutdown, config.reload_interval);
+        tasks.credentials(values);
+        tasks.issuer_keys(&core.access, jwks);
+        tasks.clients(clients, &in_force);
+        tasks.tls("tls", tls.clone().zip(tls_files));
         let expiry = Expiry { tls: tls.clone(), access: Arc::clone(&core.access) };
         let views = Views {
             parts: core.parts.clone(),
             retrieval: Arc::clone(&core.retrieval),
+            downloads: core.downloads.clone(),
             memory: core.memory.clone(),
             credentials: Arc::clone(&core.credentials),
             journal_path: config.journal.path.clone(),
@@ -285,9 +289,31 @@ pub enum BadClients {
 }
 
 impl ClientsFile {
-    fn take(self, access: &Access) -> (PathBuf, Followed) {
-        put_in_force(&self.path, self.clients, access);
+    fn take(self, in_force: &ClientsInForce) -> (PathBuf, Followed) {
+        in_force.replace(&self.path, self.clients);
         (self.path, self.followed)
+    }
+}
+
+/// The clients in force, and the downloads that they permit.
+#[derive(Debug, Clone)]
+struct ClientsInForce {
+    access: Arc<Access>,
+    downloads: Downloads,
+}
+
+impl ClientsInForce {
+    /// Puts the clients of a file in force, and ends the downloads that they do not permit.
+    fn replace(&self, path: &Path, clients: Clients) {
+        if clients.is_empty() {
+            tracing::warn!(path = %path.display(), "clients file is empty: every request is refused");
+        } else {
+            tracing::info!(path = %path.display(), clients = clients.len(), "clients loaded");
+        }
+        self.access.replace_clients(clients);
+        self.downloads.retain(|download| {
+            self.access.still_permits(&download.client, &Route::Files(download.call.clone()))
+        });
     }
 }
 
@@ -301,13 +327,4 @@ fn open_clients(path: &Path, access: &Access) -> Result<ClientsFile, StartError>
 fn parse_clients(path: &Path, contents: &[Content], access: &Access) -> Result<Clients, BadClients> {
     let content = contents.first().map_or(&[][..], |content| content.as_slice());
     Ok(access.prepare_clients(clients::parse(&path.display().to_string(), content)?)?)
-}
-
-fn put_in_force(path: &Path, clients: Clients, access: &Access) {
-    if clients.is_empty() {
-        tracing::warn!(path = %path.display(), "clients file is empty: every request is refused");
-    } else {
-        tracing::info!(path = %path.display(), clients = clients.len(), "clients loaded");
-    }
-    access.replace_clients(clients);
 }

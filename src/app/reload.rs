@@ -180,7 +180,8 @@ impl Reloader {
         self.tasks.tls("tls", tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         self.tasks.tls("admin tls", admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         core.access.set(new.access.clone());
-        self.tasks.clients(clients.map(|clients| clients.take(&core.access)), &core.access);
+        let in_force = core.clients();
+        self.tasks.clients(clients.map(|clients| clients.take(&in_force)), &in_force);
         core.retrieval.set(retrieval_settings(&new));
         core.gateway.set(settings(&new));
         self.limits.store(Arc::new(new.listener.clone()));

@@ -14,6 +14,7 @@ mod requests;
 mod serve;
 mod signals;
 mod status;
+mod transfers;
 
 use std::error::Error;
 use std::io::Write as _;
@@ -45,6 +46,13 @@ enum Command {
     Requests {
         #[command(flatten)]
         args: requests::RequestsArgs,
+        #[command(flatten)]
+        configured: Configured,
+    },
+    /// Find the transfers of files in the journal, also while the gateway is stopped.
+    Transfers {
+        #[command(flatten)]
+        args: transfers::TransfersArgs,
         #[command(flatten)]
         configured: Configured,
     },
@@ -164,13 +172,10 @@ impl Cli {
             }
             Command::Demo(args) => demo::run(&args),
             Command::Requests { args, configured } => {
-                let journal = configured.sources()?.journal_path()?;
-                let now = crate::clock::Clock::system().now().wall;
-                let found = requests::run(&args, &journal, now);
-                print(
-                    &mut out,
-                    &found.map_err(|error| CommandError::Other("cannot search the journal", error))?,
-                )
+                searched(&mut out, &configured, |journal, now| requests::run(&args, journal, now))
+            }
+            Command::Transfers { args, configured } => {
+                searched(&mut out, &configured, |journal, now| transfers::run(&args, journal, now))
             }
             Command::Check { client: Some(client), request, configured, .. } => {
                 let config = configured.resolve()?.0;
@@ -204,6 +209,17 @@ impl Cli {
                 .map_err(cannot_write),
         }
     }
+}
+
+/// Searches the journal that is configured.
+fn searched(
+    out: &mut dyn std::io::Write,
+    configured: &Configured,
+    search: impl FnOnce(&Path, std::time::SystemTime) -> Result<String, crate::error_text::BoxError>,
+) -> Result<(), CommandError> {
+    let journal = configured.sources()?.journal_path()?;
+    let found = search(&journal, crate::clock::Clock::system().now().wall);
+    print(out, &found.map_err(|error| CommandError::Other("cannot search the journal", error))?)
 }
 
 fn print(out: &mut dyn std::io::Write, text: &str) -> Result<(), CommandError> {

@@ -64,8 +64,6 @@ pub struct Config {
     pub cache: crate::cache::Settings,
     /// `[files]`.
     pub files: crate::file_store::Settings,
-    /// Accept HTTP Basic for files.
-    pub files_basic: bool,
     /// `routes.other`: true if calls that are no export calls are forwarded.
     pub forward_other: bool,
     /// `[journal]`.
@@ -98,7 +96,7 @@ impl Config {
         let mut listener = listener::read(reader);
         let (tls, expiring) = tls::read(reader).unzip();
         let (upstream, plain) = upstream::read(reader, &listener);
-        let access = access::read(reader, &plain);
+        let mut access = access::read(reader, &plain);
         access.note_certificates(reader, tls.as_ref());
         listener.has_clients = access.clients_file.is_some();
         access::check_addresses(reader, &listener, tls.is_some());
@@ -106,6 +104,7 @@ impl Config {
         let admission = admission::read(reader, listener.has_clients);
         let cache = cache::read(reader, upstream.max_answer);
         let (files, files_basic) = files::read(reader);
+        access.settings.files_basic = files_basic;
         let (forward_other, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
         let admin = admin::read(reader, &listener, tls.as_ref());
         let keys = access.settings.clients.iter().flatten().filter_map(ClientSettings::expiring);
@@ -124,7 +123,6 @@ impl Config {
             credential: credential?,
             cache,
             files,
-            files_basic,
             forward_other,
             journal: journal?,
             admin,

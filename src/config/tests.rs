@@ -317,7 +317,7 @@ fn file_stores_are_named_by_whole_labels_origins_and_networks() {
         assert!(!allows(host), "{host}");
     }
     assert!(config.files.origins.is_empty() && config.files.private_addresses.is_empty());
-    assert!(!config.files_basic);
+    assert!(!config.access.files_basic);
 
     let file = "[files]\nhosts = ['files.corp.example']\norigins = ['http://127.0.0.1:9000']\nprivate_addresses = ['10.20.1.2/16', 'fd12::1']";
     let files = resolve(file, &[], &[]).expect("a configuration").files;

@@ -6,20 +6,21 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use uuid::Uuid;
 
 use super::Gateway;
-use super::failure::{Failure, FailureKind};
-use crate::access::{IdentifyError, Principal};
+use super::failure::{Failure, FailureKind, NoFile};
+use crate::access::Principal;
 use crate::clock::Now;
-use crate::export::{Id, ScopeKind};
+use crate::export::{FilesTarget, Id, ScopeKind};
+use crate::files::{FilesError, FilesErrorKind};
 use crate::retrieval::{
-    CACHE_STATUS, Cause, Forward, ForwardReason, NoAnswer, Origin, PLACEHOLDER, Passed, Payload, REQUEST_ID,
-    Retrieved, SNYK_REQUEST_ID, Sending, response_text,
+    AnswerParts, CACHE_STATUS, Cause, Forward, ForwardReason, NoAnswer, Origin, PLACEHOLDER, Passed, Payload,
+    REQUEST_ID, Retrieved, SNYK_REQUEST_ID, Sending,
 };
 use crate::route::Route;
-use crate::telemetry::EXCHANGE;
 use crate::telemetry::metrics::{Metrics, RequestOutcome, RequestSample};
 use crate::telemetry::trace::{Trace, Traces};
 use crate::transport::{Streamed, Via};
@@ -42,6 +43,10 @@ pub(super) struct Exchange {
     pub(super) operation: &'static str,
     pub(super) scope: Option<(ScopeKind, Id)>,
     pub(super) export: Option<Id>,
+    /// The file, where one is asked for.
+    pub(super) file: Option<FilesTarget>,
+    /// The `snyk-request-id` of the results that its files come from.
+    pub(super) snyk_id: Option<HeaderValue>,
     /// The origin of its answer; none if we made it ourselves.
     pub(super) origin: Option<Origin>,
     /// The attempt that the answer came from.
@@ -107,6 +112,8 @@ impl Exchange {
             origin: None,
             attempt: None,
             sending: None,
+            file: None,
+            snyk_id: None,
             trace: None,
             fetched: None,
         }
@@ -119,6 +126,11 @@ impl Exchange {
                 self.operation = call.operation.as_str();
                 self.scope = Some((call.scope.kind, call.scope.id.clone()));
                 self.export = call.operation.export().cloned();
+            }
+            Route::Files(call) => {
+                (self.operation, self.file) = ("files", Some(call.target));
+                self.scope = Some((call.scope.kind, call.scope.id.clone()));
+                self.export = Some(call.export.clone());
             }
             Route::Other(_) => self.operation = "other",
         }
@@ -148,6 +160,34 @@ impl Exchange {
             }
         }
         Ok(retrieved)
+    }
+
+    /// Notes the results that the files of an answer come from.
+    pub(super) fn files_of(&mut self, results: Retrieved) -> Result<(), Failure> {
+        let results = self.retrieved(Ok(results))?;
+        self.snyk_id = results.parts().fields.get(SNYK_REQUEST_ID).cloned();
+        Ok(())
+    }
+
+    /// Notes the answer of the results, where there was one, and gives the reason that there is no file.
+    pub(super) fn no_files(&mut self, error: FilesError) -> Failure {
+        let FilesError { kind, source, results, no_answer, .. } = error;
+        if let Some(no_answer) = no_answer {
+            self.origin = no_answer.forward.map(Origin::Upstream);
+            return (*no_answer).into();
+        }
+        let mut failure = Failure { source, ..NoFile::Failed(kind).into() };
+        if let Some(results) = results {
+            let AnswerParts { status, fields, .. } = results.parts();
+            if kind == FilesErrorKind::SnykAnswered {
+                let retry_after = fields.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+                failure.kind = FailureKind::NoFile(NoFile::SnykAnswered { status, retry_after });
+            }
+            if let Err(other) = self.files_of(*results) {
+                return other;
+            }
+        }
+        failure
     }
 
     /// Notes the answer that was passed through, or how it was tried.
@@ -207,6 +247,9 @@ impl Exchange {
         if let Some(status) = status {
             // Behind what gateways before us said (RFC 9211 §2).
             fields.append(CACHE_STATUS, status);
+        }
+        if let Some(id) = &self.snyk_id {
+            fields.insert(SNYK_REQUEST_ID, id.clone());
         }
         if let Some(sending) = self.sending {
             fields.insert(ATTEMPTS, HeaderValue::from(sending.tries));
@@ -281,65 +324,6 @@ impl Exchange {
         }
         Some(text)
     }
-
-    /// Writes the one log event of this exchange. Everything in it is ours or was parsed; of the answer,
-    /// only its status, length and Snyk's id.
-    pub(super) fn log(&self, end: &Conclusion<'_>) {
-        let (failure, status) = (end.failure, end.status());
-        let (cache, reason, not_stored) = match self.origin {
-            None => ("none", None, None),
-            Some(Origin::Fresh { .. }) => ("hit", None, None),
-            Some(Origin::Stale { .. }) => ("stale", Some("stale"), None),
-            Some(Origin::Upstream(Forward { reason, is_collapsed, not_stored, .. })) => {
-                (if is_collapsed { "collapsed" } else { "forwarded" }, Some(reason.as_str()), not_stored)
-            }
-        };
-        // A method may be as long as a head.
-        let method = Some(self.method.as_str()).filter(|method| method.len() <= 32).unwrap_or("(long)");
-        let error_reason = failure.and_then(|failure| failure.kind.reason());
-        let cause = failure
-            .and_then(|failure| failure.source.as_deref())
-            .map(|error| crate::error_text::error_text(error));
-        let attempt = self.attempt.or(failure.and_then(|failure| failure.attempt));
-        macro_rules! event {
-            ($level:ident) => {
-                tracing::$level!(
-                    target: EXCHANGE,
-                    {
-                    exchange.id = %self.id,
-                    client.name = %self.client,
-                    client.address = self.address.map(tracing::field::display),
-                    http.request.method = method,
-                    http.response.status_code = status.as_u16(),
-                    export.operation = self.operation,
-                    export.scope.kind = self.scope.as_ref().map(|(kind, _)| kind.as_str()),
-                    export.scope.id = self.scope.as_ref().map(|(_, id)| id.as_str()),
-                    export.id = self.export.as_ref().map(Id::as_str),
-                    cache.status = cache,
-                    cache.fwd = reason,
-                    cache.not_stored = not_stored,
-                    snyk.request.id = response_text(end.fields, SNYK_REQUEST_ID),
-                    attempt.id = attempt.map(tracing::field::display),
-                    attempt.tries = self.sending.map(|sending| sending.tries),
-                    queue.duration_ms = self.sending.map(|sending| sending.queued.as_secs_f64() * 1_000.0),
-                    queue.reason = self.sending.and_then(|sending| sending.waited_for),
-                    error.code = end.code(),
-                    error.reason = error_reason,
-                    error.cause = cause,
-                    duration_ms = millis(end.now, self.started)
-                    },
-                    "exchange"
-                )
-            };
-        }
-        match failure.map(|failure| failure.kind) {
-            // A flood of these is logged once, elsewhere.
-            Some(FailureKind::Unidentified(IdentifyError::TooManyFailures(_))) => event!(debug),
-            Some(FailureKind::NoAnswer(Cause::OnlyIfCached)) => event!(info),
-            _ if status.is_server_error() => event!(warn),
-            _ => event!(info),
-        }
-    }
 }
 
 /// Names a request: a version 7 UUID (RFC 9562 §5.7). It is no secret, so its random bits need not come from the
@@ -350,8 +334,4 @@ fn request_id(now: Now) -> Uuid {
     fastrand::fill(&mut random);
     let millis = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
     uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
-}
-
-fn millis(now: Now, since: Now) -> f64 {
-    now.mono.saturating_duration_since(since.mono).as_secs_f64() * 1_000.0
 }

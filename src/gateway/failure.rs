@@ -3,11 +3,14 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use http::StatusCode;
 use uuid::Uuid;
 
 use super::via::BadVia;
 use crate::access::{IdentifyError, PermitError, PolicyError, QuotaError};
+use crate::downloads::CutReason;
 use crate::error_text::find;
+use crate::files::FilesErrorKind;
 use crate::retrieval::{Cause, NoAnswer};
 use crate::route::RouteError;
 use crate::transport::ConnectError;
@@ -27,7 +30,7 @@ pub(super) struct Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FailureKind {
     /// It is not served, whoever sent it, or nobody known sent it.
-    Unidentified(IdentifyError),
+    Unidentified(IdentifyError, Challenge),
     /// The policy does not allow it.
     Denied(PolicyError),
     /// The same, where `access.hide` is set.
@@ -52,6 +55,42 @@ pub(super) enum FailureKind {
     NoRoom,
     /// There is no answer to its question.
     NoAnswer(Cause),
+    /// There is no file to answer with.
+    NoFile(NoFile),
+}
+
+/// The reasons that there is no file to answer with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoFile {
+    /// The files have none.
+    Failed(FilesErrorKind),
+    /// Instead of the results with the files, Snyk gave another answer.
+    SnykAnswered {
+        status: StatusCode,
+        /// Its `Retry-After`, in seconds.
+        retry_after: Option<u64>,
+    },
+    /// The download was cut before it began.
+    Cut(CutReason),
+    /// No byte of the range is in the file, which has so many.
+    Unsatisfiable(u64),
+    /// `If-Match` names another version of the file.
+    PreconditionFailed,
+}
+
+impl From<NoFile> for Failure {
+    fn from(why: NoFile) -> Self {
+        FailureKind::NoFile(why).into()
+    }
+}
+
+/// The ways to authenticate that an answer names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Challenge {
+    /// A key as a bearer token.
+    Bearer,
+    /// That, or the key as the password of HTTP Basic.
+    Basic,
 }
 
 impl<T> From<T> for Failure
@@ -65,7 +104,7 @@ where
 
 impl From<IdentifyError> for FailureKind {
     fn from(why: IdentifyError) -> Self {
-        Self::Unidentified(why)
+        Self::Unidentified(why, Challenge::Bearer)
     }
 }
 
@@ -88,6 +127,11 @@ impl From<Cause> for FailureKind {
 }
 
 impl FailureKind {
+    /// The same for a call for files, of clients that may know HTTP Basic alone.
+    pub(super) fn for_files(self) -> Self {
+        if let Self::Unidentified(why, _) = self { Self::Unidentified(why, Challenge::Basic) } else { self }
+    }
+
     /// The failure of a request that its client may not make.
     pub(super) fn not_permitted(why: PermitError, hides: bool) -> Self {
         match why {
@@ -115,7 +159,7 @@ impl FailureKind {
     /// True if the client is not known, or may not do it.
     pub(super) const fn is_denial(self) -> bool {
         use IdentifyError as I;
-        if let Self::Unidentified(why) = self {
+        if let Self::Unidentified(why, _) = self {
             return !matches!(why, I::Host | I::Framing | I::TargetForm);
         }
         matches!(self, Self::Denied(_) | Self::Hidden(_) | Self::Exceeded(_) | Self::NoCredential)
@@ -124,7 +168,7 @@ impl FailureKind {
     /// The reason in a word or a rule, for the log; the client does not get it.
     pub(super) const fn reason(self) -> Option<&'static str> {
         use IdentifyError as I;
-        if let Self::Unidentified(I::Unknown(reason) | I::TooManyFailures(reason)) = self {
+        if let Self::Unidentified(I::Unknown(reason) | I::TooManyFailures(reason), _) = self {
             Some(reason.as_str())
         } else if let Self::Denied(denied) | Self::Hidden(denied) = self {
             Some(denied.rule())

@@ -1,5 +1,5 @@
 //! The table of failures: the answer to each kind. Those of requests that got no answer to their question are in
-//! `causes`.
+//! `causes`, those of files in `no_file`.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use http::StatusCode;
 
 use super::causes::of_cause;
 use super::error_reply::{ErrorReply, bad_request, denied, no_room, not_found, reply, too_many};
-use super::failure::FailureKind;
+use super::failure::{Challenge, FailureKind};
+use super::no_file::no_file;
 use super::via::BadVia;
 use crate::access::{IdentifyError, QuotaError};
 use crate::route::RouteError;
@@ -17,7 +18,7 @@ impl FailureKind {
     pub(super) fn answer(self) -> ErrorReply {
         use StatusCode as S;
         match self {
-            Self::Unidentified(why) => unidentified(why),
+            Self::Unidentified(why, challenge) => unidentified(why, challenge),
             Self::Denied(_) => denied(
                 "forbidden",
                 "The gateway's policy does not allow you this",
@@ -74,11 +75,12 @@ impl FailureKind {
             )
             .closing(),
             Self::NoRoom => no_room(),
+            Self::NoFile(why) => no_file(why),
         }
     }
 }
 
-fn unidentified(why: IdentifyError) -> ErrorReply {
+fn unidentified(why: IdentifyError, challenge: Challenge) -> ErrorReply {
     use IdentifyError as I;
     match why {
         I::Host => bad_request(
@@ -113,13 +115,7 @@ fn unidentified(why: IdentifyError) -> ErrorReply {
             "Send the field that access.required_header names.",
         ),
         I::TargetForm => no_route(RouteError::TargetForm),
-        I::Unknown(_) => reply(
-            StatusCode::UNAUTHORIZED,
-            "http_request_denied",
-            "unauthorized",
-            "The gateway does not know who you are",
-            "Send your exportgate key where a Snyk token would be (Authorization: token KEY), or the JWT or certificate that you are known by.",
-        ),
+        I::Unknown(_) => unauthenticated(challenge),
         I::TooManyFailures(_) => too_many(
             "too_many_failures",
             "Your address has failed too often to say who it is",
@@ -127,6 +123,19 @@ fn unidentified(why: IdentifyError) -> ErrorReply {
         )
         .after(Duration::from_mins(1)),
     }
+}
+
+fn unauthenticated(challenge: Challenge) -> ErrorReply {
+    let detail = match challenge {
+        Challenge::Bearer => {
+            "Send your exportgate key where a Snyk token would be (Authorization: token KEY), or the JWT or certificate that you are known by."
+        }
+        Challenge::Basic => {
+            "Send your exportgate key as the password of HTTP Basic, with any user name, or as Authorization: token KEY; or the JWT or certificate that you are known by."
+        }
+    };
+    let title = "The gateway does not know who you are";
+    reply(StatusCode::UNAUTHORIZED, "http_request_denied", "unauthorized", title, detail)
 }
 
 fn exceeded_by(exceeded: QuotaError) -> ErrorReply {
@@ -166,7 +175,7 @@ fn no_route(error: RouteError) -> ErrorReply {
         RouteError::Unknown => not_found(
             "unknown_route",
             "The gateway does not serve this path",
-            "It serves Snyk's export calls; routes.other = \"forward\" opens the rest of the API.",
+            "It serves Snyk's export calls and the files of exports; routes.other = \"forward\" opens the rest of the API.",
         ),
         RouteError::Method { allow } => ErrorReply {
             allow: Some(allow),

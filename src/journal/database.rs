@@ -18,14 +18,13 @@ use super::checkpoint::Checkpoints;
 use super::fault::JournalFault;
 use super::file::{self, Identity};
 use super::health::JournalHealth;
-use super::record::{Attempt, Served, unix_ms};
+use super::record::{Attempt, Served, capped, unix_ms};
 use super::schema;
 use super::sends::{self, SendsListener, SendsReader};
 use super::settings::{Durability, Settings};
+use super::transfer::{self, TransferRecord};
 use crate::clock::{Clock, Now};
 
-/// Longest text that is stored, in characters: an upstream cannot fill the disk through a header.
-const TEXT_LIMIT: usize = 256;
 /// The write-ahead log is cut back to this size after a checkpoint.
 const LOG_LIMIT_BYTES: i64 = 16 * 1024 * 1024;
 /// Statements that are kept prepared: more than there are.
@@ -44,6 +43,8 @@ pub(super) enum WriterCommand {
     Reserve(Box<Attempt>, Confirm),
     /// Marks a request on record as not sent.
     Withdraw(Uuid),
+    /// Records the transfer of a file.
+    Transfer(Box<TransferRecord>),
     /// Reads the requests that other processes sent, and writes nothing.
     Look,
 }
@@ -63,6 +64,7 @@ impl WriterCommand {
         match self {
             Self::Attempt(_, served) => 1 + served.len(),
             Self::Serve(_, served) => served.len(),
+            Self::Transfer(_) => 1,
             Self::Reserve(..) | Self::Withdraw(_) | Self::Look => 0,
         }
     }
@@ -70,7 +72,7 @@ impl WriterCommand {
     /// True for a record, which is kept until it can be written.
     pub(super) fn is_record(&self) -> bool {
         match self {
-            Self::Attempt(..) | Self::Serve(..) => true,
+            Self::Attempt(..) | Self::Serve(..) | Self::Transfer(_) => true,
             Self::Reserve(..) | Self::Withdraw(_) | Self::Look => false,
         }
     }
@@ -173,6 +175,10 @@ impl Database {
                     may_be_sent
                 }
                 WriterCommand::Look => read(sends).map(|()| true)?,
+                WriterCommand::Transfer(transfer) => {
+                    transfer::insert(connection, transfer)?;
+                    true
+                }
                 WriterCommand::Withdraw(attempt) => {
                     let mut withdraw = connection.prepare_cached(
                         "UPDATE attempts SET error = 'not_sent' WHERE id = ?1 AND status IS NULL AND error IS NULL",
@@ -255,7 +261,7 @@ impl Text {
 
 /// Puts an attempt on record. One that is on record already, and is sent later than it says, becomes the newest row, so that
 /// other processes read it again.
-fn insert(
+pub(super) fn insert(
     connection: &Connection,
     attempt: &Attempt,
     started: SystemTime,
@@ -363,10 +369,6 @@ fn insert_served<'a>(
         insert.execute((seq, Text::of(one.request).as_str(), capped(&one.client), started_ms))?;
     }
     Ok(true)
-}
-
-fn capped(text: &str) -> &str {
-    text.char_indices().nth(TEXT_LIMIT).map_or(text, |(end, _)| &text[..end])
 }
 
 /// Two processes that make the same file at the same time collide here, for moments.

@@ -23,6 +23,7 @@ use super::fault::Unrecorded;
 use super::record::{Attempt, Served};
 use super::sends::RecordedSends;
 use super::settings::Settings;
+use super::transfer::TransferRecord;
 use super::writer::{Job, RETRY, Writer, WriterContext};
 use crate::clock::{Clock, Now};
 
@@ -107,6 +108,11 @@ impl Journal {
     /// Records more clients that an attempt on record answered. `Ok` means committed; else as with [`Journal::record`].
     pub async fn serve(&self, attempt: Uuid, served: Vec<Served>) -> Result<(), Unrecorded> {
         self.submit(WriterCommand::Serve(attempt, served)).await
+    }
+
+    /// Records the transfer of a file. Nobody waits for it: its answer has left.
+    pub fn transferred(&self, transfer: TransferRecord) {
+        let _ = self.leave(Job { command: WriterCommand::Transfer(Box::new(transfer)), done: None });
     }
 
     /// A place on record for the request that is attempt `id`, not taken yet.

@@ -12,6 +12,7 @@ use crate::clock::Clock;
 
 mod failing;
 mod search;
+mod transfers;
 
 fn settings(path: &Path) -> Settings {
     Settings {

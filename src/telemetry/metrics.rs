@@ -14,7 +14,10 @@ use prometheus_client::registry::{Registry, Unit};
 use super::drift::{Drift, DriftKind};
 
 /// The operations, as they are written in labels.
-const OPERATIONS: [&str; 5] = ["results", "job-status", "start", "other", "none"];
+const OPERATIONS: [&str; 6] = ["results", "job-status", "start", "files", "other", "none"];
+/// The outcomes of a transfer of a file; the last one is that of all others.
+const TRANSFERS: [&str; 8] =
+    ["proven", "unproven", "range", "abandoned", "revoked", "purged", "stopped", "failed"];
 /// The results of an attempt.
 const RESULTS: [&str; 7] = ["2xx", "3xx", "4xx", "401", "429", "5xx", "error"];
 /// The reasons for which an answer with a finished export is not stored.
@@ -147,6 +150,8 @@ pub struct Metrics {
     queue_duration: Histogram,
     freshness: Histogram,
     not_stored: [Counter; NOT_STORED.len()],
+    transfers: [Counter; TRANSFERS.len()],
+    sent_bytes: Counter,
     drift: Drift,
 }
 
@@ -224,6 +229,12 @@ impl Default for Metrics {
         let freshness = r.histogram("served_freshness", help, &FRESHNESS_SECONDS);
         let help = "Responses with a finished or an unreadable export that were not stored, by reason";
         let not_stored = r.counters("not_stored", help, Label { name: "reason", values: NOT_STORED });
+        let outcome = Label { name: "outcome", values: TRANSFERS };
+        let help = "Transfers of files to clients that have ended, by outcome";
+        let transfers = r.counters("files_transfers", help, outcome);
+        let sent_bytes = Counter::default();
+        let help = "Content of files that was sent to clients";
+        r.0.register_with_unit("files_sent", help, Unit::Bytes, sent_bytes.clone());
         let kind = Label { name: "kind", values: DriftKind::ALL.map(DriftKind::as_str) };
         let help = "Responses that differ from what exportgate knows of Snyk, by kind";
         let drift = Drift::new(r.counters("drift", help, kind));
@@ -238,6 +249,8 @@ impl Default for Metrics {
             queue_duration,
             freshness,
             not_stored,
+            transfers,
+            sent_bytes,
             drift,
         }
     }
@@ -285,6 +298,17 @@ impl Metrics {
     pub fn not_stored(&self, reason: &str) -> bool {
         let counter = NOT_STORED.iter().position(|known| *known == reason).map(|at| &self.not_stored[at]);
         counter.is_some_and(|counter| counter.inc() == 0)
+    }
+
+    /// Counts bytes of a file that a client was sent.
+    pub fn sent(&self, bytes: u64) {
+        self.sent_bytes.inc_by(bytes);
+    }
+
+    /// Counts a transfer that has ended.
+    pub fn transferred(&self, outcome: &str) {
+        let at = TRANSFERS.iter().position(|known| *known == outcome);
+        self.transfers[at.unwrap_or(TRANSFERS.len() - 1)].inc();
     }
 
     /// Notes a sign that Snyk's API changes; `detail` must be plain words.
