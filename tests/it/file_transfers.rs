@@ -88,7 +88,7 @@ async fn raw(address: SocketAddr, target: &str) -> Raw {
 fn address(world: &World) -> SocketAddr {
     match &world.addresses[0] {
         Address::Tcp(address) => *address,
-        other => panic!("{other}"),
+        Address::Tls(_) | Address::Unix(_) | Address::Systemd => panic!("no plain TCP"),
     }
 }
 
@@ -132,7 +132,9 @@ async fn fifty_downloads_at_dying_links_read_the_results_anew_once() {
     world.fake.step_clock(3_570);
     let (file, target) = (PartSource::made(300_000, 1).to_bytes(), part(1));
     let all = futures_util::future::join_all((0..50).map(|_| world.get(&target))).await;
-    all.iter().for_each(|got| assert_whole(got, &file));
+    for got in &all {
+        assert_whole(got, &file);
+    }
     assert_eq!(asked(&world), (2, 50));
     world.stop().await;
 }
@@ -171,7 +173,9 @@ async fn a_refused_link_is_renewed_once_for_everybody() {
             drop(held);
         };
         let (all, ()) = tokio::join!(all, letting);
-        all.iter().for_each(|got| assert_whole(got, &file));
+        for got in &all {
+            assert_whole(got, &file);
+        }
         assert_eq!(asked(&world), (3, 102), "{link_form:?}");
         world.stop().await;
     }
@@ -512,7 +516,7 @@ async fn the_store_is_left_when_the_client_leaves_or_takes_nothing() {
     world.fake.store_fault(StoreFault::Rate(500_000), None);
     let mut leaving = TcpStream::connect(address(&world)).await.unwrap();
     leaving.write_all(request.as_bytes()).await.unwrap();
-    leaving.read_exact(&mut [0; 50_000]).await.unwrap();
+    leaving.read_exact(&mut vec![0; 50_000]).await.unwrap();
     assert_eq!(world.fake.store_load().running, 1);
     drop(leaving);
     store_is_idle(&world).await;
