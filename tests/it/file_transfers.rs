@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use exportgate::fake::{
     Fake, HashField, Lie, LinkForm, PartSource, Script, Settings, State, Stated, StoreFault, StoreScript,
+    TagField,
 };
 use exportgate::listener::Address;
 use http::{Method, Request, StatusCode};
@@ -549,4 +550,23 @@ async fn another_gateway_goes_on_where_one_stopped() {
     }
     other.stop().await;
     one.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_cannot_be_known_again_is_not_resumed() {
+    for (link_form, is_known) in [(LinkForm::GcsV4, true), (LinkForm::S3V4, false)] {
+        let store = StoreScript { tag: TagField::Weak, ..made(MB) };
+        let world = with(Script { store, link_form, ..Script::default() }, vec![]).await;
+        world.fake.store_fault(StoreFault::Cut(400_000), Some(1));
+        let got = raw(address(&world), &part(1)).await;
+        assert_eq!(got.is_cut(), !is_known, "{link_form:?}");
+        let requests = world.fake.store_requests();
+        assert_eq!(requests.len(), if is_known { 2 } else { 1 });
+        assert!(requests.iter().all(|request| request.if_match().is_none()));
+        // An object without any mark has no tag of ours, and no ranges.
+        let got = world.get_with(&part(1), &[("range", "bytes=0-9")]).await;
+        assert_eq!(got.status.as_u16(), if is_known { 206 } else { 200 });
+        assert_eq!(got.field("etag").is_empty(), !is_known);
+        world.stop().await;
+    }
 }
