@@ -469,7 +469,9 @@ async fn store_is_idle(world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_http_2_stream_is_reset_where_the_proof_fails() {
-    let world = world(StoreScript { hash: HashField::Wrong, ..made(MB) }).await;
+    let store = StoreScript { hash: HashField::Wrong, ..made(MB) };
+    let flags = vec![flag("listener.h2c", "true")];
+    let world = with(Script { store, ..Script::default() }, flags).await;
     let stream = TcpStream::connect(address(&world)).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
