@@ -8,6 +8,8 @@ use exportgate::access::key::{Digest, generate};
 use exportgate::fake::{PartSource, Settings, State, StoreFault};
 use http::{Method, StatusCode};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::support::{Flags, Got, ORG, V, World, flag, keep_secret, results, scope};
 
@@ -440,5 +442,29 @@ async fn a_download_holds_the_place_of_its_client_until_it_ends() {
     while world.get_with(&file("files"), &fields).await.status != 200 {
         tokio::task::yield_now().await;
     }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_loses_its_download_all_the_same() {
+    let roster = Roster::new();
+    let world = roster.world(vec![]).await;
+    world.fake.script(|script| script.store.parts = vec![PartSource::made(BIG, 0)]);
+    let mut client = TcpStream::connect(world.root.strip_prefix("http://").unwrap()).await.unwrap();
+    let head = format!(
+        "GET {} HTTP/1.1\r\nhost: localhost\r\nauthorization: {}\r\n\r\n",
+        file("files/1.csv"),
+        roster.token("files")
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    world.fake.wait_for_store(|load| load.running == 1 && load.bytes > 0).await;
+    roster.write(&["reader"]);
+    let row = world.wait_for_transfers(1).await;
+    assert_eq!(&*row.outcome, "revoked");
+    world.fake.wait_for_store(|load| load.running == 0).await;
+    // What was in the network's buffers still comes, and then the end: never all that was announced.
+    let mut taken = Vec::new();
+    let _ = client.read_to_end(&mut taken).await;
+    assert!((taken.len() as u64) < BIG, "{}", taken.len());
     world.stop().await;
 }
