@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderValue;
 
-use super::object::Identity;
+use super::object::ObjectMarks;
 use crate::export::FileName;
 
 /// Bytes of a tag's hash that are shown.
@@ -36,7 +36,7 @@ impl Description {
 pub(super) fn tag<'a>(
     export: &str,
     file: FileName,
-    objects: impl IntoIterator<Item = &'a Identity>,
+    objects: impl IntoIterator<Item = &'a ObjectMarks>,
 ) -> Option<HeaderValue> {
     let mut hash = Context::new(&SHA256);
     let mut add = |text: &str| {

@@ -28,7 +28,7 @@ use crate::retrieval::{Asker, Question, Retrieval, Wanted};
 use crate::shutdown::Shutdown;
 
 use facts::{FactsByObject, Readings};
-use links::Links;
+use links::ExportLinks;
 use part::Described;
 use results::{FirstRead, PartLists, ResultsReader};
 
@@ -88,12 +88,6 @@ impl Files {
         Self { parts: Arc::new(parts) }
     }
 
-    /// The number of transfers that run.
-    #[must_use]
-    pub fn running(&self) -> usize {
-        self.parts.transfers.running()
-    }
-
     /// Lists the files of an export: one read of its results, and no request to the store.
     ///
     /// # Errors
@@ -115,7 +109,7 @@ impl Files {
         conditions: &Conditions,
     ) -> Result<Opened, FilesError> {
         let FirstRead { reader, parts, retrieved } = ResultsReader::first(&self.parts, ask).await?;
-        let links = Arc::new(Links::new(&self.parts, reader, parts));
+        let links = Arc::new(ExportLinks::new(&self.parts, reader, parts));
         let mut opened = self.open_once(&links, file, conditions).await;
         if opened.as_ref().is_err_and(FilesError::is_change) {
             // The object is another than what is remembered of it.
@@ -130,7 +124,7 @@ impl Files {
 
     async fn open_once(
         &self,
-        links: &Arc<Links>,
+        links: &Arc<ExportLinks>,
         file: FileName,
         conditions: &Conditions,
     ) -> Result<Described, FilesError> {

@@ -9,8 +9,8 @@ use super::conditions::{ByteSpan, Conditions, Selection};
 use super::description::{Description, tag};
 use super::error::{FilesError, FilesErrorKind};
 use super::facts::PartFacts;
-use super::layout::{LINE_END, Layout, Place, Stretch};
-use super::links::{Links, Target};
+use super::layout::{LINE_END, Layout, Stretch, TablePlace};
+use super::links::{ExportLinks, Target};
 use super::object::ObjectBytes;
 use super::opened::{FileAnswer, TransferOutcome};
 use super::part::{self, Described};
@@ -22,8 +22,8 @@ use crate::file_store::Transfer;
 const AT_ONCE: usize = 8;
 
 /// A table: its parts with their facts, and its layout.
-struct Table {
-    links: Arc<Links>,
+struct JoinedTable {
+    links: Arc<ExportLinks>,
     parts: Vec<TablePart>,
     layout: Layout,
 }
@@ -35,11 +35,11 @@ struct TablePart {
 
 /// Opens the table.
 pub(super) async fn open(
-    links: &Arc<Links>,
+    links: &Arc<ExportLinks>,
     conditions: &Conditions,
     place: Transfer,
 ) -> Result<Described, FilesError> {
-    let table = Table::of(links).await?;
+    let table = JoinedTable::of(links).await?;
     let description = table.describe();
     let (links, size) = (Arc::clone(links), description.size);
     let answer = match conditions.select(&description) {
@@ -69,9 +69,9 @@ pub(super) async fn open(
     Ok(Described { description, answer })
 }
 
-impl Table {
+impl JoinedTable {
     /// Looks at all parts: one request to the store for each that is not known, two for a large one.
-    async fn of(links: &Arc<Links>) -> Result<Self, FilesError> {
+    async fn of(links: &Arc<ExportLinks>) -> Result<Self, FilesError> {
         let count = links.parts().len();
         let targets: Vec<Target> = (0..count).map(|part| links.target(part)).collect::<Result<_, _>>()?;
         let looks = targets.into_iter().map(|target| async move {
@@ -99,7 +99,7 @@ impl Table {
         }
     }
 
-    async fn whole(&self, place: &Place) -> Result<WholePart, FilesError> {
+    async fn whole(&self, place: &TablePlace) -> Result<WholePart, FilesError> {
         let TablePart { target, facts } = &self.parts[place.part];
         let download = ObjectBytes::whole(&self.links, *target, Some(&facts.identity)).await?;
         let proof = part::proof(&self.links, *target, &download.identity);

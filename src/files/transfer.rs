@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::error::{FilesError, FilesErrorKind};
 use super::held_back::HeldBack;
 use super::layout::LINE_END;
-use super::links::Links;
+use super::links::ExportLinks;
 use super::object::ObjectBytes;
 use super::opened::{FileBody, Piece, TransferEnd, TransferOutcome};
 use super::proof::{Proof, Proven};
@@ -75,7 +75,7 @@ impl Outlet {
 }
 
 /// Runs `work` as a task, and gives the body that it fills.
-pub(super) fn spawn<W, F>(links: Arc<Links>, place: Transfer, size: Option<u64>, work: W) -> FileBody
+pub(super) fn spawn<W, F>(links: Arc<ExportLinks>, place: Transfer, size: Option<u64>, work: W) -> FileBody
 where
     W: FnOnce(Outlet) -> F + Send + 'static,
     F: Future<Output = Result<TransferOutcome, Stop>> + Send,
@@ -108,7 +108,7 @@ where
     FileBody { pieces, left: size, is_whole: false, end: Some(end) }
 }
 
-fn end_of(links: &Links, outcome: TransferOutcome) -> TransferEnd {
+fn end_of(links: &ExportLinks, outcome: TransferOutcome) -> TransferEnd {
     let figures = &links.figures;
     TransferEnd {
         host: figures.host(),
@@ -173,7 +173,7 @@ impl SentPart {
     }
 
     /// Says where Snyk's numbers differ from a part that is whole all the same.
-    pub(super) fn warn(&self, links: &Links, part: usize) {
+    pub(super) fn warn(&self, links: &ExportLinks, part: usize) {
         let doubts = self.proven.doubts;
         if doubts.file_size || doubts.row_count {
             tracing::warn!(

@@ -1,10 +1,11 @@
 //! The log event of an exchange.
 
 use super::exchange::{Conclusion, Exchange};
-use super::failure::{Challenge, FailureKind};
+use super::failure::{Challenge, FailureKind, NoFile};
 use crate::access::{IdentifyError, Reason};
 use crate::clock::Now;
 use crate::export::Id;
+use crate::files::FilesErrorKind;
 use crate::retrieval::{Cause, Forward, Origin, SNYK_REQUEST_ID, response_text};
 use crate::telemetry::EXCHANGE;
 
@@ -66,7 +67,10 @@ impl Exchange {
                 FailureKind::Unidentified(IdentifyError::TooManyFailures(_), _)
                 | FailureKind::Unidentified(IdentifyError::Unknown(Reason::Nothing), Challenge::Basic),
             ) => event!(debug),
-            Some(FailureKind::NoAnswer(Cause::OnlyIfCached)) => event!(info),
+            Some(
+                FailureKind::NoAnswer(Cause::OnlyIfCached)
+                | FailureKind::NoFile(NoFile::Failed(FilesErrorKind::NotFinished { .. })),
+            ) => event!(info),
             _ if status.is_server_error() => event!(warn),
             _ => event!(info),
         }

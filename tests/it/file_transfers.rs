@@ -1,14 +1,18 @@
 //! Files through the gateway: what the store and Snyk are asked, what comes out, and that nothing that is not whole looks so.
 
+use std::error::Error as _;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use exportgate::fake::{
     Fake, HashField, Lie, LinkForm, PartSource, Script, Settings, State, Stated, StoreFault, StoreScript,
+    TagField,
 };
 use exportgate::listener::Address;
-use http::{Method, StatusCode};
-use sha2_of::sha256;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -18,12 +22,10 @@ const MB: u64 = 1_000_000;
 /// The table of a1, a2 and a3.
 const TABLE: &str = "3c69641e1bfba3b9c31f0e938c3e24304ac5a791affe3b121fd1e5abf2daf237";
 
-mod sha2_of {
-    /// The SHA-256 of `data`, as text.
-    pub(super) fn sha256(data: &[u8]) -> String {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, data);
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-    }
+/// The SHA-256 of `data`, as text.
+fn sha256(data: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, data);
+    digest.as_ref().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 fn part(number: u32) -> String {
@@ -87,7 +89,7 @@ async fn raw(address: SocketAddr, target: &str) -> Raw {
 fn address(world: &World) -> SocketAddr {
     match &world.addresses[0] {
         Address::Tcp(address) => *address,
-        other => panic!("{other}"),
+        Address::Tls(_) | Address::Unix(_) | Address::Systemd => panic!("no plain TCP"),
     }
 }
 
@@ -131,7 +133,9 @@ async fn fifty_downloads_at_dying_links_read_the_results_anew_once() {
     world.fake.step_clock(3_570);
     let (file, target) = (PartSource::made(300_000, 1).to_bytes(), part(1));
     let all = futures_util::future::join_all((0..50).map(|_| world.get(&target))).await;
-    all.iter().for_each(|got| assert_whole(got, &file));
+    for got in &all {
+        assert_whole(got, &file);
+    }
     assert_eq!(asked(&world), (2, 50));
     world.stop().await;
 }
@@ -170,7 +174,9 @@ async fn a_refused_link_is_renewed_once_for_everybody() {
             drop(held);
         };
         let (all, ()) = tokio::join!(all, letting);
-        all.iter().for_each(|got| assert_whole(got, &file));
+        for got in &all {
+            assert_whole(got, &file);
+        }
         assert_eq!(asked(&world), (3, 102), "{link_form:?}");
         world.stop().await;
     }
@@ -458,4 +464,109 @@ async fn transfers_of_one_client_are_limited() {
     assert_eq!((one.status.as_u16(), other.status.as_u16()), (200, 200));
     assert_eq!(world.get(&target).await.status, 200);
     world.stop().await;
+}
+
+/// Resolves when no answer of the store runs any more.
+async fn store_is_idle(world: &World) {
+    let idle = world.fake.wait_for_store(|load| load.received > 0 && load.running == 0);
+    tokio::time::timeout(Duration::from_secs(30), idle).await.expect("the store is left alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http_2_stream_is_reset_where_the_proof_fails() {
+    let store = StoreScript { hash: HashField::Wrong, ..made(MB) };
+    let flags = vec![flag("listener.h2c", "true")];
+    let world = with(Script { store, ..Script::default() }, flags).await;
+    let stream = TcpStream::connect(address(&world)).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = Request::get(format!("http://localhost{}", part(1))).body(Empty::<Bytes>::new()).unwrap();
+    sender.ready().await.unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(
+        (answer.status(), answer.headers()["content-length"].as_bytes()),
+        (StatusCode::OK, &b"1000000"[..])
+    );
+    let (mut body, mut bytes) = (answer.into_body(), 0);
+    let error = loop {
+        match body.frame().await.expect("no end") {
+            Ok(frame) => bytes += frame.data_ref().map_or(0, Bytes::len),
+            Err(error) => break error,
+        }
+    };
+    let reset = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    assert!(reset.is_some_and(h2::Error::is_reset), "{error:?}");
+    assert!(bytes <= 1_000_000 - 64 * 1024, "{bytes}");
+    drop(sender);
+    let _ = connection.await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_is_left_when_the_client_leaves_or_takes_nothing() {
+    let flags = vec![flag("files.idle_timeout", "300ms")];
+    let world = with(Script { store: made(64 * MB), ..Script::default() }, flags).await;
+    let request = format!("GET {} HTTP/1.1\r\nhost: localhost\r\n\r\n", part(1));
+    let mut taking_nothing = TcpStream::connect(address(&world)).await.unwrap();
+    taking_nothing.write_all(request.as_bytes()).await.unwrap();
+    store_is_idle(&world).await;
+    assert!(world.fake.store_load().bytes < 64 * MB);
+    drop(taking_nothing);
+
+    world.fake.store_fault(StoreFault::Rate(500_000), None);
+    let mut leaving = TcpStream::connect(address(&world)).await.unwrap();
+    leaving.write_all(request.as_bytes()).await.unwrap();
+    leaving.read_exact(&mut vec![0; 50_000]).await.unwrap();
+    assert_eq!(world.fake.store_load().running, 1);
+    drop(leaving);
+    store_is_idle(&world).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_falls_silent_is_asked_again_for_the_rest() {
+    let flags = vec![flag("files.idle_timeout", "300ms")];
+    let world = with(Script { store: made(MB), ..Script::default() }, flags).await;
+    world.fake.store_fault(StoreFault::Stall(400_000), Some(1));
+    assert_whole(&world.get(&part(1)).await, &PartSource::made(MB, 1).to_bytes());
+    assert_eq!(ranges(&world.fake), ["whole", "bytes=400000-"]);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_gateway_goes_on_where_one_stopped() {
+    let one = world(made(MB)).await;
+    let file = PartSource::made(MB, 1).to_bytes();
+    let snyk = one.fake.url();
+    let unused = Fake::start(Settings { tls: false, ..Settings::default() }).await.unwrap();
+    let other = World::before(unused, &snyk, vec![flag("files.origins", &snyk)]).await;
+    for target in [part(1), table()] {
+        let first = one.get_with(&target, &[("range", "bytes=0-399999")]).await;
+        let rest = [("range", "bytes=400000-"), ("if-range", first.field("etag"))];
+        let rest = other.get_with(&target, &rest).await;
+        assert_eq!((first.status.as_u16(), rest.status.as_u16()), (206, 206));
+        assert!([first.body, rest.body].concat() == file);
+    }
+    other.stop().await;
+    one.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_cannot_be_known_again_is_not_resumed() {
+    for (link_form, is_known) in [(LinkForm::GcsV4, true), (LinkForm::S3V4, false)] {
+        let store = StoreScript { tag: TagField::Weak, ..made(MB) };
+        let world = with(Script { store, link_form, ..Script::default() }, vec![]).await;
+        world.fake.store_fault(StoreFault::Cut(400_000), Some(1));
+        let got = raw(address(&world), &part(1)).await;
+        assert_eq!(got.is_cut(), !is_known, "{link_form:?}");
+        let requests = world.fake.store_requests();
+        assert_eq!(requests.len(), if is_known { 2 } else { 1 });
+        assert!(requests.iter().all(|request| request.if_match().is_none()));
+        // An object without any mark has no tag of ours, and no ranges.
+        let got = world.get_with(&part(1), &[("range", "bytes=0-9")]).await;
+        assert_eq!(got.status.as_u16(), if is_known { 206 } else { 200 });
+        assert_eq!(got.field("etag").is_empty(), !is_known);
+        world.stop().await;
+    }
 }
