@@ -82,6 +82,11 @@ impl Sources {
         Ok(sources)
     }
 
+    /// `SNYK_API`, where tools find the API.
+    pub(crate) fn snyk_api(&self) -> Option<&str> {
+        self.env.get("SNYK_API").map(String::as_str).filter(|text| !text.is_empty())
+    }
+
     /// Takes nothing from the surroundings: a token and flags alone, as a demo and tests want it.
     #[must_use]
     pub fn isolated(token: &str, flags: Vec<(&'static str, String, &'static str)>) -> Self {
