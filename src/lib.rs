@@ -12,6 +12,7 @@ pub mod shutdown;
 pub mod systemd;
 pub mod watched_file;
 
+pub mod csv;
 pub mod export;
 pub mod transport;
 
@@ -21,6 +22,7 @@ pub mod access;
 pub mod admission;
 pub mod cache;
 pub mod credential;
+pub mod file_store;
 pub mod journal;
 pub mod listener;
 pub mod telemetry;

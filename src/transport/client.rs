@@ -1,6 +1,6 @@
 //! The client with its pool, and what an error says about a request.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,13 +14,13 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
-use tokio_rustls::TlsConnector;
 use tower::service_fn;
 use tower::util::BoxCloneSyncService;
 
 use super::checked::{self, CheckedBody};
-use super::connect::{AddressFailures, Connector, UpstreamStream};
-use super::proxy::Proxy;
+use super::connect::{Connector, UpstreamStream};
+use super::proxy::{Proxies, Proxy, ProxyVariables};
+use super::resolve::{AddressCheck, Resolver};
 use super::{Body, MAX_RESPONSE_HEAD, TransportError};
 use crate::error_text::{BoxError, find};
 
@@ -39,6 +39,19 @@ const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
 pub struct HttpClient {
     pool: legacy::Client<BoxCloneSyncService<Uri, UpstreamStream, BoxError>, TrackedBody>,
     proxy: Option<Arc<str>>,
+}
+
+/// The settings of a client that asks many hosts.
+#[derive(Debug, Clone)]
+pub struct ManyHosts {
+    /// A PEM file of certificates to trust instead of the platform's.
+    pub ca_file: Option<PathBuf>,
+    /// Longest time for name, TCP, tunnel and TLS together.
+    pub connect_timeout: Duration,
+    /// The source of addresses.
+    pub resolver: Resolver,
+    /// The addresses that may be connected to.
+    pub check: AddressCheck,
 }
 
 /// A request got no response.
@@ -88,28 +101,40 @@ impl HttpClient {
             reason = "the conventional variables are read here for every client"
         )]
         let proxy = Proxy::for_destination(destination, |name| std::env::var(name).ok())?;
-        Ok(Self::over(super::tls(ca_file)?, proxy, connect_timeout, dead_after))
+        let shown = proxy.as_ref().map(|proxy| proxy.to_string().into());
+        let connector = Connector {
+            proxies: Proxies::One(proxy),
+            ..Connector::to_any(super::tls(ca_file)?, connect_timeout, dead_after)
+        };
+        Ok(Self { proxy: shown, ..Self::over(connector, dead_after) })
+    }
+
+    /// Makes a client for any host whose addresses pass a check, over HTTP/1.1. A proxy resolves names itself, so that
+    /// addresses behind one are not checked.
+    ///
+    /// # Errors
+    /// See [`TransportError`].
+    pub fn to_many(hosts: ManyHosts) -> Result<Self, TransportError> {
+        #[expect(clippy::disallowed_methods, reason = "as for one destination")]
+        let variables = ProxyVariables::of(|name| std::env::var(name).ok());
+        let mut tls = super::tls(hosts.ca_file.as_deref())?;
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let connector = Connector {
+            proxies: Proxies::ByHost(variables),
+            resolver: hosts.resolver,
+            check: Some(hosts.check),
+            ..Connector::to_any(tls, hosts.connect_timeout, DEAD_AFTER)
+        };
+        Ok(Self::over(connector, DEAD_AFTER))
     }
 
     /// Makes a client that uses no proxy, and trusts the certificates that `tls` does.
     pub(crate) fn direct(tls: ClientConfig, connect_timeout: Duration) -> Self {
-        Self::over(tls, None, connect_timeout, DEAD_AFTER)
+        Self::over(Connector::to_any(tls, connect_timeout, DEAD_AFTER), DEAD_AFTER)
     }
 
-    fn over(
-        tls: ClientConfig,
-        proxy: Option<Proxy>,
-        connect_timeout: Duration,
-        dead_after: Duration,
-    ) -> Self {
-        let shown = proxy.as_ref().map(|proxy| proxy.to_string().into());
-        let connector = Arc::new(Connector {
-            tls: TlsConnector::from(Arc::new(tls)),
-            proxy,
-            limit: connect_timeout,
-            unacknowledged: 2 * dead_after,
-            failures: AddressFailures::default(),
-        });
+    fn over(connector: Connector, dead_after: Duration) -> Self {
+        let connector = Arc::new(connector);
         let connector = BoxCloneSyncService::new(service_fn(move |uri: Uri| {
             let connector = Arc::clone(&connector);
             async move { connector.connect(&uri).await.map_err(BoxError::from) }
@@ -129,7 +154,7 @@ impl HttpClient {
             // A connection that died while it was idle is noticed before a request is lost on it.
             .http2_keep_alive_while_idle(true)
             .build(connector);
-        Self { pool, proxy: shown }
+        Self { pool, proxy: None }
     }
 
     /// The proxy that it goes through, as `HOST:PORT (VARIABLE)`.

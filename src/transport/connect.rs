@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -13,13 +13,15 @@ use futures_util::stream::FuturesUnordered;
 use http::Uri;
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use super::proxy::{Proxy, TunnelRefused};
+use super::proxy::{Proxies, TunnelRefused};
+use super::resolve::{AddressCheck, Resolver};
 use crate::error_text::BoxError;
 
 /// A connection that requests can be sent on.
@@ -35,7 +37,10 @@ const KEEPALIVE: Duration = Duration::from_mins(1);
 /// Opens connections.
 pub(super) struct Connector {
     pub(super) tls: TlsConnector,
-    pub(super) proxy: Option<Proxy>,
+    pub(super) proxies: Proxies,
+    pub(super) resolver: Resolver,
+    /// The addresses that may be connected to; without it, all.
+    pub(super) check: Option<AddressCheck>,
     /// Longest time for name, TCP, tunnel and TLS together.
     pub(super) limit: Duration,
     /// Longest time for which sent data may stay unacknowledged (`TCP_USER_TIMEOUT`).
@@ -48,6 +53,8 @@ pub(super) struct Connector {
 pub enum ConnectStage {
     /// The name was not resolved.
     Resolve,
+    /// No address of the name may be connected to.
+    Address,
     /// No address took a TCP connection.
     Connect,
     /// The proxy opened no tunnel.
@@ -101,6 +108,7 @@ impl fmt::Display for ConnectError {
         }
         f.write_str(match self.stage {
             ConnectStage::Resolve => "host name was not resolved",
+            ConnectStage::Address => "no connection is allowed",
             ConnectStage::Connect => "connection failed",
             ConnectStage::Tunnel => "no tunnel opened",
             ConnectStage::Tls => "TLS handshake failed",
@@ -115,6 +123,19 @@ impl std::error::Error for ConnectError {
 }
 
 impl Connector {
+    /// One without a proxy that connects to any address. What acknowledges nothing after twice `dead_after` is closed.
+    pub(super) fn to_any(tls: ClientConfig, limit: Duration, dead_after: Duration) -> Self {
+        Self {
+            tls: TlsConnector::from(Arc::new(tls)),
+            proxies: Proxies::One(None),
+            resolver: Resolver::System,
+            check: None,
+            limit,
+            unacknowledged: 2 * dead_after,
+            failures: AddressFailures::default(),
+        }
+    }
+
     /// Opens a connection to the host of `uri`.
     ///
     /// # Errors
@@ -126,23 +147,33 @@ impl Connector {
         let name = host.trim_matches(['[', ']']);
         let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
         let target = format!("{host}:{port}");
-        let failed = |stage, source| ConnectError {
+        let failed = |stage, proxy: Option<String>, source| ConnectError {
             stage,
-            proxy: self.proxy.as_ref().filter(|_| stage != ConnectStage::Tls).map(ToString::to_string),
+            proxy: proxy.filter(|_| stage != ConnectStage::Tls),
             host: target.clone(),
             source,
         };
+        let proxy = self.proxies.to(uri).map_err(|e| failed(ConnectStage::Tunnel, None, e.into()))?;
+        let shown = proxy.as_ref().map(ToString::to_string);
+        let failed = |stage, source| failed(stage, shown.clone(), source);
 
-        let hop = self.proxy.as_ref().map_or((name, port), |proxy| (proxy.host.as_str(), proxy.port));
-        let addresses = async { Ok(lookup_host(hop).await?.collect::<Vec<_>>()) };
+        let (hop, hop_port) = proxy.as_ref().map_or((name, port), |proxy| (&proxy.host, proxy.port));
+        let addresses = async { Ok(self.resolver.resolve(hop, hop_port).await?) };
         let addresses =
             self.in_time(deadline, addresses).await.map_err(|e| failed(ConnectStage::Resolve, e))?;
+        // A proxy resolves the name itself.
+        let addresses = match self.check.as_ref().filter(|_| proxy.is_none()) {
+            None => addresses,
+            Some(check) => {
+                check.allowed(name, addresses).map_err(|e| failed(ConnectStage::Address, e.into()))?
+            }
+        };
 
         let racing = async { Ok(self.race(self.failures.order(addresses)).await?) };
         let (tcp, attempt) =
             self.in_time(deadline, racing).await.map_err(|e| failed(ConnectStage::Connect, e))?;
 
-        let tcp = match &self.proxy {
+        let tcp = match &proxy {
             None => tcp,
             Some(proxy) => {
                 let tunnel = proxy.tunnel(tcp, &target);
@@ -252,9 +283,8 @@ impl Drop for AddressAttempt<'_> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
-    use std::sync::Arc;
 
-    use rustls::{ClientConfig, RootCertStore};
+    use rustls::RootCertStore;
     use socket2::{Domain, Socket, Type};
 
     use super::*;
@@ -268,8 +298,7 @@ mod tests {
             .expect("versions")
             .with_root_certificates(RootCertStore::empty())
             .with_no_client_auth();
-        let (tls, failures) = (TlsConnector::from(Arc::new(config)), AddressFailures::default());
-        Connector { tls, proxy: None, limit: HOUR, unacknowledged: HOUR, failures }
+        Connector::to_any(config, HOUR, HOUR)
     }
 
     fn listener() -> (TcpListener, SocketAddr) {

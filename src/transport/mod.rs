@@ -10,6 +10,7 @@ mod peer;
 mod pinned;
 mod pool;
 mod proxy;
+mod resolve;
 mod server_tls;
 mod streamed;
 
@@ -26,7 +27,7 @@ use rustls_pki_types::pem::PemObject;
 use crate::error_text::BoxError;
 
 pub use checked::CheckedBody;
-pub use client::{HttpClient, RequestError, client};
+pub use client::{HttpClient, ManyHosts, RequestError, client};
 pub use connect::{ConnectError, ConnectStage};
 pub use gather::{BodySource, GatherError};
 pub use memory::{Connection, Memory, SMALL};
@@ -34,6 +35,7 @@ pub use peer::{Certificate, Peer, User, Via};
 pub use pinned::{Pin, pinned};
 pub use pool::{NoRoom, Room};
 pub use proxy::{BadProxy, Proxy};
+pub use resolve::{AddressCheck, Resolver};
 pub use server_tls::{BadTls, HandshakeSettings, PreparedTls, ServerTls, Settings as ServerTlsSettings};
 pub use streamed::{StreamTimeout, Streamed};
 

@@ -1,5 +1,6 @@
 //! The proxy between us and other hosts, as `HTTPS_PROXY` and `NO_PROXY` name it, and tunnels through it.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use base64::Engine as _;
@@ -21,6 +22,9 @@ use crate::error_text::BoxError;
 /// The variables that name a proxy for HTTPS, in the order in which they count, as with curl.
 const NAMED_BY: [&str; 4] = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
 
+/// The variables that name the exceptions, likewise.
+const EXCEPTED_BY: [&str; 2] = ["NO_PROXY", "no_proxy"];
+
 /// A proxy that opens tunnels (RFC 9110 §9.3.6). It prints as `HOST:PORT (VARIABLE)`, without its password.
 #[derive(Debug, Clone)]
 pub struct Proxy {
@@ -33,6 +37,48 @@ pub struct Proxy {
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{} ({})", self.host, self.port, self.variable)
+    }
+}
+
+/// The choice of the proxy to a destination.
+#[derive(Debug, Clone)]
+pub(super) enum Proxies {
+    /// This one, or none, for the one destination that there is.
+    One(Option<Proxy>),
+    /// By the environment, for each destination anew.
+    ByHost(ProxyVariables),
+}
+
+/// The variables that name proxies and exceptions. They may hold a password.
+#[derive(Clone)]
+pub(super) struct ProxyVariables(HashMap<&'static str, String>);
+
+impl Proxies {
+    /// The proxy for `destination`.
+    ///
+    /// # Errors
+    /// [`BadProxy`].
+    pub(super) fn to(&self, destination: &Uri) -> Result<Option<Proxy>, BadProxy> {
+        match self {
+            Self::One(proxy) => Ok(proxy.clone()),
+            Self::ByHost(ProxyVariables(given)) => {
+                Proxy::for_destination(destination, |name| given.get(name).cloned())
+            }
+        }
+    }
+}
+
+impl ProxyVariables {
+    /// Takes them from an environment.
+    pub(super) fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let names = NAMED_BY.into_iter().chain(EXCEPTED_BY);
+        Self(names.filter_map(|name| Some((name, variable(name)?))).collect())
+    }
+}
+
+impl fmt::Debug for ProxyVariables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
@@ -74,7 +120,7 @@ impl Proxy {
         let Some((name, text)) = named.filter(|_| destination.scheme_str() == Some("https")) else {
             return Ok(None);
         };
-        let exceptions = set("NO_PROXY").or_else(|| set("no_proxy")).unwrap_or_default();
+        let exceptions = EXCEPTED_BY.iter().find_map(|name| set(name)).unwrap_or_default();
         if is_excepted(destination, &exceptions) {
             return Ok(None);
         }

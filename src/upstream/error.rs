@@ -172,14 +172,14 @@ fn connecting(error: &ConnectError) -> UpstreamErrorKind {
             (_, Some(status)) => K::ProxyStatus(status.as_u16()),
             (ConnectStage::Resolve, None) => K::ProxyDns,
             (ConnectStage::Connect, None) if is_refused => K::ProxyRefused,
-            (ConnectStage::Connect | ConnectStage::Tunnel | ConnectStage::Tls, None) => K::ProxyUnreachable,
+            (_, None) => K::ProxyUnreachable,
         };
     }
     match error.stage {
         _ if error.is_timeout() => K::ConnectTimeout,
         ConnectStage::Resolve => K::Dns,
         ConnectStage::Connect if is_refused => K::Refused,
-        ConnectStage::Connect | ConnectStage::Tunnel => K::Unavailable,
+        ConnectStage::Connect | ConnectStage::Tunnel | ConnectStage::Address => K::Unavailable,
         ConnectStage::Tls => match find::<rustls::Error>(error) {
             Some(rustls::Error::InvalidCertificate(_)) => K::TlsCertificate,
             Some(_) => K::TlsProtocol,

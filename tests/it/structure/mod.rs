@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 const RANKS: [&[&str]; 9] = [
     &["error_text"],
     &["circuit", "clock", "expiry", "hardening", "secret", "shutdown", "systemd", "watched_file"],
-    &["export", "transport"],
+    &["csv", "export", "transport"],
     &["route"],
-    &["access", "admission", "cache", "credential", "journal", "listener", "telemetry", "upstream"],
+    &["access", "admission", "cache", "credential", "file_store", "journal", "listener", "telemetry", "upstream"],
     &["retrieval"],
     &["admin", "gateway"],
     &["config", "app"],
