@@ -87,6 +87,14 @@ impl Sources {
         self.env.get("SNYK_API").map(String::as_str).filter(|text| !text.is_empty())
     }
 
+    /// The user's folder for state (XDG Base Directory Specification).
+    #[expect(clippy::disallowed_methods, reason = "it may have any name, UTF-8 or not")]
+    pub(crate) fn state_folder() -> Option<PathBuf> {
+        let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let state = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
+        state.map(|state| state.join("exportgate"))
+    }
+
     /// Takes nothing from the surroundings: a token and flags alone, as a demo and tests want it.
     #[must_use]
     pub fn isolated(token: &str, flags: Vec<(&'static str, String, &'static str)>) -> Self {

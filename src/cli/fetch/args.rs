@@ -48,13 +48,13 @@ pub(super) struct ScopeArgs {
     #[arg(value_name = "DATASET", conflicts_with_all = ["export", "body"])]
     pub(super) dataset: Option<String>,
     /// Group to export
-    #[arg(long, value_name = "ID", value_parser = uuid::Uuid::parse_str)]
+    #[arg(long, value_name = "ID", value_parser = id)]
     pub(super) group: Option<uuid::Uuid>,
     /// Org to export; with --group, repeat for those orgs of the group
-    #[arg(long, value_name = "ID", value_parser = uuid::Uuid::parse_str)]
+    #[arg(long, value_name = "ID", value_parser = id)]
     pub(super) org: Vec<uuid::Uuid>,
     /// Export that was started already: nothing is started
-    #[arg(long, value_name = "ID", value_parser = uuid::Uuid::parse_str, conflicts_with = "max_age")]
+    #[arg(long, value_name = "ID", value_parser = id, conflicts_with = "max_age")]
     pub(super) export: Option<uuid::Uuid>,
 }
 
@@ -191,6 +191,12 @@ pub(super) struct DirectArgs {
     /// SQLite file of the journal [env: EXPORTGATE_JOURNAL_PATH]
     #[arg(long, value_name = "PATH", conflicts_with = "via")]
     journal: Option<PathBuf>,
+}
+
+fn id(text: &str) -> Result<uuid::Uuid, &'static str> {
+    let is_hyphenated = text.len() == 36;
+    let id = uuid::Uuid::parse_str(text).ok().filter(|_| is_hyphenated);
+    id.ok_or("must be an ID such as 825e79b7-0073-44c3-a5ea-e0aa8a3dbf38 (36 characters), not a name")
 }
 
 impl DirectArgs {

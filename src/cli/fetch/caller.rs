@@ -1,5 +1,7 @@
 //! The calls of a run: one HTTP client for a gateway by URL, by Unix socket, or in this process.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use tokio::time::timeout;
 
 use super::super::admin::AdminAddress;
 use super::failure::Ending;
-use super::place::Place;
+use super::place::GatewayPlace;
 use crate::error_text::{BoxError, error_text, find, visible};
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
@@ -34,7 +36,8 @@ pub(super) struct Caller {
     address: AdminAddress,
     key: Option<Secret>,
     http: Option<HttpClient>,
-    calls: Mutex<Vec<CallNote>>,
+    /// The file that answered calls are noted in, a line for each.
+    calls: Mutex<File>,
     /// Ends the connections.
     shutdown: Shutdown,
 }
@@ -76,12 +79,8 @@ pub(super) struct FetchCall<'a> {
 }
 
 impl Caller {
-    pub(super) fn new(place: Place, own: Option<AdminAddress>) -> Result<Self, Ending> {
-        let (address, key, ca) = match (place, own) {
-            (Place::Gateway { address, key, ca }, _) => (address, key, ca),
-            (Place::Direct(_), Some(own)) => (own, None, None),
-            (Place::Direct(_), None) => return Err(Ending::failed("nothing is there to be asked")),
-        };
+    pub(super) fn new(place: GatewayPlace, calls: File) -> Result<Self, Ending> {
+        let GatewayPlace { address, key, ca } = place;
         let http = match &address {
             AdminAddress::Unix(_) => None,
             AdminAddress::Url(uri) => {
@@ -89,12 +88,7 @@ impl Caller {
                 Some(client.map_err(|error| Ending::usage(format!("{address}: {}", error_text(&error))))?)
             }
         };
-        Ok(Self { address, key, http, calls: Mutex::default(), shutdown: Shutdown::new() })
-    }
-
-    /// The calls that were answered, in order.
-    pub(super) fn calls(&self) -> Vec<CallNote> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        Ok(Self { address, key, http, calls: Mutex::new(calls), shutdown: Shutdown::new() })
     }
 
     /// Sends a call and reads its answer, which is a document.
@@ -131,7 +125,11 @@ impl Caller {
             snyk_request_id: field("snyk-request-id"),
             exportgate_request_id: field("exportgate-request-id"),
         };
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(note);
+        if let Ok(mut line) = serde_json::to_vec(&note) {
+            line.push(b'\n');
+            // A full disk is noticed where it matters.
+            let _ = self.calls.lock().unwrap_or_else(PoisonError::into_inner).write_all(&line);
+        }
         Ok(response)
     }
 

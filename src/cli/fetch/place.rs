@@ -26,8 +26,16 @@ const LAST_RECORDS: Duration = Duration::from_millis(700);
 /// The place as the command line and the environment name it.
 #[derive(Debug)]
 pub(super) enum Place {
-    Gateway { address: AdminAddress, key: Option<Secret>, ca: Option<PathBuf> },
+    Gateway(GatewayPlace),
     Direct(Box<Config>),
+}
+
+/// A gateway, and what is shown to it.
+#[derive(Debug)]
+pub(super) struct GatewayPlace {
+    pub(super) address: AdminAddress,
+    pub(super) key: Option<Secret>,
+    pub(super) ca: Option<PathBuf>,
 }
 
 impl Place {
@@ -66,7 +74,7 @@ impl Place {
     /// The place in words.
     pub(super) fn shown(&self) -> String {
         match self {
-            Self::Gateway { address, .. } => format!("through the gateway {address}"),
+            Self::Gateway(GatewayPlace { address, .. }) => format!("through the gateway {address}"),
             Self::Direct(config) => format!("directly from {}", config.upstream.root),
         }
     }
@@ -80,7 +88,7 @@ fn gateway(args: &ConductArgs, source: &str, text: &str) -> Result<Place, Ending
             "the key could be read on the way to {address}: use https://, or leave --key-file out"
         )));
     }
-    Ok(Place::Gateway { address, key, ca: args.ca.clone() })
+    Ok(Place::Gateway(GatewayPlace { address, key, ca: args.ca.clone() }))
 }
 
 fn read_key(path: &Path) -> Result<Secret, Ending> {
@@ -128,8 +136,8 @@ impl OwnGateway {
         Ok(Self { shutdown, socket, folder, running })
     }
 
-    pub(super) fn address(&self) -> AdminAddress {
-        AdminAddress::Unix(self.socket.clone())
+    pub(super) fn place(&self) -> GatewayPlace {
+        GatewayPlace { address: AdminAddress::Unix(self.socket.clone()), key: None, ca: None }
     }
 
     /// Ends it: nobody else uses it.

@@ -56,8 +56,9 @@ impl FetchQuestion {
     pub(super) fn of(args: &FetchArgs, now: SystemTime) -> Result<Self, Ending> {
         let scope = scope(&args.scope)?;
         if let Some(export) = args.scope.export {
+            let export = export.to_string();
             let typed = json!({"scope": scope, "export": export});
-            let export = Some(export.to_string());
+            let export = Some(export);
             return Ok(Self { scope, dataset: "export".to_owned(), typed, start: None, export });
         }
         let RowArgs { include_deleted, include_deactivated, body, .. } = &args.rows;
@@ -129,7 +130,7 @@ fn body_of(args: &FetchArgs, now: SystemTime) -> Result<Value, Ending> {
         ));
     }
     if args.scope.group.is_some() && !args.scope.org.is_empty() {
-        filters.insert("orgs".to_owned(), json!(args.scope.org));
+        filters.insert("orgs".to_owned(), args.scope.org.iter().map(ToString::to_string).collect());
     }
     for text in filter {
         add_filter(&mut filters, text)?;

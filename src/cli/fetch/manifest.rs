@@ -1,0 +1,103 @@
+//! The record of a run, beside its output: question, export, request IDs, sizes, rows and hashes. It holds no link and no
+//! credential.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::caller::CallNote;
+use super::merge::PartFile;
+use super::proof::PartFacts;
+use super::session::Session;
+use super::state::RunState;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct FetchManifest {
+    /// The version that made it.
+    exportgate: String,
+    /// The question as it was typed.
+    pub(super) question: Value,
+    /// The body of the start call; null for an export that was started by others.
+    body: Value,
+    pub(super) export: String,
+    /// Seconds since 1970 at which the run began that started the export, and at which this one ended.
+    pub(super) started: u64,
+    finished: u64,
+    pub(super) output: OutputNote,
+    /// Facts of each part, with the steps of the proof that held.
+    parts: Vec<Value>,
+    warnings: Vec<String>,
+    /// Each call that was answered, with its request IDs, in order.
+    calls: Vec<CallNote>,
+}
+
+/// The output as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OutputNote {
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    /// `None` for single parts.
+    pub(super) sha256: Option<String>,
+}
+
+impl OutputNote {
+    pub(super) fn of_parts(parts: &[PartFile]) -> Self {
+        let sum = |number: fn(&PartFacts) -> u64| parts.iter().map(|part| number(&part.facts)).sum();
+        Self { rows: sum(|facts| facts.rows), bytes: sum(|facts| facts.size), sha256: None }
+    }
+}
+
+impl FetchManifest {
+    pub(super) fn new(state: &RunState, export: &str) -> Self {
+        Self {
+            exportgate: env!("CARGO_PKG_VERSION").to_owned(),
+            question: state.typed.clone(),
+            body: state.body.clone(),
+            export: export.to_owned(),
+            started: state.started,
+            finished: 0,
+            output: OutputNote::default(),
+            parts: Vec::new(),
+            warnings: Vec::new(),
+            calls: Vec::new(),
+        }
+    }
+
+    pub(super) fn with(self, parts: &[PartFile], output: OutputNote, session: &Session) -> Self {
+        self.with_facts(parts.iter().map(|part| part.facts.clone()).collect(), output, session)
+    }
+
+    pub(super) fn with_facts(self, facts: Vec<PartFacts>, output: OutputNote, session: &Session) -> Self {
+        let warnings = facts.iter().flat_map(|facts| facts.warnings.clone()).collect();
+        let parts = facts.iter().filter_map(|facts| serde_json::to_value(facts).ok()).collect();
+        let finished = super::state::seconds(session.clock.now().wall);
+        Self { output, parts, warnings, finished, calls: session.folder.calls(), ..self }
+    }
+
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// The steps of the proof that held for all parts.
+    pub(super) fn proven_in_words(&self) -> String {
+        let steps = |part: &Value| -> BTreeSet<String> {
+            part["proven"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        let held = |step: &str| !self.parts.is_empty() && self.parts.iter().all(|part| steps(part).contains(step));
+        let names = [
+            ("length", "length"),
+            ("crc32c", "checksum (CRC32C)"),
+            ("file_size", "Snyk's file size"),
+            ("row_count", "Snyk's number of rows"),
+            ("quotes", "closed quotes"),
+        ];
+        let held: Vec<&str> = names.into_iter().filter(|(step, _)| held(step)).map(|(_, name)| name).collect();
+        match (self.parts.len(), held.as_slice()) {
+            (0, _) => "the export has no parts".to_owned(),
+            (count, held) => format!("{count} parts, each proven by {}", held.join(", ")),
+        }
+    }
+}
