@@ -91,7 +91,8 @@ impl Sources {
     #[expect(clippy::disallowed_methods, reason = "it may have any name, UTF-8 or not")]
     pub(crate) fn state_folder() -> Option<PathBuf> {
         let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let state = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
+        let state =
+            variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
         state.map(|state| state.join("exportgate"))
     }
 

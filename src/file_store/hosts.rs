@@ -50,7 +50,9 @@ impl FromStr for HostPattern {
             return Err(format!("{text} is an address: name it in files.origins"));
         }
         if !is_sound || !ends_in_names || text.len() > MAX_HOST {
-            return Err(format!("one of them is no host name with at least two labels at its end: {example}"));
+            return Err(format!(
+                "one of them is no host name with at least two labels at its end: {example}"
+            ));
         }
         let own = SHARED.iter().find_map(|shared| text.strip_suffix(shared));
         if own.is_some_and(|own| own.split('.').all(|label| label.is_empty() || label == "*")) {

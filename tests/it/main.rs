@@ -20,6 +20,7 @@ mod doors;
 mod expiry;
 mod failures;
 mod fake;
+mod fetch;
 mod floods;
 mod forwarding;
 mod framing;

@@ -101,7 +101,10 @@ impl PartDownload<'_> {
                 TryOutcome::Whole => break,
                 TryOutcome::Pause(why, wait) => self.session.pause(why, wait).await?,
                 TryOutcome::Broken(why) if fruitless >= MAX_FRUITLESS => {
-                    let text = format!("part {}: {why}, {fruitless} times in a row: run the same command again later; what came is kept", self.part.part);
+                    let text = format!(
+                        "part {}: {why}, {fruitless} times in a row: run the same command again later; what came is kept",
+                        self.part.part
+                    );
                     return Err(Ending::failed(text));
                 }
                 TryOutcome::Broken(why) => {
@@ -133,7 +136,8 @@ impl PartDownload<'_> {
             if self.claim.size == Some(self.have) {
                 return Ok(TryOutcome::Whole);
             }
-            fields.push((RANGE, HeaderValue::try_from(format!("bytes={}-", self.have)).unwrap_or(tag.clone())));
+            fields
+                .push((RANGE, HeaderValue::try_from(format!("bytes={}-", self.have)).unwrap_or(tag.clone())));
             fields.push((IF_RANGE, tag));
         }
         let answer = match self.session.caller.send(self.call(fields)).await {
@@ -143,7 +147,10 @@ impl PartDownload<'_> {
         match answer.status() {
             StatusCode::OK => {
                 if !has_certain_end(&answer) {
-                    let text = format!("part {}: the end of the answer is not certain (no length, no chunks): is a proxy in between?", self.part.part);
+                    let text = format!(
+                        "part {}: the end of the answer is not certain (no length, no chunks): is a proxy in between?",
+                        self.part.part
+                    );
                     return Err(Ending::not_whole(text));
                 }
                 let size = length(&answer);
@@ -155,7 +162,9 @@ impl PartDownload<'_> {
                 let claim = PartClaim::of(answer.headers(), Some(total));
                 if start != self.have || claim.tag != self.claim.tag || self.claim.size != Some(total) {
                     self.begin(PartClaim::default())?;
-                    return Ok(TryOutcome::Broken("the file has changed; it is taken from its start".to_owned()));
+                    return Ok(TryOutcome::Broken(
+                        "the file has changed; it is taken from its start".to_owned(),
+                    ));
                 }
                 self.take(answer.into_body()).await
             }
@@ -213,12 +222,15 @@ impl PartDownload<'_> {
         let (status, wait) = (answer.status(), pause(answer.headers()));
         let (head, body) = answer.into_parts();
         let body = timeout(IDLE, http_body_util::Limited::new(body, MAX_ERROR).collect()).await;
-        let body = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
+        let body =
+            body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let error = Document { status, fields: head.headers, body }.error();
         let text = format!("part {}: {}", self.part.part, error.text);
         let is_final = ["host_not_allowed", "not_csv", "header_too_long"].contains(&error.code.as_str());
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Ending::new(EndingKind::NotAuthorised, text)),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Err(Ending::new(EndingKind::NotAuthorised, text))
+            }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 Ok(TryOutcome::Pause(text, wait.unwrap_or(Duration::from_secs(5))))
             }

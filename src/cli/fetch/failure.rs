@@ -68,7 +68,9 @@ impl Ending {
     pub(super) fn of_file(path: &std::path::Path, error: &std::io::Error) -> Self {
         let path = path.display();
         if error.kind() == std::io::ErrorKind::StorageFull {
-            let text = format!("no space is left for {path}: free some and run the same command again; what came is kept");
+            let text = format!(
+                "no space is left for {path}: free some and run the same command again; what came is kept"
+            );
             return Self::failed(text);
         }
         Self::failed(format!("{path}: {error}"))
@@ -94,7 +96,8 @@ mod tests {
     #[test]
     fn each_ending_has_the_exit_code_of_the_help_text() {
         use EndingKind as K;
-        let kinds = [K::Failed, K::Usage, K::Unfinished, K::NotAuthorised, K::ExportFailed, K::NotWhole, K::Held];
+        let kinds =
+            [K::Failed, K::Usage, K::Unfinished, K::NotAuthorised, K::ExportFailed, K::NotWhole, K::Held];
         assert_eq!(kinds.map(K::exit_code), [1, 2, 3, 4, 5, 6, 7]);
         assert_eq!([K::Stopped(2), K::Stopped(15)].map(K::exit_code), [130, 143]);
     }

@@ -32,7 +32,9 @@ impl FileIndex {
     /// Reads it. `under` is the path that every part has to be below.
     pub(super) fn read(body: &[u8], under: &str) -> Result<Self, Ending> {
         let not_ours = |what: &str| {
-            Ending::failed(format!("the list of files cannot be used: {what}. Is this an exportgate that serves files?"))
+            Ending::failed(format!(
+                "the list of files cannot be used: {what}. Is this an exportgate that serves files?"
+            ))
         };
         let document: IndexDocument = serde_json::from_slice(body).map_err(|_| not_ours("it is no index"))?;
         if document.status != "FINISHED" {
@@ -72,7 +74,10 @@ mod tests {
         let good = "/rest/orgs/O/export/E/files/1.csv";
         let found = index("FINISHED", &format!("{},{}", part(2, good), part(1, good))).expect("an index");
         assert_eq!(found.parts.iter().map(|part| part.part).collect::<Vec<_>>(), [1, 2]);
-        assert_eq!((found.parts[0].row_count, found.parts[0].file_size, found.bytes()), (Some(3), None, None));
+        assert_eq!(
+            (found.parts[0].row_count, found.parts[0].file_size, found.bytes()),
+            (Some(3), None, None)
+        );
         assert_eq!(index("FINISHED", "").expect("an index").parts, []);
         assert!(index("PENDING", "").is_err());
         assert!(index("FINISHED", &part(2, good)).is_err());

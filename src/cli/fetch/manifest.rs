@@ -84,9 +84,16 @@ impl FetchManifest {
     /// The steps of the proof that held for all parts.
     pub(super) fn proven_in_words(&self) -> String {
         let steps = |part: &Value| -> BTreeSet<String> {
-            part["proven"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+            part["proven"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect()
         };
-        let held = |step: &str| !self.parts.is_empty() && self.parts.iter().all(|part| steps(part).contains(step));
+        let held =
+            |step: &str| !self.parts.is_empty() && self.parts.iter().all(|part| steps(part).contains(step));
         let names = [
             ("length", "length"),
             ("crc32c", "checksum (CRC32C)"),
@@ -94,7 +101,8 @@ impl FetchManifest {
             ("row_count", "Snyk's number of rows"),
             ("quotes", "closed quotes"),
         ];
-        let held: Vec<&str> = names.into_iter().filter(|(step, _)| held(step)).map(|(_, name)| name).collect();
+        let held: Vec<&str> =
+            names.into_iter().filter(|(step, _)| held(step)).map(|(_, name)| name).collect();
         match (self.parts.len(), held.as_slice()) {
             (0, _) => "the export has no parts".to_owned(),
             (count, held) => format!("{count} parts, each proven by {}", held.join(", ")),

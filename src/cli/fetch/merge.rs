@@ -179,9 +179,18 @@ mod tests {
         let objects: Vec<serde_json::Value> =
             text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         assert_eq!(objects[3]["PROBLEM_TITLE"], "Says \"quoted\" and\nbreaks the line");
-        assert_eq!(objects[4]["PROBLEM_TITLE"], "ISSUE_URL,ISSUE_SEVERITY,CVE,PROBLEM_TITLE,FIRST_INTRODUCED");
-        assert_eq!(merged(&["d1", "d2"], true).expect("lines").0, b"{\"A\":\"1\",\"B\":\"x\"}\n{\"A\":\"2\",\"B\":\"y\"}\n");
-        assert_eq!(merged(&["c1"], true).expect("lines").0, b"{\"A\":\"1\",\"B\":\"x\\ny\"}\n{\"A\":\"2\",\"B\":\"x\\r\\ny\"}\n");
+        assert_eq!(
+            objects[4]["PROBLEM_TITLE"],
+            "ISSUE_URL,ISSUE_SEVERITY,CVE,PROBLEM_TITLE,FIRST_INTRODUCED"
+        );
+        assert_eq!(
+            merged(&["d1", "d2"], true).expect("lines").0,
+            b"{\"A\":\"1\",\"B\":\"x\"}\n{\"A\":\"2\",\"B\":\"y\"}\n"
+        );
+        assert_eq!(
+            merged(&["c1"], true).expect("lines").0,
+            b"{\"A\":\"1\",\"B\":\"x\\ny\"}\n{\"A\":\"2\",\"B\":\"x\\r\\ny\"}\n"
+        );
     }
 
     #[test]

@@ -158,7 +158,10 @@ async fn conduct(prepared: Prepared, place: Place, mut signal: StopSignal) -> Re
 fn dry_run(question: &FetchQuestion, place: &Place) -> String {
     let place = place.shown();
     let Some(start) = &question.start else {
-        return format!("Nothing would be started. The files would be asked for {place}:\n\nGET {}\n", question.files(question.export.as_deref().unwrap_or_default()));
+        return format!(
+            "Nothing would be started. The files would be asked for {place}:\n\nGET {}\n",
+            question.files(question.export.as_deref().unwrap_or_default())
+        );
     };
     let body = serde_json::to_string_pretty(&start.body).unwrap_or_else(|_| Value::Null.to_string());
     format!(

@@ -131,7 +131,10 @@ impl OwnGateway {
                 return Err(Ending::failed(format!("cannot start: {}", error_text(&error))));
             }
         };
-        #[expect(clippy::disallowed_methods, reason = "the run waits for it, and its shutdown waits for the rest")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the run waits for it, and its shutdown waits for the rest"
+        )]
         let running = tokio::spawn(Box::pin(app.run()));
         Ok(Self { shutdown, socket, folder, running })
     }
@@ -166,7 +169,12 @@ mod tests {
 
     #[test]
     fn hosts_of_snyk_are_asked_directly() {
-        for url in ["https://api.snyk.io", "https://api.eu.snyk.io/rest", "https://API.SNYKGOV.IO/v1", "https://snyk.io"] {
+        for url in [
+            "https://api.snyk.io",
+            "https://api.eu.snyk.io/rest",
+            "https://API.SNYKGOV.IO/v1",
+            "https://snyk.io",
+        ] {
             assert!(is_snyk(url), "{url}");
         }
         for url in [
@@ -182,7 +190,12 @@ mod tests {
 
     #[test]
     fn a_gateway_is_named_as_tools_name_snyk() {
-        for text in ["http://127.0.0.1:7080", "http://127.0.0.1:7080/", "http://127.0.0.1:7080/rest", "http://127.0.0.1:7080/v1/"] {
+        for text in [
+            "http://127.0.0.1:7080",
+            "http://127.0.0.1:7080/",
+            "http://127.0.0.1:7080/rest",
+            "http://127.0.0.1:7080/v1/",
+        ] {
             let address = ConductArgs::gateway(text).map(|address| address.to_string());
             assert_eq!(address.as_deref(), Ok("http://127.0.0.1:7080"), "{text}");
         }

@@ -125,7 +125,9 @@ impl std::fmt::Display for FetchEvent {
             Self::Started { export } => write!(f, "started export {export}"),
             Self::Continued { export } => write!(f, "going on with export {export}; nothing is started"),
             Self::Waiting { export } => write!(f, "waiting for export {export}"),
-            Self::Found { parts, bytes: Some(bytes) } => write!(f, "the export has {parts} parts, {bytes} bytes"),
+            Self::Found { parts, bytes: Some(bytes) } => {
+                write!(f, "the export has {parts} parts, {bytes} bytes")
+            }
             Self::Found { parts, bytes: None } => write!(f, "the export has {parts} parts"),
             Self::PartDone { part, bytes, rows, proven } => {
                 write!(f, "part {part}: {bytes} bytes, {rows} rows, proven by {}", proven.join(", "))

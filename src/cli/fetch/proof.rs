@@ -88,7 +88,8 @@ pub(super) fn prove(
     let header = Header::of(&start, size <= start.len() as u64)
         .map_err(|error| Ending::not_whole(format!("part {number}: {error}")))?;
     let rows = scan.records().saturating_sub(1);
-    let facts = PartFacts { part: number, size, rows, crc32c, proven: Vec::new(), warnings: Vec::new(), header };
+    let facts =
+        PartFacts { part: number, size, rows, crc32c, proven: Vec::new(), warnings: Vec::new(), header };
     facts.judged(part, claim, rule, scan.is_in_quotes())
 }
 
@@ -112,7 +113,9 @@ impl PartFacts {
         }
         match claim.crc32c {
             Some(crc32c) if crc32c != self.crc32c => {
-                return Err(Ending::not_whole(format!("part {number} has not the checksum (CRC32C) of the store: {again}")));
+                return Err(Ending::not_whole(format!(
+                    "part {number} has not the checksum (CRC32C) of the store: {again}"
+                )));
             }
             Some(_) => self.proven.push("crc32c"),
             None => {}
@@ -124,7 +127,8 @@ impl PartFacts {
         ] {
             match announced {
                 Some(announced) if announced != found => {
-                    let text = format!("part {number} has {found} {what}, and Snyk announced {announced} ({name})");
+                    let text =
+                        format!("part {number} has {found} {what}, and Snyk announced {announced} ({name})");
                     if !is_strong || rule == RowsRule::Fail {
                         return Err(Ending::not_whole(text));
                     }
@@ -146,7 +150,12 @@ impl PartFacts {
 mod tests {
     use super::*;
 
-    fn judged(content: &[u8], part: IndexedPart, claim: &PartClaim, rule: RowsRule) -> Result<PartFacts, Ending> {
+    fn judged(
+        content: &[u8],
+        part: IndexedPart,
+        claim: &PartClaim,
+        rule: RowsRule,
+    ) -> Result<PartFacts, Ending> {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), content).expect("written");
         prove(file.path(), &part, claim, rule)
@@ -186,7 +195,8 @@ mod tests {
     #[test]
     fn a_part_that_was_cut_in_a_quoted_cell_is_not_whole() {
         let claim = PartClaim::default();
-        let text = judged(b"A,B\n1,\"cut of", part(None, None), &claim, RowsRule::Warn).expect_err("cut").text;
+        let text =
+            judged(b"A,B\n1,\"cut of", part(None, None), &claim, RowsRule::Warn).expect_err("cut").text;
         assert!(text.contains("quoted cell"), "{text}");
         let facts = judged(b"", part(None, None), &claim, RowsRule::Warn).expect("an empty part");
         assert_eq!((facts.rows, facts.size), (0, 0));

@@ -75,7 +75,8 @@ impl FetchQuestion {
             }
         }
         let dataset = body["data"]["attributes"]["dataset"].as_str().unwrap_or("export");
-        let is_name = !dataset.is_empty() && dataset.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        let is_name = !dataset.is_empty()
+            && dataset.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         let dataset = if is_name { dataset } else { "export" }.to_owned();
         let typed = typed(args, &target, &body);
         Ok(Self { scope, dataset, typed, start: Some(StartCall { target, body }), export: None })
@@ -89,8 +90,12 @@ impl FetchQuestion {
 
 fn scope(args: &ScopeArgs) -> Result<String, Ending> {
     match (args.group, args.org.as_slice()) {
-        (Some(group), orgs) if orgs.is_empty() || args.export.is_none() => Ok(format!("/rest/groups/{group}")),
-        (Some(_), _) => Err(Ending::usage("an export belongs to a group or to an org: give --group or --org, not both")),
+        (Some(group), orgs) if orgs.is_empty() || args.export.is_none() => {
+            Ok(format!("/rest/groups/{group}"))
+        }
+        (Some(_), _) => {
+            Err(Ending::usage("an export belongs to a group or to an org: give --group or --org, not both"))
+        }
         (None, [org]) => Ok(format!("/rest/orgs/{org}")),
         (None, []) => Err(Ending::usage("nothing says what to export: add --group ID or --org ID")),
         (None, _) => Err(Ending::usage(
@@ -118,7 +123,9 @@ fn body_of(args: &FetchArgs, now: SystemTime) -> Result<Value, Ending> {
     let RowArgs { since, until, updated_since, updated_until, filter, columns, .. } = &args.rows;
     let mut filters = Map::new();
     for (name, from, to) in [("introduced", since, until), ("updated", updated_since, updated_until)] {
-        let at = |end: &str, when: &Option<super::when::When>| when.map(|when| (end.to_owned(), when.at(now).into()));
+        let at = |end: &str, when: &Option<super::when::When>| {
+            when.map(|when| (end.to_owned(), when.at(now).into()))
+        };
         let range: Map<String, Value> = at("from", from).into_iter().chain(at("to", to)).collect();
         if !range.is_empty() {
             filters.insert(name.to_owned(), range.into());
@@ -150,9 +157,9 @@ fn add_filter(filters: &mut Map<String, Value>, text: &str) -> Result<(), Ending
         return Err(Ending::usage(format!("--filter {text}: must be KEY=VALUE, such as issue_status=Open")));
     };
     if !FILTERS.contains(&name) {
-        let near = FILTERS.iter().max_by(|a, b| {
-            strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name))
-        });
+        let near = FILTERS
+            .iter()
+            .max_by(|a, b| strsim::jaro_winkler(a, name).total_cmp(&strsim::jaro_winkler(b, name)));
         let near = near.copied().unwrap_or_default();
         return Err(Ending::usage(format!(
             "--filter {name}: Snyk has no such filter; did you mean {near}? (Times are --since and --until, orgs are --org; --body takes anything.)"
@@ -177,7 +184,11 @@ fn columns(text: &str) -> Result<Vec<String>, Ending> {
     };
     let names = listed.split([',', '\n']).map(str::trim).filter(|name| !name.is_empty());
     let names: Vec<String> = names.map(str::to_owned).collect();
-    if names.is_empty() { Err(Ending::usage(format!("--columns {text}: names no column"))) } else { Ok(names) }
+    if names.is_empty() {
+        Err(Ending::usage(format!("--columns {text}: names no column")))
+    } else {
+        Ok(names)
+    }
 }
 
 fn read_body(path: &Path) -> Result<Value, Ending> {
@@ -187,7 +198,10 @@ fn read_body(path: &Path) -> Result<Value, Ending> {
     if path == Path::new("-") {
         std::io::stdin().take(MAX_BODY).read_to_end(&mut text).map_err(failed)?;
     } else {
-        std::fs::File::open(path).and_then(|file| file.take(MAX_BODY).read_to_end(&mut text)).map_err(failed)?;
+        std::fs::File::open(path)
+            .and_then(|file| file.take(MAX_BODY).read_to_end(&mut text))
+            .map_err(failed)?;
     }
-    serde_json::from_slice(&text).map_err(|error| Ending::usage(format!("--body {shown}: is no JSON: {error}")))
+    serde_json::from_slice(&text)
+        .map_err(|error| Ending::usage(format!("--body {shown}: is no JSON: {error}")))
 }

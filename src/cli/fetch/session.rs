@@ -181,7 +181,10 @@ impl Session {
     /// Waits, where the rest of the time allows it.
     pub(super) async fn pause(&self, why: String, wait: Duration) -> Result<(), Ending> {
         if wait > self.rest() {
-            let text = format!("{why}. The wait of {} is longer than the rest of --timeout: run the same command again then; it goes on", words(wait));
+            let text = format!(
+                "{why}. The wait of {} is longer than the rest of --timeout: run the same command again then; it goes on",
+                words(wait)
+            );
             return Err(Ending::new(EndingKind::Unfinished, text));
         }
         self.progress.say(&FetchEvent::Paused { why, seconds: wait.as_secs() });

@@ -55,6 +55,8 @@ impl StopSignal {
 
 pub(super) fn ending(signal: i32) -> Ending {
     let name = if signal == SIGINT { "Ctrl-C" } else { "SIGTERM" };
-    let text = format!("stopped by {name}; what came is kept: run the same command again, and it goes on without a second start");
+    let text = format!(
+        "stopped by {name}; what came is kept: run the same command again, and it goes on without a second start"
+    );
     Ending::new(EndingKind::Stopped(signal), text)
 }

@@ -37,7 +37,9 @@ impl FetchTarget {
         let given = args.output.clone();
         let kind = match given {
             Some(path) if path == Path::new("-") => TargetKind::Stdout,
-            given if args.parts => TargetKind::Parts(given.unwrap_or_else(|| question.dataset.clone().into())),
+            given if args.parts => {
+                TargetKind::Parts(given.unwrap_or_else(|| question.dataset.clone().into()))
+            }
             Some(path) if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") => {
                 TargetKind::Table(path.join(name))
             }

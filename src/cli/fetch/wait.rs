@@ -49,7 +49,11 @@ impl Session {
                 Err(NoAnswer { is_unsent, text }) => {
                     state.is_start_sent = !is_unsent;
                     self.folder.save_state(state)?;
-                    let more = if is_unsent { "" } else { ". Snyk may have started the export: the next run starts another one" };
+                    let more = if is_unsent {
+                        ""
+                    } else {
+                        ". Snyk may have started the export: the next run starts another one"
+                    };
                     return Err(Ending::failed(format!("{text}{more}")));
                 }
             };
@@ -60,7 +64,8 @@ impl Session {
                 self.progress.say(&FetchEvent::Started { export: export.clone() });
                 return Ok(export);
             }
-            let was_refused = document.status.is_client_error() || document.status == StatusCode::SERVICE_UNAVAILABLE;
+            let was_refused =
+                document.status.is_client_error() || document.status == StatusCode::SERVICE_UNAVAILABLE;
             state.is_start_sent = !was_refused;
             self.folder.save_state(state)?;
             self.start_refused(&document).await?;
@@ -91,10 +96,13 @@ impl Session {
                 self.pause(text, wait).await
             }
             StatusCode::UNAUTHORIZED => {
-                let text = format!("{text}. A gateway takes your key from --key-file; no Snyk token is sent to one");
+                let text =
+                    format!("{text}. A gateway takes your key from --key-file; no Snyk token is sent to one");
                 Err(Ending::new(EndingKind::NotAuthorised, text))
             }
-            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Err(Ending::new(EndingKind::NotAuthorised, text)),
+            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+                Err(Ending::new(EndingKind::NotAuthorised, text))
+            }
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Err(Ending::usage(text)),
             status if status.is_server_error() => {
                 let text = format!("{text}. Snyk may have started it: the next run starts another one");
@@ -123,7 +131,9 @@ impl Session {
                     tokio::time::sleep(wait).await;
                 }
                 Look::Failed(why) if failures + 1 >= MAX_FAILURES => {
-                    let text = format!("{why}, {MAX_FAILURES} times in a row: run the same command again later; it goes on with export {export}");
+                    let text = format!(
+                        "{why}, {MAX_FAILURES} times in a row: run the same command again later; it goes on with export {export}"
+                    );
                     return Err(Ending::new(EndingKind::Unfinished, text));
                 }
                 Look::Failed(why) => {
@@ -165,14 +175,18 @@ impl Session {
             (_, "export_failed") => {
                 // The next run has to start another one.
                 self.folder.clear().map_err(|error| Ending::of_file(self.folder.path(), &error))?;
-                let text = format!("export {export} failed at Snyk: {text}. The same command starts a new one");
+                let text =
+                    format!("export {export} failed at Snyk: {text}. The same command starts a new one");
                 Err(Ending::new(EndingKind::ExportFailed, text))
             }
             (_, code) if code.starts_with(CREDENTIAL) => Err(Ending::new(EndingKind::NotAuthorised, text)),
             (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, _) => {
                 let wait = document.pause();
                 if wait.is_some_and(|wait| wait > self.rest()) {
-                    let text = format!("{text}. Run the same command again in {}; it goes on with export {export}", words(wait.unwrap_or_default()));
+                    let text = format!(
+                        "{text}. Run the same command again in {}; it goes on with export {export}",
+                        words(wait.unwrap_or_default())
+                    );
                     return Err(Ending::new(EndingKind::Held, text));
                 }
                 Ok(Look::NotYet(wait))

@@ -22,8 +22,7 @@ pub(super) enum When {
 
 impl When {
     pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
-        const FORMS: &str =
-            "must be a date (2026-01-31), RFC 3339 (2026-01-31T08:00:00Z), a span back such as 30d or 12h, or all";
+        const FORMS: &str = "must be a date (2026-01-31), RFC 3339 (2026-01-31T08:00:00Z), a span back such as 30d or 12h, or all";
         if text == "all" {
             return Ok(Self::All);
         }
