@@ -1,13 +1,10 @@
 //! The record of a run, beside its output: question, export, request IDs, sizes, rows and hashes. It holds no link and no
 //! credential.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::caller::CallNote;
-use super::merge::PartFile;
 use super::proof::PartFacts;
 use super::session::Session;
 use super::state::RunState;
@@ -25,8 +22,7 @@ pub(super) struct FetchManifest {
     pub(super) started: u64,
     finished: u64,
     pub(super) output: OutputNote,
-    /// Facts of each part, with the steps of the proof that held.
-    parts: Vec<Value>,
+    pub(super) parts: Vec<PartNote>,
     warnings: Vec<String>,
     /// Each call that was answered, with its request IDs, in order.
     calls: Vec<CallNote>,
@@ -35,16 +31,30 @@ pub(super) struct FetchManifest {
 /// The output as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OutputNote {
+    /// `csv`, `jsonl` or `parts`.
+    pub(super) format: String,
     pub(super) rows: u64,
     pub(super) bytes: u64,
     /// `None` for single parts.
     pub(super) sha256: Option<String>,
 }
 
-impl OutputNote {
-    pub(super) fn of_parts(parts: &[PartFile]) -> Self {
-        let sum = |number: fn(&PartFacts) -> u64| parts.iter().map(|part| number(&part.facts)).sum();
-        Self { rows: sum(|facts| facts.rows), bytes: sum(|facts| facts.size), sha256: None }
+/// The facts of a part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PartNote {
+    pub(super) part: u32,
+    pub(super) size: u64,
+    rows: u64,
+    crc32c: String,
+    /// The steps of the proof that held.
+    proven: Vec<String>,
+}
+
+impl PartNote {
+    fn of(facts: &PartFacts) -> Self {
+        let PartFacts { part, size, rows, crc32c, ref proven, .. } = *facts;
+        let proven = proven.iter().map(ToString::to_string).collect();
+        Self { part, size, rows, crc32c: format!("{crc32c:08x}"), proven }
     }
 }
 
@@ -64,13 +74,9 @@ impl FetchManifest {
         }
     }
 
-    pub(super) fn with(self, parts: &[PartFile], output: OutputNote, session: &Session) -> Self {
-        self.with_facts(parts.iter().map(|part| part.facts.clone()).collect(), output, session)
-    }
-
-    pub(super) fn with_facts(self, facts: Vec<PartFacts>, output: OutputNote, session: &Session) -> Self {
-        let warnings = facts.iter().flat_map(|facts| facts.warnings.clone()).collect();
-        let parts = facts.iter().filter_map(|facts| serde_json::to_value(facts).ok()).collect();
+    pub(super) fn with(self, facts: Vec<PartFacts>, output: OutputNote, session: &Session) -> Self {
+        let parts = facts.iter().map(PartNote::of).collect();
+        let warnings = facts.into_iter().flat_map(|facts| facts.warnings).collect();
         let finished = super::state::seconds(session.clock.now().wall);
         Self { output, parts, warnings, finished, calls: session.folder.calls(), ..self }
     }
@@ -83,17 +89,7 @@ impl FetchManifest {
 
     /// The steps of the proof that held for all parts.
     pub(super) fn proven_in_words(&self) -> String {
-        let steps = |part: &Value| -> BTreeSet<String> {
-            part["proven"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .map(str::to_owned)
-                .collect()
-        };
-        let held =
-            |step: &str| !self.parts.is_empty() && self.parts.iter().all(|part| steps(part).contains(step));
+        let held = |step: &str| self.parts.iter().all(|part| part.proven.iter().any(|held| held == step));
         let names = [
             ("length", "length"),
             ("crc32c", "checksum (CRC32C)"),

@@ -132,7 +132,7 @@ mod tests {
 
     fn hash(bytes: &[u8]) -> String {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        super::super::target::hex(digest.as_ref())
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod args;
 mod caller;
+mod completion;
 mod download;
 mod failure;
 mod index;
@@ -32,6 +33,7 @@ use super::{CommandError, block_on, print};
 use crate::clock::Clock;
 use crate::config::Sources;
 use caller::Caller;
+use completion::Completion;
 use failure::{Ending, EndingKind};
 use manifest::FetchManifest;
 use place::{OwnGateway, Place};
@@ -89,7 +91,8 @@ fn prepare(
         std::fs::create_dir_all(folder).map_err(|error| Ending::of_file(folder, &error))?;
     }
     let mut opened = OpenedState::open(&path, &question, args.conduct.restart, clock.now().wall)?;
-    if session::finish_earlier(&opened.folder, &target, &progress)? {
+    let completion = Completion { folder: &opened.folder, target: &target, progress: &progress };
+    if completion.complete_earlier()? {
         return Ok(None);
     }
     target.refuse_existing()?;

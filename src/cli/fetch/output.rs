@@ -26,9 +26,9 @@ impl<W: Write> Hashed<W> {
         Self { inner, hash: Context::new(&SHA256), bytes: 0 }
     }
 
-    pub(super) fn note(self, rows: u64) -> OutputNote {
+    pub(super) fn note(self, format: &str, rows: u64) -> OutputNote {
         let sha256 = Some(hex(self.hash.finish().as_ref()));
-        OutputNote { rows, bytes: self.bytes, sha256 }
+        OutputNote { format: format.to_owned(), rows, bytes: self.bytes, sha256 }
     }
 }
 

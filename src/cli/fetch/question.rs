@@ -71,7 +71,7 @@ impl FetchQuestion {
             [(include_deleted, "include_deleted"), (include_deactivated, "include_deactivated")]
         {
             if *is_set {
-                target.push_str(&format!("&{name}=true"));
+                target.extend(["&", name, "=true"]);
             }
         }
         let dataset = body["data"]["attributes"]["dataset"].as_str().unwrap_or("export");

@@ -68,10 +68,8 @@ impl RowWriter {
         self.line.clear();
         for (at, (column, cell)) in self.columns.iter().zip(record.fields()).enumerate() {
             self.line.push(if at == 0 { b'{' } else { b',' });
-            let written = serde_json::to_writer(&mut self.line, column).and_then(|()| {
-                self.line.push(b':');
-                Ok(())
-            });
+            let written = serde_json::to_writer(&mut self.line, column);
+            self.line.push(b':');
             let cell = text(cell, number, || format!("column {column}"))?;
             written
                 .and_then(|()| serde_json::to_writer(&mut self.line, cell))

@@ -10,6 +10,7 @@ use futures_util::StreamExt as _;
 
 use super::args::ConductArgs;
 use super::caller::Caller;
+use super::completion::{Completion, TABLE};
 use super::failure::{Ending, EndingKind};
 use super::index::{FileIndex, IndexedPart};
 use super::manifest::{FetchManifest, OutputNote};
@@ -19,12 +20,8 @@ use super::progress::{FetchEvent, FetchProgress};
 use super::proof::PartFacts;
 use super::question::FetchQuestion;
 use super::state::{RunState, StateFolder};
-use super::target::{FetchTarget, TargetKind, parts_in};
+use super::target::{FetchTarget, TargetKind};
 use crate::clock::Clock;
-
-/// The merged table, until it has its name.
-const TABLE: &str = "table";
-const MANIFEST: &str = "manifest.json";
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -46,18 +43,18 @@ impl Session {
         let manifest = FetchManifest::new(state, &export);
         match &self.target.kind {
             TargetKind::Stdout => self.stream(&index.parts, manifest).await,
-            TargetKind::Table(path) => {
+            TargetKind::Table(_) => {
                 let parts = self.collect(&index).await?;
                 let note = tokio::task::block_in_place(|| self.merge(&parts))?;
-                self.finish(manifest.with(&parts, note, self), |session| {
-                    session.target.put(&session.folder.file(TABLE), path)
-                })
+                self.complete(&manifest.with(facts_of(&parts), note, self))
             }
-            TargetKind::Parts(folder) => {
+            TargetKind::Parts(_) => {
                 let parts = self.collect(&index).await?;
-                self.refuse_strangers(folder, parts.len())?;
-                let note = OutputNote::of_parts(&parts);
-                self.finish(manifest.with(&parts, note, self), |session| session.put_parts(&parts, folder))
+                let facts = facts_of(&parts);
+                let (rows, bytes) =
+                    (facts.iter().map(|facts| facts.rows).sum(), facts.iter().map(|facts| facts.size).sum());
+                let note = OutputNote { format: self.target.format().to_owned(), rows, bytes, sha256: None };
+                self.complete(&manifest.with(facts, note, self))
             }
         }
     }
@@ -90,7 +87,7 @@ impl Session {
         }
         let rows = table.row_count;
         let hashed = table.finish().map_err(|error| self.merge_failed(error, &path))?;
-        Ok(hashed.note(rows))
+        Ok(hashed.note(self.target.format(), rows))
     }
 
     fn merge_failed(&self, error: MergeError, path: &Path) -> Ending {
@@ -125,57 +122,12 @@ impl Session {
             Err(MergeError::Closed) => return Ok(()),
             Err(error) => return Err(self.merge_failed(error, Path::new("standard output"))),
         };
-        self.finish(manifest.with_facts(facts, hashed.note(rows), self), |_| Ok(()))
+        self.complete(&manifest.with(facts, hashed.note(self.target.format(), rows), self))
     }
 
-    /// Puts the output in its place, then the manifest, and ends the state. The next run ends this where it is stopped.
-    fn finish(
-        &self,
-        manifest: FetchManifest,
-        put: impl FnOnce(&Self) -> Result<(), Ending>,
-    ) -> Result<(), Ending> {
-        self.folder.save(MANIFEST, &manifest)?;
-        put(self)?;
-        self.end(&manifest)
-    }
-
-    fn end(&self, manifest: &FetchManifest) -> Result<(), Ending> {
-        self.target.put_manifest(&manifest.to_bytes())?;
-        self.folder.clear().map_err(|error| Ending::of_file(self.folder.path(), &error))?;
-        self.progress.say(&FetchEvent::Done {
-            rows: manifest.output.rows,
-            bytes: manifest.output.bytes,
-            proven: manifest.proven_in_words(),
-            output: self.shown_output(),
-        });
-        Ok(())
-    }
-
-    fn shown_output(&self) -> String {
-        match &self.target.kind {
-            TargetKind::Stdout => "standard output".to_owned(),
-            TargetKind::Table(path) | TargetKind::Parts(path) => path.display().to_string(),
-        }
-    }
-
-    fn put_parts(&self, parts: &[PartFile], folder: &Path) -> Result<(), Ending> {
-        for part in parts {
-            let name = format!("part-{:04}.csv", part.facts.part);
-            self.target.put(&part.path, &folder.join(name))?;
-        }
-        Ok(())
-    }
-
-    /// Parts of another export beside these would be taken for parts of this one.
-    fn refuse_strangers(&self, folder: &Path, count: usize) -> Result<(), Ending> {
-        let own: Vec<_> = (1..=count).map(|part| folder.join(format!("part-{part:04}.csv"))).collect();
-        match parts_in(folder).into_iter().find(|path| !own.contains(path)) {
-            None => Ok(()),
-            Some(path) => Err(Ending::usage(format!(
-                "{} is no part of this export: remove it, or name another folder; what came is kept",
-                path.display()
-            ))),
-        }
+    fn complete(&self, manifest: &FetchManifest) -> Result<(), Ending> {
+        let Self { folder, target, progress, .. } = self;
+        Completion { folder, target, progress }.complete(manifest)
     }
 
     /// Waits, where the rest of the time allows it.
@@ -198,28 +150,10 @@ impl Session {
     }
 }
 
-pub(super) fn words(time: Duration) -> String {
-    humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
+fn facts_of(parts: &[PartFile]) -> Vec<PartFacts> {
+    parts.iter().map(|part| part.facts.clone()).collect()
 }
 
-/// Ends a run that was stopped after its table was whole: only names are missing. Gives `false` where there was none.
-pub(super) fn finish_earlier(
-    folder: &StateFolder,
-    target: &FetchTarget,
-    progress: &FetchProgress,
-) -> Result<bool, Ending> {
-    let TargetKind::Table(path) = &target.kind else { return Ok(false) };
-    let Some(manifest) = folder.load::<FetchManifest>(MANIFEST) else { return Ok(false) };
-    let table = folder.file(TABLE);
-    if table.exists() {
-        target.put(&table, path)?;
-    } else if path.metadata().map_or(0, |found| found.len()) != manifest.output.bytes {
-        return Ok(false);
-    }
-    target.put_manifest(&manifest.to_bytes())?;
-    folder.clear().map_err(|error| Ending::of_file(folder.path(), &error))?;
-    let output = path.display().to_string();
-    let (rows, bytes, proven) = (manifest.output.rows, manifest.output.bytes, manifest.proven_in_words());
-    progress.say(&FetchEvent::Done { rows, bytes, proven, output });
-    Ok(true)
+pub(super) fn words(time: Duration) -> String {
+    humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
 }

@@ -109,7 +109,8 @@ impl StateFolder {
                 _ => {}
             }
             let found = path.symlink_metadata().map_err(failed)?;
-            let is_ours = found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0;
+            let is_ours =
+                found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o7777 == 0o700;
             if !found.is_dir() || !is_ours {
                 return Err(Ending::usage(format!(
                     "{} is not a folder of yours alone (mode 0700): remove it, or name another output",
@@ -230,7 +231,7 @@ mod tests {
     use super::super::failure::EndingKind;
     use super::*;
 
-    const NOW: Duration = Duration::from_secs(1_800_000_000);
+    const NOW: Duration = Duration::from_hours(500_000);
 
     fn question(typed: &str) -> FetchQuestion {
         let start = super::super::question::StartCall { target: "/t".to_owned(), body: json!({}) };

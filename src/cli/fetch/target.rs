@@ -1,5 +1,6 @@
 //! The output of a run: the place of the table or the parts, of the state beside it, and of the manifest.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -85,6 +86,22 @@ impl FetchTarget {
                 Err(Ending::usage(format!("{shown} is no folder, and --parts needs one")))
             }
             TargetKind::Stdout | TargetKind::Table(_) | TargetKind::Parts(_) => Ok(()),
+        }
+    }
+
+    /// The output in words.
+    pub(super) fn shown(&self) -> String {
+        match &self.kind {
+            TargetKind::Stdout => "standard output".to_owned(),
+            TargetKind::Table(path) | TargetKind::Parts(path) => path.display().to_string(),
+        }
+    }
+
+    pub(super) fn format(&self) -> &'static str {
+        match self.kind {
+            TargetKind::Parts(_) => "parts",
+            TargetKind::Stdout | TargetKind::Table(_) if self.is_jsonl => "jsonl",
+            TargetKind::Stdout | TargetKind::Table(_) => "csv",
         }
     }
 
@@ -180,5 +197,8 @@ fn parent(path: &Path) -> &Path {
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

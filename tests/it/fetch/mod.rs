@@ -6,6 +6,7 @@ mod outputs;
 mod parts;
 pub(crate) mod stub;
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -24,7 +25,10 @@ pub(crate) fn sample(name: &str) -> Vec<u8> {
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    digest.as_ref().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// A folder in which `fetch` works, before one gateway.
