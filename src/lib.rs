@@ -30,6 +30,10 @@ pub mod upstream;
 
 pub mod retrieval;
 
+pub mod files;
+
+pub mod downloads;
+
 pub mod admin;
 pub mod gateway;
 

@@ -4,7 +4,7 @@
 
 #![no_main]
 
-use exportgate::export::{ExportCall, Operation, Scope};
+use exportgate::export::{ExportCall, FileName, FilesCall, FilesTarget, Operation, Scope};
 use exportgate::route::{OtherCall, Route, recognise};
 use http::{Method, Uri};
 use libfuzzer_sys::fuzz_target;
@@ -17,13 +17,14 @@ fuzz_target!(|data: &[u8]| {
     let (Ok(method), Ok(uri)) = (Method::from_bytes(method), Uri::try_from(target)) else { return };
     match recognise(&method, &uri, forward_other) {
         Ok(Route::Export(call)) => export(&call, &method, &uri),
+        Ok(Route::Files(call)) => files(&call, &method, &uri),
         Ok(Route::Other(call)) => other(&call, &method, &uri, forward_other),
         Err(_) => {}
     }
 });
 
 fn export(call: &ExportCall, method: &Method, uri: &Uri) {
-    assert_eq!(call.method(), *method);
+    assert!(call.method() == *method || (call.method() == Method::GET && *method == Method::HEAD), "{method}");
     let target = call.target();
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
 
@@ -53,6 +54,27 @@ fn export(call: &ExportCall, method: &Method, uri: &Uri) {
     for forward_other in [false, true] {
         assert_eq!(recognise(method, &again, forward_other), Ok(Route::Export(call.clone())), "{target}");
         assert_eq!(recognise(method, uri, forward_other), Ok(Route::Export(call.clone())), "{uri}");
+    }
+}
+
+/// The results that are asked for are an export call, and the number of a part has one spelling.
+fn files(call: &FilesCall, method: &Method, uri: &Uri) {
+    assert!(*method == Method::GET || *method == Method::HEAD, "{method}");
+    let results = call.results();
+    let target: Uri = results.target().parse().expect("a target of ours is a URI");
+    export(&results, &Method::GET, &target);
+    let last = match call.target {
+        FilesTarget::Index => "/files".to_owned(),
+        FilesTarget::File(FileName::Table) => "/table.csv".to_owned(),
+        FilesTarget::File(FileName::Part(number)) => format!("/files/{number}.csv"),
+    };
+    assert!(uri.path().ends_with(&last), "{uri}");
+    let path = format!("{}{last}", target.path());
+    let again = target.query().map_or(path.clone(), |query| format!("{path}?{query}"));
+    let again: Uri = again.parse().expect("a URI");
+    for forward_other in [false, true] {
+        assert_eq!(recognise(method, &again, forward_other), Ok(Route::Files(call.clone())), "{again}");
+        assert_eq!(recognise(method, uri, forward_other), Ok(Route::Files(call.clone())), "{uri}");
     }
 }
 
@@ -93,7 +115,8 @@ fn other(call: &OtherCall, method: &Method, uri: &Uri, forward_other: bool) {
             ["orgs" | "groups", id, "export"] => is_id(id),
             ["orgs" | "groups", id, "export", export] => is_id(id) && is_id(export) && *export != "jobs",
             ["orgs" | "groups", id, "export", "jobs", export]
-            | ["orgs" | "groups", id, "jobs", "export", export] => is_id(id) && is_id(export),
+            | ["orgs" | "groups", id, "jobs", "export", export]
+            | ["orgs" | "groups", id, "export", export, "files" | "table.csv"] => is_id(id) && is_id(export),
             _ => false,
         };
         assert!(!is_export, "an export call passed as another: {target}");

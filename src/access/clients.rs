@@ -147,7 +147,7 @@ impl Clients {
         Ok(clients)
     }
 
-    fn find(&self, name: &str) -> Option<&Arc<Client>> {
+    pub(super) fn find(&self, name: &str) -> Option<&Arc<Client>> {
         self.all.iter().find(|client| *client.name == *name)
     }
 
@@ -264,6 +264,7 @@ mod tests {
                 required_header: None,
                 hide: false,
                 max_failures: 20,
+                files_basic: false,
                 tokens: None,
             })
         };

@@ -180,6 +180,7 @@ mod tests {
             required_header: None,
             hide: false,
             max_failures: 1,
+            files_basic: false,
             tokens: None,
         }
     }

@@ -5,6 +5,7 @@
 //! every caller on a loopback address or a Unix socket is `local` and may do everything. With one, a call that
 //! no policy allows is denied. `docs/decisions/0005-access.md` gives the reasons.
 
+mod basic;
 mod clients;
 mod error;
 mod guard;
@@ -28,6 +29,7 @@ use crate::expiry::Expiring;
 use crate::route::Route;
 use crate::transport::{Peer, Via};
 use crate::watched_file::{Content, Followed, Watched};
+use zeroize::Zeroizing;
 
 pub use clients::{Claim, Client, ClientSettings, Clients, SharedIdentifier};
 pub use error::{IdentifyError, PermitError, Reason};
@@ -159,7 +161,12 @@ impl Access {
     /// Identifies the sender of a request. `None`: no known key of the issuer signed its token, and
     /// `Access::identify_anew` waits for newer keys.
     pub fn identify(&self, parts: &Parts, peer: &Peer, now: Now) -> Option<Result<Principal, IdentifyError>> {
-        if let Err(why) = guard::check(parts, peer.via, &self.settings.load()) {
+        let takes_basic = self.takes_basic(parts);
+        let checked = match guard::check(parts, peer.via, &self.settings.load()) {
+            Ok(()) if takes_basic && basic::is_from_page(parts) => Err(IdentifyError::WebPage),
+            checked => checked,
+        };
+        if let Err(why) = checked {
             return Some(Err(match peer.via {
                 // From other machines these count like wrong keys, so that a flood of them is logged once.
                 Via::Network(_) => {
@@ -171,8 +178,15 @@ impl Access {
         }
         match self.client(parts, peer, now) {
             Err(Reason::UnknownSigner) => None,
+            // Excel and wget ask without a password first. That is no failure to be counted.
+            Err(Reason::Nothing) if takes_basic => Some(Err(IdentifyError::Unknown(Reason::Nothing))),
             client => Some(self.principal(client, peer, now)),
         }
+    }
+
+    /// True if a request may say by HTTP Basic who sent it.
+    pub(crate) fn takes_basic(&self, parts: &Parts) -> bool {
+        self.clients.is_some() && self.settings.load().files_basic && basic::is_for_files(parts)
     }
 
     /// Identifies the sender of a request with a token of an unknown signer, after the issuer's newest keys are
@@ -218,9 +232,10 @@ impl Access {
 
     fn client_of(&self, clients: &Clients, parts: &Parts, peer: &Peer, now: Now) -> Lookup {
         let mut found: Option<Arc<Client>> = None;
-        for credential in credentials(parts)?.into_iter().flatten() {
+        for credential in credentials(parts, || self.takes_basic(parts))?.into_iter().flatten() {
             let client = match credential {
                 Credential::Key(key) => clients.by_key(key, now),
+                Credential::Password(key) => clients.by_key(&key, now),
                 Credential::Token(token) => self.by_token(clients, token, now),
             }?;
             if found.as_ref().is_some_and(|other| !Arc::ptr_eq(other, &client)) {
@@ -279,6 +294,12 @@ impl Access {
         client.usage.admit(requests_per_minute, concurrent_requests, now).map_err(PermitError::Exceeded)
     }
 
+    /// True if the client of this name may still make a call that it was permitted.
+    pub(crate) fn still_permits(&self, client: &str, route: &Route) -> bool {
+        let Some(clients) = &self.clients else { return true };
+        clients.load().find(client).is_some_and(|client| client.policy.decide(route).is_ok())
+    }
+
     /// Does the same for a request that joins an earlier one of `principal`, which still counts as concurrent.
     ///
     /// # Errors
@@ -297,12 +318,15 @@ impl Access {
 
 enum Credential<'a> {
     Key(&'a str),
+    /// A key as the password of HTTP Basic.
+    Password(Zeroizing<String>),
     Token(&'a str),
 }
 
 /// The keys and JWTs of a request: in `Authorization` with the scheme `token` or `bearer`, or in
-/// `Session-Token`. Any other value (such as a Snyk token that a tool still sends) is ignored.
-fn credentials(parts: &Parts) -> Result<[Option<Credential<'_>>; 2], Reason> {
+/// `Session-Token`; where it is taken, the key in HTTP Basic. Any other value (such as a Snyk token that a tool still sends)
+/// is ignored.
+fn credentials(parts: &Parts, takes_basic: impl Fn() -> bool) -> Result<[Option<Credential<'_>>; 2], Reason> {
     let mut found = [None, None];
     for (name, found) in [&AUTHORIZATION, &SESSION_TOKEN].into_iter().zip(&mut found) {
         let mut values = parts.headers.get_all(name).iter();
@@ -311,11 +335,15 @@ fn credentials(parts: &Parts) -> Result<[Option<Credential<'_>>; 2], Reason> {
             return Err(Reason::Conflicting);
         }
         let Ok(text) = value.to_str() else { continue };
-        let bare = match text.trim().split_once(' ') {
+        let bare = match basic::scheme_and_rest(text) {
             Some((scheme, rest))
                 if ["token", "bearer"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) =>
             {
-                rest.trim()
+                rest
+            }
+            Some((scheme, rest)) if *name == AUTHORIZATION && basic::is_basic(scheme) && takes_basic() => {
+                *found = basic::key_in(rest).map(Credential::Password);
+                continue;
             }
             None if *name == SESSION_TOKEN => text.trim(),
             _ => continue,

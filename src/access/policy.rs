@@ -49,8 +49,10 @@ impl AllowedIds {
 /// The classes of operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
-    /// Job status and results.
+    /// Job status and results, and what `Files` allows.
     Read,
+    /// The files of an export, without their links: access ends with the policy, for a link outlives it.
+    Files,
     /// Start an export.
     Start,
     /// Calls that `routes.other` allows.
@@ -64,6 +66,7 @@ impl Class {
                 Operation::Start => Self::Start,
                 Operation::JobStatus(_) | Operation::Results(_) => Self::Read,
             },
+            Route::Files(_) => Self::Files,
             Route::Other(_) => Self::Other,
         }
     }
@@ -72,6 +75,7 @@ impl Class {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
+            Self::Files => "files",
             Self::Start => "start",
             Self::Other => "other",
         }
@@ -94,6 +98,7 @@ impl PolicyError {
     pub(crate) const fn rule(self) -> &'static str {
         match self {
             Self::Operation(Class::Read) => "operations does not hold \"read\"",
+            Self::Operation(Class::Files) => "operations holds neither \"files\" nor \"read\"",
             Self::Operation(Class::Start) => "operations does not hold \"start\"",
             Self::Operation(Class::Other) => "operations does not hold \"other\"",
             Self::Scope(ScopeKind::Org) => "orgs does not hold this org",
@@ -108,10 +113,7 @@ impl PolicyError {
 impl Policy {
     /// Checks a call.
     pub(crate) fn decide(&self, route: &Route) -> Result<(), PolicyError> {
-        let class = Class::of(route);
-        if !self.operations.contains(&class) {
-            return Err(PolicyError::Operation(class));
-        }
+        self.allowing(Class::of(route))?;
         let scopes = route.scopes();
         if scopes.is_empty() && (self.orgs != AllowedIds::All || self.groups != AllowedIds::All) {
             return Err(PolicyError::Unscoped);
@@ -121,6 +123,12 @@ impl Policy {
             ScopeKind::Group => !self.groups.has(&scope.id),
         });
         outside.map_or(Ok(()), |scope| Err(PolicyError::Scope(scope.kind)))
+    }
+
+    /// The class in `operations` that allows `asked`: whoever sees the links may have the files.
+    pub(crate) fn allowing(&self, asked: Class) -> Result<Class, PolicyError> {
+        let includes = |class: &Class| *class == asked || (asked, *class) == (Class::Files, Class::Read);
+        self.operations.iter().copied().find(includes).ok_or(PolicyError::Operation(asked))
     }
 }
 
@@ -137,6 +145,27 @@ mod tests {
 
     fn some(ids: &[&str]) -> AllowedIds {
         AllowedIds::Some(ids.iter().filter_map(|id| Id::parse(id)).collect())
+    }
+
+    #[test]
+    fn files_are_allowed_without_links_and_links_with_files() {
+        let may = |class, path: &str| {
+            let operations = BTreeSet::from([class]);
+            let policy = Policy { orgs: some(&["a"]), operations, ..Policy::default() };
+            policy.decide(&route(&Method::GET, path))
+        };
+        for path in ["/orgs/a/export/e/files", "/orgs/a/export/e/files/1.csv", "/orgs/a/export/e/table.csv"] {
+            assert_eq!(may(Class::Files, path), Ok(()), "{path}");
+            assert_eq!(may(Class::Read, path), Ok(()), "{path}");
+            for other in [Class::Start, Class::Other] {
+                assert_eq!(may(other, path), Err(PolicyError::Operation(Class::Files)), "{path}");
+            }
+            let elsewhere = path.replace("/a/", "/b/");
+            assert_eq!(may(Class::Files, &elsewhere), Err(PolicyError::Scope(ScopeKind::Org)), "{path}");
+        }
+        for path in ["/orgs/a/export/e", "/orgs/a/jobs/export/e", "/orgs/a/export/jobs/e"] {
+            assert_eq!(may(Class::Files, path), Err(PolicyError::Operation(Class::Read)), "{path}");
+        }
     }
 
     #[test]

@@ -41,17 +41,34 @@ impl QuotaError {
 
 /// A place among a client's concurrent requests, released when dropped.
 #[derive(Debug)]
-pub struct Permit(Option<Arc<Usage>>);
+pub struct Permit(Place);
+
+#[derive(Debug)]
+enum Place {
+    /// None is taken.
+    Unlimited,
+    Own(Arc<Usage>),
+    /// Released when all who share it have dropped it.
+    #[expect(dead_code, reason = "it is held until it is dropped")]
+    Shared(Arc<Permit>),
+}
 
 impl Permit {
     pub(crate) fn unlimited() -> Self {
-        Self(None)
+        Self(Place::Unlimited)
+    }
+
+    /// Another holder of the same place.
+    pub(crate) fn share(&mut self) -> Self {
+        let shared = Arc::new(std::mem::replace(self, Self::unlimited()));
+        *self = Self(Place::Shared(Arc::clone(&shared)));
+        Self(Place::Shared(shared))
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(usage) = &self.0 {
+        if let Place::Own(usage) = &self.0 {
             usage.running.fetch_sub(1, Ordering::AcqRel);
         }
     }
@@ -71,7 +88,7 @@ impl Usage {
             return Err(QuotaError::AtOnce);
         }
         // From here on, every return releases the place.
-        let permit = Permit(Some(Arc::clone(self)));
+        let permit = Permit(Place::Own(Arc::clone(self)));
         self.count(per_minute, now)?;
         Ok(permit)
     }
@@ -161,6 +178,13 @@ mod tests {
         let first = usage.admit(None, Some(1), now).expect("a place");
         assert_eq!(usage.admit(None, Some(1), now).err(), Some(QuotaError::AtOnce));
         drop(first);
+        let mut first = usage.admit(None, Some(1), now).expect("a place");
+        let second = first.share();
+        let third = first.share();
+        drop(first);
+        drop(third);
+        assert_eq!(usage.admit(None, Some(1), now).err(), Some(QuotaError::AtOnce));
+        drop(second);
         assert!(usage.admit(Some(0), Some(1), now).is_err());
         assert!(usage.admit(None, Some(1), now).is_ok());
     }

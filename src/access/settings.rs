@@ -23,6 +23,8 @@ pub struct Settings {
     pub hide: bool,
     /// Most failed authentications of one address in a minute.
     pub max_failures: u32,
+    /// Accept HTTP Basic for files (`files.basic`).
+    pub files_basic: bool,
     /// `[oidc]`; `None` without an issuer.
     pub tokens: Option<Tokens>,
 }

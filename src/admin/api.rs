@@ -66,12 +66,13 @@ impl Admin {
         what: Option<(Id, Id)>,
         by: Option<SocketAddr>,
     ) -> Result<usize, AdminRefusal> {
-        let cache = self.views.cache.clone();
+        let (cache, downloads) = (self.views.cache.clone(), self.views.downloads.clone());
         let work = move || {
             let purged = match &what {
                 Some((scope, export)) => cache.purge(scope, export),
                 None => cache.purge_all(),
             };
+            downloads.purged(what.as_ref().map(|(scope, export)| (scope, export)));
             tracing::info!(
                 target: "exportgate::admin",
                 {

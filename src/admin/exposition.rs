@@ -59,6 +59,8 @@ fn gateway(admin: &Admin) -> Vec<Family> {
         Family::gauge("build_info", "Version of the gateway, as a label; the value is always 1")
             .with(&[("version", env!("CARGO_PKG_VERSION"))], 1.0),
         Family::gauge("ready", "1 if the gateway is ready for requests of clients").is(flag(is_ready)),
+        Family::gauge("files_running", "Downloads of files by clients that run")
+            .is(number(admin.views.downloads.running().len())),
         Family::gauge("flight_followers", "Clients that wait for a request in flight")
             .is(number(admin.views.followers.count())),
     ]

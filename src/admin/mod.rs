@@ -30,6 +30,7 @@ use crate::admission::Admission;
 use crate::cache::Cache;
 use crate::clock::{Clock, Now};
 use crate::credential::Credentials;
+use crate::downloads::Downloads;
 use crate::expiry::Expiring;
 use crate::export::Id;
 use crate::journal::Journal;
@@ -96,6 +97,7 @@ pub(crate) struct InForce {
 pub(crate) struct Views {
     pub(crate) clock: Clock,
     pub(crate) cache: Cache,
+    pub(crate) downloads: Downloads,
     /// The memory of bodies.
     pub(crate) memory: Memory,
     pub(crate) admission: Admission,

@@ -11,6 +11,9 @@ use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::credential::Credentials;
+use crate::downloads::{DownloadParts, Downloads};
+use crate::file_store::FileStore;
+use crate::files::{Files, FilesCollaborators};
 use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
 use crate::listener::Listener;
@@ -18,7 +21,7 @@ use crate::retrieval::{self, Retrieval, RetrievalSettings};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
-use crate::transport::Memory;
+use crate::transport::{Memory, Resolver};
 use crate::upstream::Upstream;
 
 /// The parts between the listener and Snyk.
@@ -28,11 +31,13 @@ pub(super) struct Core {
     pub(super) credentials: Arc<Credentials>,
     pub(super) memory: Memory,
     pub(super) upstream: Upstream,
+    pub(super) file_store: FileStore,
     pub(super) admission: Admission,
     pub(super) journal: Journal,
     pub(super) metrics: Arc<Metrics>,
     pub(super) traces: Option<Traces>,
     pub(super) retrieval: Arc<Retrieval>,
+    pub(super) downloads: Downloads,
     pub(super) gateway: Arc<Gateway>,
 }
 
@@ -48,6 +53,8 @@ impl Core {
         memory.set(config.admission.rest.max_wait, config.admission.rest.several_clients);
         let names = credentials.names();
         let upstream = Upstream::new(&config.upstream, memory.clone())?;
+        let file_store =
+            FileStore::new(config.files.clone(), Resolver::System).map_err(StartError::FileStore)?;
         let root = upstream.root().to_string();
         let admission = Admission::new(root.as_str().into(), clock.clone(), &config.admission, &names);
         let journal = Journal::open(config.journal.clone(), clock.clone());
@@ -64,11 +71,24 @@ impl Core {
             shutdown: shutdown.clone(),
         };
         let retrieval = Arc::new(Retrieval::new(retrieval_settings(config), parts));
+        let files = Files::new(FilesCollaborators {
+            clock: clock.clone(),
+            retrieval: Arc::clone(&retrieval),
+            shutdown: shutdown.clone(),
+        });
+        let downloads = Downloads::new(DownloadParts {
+            clock: clock.clone(),
+            journal: journal.clone(),
+            metrics: Arc::clone(&metrics),
+            shutdown: shutdown.clone(),
+        });
         let with = Collaborators {
             clock: clock.clone(),
             access: Arc::clone(access),
             credentials: Arc::clone(credentials),
             retrieval: Arc::clone(&retrieval),
+            files,
+            downloads: downloads.clone(),
             metrics: Arc::clone(&metrics),
             traces: traces.clone(),
             memory: memory.clone(),
@@ -82,11 +102,13 @@ impl Core {
             credentials,
             memory,
             upstream,
+            file_store,
             admission,
             journal,
             metrics,
             traces,
             retrieval,
+            downloads,
             gateway,
         })
     }
@@ -104,6 +126,7 @@ impl Core {
             clock: self.clock.clone(),
             traces: self.traces.clone(),
             cache: self.retrieval.cache(),
+            downloads: self.downloads.clone(),
             memory: self.memory.clone(),
             admission: self.admission.clone(),
             upstream: self.upstream.clone(),

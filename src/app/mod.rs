@@ -19,10 +19,12 @@ use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::{Config, Problems, clients};
 use crate::credential::{BadCredential, Credentials};
+use crate::downloads::Downloads;
 use crate::gateway::Gateway;
 use crate::journal::Journal;
 use crate::listener::{Address, BindError, Listener};
 use crate::retrieval::Retrieval;
+use crate::route::Route;
 use crate::shutdown::{self, Shutdown};
 use crate::systemd;
 use crate::telemetry::trace::{TraceError, Traces};
@@ -76,6 +78,9 @@ pub enum StartError {
     /// The client to the upstream cannot be made.
     #[error("the client for Snyk cannot be set up")]
     Transport(#[from] TransportError),
+    /// The client to file stores cannot be made.
+    #[error("the client for file stores cannot be set up")]
+    FileStore(#[source] TransportError),
     /// TLS cannot be set up.
     #[error("TLS cannot be set up")]
     Tls(#[from] BadTls),
@@ -118,31 +123,34 @@ impl App {
         let (access, jwks) = Access::open(config.access.clone())?;
         let (credentials, access) = (Arc::new(credentials), Arc::new(access));
         let clients = config.clients_file.as_deref().map(|path| open_clients(path, &access)).transpose()?;
-        let clients = clients.map(|clients| clients.take(&access));
         let (tls, tls_files) = config.tls.clone().map(ServerTls::open).transpose()?.unzip();
         let listener = Listener::bind(config.listener.clone(), tls.clone()).await?;
         let core = Core::open(&config, &access, &credentials, &clock, &shutdown)?;
+        let roster = Roster { access: Arc::clone(&access), downloads: core.downloads.clone() };
+        let clients = clients.map(|clients| clients.take(&roster));
         let mut reload_tasks = ReloadTasks::new(shutdown.clone(), config.reload_interval);
         reload_tasks.credentials(values);
         reload_tasks.issuer_keys(&access, jwks);
-        reload_tasks.clients(clients, &access);
+        reload_tasks.clients(clients, &roster);
         reload_tasks.tls(tls.clone().zip(tls_files));
 
         let expiry = Expiry { tls: tls.clone(), access: Arc::clone(&access) };
         let views = core.views(&config, &listener, &expiry, &reload_tasks);
         let warn_before = config.admin.warn_before;
-        let Core { retrieval, gateway, admission, upstream, journal, traces, memory, .. } = core;
+        let Core { retrieval, gateway, admission, upstream, file_store, journal, traces, memory, .. } = core;
         let (admin, admin_tls) = bind_admin(&config, views, &mut reload_tasks).await?;
         let stop = Arc::new(ArcSwap::from_pointee(config.shutdown));
         let reloader = Box::new(Reloader {
             gateway: Arc::clone(&gateway),
             retrieval: Arc::clone(&retrieval),
             access,
+            roster,
             credentials,
             tls,
             admin_tls,
             admission: admission.clone(),
             upstream,
+            file_store,
             journal: journal.clone(),
             memory,
             limits: listener.limits(),
@@ -313,9 +321,31 @@ pub enum BadClients {
 }
 
 impl ClientsFile {
-    fn take(self, access: &Access) -> (PathBuf, Followed) {
-        put_in_force(&self.path, self.clients, access);
+    fn take(self, roster: &Roster) -> (PathBuf, Followed) {
+        roster.replace(&self.path, self.clients);
         (self.path, self.followed)
+    }
+}
+
+/// The clients in force, and the downloads that they permit.
+#[derive(Debug, Clone)]
+struct Roster {
+    access: Arc<Access>,
+    downloads: Downloads,
+}
+
+impl Roster {
+    /// Puts the clients of a file in force, and ends the downloads that they do not permit.
+    fn replace(&self, path: &Path, clients: Clients) {
+        if clients.is_empty() {
+            tracing::warn!(path = %path.display(), "clients file is empty: every request is refused");
+        } else {
+            tracing::info!(path = %path.display(), clients = clients.len(), "clients loaded");
+        }
+        self.access.replace_clients(clients);
+        self.downloads.retain(|download| {
+            self.access.still_permits(&download.client, &Route::Files(download.call.clone()))
+        });
     }
 }
 
@@ -329,13 +359,4 @@ fn open_clients(path: &Path, access: &Access) -> Result<ClientsFile, StartError>
 fn parse_clients(path: &Path, contents: &[Content], access: &Access) -> Result<Clients, BadClients> {
     let content = contents.first().map_or(&[][..], |content| content.as_slice());
     Ok(access.prepare_clients(clients::parse(&path.display().to_string(), content)?)?)
-}
-
-fn put_in_force(path: &Path, clients: Clients, access: &Access) {
-    if clients.is_empty() {
-        tracing::warn!(path = %path.display(), "clients file is empty: every request is refused");
-    } else {
-        tracing::info!(path = %path.display(), clients = clients.len(), "clients loaded");
-    }
-    access.replace_clients(clients);
 }

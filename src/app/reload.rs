@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::core::{retrieval_settings, settings};
 use super::reload_tasks::ReloadTasks;
-use super::{open_clients, queues};
+use super::{Roster, open_clients, queues};
 use crate::access::Access;
 use crate::admin::report::{ConfigReport, KeyReport};
 use crate::admin::{Admin, InForce};
@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Problems, Resolved, needs_restart};
 use crate::credential::Credentials;
 use crate::error_text::BoxError;
+use crate::file_store::FileStore;
 use crate::gateway::Gateway;
 use crate::journal::{Journal, OnFailure};
 use crate::listener::Limits;
@@ -57,11 +58,13 @@ pub(super) struct Reloader {
     pub(super) gateway: Arc<Gateway>,
     pub(super) retrieval: Arc<Retrieval>,
     pub(super) access: Arc<Access>,
+    pub(super) roster: Roster,
     pub(super) credentials: Arc<Credentials>,
     pub(super) tls: Option<ServerTls>,
     pub(super) admin_tls: Option<ServerTls>,
     pub(super) admission: Admission,
     pub(super) upstream: Upstream,
+    pub(super) file_store: FileStore,
     pub(super) journal: Journal,
     pub(super) memory: Memory,
     pub(super) limits: Limits,
@@ -195,6 +198,7 @@ impl Reloader {
             queues::run(&new_queues, &self.journal, &self.shutdown);
         }
         self.upstream.set(&new.upstream);
+        self.file_store.set(new.files.clone());
         let admission = &new.admission.rest;
         self.memory.set(admission.max_wait, admission.several_clients);
         let values = self.credentials.replace(credentials);
@@ -210,7 +214,7 @@ impl Reloader {
         reload_tasks.tls(tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         reload_tasks.admin_tls(admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         self.access.set(new.access.clone());
-        reload_tasks.clients(clients.map(|clients| clients.take(&self.access)), &self.access);
+        reload_tasks.clients(clients.map(|clients| clients.take(&self.roster)), &self.roster);
         self.retrieval.set(retrieval_settings(&new));
         self.gateway.set(&settings(&new));
         self.limits.store(Arc::new(new.listener.clone()));

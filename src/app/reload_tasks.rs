@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-use super::{parse_clients, put_in_force};
+use super::{Roster, parse_clients};
 use crate::access::Access;
 use crate::credential;
 use crate::shutdown::Shutdown;
@@ -108,11 +108,11 @@ impl ReloadTasks {
         );
     }
 
-    pub(super) fn clients(&mut self, clients: Option<(PathBuf, Followed)>, access: &Arc<Access>) {
+    pub(super) fn clients(&mut self, clients: Option<(PathBuf, Followed)>, roster: &Roster) {
         let Some((path, followed)) = clients else { return };
-        let access = Arc::clone(access);
+        let roster = roster.clone();
         let take = move |contents: &[Content]| {
-            put_in_force(&path, parse_clients(&path, contents, &access)?, &access);
+            roster.replace(&path, parse_clients(&path, contents, &roster.access)?);
             Ok(())
         };
         let watched = vec![followed.watched()];

@@ -112,6 +112,12 @@ impl Entry {
         self.received.wall
     }
 
+    /// Its arrival, by both clocks.
+    #[must_use]
+    pub fn arrival(&self) -> Now {
+        self.received
+    }
+
     /// True if it is fresh by both clocks.
     #[must_use]
     pub fn is_fresh(&self, now: Now) -> bool {

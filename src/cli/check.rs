@@ -74,8 +74,10 @@ impl DryRun<'_> {
             writeln!(out, "  refused: {status}, clients.{name}.{}", denied.rule())?;
             return Ok(false);
         }
-        let class = Class::of(route).as_str();
-        writeln!(out, "  allowed: clients.{name}.operations holds \"{class}\"")?;
+        if let Ok(class) = client.policy.allowing(Class::of(route)) {
+            let class = class.as_str();
+            writeln!(out, "  allowed: clients.{name}.operations holds \"{class}\"")?;
+        }
         for scope in route.scopes() {
             let (kind, id) = (scope.kind.as_str(), scope.id.as_str());
             writeln!(out, "  allowed: clients.{name}.{kind}s holds {kind} {id}, or \"*\"")?;

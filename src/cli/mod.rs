@@ -15,6 +15,7 @@ mod requests;
 mod serve;
 mod signals;
 mod status;
+mod transfers;
 
 use std::error::Error;
 use std::io::Write as _;
@@ -51,6 +52,13 @@ enum Command {
     Requests {
         #[command(flatten)]
         args: requests::RequestsArgs,
+        #[command(flatten)]
+        configured: Configured,
+    },
+    /// Find the transfers of files in the journal, also while the gateway is stopped.
+    Transfers {
+        #[command(flatten)]
+        args: transfers::TransfersArgs,
         #[command(flatten)]
         configured: Configured,
     },
@@ -179,11 +187,10 @@ impl Cli {
             Command::Fetch(args) => fetch::run(*args),
             Command::Demo(args) => demo::run(&args),
             Command::Requests { args, configured } => {
-                let journal = configured.sources()?.journal_path()?;
-                let now = crate::clock::Clock::system().now().wall;
-                requests::run(&args, &journal, &mut out, now)
-                    .or_else(|error| if error.is_closed() { Ok(()) } else { Err(error) })
-                    .map_err(|error| CommandError::Other("cannot search the journal", error.into()))
+                searched(&configured, |journal, now| requests::run(&args, journal, &mut out, now))
+            }
+            Command::Transfers { args, configured } => {
+                searched(&configured, |journal, now| transfers::run(&args, journal, &mut out, now))
             }
             Command::Check { client: Some(client), request, configured, .. } => {
                 let config = configured.resolve()?.0;
@@ -217,6 +224,18 @@ impl Cli {
                 .map_err(cannot_write),
         }
     }
+}
+
+/// Searches the journal that is configured.
+fn searched(
+    configured: &Configured,
+    search: impl FnOnce(&Path, std::time::SystemTime) -> Result<(), requests::RequestsError>,
+) -> Result<(), CommandError> {
+    let journal = configured.sources()?.journal_path()?;
+    let now = crate::clock::Clock::system().now().wall;
+    search(&journal, now)
+        .or_else(|error| if error.is_closed() { Ok(()) } else { Err(error) })
+        .map_err(|error| CommandError::Other("cannot search the journal", error.into()))
 }
 
 fn print(out: &mut dyn std::io::Write, text: &str) -> Result<(), CommandError> {

@@ -49,14 +49,14 @@ pub(super) struct RequestsArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum OutputFormat {
+pub(super) enum OutputFormat {
     Table,
     Json,
     Csv,
 }
 
 /// Checks a time or a distance; it is resolved when now is known.
-fn moment_text(text: &str) -> Result<String, &'static str> {
+pub(super) fn moment_text(text: &str) -> Result<String, &'static str> {
     moment(text, SystemTime::UNIX_EPOCH).map(|_| text.to_owned())
 }
 
@@ -189,11 +189,16 @@ fn harmless(row: &Row) -> Row {
         &mut row.sunset,
     ];
     for value in optional.into_iter().flatten().chain([&mut row.client, &mut row.method]) {
-        if value.starts_with(['=', '+', '-', '@', '\t', '\r']) {
-            value.insert(0, '\'');
-        }
+        harmless_text(value);
     }
     row
+}
+
+/// A text that a spreadsheet takes for no formula.
+pub(super) fn harmless_text(value: &mut String) {
+    if value.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        value.insert(0, '\'');
+    }
 }
 
 #[cfg(test)]

@@ -47,7 +47,16 @@ pub(super) fn read(r: &mut Reader<'_>, plain: &[String]) -> AccessSection {
     if tokens.is_none() && clients.iter().flatten().any(|client| !client.tokens.is_empty()) {
         r.note("some clients have tokens, and [oidc] is not set: their tokens are refused");
     }
-    let settings = Settings { clients, hosts, allow_forwarded, required_header, hide, max_failures, tokens };
+    let settings = Settings {
+        clients,
+        hosts,
+        allow_forwarded,
+        required_header,
+        hide,
+        max_failures,
+        files_basic: false,
+        tokens,
+    };
     AccessSection { settings, clients_file, reload_interval }
 }
 

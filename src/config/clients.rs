@@ -90,11 +90,11 @@ fn id(text: &str) -> Result<u32, String> {
 }
 
 fn operation(text: &str) -> Result<Class, String> {
-    let known = [Class::Read, Class::Start, Class::Other];
+    let known = [Class::Read, Class::Files, Class::Start, Class::Other];
     known
         .into_iter()
         .find(|class| class.as_str() == text)
-        .ok_or_else(|| "must be of \"read\", \"start\" and \"other\"".to_owned())
+        .ok_or_else(|| "must be of \"read\", \"files\", \"start\" and \"other\"".to_owned())
 }
 
 fn allowed(r: &mut Reader<'_>, key: &ClientKey) -> AllowedIds {

@@ -10,6 +10,7 @@ mod admission;
 mod cache;
 pub mod clients;
 mod credential;
+mod files;
 mod journal;
 mod keys;
 mod links;
@@ -61,6 +62,8 @@ pub struct Config {
     pub credential: crate::credential::Settings,
     /// `[cache]`.
     pub cache: crate::cache::Settings,
+    /// `[files]`.
+    pub files: crate::file_store::Settings,
     /// `[routes]`.
     pub routes: gateway::Routes,
     /// `[journal]`.
@@ -93,13 +96,15 @@ impl Config {
         let mut listener = listener::read(reader);
         let (tls, expiring) = tls::read(reader).unzip();
         let (upstream, plain) = upstream::read(reader, &listener);
-        let access = access::read(reader, &plain);
+        let mut access = access::read(reader, &plain);
         access.note_certificates(reader, tls.as_ref());
         listener.has_clients = access.clients_file.is_some();
         access::check_addresses(reader, &listener, tls.is_some());
         let credential = credential::read(reader, &upstream, &plain);
         let admission = admission::read(reader, listener.has_clients);
         let cache = cache::read(reader, upstream.max_answer);
+        let (files, files_basic) = files::read(reader);
+        access.settings.files_basic = files_basic;
         let (routes, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
         let admin = admin::read(reader, &listener, tls.as_ref());
         let keys = access.settings.clients.iter().flatten().filter_map(ClientSettings::expiring);
@@ -117,6 +122,7 @@ impl Config {
             admission,
             credential: credential?,
             cache,
+            files,
             routes,
             journal: journal?,
             admin,

@@ -4,14 +4,19 @@
 
 mod call;
 mod document;
+mod files;
 mod id;
 mod links;
+mod parts;
 mod query;
 pub(crate) mod text;
 
 pub(crate) use call::parse_path;
 pub use call::{ExportCall, Operation};
 pub use document::Document;
+pub(crate) use files::FilesPath;
+pub use files::{FileName, FilesCall, FilesTarget};
 pub use id::{Id, Scope, ScopeKind};
 pub(crate) use links::Links;
+pub(crate) use parts::{ExportParts, ExportProgress, PartEntry};
 pub use query::CallQuery;

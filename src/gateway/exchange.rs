@@ -6,17 +6,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use uuid::Uuid;
 
 use super::Gateway;
-use super::failure::{Failure, FailureKind};
-use crate::access::Principal;
+use super::failure::{Challenge, Failure, FailureKind};
+use crate::access::{Principal, Reason};
 use crate::clock::Now;
-use crate::export::{Id, ScopeKind};
+use crate::export::{FilesTarget, Id, ScopeKind};
+use crate::files::{FilesError, FilesErrorKind};
 use crate::retrieval::{
-    CACHE_STATUS, Cause, Forward, ForwardReason, NoAnswer, Origin, PLACEHOLDER, Passed, Payload, REQUEST_ID,
-    Retrieved, SNYK_REQUEST_ID, Sending, response_text,
+    AnswerParts, CACHE_STATUS, Cause, Forward, ForwardReason, NoAnswer, Origin, PLACEHOLDER, Passed, Payload,
+    REQUEST_ID, Retrieved, SNYK_REQUEST_ID, Sending, response_text,
 };
 use crate::route::Route;
 use crate::telemetry::EXCHANGE;
@@ -42,6 +44,10 @@ pub(super) struct Exchange {
     pub(super) operation: &'static str,
     pub(super) scope: Option<(ScopeKind, Id)>,
     pub(super) export: Option<Id>,
+    /// The file, where one is asked for.
+    pub(super) file: Option<FilesTarget>,
+    /// The `snyk-request-id` of the results that its files come from.
+    pub(super) snyk_id: Option<HeaderValue>,
     /// The origin of its answer; none if we made it ourselves.
     pub(super) origin: Option<Origin>,
     /// The attempt that the answer came from.
@@ -124,6 +130,8 @@ impl Exchange {
             origin: None,
             attempt: None,
             sending: None,
+            file: None,
+            snyk_id: None,
             trace: None,
             fetched: None,
         }
@@ -136,6 +144,11 @@ impl Exchange {
                 self.operation = call.operation.as_str();
                 self.scope = Some((call.scope.kind, call.scope.id.clone()));
                 self.export = call.operation.export().cloned();
+            }
+            Route::Files(call) => {
+                (self.operation, self.file) = ("files", Some(call.target));
+                self.scope = Some((call.scope.kind, call.scope.id.clone()));
+                self.export = Some(call.export.clone());
             }
             Route::Other(_) => self.operation = "other",
         }
@@ -165,6 +178,34 @@ impl Exchange {
             }
         }
         Ok(retrieved)
+    }
+
+    /// Notes the results that the files of an answer come from.
+    pub(super) fn files_of(&mut self, results: Retrieved) -> Result<(), Failure> {
+        let results = self.retrieved(Ok(results))?;
+        self.snyk_id = results.parts().fields.get(SNYK_REQUEST_ID).cloned();
+        Ok(())
+    }
+
+    /// Notes the answer of the results, where there was one, and gives the reason that there is no file.
+    pub(super) fn no_files(&mut self, error: FilesError) -> Failure {
+        let FilesError { kind, source, results, no_answer } = error;
+        if let Some(no_answer) = no_answer {
+            self.origin = no_answer.forward.map(Origin::Upstream);
+            return (*no_answer).into();
+        }
+        let mut failure = Failure { source, ..FailureKind::NoFile(kind).into() };
+        if let Some(results) = results {
+            let AnswerParts { status, fields, .. } = results.parts();
+            if kind == FilesErrorKind::SnykAnswered {
+                let retry_after = fields.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+                failure.kind = FailureKind::SnykAnswered { status, retry_after };
+            }
+            if let Err(other) = self.files_of(*results) {
+                return other;
+            }
+        }
+        failure
     }
 
     /// Notes the answer that was passed through, or how it was tried.
@@ -224,6 +265,9 @@ impl Exchange {
         if let Some(status) = status {
             // Behind what gateways before us said (RFC 9211 §2).
             fields.append(CACHE_STATUS, status);
+        }
+        if let Some(id) = &self.snyk_id {
+            fields.insert(SNYK_REQUEST_ID, id.clone());
         }
         if let Some(sending) = self.sending {
             fields.insert(ATTEMPTS, HeaderValue::from(sending.tries));
@@ -331,6 +375,7 @@ impl Exchange {
                     export.operation = self.operation,
                     export.scope.kind = self.scope.as_ref().map(|(kind, _)| kind.as_str()),
                     export.scope.id = self.scope.as_ref().map(|(_, id)| id.as_str()),
+                    export.file = self.file.map(tracing::field::display),
                     export.id = self.export.as_ref().map(Id::as_str),
                     cache.status = cache,
                     cache.fwd = reason,
@@ -351,7 +396,10 @@ impl Exchange {
         }
         match failure.map(|failure| failure.kind) {
             // A flood of these is logged once, elsewhere.
-            Some(FailureKind::TooManyFailures(_)) => event!(debug),
+            Some(
+                FailureKind::TooManyFailures(_)
+                | FailureKind::Unauthenticated(Reason::Nothing, Challenge::Basic),
+            ) => event!(debug),
             Some(FailureKind::NoAnswer(Cause::OnlyIfCached)) => event!(info),
             _ if status.is_server_error() => event!(warn),
             _ => event!(info),

@@ -3,11 +3,14 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use http::StatusCode;
 use uuid::Uuid;
 
 use super::via::BadVia;
 use crate::access::{IdentifyError, PermitError, PolicyError, QuotaError, Reason};
+use crate::downloads::CutReason;
 use crate::error_text::find;
+use crate::files::FilesErrorKind;
 use crate::retrieval::{Cause, NoAnswer};
 use crate::route::RouteError;
 use crate::transport::ConnectError;
@@ -39,7 +42,7 @@ pub(super) enum FailureKind {
     /// `access.required_header` is missing.
     RequiredHeader,
     /// Nobody known sent it.
-    Unauthenticated(Reason),
+    Unauthenticated(Reason, Challenge),
     /// The same, from an address that failed too often.
     TooManyFailures(Reason),
     /// The policy does not allow it.
@@ -68,6 +71,29 @@ pub(super) enum FailureKind {
     NoRoom,
     /// There is no answer to its question.
     NoAnswer(Cause),
+    /// There is no file to answer with.
+    NoFile(FilesErrorKind),
+    /// Instead of the results with the files, Snyk gave another answer.
+    SnykAnswered {
+        status: StatusCode,
+        /// Its `Retry-After`, in seconds.
+        retry_after: Option<u64>,
+    },
+    /// The download was cut before it began.
+    Cut(CutReason),
+    /// No byte of the range is in the file, which has so many.
+    Unsatisfiable(u64),
+    /// `If-Match` names another version of the file.
+    PreconditionFailed,
+}
+
+/// The ways to authenticate that an answer names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Challenge {
+    /// A key as a bearer token.
+    Bearer,
+    /// That, or the key as the password of HTTP Basic.
+    Basic,
 }
 
 impl From<FailureKind> for Failure {
@@ -85,7 +111,7 @@ impl From<IdentifyError> for FailureKind {
             IdentifyError::ForeignHost => Self::ForeignHost,
             IdentifyError::Forwarded => Self::Forwarded,
             IdentifyError::RequiredHeader => Self::RequiredHeader,
-            IdentifyError::Unknown(reason) => Self::Unauthenticated(reason),
+            IdentifyError::Unknown(reason) => Self::Unauthenticated(reason, Challenge::Bearer),
             IdentifyError::TooManyFailures(reason) => Self::TooManyFailures(reason),
             IdentifyError::TargetForm => Self::Route(RouteError::TargetForm),
         }
@@ -93,6 +119,15 @@ impl From<IdentifyError> for FailureKind {
 }
 
 impl FailureKind {
+    /// The same for a call for files, of clients that may know HTTP Basic alone.
+    pub(super) fn for_files(self) -> Self {
+        if let Self::Unauthenticated(reason, _) = self {
+            Self::Unauthenticated(reason, Challenge::Basic)
+        } else {
+            self
+        }
+    }
+
     /// The failure of a request that its client may not make.
     pub(super) fn not_permitted(why: PermitError, hides: bool) -> Self {
         match why {
@@ -158,7 +193,7 @@ impl FailureKind {
                 | Self::ForeignHost
                 | Self::Forwarded
                 | Self::RequiredHeader
-                | Self::Unauthenticated(_)
+                | Self::Unauthenticated(..)
                 | Self::TooManyFailures(_)
                 | Self::Denied(_)
                 | Self::Hidden(_)
@@ -169,7 +204,7 @@ impl FailureKind {
 
     /// The reason in a word or a rule, for the log; the client does not get it.
     pub(super) const fn reason(self) -> Option<&'static str> {
-        if let Self::Unauthenticated(reason) | Self::TooManyFailures(reason) = self {
+        if let Self::Unauthenticated(reason, _) | Self::TooManyFailures(reason) = self {
             Some(reason.as_str())
         } else if let Self::Denied(denied) | Self::Hidden(denied) = self {
             Some(denied.rule())

@@ -6,6 +6,9 @@ mod error_reply;
 mod exchange;
 mod failure;
 mod fields;
+mod file_reply;
+mod files;
+mod no_file;
 mod reply;
 mod rules;
 mod spans;
@@ -26,7 +29,9 @@ use crate::access::{Access, Permit, PermitError, Principal, QuotaError};
 use crate::cache::Directives;
 use crate::clock::{Clock, Now};
 use crate::credential::{Credential, Credentials};
+use crate::downloads::Downloads;
 use crate::export::ExportCall;
+use crate::files::{Ask, Files};
 use crate::listener::KEEP_ALIVE;
 use crate::retrieval::{Asker, Cause, PassThrough, Question, Retrieval, Wanted};
 use crate::route::{self, OtherCall, Route};
@@ -55,6 +60,10 @@ pub struct Collaborators {
     pub credentials: Arc<Credentials>,
     /// The answers.
     pub retrieval: Arc<Retrieval>,
+    /// The files.
+    pub files: Files,
+    /// The downloads.
+    pub downloads: Downloads,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The exporter of spans, if requests are traced.
@@ -72,6 +81,8 @@ pub struct Gateway {
     access: Arc<Access>,
     credentials: Arc<Credentials>,
     retrieval: Arc<Retrieval>,
+    files: Files,
+    downloads: Downloads,
     metrics: Arc<Metrics>,
     traces: Option<Traces>,
     memory: Memory,
@@ -101,6 +112,8 @@ impl Gateway {
             access: with.access,
             credentials: with.credentials,
             retrieval: with.retrieval,
+            files: with.files,
+            downloads: with.downloads,
             metrics: with.metrics,
             traces: with.traces,
             memory: with.memory,
@@ -197,9 +210,17 @@ impl Gateway {
                     self.retrieval.refuse_unrecorded()?;
                     question.body = Box::pin(self.read_body(request, &principal.name)).await?;
                 }
-                let wanted = Wanted { directives: Directives::of_request(&request.parts.headers) };
+                let directives = Directives::of_request(&request.parts.headers);
+                let wanted = Wanted { directives, ..Wanted::default() };
                 let retrieved = self.retrieval.get(question, asker, wanted, exchange.started).await;
                 Ok(reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers))
+            }
+            Route::Files(call) => {
+                let question = question(call.results(), credential, request);
+                let directives = Directives::of_request(&request.parts.headers);
+                let wanted = Wanted { directives, ..Wanted::default() };
+                let ask = Ask { question, asker, wanted, now: exchange.started };
+                Box::pin(self.answer_files(exchange, request, call, ask)).await
             }
             Route::Other(call) => {
                 // A body that is not passed on must be out of the way: it is taken at the last moment.
@@ -220,7 +241,10 @@ impl Gateway {
             Some(identified) => identified,
             None => Box::pin(self.access.identify_anew(parts, peer, now)).await,
         };
-        Ok(identified.map_err(FailureKind::from)?)
+        Ok(identified.map_err(|why| {
+            let kind = FailureKind::from(why);
+            if self.access.takes_basic(parts) { kind.for_files() } else { kind }
+        })?)
     }
 
     /// The permit counts until the answer is there. A fetch holds it until that has ended, whoever leaves.
@@ -242,9 +266,13 @@ impl Gateway {
 
     /// True if the client asks again for an answer that it asked for before, and left: that request holds its place still.
     fn rejoins(&self, principal: &Principal, route: &Route, request: &ClientRequest) -> bool {
-        let Route::Export(call) = route else { return false };
+        let call = match route {
+            Route::Export(call) => call.clone(),
+            Route::Files(call) => call.results(),
+            Route::Other(_) => return false,
+        };
         self.credentials.choose(route.scopes()).is_some_and(|credential| {
-            self.retrieval.was_left_by(&question(call.clone(), credential, request), &principal.name)
+            self.retrieval.was_left_by(&question(call, credential, request), &principal.name)
         })
     }
 

@@ -1,14 +1,16 @@
 //! Answers to clients, made of what the cache, the upstream or a failure gives.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, IF_NONE_MATCH};
+use http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, IF_NONE_MATCH, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::{Either, Full};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::failure::Failure;
+use super::failure::{Challenge, Failure, FailureKind};
 use crate::cache::Entry;
 use crate::retrieval::{Payload, Retrieved, describe_stored};
 use crate::transport::Body;
@@ -16,7 +18,9 @@ use crate::transport::Body;
 /// Our documents are data: a browser that is made to show one must do nothing with it.
 const NOTHING: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox");
 /// The way to authenticate (RFC 9110 §11.6.1, RFC 6750 §3); keys are bearer tokens.
-const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"exportgate\"");
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"exportgate\"");
+/// RFC 7617. It comes first: who knows it alone may look no further.
+const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"exportgate\"");
 const JSON_API: HeaderValue = HeaderValue::from_static("application/vnd.api+json");
 
 /// The answer to an export call, for a client with these request fields. A stored response is replayed (RFC 9111 §4); its
@@ -64,12 +68,21 @@ fn whole(status: StatusCode, fields: HeaderMap, body: Bytes) -> Response<Body> {
 pub(super) fn without_body(mut response: Response<Body>) -> Response<Body> {
     if let Either::Left(whole) = response.body()
         && response.status() != StatusCode::NOT_MODIFIED
+        && !response.headers().contains_key(CONTENT_LENGTH)
     {
         let length = HeaderValue::from(whole.size_hint().lower());
         response.headers_mut().insert(CONTENT_LENGTH, length);
         *response.body_mut() = Either::Left(Full::default());
     }
     response
+}
+
+/// Has a browser do nothing with an answer of ours, and no page of another origin read it.
+pub(super) fn protect(fields: &mut HeaderMap) {
+    fields.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    fields.insert("content-security-policy", NOTHING);
+    fields.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
+    fields.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
 }
 
 /// An error document of our own, in Snyk's shape, and `Proxy-Status` (RFC 9209).
@@ -90,20 +103,26 @@ pub(super) fn failure(failure: &Failure, request: Uuid) -> Response<Body> {
     let mut fields = HeaderMap::new();
     fields.insert(CONTENT_TYPE, JSON_API);
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    fields.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    protect(&mut fields);
     if let Ok(status) = HeaderValue::try_from(format!("exportgate; error={}", answer.proxy_error)) {
         fields.insert("proxy-status", status);
     }
-    fields.insert("content-security-policy", NOTHING);
-    fields.insert("referrer-policy", HeaderValue::from_static("no-referrer"));
-    if answer.status == StatusCode::UNAUTHORIZED {
-        fields.insert(http::header::WWW_AUTHENTICATE, CHALLENGE);
+    if let FailureKind::Unauthenticated(_, challenge) = failure.kind {
+        if challenge == Challenge::Basic {
+            fields.append(WWW_AUTHENTICATE, BASIC);
+        }
+        fields.append(WWW_AUTHENTICATE, BEARER);
     }
     if let Some(seconds) = answer.retry_after {
         fields.insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if answer.close {
         fields.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let FailureKind::Unsatisfiable(size) = failure.kind
+        && let Ok(range) = HeaderValue::try_from(format!("bytes */{size}"))
+    {
+        fields.insert(http::header::CONTENT_RANGE, range);
     }
     if let Some(allow) = answer.allow {
         fields.insert(http::header::ALLOW, HeaderValue::from_static(allow));

@@ -2,7 +2,7 @@
 //! conventions, where it has one. Never in it: a credential, a link, a body, or of a query more than `version`.
 
 use super::exchange::{Conclusion, Exchange};
-use crate::export::Id;
+use crate::export::{FilesTarget, Id};
 use crate::retrieval::{known_method, response_text, template};
 use crate::telemetry::trace::{Period, Side, Span, Traces};
 
@@ -11,7 +11,9 @@ impl Exchange {
     pub(super) fn trace(&self, traces: &Traces, end: &Conclusion<'_>) {
         let Some(trace) = &self.trace else { return };
         let (status, failure) = (end.status(), end.failure);
-        let route = self.scope.as_ref().and_then(|(kind, _)| template(kind.as_str(), self.operation));
+        let route = self.scope.as_ref().and_then(|(kind, _)| {
+            template(kind.as_str(), self.file.map_or(self.operation, FilesTarget::as_str))
+        });
         let method = known_method(&self.method);
         let name = [Some(if method == "_OTHER" { "HTTP" } else { method }), route];
         let name = name.into_iter().flatten().collect::<Vec<_>>().join(" ");

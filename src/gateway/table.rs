@@ -1,5 +1,5 @@
 //! The table of failures: the answer to each kind. Those of requests that got no answer to their question are in
-//! `causes`.
+//! `causes`, those of files in `no_file`.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use http::StatusCode;
 use super::causes::of_cause;
 use super::error_reply::{ErrorReply, bad_request, denied, no_room, not_found, reply, too_many};
 use super::failure::FailureKind;
+use super::no_file::{cut, no_file, snyk_answered};
 use crate::access::QuotaError;
 use crate::route::RouteError;
 
@@ -48,7 +49,7 @@ impl FailureKind {
                 "A field that this gateway asks for is missing",
                 "Send the field that access.required_header names.",
             ),
-            Self::Unauthenticated(_) => reply(
+            Self::Unauthenticated(..) => reply(
                 S::UNAUTHORIZED,
                 "http_request_denied",
                 "unauthorized",
@@ -117,6 +118,23 @@ impl FailureKind {
             )
             .closing(),
             Self::NoRoom => no_room(),
+            Self::NoFile(kind) => no_file(kind),
+            Self::SnykAnswered { status, retry_after } => snyk_answered(status, retry_after),
+            Self::Cut(reason) => cut(reason),
+            Self::Unsatisfiable(_) => reply(
+                S::RANGE_NOT_SATISFIABLE,
+                "http_request_error",
+                "range_not_satisfiable",
+                "The file has no byte of this range",
+                "Content-Range has the size of the file; send Range within it, or none.",
+            ),
+            Self::PreconditionFailed => reply(
+                S::PRECONDITION_FAILED,
+                "http_request_error",
+                "precondition_failed",
+                "The file is not the version that If-Match names",
+                "Ask without If-Match, and begin the download anew.",
+            ),
         }
     }
 }
@@ -158,7 +176,7 @@ fn no_route(error: RouteError) -> ErrorReply {
         RouteError::Unknown => not_found(
             "unknown_route",
             "The gateway does not serve this path",
-            "It serves Snyk's export calls; routes.other = \"forward\" opens the rest of the API.",
+            "It serves Snyk's export calls and the files of exports; routes.other = \"forward\" opens the rest of the API.",
         ),
         RouteError::Method { allow } => ErrorReply {
             allow: Some(allow),

@@ -36,6 +36,8 @@ impl Keep {
     pub(super) fn of(route: &Route) -> Self {
         match route {
             Route::Export(call) if call.is_shared() => Self::Gateways,
+            // Its results are shared.
+            Route::Files(_) => Self::Gateways,
             Route::Export(_) | Route::Other(_) => Self::All,
         }
     }

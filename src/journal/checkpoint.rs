@@ -165,7 +165,7 @@ mod tests {
         let path = dir.path().join("journal.db");
         let mut connection = Connection::open(&path).unwrap();
         connection.pragma_update(None, "journal_mode", "WAL").unwrap();
-        schema::migrate(&mut connection).unwrap();
+        schema::create(&mut connection).unwrap();
         connection.execute_batch("CREATE TABLE filling (piece BLOB)").unwrap();
         let checkpoints = Checkpoints::of(&mut connection, &path, &Arc::default()).unwrap();
         (connection, checkpoints)

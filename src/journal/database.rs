@@ -5,13 +5,12 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
-use tracing::info;
+
 use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
@@ -19,14 +18,13 @@ use super::checkpoint::Checkpoints;
 use super::fault::JournalFault;
 use super::file::{self, Identity};
 use super::health::JournalHealth;
-use super::record::{Attempt, Served, unix_ms};
+use super::record::{Attempt, Served, capped, unix_ms};
 use super::schema;
 use super::sends::{self, SendsListener, SendsReader};
 use super::settings::{Durability, Settings};
+use super::transfer::{self, TransferRecord};
 use crate::clock::{Clock, Now};
 
-/// Longest text that is stored, in characters: an upstream cannot fill the disk through a header.
-const TEXT_LIMIT: usize = 256;
 /// The write-ahead log is cut back to this size after a checkpoint.
 const LOG_LIMIT_BYTES: i64 = 16 * 1024 * 1024;
 /// Statements that are kept prepared: more than there are.
@@ -45,6 +43,8 @@ pub(super) enum WriterCommand {
     Reserve(Box<Attempt>, Confirm),
     /// Marks a request on record as not sent.
     Withdraw(Uuid),
+    /// Records the transfer of a file.
+    Transfer(Box<TransferRecord>),
     /// Reads the requests that other processes sent, and writes nothing.
     Look,
 }
@@ -64,6 +64,7 @@ impl WriterCommand {
         match self {
             Self::Attempt(_, served) => 1 + served.len(),
             Self::Serve(_, served) => served.len(),
+            Self::Transfer(_) => 1,
             Self::Reserve(..) | Self::Withdraw(_) | Self::Look => 0,
         }
     }
@@ -71,7 +72,7 @@ impl WriterCommand {
     /// True for a record, which is kept until it can be written.
     pub(super) fn is_record(&self) -> bool {
         match self {
-            Self::Attempt(..) | Self::Serve(..) => true,
+            Self::Attempt(..) | Self::Serve(..) | Self::Transfer(_) => true,
             Self::Reserve(..) | Self::Withdraw(_) | Self::Look => false,
         }
     }
@@ -87,7 +88,7 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// Opens the file, making and migrating it if needed. `patience` bounds the wait for its lock.
+    /// Opens the file, making it if needed. `patience` bounds the wait for its lock.
     pub(super) fn open(
         settings: &Settings,
         patience: Duration,
@@ -98,7 +99,7 @@ impl Database {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(&path, flags)?;
         connection.busy_timeout(patience)?;
-        let kind = schema::check(&connection)?;
+        schema::check(&connection)?;
         enter_wal(&connection)?;
         let synchronous = match settings.durability {
             Durability::Process => "NORMAL",
@@ -109,15 +110,7 @@ impl Database {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.pragma_update(None, "journal_size_limit", LOG_LIMIT_BYTES)?;
-        if kind == schema::FileKind::Older {
-            info!(path = %path.display(), "migrating the journal to this version; records wait");
-            health.migrating.store(true, Ordering::Relaxed);
-        }
-        let migrated = schema::migrate(&mut connection);
-        if health.migrating.swap(false, Ordering::Relaxed) && migrated.is_ok() {
-            info!(path = %path.display(), "journal migrated");
-        }
-        migrated?;
+        schema::create(&mut connection)?;
         let checkpoints = Box::new(Checkpoints::of(&mut connection, &path, health)?);
         let identity = file::identity(&path);
         Ok(Self { connection, path, identity, checkpoints })
@@ -152,11 +145,16 @@ impl Database {
         // The wait for the file's lock is over: from here on nobody else writes.
         let now = clock.now();
         sends.read(connection, self.identity, now.wall, listener)?;
-        let mut on_record = Vec::new();
+        let (mut on_record, mut has_inserted) = (Vec::new(), false);
         for command in commands {
             on_record.push(match command {
                 WriterCommand::Attempt(attempt, served) => {
-                    put_attempt(connection, attempt, served)?;
+                    let is_answered = served.iter().any(|one| one.request == attempt.request);
+                    // It is on record, unless the journal did not work when it was sent.
+                    if !complete(connection, attempt, is_answered)? {
+                        insert(connection, attempt, is_answered)?;
+                        has_inserted = true;
+                    }
                     // The ids are our own, one for each request, so an equal one is the same client's.
                     let others = || served.iter().filter(|one| one.request != attempt.request);
                     others().next().is_none() || insert_served(connection, attempt.id, others())?
@@ -165,11 +163,16 @@ impl Database {
                 WriterCommand::Reserve(attempt, confirm) => {
                     let may_be_sent = (confirm.0)(now);
                     if may_be_sent {
-                        reserve(connection, &Attempt { started: now.wall, ..Attempt::clone(attempt) })?;
+                        insert(connection, &Attempt { started: now.wall, ..Attempt::clone(attempt) }, false)?;
+                        has_inserted = true;
                     }
                     may_be_sent
                 }
                 WriterCommand::Look => true,
+                WriterCommand::Transfer(transfer) => {
+                    transfer::insert(connection, transfer)?;
+                    true
+                }
                 WriterCommand::Withdraw(attempt) => {
                     let mut withdraw = connection.prepare_cached(
                         "UPDATE attempts SET error = 'not_sent' WHERE id = ?1 AND status IS NULL AND error IS NULL",
@@ -178,9 +181,11 @@ impl Database {
                 }
             });
         }
-        let newest = sends::newest(connection)?;
+        let newest = if has_inserted { Some(sends::newest(connection)?) } else { None };
         group.commit()?;
-        sends.committed(newest);
+        if let Some(newest) = newest {
+            sends.committed(newest);
+        }
         Ok(on_record)
     }
 
@@ -248,62 +253,23 @@ impl Text {
     }
 }
 
-/// Inserts an attempt; what follows says what is done where it is on record already.
-macro_rules! insert_attempt {
-    ($on_conflict:literal) => {
-        concat!(
-            "INSERT INTO attempts (id, started_ms, latency_us, upstream, credential, request_id, client, sent_id,
-                received_id, scope_kind, scope_id, export_id, operation, method, status, export_status, bytes,
-                version_requested, version_served, lifecycle, deprecation, sunset, error, try, queued_us, waited_for,
-                answered, api)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
-                ?22, ?23, ?24, ?25, ?26, ?27, ?28)
-             ON CONFLICT (id) DO UPDATE SET ",
-            $on_conflict
-        )
-    };
-}
-
-/// Puts a request on record before it is sent. One that is on record already, and is sent later than it says, becomes the
-/// newest row, so that other processes read it again.
-fn reserve(connection: &Connection, attempt: &Attempt) -> rusqlite::Result<()> {
-    execute(
-        connection,
-        insert_attempt!("seq = (SELECT max(seq) + 1 FROM attempts), started_ms = excluded.started_ms"),
-        attempt,
-        false,
-    )
-}
-
-/// Records an attempt, and whether it answered the request that caused it. It is on record already, unless the journal did
-/// not work when it was sent; recording the same attempt again changes nothing.
-fn put_attempt(connection: &Connection, attempt: &Attempt, served: &[Served]) -> rusqlite::Result<()> {
-    let is_answered = served.iter().any(|one| one.request == attempt.request);
-    execute(
-        connection,
-        insert_attempt!(
-            "latency_us = excluded.latency_us, received_id = excluded.received_id, export_id = excluded.export_id,
-             status = excluded.status, export_status = excluded.export_status, bytes = excluded.bytes,
-             version_served = excluded.version_served, lifecycle = excluded.lifecycle,
-             deprecation = excluded.deprecation, sunset = excluded.sunset, error = excluded.error,
-             queued_us = excluded.queued_us, waited_for = excluded.waited_for,
-             answered = max(answered, excluded.answered)"
-        ),
-        attempt,
-        is_answered,
-    )
-}
-
-fn execute(
-    connection: &Connection,
-    statement: &str,
-    attempt: &Attempt,
-    is_answered: bool,
-) -> rusqlite::Result<()> {
-    connection.prepare_cached(statement)?.execute(params![
+/// Puts an attempt on record. One that is on record already, and is sent later than it says, becomes the newest row, so that
+/// other processes read it again.
+pub(super) fn insert(connection: &Connection, attempt: &Attempt, is_answered: bool) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO attempts (id, started_ms, latency_us, upstream, credential, request_id, client, sent_id,
+            received_id, scope_kind, scope_id, export_id, operation, method, status, export_status, bytes,
+            version_requested, version_served, lifecycle, deprecation, sunset, error, try, queued_us, waited_for,
+            answered, api)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21,
+            ?22, ?23, ?24, ?25, ?26, ?27, ?28)
+         ON CONFLICT (id) DO UPDATE SET
+            seq = (SELECT max(seq) + 1 FROM attempts), started_ms = excluded.started_ms",
+    )?;
+    insert.execute(params![
         Text::of(attempt.id).as_str(),
         unix_ms(attempt.started),
-        i64::try_from(attempt.latency.as_micros()).unwrap_or(i64::MAX),
+        micros(attempt.latency),
         capped(&attempt.upstream),
         capped(&attempt.credential),
         Text::of(attempt.request).as_str(),
@@ -317,7 +283,7 @@ fn execute(
         capped(&attempt.method),
         attempt.status,
         attempt.export_status.as_deref().map(capped),
-        attempt.bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+        size(attempt.bytes),
         attempt.version_requested.as_deref().map(capped),
         attempt.version_served.as_deref().map(capped),
         attempt.lifecycle.as_deref().map(capped),
@@ -325,12 +291,53 @@ fn execute(
         attempt.sunset.as_deref().map(capped),
         attempt.error,
         attempt.number,
-        i64::try_from(attempt.queued.as_micros()).unwrap_or(i64::MAX),
+        micros(attempt.queued),
         attempt.waited_for,
         is_answered,
         attempt.api,
     ])?;
     Ok(())
+}
+
+/// Completes an attempt that is on record; recording the same again changes nothing. `false` if it is not on record.
+fn complete(connection: &Connection, attempt: &Attempt, is_answered: bool) -> rusqlite::Result<bool> {
+    let id = Text::of(attempt.id);
+    // The export's id has an index, which is written to wherever it is set: only a start learns it from the answer.
+    if attempt.operation == "start" && attempt.export_id.is_some() {
+        let mut set = connection.prepare_cached("UPDATE attempts SET export_id = ?2 WHERE id = ?1")?;
+        set.execute(params![id.as_str(), attempt.export_id.as_deref().map(capped)])?;
+    }
+    let mut complete = connection.prepare_cached(
+        "UPDATE attempts SET latency_us = ?2, received_id = ?3, status = ?4, export_status = ?5, bytes = ?6,
+            version_served = ?7, lifecycle = ?8, deprecation = ?9, sunset = ?10, error = ?11, queued_us = ?12,
+            waited_for = ?13, answered = max(answered, ?14)
+         WHERE id = ?1",
+    )?;
+    let changed = complete.execute(params![
+        id.as_str(),
+        micros(attempt.latency),
+        attempt.received_id.as_deref().map(capped),
+        attempt.status,
+        attempt.export_status.as_deref().map(capped),
+        size(attempt.bytes),
+        attempt.version_served.as_deref().map(capped),
+        attempt.lifecycle.as_deref().map(capped),
+        attempt.deprecation.as_deref().map(capped),
+        attempt.sunset.as_deref().map(capped),
+        attempt.error,
+        micros(attempt.queued),
+        attempt.waited_for,
+        is_answered,
+    ])?;
+    Ok(changed > 0)
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn size(bytes: Option<u64>) -> Option<i64> {
+    bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
 }
 
 /// Records the clients that an attempt answered besides the one that caused it. `false` if the attempt is not on record.
@@ -351,10 +358,6 @@ fn insert_served<'a>(
         insert.execute((seq, Text::of(one.request).as_str(), capped(&one.client), started_ms))?;
     }
     Ok(true)
-}
-
-fn capped(text: &str) -> &str {
-    text.char_indices().nth(TEXT_LIMIT).map_or(text, |(end, _)| &text[..end])
 }
 
 /// Two processes that make the same file at the same time collide here, for moments.

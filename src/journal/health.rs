@@ -13,8 +13,6 @@ const PAGE: u64 = 4_096;
 #[derive(Debug)]
 pub(super) struct JournalHealth {
     failing: AtomicBool,
-    /// True during a migration.
-    pub(super) migrating: AtomicBool,
     pub(super) dropped: AtomicU64,
     pub(super) written: AtomicU64,
     pub(super) commits: AtomicU64,
@@ -33,7 +31,6 @@ impl Default for JournalHealth {
     fn default() -> Self {
         Self {
             failing: AtomicBool::default(),
-            migrating: AtomicBool::default(),
             dropped: AtomicU64::default(),
             written: AtomicU64::default(),
             commits: AtomicU64::default(),
@@ -68,10 +65,6 @@ impl JournalHealth {
         self.panics.fetch_add(1, Ordering::Relaxed);
         let lost = self.in_hand.swap(0, Ordering::Relaxed);
         self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_migrating(&self) -> bool {
-        self.migrating.load(Ordering::Relaxed)
     }
 
     pub(super) fn log_bytes(&self) -> u64 {

@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`record`](Attempt) (what is kept), `store` (the handle that the gateway holds),
 //! `writer` (the thread behind it), `health` (what both know), `database`, `checkpoint` and `schema` (the file), `prune`, `sends`,
-//! `query` and `support` (reading).
+//! `query` and `support` (reading). `transfer` is about files, which are no requests to Snyk.
 
 mod checkpoint;
 mod database;
@@ -24,6 +24,7 @@ mod store;
 mod support;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod writer;
 
 pub use fault::Unrecorded;
@@ -34,3 +35,4 @@ pub use sends::{RecordedSend, RecordedSends};
 pub use settings::{Durability, OnFailure, Settings};
 pub use store::{AttemptReservation, Journal};
 pub use support::support;
+pub use transfer::{TransferQuery, TransferRecord, TransferRow, find_transfers};

@@ -1,4 +1,4 @@
-//! Forgetting: attempts beyond `max_rows` or older than `max_age`, and whom they answered.
+//! Forgetting: attempts beyond `max_rows` or older than `max_age`, and whom they answered; transfers by the same limits.
 //!
 //! A chunk is one short transaction, and records that wait are written between two chunks, so pruning
 //! never holds an answer up noticeably. Where records come without a pause, each group is followed by as many chunks
@@ -83,17 +83,9 @@ pub(super) fn prune_owed(
 
 /// Deletes one chunk; `true` when there may be more.
 pub(super) fn prune(connection: &Connection, settings: &Settings, now: Now) -> Result<bool, JournalFault> {
-    let max_rows = i64::try_from(settings.max_rows).unwrap_or(i64::MAX);
-    let newest: Option<i64> = connection.query_row("SELECT max(seq) FROM attempts", [], |row| row.get(0))?;
-    let last_surplus = newest.unwrap_or(0).saturating_sub(max_rows);
-    let oldest_ms = now.wall.checked_sub(settings.max_age).map_or(i64::MIN, unix_ms);
-
-    let mut victims = seqs(connection, "seq <= ?1 ORDER BY seq", last_surplus)?;
-    if victims.len() < CHUNK {
-        victims.extend(seqs(connection, "started_ms < ?1 ORDER BY started_ms", oldest_ms)?);
-    }
-    if victims.is_empty() {
-        return Ok(false);
+    let attempts = victims(connection, "attempts", settings, now)?;
+    if attempts.is_empty() {
+        return prune_transfers(connection, settings, now);
     }
     let group = Group::begin(connection)?;
     let mut room = CHUNK;
@@ -103,7 +95,7 @@ pub(super) fn prune(connection: &Connection, settings: &Settings, now: Now) -> R
                 (SELECT request_id FROM served WHERE attempt = ?1 LIMIT ?2)",
         )?;
         let mut forget_attempt = connection.prepare_cached("DELETE FROM attempts WHERE seq = ?1")?;
-        for seq in victims {
+        for seq in attempts {
             room -= forget_served.execute((seq, i64::try_from(room).unwrap_or(0)))?;
             if room == 0 {
                 break;
@@ -118,9 +110,39 @@ pub(super) fn prune(connection: &Connection, settings: &Settings, now: Now) -> R
     Ok(room == 0)
 }
 
-/// The first attempts that meet a condition.
-fn seqs(connection: &Connection, condition: &str, bound: i64) -> rusqlite::Result<Vec<i64>> {
-    let mut select =
-        connection.prepare_cached(&format!("SELECT seq FROM attempts WHERE {condition} LIMIT {CHUNK}"))?;
-    select.query_map([bound], |row| row.get(0))?.collect()
+/// Deletes one chunk of transfers; `true` when there may be more.
+fn prune_transfers(connection: &Connection, settings: &Settings, now: Now) -> Result<bool, JournalFault> {
+    let transfers = victims(connection, "transfers", settings, now)?;
+    if transfers.is_empty() {
+        return Ok(false);
+    }
+    let group = Group::begin(connection)?;
+    for seq in &transfers {
+        connection.prepare_cached("DELETE FROM transfers WHERE seq = ?1")?.execute([seq])?;
+    }
+    group.commit()?;
+    Ok(transfers.len() >= CHUNK)
+}
+
+/// The rows of a table that are to go next.
+fn victims(
+    connection: &Connection,
+    table: &str,
+    settings: &Settings,
+    now: Now,
+) -> rusqlite::Result<Vec<i64>> {
+    let max_rows = i64::try_from(settings.max_rows).unwrap_or(i64::MAX);
+    let mut newest = connection.prepare_cached(&format!("SELECT max(seq) FROM {table}"))?;
+    let newest: Option<i64> = newest.query_row([], |row| row.get(0))?;
+    let last_surplus = newest.unwrap_or(0).saturating_sub(max_rows);
+    let oldest_ms = now.wall.checked_sub(settings.max_age).map_or(i64::MIN, unix_ms);
+    let seqs = |condition: &str, bound: i64| -> rusqlite::Result<Vec<i64>> {
+        let select = format!("SELECT seq FROM {table} WHERE {condition} LIMIT {CHUNK}");
+        connection.prepare_cached(&select)?.query_map([bound], |row| row.get(0))?.collect()
+    };
+    let mut victims = seqs("seq <= ?1 ORDER BY seq", last_surplus)?;
+    if victims.len() < CHUNK {
+        victims.extend(seqs("started_ms < ?1 ORDER BY started_ms", oldest_ms)?);
+    }
+    Ok(victims)
 }

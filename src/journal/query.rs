@@ -119,27 +119,41 @@ pub enum QueryError {
 /// # Errors
 /// [`QueryError`].
 pub fn find(path: &Path, query: &Query) -> Result<Vec<Row>, QueryError> {
+    reading(path, || search(path, query))
+}
+
+/// Reads a journal that is there, by `search`.
+pub(super) fn reading<T>(
+    path: &Path,
+    search: impl FnOnce() -> Result<T, JournalFault>,
+) -> Result<T, QueryError> {
     match path.try_exists() {
         Ok(true) => {}
         Ok(false) => return Err(QueryError::Missing(path.to_owned())),
         Err(source) => return Err(QueryError::Hidden { path: path.to_owned(), source }),
     }
-    search(path, query).map_err(|fault| QueryError::Unreadable {
+    search().map_err(|fault| QueryError::Unreadable {
         path: path.to_owned(),
         advice: fault.advice(),
         source: Box::new(fault),
     })
 }
 
-fn search(path: &Path, query: &Query) -> Result<Vec<Row>, JournalFault> {
+/// Opens a journal to read it.
+pub(super) fn open(path: &Path, within: Option<Duration>) -> Result<Connection, JournalFault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(query.within.unwrap_or(PATIENCE).min(PATIENCE))?;
-    if let Some(within) = query.within {
+    connection.busy_timeout(within.unwrap_or(PATIENCE).min(PATIENCE))?;
+    if let Some(within) = within {
         let began = tokio::time::Instant::now();
         connection.progress_handler(STEPS, Some(move || began.elapsed() > within))?;
     }
     schema::check(&connection)?;
+    Ok(connection)
+}
+
+fn search(path: &Path, query: &Query) -> Result<Vec<Row>, JournalFault> {
+    let connection = open(path, query.within)?;
     let search = Search::of(&connection, query)?;
     let columns = Row::COLUMNS;
     let found = format!(
@@ -341,7 +355,7 @@ fn begins_a_uuid(id: &str) -> bool {
 }
 
 /// An id as the gateway records it: one in UUID form in lower case.
-fn canonical(id: &str) -> String {
+pub(super) fn canonical(id: &str) -> String {
     crate::export::Id::parse(id).map_or_else(|| id.to_owned(), |id| id.as_str().to_owned())
 }
 
@@ -354,7 +368,7 @@ mod tests {
     /// SQLite's plan of a search.
     fn explained(query: &Query) -> String {
         let mut connection = Connection::open_in_memory().unwrap();
-        schema::migrate(&mut connection).unwrap();
+        schema::create(&mut connection).unwrap();
         let search = Search::of(&connection, query).unwrap();
         let explain = format!("EXPLAIN QUERY PLAN {}", search.seqs(50));
         let mut explain = connection.prepare(&explain).unwrap();

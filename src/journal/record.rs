@@ -112,6 +112,14 @@ fn time_ordered(time: SystemTime) -> Uuid {
     uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid()
 }
 
+/// Longest text that is stored, in characters: an upstream cannot fill the disk through a header.
+const TEXT_LIMIT: usize = 256;
+
+/// The beginning of a text, as much as is stored.
+pub(super) fn capped(text: &str) -> &str {
+    text.char_indices().nth(TEXT_LIMIT).map_or(text, |(end, _)| &text[..end])
+}
+
 /// Milliseconds since 1970, negative before it.
 pub(super) fn unix_ms(time: SystemTime) -> i64 {
     let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);

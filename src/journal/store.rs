@@ -23,12 +23,10 @@ use super::fault::Unrecorded;
 use super::record::{Attempt, Served};
 use super::sends::RecordedSends;
 use super::settings::Settings;
+use super::transfer::TransferRecord;
 use super::writer::{Job, RETRY, Writer, WriterContext};
 use crate::clock::{Clock, Now};
 
-/// Longest that a request waits for a file of an earlier version to be brought to this one. Without what was sent in the last
-/// hour, a start would begin with a budget that forgets it.
-const MIGRATION_WAIT: Duration = Duration::from_mins(1);
 /// Longest that a stop waits for the thread: what is queued is a moment's work for a disk that works.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// The same where it is known not to work.
@@ -112,6 +110,11 @@ impl Journal {
         self.submit(WriterCommand::Serve(attempt, served)).await
     }
 
+    /// Records the transfer of a file. Nobody waits for it: its answer has left.
+    pub fn transferred(&self, transfer: TransferRecord) {
+        let _ = self.leave(Job { command: WriterCommand::Transfer(Box::new(transfer)), done: None });
+    }
+
     /// A place on record for the request that is attempt `id`, not taken yet.
     #[must_use]
     pub fn reservation(&self, id: Uuid) -> AttemptReservation {
@@ -124,7 +127,7 @@ impl Journal {
         self.0.shared.sends.set(Box::new(listener));
     }
 
-    /// Reads the requests of other processes, and waits for it as long as for a record; longer during a migration.
+    /// Reads the requests of other processes, and waits for it as long as for a record.
     pub async fn look(&self) {
         // What cannot be read now is read with the first record.
         let _ = self.submit(WriterCommand::Look).await;
@@ -209,14 +212,13 @@ impl Journal {
 
     async fn submit(&self, command: WriterCommand) -> Result<(), Unrecorded> {
         let is_record = command.is_record();
-        let (done, mut answer) = oneshot::channel();
+        let (done, answer) = oneshot::channel();
         let job = Job { command, done: Some(done) };
         if self.is_failing() {
             // A record is written when that is possible.
             return if is_record { self.leave(job) } else { Err(Unrecorded::Failing) };
         }
-        let begun = Instant::now();
-        let mut until = begun + self.0.max_wait;
+        let until = Instant::now() + self.0.max_wait;
         match timeout_at(until, self.0.queue.reserve()).await {
             Ok(Ok(place)) => place.send(job),
             Ok(Err(_)) => return Err(self.lost(is_record, Unrecorded::Closed)),
@@ -225,17 +227,11 @@ impl Journal {
                 return Err(self.lost(is_record, Unrecorded::Failing));
             }
         }
-        loop {
-            if let Ok(written) = timeout_at(until, &mut answer).await {
-                return written.unwrap_or(Err(Unrecorded::Closed));
-            }
-            let waits = !is_record && self.0.shared.health.is_migrating() && begun.elapsed() < MIGRATION_WAIT;
-            if !waits {
-                self.stalls();
-                return Err(Unrecorded::Failing);
-            }
-            until += self.0.max_wait;
-        }
+        let Ok(written) = timeout_at(until, answer).await else {
+            self.stalls();
+            return Err(Unrecorded::Failing);
+        };
+        written.unwrap_or(Err(Unrecorded::Closed))
     }
 
     /// Leaves a record to be written later.
@@ -249,9 +245,7 @@ impl Journal {
 
     /// The writer did not answer in time.
     fn stalls(&self) {
-        let health = &self.0.shared.health;
-        // One that brings the file to this version has said so.
-        if health.fails() && !health.is_migrating() {
+        if self.0.shared.health.fails() {
             error!(
                 path = %self.0.path.display(),
                 to_do = "check the disk of journal.path (a network file system, a suspended device) and its load",

@@ -12,6 +12,7 @@ use crate::clock::Clock;
 
 mod failing;
 mod search;
+mod transfers;
 
 fn settings(path: &Path) -> Settings {
     Settings {
@@ -325,43 +326,6 @@ async fn what_a_clock_dates_more_than_an_hour_away_counts_no_more() {
     let second = journal(&path);
     let told = readings(&second);
     drop(reserve(&second, 5, false).await);
-    assert_eq!(*told.lock().unwrap(), [2]);
-}
-
-#[tokio::test]
-async fn a_file_of_version_2_keeps_its_rows_and_finds_them() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("journal.db");
-    let clock = Clock::system();
-    {
-        let connection = rusqlite::Connection::open(&path).unwrap();
-        connection.execute_batch(schema::MIGRATIONS[..2].concat().as_str()).unwrap();
-        connection.pragma_update(None, "application_id", schema::APPLICATION_ID).unwrap();
-        connection.pragma_update(None, "user_version", 2).unwrap();
-        let ms = record::unix_ms(clock.now().wall);
-        connection
-            .execute_batch(&format!(
-                "INSERT INTO attempts (id, started_ms, latency_us, upstream, credential, request_id, client, sent_id,
-                     operation, method, status) VALUES ('i', {ms}, 1, 'u', 'c', 'r', 'alice', 's', 'results', 'GET', 200);
-                 INSERT INTO served VALUES (1, 'r', 'alice', {ms}), (1, 'f', 'bob', {ms});
-                 INSERT INTO sends (credential, process, at_ms, count) VALUES ('u c', 'p', {ms}, 5)"
-            ))
-            .unwrap();
-    }
-    let journal = journal(&path);
-    journal.record(attempt(1), vec![served(1_001, "alice"), served(9, "bob")]).await.unwrap();
-    let by = |client: &str| count(&path, &Query { client: Some(client.to_owned()), ..Query::default() });
-    assert_eq!((by("alice"), by("bob"), by("carol")), (2, 2, 0));
-    let rows = find(&path, &Query { limit: 10, ..Query::default() }).unwrap();
-    assert_eq!(rows.iter().map(|row| row.clients).collect::<Vec<_>>(), [2, 2]);
-    for id in ["r", "f", "s"] {
-        assert_eq!(count(&path, &Query { id: Some(id.to_owned()), ..Query::default() }), 1, "{id}");
-    }
-    // What was sent before it was brought to this version counts.
-    journal.close().await;
-    let again = self::journal(&path);
-    let told = readings(&again);
-    drop(reserve(&again, 2, false).await);
     assert_eq!(*told.lock().unwrap(), [2]);
 }
 

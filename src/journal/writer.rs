@@ -162,7 +162,10 @@ impl Writer {
     /// Answers everybody in a group that is committed; `on_record` says whose attempt is on record.
     fn written(&mut self, group: Vec<Job>, on_record: &[bool]) {
         self.works();
-        let attempts = group.iter().filter(|job| matches!(job.command, WriterCommand::Attempt(..))).count();
+        let attempts = group
+            .iter()
+            .filter(|job| matches!(job.command, WriterCommand::Attempt(..) | WriterCommand::Transfer(_)))
+            .count();
         self.schedule.wrote(attempts, group.iter().map(|job| job.command.rows()).sum());
         let health = &self.shared.health;
         health.commits.fetch_add(1, Ordering::Relaxed);

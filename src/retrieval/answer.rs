@@ -45,6 +45,24 @@ impl Retrieved {
         Self::stored(entry, Origin::Stale { seconds, age, detail })
     }
 
+    /// Its status, its fields and its body, as Snyk gave them.
+    pub(crate) fn parts(&self) -> AnswerParts<'_> {
+        match &self.answer {
+            Payload::Stored(entry) => AnswerParts {
+                status: entry.status,
+                fields: &entry.fields,
+                body: &entry.body,
+                arrival: entry.arrival(),
+            },
+            Payload::Fetched(fetched) => AnswerParts {
+                status: fetched.status,
+                fields: &fetched.fields,
+                body: &fetched.body,
+                arrival: fetched.arrival,
+            },
+        }
+    }
+
     fn stored(entry: Arc<Entry>, origin: Origin) -> Self {
         entry.count_hit();
         Self { origin, answer: Payload::Stored(entry) }
@@ -56,6 +74,15 @@ impl Retrieved {
             Forward { status: Some(*status), is_stored: entry.is_some(), not_stored: *not_stored, ..forward };
         Self { origin: Origin::Upstream(forward), answer: Payload::Fetched(fetched) }
     }
+}
+
+/// An answer, wherever it came from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AnswerParts<'a> {
+    pub(crate) status: StatusCode,
+    pub(crate) fields: &'a HeaderMap,
+    pub(crate) body: &'a Bytes,
+    pub(crate) arrival: Now,
 }
 
 /// The origin of an answer.
@@ -141,6 +168,7 @@ pub(crate) struct Fetched {
     pub(crate) trace: Option<Trace>,
     /// The way that it was sent.
     pub(crate) sending: Sending,
+    pub(crate) arrival: Now,
     pub(crate) status: StatusCode,
     /// Its end-to-end fields.
     pub(crate) fields: HeaderMap,

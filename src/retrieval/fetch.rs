@@ -273,7 +273,7 @@ impl Fetch {
     /// The record to write, and the result of the flight.
     fn result(&self, trial: Trial) -> (Attempt, FlightResult) {
         let stored = self.stored_response(&trial);
-        let Trial { attempt, answer, .. } = trial;
+        let Trial { attempt, answer, received: arrival, .. } = trial;
         let id = attempt.id;
         let fetched = |answer: UpstreamAnswer| {
             let (entry, not_stored) = match stored {
@@ -284,6 +284,7 @@ impl Fetch {
                 attempt: id,
                 trace: self.asker.trace.as_ref().map(|trace| trace.child(id)),
                 sending: Sending::of(&attempt),
+                arrival,
                 status: answer.status,
                 fields: response_fields::end_to_end(answer.fields, self.retrieval.upstream.root()),
                 body: answer.body,

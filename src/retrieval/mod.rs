@@ -39,10 +39,12 @@ use crate::upstream::Upstream;
 use fetch::{Fetch, FlightResult};
 use flights::{Flights, Follower, Leader, Role};
 
-pub(crate) use answer::{Cause, Forward, ForwardReason, NoAnswer, Origin, Payload, Retrieved, Sending};
+pub(crate) use answer::{
+    AnswerParts, Cause, Forward, ForwardReason, NoAnswer, Origin, Payload, Retrieved, Sending,
+};
 pub(crate) use fields::{SNYK_REQUEST_ID, text as response_text};
 pub(crate) use pass_through::{PassThrough, Passed};
-pub(crate) use question::{Asker, Question, Wanted};
+pub(crate) use question::{Asker, LinkUse, Question, Wanted};
 pub(crate) use response_fields::{CACHE_STATUS, PLACEHOLDER, REQUEST_ID, describe_stored};
 pub(crate) use span::{known_method, template};
 
@@ -173,7 +175,9 @@ impl Retrieval {
                 // It is of use past its freshness while Snyk cannot be asked, if its links live.
                 let stale = Some(entry).filter(|entry| entry.links_live(now) && wanted.takes(entry, now));
                 match stale {
-                    Some(entry) if self.is_paused(question, asker) => LookUp::Held(entry),
+                    Some(entry) if wanted.uses_links_here() || self.is_paused(question, asker) => {
+                        LookUp::Held(entry)
+                    }
                     stale => LookUp::Miss(Miss { stale, ..miss(ForwardReason::Stale, Some(key)) }),
                 }
             }
@@ -209,7 +213,7 @@ impl Retrieval {
             }
             Some(key) => {
                 let now = self.clock.now();
-                let usable = |entry: &Arc<Entry>| entry.is_fresh(now) && wanted.takes(entry, now);
+                let usable = |entry: &Arc<Entry>| wanted.is_met_by(entry, now);
                 let stored = || self.cache.find(key.as_str()).filter(usable);
                 match self.flights.join(key, asker.member(), wanted.is_revalidated(), stored) {
                     Ok(role) => role,

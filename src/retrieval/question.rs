@@ -1,10 +1,11 @@
 //! A question to Snyk, its asker, and the answers that the asker takes. None of them needs a client's HTTP request.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
-use tokio::time::Instant;
+use tokio::time::Instant as Deadline;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -59,10 +60,9 @@ pub(crate) struct Asker {
     /// Its share, where sending is short.
     pub(crate) share: u32,
     /// Its place among the requests of its client, held until the request and what it caused have ended.
-    #[expect(dead_code, reason = "it is held until it is dropped")]
     pub(crate) permit: Permit,
     /// The end of its wait.
-    pub(crate) deadline: Instant,
+    pub(crate) deadline: Deadline,
     /// Cancelled when it has closed its half of the connection.
     pub(crate) half_closed: CancellationToken,
     /// The `snyk-request-id` to send, if it chose one.
@@ -95,12 +95,39 @@ impl Asker {
 pub(crate) struct Wanted {
     /// The directives of a client's request (RFC 9111 §5.2.1).
     pub(crate) directives: Directives,
+    pub(crate) links: LinkUse,
+}
+
+/// The use of the links in an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum LinkUse {
+    /// They leave, so that they must live as long as `cache.link_margin` has it: the answer must be fresh.
+    #[default]
+    Leave,
+    /// They are used here and now: a stored answer is good, fresh or not, while they live a minute more.
+    Here {
+        /// The arrival of the answer whose links were refused: another is wanted.
+        newer_than: Option<Instant>,
+    },
 }
 
 impl Wanted {
     /// True if `entry`, fresh or not, is an answer that it takes.
     pub(super) fn takes(&self, entry: &Entry, now: Now) -> bool {
-        entry.satisfies(&self.directives, now)
+        let is_new = match self.links {
+            LinkUse::Here { newer_than: Some(held) } => entry.arrival().mono > held,
+            LinkUse::Here { newer_than: None } | LinkUse::Leave => true,
+        };
+        is_new && entry.satisfies(&self.directives, now)
+    }
+
+    /// True if `entry` answers it without Snyk.
+    pub(super) fn is_met_by(&self, entry: &Entry, now: Now) -> bool {
+        (entry.is_fresh(now) || self.uses_links_here() && entry.links_live(now)) && self.takes(entry, now)
+    }
+
+    pub(super) fn uses_links_here(&self) -> bool {
+        self.links != LinkUse::Leave
     }
 
     /// True if the answer must be made after it was asked for.

@@ -55,9 +55,15 @@ pub(crate) fn template(kind: &str, operation: &str) -> Option<&'static str> {
         ("org", "start") => Some("/orgs/{org_id}/export"),
         ("org", "job-status") => Some("/orgs/{org_id}/jobs/export/{export_id}"),
         ("org", "results") => Some("/orgs/{org_id}/export/{export_id}"),
+        ("org", "files") => Some("/orgs/{org_id}/export/{export_id}/files"),
+        ("org", "file") => Some("/orgs/{org_id}/export/{export_id}/files/{part}.csv"),
+        ("org", "table") => Some("/orgs/{org_id}/export/{export_id}/table.csv"),
         ("group", "start") => Some("/groups/{group_id}/export"),
         ("group", "job-status") => Some("/groups/{group_id}/jobs/export/{export_id}"),
         ("group", "results") => Some("/groups/{group_id}/export/{export_id}"),
+        ("group", "files") => Some("/groups/{group_id}/export/{export_id}/files"),
+        ("group", "file") => Some("/groups/{group_id}/export/{export_id}/files/{part}.csv"),
+        ("group", "table") => Some("/groups/{group_id}/export/{export_id}/table.csv"),
         _ => None,
     }
 }

@@ -10,7 +10,7 @@ mod package;
 use http::{Method, Uri};
 
 use crate::export::text::{check_percent, is_unreserved_byte};
-use crate::export::{CallQuery, ExportCall, Operation, Scope, parse_path};
+use crate::export::{CallQuery, ExportCall, FilesCall, FilesPath, Operation, Scope, parse_path};
 
 /// A call that is no export call and is passed on as it is (`routes.other = "forward"`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct OtherCall {
 pub enum Route {
     /// One of the six export calls.
     Export(ExportCall),
+    /// A call for the files of an export, which the gateway serves itself.
+    Files(FilesCall),
     /// Anything else below `/rest/`, `/v1/` or `/api/v1/`.
     Other(OtherCall),
 }
@@ -40,6 +42,7 @@ impl Route {
     pub fn scopes(&self) -> &[Scope] {
         match self {
             Self::Export(call) => std::slice::from_ref(&call.scope),
+            Self::Files(call) => std::slice::from_ref(&call.scope),
             Self::Other(call) => &call.scopes,
         }
     }
@@ -69,8 +72,8 @@ const OTHER_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 /// Recognises a request by its method, path and query.
 ///
 /// # Errors
-/// A [`RouteError`] for everything that is not one of the six export calls, or, with `forward_other`,
-/// not a clean path below `/rest/`, `/v1/` or `/api/v1/`.
+/// A [`RouteError`] for everything that is not one of the six export calls or a call for files, or, with
+/// `forward_other`, not a clean path below `/rest/`, `/v1/` or `/api/v1/`.
 pub fn recognise(method: &Method, uri: &Uri, forward_other: bool) -> Result<Route, RouteError> {
     if *method == Method::CONNECT {
         return Err(RouteError::Method {
@@ -90,15 +93,23 @@ pub fn recognise(method: &Method, uri: &Uri, forward_other: bool) -> Result<Rout
             query: CallQuery::parse(query).ok_or(RouteError::Query)?,
         }));
     }
+    if let Some(FilesPath { scope, export, target }) = FilesPath::parse(uri.path()) {
+        if !FilesCall::takes(method) {
+            return Err(RouteError::Method { allow: "GET, HEAD" });
+        }
+        let query = CallQuery::parse(query).ok_or(RouteError::Query)?;
+        return Ok(Route::Files(FilesCall { scope, export, target, query }));
+    }
     if !forward_other {
         check_path(uri.path())?;
         return Err(RouteError::Unknown);
     }
     let path = other::path(uri.path())?;
-    // A lenient server might take another spelling of an export call for one; it must not pass as another.
+    // A lenient server might take another spelling of such a call for one; it must not pass as another.
     let spelling = other::lenient(&path);
     let below_api = path.starts_with("/rest/") || path.starts_with("/v1/");
-    if parse_path(&spelling).is_some() || !below_api {
+    let is_disguised = parse_path(&spelling).is_some() || FilesPath::parse(&spelling).is_some();
+    if is_disguised || !below_api {
         return Err(RouteError::Unknown);
     }
     if !OTHER_METHODS.split(", ").any(|known| known == method.as_str()) {
@@ -148,6 +159,7 @@ mod tests {
     fn target(route: Result<Route, RouteError>) -> String {
         match route {
             Ok(Route::Export(call)) => call.target(),
+            Ok(Route::Files(call)) => format!("{:?} of {}", call.target, call.results().target()),
             Ok(Route::Other(call)) => call.target,
             Err(refusal) => format!("{refusal:?}"),
         }
@@ -171,6 +183,66 @@ mod tests {
             ),
         ] {
             assert_eq!(target(get(&spelling)), expected, "{spelling}");
+        }
+    }
+
+    #[test]
+    fn files_are_named_below_the_results_of_their_export() {
+        let results = format!("/rest/orgs/{ORG}/export/E1");
+        for (spelling, expected) in [
+            (format!("/rest/orgs/{ORG}/export/E1/files"), format!("Index of {results}")),
+            (
+                format!("/orgs/{}/export/E1/files/1.csv", ORG.to_uppercase()),
+                format!("File(Part(1)) of {results}"),
+            ),
+            (
+                format!("/orgs/{ORG}/export/E1/files/999999.csv?x=1&version=2"),
+                format!("File(Part(999999)) of {results}?version=2&x=1"),
+            ),
+            (format!("/orgs/{ORG}/export/E1/table.csv?"), format!("File(Table) of {results}")),
+            ("/groups/g/export/files/files".to_owned(), "Index of /rest/groups/g/export/files".to_owned()),
+            // Not a list of files: an export, and the second spelling of job status.
+            ("/groups/g/export/files".to_owned(), "/rest/groups/g/export/files".to_owned()),
+            ("/groups/g/export/jobs/files".to_owned(), "/rest/groups/g/jobs/export/files".to_owned()),
+        ] {
+            assert_eq!(target(get(&spelling)), expected, "{spelling}");
+            let head = recognise(&Method::HEAD, &spelling.parse().expect("a URI"), true);
+            assert_eq!(target(head), expected, "{spelling}");
+        }
+        for path in [
+            "/orgs/a/export/e/files/",
+            "/orgs/a/export/e/files/0.csv",
+            "/orgs/a/export/e/files/01.csv",
+            "/orgs/a/export/e/files/1000000.csv",
+            "/orgs/a/export/e/files/1.csv/",
+            "/orgs/a/export/e/files/1.CSV",
+            "/orgs/a/export/e/files/1",
+            "/orgs/a/export/e/files/.csv",
+            "/orgs/a/export/e/files/table.csv",
+            "/orgs/a/export/e/1.csv",
+            "/orgs/a/export/e/Files",
+            "/orgs/a/export/files/1.csv",
+            "/orgs/a/export/table.csv",
+            "/orgs/a/export/jobs/files/1.csv",
+            "/orgs/a/export/jobs/table.csv",
+            "/orgs/a/jobs/export/e/files",
+            "/orgs/a/jobs/export/e/table.csv",
+            "/export/e/files",
+        ] {
+            assert_eq!(get(path), Err(RouteError::Unknown), "{path}");
+        }
+        for (method, forward_other) in
+            [(Method::POST, false), (Method::DELETE, true), (Method::OPTIONS, true)]
+        {
+            let refused =
+                recognise(&method, &"/orgs/a/export/e/table.csv".parse().expect("a URI"), forward_other);
+            assert_eq!(refused, Err(RouteError::Method { allow: "GET, HEAD" }), "{method}");
+        }
+        assert_eq!(get("/orgs/a/export/e/table.csv?x=%00"), Err(RouteError::Query));
+        for path in
+            ["/orgs/a/export/e/files/%31.csv", "/orgs/a/export/e/files/+1.csv", "/orgs/a/export/e//files"]
+        {
+            assert_eq!(get(path), Err(RouteError::Path), "{path}");
         }
     }
 
@@ -219,9 +291,14 @@ mod tests {
             assert_eq!(other(bad), "Path", "{bad}");
         }
         assert_eq!(other("/v2/x"), "Unknown");
-        for disguised in
-            ["/rest/orgs/a/export/", "/rest/orgs/a/Export", "/rest/ORGS/a/export/e", "/rest/orgs/a/%65xport"]
-        {
+        for disguised in [
+            "/rest/orgs/a/export/",
+            "/rest/orgs/a/Export",
+            "/rest/ORGS/a/export/e",
+            "/rest/orgs/a/%65xport",
+            "/rest/orgs/a/export/e/Files/1.csv",
+            "/rest/orgs/a/export/e/table.csv/",
+        ] {
             assert_eq!(other(disguised), "Unknown", "{disguised}");
         }
         assert_eq!(other("/v1/x?a=%00"), "Query");

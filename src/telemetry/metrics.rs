@@ -14,7 +14,10 @@ use prometheus_client::registry::{Registry, Unit};
 use super::drift::{self, Drift};
 
 /// The operations, as they are written in labels.
-const OPERATIONS: [&str; 5] = ["results", "job-status", "start", "other", "none"];
+const OPERATIONS: [&str; 6] = ["results", "job-status", "start", "files", "other", "none"];
+/// The outcomes of a transfer of a file; the last one is that of all others.
+const TRANSFERS: [&str; 8] =
+    ["proven", "unproven", "range", "abandoned", "revoked", "purged", "stopped", "failed"];
 /// The results of an attempt.
 const RESULTS: [&str; 7] = ["2xx", "3xx", "4xx", "401", "429", "5xx", "error"];
 /// The reasons for which an answer with a finished export is not stored.
@@ -151,6 +154,9 @@ pub struct Metrics {
     freshness: Histogram,
     not_stored: Family<Labels<1>, Counter>,
     by_reason: [Counter; NOT_STORED.len()],
+    transfers: Family<Labels<1>, Counter>,
+    by_end: [Counter; TRANSFERS.len()],
+    sent_bytes: Counter,
     drift: Drift,
 }
 
@@ -193,6 +199,7 @@ impl Default for Metrics {
         let request_duration: Family<_, _, fn() -> Histogram> = Family::new_with_constructor(of_clients);
         let upstream_duration: Family<_, _, fn() -> Histogram> = Family::new_with_constructor(of_upstream);
         let not_stored = Family::<Labels<1>, Counter>::default();
+        let transfers = Family::<Labels<1>, Counter>::default();
         Self {
             requests: Table::new(by_operation(), Label { name: "outcome", values: outcomes }),
             by_class: CLASSES.map(|class| responses.get_or_create_owned(&[("class", class)])),
@@ -207,6 +214,9 @@ impl Default for Metrics {
             freshness: Histogram::new(FRESHNESS_SECONDS),
             by_reason: NOT_STORED.map(|reason| not_stored.get_or_create_owned(&[("reason", reason)])),
             not_stored,
+            by_end: TRANSFERS.map(|outcome| transfers.get_or_create_owned(&[("outcome", outcome)])),
+            transfers,
+            sent_bytes: Counter::default(),
             drift: Drift::default(),
         }
     }
@@ -254,6 +264,17 @@ impl Metrics {
     pub fn not_stored(&self, reason: &str) -> bool {
         let counter = NOT_STORED.iter().position(|known| *known == reason).map(|at| &self.by_reason[at]);
         counter.is_some_and(|counter| counter.inc() == 0)
+    }
+
+    /// Counts bytes of a file that a client was sent.
+    pub fn sent(&self, bytes: u64) {
+        self.sent_bytes.inc_by(bytes);
+    }
+
+    /// Counts a transfer that has ended.
+    pub fn transferred(&self, outcome: &str) {
+        let at = TRANSFERS.iter().position(|known| *known == outcome);
+        self.by_end[at.unwrap_or(TRANSFERS.len() - 1)].inc();
     }
 
     /// Notes a sign that Snyk's API changes; `detail` must be plain words.
@@ -329,6 +350,17 @@ impl Metrics {
             "not_stored",
             "Responses with a finished or an unreadable export that were not stored, by reason",
             self.not_stored.clone(),
+        );
+        registry.register(
+            "files_transfers",
+            "Transfers of files to clients that have ended, by outcome",
+            self.transfers.clone(),
+        );
+        registry.register_with_unit(
+            "files_sent",
+            "Content of files that was sent to clients",
+            Unit::Bytes,
+            self.sent_bytes.clone(),
         );
         registry.register(
             "drift",

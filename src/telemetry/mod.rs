@@ -28,6 +28,8 @@ pub use settings::{Format, Settings};
 
 /// The target of the one event of each exchange.
 pub const EXCHANGE: &str = "exportgate::exchange";
+/// The target of the one event of each transfer of a file.
+pub const TRANSFER: &str = "exportgate::transfer";
 
 /// The libraries below us write what they send and read at their finer levels; no filter opens these.
 const QUIET: [&str; 7] =

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -17,7 +18,7 @@ use crate::error_text::BoxError;
 #[derive(Debug)]
 pub struct Streamed {
     body: From,
-    deadline: Pin<Box<Sleep>>,
+    deadline: Option<Pin<Box<Sleep>>>,
     held: BodyGuards,
     withheld: Withheld,
 }
@@ -29,6 +30,8 @@ enum From {
     Peer(CheckedBody),
     /// Ourselves, piece by piece.
     Us(mpsc::Receiver<Bytes>),
+    /// A body that keeps its own time.
+    Timed(UnsyncBoxBody<Bytes, BoxError>),
 }
 
 /// A secret that must not be in the body, and the last bytes that went through, for it may be cut in two.
@@ -85,19 +88,25 @@ impl Streamed {
     /// Lets `body` stream until `deadline`.
     #[must_use]
     pub fn new(body: CheckedBody, deadline: Instant) -> Self {
-        Self::of(From::Peer(body), deadline)
+        Self::of(From::Peer(body), Some(deadline))
     }
 
     /// A body of our own, that ends when its sender is dropped, or at `deadline`.
     #[must_use]
     pub fn of_pieces(pieces: mpsc::Receiver<Bytes>, deadline: Instant) -> Self {
-        Self::of(From::Us(pieces), deadline)
+        Self::of(From::Us(pieces), Some(deadline))
     }
 
-    fn of(body: From, deadline: Instant) -> Self {
+    /// A body that limits its pauses, and not its whole time: a file.
+    #[must_use]
+    pub fn of_timed(body: UnsyncBoxBody<Bytes, BoxError>) -> Self {
+        Self::of(From::Timed(body), None)
+    }
+
+    fn of(body: From, deadline: Option<Instant>) -> Self {
         Self {
             body,
-            deadline: Box::pin(sleep_until(deadline)),
+            deadline: deadline.map(|deadline| Box::pin(sleep_until(deadline))),
             held: BodyGuards::default(),
             withheld: Withheld::default(),
         }
@@ -122,11 +131,12 @@ impl Body for Streamed {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.deadline.as_mut().poll(cx).is_ready() {
+        if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
             return Poll::Ready(Some(Err(StreamTimeout.into())));
         }
         let frame = match &mut self.body {
             From::Peer(body) => ready!(Pin::new(body).poll_frame(cx)),
+            From::Timed(body) => return Pin::new(body).poll_frame(cx),
             From::Us(pieces) => return pieces.poll_recv(cx).map(|piece| Some(Ok(Frame::data(piece?)))),
         };
         if let Some(Ok(frame)) = &frame
@@ -139,11 +149,19 @@ impl Body for Streamed {
     }
 
     fn is_end_stream(&self) -> bool {
-        if let From::Peer(body) = &self.body { body.is_end_stream() } else { false }
+        match &self.body {
+            From::Peer(body) => body.is_end_stream(),
+            From::Timed(body) => body.is_end_stream(),
+            From::Us(_) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        if let From::Peer(body) = &self.body { body.size_hint() } else { SizeHint::default() }
+        match &self.body {
+            From::Peer(body) => body.size_hint(),
+            From::Timed(body) => body.size_hint(),
+            From::Us(_) => SizeHint::default(),
+        }
     }
 }
 

@@ -267,7 +267,8 @@ fn a_key_is_made_once_and_a_dry_run_names_the_rule() {
     let snippet =
         &told[told.find("[clients.ci]").unwrap()..].replace("orgs = []", &format!("orgs = ['{ORG}']"));
     let clients = home.path().join("clients.toml");
-    std::fs::write(&clients, snippet).unwrap();
+    let files = format!("[clients.files]\nunix_users = [4242]\norgs = ['{ORG}']\noperations = ['files']\n");
+    std::fs::write(&clients, format!("{snippet}\n{files}")).unwrap();
     let check = |client: &str, method: &str, path: &str| {
         let mut command = exportgate(home.path());
         command.args(["check", "--as", client, method, path]).env("SNYK_TOKEN", TOKEN);
@@ -281,13 +282,22 @@ fn a_key_is_made_once_and_a_dry_run_names_the_rule() {
         code == Some(0) && text.contains("operations holds \"read\"") && text.contains("credential default"),
         "{text}"
     );
+    for (client, class) in [("ci", "read"), ("files", "files")] {
+        let (code, text) = check(client, "GET", &format!("/orgs/{ORG}/export/e1/files/1.csv"));
+        let rule = format!("operations holds \"{class}\"");
+        assert!(code == Some(0) && text.contains(&rule), "{text}");
+    }
     for (client, method, path, rule) in [
         ("ci", "POST", format!("/orgs/{ORG}/export?{V}"), "operations does not hold \"start\""),
         ("ci", "GET", "/orgs/other/export/e1".to_owned(), "orgs does not hold this org"),
         ("ci", "GET", "/groups/g/export/e1".to_owned(), "groups does not hold this group"),
         ("ci", "GET", "/rest/self".to_owned(), "404 unknown_route"),
         ("ci", "DELETE", read.clone(), "405 method_not_allowed"),
-        ("nobody", "GET", read.clone(), "401, unknown client; the clients are: ci"),
+        ("ci", "GET", "/groups/g/export/e1/table.csv".to_owned(), "groups does not hold this group"),
+        ("ci", "DELETE", format!("/orgs/{ORG}/export/e1/files"), "405 method_not_allowed"),
+        ("files", "GET", read.clone(), "operations does not hold \"read\""),
+        ("files", "GET", format!("/orgs/{ORG}/jobs/export/e1"), "operations does not hold \"read\""),
+        ("nobody", "GET", read.clone(), "401, unknown client; the clients are: ci, files"),
     ] {
         let (code, text) = check(client, method, &path);
         assert!(code == Some(1) && text.contains(rule), "{rule} in {text}");

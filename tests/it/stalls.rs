@@ -131,8 +131,6 @@ async fn a_write_that_hangs_is_logged_once_and_a_stop_ends_in_its_time() {
     assert_eq!(program.terminate(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let log = std::fs::read_to_string(program.log()).unwrap();
-    // A file that is made anew is of no earlier version.
-    assert!(!log.contains("migrating the journal"), "{log}");
     assert_eq!(log.matches("journal write timed out").count(), 1, "{log}");
     assert_eq!(log.matches("\"records\":3").count(), 1, "{log}");
     assert_eq!(find(&journal, &Query { limit: 10, ..Query::default() }).unwrap().len(), 1);

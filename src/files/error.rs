@@ -1,0 +1,97 @@
+//! Requests for files that cannot be answered, by kind.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::retrieval::{NoAnswer, Retrieved};
+
+/// A request for a file without a file.
+#[derive(Debug)]
+pub(crate) struct FilesError {
+    pub(crate) kind: FilesErrorKind,
+    /// The error of a library; for the log only.
+    pub(crate) source: Option<Arc<dyn Error + Send + Sync>>,
+    /// The answer of the results that showed it, where there was one.
+    pub(crate) results: Option<Box<Retrieved>>,
+    /// The reason that there are no results.
+    pub(crate) no_answer: Option<Box<NoAnswer>>,
+}
+
+/// The kinds of it. `code` is the client's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FilesErrorKind {
+    /// The results could not be read ([`FilesError::no_answer`]).
+    NoResults,
+    /// Snyk's answer is no export's document: 404, 429, 5xx, a redirect ([`FilesError::results`]).
+    SnykAnswered,
+    /// The export is not finished.
+    NotFinished {
+        /// Snyk's `Retry-After`, where it gave one.
+        retry_after: Option<Duration>,
+    },
+    /// The export ended in ERRORED or ERROR.
+    ExportFailed,
+    /// The export has no part of that number.
+    NoSuchFile,
+    /// The store has it no more: Snyk keeps files for three days.
+    FileGone,
+    /// The link's host is not in `files.hosts`, or its address is none that may be asked.
+    HostNotAllowed,
+    /// The store refuses the link, also after it was renewed.
+    StoreRefused,
+    StoreUnreachable,
+    /// The store made no progress for `files.idle_timeout`.
+    StoreTimeout,
+    /// The results have no link for it.
+    LinkMissing,
+    /// Two parts have different headers: they make no table.
+    ColumnsDiffer,
+    /// A header is longer than can be read.
+    HeaderTooLong,
+    /// A part is no CSV that can be joined.
+    NotCsv,
+    /// `files.max_transfers`, or the client's share of it, is reached.
+    FilesBusy,
+    /// The object changed while it was read.
+    ObjectChanged,
+    /// Fewer or other bytes came than the store announced.
+    NotProven,
+}
+
+impl FilesErrorKind {
+    /// Its word in answers, log and journal.
+    pub(crate) const fn code(self) -> &'static str {
+        match self {
+            Self::NoResults => "no_results",
+            Self::SnykAnswered => "upstream_answered",
+            Self::NotFinished { .. } => "not_finished",
+            Self::ExportFailed => "export_failed",
+            Self::NoSuchFile => "no_such_file",
+            Self::FileGone => "file_gone",
+            Self::HostNotAllowed => "host_not_allowed",
+            Self::StoreRefused => "store_refused",
+            Self::StoreUnreachable => "store_unreachable",
+            Self::StoreTimeout => "store_timeout",
+            Self::LinkMissing => "link_missing",
+            Self::ColumnsDiffer => "columns_differ",
+            Self::HeaderTooLong => "header_too_long",
+            Self::NotCsv => "not_csv",
+            Self::FilesBusy => "files_busy",
+            Self::ObjectChanged => "object_changed",
+            Self::NotProven => "not_proven",
+        }
+    }
+}
+
+impl From<FilesErrorKind> for FilesError {
+    fn from(kind: FilesErrorKind) -> Self {
+        Self { kind, source: None, results: None, no_answer: None }
+    }
+}
+
+impl From<NoAnswer> for FilesError {
+    fn from(no_answer: NoAnswer) -> Self {
+        Self { no_answer: Some(Box::new(no_answer)), ..FilesErrorKind::NoResults.into() }
+    }
+}

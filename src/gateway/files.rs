@@ -1,0 +1,65 @@
+//! The answers to calls for files.
+
+use std::sync::Arc;
+
+use http::Response;
+
+use super::exchange::Exchange;
+use super::failure::{Failure, FailureKind};
+use super::file_reply::{self, FileReply};
+use super::{ClientRequest, Gateway};
+use crate::downloads::{CutReason, FileStream};
+use crate::export::{FilesCall, FilesTarget};
+use crate::files::{Ask, Conditions, FileAnswer, Opened};
+use crate::route::Route;
+use crate::transport::Body;
+
+impl Gateway {
+    /// Answers a call for files.
+    pub(super) async fn answer_files(
+        &self,
+        exchange: &mut Exchange,
+        request: &ClientRequest,
+        call: FilesCall,
+        mut ask: Ask,
+    ) -> Result<Response<Body>, Failure> {
+        let file = match call.target {
+            FilesTarget::File(file) => file,
+            FilesTarget::Index => {
+                let index = self.files.index(ask).await.map_err(|error| exchange.no_files(error))?;
+                exchange.files_of(index.results)?;
+                return Ok(file_reply::index(&call, &index.parts));
+            }
+        };
+        let client = Arc::clone(&exchange.client);
+        let download = self.downloads.begin(exchange.id, &client, &call, file, exchange.started);
+        // Whoever changes the clients cuts what is registered; what changed before that is seen here.
+        let route = Route::Files(call.clone());
+        if !self.access.still_permits(&client, &route) {
+            return Err(FailureKind::Cut(CutReason::Revoked).into());
+        }
+        let permit = ask.asker.permit.share();
+        let conditions = Conditions::of(&request.parts.method, &request.parts.headers);
+        let opened = download.until_cut(self.files.open(ask, file, &conditions)).await;
+        let opened = opened.map_err(FailureKind::Cut)?.map_err(|error| exchange.no_files(error))?;
+        let Opened { results, description, answer } = opened;
+        exchange.files_of(results)?;
+        let reply = FileReply { export: &call.export, file, description: &description };
+        Ok(match answer {
+            FileAnswer::Whole(body) => {
+                let stream = FileStream { body, span: None, permit };
+                reply.whole(Body::Right(download.stream(stream)))
+            }
+            FileAnswer::Range { span, body } => {
+                let stream = FileStream { body, span: Some(span), permit };
+                reply.range(span, Body::Right(download.stream(stream)))
+            }
+            FileAnswer::Head => reply.head(),
+            FileAnswer::NotModified => reply.not_modified(),
+            FileAnswer::Unsatisfiable => {
+                return Err(FailureKind::Unsatisfiable(description.size.unwrap_or_default()).into());
+            }
+            FileAnswer::PreconditionFailed => return Err(FailureKind::PreconditionFailed.into()),
+        })
+    }
+}

@@ -1,0 +1,133 @@
+//! The table of files: the answer to a request that got no file.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::causes::of_cause;
+use super::error_reply::{ErrorReply, denied, not_found, reply, unavailable};
+use crate::downloads::CutReason;
+use crate::files::FilesErrorKind;
+use crate::retrieval::Cause;
+
+/// Time for an export to go on, where Snyk gave none.
+const NEXT_LOOK: Duration = Duration::from_secs(5);
+
+pub(super) fn no_file(kind: FilesErrorKind) -> ErrorReply {
+    use FilesErrorKind as K;
+    use StatusCode as S;
+    let with = |status, error, title, detail| reply(status, error, kind.code(), title, detail);
+    let store = |title, detail| with(S::BAD_GATEWAY, "http_protocol_error", title, detail);
+    let table = |title, detail| with(S::BAD_GATEWAY, "proxy_internal_response", title, detail);
+    match kind {
+        // These are answered by their causes.
+        K::NoResults | K::SnykAnswered => of_cause(Cause::Internal),
+        K::NotFinished { retry_after } => unavailable(
+            "proxy_internal_response",
+            kind.code(),
+            "The export is not finished",
+            "Wait as Retry-After says, and ask again. Its job status tells how far it is.",
+        )
+        .after(retry_after.unwrap_or(NEXT_LOOK)),
+        K::ExportFailed => table(
+            "The export failed at Snyk",
+            "Start a new one. Snyk's support wants the snyk-request-id of this answer.",
+        ),
+        K::NoSuchFile => not_found(
+            kind.code(),
+            "The export has no such part",
+            "GET the path with /files at its end: it lists the parts.",
+        ),
+        K::FileGone => with(
+            S::GONE,
+            "http_request_denied",
+            "The file is no longer at Snyk's store",
+            "Snyk keeps files for three days. Start a new export.",
+        ),
+        K::HostNotAllowed => with(
+            S::BAD_GATEWAY,
+            "destination_ip_prohibited",
+            "The link leads to a host or an address that the gateway may not ask",
+            "Ask who runs the gateway to look at its log. If the host is Snyk's store, it belongs in files.hosts.",
+        ),
+        K::StoreRefused => store(
+            "Snyk's file store refuses the link, also after it was renewed",
+            "Try again. If it lasts, compare the clock of the gateway with the time, then start a new export.",
+        ),
+        K::StoreUnreachable => with(
+            S::BAD_GATEWAY,
+            "destination_unavailable",
+            "Snyk's file store was not reached",
+            "Check that the gateway may reach the host of the links, directly or by HTTPS_PROXY. Its log names the host.",
+        ),
+        K::StoreTimeout => with(
+            S::GATEWAY_TIMEOUT,
+            "http_response_timeout",
+            "Snyk's file store made no progress in time",
+            "Try again. The limit is files.idle_timeout.",
+        ),
+        K::LinkMissing => store(
+            "Snyk's answer has no link for this file",
+            "Ask again in a moment. If it lasts, start a new export.",
+        ),
+        K::ColumnsDiffer => table(
+            "The parts of the export have different columns: they make no table",
+            "Download the parts: the path with /files at its end lists them.",
+        ),
+        K::HeaderTooLong => table(
+            "The header row of a part is too long to make a table",
+            "Download the parts: the path with /files at its end lists them.",
+        ),
+        K::NotCsv => table(
+            "A part is no CSV that can be joined with the others",
+            "Download the parts: the path with /files at its end lists them.",
+        ),
+        K::FilesBusy => unavailable(
+            "connection_limit_reached",
+            kind.code(),
+            "As many files are being transferred as may be at once",
+            "Wait for one to end. The limits are files.max_transfers and files.max_transfers_per_client.",
+        )
+        .after(Duration::from_secs(1)),
+        K::ObjectChanged => {
+            store("The file changed at Snyk's store while it was read", "Ask again for the whole file.")
+        }
+        K::NotProven => store(
+            "The file from Snyk's store is not whole, or not what the store announced",
+            "Ask again. If it lasts, start a new export.",
+        ),
+    }
+}
+
+/// Snyk's own answer is withheld: a client that may have files alone gets no link, from whatever answer.
+pub(super) fn snyk_answered(status: StatusCode, retry_after: Option<u64>) -> ErrorReply {
+    let is_login = status == StatusCode::UNAUTHORIZED || status == StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+    let is_error = (status.is_client_error() && !is_login) || status.is_server_error();
+    let status = if is_error { status } else { StatusCode::BAD_GATEWAY };
+    let title = match status {
+        StatusCode::NOT_FOUND => "Snyk does not know this export, or not any more",
+        StatusCode::FORBIDDEN => "Snyk does not allow the gateway's credential this export",
+        StatusCode::TOO_MANY_REQUESTS => "Rate limited by Snyk (429)",
+        _ => "Snyk gave no results of this export",
+    };
+    let detail = "This is the status of Snyk's answer. Look at the ids and the version; Snyk's support wants the snyk-request-id.";
+    let answer = reply(status, "http_request_denied", "upstream_answered", title, detail);
+    ErrorReply { retry_after, ..answer }
+}
+
+/// The answer to a download that was cut before it began.
+pub(super) fn cut(reason: CutReason) -> ErrorReply {
+    let ended = |title| {
+        unavailable("proxy_internal_response", "download_cut", title, "Ask again.")
+            .after(Duration::from_secs(1))
+    };
+    match reason {
+        CutReason::Revoked => denied(
+            "forbidden",
+            "The gateway's policy does not allow you this any more",
+            "Ask who runs the gateway: `exportgate check --as CLIENT METHOD PATH` names the rule.",
+        ),
+        CutReason::Purged => ended("The export was purged while its file was looked for"),
+        CutReason::Stopped => ended("The gateway stops"),
+    }
+}
