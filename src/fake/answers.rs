@@ -38,8 +38,10 @@ pub(super) fn error(status: u16, title: &str, detail: &str) -> Response<Body> {
 }
 
 /// A bucket's own refusal.
-pub(super) fn bucket_error(status: u16, code: &str) -> Response<Body> {
-    let xml = format!("<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code></Error>");
+pub(super) fn bucket_error(status: u16, code: &str, message: &str) -> Response<Body> {
+    let xml = format!(
+        "<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    );
     respond(status, "application/xml; charset=UTF-8", xml)
 }
 
@@ -67,17 +69,28 @@ pub(super) struct ExportDocument<'a> {
     pub(super) version: &'a str,
     pub(super) status: &'a str,
     pub(super) time: &'a str,
+    /// Of a finished one.
+    pub(super) table: Option<Table>,
+}
+
+/// What is said of a finished export's table.
+pub(super) struct Table {
+    pub(super) rows: Option<Value>,
     pub(super) results: Option<Vec<Value>>,
 }
 
 impl ExportDocument<'_> {
     pub(super) fn respond(self) -> Response<Body> {
-        let Self { scope, id, version, status, time, results } = self;
+        let Self { scope, id, version, status, time, table } = self;
         let mut attributes = json!({"created": time, "formats": ["csv"], "status": status});
-        if let Some(results) = results {
+        if let Some(Table { rows, results }) = table {
             attributes["finished"] = json!(time);
-            attributes["row_count"] = json!(3 * results.len());
-            attributes["results"] = json!(results);
+            if let Some(rows) = rows {
+                attributes["row_count"] = rows;
+            }
+            if let Some(results) = results {
+                attributes["results"] = json!(results);
+            }
         }
         document(
             200,
@@ -99,7 +112,3 @@ pub(super) const STANDARD_FIELDS: [&str; 5] = [
     "date",
 ];
 pub(super) const EDGE_FIELDS: [&str; 4] = ["etag", "expires", "server", "vary"];
-
-/// The file behind a link.
-pub(super) const CSV: &str =
-    "ISSUE_ID,SEVERITY,PROJECT\nfake-1,high,shop\nfake-2,medium,shop\nfake-3,low,site\n";

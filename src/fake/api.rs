@@ -3,22 +3,22 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::answers::{self, Body, BoxError, ExportDocument, error, set};
-use super::links::{self, LinkForm};
+use super::answers::{self, Body, BoxError, ExportDocument, Table, error, set};
 use super::script::{JobStatus, Stage, State};
 use super::spoil::{Site, spoil};
+use super::store::{self, Listing, total_rows};
 use super::target::{Call, Operation};
 use super::wire::Switch;
 use super::{Fault, Seen, Shared};
 
 #[expect(clippy::disallowed_methods, reason = "the fake has a clock of its own")]
-fn now_ms(offset: i64) -> u64 {
+pub(super) fn now_ms(offset: i64) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(0).saturating_add_signed(offset * 1_000)
 }
@@ -31,9 +31,6 @@ pub(super) async fn answer(
 ) -> Result<Response<Body>, BoxError> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
-    if parts.uri.path().starts_with("/files/") {
-        return Ok(file(&shared, &parts));
-    }
     let headers = parts.headers.iter();
     let seen = Seen {
         at: std::time::Instant::now(),
@@ -45,6 +42,9 @@ pub(super) async fn answer(
         body,
         version: parts.version,
     };
+    if seen.path().starts_with("/files/") {
+        return store::respond(shared, switch, seen).await;
+    }
     let (mut response, faults, time) = if seen.path() == "/oauth2/token" {
         let mut stage = shared.stage();
         let now = now_ms(stage.clock_offset);
@@ -154,9 +154,8 @@ fn found(shared: &Shared, call: &Call, id: &str, seen: &Seen, now: u64) -> Respo
         (stage.poll(scope, id, is_job, now), stage.script.job_status)
     };
     let (version, time) = (seen.requested_version(), rfc3339(now));
-    let document = |status, results| {
-        ExportDocument { scope, id, version: &version, status, time: &time, results }.respond()
-    };
+    let document =
+        |status, table| ExportDocument { scope, id, version: &version, status, time: &time, table }.respond();
     match state {
         None => error(404, "Not found", "No such export."),
         Some(State::Word(word)) => document(&word, None),
@@ -177,43 +176,12 @@ fn found(shared: &Shared, call: &Call, id: &str, seen: &Seen, now: u64) -> Respo
                 response
             }
             (JobStatus::Inline, _) | (_, false) => {
-                document("FINISHED", Some(results(shared, scope, id, now)))
+                let listing = Listing { base: &shared.base, scope, export: id, now: now / 1_000 };
+                let mut stage = shared.stage();
+                let results = listing.results(&mut stage);
+                document("FINISHED", Some(Table { rows: total_rows(&stage.script.store), results }))
             }
         },
-    }
-}
-
-/// Freshly signed links to every part.
-fn results(shared: &Shared, scope: &str, export: &str, now: u64) -> Vec<Value> {
-    let mut stage = shared.stage();
-    let form = stage.script.link_form;
-    if form == LinkForm::NoLinks {
-        return Vec::new();
-    }
-    if form == LinkForm::EmptyObjects {
-        return vec![json!({})];
-    }
-    (0..stage.script.parts)
-        .map(|part| {
-            let path = format!("/files/{export}/data_1_{}_0.csv", part + 1);
-            let seconds = stage.link_seconds(scope, export, part);
-            let (query, signature) = links::sign(&stage.key, form, &path, (now / 1_000, seconds));
-            stage.keep_signature(signature);
-            json!({"url": format!("{}{path}?{query}", shared.base), "file_size": answers::CSV.len(), "row_count": 3})
-        })
-        .collect()
-}
-
-fn file(shared: &Shared, parts: &http::request::Parts) -> Response<Body> {
-    let mut stage = shared.stage();
-    stage.hits.file += 1;
-    if parts.method != Method::GET || parts.headers.contains_key("authorization") {
-        return answers::bucket_error(400, "InvalidArgument");
-    }
-    let now = now_ms(stage.clock_offset) / 1_000;
-    match links::check(&stage.key, parts.uri.path(), parts.uri.query().unwrap_or_default(), now) {
-        Ok(()) => answers::respond(200, "text/csv", answers::CSV),
-        Err(code) => answers::bucket_error(403, code),
     }
 }
 

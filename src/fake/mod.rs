@@ -10,6 +10,7 @@ mod links;
 mod script;
 mod server;
 mod spoil;
+mod store;
 mod target;
 mod wire;
 
@@ -25,9 +26,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub use fault::{Fault, RateFields};
 pub use links::LinkForm;
 pub use script::{Hits, JobStatus, Limiter, Script, State};
+pub use store::{
+    HashField, Lie, PartSource, Stated, StoreFault, StoreLoad, StoreRequest, StoreScript, TagField,
+};
 pub use target::Target;
 
 use script::{Plan, Stage};
+use store::StorePlan;
 
 /// Most requests and signatures that are kept for [`Fake::requests`] and [`Fake::signatures`].
 const KEPT: usize = 200_000;
@@ -121,6 +126,8 @@ struct Shared {
     stage: Mutex<Stage>,
     api_hits: watch::Sender<u64>,
     held: watch::Sender<usize>,
+    store: watch::Sender<StoreLoad>,
+    store_held: watch::Sender<usize>,
     base: String,
 }
 
@@ -130,13 +137,20 @@ impl Shared {
     }
 }
 
-/// While it lives, answers to API calls wait.
+/// While it lives, answers wait.
 #[derive(Debug)]
-pub struct Gate(Arc<Shared>);
+pub struct Gate(watch::Sender<usize>);
+
+impl Gate {
+    fn shut(held: &watch::Sender<usize>) -> Self {
+        held.send_modify(|held| *held += 1);
+        Self(held.clone())
+    }
+}
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        self.0.held.send_modify(|held| *held -= 1);
+        self.0.send_modify(|held| *held -= 1);
     }
 }
 
@@ -161,6 +175,8 @@ impl Fake {
             stage: Mutex::new(stage),
             api_hits: watch::Sender::new(0),
             held: watch::Sender::new(0),
+            store: watch::Sender::new(StoreLoad::default()),
+            store_held: watch::Sender::new(0),
             base: format!("{scheme}://{address}"),
         });
         let running = CancellationToken::new();
@@ -241,6 +257,7 @@ impl Fake {
         let mut stage = self.shared.stage();
         stage.faults.clear();
         stage.token_faults.clear();
+        stage.shelf.plans.clear();
     }
 
     /// Accepts only these tokens from now on; others get 401.
@@ -256,14 +273,52 @@ impl Fake {
     /// Lets API calls be received and counted, but not answered, until the gate is dropped.
     #[must_use]
     pub fn hold(&self) -> Gate {
-        self.shared.held.send_modify(|held| *held += 1);
-        Gate(Arc::clone(&self.shared))
+        Gate::shut(&self.shared.held)
     }
 
     /// Resolves when so many API calls have been received in all.
     pub async fn wait_for_hits(&self, hits: u64) {
         let mut seen = self.shared.api_hits.subscribe();
         let _ = seen.wait_for(|seen| *seen >= hits).await;
+    }
+
+    /// Every request that the store received.
+    #[must_use]
+    pub fn store_requests(&self) -> Vec<StoreRequest> {
+        self.shared.stage().shelf.requests.clone()
+    }
+
+    /// The store's load.
+    #[must_use]
+    pub fn store_load(&self) -> StoreLoad {
+        *self.shared.store.borrow()
+    }
+
+    /// Resolves when the store's load is as wanted.
+    pub async fn wait_for_store(&self, is_wanted: impl FnMut(&StoreLoad) -> bool) {
+        let _ = self.shared.store.subscribe().wait_for(is_wanted).await;
+    }
+
+    /// Lets requests to the store be received and kept, but not answered, until the gate is dropped.
+    #[must_use]
+    pub fn hold_store(&self) -> Gate {
+        Gate::shut(&self.shared.store_held)
+    }
+
+    /// Lets the next `times` requests for parts (all of them: `None`) go wrong.
+    pub fn store_fault(&self, fault: StoreFault, times: Option<u32>) {
+        self.shared.stage().shelf.plans.push(StorePlan { part: None, fault, times });
+    }
+
+    /// The same for requests for one part, from 1.
+    pub fn store_fault_at(&self, part: u32, fault: StoreFault, times: Option<u32>) {
+        self.shared.stage().shelf.plans.push(StorePlan { part: Some(part), fault, times });
+    }
+
+    /// Puts another object of the same size in the place of a part: other bytes, tag, generation and hash.
+    pub fn change_object(&self, export: &str, part: u32) {
+        let path = store::path(export, part);
+        self.shared.stage().shelf.change(&path);
     }
 
     /// Moves its clock: `Date`, and when links are signed and die.

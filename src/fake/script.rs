@@ -7,6 +7,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::links::LinkForm;
+use super::store::{Shelf, StoreScript};
 use super::target::{Call, Operation};
 use super::{Fault, KEPT, Seen, Target};
 
@@ -21,8 +22,8 @@ pub struct Script {
     pub started_word: bool,
     /// How links are signed.
     pub link_form: LinkForm,
-    /// How many files an export has.
-    pub parts: usize,
+    /// The store behind the links, and the parts that every export has.
+    pub store: StoreScript,
     /// How long each part's link lives; the last repeats. A start call's own wish wins.
     pub link_seconds: Vec<u64>,
     /// How a finished export's job status is answered.
@@ -51,7 +52,7 @@ impl Default for Script {
             seconds: 0.0,
             started_word: false,
             link_form: LinkForm::GcsV4,
-            parts: 2,
+            store: StoreScript::default(),
             link_seconds: vec![3_600],
             job_status: JobStatus::Inline,
             accept_any_start: false,
@@ -161,6 +162,7 @@ pub(super) struct Stage {
     issued: Vec<(String, u64)>,
     pub(super) clock_offset: i64,
     pub(super) key: hmac::Key,
+    pub(super) shelf: Shelf,
     exports: HashMap<(String, String), Export>,
     starts: VecDeque<u64>,
     limiter: Limiter,
@@ -206,6 +208,7 @@ impl Stage {
             issued: Vec::new(),
             clock_offset: 0,
             key: hmac::Key::new(hmac::HMAC_SHA256, Uuid::new_v4().as_bytes()),
+            shelf: Shelf::default(),
             exports: HashMap::new(),
             starts: VecDeque::new(),
             limiter: Limiter::default(),

@@ -55,7 +55,7 @@ impl Site<'_> {
             version,
             status: "ERRORED",
             time,
-            results: None,
+            table: None,
         };
         Some(document.respond())
     }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
 use tokio::time::Sleep;
 
 /// Bytes that come before anything else that would be written.
@@ -30,19 +31,32 @@ pub(super) enum Then {
 
 /// The service's end of the switch.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Switch(Arc<Mutex<Option<Raw>>>);
+pub(super) struct Switch {
+    raw: Arc<Mutex<Option<Raw>>>,
+    flushes: watch::Sender<u64>,
+}
 
 impl Switch {
     pub(super) fn write(&self, raw: Raw) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(raw);
+        *self.raw.lock().unwrap_or_else(PoisonError::into_inner) = Some(raw);
     }
 
     fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.raw.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn armed(&self) -> Option<Raw> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.raw.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// So often was everything that was written sent off.
+    pub(super) fn flushes(&self) -> u64 {
+        *self.flushes.borrow()
+    }
+
+    /// Resolves when that was done more often than `before`.
+    pub(super) async fn flushed_since(&self, before: u64) {
+        let _ = self.flushes.subscribe().wait_for(|flushes| *flushes > before).await;
     }
 }
 
@@ -103,7 +117,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        self.switch.flushes.send_modify(|flushes| *flushes += 1);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use exportgate::fake::{Fault, LinkForm, Script, Settings, State};
+use exportgate::fake::{Fault, LinkForm, PartSource, Script, Settings, State, StoreScript};
 use exportgate::journal::Query;
 use http::Method;
 
@@ -170,7 +170,7 @@ async fn a_result_is_fresh_until_its_first_link_ends_less_the_margin() {
         for form in [LinkForm::GcsV4, LinkForm::S3V4, LinkForm::S3V2, LinkForm::CloudFront, LinkForm::Azure] {
             let script = Script {
                 link_form: form,
-                parts: 3,
+                store: StoreScript { parts: PartSource::issues(3), ..StoreScript::default() },
                 link_seconds: vec![3_600, 2_400, 3_000],
                 ..Script::default()
             };
@@ -336,7 +336,7 @@ async fn a_finished_results_link_downloads_a_file_and_refuses_a_credential() {
             .output();
         String::from_utf8(output.expect("curl runs").stdout).unwrap()
     };
-    assert!(download("accept: text/csv").starts_with("ISSUE_ID,"));
+    assert!(download("accept: text/csv").starts_with("ISSUE_URL,"));
     assert!(download("authorization: token x").contains("InvalidArgument"));
     world.fake.step_clock(3_600);
     assert!(download("accept: text/csv").contains("ExpiredToken"));

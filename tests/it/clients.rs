@@ -86,7 +86,7 @@ async fn run(fields: &'static str, flow: impl FnOnce(&mut Client) -> Value + Sen
             store.request(Request::get(link).body(Either::Left(Full::default())).unwrap()).await.unwrap();
         assert_eq!(answer.status(), 200);
         let file = answer.into_body().collect().await.unwrap().to_bytes();
-        assert!(file.starts_with(b"ISSUE_ID,SEVERITY,PROJECT\n"));
+        assert!(file.starts_with(b"ISSUE_URL,ISSUE_SEVERITY,CVE,"));
     }
     for seen in world.fake.requests() {
         assert_eq!(seen.header("authorization"), [format!("token {TOKEN}")]);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use exportgate::access::key::{Digest, generate};
-use exportgate::fake::{Fake, Fault, RateFields, Script, Settings, State, Target};
+use exportgate::fake::{Fake, Fault, PartSource, RateFields, Script, Settings, State, StoreScript, Target};
 use http::Method;
 
 use crate::access::Known;
@@ -484,7 +484,8 @@ async fn a_credential_that_snyk_refuses_leaves_the_gateway_ready() {
 
 #[tokio::test]
 async fn a_large_document_does_not_hold_up_the_runtime() {
-    let script = Script { parts: 12_000, ..Script::default() };
+    let parts = vec![PartSource::bytes("A\n1\n"); 12_000];
+    let script = Script { store: StoreScript { parts, ..StoreScript::default() }, ..Script::default() };
     let world = World::with(Settings { script, ..Settings::default() }, vec![]).await;
     world.fake.put_export(&scope(), "large", State::Finished);
     let body = {
