@@ -74,6 +74,7 @@ impl Core {
         let files = Files::new(FilesCollaborators {
             clock: clock.clone(),
             retrieval: Arc::clone(&retrieval),
+            store: file_store.clone(),
             shutdown: shutdown.clone(),
         });
         let downloads = Downloads::new(DownloadParts {

@@ -96,6 +96,16 @@ impl FileStore {
         Err(refusal::read(&head, body).await)
     }
 
+    /// The longest time without progress of either side.
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.settings.load().idle_timeout
+    }
+
+    /// The most transfers at once.
+    pub(crate) fn transfer_limits(&self) -> TransferLimits {
+        self.settings.load().transfers
+    }
+
     fn timeouts(&self) -> (Duration, Duration) {
         let settings = self.settings.load();
         (settings.connect_timeout + settings.idle_timeout, settings.idle_timeout)

@@ -176,3 +176,102 @@ fn number(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| text.parse().unwrap_or(u64::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selected(method: &Method, fields: &[(&'static str, &str)], file: &Description) -> Selection {
+        let mut map = HeaderMap::new();
+        for (name, value) in fields {
+            map.append(*name, HeaderValue::from_str(value).expect("a value"));
+        }
+        Conditions::of(method, &map).select(file)
+    }
+
+    fn file(size: Option<u64>) -> Description {
+        let tag = size.map(|_| HeaderValue::from_static("\"abc\""));
+        Description { size, tag, ..Description::default() }
+    }
+
+    fn span(first: u64, last: u64) -> Selection {
+        Selection::Range(ByteSpan { first, last })
+    }
+
+    #[test]
+    fn one_range_is_served_and_any_other_counts_as_none() {
+        use Selection::{Unsatisfiable, Whole};
+        for (range, expected) in [
+            ("bytes=0-9", span(0, 9)),
+            ("bytes=0-", span(0, 99)),
+            ("bytes=99-", span(99, 99)),
+            ("bytes=5-1000", span(5, 99)),
+            ("bytes=-10", span(90, 99)),
+            ("bytes=-1000", span(0, 99)),
+            ("Bytes = 0 - 9", span(0, 9)),
+            ("bytes=0-99999999999999999999999", span(0, 99)),
+            ("bytes=100-", Unsatisfiable),
+            ("bytes=-0", Unsatisfiable),
+            ("bytes=99999999999999999999999-", Unsatisfiable),
+            ("bytes=9-0", Whole),
+            ("bytes=0-1,5-6", Whole),
+            ("bytes=-", Whole),
+            ("bytes=+1-2", Whole),
+            ("bytes=a-b", Whole),
+            ("bytes 0-9", Whole),
+            ("items=0-9", Whole),
+            ("", Whole),
+        ] {
+            assert_eq!(selected(&Method::GET, &[("range", range)], &file(Some(100))), expected, "{range}");
+        }
+        let twice = [("range", "bytes=0-1"), ("range", "bytes=0-1")];
+        assert_eq!(selected(&Method::GET, &twice, &file(Some(100))), Whole);
+        for (size, range, expected) in
+            [(Some(0), "bytes=0-", Unsatisfiable), (Some(0), "bytes=-5", Whole), (None, "bytes=0-9", Whole)]
+        {
+            assert_eq!(
+                selected(&Method::GET, &[("range", range)], &file(size)),
+                expected,
+                "{size:?} {range}"
+            );
+        }
+    }
+
+    #[test]
+    fn conditions_decide_in_the_order_of_the_rfc() {
+        use Selection::{Head, NotModified, PreconditionFailed, Whole};
+        let (ours, other) = ("\"abc\"", "\"abd\"");
+        let range = ("range", "bytes=0-9");
+        for (fields, expected) in [
+            (&[("if-none-match", ours)][..], NotModified),
+            (&[("if-none-match", "W/\"abc\"")], NotModified),
+            (&[("if-none-match", "\"x\", \"abc\"")], NotModified),
+            (&[("if-none-match", "*")], NotModified),
+            (&[("if-none-match", ours), range], NotModified),
+            (&[("if-none-match", other)], Whole),
+            (&[("if-match", ours)], Whole),
+            (&[("if-match", "*")], Whole),
+            (&[("if-match", "W/\"abc\"")], PreconditionFailed),
+            (&[("if-match", other), ("if-none-match", ours)], PreconditionFailed),
+            (&[("if-match", other), ("if-match", ours), range], span(0, 9)),
+            (&[("if-range", ours), range], span(0, 9)),
+            (&[("if-range", "W/\"abc\""), range], Whole),
+            (&[("if-range", other), range], Whole),
+            (&[("if-range", "Thu, 01 Jan 1970 00:00:00 GMT"), range], Whole),
+            (&[("if-modified-since", "Thu, 01 Jan 1970 00:00:00 GMT")], Whole),
+        ] {
+            assert_eq!(selected(&Method::GET, fields, &file(Some(100))), expected, "{fields:?}");
+        }
+        assert_eq!(selected(&Method::HEAD, &[range], &file(Some(100))), Head);
+        assert_eq!(selected(&Method::HEAD, &[("if-none-match", ours)], &file(Some(100))), NotModified);
+        // Without a tag, only `*` names it.
+        assert_eq!(selected(&Method::GET, &[("if-none-match", ours)], &file(None)), Whole);
+        assert_eq!(selected(&Method::GET, &[("if-match", ours)], &file(None)), PreconditionFailed);
+    }
+
+    #[test]
+    fn a_plain_get_has_no_conditions() {
+        assert!(Conditions::of(&Method::GET, &HeaderMap::new()).are_none());
+        assert!(!Conditions::of(&Method::HEAD, &HeaderMap::new()).are_none());
+    }
+}

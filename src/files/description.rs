@@ -1,6 +1,15 @@
 //! The facts of a file, as its answers show them.
 
+use aws_lc_rs::digest::{Context, SHA256};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderValue;
+
+use super::FileName;
+use super::download::Identity;
+
+/// Bytes of a tag's hash that are shown.
+const TAG_BYTES: usize = 18;
 
 /// A file: its size, its validator, its hash and its rows, as far as they are known.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,4 +29,37 @@ impl Description {
     pub(crate) const fn takes_ranges(&self) -> bool {
         self.size.is_some() && self.tag.is_some()
     }
+}
+
+/// The entity tag of a file that is made of these objects: of the export, the file and what the store says, so that a
+/// renewal, a restart and another process give the same. None where an object could change unnoticed.
+pub(super) fn tag<'a>(
+    export: &str,
+    file: FileName,
+    objects: impl IntoIterator<Item = &'a Identity>,
+) -> Option<HeaderValue> {
+    let mut hash = Context::new(&SHA256);
+    let mut add = |text: &str| {
+        hash.update(&(text.len() as u64).to_be_bytes());
+        hash.update(text.as_bytes());
+    };
+    add(export);
+    add(&match file {
+        FileName::Part(number) => number.to_string(),
+        FileName::Table => "table".to_owned(),
+    });
+    for object in objects {
+        let size = object.size?;
+        // One mark is enough: others may be missing in another answer, and all of them in that of an empty object.
+        add(&match (size, &object.tag, object.generation, object.crc32c) {
+            (0, ..) => String::new(),
+            (_, Some(tag), ..) => tag.as_str().to_owned(),
+            (_, None, Some(generation), _) => format!("generation {generation}"),
+            (_, None, None, Some(crc32c)) => format!("crc32c {crc32c}"),
+            (_, None, None, None) => return None,
+        });
+        add(&size.to_string());
+    }
+    let text = URL_SAFE_NO_PAD.encode(&hash.finish().as_ref()[..TAG_BYTES]);
+    HeaderValue::try_from(format!("\"{text}\"")).ok()
 }

@@ -1,15 +1,19 @@
 //! Requests for files that cannot be answered, by kind.
 
 use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::file_store::{StoreError, StoreErrorKind};
 use crate::retrieval::{NoAnswer, Retrieved};
 
 /// A request for a file without a file.
 #[derive(Debug)]
 pub(crate) struct FilesError {
     pub(crate) kind: FilesErrorKind,
+    /// The failure of the store, where that is it.
+    pub(super) store: Option<StoreErrorKind>,
     /// The error of a library; for the log only.
     pub(crate) source: Option<Arc<dyn Error + Send + Sync>>,
     /// The answer of the results that showed it, where there was one.
@@ -25,6 +29,8 @@ pub(crate) enum FilesErrorKind {
     NoResults,
     /// Snyk's answer is no export's document: 404, 429, 5xx, a redirect ([`FilesError::results`]).
     SnykAnswered,
+    /// Snyk's answer says 2xx and is no export's document.
+    ResultsUnreadable,
     /// The export is not finished.
     NotFinished {
         /// Snyk's `Retry-After`, where it gave one.
@@ -40,6 +46,7 @@ pub(crate) enum FilesErrorKind {
     HostNotAllowed,
     /// The store refuses the link, also after it was renewed.
     StoreRefused,
+    /// The store cannot be reached, breaks off each time, or answers nothing sound.
     StoreUnreachable,
     /// The store made no progress for `files.idle_timeout`.
     StoreTimeout,
@@ -57,6 +64,10 @@ pub(crate) enum FilesErrorKind {
     ObjectChanged,
     /// Fewer or other bytes came than the store announced.
     NotProven,
+    /// The client left, or took nothing for `files.idle_timeout`. Nobody is answered with this.
+    Abandoned,
+    /// The gateway stops.
+    Stopped,
 }
 
 impl FilesErrorKind {
@@ -65,6 +76,7 @@ impl FilesErrorKind {
         match self {
             Self::NoResults => "no_results",
             Self::SnykAnswered => "upstream_answered",
+            Self::ResultsUnreadable => "results_unreadable",
             Self::NotFinished { .. } => "not_finished",
             Self::ExportFailed => "export_failed",
             Self::NoSuchFile => "no_such_file",
@@ -80,18 +92,68 @@ impl FilesErrorKind {
             Self::FilesBusy => "files_busy",
             Self::ObjectChanged => "object_changed",
             Self::NotProven => "not_proven",
+            Self::Abandoned => "abandoned",
+            Self::Stopped => "stopped",
         }
     }
 }
 
 impl From<FilesErrorKind> for FilesError {
     fn from(kind: FilesErrorKind) -> Self {
-        Self { kind, source: None, results: None, no_answer: None }
+        Self { kind, store: None, source: None, results: None, no_answer: None }
     }
 }
 
 impl From<NoAnswer> for FilesError {
     fn from(no_answer: NoAnswer) -> Self {
         Self { no_answer: Some(Box::new(no_answer)), ..FilesErrorKind::NoResults.into() }
+    }
+}
+
+impl FilesError {
+    pub(super) fn by(kind: FilesErrorKind, source: impl Error + Send + Sync + 'static) -> Self {
+        Self { source: Some(Arc::new(source)), ..kind.into() }
+    }
+
+    /// True if the same request to the store may work a moment later.
+    pub(super) fn passes(&self) -> bool {
+        self.store.is_some_and(StoreErrorKind::passes)
+    }
+
+    /// True if the object changed since it was described.
+    pub(super) fn is_change(&self) -> bool {
+        matches!(self.kind, FilesErrorKind::ObjectChanged)
+    }
+
+    /// True if not even the first byte of an object could be had: it is empty.
+    pub(super) fn is_empty_object(&self) -> bool {
+        matches!(self.store, Some(StoreErrorKind::OutOfRange { total: None | Some(0) }))
+    }
+}
+
+impl From<StoreError> for FilesError {
+    fn from(error: StoreError) -> Self {
+        use StoreErrorKind as K;
+        let kind = match error.kind {
+            K::AddressNotAllowed => FilesErrorKind::HostNotAllowed,
+            K::Expired | K::Refused(_) => FilesErrorKind::StoreRefused,
+            K::Gone => FilesErrorKind::FileGone,
+            K::Changed | K::OutOfRange { .. } => FilesErrorKind::ObjectChanged,
+            K::Unreachable | K::BrokenOff | K::BadAnswer => FilesErrorKind::StoreUnreachable,
+            K::Timeout => FilesErrorKind::StoreTimeout,
+        };
+        Self { store: Some(error.kind), ..Self::by(kind, error) }
+    }
+}
+
+impl fmt::Display for FilesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.code())
+    }
+}
+
+impl Error for FilesError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn Error + 'static))
     }
 }

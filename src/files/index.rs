@@ -1,5 +1,6 @@
 //! The list of an export's files.
 
+use super::results::FilePart;
 use crate::retrieval::Retrieved;
 
 /// The files of a finished export. It holds no link.
@@ -16,4 +17,10 @@ pub(crate) struct Index {
 pub(crate) struct IndexedPart {
     pub(crate) row_count: Option<u64>,
     pub(crate) file_size: Option<u64>,
+}
+
+impl From<&FilePart> for IndexedPart {
+    fn from(part: &FilePart) -> Self {
+        Self { row_count: part.row_count, file_size: part.file_size }
+    }
 }

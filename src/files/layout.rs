@@ -9,7 +9,8 @@ pub(super) const LINE_END: &[u8] = b"\n";
 /// The facts of a part that its place in a table depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PartShape {
-    pub(super) size: u64,
+    /// Its size; none where the store decodes it as it sends it.
+    pub(super) size: Option<u64>,
     /// The length of its header with line end and byte order mark.
     pub(super) header: u64,
     /// The length of its byte order mark.
@@ -21,9 +22,10 @@ pub(super) struct PartShape {
 /// A table made of parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
-    /// Those parts that bring bytes, in order.
+    /// Those parts that bring bytes, in order, or may.
     places: Vec<Place>,
-    size: u64,
+    /// Its size; none where that of a part is not known.
+    size: Option<u64>,
 }
 
 /// The place of a part in a table.
@@ -33,12 +35,12 @@ pub(super) struct Place {
     pub(super) part: usize,
     /// Bytes at its start that the table does not have.
     pub(super) skipped: u64,
-    /// Bytes of the part in the table.
+    /// Bytes of the part in the table; 0 where its size is not known.
     len: u64,
     /// The position of its first byte in the table.
     start: u64,
     /// True if a line end is added behind it.
-    pub(super) gets_line_end: bool,
+    gets_line_end: bool,
 }
 
 /// Bytes of a table that come from one place.
@@ -57,22 +59,26 @@ impl Layout {
         let (mut places, mut size, mut has_header) = (Vec::new(), 0, false);
         for (part, shape) in parts.iter().enumerate() {
             let skipped = if has_header { shape.header } else { shape.bom };
-            let len = shape.size.saturating_sub(skipped);
+            let len = shape.size.unwrap_or_default().saturating_sub(skipped);
             has_header |= shape.header > 0;
-            if len > 0 {
+            if len > 0 || shape.size.is_none() {
                 let gets_line_end = !shape.ends_line;
                 places.push(Place { part, skipped, len, start: size, gets_line_end });
                 size += len + u64::from(gets_line_end);
             }
         }
-        Self { places, size }
+        Self { places, size: Some(size).filter(|_| parts.iter().all(|shape| shape.size.is_some())) }
     }
 
-    pub(super) const fn size(&self) -> u64 {
+    pub(super) const fn size(&self) -> Option<u64> {
         self.size
     }
 
-    /// The places of `span` in order, which must be in the table.
+    pub(super) fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// The stretches of `span` in order, which must be in a table of known size.
     pub(super) fn stretches(&self, span: ByteSpan) -> Vec<Stretch> {
         let first = self.places.partition_point(|place| place.end() <= span.first);
         let within = self.places[first..].iter().take_while(|place| place.start <= span.last);
@@ -125,7 +131,7 @@ mod tests {
     fn shape(data: &[u8]) -> PartShape {
         let header = Header::of(data, true).expect("a header");
         PartShape {
-            size: data.len() as u64,
+            size: Some(data.len() as u64),
             header: header.len() as u64,
             bom: if header.has_bom() { 3 } else { 0 },
             ends_line: data.last().is_none_or(|last| *last == b'\n'),
@@ -168,7 +174,7 @@ mod tests {
             let parts: Vec<&[u8]> = names.iter().map(|name| sample(name)).collect();
             let layout = Layout::new(&parts.iter().map(|part| shape(part)).collect::<Vec<_>>());
             let size = expected.len() as u64;
-            assert_eq!(layout.size(), size, "{names:?}");
+            assert_eq!(layout.size(), Some(size), "{names:?}");
             for first in 0..size {
                 for last in first..size {
                     let slice = &expected[at(first)..=at(last)];
@@ -187,6 +193,6 @@ mod tests {
         let size = |names: &[&str]| {
             Layout::new(&names.iter().map(|name| shape(sample(name))).collect::<Vec<_>>()).size()
         };
-        assert_eq!((size(&["a1", "a2", "a3"]), size(&["a1", "b1", "a2"])), (592, 363));
+        assert_eq!((size(&["a1", "a2", "a3"]), size(&["a1", "b1", "a2"])), (Some(592), Some(363)));
     }
 }

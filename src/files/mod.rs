@@ -5,21 +5,34 @@
 
 mod conditions;
 mod description;
+mod download;
 mod error;
+mod facts;
 mod held_back;
 mod index;
 mod layout;
+mod links;
 mod opened;
+mod part;
 mod proof;
+mod results;
+mod table;
+mod transfer;
 
 use std::sync::Arc;
 
 use crate::clock::{Clock, Now};
 use crate::export::FileName;
+use crate::file_store::{FileStore, Transfers};
 use crate::retrieval::{Asker, Question, Retrieval, Wanted};
 use crate::shutdown::Shutdown;
 
-pub(crate) use conditions::{ByteSpan, Conditions, Selection};
+use facts::{FactsByObject, Readings};
+use links::Links;
+use part::Described;
+use results::{FirstRead, PartLists, ResultsReader};
+
+pub(crate) use conditions::{ByteSpan, Conditions};
 pub(crate) use description::Description;
 pub(crate) use error::{FilesError, FilesErrorKind};
 pub(crate) use index::{Index, IndexedPart};
@@ -30,14 +43,26 @@ pub(crate) use opened::{FileAnswer, FileBody, Opened, TransferEnd, TransferOutco
 pub(crate) struct FilesCollaborators {
     pub(crate) clock: Clock,
     pub(crate) retrieval: Arc<Retrieval>,
+    pub(crate) store: FileStore,
     pub(crate) shutdown: Shutdown,
 }
 
-/// Serves the files of exports.
+/// Serves the files of exports. Clones share its limits and what it remembers.
 #[derive(Debug, Clone)]
 pub struct Files {
-    #[expect(dead_code, reason = "the transfers come next")]
-    with: Arc<FilesCollaborators>,
+    parts: Arc<FilesParts>,
+}
+
+#[derive(Debug)]
+struct FilesParts {
+    clock: Clock,
+    retrieval: Arc<Retrieval>,
+    store: FileStore,
+    shutdown: Shutdown,
+    transfers: Transfers,
+    facts: FactsByObject,
+    readings: Readings,
+    lists: PartLists,
 }
 
 /// A request for files of an export.
@@ -56,7 +81,17 @@ pub(crate) struct Ask {
 
 impl Files {
     pub(crate) fn new(with: FilesCollaborators) -> Self {
-        Self { with: Arc::new(with) }
+        let FilesCollaborators { clock, retrieval, store, shutdown } = with;
+        let (facts, lists) = (facts::facts_by_object(), results::part_lists());
+        let (transfers, readings) = (Transfers::default(), Readings::default());
+        let parts = FilesParts { clock, retrieval, store, shutdown, transfers, facts, readings, lists };
+        Self { parts: Arc::new(parts) }
+    }
+
+    /// The number of transfers that run.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.parts.transfers.running()
     }
 
     /// Lists the files of an export: one read of its results, and no request to the store.
@@ -64,8 +99,9 @@ impl Files {
     /// # Errors
     /// [`FilesError`].
     pub(crate) async fn index(&self, ask: Ask) -> Result<Index, FilesError> {
-        let _ = ask;
-        Err(FilesErrorKind::NoSuchFile.into())
+        let FirstRead { parts, retrieved, .. } = ResultsReader::first(&self.parts, ask).await?;
+        let parts = parts.parts.iter().map(IndexedPart::from).collect();
+        Ok(Index { results: retrieved, parts })
     }
 
     /// Opens a file. A whole part costs one read of the results and one request to the store.
@@ -78,7 +114,37 @@ impl Files {
         file: FileName,
         conditions: &Conditions,
     ) -> Result<Opened, FilesError> {
-        let _ = (ask, file, conditions);
-        Err(FilesErrorKind::NoSuchFile.into())
+        let FirstRead { reader, parts, retrieved } = ResultsReader::first(&self.parts, ask).await?;
+        let links = Arc::new(Links::new(&self.parts, reader, parts));
+        let mut opened = self.open_once(&links, file, conditions).await;
+        if opened.as_ref().is_err_and(FilesError::is_change) {
+            // The object is another than what is remembered of it.
+            links.forget();
+            opened = self.open_once(&links, file, conditions).await;
+        }
+        match opened {
+            Ok(Described { description, answer }) => Ok(Opened { results: retrieved, description, answer }),
+            Err(error) => Err(FilesError { results: Some(Box::new(retrieved)), ..error }),
+        }
+    }
+
+    async fn open_once(
+        &self,
+        links: &Arc<Links>,
+        file: FileName,
+        conditions: &Conditions,
+    ) -> Result<Described, FilesError> {
+        let limits = self.parts.store.transfer_limits();
+        let begin = || self.parts.transfers.begin(links.client(), limits);
+        let place = begin().map_err(|full| FilesError::by(FilesErrorKind::FilesBusy, full))?;
+        match file {
+            FileName::Table => table::open(links, conditions, place).await,
+            FileName::Part(number) => {
+                let part = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
+                let part = part.filter(|part| *part < links.parts().len());
+                let target = links.target(part.ok_or(FilesErrorKind::NoSuchFile)?)?;
+                part::open(links, target, conditions, place).await
+            }
+        }
     }
 }

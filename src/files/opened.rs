@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::conditions::ByteSpan;
 use super::description::Description;
+use super::error::{FilesError, FilesErrorKind};
 use crate::error_text::BoxError;
 use crate::retrieval::Retrieved;
 
@@ -43,11 +44,21 @@ pub(crate) enum FileAnswer {
 /// for whole. A task of its own fills it, and ends when it is dropped.
 #[derive(Debug)]
 pub(crate) struct FileBody {
-    pub(super) pieces: mpsc::Receiver<Result<Bytes, BoxError>>,
+    pub(super) pieces: mpsc::Receiver<Piece>,
     /// Bytes to come, where the length is known.
     pub(super) left: Option<u64>,
+    /// True once its end was announced.
+    pub(super) is_whole: bool,
     /// The record of the transfer, when it has ended. The sender never fails to tell.
     pub(super) end: Option<oneshot::Receiver<TransferEnd>>,
+}
+
+/// A piece of a body. Without an end, a body is not whole.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Data(Bytes),
+    End,
+    Failed(FilesError),
 }
 
 /// A transfer that has ended, for the journal and the metrics. Nothing of its link but the host is here.
@@ -84,6 +95,15 @@ impl FileBody {
     pub(crate) fn take_end(&mut self) -> Option<oneshot::Receiver<TransferEnd>> {
         self.end.take()
     }
+
+    /// Counts `data`; an error if it is more than was announced.
+    fn count(&mut self, data: Bytes) -> Result<Bytes, BoxError> {
+        if let Some(left) = &mut self.left {
+            let after = left.checked_sub(data.len() as u64);
+            *left = after.ok_or_else(|| FilesError::from(FilesErrorKind::NotProven))?;
+        }
+        Ok(data)
+    }
 }
 
 impl Body for FileBody {
@@ -94,13 +114,23 @@ impl Body for FileBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.pieces.poll_recv(cx).map(|piece| {
-            let piece = piece?;
-            if let (Ok(bytes), Some(left)) = (&piece, &mut self.left) {
-                *left = left.saturating_sub(bytes.len() as u64);
+        if self.is_whole {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(match ready!(self.pieces.poll_recv(cx)) {
+            Some(Piece::Data(data)) => Some(self.count(data).map(Frame::data)),
+            // Fewer bytes than were announced are no end either.
+            Some(Piece::End) if self.left.is_none_or(|left| left == 0) => {
+                self.is_whole = true;
+                None
             }
-            Some(piece.map(Frame::data))
+            Some(Piece::Failed(error)) => Some(Err(error.into())),
+            Some(Piece::End) | None => Some(Err(FilesError::from(FilesErrorKind::NotProven).into())),
         })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_whole
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -189,7 +189,7 @@ impl Exchange {
 
     /// Notes the answer of the results, where there was one, and gives the reason that there is no file.
     pub(super) fn no_files(&mut self, error: FilesError) -> Failure {
-        let FilesError { kind, source, results, no_answer } = error;
+        let FilesError { kind, source, results, no_answer, .. } = error;
         if let Some(no_answer) = no_answer {
             self.origin = no_answer.forward.map(Origin::Upstream);
             return (*no_answer).into();

@@ -53,12 +53,14 @@ impl Retrieved {
                 fields: &entry.fields,
                 body: &entry.body,
                 arrival: entry.arrival(),
+                attempt: entry.attempt,
             },
             Payload::Fetched(fetched) => AnswerParts {
                 status: fetched.status,
                 fields: &fetched.fields,
                 body: &fetched.body,
                 arrival: fetched.arrival,
+                attempt: fetched.attempt,
             },
         }
     }
@@ -83,6 +85,8 @@ pub(crate) struct AnswerParts<'a> {
     pub(crate) fields: &'a HeaderMap,
     pub(crate) body: &'a Bytes,
     pub(crate) arrival: Now,
+    /// The attempt that brought it.
+    pub(crate) attempt: Uuid,
 }
 
 /// The origin of an answer.

@@ -1,0 +1,86 @@
+//! One part of an export, byte for byte.
+
+use std::sync::Arc;
+
+use super::FileName;
+use super::conditions::{Conditions, Selection};
+use super::description::{Description, tag};
+use super::download::{Download, Identity};
+use super::error::FilesError;
+use super::facts::PartFacts;
+use super::links::{Links, Numbers, Target};
+use super::opened::{FileAnswer, TransferOutcome};
+use super::proof::{Expected, Proof};
+use super::transfer::{self, Outlet, Stop, WholePart};
+use crate::file_store::Transfer;
+
+/// A file that is described, and its answer.
+pub(super) struct Described {
+    pub(super) description: Description,
+    pub(super) answer: FileAnswer,
+}
+
+/// Opens a part. Without conditions, that is one request to the store.
+pub(super) async fn open(
+    links: &Arc<Links>,
+    target: Target,
+    conditions: &Conditions,
+    place: Transfer,
+) -> Result<Described, FilesError> {
+    let known = if conditions.are_none() { None } else { Some(PartFacts::of(links, target).await?) };
+    let description = known.as_ref().map(|facts| describe(links, target, &facts.identity));
+    let answer = match description.as_ref().map_or(Selection::Whole, |file| conditions.select(file)) {
+        Selection::Whole => {
+            let identity = known.as_ref().map(|facts| &facts.identity);
+            let download = Download::whole(links, target, identity).await?;
+            let description = describe(links, target, &download.identity);
+            let (sent, size) = (Arc::clone(links), description.size);
+            let body = transfer::spawn(Arc::clone(links), place, size, move |outlet| async move {
+                send_whole(&sent, target, download, &outlet).await
+            });
+            return Ok(Described { description, answer: FileAnswer::Whole(body) });
+        }
+        Selection::Range(span) => {
+            let identity = known.as_ref().map_or_else(Identity::default, |facts| facts.identity.clone());
+            let download = Download::range(links, target, &identity, span).await?;
+            let body = transfer::spawn(Arc::clone(links), place, Some(span.len()), |outlet| async move {
+                outlet.send_all(download).await?;
+                Ok(TransferOutcome::Range)
+            });
+            FileAnswer::Range { span, body }
+        }
+        Selection::Head => FileAnswer::Head,
+        Selection::NotModified => FileAnswer::NotModified,
+        Selection::Unsatisfiable => FileAnswer::Unsatisfiable,
+        Selection::PreconditionFailed => FileAnswer::PreconditionFailed,
+    };
+    Ok(Described { description: description.unwrap_or_default(), answer })
+}
+
+async fn send_whole(
+    links: &Links,
+    target: Target,
+    download: Download,
+    outlet: &Outlet,
+) -> Result<TransferOutcome, Stop> {
+    let proof = proof(links, target, &download.identity);
+    let sent = WholePart { download, proof, skipped: 0 }.send(outlet).await?;
+    sent.warn(links, target.part);
+    Ok(sent.outcome())
+}
+
+/// The proof of a part that is about to come.
+pub(super) fn proof(links: &Links, target: Target, identity: &Identity) -> Proof {
+    let Numbers { row_count, file_size } = links.numbers(target);
+    Proof::new(Expected { size: identity.size, crc32c: identity.crc32c, file_size, row_count })
+}
+
+fn describe(links: &Links, target: Target, identity: &Identity) -> Description {
+    let number = u32::try_from(target.part + 1).unwrap_or(u32::MAX);
+    Description {
+        size: identity.size,
+        tag: tag(links.export(), FileName::Part(number), [identity]),
+        crc32c: identity.crc32c,
+        rows: links.numbers(target).row_count,
+    }
+}

@@ -1,0 +1,171 @@
+//! Reads of an export's results: the first for a request, and later ones for what goes on after it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::header::RETRY_AFTER;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::error::{FilesError, FilesErrorKind};
+use super::{Ask, FilesParts};
+use crate::access::Permit;
+use crate::clock::Now;
+use crate::export::{ExportParts, ExportProgress, PartEntry};
+use crate::file_store::{FileStore, Link, LinkError};
+use crate::retrieval::{Asker, LinkUse, Question, Retrieved, Wanted};
+
+/// Bodies up to this length are read at once; longer ones would hold up the other requests of the thread.
+const AT_ONCE: usize = 128 * 1024;
+
+/// A part of an export, as its results have it.
+#[derive(Debug)]
+pub(super) struct FilePart {
+    /// `None` where the entry has none.
+    pub(super) link: Option<Result<Link, LinkError>>,
+    pub(super) row_count: Option<u64>,
+    pub(super) file_size: Option<u64>,
+}
+
+/// The parts that one answer lists, with their links.
+#[derive(Debug, Clone)]
+pub(super) struct PartList {
+    pub(super) parts: Arc<[FilePart]>,
+    /// The arrival of the answer.
+    pub(super) arrival: Now,
+}
+
+/// The question of an export's results, and its asker, without its place among its client's requests.
+#[derive(Debug)]
+pub(super) struct ResultsReader {
+    question: Question,
+    asker: Asker,
+    /// The longest time that an answer may take.
+    patience: Duration,
+}
+
+impl ResultsReader {
+    /// Reads the results for `ask`, from a stored answer whose links live, or from Snyk.
+    pub(super) async fn first(with: &FilesParts, ask: Ask) -> Result<FirstRead, FilesError> {
+        let Ask { question, asker, wanted, now } = ask;
+        let patience = asker.deadline.into_std().saturating_duration_since(now.mono);
+        let later = later(&asker, asker.deadline);
+        let wanted = Wanted { links: LinkUse::Here { newer_than: None }, ..wanted };
+        let retrieved = with.retrieval.get(question.clone(), asker, wanted, now).await?;
+        match read(with, &retrieved).await {
+            Ok(parts) => {
+                Ok(FirstRead { reader: Self { question, asker: later, patience }, parts, retrieved })
+            }
+            Err(kind) => Err(FilesError { results: Some(Box::new(retrieved)), ..kind.into() }),
+        }
+    }
+
+    /// Reads results that arrived after those of `held`.
+    pub(super) async fn newer(&self, with: &FilesParts, held: Now) -> Result<PartList, FilesError> {
+        let now = with.clock.now();
+        let deadline = Instant::from_std(now.mono) + self.patience;
+        let links = LinkUse::Here { newer_than: Some(held.mono) };
+        let wanted = Wanted { links, ..Wanted::default() };
+        let asker = later(&self.asker, deadline);
+        let retrieved = with.retrieval.get(self.question.clone(), asker, wanted, now).await?;
+        Ok(read(with, &retrieved).await?)
+    }
+
+    /// The export's id.
+    pub(super) fn export(&self) -> &str {
+        self.question.call.operation.export().map_or("", |id| id.as_str())
+    }
+
+    /// The client's name.
+    pub(super) fn client(&self) -> &Arc<str> {
+        &self.asker.client
+    }
+}
+
+/// The results that a request begins with.
+pub(super) struct FirstRead {
+    pub(super) reader: ResultsReader,
+    pub(super) parts: PartList,
+    pub(super) retrieved: Retrieved,
+}
+
+/// The asker of a later read: it is nobody's request, and takes no place of the client's.
+fn later(asker: &Asker, deadline: Instant) -> Asker {
+    Asker {
+        request: asker.request,
+        client: Arc::clone(&asker.client),
+        share: asker.share,
+        permit: Permit::unlimited(),
+        deadline,
+        half_closed: CancellationToken::new(),
+        sent_id: None,
+        via: asker.via.clone(),
+        trace: asker.trace.clone(),
+    }
+}
+
+/// Reads the parts of an answer, once for all who get it.
+async fn read(with: &FilesParts, retrieved: &Retrieved) -> Result<PartList, FilesErrorKind> {
+    let answer = retrieved.parts();
+    if !answer.status.is_success() {
+        return Err(FilesErrorKind::SnykAnswered);
+    }
+    let (id, arrival) = (answer.attempt, answer.arrival);
+    if let Some(parts) = with.lists.get(&id) {
+        return Ok(PartList { parts, arrival });
+    }
+    let (status, body, store) = (answer.status, answer.body.clone(), with.store.clone());
+    let reading = move || finished(ExportParts::of(&body).filter(|_| status == StatusCode::OK), &store);
+    let read = if answer.body.len() <= AT_ONCE {
+        reading()
+    } else {
+        tokio::task::spawn_blocking(reading).await.unwrap_or(Err(FilesErrorKind::ResultsUnreadable))
+    };
+    match read {
+        Ok(parts) => {
+            with.lists.insert(id, Arc::clone(&parts));
+            Ok(PartList { parts, arrival })
+        }
+        Err(FilesErrorKind::NotFinished { .. }) => {
+            let text = answer.fields.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+            let retry_after = text.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+            Err(FilesErrorKind::NotFinished { retry_after })
+        }
+        Err(kind) => Err(kind),
+    }
+}
+
+fn finished(export: Option<ExportParts>, store: &FileStore) -> Result<Arc<[FilePart]>, FilesErrorKind> {
+    let export = export.ok_or(FilesErrorKind::ResultsUnreadable)?;
+    match export.progress {
+        ExportProgress::Finished => {}
+        ExportProgress::Running => return Err(FilesErrorKind::NotFinished { retry_after: None }),
+        ExportProgress::Failed => return Err(FilesErrorKind::ExportFailed),
+    }
+    let part = |PartEntry { link, row_count, file_size }| FilePart {
+        link: link.map(|link| store.link(&link)),
+        row_count,
+        file_size,
+    };
+    Ok(export.parts.into_iter().map(part).collect())
+}
+
+/// The lists of parts that were read, by the attempts that brought them.
+pub(super) type PartLists = moka::sync::Cache<Uuid, Arc<[FilePart]>>;
+
+/// Memory for such lists, in bytes: links are long.
+const MAX_LISTS: u64 = 16 * 1024 * 1024;
+/// Memory that a link takes: its text, its host, and its place.
+const LINK_WEIGHT: usize = 1_536;
+/// Links die within the hour; a list that nobody reads goes sooner.
+const LIST_LIFE: Duration = Duration::from_mins(10);
+
+/// No lists yet.
+pub(super) fn part_lists() -> PartLists {
+    let weight = |_: &Uuid, parts: &Arc<[FilePart]>| {
+        u32::try_from((parts.len() + 1) * LINK_WEIGHT).unwrap_or(u32::MAX)
+    };
+    moka::sync::Cache::builder().max_capacity(MAX_LISTS).weigher(weight).time_to_idle(LIST_LIFE).build()
+}

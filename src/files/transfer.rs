@@ -1,0 +1,188 @@
+//! A transfer: a task that hands a file out as its client takes it, proves it, and says at the end what became of it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::download::Download;
+use super::error::{FilesError, FilesErrorKind};
+use super::held_back::HeldBack;
+use super::layout::LINE_END;
+use super::links::Links;
+use super::opened::{FileBody, Piece, TransferEnd, TransferOutcome};
+use super::proof::{Proof, Proven};
+use crate::error_text::error_text;
+use crate::file_store::Transfer;
+
+/// Largest piece that is handed out at once, in bytes.
+const PIECE: usize = 32 * 1024;
+/// Pieces that wait for the client.
+const WAITING: usize = 1;
+
+/// The end of a transfer before its time.
+pub(super) enum Stop {
+    /// The client left, or took nothing for too long.
+    Abandoned,
+    Failed(FilesError),
+}
+
+impl From<FilesError> for Stop {
+    fn from(error: FilesError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// The way to the client.
+pub(super) struct Outlet {
+    pieces: mpsc::Sender<Piece>,
+    idle_timeout: Duration,
+}
+
+impl Outlet {
+    /// Hands `data` out in small pieces.
+    pub(super) async fn send(&self, mut data: Bytes) -> Result<(), Stop> {
+        while !data.is_empty() {
+            let piece = data.split_to(data.len().min(PIECE));
+            let sending = timeout(self.idle_timeout, self.pieces.send(Piece::Data(piece)));
+            let is_taken = sending.await.is_ok_and(|sent| sent.is_ok());
+            if !is_taken {
+                return Err(Stop::Abandoned);
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands out all that `download` brings, unproven.
+    pub(super) async fn send_all(&self, mut download: Download) -> Result<(), Stop> {
+        while let Some(data) = self.next(&mut download).await? {
+            self.send(data).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for bytes of the store, as long as there is a client.
+    pub(super) async fn next(&self, download: &mut Download) -> Result<Option<Bytes>, Stop> {
+        tokio::select! {
+            biased;
+            next = download.next() => Ok(next?),
+            () = self.pieces.closed() => Err(Stop::Abandoned),
+        }
+    }
+}
+
+/// Runs `work` as a task, and gives the body that it fills.
+pub(super) fn spawn<W, F>(links: Arc<Links>, place: Transfer, size: Option<u64>, work: W) -> FileBody
+where
+    W: FnOnce(Outlet) -> F + Send + 'static,
+    F: Future<Output = Result<TransferOutcome, Stop>> + Send,
+{
+    let (sender, pieces) = mpsc::channel(WAITING);
+    let (teller, end) = oneshot::channel();
+    let with = Arc::clone(&links.with);
+    let idle_timeout = with.store.idle_timeout();
+    let outlet = Outlet { pieces: sender.clone(), idle_timeout };
+    let shutdown = with.shutdown.clone();
+    with.shutdown.spawn(async move {
+        let done = shutdown.in_time(Box::pin(work(outlet))).await;
+        let outcome = match done.unwrap_or_else(|| Err(Stop::Failed(FilesErrorKind::Stopped.into()))) {
+            Ok(outcome) => {
+                let _ = timeout(idle_timeout, sender.send(Piece::End)).await;
+                outcome
+            }
+            Err(Stop::Abandoned) => TransferOutcome::Abandoned,
+            Err(Stop::Failed(error)) => {
+                let code = error.kind.code();
+                let (export, detail) = (links.export(), error_text(&error));
+                tracing::warn!(export, code, error = detail, "file transfer aborted");
+                let _ = timeout(idle_timeout, sender.send(Piece::Failed(error))).await;
+                TransferOutcome::Failed(code)
+            }
+        };
+        drop(place);
+        let _ = teller.send(end_of(&links, outcome));
+    });
+    FileBody { pieces, left: size, is_whole: false, end: Some(end) }
+}
+
+fn end_of(links: &Links, outcome: TransferOutcome) -> TransferEnd {
+    let figures = &links.figures;
+    TransferEnd {
+        host: figures.host(),
+        bytes: figures.bytes.load(Ordering::Relaxed),
+        outcome,
+        resumes: figures.resumes.load(Ordering::Relaxed),
+        renewals: figures.renewals.load(Ordering::Relaxed),
+    }
+}
+
+/// A part in a transfer.
+pub(super) struct WholePart {
+    pub(super) download: Download,
+    pub(super) proof: Proof,
+    /// Bytes at its start that are not handed out.
+    pub(super) skipped: u64,
+}
+
+impl WholePart {
+    /// Hands the part out. Its last bytes leave when it is proven. Returns the number of bytes that were handed out.
+    pub(super) async fn send(mut self, outlet: &Outlet) -> Result<SentPart, Stop> {
+        let (mut held, mut bytes) = (HeldBack::default(), 0);
+        while let Some(data) = outlet.next(&mut self.download).await? {
+            self.proof.feed(&data);
+            let data = self.without_skipped(data);
+            bytes += data.len() as u64;
+            held.push(data);
+            while let Some(piece) = held.release() {
+                outlet.send(piece).await?;
+            }
+        }
+        let unproven = |error| FilesError::by(FilesErrorKind::NotProven, error);
+        let proven = self.proof.judge().map_err(unproven)?;
+        for piece in held.release_all() {
+            outlet.send(piece).await?;
+        }
+        Ok(SentPart { proven, bytes, ends_line: self.proof.ends_with_record() })
+    }
+
+    fn without_skipped(&mut self, mut data: Bytes) -> Bytes {
+        let skipped = usize::try_from(self.skipped).unwrap_or(usize::MAX).min(data.len());
+        self.skipped -= skipped as u64;
+        data.split_off(skipped)
+    }
+}
+
+/// A part that was handed out.
+pub(super) struct SentPart {
+    pub(super) proven: Proven,
+    pub(super) bytes: u64,
+    pub(super) ends_line: bool,
+}
+
+impl SentPart {
+    /// The line end that a table needs behind it.
+    pub(super) fn line_end(&self) -> Bytes {
+        Bytes::from_static(if self.bytes > 0 && !self.ends_line { LINE_END } else { b"" })
+    }
+
+    pub(super) fn outcome(&self) -> TransferOutcome {
+        if self.proven.by_something { TransferOutcome::Proven } else { TransferOutcome::Unproven }
+    }
+
+    /// Says where Snyk's numbers differ from a part that is whole all the same.
+    pub(super) fn warn(&self, links: &Links, part: usize) {
+        let doubts = self.proven.doubts;
+        if doubts.file_size || doubts.row_count {
+            tracing::warn!(
+                export = links.export(),
+                part = part + 1,
+                file_size_differs = doubts.file_size,
+                row_count_differs = doubts.row_count,
+                "file is whole by the store's proof, but Snyk's numbers differ"
+            );
+        }
+    }
+}
