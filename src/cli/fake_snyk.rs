@@ -5,11 +5,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{CommandError, block_on, signals};
-use crate::fake::{Fake, Fault, JobStatus, Script, Settings, Target};
+use crate::fake::{
+    Fake, Fault, HashField, JobStatus, Lie, LinkForm, PartSource, Script, Settings, StoreFault, StoreScript,
+    TagField, Target,
+};
 use crate::shutdown::Shutdown;
 
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = format!("Faults: {}", Fault::forms()))]
+#[command(after_long_help = format!(
+    "Faults: {}\n\nFaults of the store: {}\n\nLies: {}",
+    Fault::forms(), StoreFault::forms(), Lie::forms()
+))]
 pub(super) struct FakeSnykArgs {
     /// Address to listen on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7090")]
@@ -51,6 +57,79 @@ pub(super) struct FakeSnykArgs {
     /// groups/ID), an export (ID), or calls whose path begins so (/v1/)
     #[arg(long = "fault", value_name = "FAULT[*N][@TARGET]")]
     faults: Vec<FaultPlan>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// The files behind the links.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Files")]
+struct StoreArgs {
+    /// Serve the .csv files of this folder as the parts of every export, in the order of their names
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["part_count", "part_size"])]
+    parts: Option<PathBuf>,
+    /// Number of parts of an export
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    part_count: u32,
+    /// Size of each part, in bytes; such parts are made while they are read [default: an export of issues]
+    #[arg(long, value_name = "BYTES")]
+    part_size: Option<bytesize::ByteSize>,
+    /// Store whose links are imitated
+    #[arg(long, value_enum, default_value_t = LinkForm::GcsV4)]
+    link_form: LinkForm,
+    /// Scheme, host and port of the links instead of the fake's own
+    #[arg(long, value_name = "ORIGIN")]
+    link_origin: Option<String>,
+    /// Hash of a file, in x-goog-hash
+    #[arg(long, value_enum, default_value_t = HashField::OneLine)]
+    hash: HashField,
+    /// Entity tag of a file
+    #[arg(long, value_enum, default_value_t = TagField::Strong)]
+    etag: TagField,
+    /// Make downloads fail; repeat for more. *N: the next N. @PART: this part alone
+    #[arg(long = "store-fault", value_name = "FAULT[*N][@PART]")]
+    store_faults: Vec<StoreFaultPlan>,
+    /// Say in the results what is not so; repeat for more
+    #[arg(long = "lie", value_name = "LIE")]
+    lies: Vec<Lie>,
+}
+
+impl StoreArgs {
+    fn script(&self) -> std::io::Result<StoreScript> {
+        let parts = match (&self.parts, self.part_size) {
+            (Some(folder), _) => PartSource::folder(folder)?,
+            (None, Some(size)) => PartSource::made_table(self.part_count, size.as_u64()),
+            (None, None) => PartSource::issues(self.part_count),
+        };
+        let (origin, lies) = (self.link_origin.clone(), self.lies.clone());
+        Ok(StoreScript { parts, origin, hash: self.hash, tag: self.etag, lies })
+    }
+}
+
+/// A value of `--store-fault`.
+#[derive(Debug, Clone)]
+struct StoreFaultPlan {
+    fault: StoreFault,
+    times: Option<u32>,
+    part: Option<u32>,
+}
+
+impl std::str::FromStr for StoreFaultPlan {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse::<u32>().map_err(|_| format!("{text}: expected a number"));
+        // A URL may have these signs too.
+        let (text, part) = match text.rsplit_once('@') {
+            Some((fault, part)) if !part.contains('/') => (fault, Some(number(part)?)),
+            _ => (text, None),
+        };
+        let (text, times) = match text.rsplit_once('*') {
+            Some((fault, times)) => (fault, Some(number(times)?)),
+            None => (text, None),
+        };
+        Ok(Self { fault: text.parse()?, times, part })
+    }
 }
 
 /// A value of `--fault`.
@@ -80,6 +159,7 @@ impl std::str::FromStr for FaultPlan {
 }
 
 pub(super) fn run(args: &FakeSnykArgs) -> Result<(), CommandError> {
+    let failed = |error: std::io::Error| CommandError::Other("the fake cannot start", error.into());
     let script = Script {
         polls: args.polls,
         seconds: args.seconds,
@@ -90,16 +170,23 @@ pub(super) fn run(args: &FakeSnykArgs) -> Result<(), CommandError> {
         accept_any_start: args.accept_any_start,
         edge_fields: args.edge_fields,
         date_offset: args.date_offset,
+        link_form: args.store.link_form,
+        store: args.store.script().map_err(failed)?,
         ..Script::default()
     };
     let settings = Settings { listen: args.listen, tls: !args.plain, script, ..Settings::default() };
     block_on(async {
-        let failed = |error: std::io::Error| CommandError::Other("the fake cannot start", error.into());
         let shutdown = Shutdown::new();
         signals::receive(&shutdown, None).map_err(failed)?;
         let fake = Fake::start(settings).await.map_err(failed)?;
         for FaultPlan { fault, times, target } in args.faults.clone() {
             fake.fault_at(target, fault, times);
+        }
+        for StoreFaultPlan { fault, times, part } in args.store.store_faults.clone() {
+            match part {
+                Some(part) => fake.store_fault_at(part, fault, times),
+                None => fake.store_fault(fault, times),
+            }
         }
         let mut out = anstream::stdout();
         let mut say = |text: String| writeln!(out, "{text}").map_err(failed);

@@ -21,6 +21,7 @@ mod expiry;
 mod failures;
 mod fake;
 mod fetch;
+mod fake_store;
 mod floods;
 mod forwarding;
 mod framing;

@@ -52,6 +52,18 @@ impl PartSource {
         Self::new(table.size, Content::Made(table))
     }
 
+    /// So many parts of `size` bytes each, as [`Self::made`], whose records are numbered through.
+    #[must_use]
+    pub fn made_table(parts: u32, size: u64) -> Vec<Self> {
+        let mut first = 1;
+        let part = |_| {
+            let part = Self::made(size, first);
+            first += part.rows();
+            part
+        };
+        (0..parts).map(part).collect()
+    }
+
     /// A file, which must stay as it is.
     ///
     /// # Errors
