@@ -17,6 +17,7 @@ use super::index::IndexedPart;
 use super::merge::PartFile;
 use super::progress::FetchEvent;
 use super::proof::{PartClaim, prove};
+use super::question::FetchQuestion;
 use super::session::Session;
 use crate::transport::CheckedBody;
 
@@ -31,6 +32,7 @@ const MAX_ERROR: usize = 64 * 1024;
 struct PartDownload<'a> {
     session: &'a Session,
     part: &'a IndexedPart,
+    target: String,
     claim: PartClaim,
     /// Bytes on the disk.
     have: u64,
@@ -49,7 +51,7 @@ impl Session {
     /// Downloads a part and proves it, or goes on with what an earlier run has of it.
     pub(super) async fn part(&self, part: &IndexedPart) -> Result<PartFile, Ending> {
         let claim = self.folder.load(&claim_name(part.part)).unwrap_or_default();
-        let mut download = PartDownload { session: self, part, claim, have: 0 };
+        let mut download = PartDownload { session: self, part, target: FetchQuestion::file(&part.path), claim, have: 0 };
         download.fetch().await?;
         let (whole, rule) = (self.folder.part(part.part, "csv"), self.args.rows);
         let (path, claim) = (whole.clone(), download.claim.clone());
@@ -126,7 +128,7 @@ impl PartDownload<'_> {
     }
 
     fn call(&self, fields: Vec<(HeaderName, HeaderValue)>) -> FetchCall<'_> {
-        FetchCall { name: format!("part {}", self.part.part), target: &self.part.path, fields, body: None }
+        FetchCall { name: format!("part {}", self.part.part), target: &self.target, fields, body: None }
     }
 
     async fn try_once(&mut self) -> Result<TryOutcome, Ending> {
@@ -234,7 +236,9 @@ impl PartDownload<'_> {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 Ok(TryOutcome::Pause(text, wait.unwrap_or(Duration::from_secs(5))))
             }
-            _ if error.code == "link_missing" => Err(Ending::not_whole(text)),
+            _ if ["link_missing", "not_proven"].contains(&error.code.as_str()) => {
+                Err(Ending::not_whole(text))
+            }
             _ if is_final => Err(Ending::failed(text)),
             status if status.is_server_error() => Ok(TryOutcome::Broken(error.text)),
             StatusCode::NOT_FOUND | StatusCode::GONE => {

@@ -46,7 +46,7 @@ impl FileIndex {
         if parts.len() > MAX_PARTS || !are_numbered {
             return Err(not_ours("its parts are not numbered from 1"));
         }
-        if !parts.iter().all(|part| part.path.starts_with(under)) {
+        if !parts.iter().all(|part| part.path.starts_with(under) && !part.path.contains(['?', '#'])) {
             return Err(not_ours("a part is not below its export"));
         }
         Ok(Self { parts })

@@ -86,6 +86,11 @@ impl FetchQuestion {
     pub(super) fn files(&self, export: &str) -> String {
         format!("{}/export/{export}/files?version={VERSION}", self.scope)
     }
+
+    /// The target of a file by its path in the index.
+    pub(super) fn file(path: &str) -> String {
+        format!("{path}?version={VERSION}")
+    }
 }
 
 fn scope(args: &ScopeArgs) -> Result<String, Ending> {
