@@ -146,10 +146,6 @@ impl Download {
 }
 
 impl RegisteredDownload {
-    pub(crate) fn download(&self) -> &Download {
-        &self.download
-    }
-
     /// Runs `work`, unless the download is cut before; then its reason.
     pub(crate) async fn until_cut<T>(&self, work: impl Future<Output = T>) -> Result<T, CutReason> {
         let done = self.download.is_cut.run_until_cancelled(work).await;

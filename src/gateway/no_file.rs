@@ -9,6 +9,7 @@ use super::error_reply::{ErrorReply, denied, not_found, reply, unavailable};
 use crate::downloads::CutReason;
 use crate::files::FilesErrorKind;
 use crate::retrieval::Cause;
+use crate::upstream::UpstreamErrorKind;
 
 /// Time for an export to go on, where Snyk gave none.
 const NEXT_LOOK: Duration = Duration::from_secs(5);
@@ -22,6 +23,12 @@ pub(super) fn no_file(kind: FilesErrorKind) -> ErrorReply {
     match kind {
         // These are answered by their causes.
         K::NoResults | K::SnykAnswered => of_cause(Cause::Internal),
+        K::Abandoned => of_cause(Cause::Abandoned),
+        K::Stopped => stopped(),
+        K::ResultsUnreadable => store(
+            "Snyk's answer is no export's document",
+            "Check that upstream.url is Snyk's API; if it is, report the snyk-request-id of this answer to Snyk's support.",
+        ),
         K::NotFinished { retry_after } => unavailable(
             "proxy_internal_response",
             kind.code(),
@@ -115,19 +122,25 @@ pub(super) fn snyk_answered(status: StatusCode, retry_after: Option<u64>) -> Err
     ErrorReply { retry_after, ..answer }
 }
 
+fn stopped() -> ErrorReply {
+    of_cause(Cause::Upstream(UpstreamErrorKind::Stopped))
+}
+
 /// The answer to a download that was cut before it began.
 pub(super) fn cut(reason: CutReason) -> ErrorReply {
-    let ended = |title| {
-        unavailable("proxy_internal_response", "download_cut", title, "Ask again.")
-            .after(Duration::from_secs(1))
-    };
     match reason {
         CutReason::Revoked => denied(
             "forbidden",
             "The gateway's policy does not allow you this any more",
             "Ask who runs the gateway: `exportgate check --as CLIENT METHOD PATH` names the rule.",
         ),
-        CutReason::Purged => ended("The export was purged while its file was looked for"),
-        CutReason::Stopped => ended("The gateway stops"),
+        CutReason::Purged => unavailable(
+            "proxy_internal_response",
+            "export_purged",
+            "The export was purged while its file was looked for",
+            "Ask again.",
+        )
+        .after(Duration::from_secs(1)),
+        CutReason::Stopped => stopped(),
     }
 }

@@ -22,6 +22,7 @@ mod failures;
 mod fake;
 mod fake_store;
 mod fetch;
+mod files_access;
 mod floods;
 mod forwarding;
 mod framing;

@@ -149,13 +149,16 @@ impl World {
         if !fake.ca_pem().is_empty() {
             let ca = directory.path().join("ca.pem");
             std::fs::write(&ca, fake.ca_pem()).expect("a CA file");
-            if !flags.iter().any(|(key, ..)| *key == "upstream.ca_file") {
-                flags.push(flag("upstream.ca_file", ca.display()));
+            for key in ["upstream.ca_file", "files.ca_file"] {
+                if !flags.iter().any(|(given, ..)| *given == key) {
+                    flags.push(flag(key, ca.display()));
+                }
             }
         }
         for (key, value) in [
             ("listen", "127.0.0.1:0".to_owned()),
             ("upstream.url", upstream.to_owned()),
+            ("files.origins", fake.url()),
             ("admin.listen", "127.0.0.1:0".to_owned()),
             // A busy machine is no hanging disk.
             ("journal.max_wait", "10s".to_owned()),
@@ -251,6 +254,24 @@ impl World {
     pub(crate) fn records(&self) -> Vec<exportgate::journal::Row> {
         let query = exportgate::journal::Query { limit: 100_000, ..Default::default() };
         exportgate::journal::find(&self.journal(), &query).expect("records")
+    }
+
+    /// All transfers of files that have ended, the newest first.
+    pub(crate) fn transfers(&self) -> Vec<exportgate::journal::TransferRow> {
+        let query = exportgate::journal::TransferQuery { limit: 100_000, ..Default::default() };
+        exportgate::journal::find_transfers(&self.journal(), &query).expect("transfers")
+    }
+
+    /// Resolves to the newest of so many transfers on record.
+    pub(crate) async fn wait_for_transfers(&self, count: usize) -> exportgate::journal::TransferRow {
+        loop {
+            let rows = self.transfers();
+            if rows.len() >= count {
+                assert_eq!(rows.len(), count, "{rows:?}");
+                return rows[0].clone();
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Says that the gateway will be asked to stop, as a first signal does.
