@@ -51,7 +51,8 @@ impl Session {
     /// Downloads a part and proves it, or goes on with what an earlier run has of it.
     pub(super) async fn part(&self, part: &IndexedPart) -> Result<PartFile, Ending> {
         let claim = self.folder.load(&claim_name(part.part)).unwrap_or_default();
-        let mut download = PartDownload { session: self, part, target: FetchQuestion::file(&part.path), claim, have: 0 };
+        let mut download =
+            PartDownload { session: self, part, target: FetchQuestion::file(&part.path), claim, have: 0 };
         download.fetch().await?;
         let (whole, rule) = (self.folder.part(part.part, "csv"), self.args.rows);
         let (path, claim) = (whole.clone(), download.claim.clone());

@@ -18,9 +18,9 @@ pub(super) struct FetchManifest {
     /// The body of the start call; null for an export that was started by others.
     body: Value,
     pub(super) export: String,
-    /// Seconds since 1970 at which the run began that started the export, and at which this one ended.
-    pub(super) started: u64,
-    finished: u64,
+    /// The time of the start, and the end of this run.
+    pub(super) started: String,
+    finished: String,
     pub(super) output: OutputNote,
     pub(super) parts: Vec<PartNote>,
     warnings: Vec<String>,
@@ -65,8 +65,8 @@ impl FetchManifest {
             question: state.typed.clone(),
             body: state.body.clone(),
             export: export.to_owned(),
-            started: state.started,
-            finished: 0,
+            started: humantime::format_rfc3339_seconds(state.started()).to_string(),
+            finished: String::new(),
             output: OutputNote::default(),
             parts: Vec::new(),
             warnings: Vec::new(),
@@ -77,7 +77,7 @@ impl FetchManifest {
     pub(super) fn with(self, facts: Vec<PartFacts>, output: OutputNote, session: &Session) -> Self {
         let parts = facts.iter().map(PartNote::of).collect();
         let warnings = facts.into_iter().flat_map(|facts| facts.warnings).collect();
-        let finished = super::state::seconds(session.clock.now().wall);
+        let finished = humantime::format_rfc3339_seconds(session.clock.now().wall).to_string();
         Self { output, parts, warnings, finished, calls: session.folder.calls(), ..self }
     }
 

@@ -116,11 +116,12 @@ fn recent(
     let max_age = args.conduct.max_age?;
     let manifest = std::fs::read(target.manifest.as_ref()?).ok()?;
     let manifest: FetchManifest = serde_json::from_slice(&manifest).ok()?;
-    let age = seconds(clock.now().wall).saturating_sub(manifest.started);
+    let began = seconds(humantime::parse_rfc3339(&manifest.started).ok()?);
+    let age = seconds(clock.now().wall).saturating_sub(began);
     if manifest.question != question.typed || age > max_age.as_secs() {
         return None;
     }
-    *started = manifest.started;
+    *started = began;
     Some(manifest.export)
 }
 

@@ -112,7 +112,16 @@ fn scope(args: &ScopeArgs) -> Result<String, Ending> {
 /// The times as they were typed (a span stays a span), and everything else as it is sent.
 fn typed(args: &FetchArgs, target: &str, body: &Value) -> Value {
     let RowArgs { since, until, updated_since, updated_until, .. } = &args.rows;
-    let times = [since, until, updated_since, updated_until].map(|when| when.map(|when| format!("{when:?}")));
+    let named = [
+        ("since", since),
+        ("until", until),
+        ("updated_since", updated_since),
+        ("updated_until", updated_until),
+    ];
+    let times: Map<String, Value> = named
+        .into_iter()
+        .filter_map(|(name, when)| Some((name.to_owned(), when.as_ref()?.to_string().into())))
+        .collect();
     let mut body = body.clone();
     if args.rows.body.is_none()
         && let Some(filters) = body["data"]["attributes"]["filters"].as_object_mut()

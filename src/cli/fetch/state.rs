@@ -64,6 +64,11 @@ impl RunState {
             export: question.export.clone(),
         }
     }
+
+    /// The time of the start.
+    pub(super) fn started(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(self.started)
+    }
 }
 
 impl OpenedState {

@@ -2,6 +2,7 @@
 //!
 //! A span back is floored (days to 00:00Z, hours to the hour), so that equal questions of one day or hour make equal bodies.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use time::OffsetDateTime;
@@ -52,6 +53,18 @@ impl When {
             Self::All => SystemTime::UNIX_EPOCH,
         };
         humantime::format_rfc3339_seconds(at).to_string()
+    }
+}
+
+impl fmt::Display for When {
+    /// The time as it was typed: a span stays a span.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(_) => f.write_str(&self.at(SystemTime::UNIX_EPOCH)),
+            Self::DaysAgo(days) => write!(f, "{days}d"),
+            Self::HoursAgo(hours) => write!(f, "{hours}h"),
+            Self::All => f.write_str("all"),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! `exportgate fetch`, as the real program.
 
 mod codes;
+mod direct;
 mod kills;
 mod outputs;
 mod parts;
