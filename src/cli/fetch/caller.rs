@@ -53,7 +53,7 @@ pub(super) struct CallNote {
 
 /// A request that got no answer.
 #[derive(Debug)]
-pub(super) struct NoAnswer {
+pub(super) struct CallFailure {
     /// True if it is certain that nobody has seen it.
     pub(super) is_unsent: bool,
     pub(super) text: String,
@@ -61,7 +61,7 @@ pub(super) struct NoAnswer {
 
 /// An answer with a document that was read whole.
 #[derive(Debug)]
-pub(super) struct Document {
+pub(super) struct CallAnswer {
     pub(super) status: StatusCode,
     pub(super) fields: HeaderMap,
     pub(super) body: Bytes,
@@ -92,7 +92,7 @@ impl Caller {
     }
 
     /// Sends a call and reads its answer, which is a document.
-    pub(super) async fn document(&self, call: FetchCall<'_>) -> Result<Document, NoAnswer> {
+    pub(super) async fn document(&self, call: FetchCall<'_>) -> Result<CallAnswer, CallFailure> {
         let (head, body) = self.send(call).await?.into_parts();
         let body = timeout(ANSWER_TIMEOUT, Limited::new(body, MAX_DOCUMENT).collect()).await;
         let body = match body {
@@ -100,13 +100,13 @@ impl Caller {
             Ok(Err(error)) => return Err(self.broken(&*error)),
             Err(_) => return Err(self.too_slow()),
         };
-        Ok(Document { status: head.status, fields: head.headers, body })
+        Ok(CallAnswer { status: head.status, fields: head.headers, body })
     }
 
     /// Sends a call and waits for the header section of its answer.
-    pub(super) async fn send(&self, call: FetchCall<'_>) -> Result<Response<CheckedBody>, NoAnswer> {
+    pub(super) async fn send(&self, call: FetchCall<'_>) -> Result<Response<CheckedBody>, CallFailure> {
         let name = call.name.clone();
-        let unsendable = |error: BoxError| NoAnswer { is_unsent: true, text: error.to_string() };
+        let unsendable = |error: BoxError| CallFailure { is_unsent: true, text: error.to_string() };
         let request = self.request(call).map_err(unsendable)?;
         let exchange = async {
             match (&self.address, &self.http) {
@@ -166,7 +166,7 @@ impl Caller {
         &self,
         path: &std::path::Path,
         request: Request<Body>,
-    ) -> Result<Response<CheckedBody>, NoAnswer> {
+    ) -> Result<Response<CheckedBody>, CallFailure> {
         let stream = UnixStream::connect(path).await.map_err(|error| self.nobody(&error))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.broken(&error))?;
@@ -177,39 +177,39 @@ impl Caller {
         Ok(response.map(|body| CheckedBody::new(body, version)))
     }
 
-    fn unanswered(&self, error: &RequestError) -> NoAnswer {
+    fn unanswered(&self, error: &RequestError) -> CallFailure {
         if let Some(rustls::Error::InvalidCertificate(_)) = find::<rustls::Error>(error) {
             let text = format!(
                 "{} shows a certificate that is not trusted: name who signed it with --ca, and ask by a name that is in it ({})",
                 self.address,
                 error_text(error)
             );
-            return NoAnswer { is_unsent: true, text };
+            return CallFailure { is_unsent: true, text };
         }
         match error {
             RequestError::Connect(_) => self.nobody(error),
-            RequestError::NotProcessed(_) => NoAnswer { is_unsent: true, ..self.broken(error) },
+            RequestError::NotProcessed(_) => CallFailure { is_unsent: true, ..self.broken(error) },
             RequestError::Failed(_) | RequestError::Unsound => self.broken(error),
         }
     }
 
-    fn nobody(&self, error: &(dyn std::error::Error + 'static)) -> NoAnswer {
+    fn nobody(&self, error: &(dyn std::error::Error + 'static)) -> CallFailure {
         let text = format!("no gateway answers at {}: is it running? ({})", self.address, error_text(error));
-        NoAnswer { is_unsent: true, text }
+        CallFailure { is_unsent: true, text }
     }
 
-    fn broken(&self, error: &(dyn std::error::Error + 'static)) -> NoAnswer {
+    fn broken(&self, error: &(dyn std::error::Error + 'static)) -> CallFailure {
         let text = format!("the answer of {} broke off ({})", self.address, error_text(error));
-        NoAnswer { is_unsent: false, text }
+        CallFailure { is_unsent: false, text }
     }
 
-    fn too_slow(&self) -> NoAnswer {
+    fn too_slow(&self) -> CallFailure {
         let text = format!("{} gave no answer within {} s", self.address, ANSWER_TIMEOUT.as_secs());
-        NoAnswer { is_unsent: false, text }
+        CallFailure { is_unsent: false, text }
     }
 }
 
-impl Document {
+impl CallAnswer {
     /// `Retry-After` in seconds.
     pub(super) fn pause(&self) -> Option<Duration> {
         pause(&self.fields)

@@ -11,9 +11,9 @@ use http::{HeaderValue, Response, StatusCode, Version};
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 
-use super::caller::{Document, FetchCall, NoAnswer, pause};
+use super::caller::{CallAnswer, CallFailure, FetchCall, pause};
 use super::failure::{Ending, EndingKind};
-use super::index::IndexedPart;
+use super::index::FetchPart;
 use super::merge::PartFile;
 use super::progress::FetchEvent;
 use super::proof::{PartClaim, prove};
@@ -31,7 +31,7 @@ const MAX_ERROR: usize = 64 * 1024;
 /// A part that is being downloaded.
 struct PartDownload<'a> {
     session: &'a Session,
-    part: &'a IndexedPart,
+    part: &'a FetchPart,
     target: String,
     claim: PartClaim,
     /// Bytes on the disk.
@@ -49,7 +49,7 @@ enum TryOutcome {
 
 impl Session {
     /// Downloads a part and proves it, or goes on with what an earlier run has of it.
-    pub(super) async fn part(&self, part: &IndexedPart) -> Result<PartFile, Ending> {
+    pub(super) async fn part(&self, part: &FetchPart) -> Result<PartFile, Ending> {
         let claim = self.folder.load(&claim_name(part.part)).unwrap_or_default();
         let mut download =
             PartDownload { session: self, part, target: FetchQuestion::file(&part.path), claim, have: 0 };
@@ -145,7 +145,7 @@ impl PartDownload<'_> {
         }
         let answer = match self.session.caller.send(self.call(fields)).await {
             Ok(answer) => answer,
-            Err(NoAnswer { text, .. }) => return Ok(TryOutcome::Broken(text)),
+            Err(CallFailure { text, .. }) => return Ok(TryOutcome::Broken(text)),
         };
         match answer.status() {
             StatusCode::OK => {
@@ -227,7 +227,7 @@ impl PartDownload<'_> {
         let body = timeout(IDLE, http_body_util::Limited::new(body, MAX_ERROR).collect()).await;
         let body =
             body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        let error = Document { status, fields: head.headers, body }.error();
+        let error = CallAnswer { status, fields: head.headers, body }.error();
         let text = format!("part {}: {}", self.part.part, error.text);
         let is_final = ["host_not_allowed", "not_csv", "header_too_long"].contains(&error.code.as_str());
         match status {

@@ -9,11 +9,11 @@ const MAX_PARTS: usize = 100_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileIndex {
-    pub(super) parts: Vec<IndexedPart>,
+    pub(super) parts: Vec<FetchPart>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct IndexedPart {
+pub(super) struct FetchPart {
     /// The number of the part, from 1.
     pub(super) part: u32,
     pub(super) path: String,
@@ -25,7 +25,7 @@ pub(super) struct IndexedPart {
 #[derive(Debug, Deserialize)]
 struct IndexDocument {
     status: String,
-    parts: Vec<IndexedPart>,
+    parts: Vec<FetchPart>,
 }
 
 impl FileIndex {

@@ -1,12 +1,13 @@
 //! The record of a run, beside its output: question, export, request IDs, sizes, rows and hashes. It holds no link and no
 //! credential.
 
+use std::time::SystemTime;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::caller::CallNote;
-use super::proof::PartFacts;
-use super::session::Session;
+use super::proof::ProvenPart;
 use super::state::RunState;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,6 +27,12 @@ pub(super) struct FetchManifest {
     warnings: Vec<String>,
     /// Each call that was answered, with its request IDs, in order.
     calls: Vec<CallNote>,
+}
+
+/// The end of a run, with the calls of it and of those before it.
+pub(super) struct RunEnd {
+    pub(super) at: SystemTime,
+    pub(super) calls: Vec<CallNote>,
 }
 
 /// The output as a whole.
@@ -51,8 +58,8 @@ pub(super) struct PartNote {
 }
 
 impl PartNote {
-    fn of(facts: &PartFacts) -> Self {
-        let PartFacts { part, size, rows, crc32c, ref proven, .. } = *facts;
+    fn of(facts: &ProvenPart) -> Self {
+        let ProvenPart { part, size, rows, crc32c, ref proven, .. } = *facts;
         let proven = proven.iter().map(ToString::to_string).collect();
         Self { part, size, rows, crc32c: format!("{crc32c:08x}"), proven }
     }
@@ -74,11 +81,12 @@ impl FetchManifest {
         }
     }
 
-    pub(super) fn with(self, facts: Vec<PartFacts>, output: OutputNote, session: &Session) -> Self {
+    /// The same with its end.
+    pub(super) fn with(self, facts: Vec<ProvenPart>, output: OutputNote, end: RunEnd) -> Self {
         let parts = facts.iter().map(PartNote::of).collect();
         let warnings = facts.into_iter().flat_map(|facts| facts.warnings).collect();
-        let finished = humantime::format_rfc3339_seconds(session.clock.now().wall).to_string();
-        Self { output, parts, warnings, finished, calls: session.folder.calls(), ..self }
+        let finished = humantime::format_rfc3339_seconds(end.at).to_string();
+        Self { output, parts, warnings, finished, calls: end.calls, ..self }
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {

@@ -6,7 +6,8 @@ use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write};
 use std::path::PathBuf;
 
 use super::failure::Ending;
-use super::proof::PartFacts;
+use super::merge_error::MergeError;
+use super::proof::ProvenPart;
 use super::rows::RowWriter;
 use crate::csv::Header;
 
@@ -16,27 +17,7 @@ const CHUNK: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct PartFile {
     pub(super) path: PathBuf,
-    pub(super) facts: PartFacts,
-}
-
-/// A merge that ended early.
-#[derive(Debug)]
-pub(super) enum MergeError {
-    /// The reader of standard output has closed it.
-    Closed,
-    /// The table cannot be written.
-    Write(io::Error),
-    Ending(Ending),
-}
-
-impl From<Ending> for MergeError {
-    fn from(ending: Ending) -> Self {
-        Self::Ending(ending)
-    }
-}
-
-fn write_error(error: io::Error) -> MergeError {
-    if error.kind() == io::ErrorKind::BrokenPipe { MergeError::Closed } else { MergeError::Write(error) }
+    pub(super) facts: ProvenPart,
 }
 
 /// A table that takes one part after another.
@@ -78,9 +59,9 @@ impl<W: Write> TableWriter<W> {
         }
         if is_first {
             let header = facts.header.without_bom();
-            self.out.write_all(&header).map_err(write_error)?;
+            self.out.write_all(&header).map_err(MergeError::of_write)?;
             if !facts.header.has_line_end() {
-                self.out.write_all(b"\n").map_err(write_error)?;
+                self.out.write_all(b"\n").map_err(MergeError::of_write)?;
             }
         }
         file.seek(SeekFrom::Start(facts.header.len() as u64)).map_err(failed)?;
@@ -89,17 +70,17 @@ impl<W: Write> TableWriter<W> {
             let count = file.read(&mut chunk).map_err(failed)?;
             let Some(end) = chunk[..count].last() else { break };
             last = *end;
-            self.out.write_all(&chunk[..count]).map_err(write_error)?;
+            self.out.write_all(&chunk[..count]).map_err(MergeError::of_write)?;
         }
         if last != b'\n' {
-            self.out.write_all(b"\n").map_err(write_error)?;
+            self.out.write_all(b"\n").map_err(MergeError::of_write)?;
         }
         Ok(())
     }
 
     /// Ends the table.
     pub(super) fn finish(mut self) -> Result<W, MergeError> {
-        self.out.flush().map_err(write_error)?;
+        self.out.flush().map_err(MergeError::of_write)?;
         Ok(self.out)
     }
 }
@@ -109,7 +90,7 @@ mod tests {
     use std::path::Path;
 
     use super::super::args::RowsRule;
-    use super::super::index::IndexedPart;
+    use super::super::index::FetchPart;
     use super::super::proof::{PartClaim, prove};
     use super::*;
 
@@ -122,7 +103,7 @@ mod tests {
         let mut table = TableWriter::new(Vec::new(), is_jsonl);
         for (name, number) in names.iter().zip(1..) {
             let path = samples().join(format!("{name}.csv"));
-            let part = IndexedPart { part: number, path: String::new(), row_count: None, file_size: None };
+            let part = FetchPart { part: number, path: String::new(), row_count: None, file_size: None };
             let facts = prove(&path, &part, &PartClaim::default(), RowsRule::Warn).map_err(|e| e.text)?;
             table.add(&PartFile { path, facts }).map_err(|error| format!("{error:?}"))?;
         }

@@ -12,6 +12,7 @@ mod failure;
 mod index;
 mod manifest;
 mod merge;
+mod merge_error;
 mod output;
 mod place;
 mod progress;
@@ -36,7 +37,7 @@ use caller::Caller;
 use completion::Completion;
 use failure::{Ending, EndingKind};
 use manifest::FetchManifest;
-use place::{OwnGateway, Place};
+use place::{AskedPlace, OwnGateway};
 use progress::{FetchEvent, FetchProgress};
 use question::FetchQuestion;
 use session::Session;
@@ -51,7 +52,7 @@ pub(super) fn run(args: FetchArgs) -> Result<(), CommandError> {
     let _ = crate::hardening::harden();
     let clock = Clock::system();
     let question = FetchQuestion::of(&args, clock.now().wall)?;
-    let place = Place::of(&args.conduct)?;
+    let place = AskedPlace::of(&args.conduct)?;
     if args.conduct.dry_run {
         return print(&mut anstream::stdout(), &dry_run(&question, &place));
     }
@@ -125,12 +126,12 @@ fn recent(
     Some(manifest.export)
 }
 
-async fn conduct(prepared: Prepared, place: Place, mut signal: StopSignal) -> Result<(), CommandError> {
+async fn conduct(prepared: Prepared, place: AskedPlace, mut signal: StopSignal) -> Result<(), CommandError> {
     let Prepared { args, question, target, progress, clock, opened } = prepared;
     let deadline = clock.now().mono + args.conduct.timeout;
     let (place, own) = match place {
-        Place::Gateway(place) => (place, None),
-        Place::Direct(config) => {
+        AskedPlace::Gateway(place) => (place, None),
+        AskedPlace::Direct(config) => {
             let own = OwnGateway::start(*config).await?;
             (own.place(), Some(own))
         }
@@ -159,7 +160,7 @@ async fn conduct(prepared: Prepared, place: Place, mut signal: StopSignal) -> Re
 }
 
 /// The request that would start the export.
-fn dry_run(question: &FetchQuestion, place: &Place) -> String {
+fn dry_run(question: &FetchQuestion, place: &AskedPlace) -> String {
     let place = place.shown();
     let Some(start) = &question.start else {
         return format!(

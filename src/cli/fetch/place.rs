@@ -25,7 +25,7 @@ const LAST_RECORDS: Duration = Duration::from_millis(700);
 
 /// The place as the command line and the environment name it.
 #[derive(Debug)]
-pub(super) enum Place {
+pub(super) enum AskedPlace {
     Gateway(GatewayPlace),
     Direct(Box<Config>),
 }
@@ -38,7 +38,7 @@ pub(super) struct GatewayPlace {
     pub(super) ca: Option<PathBuf>,
 }
 
-impl Place {
+impl AskedPlace {
     pub(super) fn of(args: &ConductArgs) -> Result<Self, CommandError> {
         let sources = args.configured.configured().sources()?;
         let snyk_api = sources.snyk_api().filter(|_| args.configured.upstream.is_none());
@@ -80,7 +80,7 @@ impl Place {
     }
 }
 
-fn gateway(args: &ConductArgs, source: &str, text: &str) -> Result<Place, Ending> {
+fn gateway(args: &ConductArgs, source: &str, text: &str) -> Result<AskedPlace, Ending> {
     let address = ConductArgs::gateway(text).map_err(|what| Ending::usage(format!("{source}: {what}")))?;
     let key = args.key_file.as_deref().map(read_key).transpose()?;
     if key.is_some() && address.is_open() {
@@ -88,7 +88,7 @@ fn gateway(args: &ConductArgs, source: &str, text: &str) -> Result<Place, Ending
             "the key could be read on the way to {address}: use https://, or leave --key-file out"
         )));
     }
-    Ok(Place::Gateway(GatewayPlace { address, key, ca: args.ca.clone() }))
+    Ok(AskedPlace::Gateway(GatewayPlace { address, key, ca: args.ca.clone() }))
 }
 
 fn read_key(path: &Path) -> Result<Secret, Ending> {

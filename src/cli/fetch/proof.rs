@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::args::RowsRule;
 use super::failure::Ending;
-use super::index::IndexedPart;
+use super::index::FetchPart;
 use crate::csv::{Header, MAX_HEADER, RecordScan};
 
 const CHUNK: usize = 256 * 1024;
@@ -27,7 +27,7 @@ pub(super) struct PartClaim {
 
 /// The facts of a part that was proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PartFacts {
+pub(super) struct ProvenPart {
     pub(super) part: u32,
     pub(super) size: u64,
     pub(super) rows: u64,
@@ -57,10 +57,10 @@ fn crc32c_of(field: &str) -> Option<u32> {
 /// Reads the file at `path` once and proves that it is the whole part.
 pub(super) fn prove(
     path: &Path,
-    part: &IndexedPart,
+    part: &FetchPart,
     claim: &PartClaim,
     rule: RowsRule,
-) -> Result<PartFacts, Ending> {
+) -> Result<ProvenPart, Ending> {
     let failed = |error: std::io::Error| Ending::of_file(path, &error);
     let mut file = File::open(path).map_err(failed)?;
     let (mut scan, mut crc32c, mut size) = (RecordScan::default(), 0, 0);
@@ -82,14 +82,14 @@ pub(super) fn prove(
         .map_err(|error| Ending::not_whole(format!("part {number}: {error}")))?;
     let rows = scan.records().saturating_sub(1);
     let facts =
-        PartFacts { part: number, size, rows, crc32c, proven: Vec::new(), warnings: Vec::new(), header };
+        ProvenPart { part: number, size, rows, crc32c, proven: Vec::new(), warnings: Vec::new(), header };
     facts.judged(part, claim, rule, scan.is_in_quotes())
 }
 
-impl PartFacts {
+impl ProvenPart {
     fn judged(
         mut self,
-        part: &IndexedPart,
+        part: &FetchPart,
         claim: &PartClaim,
         rule: RowsRule,
         is_in_quotes: bool,
@@ -145,17 +145,17 @@ mod tests {
 
     fn judged(
         content: &[u8],
-        part: &IndexedPart,
+        part: &FetchPart,
         claim: &PartClaim,
         rule: RowsRule,
-    ) -> Result<PartFacts, Ending> {
+    ) -> Result<ProvenPart, Ending> {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), content).expect("written");
         prove(file.path(), part, claim, rule)
     }
 
-    fn part(row_count: Option<u64>, file_size: Option<u64>) -> IndexedPart {
-        IndexedPart { part: 1, path: String::new(), row_count, file_size }
+    fn part(row_count: Option<u64>, file_size: Option<u64>) -> FetchPart {
+        FetchPart { part: 1, path: String::new(), row_count, file_size }
     }
 
     #[test]

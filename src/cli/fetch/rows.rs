@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 
 use super::failure::Ending;
-use super::merge::MergeError;
-use super::proof::PartFacts;
+use super::merge_error::MergeError;
+use super::proof::ProvenPart;
 use crate::csv::{Record, RecordError, RecordReader};
 use crate::error_text::visible;
 
@@ -35,7 +35,7 @@ impl RowWriter {
     /// Writes the rows of a part.
     pub(super) fn add(
         &mut self,
-        facts: &PartFacts,
+        facts: &ProvenPart,
         mut part: impl Read,
         out: &mut impl Write,
     ) -> Result<(), MergeError> {

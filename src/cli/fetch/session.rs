@@ -12,12 +12,13 @@ use super::args::ConductArgs;
 use super::caller::Caller;
 use super::completion::{Completion, TABLE};
 use super::failure::{Ending, EndingKind};
-use super::index::{FileIndex, IndexedPart};
-use super::manifest::{FetchManifest, OutputNote};
-use super::merge::{MergeError, PartFile, TableWriter};
+use super::index::{FetchPart, FileIndex};
+use super::manifest::{FetchManifest, OutputNote, RunEnd};
+use super::merge::{PartFile, TableWriter};
+use super::merge_error::MergeError;
 use super::output::{Hashed, stdout};
 use super::progress::{FetchEvent, FetchProgress};
-use super::proof::PartFacts;
+use super::proof::ProvenPart;
 use super::question::FetchQuestion;
 use super::state::{RunState, StateFolder};
 use super::target::{FetchTarget, TargetKind};
@@ -46,7 +47,7 @@ impl Session {
             TargetKind::Table(_) => {
                 let parts = self.collect(&index).await?;
                 let note = tokio::task::block_in_place(|| self.merge(&parts))?;
-                self.complete(&manifest.with(facts_of(&parts), note, self))
+                self.complete(&manifest.with(facts_of(&parts), note, self.ended()))
             }
             TargetKind::Parts(_) => {
                 let parts = self.collect(&index).await?;
@@ -54,7 +55,7 @@ impl Session {
                 let (rows, bytes) =
                     (facts.iter().map(|facts| facts.rows).sum(), facts.iter().map(|facts| facts.size).sum());
                 let note = OutputNote { format: self.target.format().to_owned(), rows, bytes, sha256: None };
-                self.complete(&manifest.with(facts, note, self))
+                self.complete(&manifest.with(facts, note, self.ended()))
             }
         }
     }
@@ -71,7 +72,7 @@ impl Session {
 
     fn downloads<'a>(
         &'a self,
-        parts: &'a [IndexedPart],
+        parts: &'a [FetchPart],
     ) -> impl futures_util::Stream<Item = Result<PartFile, Ending>> + Unpin + 'a {
         let downloads = parts.iter().map(|part| Box::pin(self.part(part)));
         futures_util::stream::iter(downloads).buffered(usize::from(self.args.jobs))
@@ -102,10 +103,10 @@ impl Session {
     }
 
     /// Writes each part to standard output as soon as it is proven, and those before it are written.
-    async fn stream(&self, parts: &[IndexedPart], manifest: FetchManifest) -> Result<(), Ending> {
+    async fn stream(&self, parts: &[FetchPart], manifest: FetchManifest) -> Result<(), Ending> {
         let outlet = stdout().map_err(|error| Ending::of_file(Path::new("standard output"), &error))?;
         let mut table = TableWriter::new(Hashed::new(outlet), self.target.is_jsonl);
-        let mut facts: Vec<PartFacts> = Vec::new();
+        let mut facts: Vec<ProvenPart> = Vec::new();
         let mut downloads = self.downloads(parts);
         while let Some(part) = downloads.next().await {
             let part = part?;
@@ -122,7 +123,11 @@ impl Session {
             Err(MergeError::Closed) => return Ok(()),
             Err(error) => return Err(self.merge_failed(error, Path::new("standard output"))),
         };
-        self.complete(&manifest.with(facts, hashed.note(self.target.format(), rows), self))
+        self.complete(&manifest.with(facts, hashed.note(self.target.format(), rows), self.ended()))
+    }
+
+    fn ended(&self) -> RunEnd {
+        RunEnd { at: self.clock.now().wall, calls: self.folder.calls() }
     }
 
     fn complete(&self, manifest: &FetchManifest) -> Result<(), Ending> {
@@ -150,7 +155,7 @@ impl Session {
     }
 }
 
-fn facts_of(parts: &[PartFile]) -> Vec<PartFacts> {
+fn facts_of(parts: &[PartFile]) -> Vec<ProvenPart> {
     parts.iter().map(|part| part.facts.clone()).collect()
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde_json::Value;
 
-use super::caller::{Document, FetchCall, NoAnswer};
+use super::caller::{CallAnswer, CallFailure, FetchCall};
 use super::failure::{Ending, EndingKind};
 use super::index::FileIndex;
 use super::progress::FetchEvent;
@@ -46,7 +46,7 @@ impl Session {
             let answer = self.start(state).await;
             let document = match answer {
                 Ok(document) => document,
-                Err(NoAnswer { is_unsent, text }) => {
+                Err(CallFailure { is_unsent, text }) => {
                     state.is_start_sent = !is_unsent;
                     self.folder.save_state(state)?;
                     let more = if is_unsent {
@@ -72,14 +72,14 @@ impl Session {
         }
     }
 
-    async fn start(&self, state: &RunState) -> Result<Document, NoAnswer> {
+    async fn start(&self, state: &RunState) -> Result<CallAnswer, CallFailure> {
         let target = self.question.start.as_ref().map_or("", |start| start.target.as_str());
         let body = Some(Bytes::from(state.body.to_string()));
         self.caller.document(FetchCall { name: "start".to_owned(), target, fields: Vec::new(), body }).await
     }
 
     /// Waits where the start may be sent again within the time, and fails otherwise.
-    async fn start_refused(&self, document: &Document) -> Result<(), Ending> {
+    async fn start_refused(&self, document: &CallAnswer) -> Result<(), Ending> {
         let error = document.error();
         let text = format!("the export was not started: {}", error.text);
         if error.code.starts_with(CREDENTIAL) {
@@ -158,7 +158,7 @@ impl Session {
         let call = FetchCall { name: "files".to_owned(), target: &target, fields: Vec::new(), body: None };
         let document = match self.caller.document(call).await {
             Ok(document) => document,
-            Err(NoAnswer { text, .. }) => return Ok(Look::Failed(text)),
+            Err(CallFailure { text, .. }) => return Ok(Look::Failed(text)),
         };
         if document.status == StatusCode::OK {
             let under = format!("{}/export/{export}/", self.question.scope);
@@ -167,7 +167,7 @@ impl Session {
         self.not_ready(export, &document)
     }
 
-    fn not_ready(&self, export: &str, document: &Document) -> Result<Look, Ending> {
+    fn not_ready(&self, export: &str, document: &CallAnswer) -> Result<Look, Ending> {
         let error = document.error();
         let text = error.text;
         match (document.status, error.code.as_str()) {
@@ -207,7 +207,7 @@ impl Session {
 }
 
 /// The id of the export in the answer to a start call.
-fn id_in(document: &Document) -> Result<String, Ending> {
+fn id_in(document: &CallAnswer) -> Result<String, Ending> {
     let answer: Value = serde_json::from_slice(&document.body).unwrap_or_default();
     let id = answer["data"]["id"].as_str().filter(|id| Id::parse(id).is_some());
     id.map(str::to_owned).ok_or_else(|| {

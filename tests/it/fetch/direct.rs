@@ -108,7 +108,7 @@ async fn a_run_without_a_gateway_goes_on_after_kills_with_one_start() {
             .collect()
     };
     let fake = fake(parts).await;
-    fake.store_fault(StoreFault::Rate(1_500_000), None);
+    fake.store_fault(StoreFault::Rate(300_000), None);
     let home = TempDir::new().unwrap();
     let direct = ["--upstream", &fake.url()];
     let mut warned = 0;
