@@ -138,7 +138,7 @@ fn journal(path: &Path) -> Journal {
 /// hundred. They are a second apart, the last of them now.
 fn record(number: u64, count: u64, now: Now) -> (Attempt, Vec<Served>) {
     let started = now.wall - Duration::from_secs(count - number);
-    let mut attempt = Attempt::new(started, parts::UPSTREAM.into(), parts::CREDENTIAL.into(), Uuid::new_v4());
+    let mut attempt = Attempt::new(started, parts::UPSTREAM.into(), parts::CREDENTIAL.into());
     attempt.latency = Duration::from_micros(20_000 + number % 1_000);
     attempt.client = format!("client-{:04}", number % 20).into();
     attempt.request = Uuid::new_v4();

@@ -41,10 +41,10 @@ impl QuotaError {
 
 /// A place among a client's concurrent requests, released when dropped.
 #[derive(Debug)]
-pub struct Permit(Place);
+pub struct Permit(UsagePlace);
 
 #[derive(Debug)]
-enum Place {
+enum UsagePlace {
     /// None is taken.
     Unlimited,
     Own(Arc<Usage>),
@@ -55,20 +55,20 @@ enum Place {
 
 impl Permit {
     pub(crate) fn unlimited() -> Self {
-        Self(Place::Unlimited)
+        Self(UsagePlace::Unlimited)
     }
 
     /// Another holder of the same place.
     pub(crate) fn share(&mut self) -> Self {
         let shared = Arc::new(std::mem::replace(self, Self::unlimited()));
-        *self = Self(Place::Shared(Arc::clone(&shared)));
-        Self(Place::Shared(shared))
+        *self = Self(UsagePlace::Shared(Arc::clone(&shared)));
+        Self(UsagePlace::Shared(shared))
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Place::Own(usage) = &self.0 {
+        if let UsagePlace::Own(usage) = &self.0 {
             usage.running.fetch_sub(1, Ordering::AcqRel);
         }
     }
@@ -88,7 +88,7 @@ impl Usage {
             return Err(QuotaError::AtOnce);
         }
         // From here on, every return releases the place.
-        let permit = Permit(Place::Own(Arc::clone(self)));
+        let permit = Permit(UsagePlace::Own(Arc::clone(self)));
         self.count(per_minute, now)?;
         Ok(permit)
     }

@@ -28,6 +28,8 @@ pub(crate) struct Report {
     #[serde(default)]
     pub(crate) queue: QueueReport,
     #[serde(default)]
+    pub(crate) downloads: DownloadsReport,
+    #[serde(default)]
     pub(crate) budget: BudgetReport,
     #[serde(default)]
     pub(crate) journal: JournalReport,
@@ -92,6 +94,30 @@ pub(crate) struct CacheReport {
 pub(crate) struct QueueReport {
     pub(crate) waiting: usize,
     pub(crate) followers: usize,
+}
+
+/// The downloads of files that run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct DownloadsReport {
+    pub(crate) running: usize,
+    /// Those that run longest, the oldest first.
+    pub(crate) oldest: Vec<DownloadReport>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct DownloadReport {
+    pub(crate) request_id: String,
+    pub(crate) client: String,
+    pub(crate) scope_kind: String,
+    pub(crate) scope_id: String,
+    pub(crate) export_id: String,
+    /// The number of the part, or `table`.
+    pub(crate) file: String,
+    /// Bytes that were sent so far.
+    pub(crate) bytes: u64,
+    pub(crate) since: String,
 }
 
 /// `GET /api/budget`.
@@ -298,6 +324,9 @@ pub(crate) mod tests {
             "traffic": {"step_s": 60, "points": [point]},
             "cache": {"entries": 2, "bytes": 7168, "max_bytes": 268_435_456},
             "queue": {"waiting": 1, "followers": 2},
+            "downloads": {"running": 1, "oldest": [{"request_id": "0199f3c2-0000-7000-8000-000000000001",
+                "client": "dashboard", "scope_kind": "org", "scope_id": "825e", "export_id": "e1", "file": "table",
+                "bytes": 1_048_576, "since": "2026-11-25T10:00:01Z"}]},
             "budget": {"credentials": [credential],
                 "breaker": {"state": "half_open", "seconds_left": 0, "exports": 1}},
             "journal": {"failing": true, "written": 100, "dropped": 2, "queued": 1, "log_bytes": 4096},

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::report::{
     BackoffReport, BreakerReport, BudgetReport, CacheReport, ConnectionsReport, CountsReport,
-    CredentialReport, DriftReport, JournalReport, LaneReport, PartReport, PointReport, QueueReport,
-    ReloadFailure, ReloadReport, Report, SlotReport, StartsReport, TrafficReport, WindowReport,
+    CredentialReport, DownloadReport, DownloadsReport, DriftReport, JournalReport, LaneReport, PartReport,
+    PointReport, QueueReport, ReloadFailure, ReloadReport, Report, SlotReport, StartsReport, TrafficReport,
+    WindowReport,
 };
 use super::{Admin, lock, time};
 use crate::admission::{Api, Lane, LaneStatus};
@@ -15,6 +16,9 @@ use crate::circuit::Phase;
 use crate::credential::{self, Credential};
 use crate::telemetry::history::STEP;
 use crate::telemetry::metrics::{RequestOutcome, Totals};
+
+/// Most downloads that are listed.
+const MOST_DOWNLOADS: usize = 50;
 
 impl Admin {
     pub(super) fn status(&self) -> Report {
@@ -34,6 +38,7 @@ impl Admin {
                 waiting: self.views.admission.waiting(),
                 followers: self.views.followers.count(),
             },
+            downloads: self.downloads(),
             budget: self.budget(),
             journal: self.journal_report(),
             connections: ConnectionsReport {
@@ -53,6 +58,21 @@ impl Admin {
                 parts.into_iter().zip(since).map(part).collect()
             },
         }
+    }
+
+    fn downloads(&self) -> DownloadsReport {
+        let running = self.views.downloads.running();
+        let oldest = running.iter().take(MOST_DOWNLOADS).map(|download| DownloadReport {
+            request_id: download.request.to_string(),
+            client: download.client.to_string(),
+            scope_kind: download.call.scope.kind.as_str().to_owned(),
+            scope_id: download.call.scope.id.as_str().to_owned(),
+            export_id: download.call.export.as_str().to_owned(),
+            file: download.file.to_string(),
+            bytes: download.sent(),
+            since: time(download.started.wall),
+        });
+        DownloadsReport { running: running.len(), oldest: oldest.collect() }
     }
 
     fn traffic(&self) -> TrafficReport {

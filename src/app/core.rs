@@ -70,17 +70,12 @@ impl Core {
             traces: traces.clone(),
             shutdown: shutdown.clone(),
         };
+        let downloads = downloads(&parts);
         let retrieval = Arc::new(Retrieval::new(retrieval_settings(config), parts));
         let files = Files::new(FilesCollaborators {
             clock: clock.clone(),
             retrieval: Arc::clone(&retrieval),
             store: file_store.clone(),
-            shutdown: shutdown.clone(),
-        });
-        let downloads = Downloads::new(DownloadParts {
-            clock: clock.clone(),
-            journal: journal.clone(),
-            metrics: Arc::clone(&metrics),
             shutdown: shutdown.clone(),
         });
         let with = Collaborators {
@@ -143,6 +138,15 @@ impl Core {
             shutdown: self.shutdown.clone(),
         }
     }
+}
+
+fn downloads(parts: &retrieval::Parts) -> Downloads {
+    Downloads::new(DownloadParts {
+        clock: parts.clock.clone(),
+        journal: parts.journal.clone(),
+        metrics: Arc::clone(&parts.metrics),
+        shutdown: parts.shutdown.clone(),
+    })
 }
 
 /// The settings of the request path.

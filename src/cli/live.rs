@@ -9,7 +9,6 @@ use http::uri::Uri;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{Either, Full};
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::CommandError;
 use crate::clock::Clock;
@@ -90,7 +89,10 @@ impl Check {
 
     async fn request(&self, credential: &Credential, authorization: HeaderValue) -> SlotVerdict {
         let Self { upstream, journal, clock } = self;
-        let sent_id = Uuid::new_v4();
+        let sent = clock.now();
+        let root = upstream.root().to_string();
+        let mut attempt = Attempt::new(sent.wall, root.as_str().into(), Arc::clone(&credential.name));
+        let sent_id = attempt.id;
         let mut fields = HeaderMap::new();
         fields.insert(ACCEPT, HeaderValue::from_static("application/vnd.api+json"));
         fields
@@ -99,10 +101,6 @@ impl Check {
         if let Ok(id) = HeaderValue::try_from(sent_id.to_string()) {
             fields.insert("snyk-request-id", id);
         }
-        let root = upstream.root().to_string();
-        let sent = clock.now();
-        let name = Arc::clone(&credential.name);
-        let mut attempt = Attempt::new(sent.wall, root.as_str().into(), name, sent_id);
         let body = Either::Left(Full::default());
         let request = UpstreamRequest { method: Method::GET, target: TARGET.to_owned(), fields, body };
         let answer = upstream.ask(request, &credential.name).await;

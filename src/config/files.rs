@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::reader::Reader;
 use super::upstream::check_certificates;
-use crate::file_store::{HostPattern, Settings, TransferLimits};
+use crate::file_store::{Settings, TransferLimits};
 use crate::transport::{BadProxy, Proxy};
 
 /// The settings of the stores' client, and whether clients may log in with HTTP Basic.
@@ -26,7 +26,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> (Settings, bool) {
             per_client: r.number("files.max_transfers_per_client", 1..=100_000),
         },
     };
-    note_proxies(r, &settings.hosts);
+    note_proxies(r, &settings);
     (settings, r.boolean("files.basic"))
 }
 
@@ -44,13 +44,16 @@ fn network(text: &str) -> Result<IpNet, String> {
 }
 
 /// Says which proxy is between us and the stores: it resolves their names itself.
-fn note_proxies(r: &mut Reader<'_>, hosts: &[HostPattern]) {
+fn note_proxies(r: &mut Reader<'_>, settings: &Settings) {
+    let Settings { hosts, origins, .. } = settings;
+    let hosts = hosts.iter().map(|host| format!("https://{}", host.to_string().replace('*', "any")));
+    let stores = hosts.chain(origins.iter().map(ToString::to_string));
     let variable = |name: &str| r.sources.env.get(name).cloned();
-    let proxy_to = |host: &HostPattern| {
-        let uri: Uri = format!("https://{}/", host.to_string().replace('*', "any")).parse().ok()?;
+    let mut proxies = stores.filter_map(|store| {
+        let uri: Uri = format!("{store}/").parse().ok()?;
         Some(Proxy::for_destination(&uri, variable))
-    };
-    match hosts.iter().filter_map(proxy_to).find(|proxy| !matches!(proxy, Ok(None))) {
+    });
+    match proxies.find(|proxy| !matches!(proxy, Ok(None))) {
         Some(Ok(Some(proxy))) => r.note(format!(
             "file stores are reached through the proxy {proxy}: their names are checked, but not their addresses, which the proxy resolves"
         )),

@@ -41,6 +41,7 @@ pub enum RecordError {
 
 impl<'a> Record<'a> {
     /// The fields in order.
+    #[must_use]
     pub fn fields(self) -> impl ExactSizeIterator<Item = &'a [u8]> {
         let Self { text, ends, .. } = self;
         let start = |at: usize| if at == 0 { 0 } else { ends[at - 1] };

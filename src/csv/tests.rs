@@ -291,7 +291,7 @@ fn a_long_cell_is_one_record_and_an_endless_one_is_refused() {
     assert_eq!(read(many.as_bytes(), 7)[0].len(), 1001);
 
     let mut reader = RecordReader::default();
-    let chunk = [b'x'; 64 * 1024];
+    let chunk = vec![b'x'; 64 * 1024];
     reader.feed(b"A\n\"", |_| Ok::<(), RecordError>(())).expect("a header");
     let endless =
         (0..=MAX_RECORD / chunk.len()).find_map(|_| reader.feed(&chunk, |_| Ok::<(), RecordError>(())).err());

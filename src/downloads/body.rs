@@ -9,32 +9,32 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
-use super::{CutReason, Download};
+use super::{CutReason, RunningDownload};
 use crate::error_text::BoxError;
 use crate::files::FileBody;
 use crate::telemetry::metrics::Metrics;
 
 /// The content of a file on the way, shared by its body and by the task that ends it.
 #[derive(Debug, Clone)]
-pub(super) struct Content {
-    state: Arc<Mutex<ContentState>>,
+pub(super) struct SharedBody {
+    state: Arc<Mutex<SharedBodyState>>,
     /// Cancelled when nobody takes any more of it.
     taken: CancellationToken,
 }
 
 #[derive(Debug)]
-struct ContentState {
+struct SharedBodyState {
     /// `None` after the end.
     body: Option<FileBody>,
     /// All of it was taken.
     is_whole: bool,
 }
 
-impl Content {
+impl SharedBody {
     pub(super) fn new(body: FileBody) -> Self {
         let is_whole = body.size_hint().exact() == Some(0);
         Self {
-            state: Arc::new(Mutex::new(ContentState { body: Some(body), is_whole })),
+            state: Arc::new(Mutex::new(SharedBodyState { body: Some(body), is_whole })),
             taken: CancellationToken::new(),
         }
     }
@@ -51,7 +51,7 @@ impl Content {
         state.is_whole
     }
 
-    fn lock(&self) -> MutexGuard<'_, ContentState> {
+    fn lock(&self) -> MutexGuard<'_, SharedBodyState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -59,8 +59,8 @@ impl Content {
 /// The body of a download. When that is cut, it ends in an error.
 #[derive(Debug)]
 pub(super) struct DownloadBody {
-    download: Arc<Download>,
-    content: Content,
+    download: Arc<RunningDownload>,
+    content: SharedBody,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     metrics: Arc<Metrics>,
     #[expect(dead_code, reason = "it tells that nobody takes any more")]
@@ -73,7 +73,7 @@ pub(super) struct DownloadBody {
 struct Cut(CutReason);
 
 impl DownloadBody {
-    pub(super) fn new(download: Arc<Download>, content: Content, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(download: Arc<RunningDownload>, content: SharedBody, metrics: Arc<Metrics>) -> Self {
         let cut = Box::pin(download.is_cut.clone().cancelled_owned());
         let taken = content.taken.clone().drop_guard();
         Self { download, content, cut, metrics, taken }
@@ -88,7 +88,7 @@ impl Body for DownloadBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let why = |download: &Download| download.cut.get().copied().unwrap_or(CutReason::Stopped);
+        let why = |download: &RunningDownload| download.cut.get().copied().unwrap_or(CutReason::Stopped);
         if self.cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Some(Err(Cut(why(&self.download)).into())));
         }

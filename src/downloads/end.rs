@@ -1,6 +1,6 @@
 //! The end of a download: its row in the journal, its log event, and its count.
 
-use super::{Download, RegisteredDownload};
+use super::{RegisteredDownload, RunningDownload};
 use crate::files::{ByteSpan, TransferEnd, TransferOutcome};
 use crate::journal::TransferRecord;
 use crate::telemetry::TRANSFER;
@@ -30,7 +30,7 @@ impl RegisteredDownload {
     /// Records its end: as the files tell it, if they do, and whether the client took all.
     pub(super) fn record(&self, span: Option<ByteSpan>, end: Option<TransferEnd>, is_whole: bool) {
         let parts = &self.of.0.parts;
-        let Download { request, client, call, file, started, cut, .. } = &*self.download;
+        let RunningDownload { request, client, call, file, started, cut, .. } = &*self.download;
         let cut = cut.get().copied().filter(|_| !is_whole);
         let ended = end.as_ref().map(|end| end.outcome);
         let outcome = match (cut, ended) {

@@ -23,7 +23,7 @@ use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::Streamed;
 
-use body::{Content, DownloadBody};
+use body::{DownloadBody, SharedBody};
 pub(crate) use end::CutReason;
 
 /// The parts that downloads work with.
@@ -43,12 +43,12 @@ pub struct Downloads(Arc<Registry>);
 struct Registry {
     parts: DownloadParts,
     /// By request; these ids are in the order of time.
-    running: Mutex<BTreeMap<Uuid, Arc<Download>>>,
+    running: Mutex<BTreeMap<Uuid, Arc<RunningDownload>>>,
 }
 
 /// One download.
 #[derive(Debug)]
-pub(crate) struct Download {
+pub(crate) struct RunningDownload {
     pub(crate) request: Uuid,
     pub(crate) client: Arc<str>,
     pub(crate) call: FilesCall,
@@ -63,7 +63,7 @@ pub(crate) struct Download {
 /// A registered download; until it is dropped.
 #[derive(Debug)]
 pub(crate) struct RegisteredDownload {
-    download: Arc<Download>,
+    download: Arc<RunningDownload>,
     of: Downloads,
 }
 
@@ -91,7 +91,7 @@ impl Downloads {
         file: FileName,
         started: Now,
     ) -> RegisteredDownload {
-        let download = Arc::new(Download {
+        let download = Arc::new(RunningDownload {
             request,
             client: Arc::clone(client),
             call: call.clone(),
@@ -106,34 +106,34 @@ impl Downloads {
     }
 
     /// Cuts the downloads that are not permitted any more.
-    pub(crate) fn retain(&self, is_permitted: impl Fn(&Download) -> bool) {
+    pub(crate) fn retain(&self, is_permitted: impl Fn(&RunningDownload) -> bool) {
         self.cut(CutReason::Revoked, |download| !is_permitted(download));
     }
 
     /// Cuts the downloads of a purged export of an org or group; of all exports without one.
     pub(crate) fn purged(&self, export: Option<(&Id, &Id)>) {
-        self.cut(CutReason::Purged, |Download { call, .. }| {
+        self.cut(CutReason::Purged, |RunningDownload { call, .. }| {
             export.is_none_or(|(scope, export)| call.scope.id == *scope && call.export == *export)
         });
     }
 
-    fn cut(&self, why: CutReason, which: impl Fn(&Download) -> bool) {
+    fn cut(&self, why: CutReason, which: impl Fn(&RunningDownload) -> bool) {
         for download in self.running().iter().filter(|download| which(download)) {
             download.cut(why);
         }
     }
 
     /// The downloads that run, the oldest first.
-    pub(crate) fn running(&self) -> Vec<Arc<Download>> {
+    pub(crate) fn running(&self) -> Vec<Arc<RunningDownload>> {
         self.lock().values().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Uuid, Arc<Download>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Uuid, Arc<RunningDownload>>> {
         self.0.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Download {
+impl RunningDownload {
     /// Bytes that its client was sent.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
@@ -157,7 +157,7 @@ impl RegisteredDownload {
         let shutdown = self.of.0.parts.shutdown.clone();
         let metrics = Arc::clone(&self.of.0.parts.metrics);
         let end = body.take_end();
-        let content = Content::new(body);
+        let content = SharedBody::new(body);
         let body = DownloadBody::new(Arc::clone(&self.download), content.clone(), metrics);
         let over = shutdown.clone();
         shutdown.spawn(async move {

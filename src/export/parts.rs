@@ -8,14 +8,14 @@ use serde_json::{Map, Value};
 
 use super::document::Document;
 
-/// ExportProgress of an export, and its parts in Snyk's order.
+/// The progress of an export, and its parts in Snyk's order.
 #[derive(Debug)]
 pub(crate) struct ExportParts {
     pub(crate) progress: ExportProgress,
     pub(crate) parts: Vec<PartEntry>,
 }
 
-/// The progress of an export, as its status word says it. A word that nobody knows is no end.
+/// A progress, as the status word says it. A word that nobody knows is no end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExportProgress {
     Running,

@@ -177,9 +177,9 @@ fn found(shared: &Shared, call: &Call, id: &str, seen: &Seen, now: u64) -> Respo
             }
             (JobStatus::Inline, _) | (_, false) => {
                 let listing = Listing { base: &shared.base, scope, export: id, now: now / 1_000 };
-                let mut stage = shared.stage();
-                let results = listing.results(&mut stage);
-                document("FINISHED", Some(Table { rows: total_rows(&stage.script.store), results }))
+                let results = listing.results(&mut shared.stage());
+                let rows = total_rows(&shared.stage().script.store);
+                document("FINISHED", Some(Table { rows, results }))
             }
         },
     }

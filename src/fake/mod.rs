@@ -1,5 +1,5 @@
-//! A scripted Snyk for demos, tests and benches: the six export operations over real TLS, links that
-//! serve files and expire, faults on demand, and a count of every request.
+//! A scripted Snyk for demos, tests and benches: the six export operations over real TLS, a store whose
+//! links expire, faults of both on demand, and a count of every request.
 //!
 //! It imports nothing of the gateway, so that it cannot share its mistakes.
 
@@ -252,7 +252,7 @@ impl Fake {
         self.shared.stage().token_faults.push(Plan { target: Target::All, fault, times });
     }
 
-    /// Ends all faults.
+    /// Ends all faults, those of the store too.
     pub fn clear_faults(&self) {
         let mut stage = self.shared.stage();
         stage.faults.clear();

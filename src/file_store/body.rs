@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
 use super::error::{StoreError, StoreErrorKind};
 use crate::transport::CheckedBody;
@@ -53,8 +53,8 @@ impl Body for StoreBody {
     ) -> Poll<Option<Result<Frame<Bytes>, StoreError>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
             if !std::mem::replace(&mut self.is_waiting, true) {
-                let by = Instant::now() + self.idle_timeout;
-                self.idle.as_mut().reset(by);
+                let idle_timeout = self.idle_timeout;
+                self.idle.as_mut().set(sleep(idle_timeout));
             }
             ready!(self.idle.as_mut().poll(cx));
             return Poll::Ready(Some(Err(StoreError::of(StoreErrorKind::Timeout))));

@@ -18,7 +18,7 @@ pub struct HostPattern(String);
 
 /// A store besides the usual ones, as `SCHEME://HOST:PORT` (RFC 6454).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
+pub struct StoreOrigin {
     /// `http` or `https`.
     pub scheme: String,
     /// A name, or an address without brackets.
@@ -68,7 +68,7 @@ impl fmt::Display for HostPattern {
     }
 }
 
-impl FromStr for Origin {
+impl FromStr for StoreOrigin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -82,7 +82,7 @@ impl FromStr for Origin {
     }
 }
 
-impl Origin {
+impl StoreOrigin {
     /// The origin of `uri`; none where it has no host that a store can have, or a user name.
     pub(super) fn of(uri: &Uri) -> Option<Self> {
         let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
@@ -94,7 +94,7 @@ impl Origin {
         // Besides a host there may be a port, and nothing else.
         let port = match authority.as_str().strip_prefix(authority.host())? {
             "" => usual,
-            rest => rest.strip_prefix(':')?.parse().ok().filter(|port| *port != 0)?,
+            rest => port_number(rest.strip_prefix(':')?)?,
         };
         let host = authority.host().to_ascii_lowercase();
         let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
@@ -106,7 +106,7 @@ impl Origin {
     }
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for StoreOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { scheme, host, port } = self;
         let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
@@ -114,8 +114,96 @@ impl fmt::Display for Origin {
     }
 }
 
+/// A port: digits alone, and not 0.
+fn port_number(text: &str) -> Option<u16> {
+    let is_number = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|port| is_number && *port != 0)
+}
+
 /// True for a label of a host name (RFC 1123 §2.1; an underscore stands in some bucket names).
 fn is_label(label: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
     !label.is_empty() && label.len() <= 63 && label.bytes().all(is_plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_stands_for_whole_labels() {
+        for (pattern, host, expected) in [
+            ("storage.googleapis.com", "storage.googleapis.com", true),
+            ("storage.googleapis.com", "storage.googleapis.com.evil.test", false),
+            ("storage.googleapis.com", "evilstorage.googleapis.com", false),
+            ("storage.googleapis.com", "a.storage.googleapis.com", false),
+            ("*.storage.googleapis.com", "a.storage.googleapis.com", true),
+            ("*.storage.googleapis.com", "storage.googleapis.com", false),
+            ("*.storage.googleapis.com", "a.b.storage.googleapis.com", false),
+            ("*.S3.*.AmazonAWS.com", "bucket.s3.eu-central-1.amazonaws.com", true),
+            ("*.s3.*.amazonaws.com", "bucket.ec2.eu-central-1.amazonaws.com", false),
+            ("*.s3.*.amazonaws.com", "s3.eu-central-1.amazonaws.com", false),
+            ("s3.*.amazonaws.com", "s3.eu-central-1.amazonaws.com", true),
+            ("s3.*.amazonaws.com", "s3.eu-central-1.amazonaws.com.cn", false),
+            ("files.corp.example", "files.corp.example.", false),
+        ] {
+            let pattern: HostPattern = pattern.parse().expect("a pattern");
+            assert_eq!(pattern.matches(host), expected, "{pattern} {host}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_says_too_little_is_refused() {
+        for text in [
+            "",
+            "*",
+            "com",
+            "*.com",
+            "a.*",
+            "a.*.com",
+            "*.amazonaws.com",
+            "*.*.amazonaws.com",
+            "amazonaws.com",
+            "*.googleapis.com",
+            "s3*.example.com",
+            "https://a.example",
+            "a.example:443",
+            "a.example/x",
+            "user@a.example",
+            "a..example",
+            "127.0.0.1",
+            "::1",
+        ] {
+            assert!(text.parse::<HostPattern>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port_alone() {
+        for (text, expected) in [
+            ("https://minio.example:9443", "https://minio.example:9443"),
+            ("http://minio.example", "http://minio.example:80"),
+            ("https://MINIO.example/", "https://minio.example:443"),
+            ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
+            ("http://[0:0::1]:9000", "http://[::1]:9000"),
+        ] {
+            let origin: StoreOrigin = text.parse().expect(text);
+            assert_eq!(origin.to_string(), expected);
+        }
+        for text in [
+            "minio.example:9000",
+            "ftp://minio.example",
+            "https://user@minio.example",
+            "https://minio.example:",
+            "https://minio.example:0",
+            "https://minio.example:99999",
+            "https://minio.example/bucket",
+            "https://minio.example/?a",
+            "https://minio.example/#a",
+            "https://*.example",
+            "https://",
+        ] {
+            assert!(text.parse::<StoreOrigin>().is_err(), "{text}");
+        }
+    }
 }

@@ -33,7 +33,7 @@ use crate::transport::{
 pub use answer::{StoreAnswer, StoreRange, StrongTag};
 pub use body::StoreBody;
 pub use error::{StoreError, StoreErrorKind};
-pub use hosts::{HostPattern, Origin};
+pub use hosts::{HostPattern, StoreOrigin};
 pub use link::{Link, LinkError, ObjectId};
 pub use settings::{Settings, TransferLimits};
 pub use transfers::{Transfer, Transfers, TransfersFull};
@@ -91,7 +91,11 @@ impl FileStore {
         let (head, body) = response.into_parts();
         let body = StoreBody::new(body, idle_timeout);
         if matches!(head.status, StatusCode::OK | StatusCode::PARTIAL_CONTENT) {
-            return StoreAnswer::read(&head, body, range).ok_or(StoreError::of(StoreErrorKind::BadAnswer));
+            let answer = StoreAnswer::read(&head, body, range);
+            let answer = answer.ok_or_else(|| StoreError::of(StoreErrorKind::BadAnswer))?;
+            // A store that takes no account of If-Match sends whatever it has by now.
+            let is_changed = range.if_match.is_some() && answer.tag != range.if_match;
+            return if is_changed { Err(StoreError::of(StoreErrorKind::Changed)) } else { Ok(answer) };
         }
         Err(refusal::read(&head, body).await)
     }

@@ -74,3 +74,40 @@ fn element<'d>(document: &'d [u8], name: &str) -> Option<&'d [u8]> {
     let text = &document[start..];
     Some(&text[..memchr::memmem::find(text, close.as_bytes())?])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn xml(code: &str, message: &str) -> Vec<u8> {
+        format!("<?xml version='1.0' encoding='UTF-8'?><Error><Code>{code}</Code><Message>{message}</Message><StringToSign>GET s3cret</StringToSign></Error>").into_bytes()
+    }
+
+    #[test]
+    fn dead_links_are_told_from_other_refusals() {
+        for (document, expected) in [
+            (xml("ExpiredToken", "Invalid argument."), true),
+            (xml("ExpiredToken", "The provided token has expired."), true),
+            (xml("AccessDenied", "Request has expired"), true),
+            (xml("ExpiredRequest", "Request has expired"), true),
+            (xml("AccessDenied", "Access Denied"), false),
+            (xml("AccessDenied", ""), false),
+            (xml("SignatureDoesNotMatch", "Request has expired"), false),
+            (xml("InvalidArgument", "expired"), false),
+            (b"<Code>ExpiredToken".to_vec(), false),
+            (b"Request has expired".to_vec(), false),
+            (Vec::new(), false),
+        ] {
+            assert_eq!(is_expired(&document), expected, "{}", String::from_utf8_lossy(&document));
+        }
+    }
+
+    #[test]
+    fn only_a_plain_code_is_repeated() {
+        assert_eq!(code(&xml("SignatureDoesNotMatch", "s3cret")).as_deref(), Some("SignatureDoesNotMatch"));
+        let long = "A".repeat(MAX_CODE + 1);
+        for bad in ["", "https://a/?sig=s3cret", "a b", "\u{1b}[2J", long.as_str()] {
+            assert_eq!(code(&xml(bad, "")).unwrap_or_default(), "", "{bad}");
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::hosts::{HostPattern, Origin};
+use super::hosts::{HostPattern, StoreOrigin};
 
 /// `[files]`, as far as it is about the stores.
 #[derive(Debug, Clone)]
@@ -13,7 +13,7 @@ pub struct Settings {
     /// The hosts that links may name.
     pub hosts: Vec<HostPattern>,
     /// Stores besides these: on another port, without TLS, or by address.
-    pub origins: Vec<Origin>,
+    pub origins: Vec<StoreOrigin>,
     /// Networks that names may lead to although they are not public.
     pub private_addresses: Vec<IpNet>,
     /// A PEM file of certificates to trust instead of the platform's.

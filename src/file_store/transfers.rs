@@ -7,10 +7,10 @@ use super::TransferLimits;
 
 /// Counts transfers. Clones share the count.
 #[derive(Debug, Clone, Default)]
-pub struct Transfers(Arc<Mutex<Running>>);
+pub struct Transfers(Arc<Mutex<TransferCounts>>);
 
 #[derive(Debug, Default)]
-struct Running {
+struct TransferCounts {
     all: usize,
     by_name: HashMap<Arc<str>, usize>,
 }
@@ -43,11 +43,10 @@ impl Transfers {
         if running.all >= limits.all {
             return Err(TransfersFull::All);
         }
-        let own = running.by_name.entry(Arc::clone(name)).or_default();
-        if *own >= limits.per_client {
+        if running.by_name.get(name).is_some_and(|own| *own >= limits.per_client) {
             return Err(TransfersFull::OfClient);
         }
-        *own += 1;
+        *running.by_name.entry(Arc::clone(name)).or_default() += 1;
         running.all += 1;
         Ok(Transfer { of: self.clone(), name: Arc::clone(name) })
     }
@@ -58,7 +57,7 @@ impl Transfers {
         self.lock().all
     }
 
-    fn lock(&self) -> MutexGuard<'_, Running> {
+    fn lock(&self) -> MutexGuard<'_, TransferCounts> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -74,5 +73,28 @@ impl Drop for Transfer {
         if left == Some(0) {
             running.by_name.remove(&self.name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transfers_are_counted_until_they_end() {
+        let (transfers, limits) = (Transfers::default(), TransferLimits { all: 3, per_client: 2 });
+        let (one, other): (Arc<str>, Arc<str>) = ("one".into(), "other".into());
+        let first = transfers.begin(&one, limits).expect("room");
+        let second = transfers.begin(&one, limits).expect("room");
+        assert_eq!(transfers.begin(&one, limits).err(), Some(TransfersFull::OfClient));
+        let third = transfers.begin(&other, limits).expect("room");
+        assert_eq!(transfers.begin(&other, limits).err(), Some(TransfersFull::All));
+        assert_eq!(transfers.running(), 3);
+        drop(first);
+        assert!(transfers.begin(&one, limits).is_ok());
+        drop((second, third));
+        assert_eq!(transfers.running(), 0);
+        // Nothing is kept of those that transfer nothing.
+        assert!(transfers.lock().by_name.is_empty());
     }
 }

@@ -5,8 +5,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::HeaderValue;
 
-use super::FileName;
-use super::download::Identity;
+use super::object::ObjectMarks;
+use crate::export::FileName;
 
 /// Bytes of a tag's hash that are shown.
 const TAG_BYTES: usize = 18;
@@ -36,7 +36,7 @@ impl Description {
 pub(super) fn tag<'a>(
     export: &str,
     file: FileName,
-    objects: impl IntoIterator<Item = &'a Identity>,
+    objects: impl IntoIterator<Item = &'a ObjectMarks>,
 ) -> Option<HeaderValue> {
     let mut hash = Context::new(&SHA256);
     let mut add = |text: &str| {

@@ -64,8 +64,6 @@ pub(crate) enum FilesErrorKind {
     ObjectChanged,
     /// Fewer or other bytes came than the store announced.
     NotProven,
-    /// The client left, or took nothing for `files.idle_timeout`. Nobody is answered with this.
-    Abandoned,
     /// The gateway stops.
     Stopped,
 }
@@ -92,7 +90,6 @@ impl FilesErrorKind {
             Self::FilesBusy => "files_busy",
             Self::ObjectChanged => "object_changed",
             Self::NotProven => "not_proven",
-            Self::Abandoned => "abandoned",
             Self::Stopped => "stopped",
         }
     }

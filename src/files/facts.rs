@@ -8,10 +8,10 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::conditions::ByteSpan;
-use super::download::{Download, Identity};
 use super::error::{FilesError, FilesErrorKind};
 use super::layout::PartShape;
-use super::links::{Links, Target};
+use super::links::{ExportLinks, Target};
+use super::object::{ObjectBytes, ObjectMarks};
 use crate::csv::{Header, HeaderError, MAX_HEADER};
 use crate::file_store::ObjectId;
 
@@ -24,7 +24,7 @@ const FACTS_LIFE: Duration = Duration::from_hours(1);
 /// The facts of one part.
 #[derive(Debug)]
 pub(super) struct PartFacts {
-    pub(super) identity: Identity,
+    pub(super) identity: ObjectMarks,
     header: Result<HeaderFacts, HeaderError>,
     /// True if its last byte is a line feed; `None` where that was not seen.
     ends_line: Option<bool>,
@@ -72,7 +72,7 @@ pub(super) fn facts_by_object() -> FactsByObject {
 
 impl PartFacts {
     /// The facts of an object, remembered or read.
-    pub(super) async fn of(links: &Arc<Links>, target: Target) -> Result<Arc<Self>, FilesError> {
+    pub(super) async fn of(links: &Arc<ExportLinks>, target: Target) -> Result<Arc<Self>, FilesError> {
         let known = || links.with.facts.get(&target.object);
         if let Some(facts) = known() {
             return Ok(facts);
@@ -84,14 +84,14 @@ impl PartFacts {
         Self::read(links, target).await.map(|facts| facts.remember(links, target))
     }
 
-    fn remember(self, links: &Links, target: Target) -> Arc<Self> {
+    fn remember(self, links: &ExportLinks, target: Target) -> Arc<Self> {
         let facts = Arc::new(self);
         links.with.facts.insert(target.object, Arc::clone(&facts));
         facts
     }
 
     /// The same, with the last byte, for which a large object is asked once more.
-    pub(super) async fn with_end(links: &Arc<Links>, target: Target) -> Result<Arc<Self>, FilesError> {
+    pub(super) async fn with_end(links: &Arc<ExportLinks>, target: Target) -> Result<Arc<Self>, FilesError> {
         let facts = Self::of(links, target).await?;
         if facts.has_end() {
             return Ok(facts);
@@ -108,10 +108,10 @@ impl PartFacts {
         self.ends_line.is_some() || self.identity.size.is_none()
     }
 
-    async fn read_end(&self, links: &Arc<Links>, target: Target) -> Result<Self, FilesError> {
+    async fn read_end(&self, links: &Arc<ExportLinks>, target: Target) -> Result<Self, FilesError> {
         let at = self.identity.size.unwrap_or_default().saturating_sub(1);
         let span = ByteSpan { first: at, last: at };
-        let mut download = Download::range(links, target, &self.identity, span).await?;
+        let mut download = ObjectBytes::range(links, target, &self.identity, span).await?;
         let mut last = None;
         while let Some(data) = download.next().await? {
             last = data.last().copied().or(last);
@@ -121,9 +121,9 @@ impl PartFacts {
     }
 
     /// Reads the start of an object. Of the bytes, no more are kept than its header has.
-    async fn read(links: &Arc<Links>, target: Target) -> Result<Self, FilesError> {
+    async fn read(links: &Arc<ExportLinks>, target: Target) -> Result<Self, FilesError> {
         let last = MAX_HEADER as u64 - 1;
-        let mut download = Download::start(links, target, last).await?;
+        let mut download = ObjectBytes::start(links, target, last).await?;
         let (mut start, mut header, mut last_byte, mut read) = (Vec::new(), None, None, 0);
         while let Some(data) = download.next().await? {
             read += data.len() as u64;

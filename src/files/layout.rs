@@ -23,14 +23,14 @@ pub(super) struct PartShape {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
     /// Those parts that bring bytes, in order, or may.
-    places: Vec<Place>,
+    places: Vec<TablePlace>,
     /// Its size; none where that of a part is not known.
     size: Option<u64>,
 }
 
 /// The place of a part in a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct TablePlace {
     /// The part, from 0.
     pub(super) part: usize,
     /// Bytes at its start that the table does not have.
@@ -63,7 +63,7 @@ impl Layout {
             has_header |= shape.header > 0;
             if len > 0 || shape.size.is_none() {
                 let gets_line_end = !shape.ends_line;
-                places.push(Place { part, skipped, len, start: size, gets_line_end });
+                places.push(TablePlace { part, skipped, len, start: size, gets_line_end });
                 size += len + u64::from(gets_line_end);
             }
         }
@@ -74,7 +74,7 @@ impl Layout {
         self.size
     }
 
-    pub(super) fn places(&self) -> &[Place] {
+    pub(super) fn places(&self) -> &[TablePlace] {
         &self.places
     }
 
@@ -86,7 +86,7 @@ impl Layout {
     }
 }
 
-impl Place {
+impl TablePlace {
     /// The position in the table behind it and its added line end.
     const fn end(&self) -> u64 {
         self.start + self.len + self.gets_line_end as u64
@@ -112,18 +112,18 @@ mod tests {
 
     fn sample(name: &str) -> &'static [u8] {
         match name {
-            "a1" => include_bytes!("../../tests/samples/a1.csv"),
-            "a2" => include_bytes!("../../tests/samples/a2.csv"),
-            "a3" => include_bytes!("../../tests/samples/a3.csv"),
-            "b1" => include_bytes!("../../tests/samples/b1.csv"),
-            "c1" => include_bytes!("../../tests/samples/c1.csv"),
-            "d1" => include_bytes!("../../tests/samples/d1.csv"),
-            "d2" => include_bytes!("../../tests/samples/d2.csv"),
-            "e1" => include_bytes!("../../tests/samples/e1.csv"),
-            "e2" => include_bytes!("../../tests/samples/e2.csv"),
-            "g1" => include_bytes!("../../tests/samples/g1.csv"),
-            "h1" => include_bytes!("../../tests/samples/h1.csv"),
-            "j1" => include_bytes!("../../tests/samples/j1.csv"),
+            "a1" => include_bytes!("../fake/store/samples/a1.csv"),
+            "a2" => include_bytes!("../fake/store/samples/a2.csv"),
+            "a3" => include_bytes!("../fake/store/samples/a3.csv"),
+            "b1" => include_bytes!("../fake/store/samples/b1.csv"),
+            "c1" => include_bytes!("../fake/store/samples/c1.csv"),
+            "d1" => include_bytes!("../fake/store/samples/d1.csv"),
+            "d2" => include_bytes!("../fake/store/samples/d2.csv"),
+            "e1" => include_bytes!("../fake/store/samples/e1.csv"),
+            "e2" => include_bytes!("../fake/store/samples/e2.csv"),
+            "g1" => include_bytes!("../fake/store/samples/g1.csv"),
+            "h1" => include_bytes!("../fake/store/samples/h1.csv"),
+            "j1" => include_bytes!("../fake/store/samples/j1.csv"),
             _ => panic!("no sample {name}"),
         }
     }

@@ -15,7 +15,7 @@ const LEAST_LIFE: Duration = Duration::from_mins(1);
 
 /// The links that are held, and the figures of what was done with them.
 #[derive(Debug)]
-pub(super) struct Links {
+pub(super) struct ExportLinks {
     pub(super) with: Arc<FilesParts>,
     reader: ResultsReader,
     held: Mutex<PartList>,
@@ -49,7 +49,7 @@ pub(super) struct Target {
     pub(super) object: ObjectId,
 }
 
-impl Links {
+impl ExportLinks {
     pub(super) fn new(with: &Arc<FilesParts>, reader: ResultsReader, held: PartList) -> Self {
         Self {
             with: Arc::clone(with),

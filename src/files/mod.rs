@@ -5,13 +5,13 @@
 
 mod conditions;
 mod description;
-mod download;
 mod error;
 mod facts;
 mod held_back;
 mod index;
 mod layout;
 mod links;
+mod object;
 mod opened;
 mod part;
 mod proof;
@@ -28,7 +28,7 @@ use crate::retrieval::{Asker, Question, Retrieval, Wanted};
 use crate::shutdown::Shutdown;
 
 use facts::{FactsByObject, Readings};
-use links::Links;
+use links::ExportLinks;
 use part::Described;
 use results::{FirstRead, PartLists, ResultsReader};
 
@@ -115,7 +115,7 @@ impl Files {
         conditions: &Conditions,
     ) -> Result<Opened, FilesError> {
         let FirstRead { reader, parts, retrieved } = ResultsReader::first(&self.parts, ask).await?;
-        let links = Arc::new(Links::new(&self.parts, reader, parts));
+        let links = Arc::new(ExportLinks::new(&self.parts, reader, parts));
         let mut opened = self.open_once(&links, file, conditions).await;
         if opened.as_ref().is_err_and(FilesError::is_change) {
             // The object is another than what is remembered of it.
@@ -130,7 +130,7 @@ impl Files {
 
     async fn open_once(
         &self,
-        links: &Arc<Links>,
+        links: &Arc<ExportLinks>,
         file: FileName,
         conditions: &Conditions,
     ) -> Result<Described, FilesError> {

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use super::FileName;
 use super::conditions::{Conditions, Selection};
 use super::description::{Description, tag};
-use super::download::{Download, Identity};
 use super::error::FilesError;
 use super::facts::PartFacts;
-use super::links::{Links, Numbers, Target};
+use super::links::{ExportLinks, Numbers, Target};
+use super::object::{ObjectBytes, ObjectMarks};
 use super::opened::{FileAnswer, TransferOutcome};
 use super::proof::{Expected, Proof};
 use super::transfer::{self, Outlet, Stop, WholePart};
+use crate::export::FileName;
 use crate::file_store::Transfer;
 
 /// A file that is described, and its answer.
@@ -22,7 +22,7 @@ pub(super) struct Described {
 
 /// Opens a part. Without conditions, that is one request to the store.
 pub(super) async fn open(
-    links: &Arc<Links>,
+    links: &Arc<ExportLinks>,
     target: Target,
     conditions: &Conditions,
     place: Transfer,
@@ -32,7 +32,7 @@ pub(super) async fn open(
     let answer = match description.as_ref().map_or(Selection::Whole, |file| conditions.select(file)) {
         Selection::Whole => {
             let identity = known.as_ref().map(|facts| &facts.identity);
-            let download = Download::whole(links, target, identity).await?;
+            let download = ObjectBytes::whole(links, target, identity).await?;
             let description = describe(links, target, &download.identity);
             let (sent, size) = (Arc::clone(links), description.size);
             let body = transfer::spawn(Arc::clone(links), place, size, move |outlet| async move {
@@ -41,8 +41,8 @@ pub(super) async fn open(
             return Ok(Described { description, answer: FileAnswer::Whole(body) });
         }
         Selection::Range(span) => {
-            let identity = known.as_ref().map_or_else(Identity::default, |facts| facts.identity.clone());
-            let download = Download::range(links, target, &identity, span).await?;
+            let identity = known.as_ref().map_or_else(ObjectMarks::default, |facts| facts.identity.clone());
+            let download = ObjectBytes::range(links, target, &identity, span).await?;
             let body = transfer::spawn(Arc::clone(links), place, Some(span.len()), |outlet| async move {
                 outlet.send_all(download).await?;
                 Ok(TransferOutcome::Range)
@@ -58,9 +58,9 @@ pub(super) async fn open(
 }
 
 async fn send_whole(
-    links: &Links,
+    links: &ExportLinks,
     target: Target,
-    download: Download,
+    download: ObjectBytes,
     outlet: &Outlet,
 ) -> Result<TransferOutcome, Stop> {
     let proof = proof(links, target, &download.identity);
@@ -70,12 +70,12 @@ async fn send_whole(
 }
 
 /// The proof of a part that is about to come.
-pub(super) fn proof(links: &Links, target: Target, identity: &Identity) -> Proof {
+pub(super) fn proof(links: &ExportLinks, target: Target, identity: &ObjectMarks) -> Proof {
     let Numbers { row_count, file_size } = links.numbers(target);
     Proof::new(Expected { size: identity.size, crc32c: identity.crc32c, file_size, row_count })
 }
 
-fn describe(links: &Links, target: Target, identity: &Identity) -> Description {
+fn describe(links: &ExportLinks, target: Target, identity: &ObjectMarks) -> Description {
     let number = u32::try_from(target.part + 1).unwrap_or(u32::MAX);
     Description {
         size: identity.size,

@@ -5,25 +5,25 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::FileName;
 use super::conditions::{ByteSpan, Conditions, Selection};
 use super::description::{Description, tag};
-use super::download::Download;
 use super::error::{FilesError, FilesErrorKind};
 use super::facts::PartFacts;
-use super::layout::{LINE_END, Layout, Place, Stretch};
-use super::links::{Links, Target};
+use super::layout::{LINE_END, Layout, Stretch, TablePlace};
+use super::links::{ExportLinks, Target};
+use super::object::ObjectBytes;
 use super::opened::{FileAnswer, TransferOutcome};
 use super::part::{self, Described};
 use super::transfer::{self, Outlet, Stop, WholePart};
+use crate::export::FileName;
 use crate::file_store::Transfer;
 
 /// Parts that are looked at together.
 const AT_ONCE: usize = 8;
 
 /// A table: its parts with their facts, and its layout.
-struct Table {
-    links: Arc<Links>,
+struct JoinedTable {
+    links: Arc<ExportLinks>,
     parts: Vec<TablePart>,
     layout: Layout,
 }
@@ -35,11 +35,11 @@ struct TablePart {
 
 /// Opens the table.
 pub(super) async fn open(
-    links: &Arc<Links>,
+    links: &Arc<ExportLinks>,
     conditions: &Conditions,
     place: Transfer,
 ) -> Result<Described, FilesError> {
-    let table = Table::of(links).await?;
+    let table = JoinedTable::of(links).await?;
     let description = table.describe();
     let (links, size) = (Arc::clone(links), description.size);
     let answer = match conditions.select(&description) {
@@ -69,9 +69,9 @@ pub(super) async fn open(
     Ok(Described { description, answer })
 }
 
-impl Table {
+impl JoinedTable {
     /// Looks at all parts: one request to the store for each that is not known, two for a large one.
-    async fn of(links: &Arc<Links>) -> Result<Self, FilesError> {
+    async fn of(links: &Arc<ExportLinks>) -> Result<Self, FilesError> {
         let count = links.parts().len();
         let targets: Vec<Target> = (0..count).map(|part| links.target(part)).collect::<Result<_, _>>()?;
         let looks = targets.into_iter().map(|target| async move {
@@ -99,16 +99,16 @@ impl Table {
         }
     }
 
-    async fn whole(&self, place: &Place) -> Result<WholePart, FilesError> {
+    async fn whole(&self, place: &TablePlace) -> Result<WholePart, FilesError> {
         let TablePart { target, facts } = &self.parts[place.part];
-        let download = Download::whole(&self.links, *target, Some(&facts.identity)).await?;
+        let download = ObjectBytes::whole(&self.links, *target, Some(&facts.identity)).await?;
         let proof = part::proof(&self.links, *target, &download.identity);
         Ok(WholePart { download, proof, skipped: place.skipped })
     }
 
-    async fn range(&self, part: usize, span: ByteSpan) -> Result<Download, FilesError> {
+    async fn range(&self, part: usize, span: ByteSpan) -> Result<ObjectBytes, FilesError> {
         let TablePart { target, facts } = &self.parts[part];
-        Download::range(&self.links, *target, &facts.identity, span).await
+        ObjectBytes::range(&self.links, *target, &facts.identity, span).await
     }
 
     /// Hands all of it out; each part is proven before its last bytes leave.
@@ -136,14 +136,14 @@ impl Table {
     async fn send_range(
         self,
         stretches: Vec<Stretch>,
-        mut first: Option<Download>,
+        mut first: Option<ObjectBytes>,
         outlet: &Outlet,
     ) -> Result<TransferOutcome, Stop> {
         for stretch in stretches {
             match (stretch, first.take()) {
                 (Stretch::Part { .. }, Some(download)) => outlet.send_all(download).await?,
                 (Stretch::Part { part, span }, None) => {
-                    outlet.send_all(self.range(part, span).await?).await?
+                    outlet.send_all(self.range(part, span).await?).await?;
                 }
                 (Stretch::LineEnd, _) => outlet.send(Bytes::from_static(LINE_END)).await?,
             }

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::download::Download;
 use super::error::{FilesError, FilesErrorKind};
 use super::held_back::HeldBack;
 use super::layout::LINE_END;
-use super::links::Links;
+use super::links::ExportLinks;
+use super::object::ObjectBytes;
 use super::opened::{FileBody, Piece, TransferEnd, TransferOutcome};
 use super::proof::{Proof, Proven};
 use crate::error_text::error_text;
@@ -57,7 +57,7 @@ impl Outlet {
     }
 
     /// Hands out all that `download` brings, unproven.
-    pub(super) async fn send_all(&self, mut download: Download) -> Result<(), Stop> {
+    pub(super) async fn send_all(&self, mut download: ObjectBytes) -> Result<(), Stop> {
         while let Some(data) = self.next(&mut download).await? {
             self.send(data).await?;
         }
@@ -65,7 +65,7 @@ impl Outlet {
     }
 
     /// Waits for bytes of the store, as long as there is a client.
-    pub(super) async fn next(&self, download: &mut Download) -> Result<Option<Bytes>, Stop> {
+    pub(super) async fn next(&self, download: &mut ObjectBytes) -> Result<Option<Bytes>, Stop> {
         tokio::select! {
             biased;
             next = download.next() => Ok(next?),
@@ -75,7 +75,7 @@ impl Outlet {
 }
 
 /// Runs `work` as a task, and gives the body that it fills.
-pub(super) fn spawn<W, F>(links: Arc<Links>, place: Transfer, size: Option<u64>, work: W) -> FileBody
+pub(super) fn spawn<W, F>(links: Arc<ExportLinks>, place: Transfer, size: Option<u64>, work: W) -> FileBody
 where
     W: FnOnce(Outlet) -> F + Send + 'static,
     F: Future<Output = Result<TransferOutcome, Stop>> + Send,
@@ -108,7 +108,7 @@ where
     FileBody { pieces, left: size, is_whole: false, end: Some(end) }
 }
 
-fn end_of(links: &Links, outcome: TransferOutcome) -> TransferEnd {
+fn end_of(links: &ExportLinks, outcome: TransferOutcome) -> TransferEnd {
     let figures = &links.figures;
     TransferEnd {
         host: figures.host(),
@@ -121,7 +121,7 @@ fn end_of(links: &Links, outcome: TransferOutcome) -> TransferEnd {
 
 /// A part in a transfer.
 pub(super) struct WholePart {
-    pub(super) download: Download,
+    pub(super) download: ObjectBytes,
     pub(super) proof: Proof,
     /// Bytes at its start that are not handed out.
     pub(super) skipped: u64,
@@ -173,7 +173,7 @@ impl SentPart {
     }
 
     /// Says where Snyk's numbers differ from a part that is whole all the same.
-    pub(super) fn warn(&self, links: &Links, part: usize) {
+    pub(super) fn warn(&self, links: &ExportLinks, part: usize) {
         let doubts = self.proven.doubts;
         if doubts.file_size || doubts.row_count {
             tracing::warn!(

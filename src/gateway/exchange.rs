@@ -11,17 +11,16 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use uuid::Uuid;
 
 use super::Gateway;
-use super::failure::{Challenge, Failure, FailureKind};
-use crate::access::{Principal, Reason};
+use super::failure::{Failure, FailureKind, NoFile};
+use crate::access::Principal;
 use crate::clock::Now;
 use crate::export::{FilesTarget, Id, ScopeKind};
 use crate::files::{FilesError, FilesErrorKind};
 use crate::retrieval::{
     AnswerParts, CACHE_STATUS, Cause, Forward, ForwardReason, NoAnswer, Origin, PLACEHOLDER, Passed, Payload,
-    REQUEST_ID, Retrieved, SNYK_REQUEST_ID, Sending, response_text,
+    REQUEST_ID, Retrieved, SNYK_REQUEST_ID, Sending,
 };
 use crate::route::Route;
-use crate::telemetry::EXCHANGE;
 use crate::telemetry::metrics::{Metrics, RequestOutcome, RequestSample};
 use crate::telemetry::trace::{Trace, Traces};
 use crate::transport::{Streamed, Via};
@@ -194,12 +193,12 @@ impl Exchange {
             self.origin = no_answer.forward.map(Origin::Upstream);
             return (*no_answer).into();
         }
-        let mut failure = Failure { source, ..FailureKind::NoFile(kind).into() };
+        let mut failure = Failure { source, ..NoFile::Failed(kind).into() };
         if let Some(results) = results {
             let AnswerParts { status, fields, .. } = results.parts();
             if kind == FilesErrorKind::SnykAnswered {
                 let retry_after = fields.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-                failure.kind = FailureKind::SnykAnswered { status, retry_after };
+                failure.kind = FailureKind::NoFile(NoFile::SnykAnswered { status, retry_after });
             }
             if let Err(other) = self.files_of(*results) {
                 return other;
@@ -342,69 +341,6 @@ impl Exchange {
         }
         Some(text)
     }
-
-    /// Writes the one log event of this exchange. Everything in it is ours or was parsed; of the answer,
-    /// only its status, length and Snyk's id.
-    pub(super) fn log(&self, end: &Conclusion<'_>) {
-        let (failure, status) = (end.failure, end.status());
-        let (cache, reason, not_stored) = match self.origin {
-            None => ("none", None, None),
-            Some(Origin::Fresh { .. }) => ("hit", None, None),
-            Some(Origin::Stale { .. }) => ("stale", Some("stale"), None),
-            Some(Origin::Upstream(Forward { reason, is_collapsed, not_stored, .. })) => {
-                (if is_collapsed { "collapsed" } else { "forwarded" }, Some(reason.as_str()), not_stored)
-            }
-        };
-        // A method may be as long as a head.
-        let method = Some(self.method.as_str()).filter(|method| method.len() <= 32).unwrap_or("(long)");
-        let error_reason = failure.and_then(|failure| failure.kind.reason());
-        let cause = failure
-            .and_then(|failure| failure.source.as_deref())
-            .map(|error| crate::error_text::error_text(error));
-        let attempt = self.attempt.or(failure.and_then(|failure| failure.attempt));
-        macro_rules! event {
-            ($level:ident) => {
-                tracing::$level!(
-                    target: EXCHANGE,
-                    {
-                    exchange.id = %self.id,
-                    client.name = %self.client,
-                    client.address = self.address.map(tracing::field::display),
-                    http.request.method = method,
-                    http.response.status_code = status.as_u16(),
-                    export.operation = self.operation,
-                    export.scope.kind = self.scope.as_ref().map(|(kind, _)| kind.as_str()),
-                    export.scope.id = self.scope.as_ref().map(|(_, id)| id.as_str()),
-                    export.file = self.file.map(tracing::field::display),
-                    export.id = self.export.as_ref().map(Id::as_str),
-                    cache.status = cache,
-                    cache.fwd = reason,
-                    cache.not_stored = not_stored,
-                    snyk.request.id = response_text(end.fields, SNYK_REQUEST_ID),
-                    attempt.id = attempt.map(tracing::field::display),
-                    attempt.tries = self.sending.map(|sending| sending.tries),
-                    queue.duration_ms = self.sending.map(|sending| sending.queued.as_secs_f64() * 1_000.0),
-                    queue.reason = self.sending.and_then(|sending| sending.waited_for),
-                    error.code = end.code(),
-                    error.reason = error_reason,
-                    error.cause = cause,
-                    duration_ms = millis(end.now, self.started)
-                    },
-                    "exchange"
-                )
-            };
-        }
-        match failure.map(|failure| failure.kind) {
-            // A flood of these is logged once, elsewhere.
-            Some(
-                FailureKind::TooManyFailures(_)
-                | FailureKind::Unauthenticated(Reason::Nothing, Challenge::Basic),
-            ) => event!(debug),
-            Some(FailureKind::NoAnswer(Cause::OnlyIfCached)) => event!(info),
-            _ if status.is_server_error() => event!(warn),
-            _ => event!(info),
-        }
-    }
 }
 
 /// Names a request: a version 7 UUID (RFC 9562 §5.7). It is no secret, so its random bits need not come from the
@@ -415,8 +351,4 @@ fn request_id(now: Now) -> Uuid {
     fastrand::fill(&mut random);
     let millis = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
     uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
-}
-
-fn millis(now: Now, since: Now) -> f64 {
-    now.mono.saturating_duration_since(since.mono).as_secs_f64() * 1_000.0
 }

@@ -72,7 +72,14 @@ pub(super) enum FailureKind {
     /// There is no answer to its question.
     NoAnswer(Cause),
     /// There is no file to answer with.
-    NoFile(FilesErrorKind),
+    NoFile(NoFile),
+}
+
+/// The reasons that there is no file to answer with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoFile {
+    /// The files have none.
+    Failed(FilesErrorKind),
     /// Instead of the results with the files, Snyk gave another answer.
     SnykAnswered {
         status: StatusCode,
@@ -85,6 +92,12 @@ pub(super) enum FailureKind {
     Unsatisfiable(u64),
     /// `If-Match` names another version of the file.
     PreconditionFailed,
+}
+
+impl From<NoFile> for Failure {
+    fn from(why: NoFile) -> Self {
+        FailureKind::NoFile(why).into()
+    }
 }
 
 /// The ways to authenticate that an answer names.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::Response;
 
 use super::exchange::Exchange;
-use super::failure::{Failure, FailureKind};
+use super::failure::{Failure, NoFile};
 use super::file_reply::{self, FileReply};
 use super::{ClientRequest, Gateway};
 use crate::downloads::{CutReason, FileStream};
@@ -36,12 +36,12 @@ impl Gateway {
         // Whoever changes the clients cuts what is registered; what changed before that is seen here.
         let route = Route::Files(call.clone());
         if !self.access.still_permits(&client, &route) {
-            return Err(FailureKind::Cut(CutReason::Revoked).into());
+            return Err(NoFile::Cut(CutReason::Revoked).into());
         }
         let permit = ask.asker.permit.share();
         let conditions = Conditions::of(&request.parts.method, &request.parts.headers);
         let opened = download.until_cut(self.files.open(ask, file, &conditions)).await;
-        let opened = opened.map_err(FailureKind::Cut)?.map_err(|error| exchange.no_files(error))?;
+        let opened = opened.map_err(NoFile::Cut)?.map_err(|error| exchange.no_files(error))?;
         let Opened { results, description, answer } = opened;
         exchange.files_of(results)?;
         let reply = FileReply { export: &call.export, file, description: &description };
@@ -57,9 +57,9 @@ impl Gateway {
             FileAnswer::Head => reply.head(),
             FileAnswer::NotModified => reply.not_modified(),
             FileAnswer::Unsatisfiable => {
-                return Err(FailureKind::Unsatisfiable(description.size.unwrap_or_default()).into());
+                return Err(NoFile::Unsatisfiable(description.size.unwrap_or_default()).into());
             }
-            FileAnswer::PreconditionFailed => return Err(FailureKind::PreconditionFailed.into()),
+            FileAnswer::PreconditionFailed => return Err(NoFile::PreconditionFailed.into()),
         })
     }
 }

@@ -8,6 +8,7 @@ mod failure;
 mod fields;
 mod file_reply;
 mod files;
+mod log;
 mod no_file;
 mod reply;
 mod rules;

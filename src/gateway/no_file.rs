@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use super::causes::of_cause;
 use super::error_reply::{ErrorReply, denied, not_found, reply, unavailable};
+use super::failure::NoFile;
 use crate::downloads::CutReason;
 use crate::files::FilesErrorKind;
 use crate::retrieval::Cause;
@@ -14,7 +15,28 @@ use crate::upstream::UpstreamErrorKind;
 /// Time for an export to go on, where Snyk gave none.
 const NEXT_LOOK: Duration = Duration::from_secs(5);
 
-pub(super) fn no_file(kind: FilesErrorKind) -> ErrorReply {
+pub(super) fn no_file(why: NoFile) -> ErrorReply {
+    let sent = |status, code, title, detail| reply(status, "http_request_error", code, title, detail);
+    match why {
+        NoFile::Failed(kind) => failed(kind),
+        NoFile::SnykAnswered { status, retry_after } => snyk_answered(status, retry_after),
+        NoFile::Cut(reason) => cut(reason),
+        NoFile::Unsatisfiable(_) => sent(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            "range_not_satisfiable",
+            "The file has no byte of this range",
+            "Content-Range has the size of the file; send a Range within it, or none.",
+        ),
+        NoFile::PreconditionFailed => sent(
+            StatusCode::PRECONDITION_FAILED,
+            "precondition_failed",
+            "The file is not the version that If-Match names",
+            "Ask without If-Match, and begin the download anew.",
+        ),
+    }
+}
+
+fn failed(kind: FilesErrorKind) -> ErrorReply {
     use FilesErrorKind as K;
     use StatusCode as S;
     let with = |status, error, title, detail| reply(status, error, kind.code(), title, detail);
@@ -23,7 +45,6 @@ pub(super) fn no_file(kind: FilesErrorKind) -> ErrorReply {
     match kind {
         // These are answered by their causes.
         K::NoResults | K::SnykAnswered => of_cause(Cause::Internal),
-        K::Abandoned => of_cause(Cause::Abandoned),
         K::Stopped => stopped(),
         K::ResultsUnreadable => store(
             "Snyk's answer is no export's document",
@@ -107,7 +128,7 @@ pub(super) fn no_file(kind: FilesErrorKind) -> ErrorReply {
 }
 
 /// Snyk's own answer is withheld: a client that may have files alone gets no link, from whatever answer.
-pub(super) fn snyk_answered(status: StatusCode, retry_after: Option<u64>) -> ErrorReply {
+fn snyk_answered(status: StatusCode, retry_after: Option<u64>) -> ErrorReply {
     let is_login = status == StatusCode::UNAUTHORIZED || status == StatusCode::PROXY_AUTHENTICATION_REQUIRED;
     let is_error = (status.is_client_error() && !is_login) || status.is_server_error();
     let status = if is_error { status } else { StatusCode::BAD_GATEWAY };
@@ -127,7 +148,7 @@ fn stopped() -> ErrorReply {
 }
 
 /// The answer to a download that was cut before it began.
-pub(super) fn cut(reason: CutReason) -> ErrorReply {
+fn cut(reason: CutReason) -> ErrorReply {
     match reason {
         CutReason::Revoked => denied(
             "forbidden",

@@ -10,7 +10,7 @@ use http_body_util::{Either, Full};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::failure::{Challenge, Failure, FailureKind};
+use super::failure::{Challenge, Failure, FailureKind, NoFile};
 use crate::cache::Entry;
 use crate::retrieval::{Payload, Retrieved, describe_stored};
 use crate::transport::Body;
@@ -119,7 +119,7 @@ pub(super) fn failure(failure: &Failure, request: Uuid) -> Response<Body> {
     if answer.close {
         fields.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     }
-    if let FailureKind::Unsatisfiable(size) = failure.kind
+    if let FailureKind::NoFile(NoFile::Unsatisfiable(size)) = failure.kind
         && let Ok(range) = HeaderValue::try_from(format!("bytes */{size}"))
     {
         fields.insert(http::header::CONTENT_RANGE, range);

@@ -7,8 +7,8 @@ use http::StatusCode;
 
 use super::causes::of_cause;
 use super::error_reply::{ErrorReply, bad_request, denied, no_room, not_found, reply, too_many};
-use super::failure::FailureKind;
-use super::no_file::{cut, no_file, snyk_answered};
+use super::failure::{Challenge, FailureKind};
+use super::no_file::no_file;
 use crate::access::QuotaError;
 use crate::route::RouteError;
 
@@ -49,13 +49,7 @@ impl FailureKind {
                 "A field that this gateway asks for is missing",
                 "Send the field that access.required_header names.",
             ),
-            Self::Unauthenticated(..) => reply(
-                S::UNAUTHORIZED,
-                "http_request_denied",
-                "unauthorized",
-                "The gateway does not know who you are",
-                "Send your exportgate key where a Snyk token would be (Authorization: token KEY), or the JWT or certificate that you are known by.",
-            ),
+            Self::Unauthenticated(_, challenge) => unauthenticated(challenge),
             Self::TooManyFailures(_) => too_many(
                 "too_many_failures",
                 "Your address has failed too often to say who it is",
@@ -118,25 +112,22 @@ impl FailureKind {
             )
             .closing(),
             Self::NoRoom => no_room(),
-            Self::NoFile(kind) => no_file(kind),
-            Self::SnykAnswered { status, retry_after } => snyk_answered(status, retry_after),
-            Self::Cut(reason) => cut(reason),
-            Self::Unsatisfiable(_) => reply(
-                S::RANGE_NOT_SATISFIABLE,
-                "http_request_error",
-                "range_not_satisfiable",
-                "The file has no byte of this range",
-                "Content-Range has the size of the file; send Range within it, or none.",
-            ),
-            Self::PreconditionFailed => reply(
-                S::PRECONDITION_FAILED,
-                "http_request_error",
-                "precondition_failed",
-                "The file is not the version that If-Match names",
-                "Ask without If-Match, and begin the download anew.",
-            ),
+            Self::NoFile(why) => no_file(why),
         }
     }
+}
+
+fn unauthenticated(challenge: Challenge) -> ErrorReply {
+    let detail = match challenge {
+        Challenge::Bearer => {
+            "Send your exportgate key where a Snyk token would be (Authorization: token KEY), or the JWT or certificate that you are known by."
+        }
+        Challenge::Basic => {
+            "Send your exportgate key as the password of HTTP Basic, with any user name, or as Authorization: token KEY; or the JWT or certificate that you are known by."
+        }
+    };
+    let title = "The gateway does not know who you are";
+    reply(StatusCode::UNAUTHORIZED, "http_request_denied", "unauthorized", title, detail)
 }
 
 fn exceeded_by(exceeded: QuotaError) -> ErrorReply {

@@ -284,7 +284,8 @@ impl Search {
         let received = format!("a.received_id <> a.sent_id AND {}", is("a.received_id COLLATE NOCASE"));
         let mut sources = vec![
             SearchSource::attempts(is("a.request_id")),
-            SearchSource::attempts(is("a.sent_id")),
+            SearchSource::attempts(is("a.id")),
+            SearchSource::attempts(format!("a.sent_id <> a.id AND {}", is("a.sent_id"))),
             SearchSource::attempts(received),
             SearchSource::served(is("s.request_id")),
         ];

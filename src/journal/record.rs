@@ -9,7 +9,7 @@ use uuid::Uuid;
 /// One request to the upstream and its answer.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// Its own id.
+    /// Its own id, which is also sent as its `snyk-request-id`, unless the client chose one.
     pub id: Uuid,
     /// The time of sending (wall time, milliseconds are kept).
     pub started: SystemTime,
@@ -66,10 +66,11 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// One that was sent at `started` to `upstream` with `credential`, of which nothing else is known yet.
+    /// One that was sent at `started` to `upstream` with `credential`, of which nothing else is known yet. Its id is no secret,
+    /// and needs no randomness of the system's.
     #[must_use]
-    pub fn new(started: SystemTime, upstream: Arc<str>, credential: Arc<str>, sent_id: Uuid) -> Self {
-        let id = time_ordered(started);
+    pub fn new(started: SystemTime, upstream: Arc<str>, credential: Arc<str>) -> Self {
+        let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
         Self {
             id,
             started,
@@ -79,7 +80,7 @@ impl Attempt {
             api: "rest",
             request: id,
             client: "exportgate".into(),
-            sent_id,
+            sent_id: id,
             received_id: None,
             scope_kind: None,
             scope_id: None,
@@ -100,16 +101,6 @@ impl Attempt {
             error: None,
         }
     }
-}
-
-/// A version 7 UUID (RFC 9562 §5.7), so that the newest is the last in an index. It is no secret, so its random bits
-/// need not come from the system.
-fn time_ordered(time: SystemTime) -> Uuid {
-    let since_1970 = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let mut random = [0; 10];
-    fastrand::fill(&mut random);
-    let ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
-    uuid::Builder::from_unix_timestamp_millis(ms, &random).into_uuid()
 }
 
 /// Longest text that is stored, in characters: an upstream cannot fill the disk through a header.

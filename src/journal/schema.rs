@@ -22,7 +22,8 @@ pub(super) const VERSIONS: [&str; 2] = [REQUESTS, TRANSFERS];
 ///
 /// Each index is one more tree to write to for each record, so there are few, and those of a request that is sent hold nothing
 /// that its answer changes. An index that answers a search ends with `started_ms`: the newest rows are read off its end. An id
-/// that came back as it was sent is found by `sent_id`, and a 200 by its time. The request that caused an attempt is nearly
+/// that was sent is the attempt's own, unless the client chose it; one that came back as it was sent has no entry of its own; a
+/// 200 is found by its time. The request that caused an attempt is nearly
 /// always answered by it: `answered` says so, and `served` has the others.
 const REQUESTS: &str = "
 CREATE TABLE attempts (
@@ -58,7 +59,7 @@ CREATE TABLE attempts (
 ) STRICT;
 CREATE INDEX attempts_started ON attempts (started_ms);
 CREATE INDEX attempts_request ON attempts (request_id);
-CREATE INDEX attempts_sent ON attempts (sent_id);
+CREATE INDEX attempts_sent ON attempts (sent_id) WHERE sent_id <> id;
 CREATE INDEX attempts_received ON attempts (received_id COLLATE NOCASE) WHERE received_id <> sent_id;
 CREATE INDEX attempts_export ON attempts (export_id, started_ms) WHERE export_id IS NOT NULL;
 CREATE INDEX attempts_scope ON attempts (scope_id, scope_kind, started_ms) WHERE scope_id IS NOT NULL;

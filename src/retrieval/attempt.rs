@@ -10,7 +10,7 @@ use super::answer::{Cause, NoAnswer};
 use super::flights::Member;
 use super::question::Asker;
 use super::verdict::Verdict;
-use super::{Retrieval, fields, span};
+use super::{Retrieval, span};
 use crate::admission::{Api, Lane, Obstacle, RequestSlot, Resource};
 use crate::clock::Now;
 use crate::credential::{Authorization, Credential};
@@ -133,12 +133,9 @@ impl Retrieval {
     /// The record of an attempt that is about to be sent for `asker`.
     pub(super) fn attempt(&self, asker: &Asker, credential: &Credential) -> Attempt {
         let (upstream, credential) = (Arc::clone(&self.upstream_name), Arc::clone(&credential.name));
-        let sent_id = asker.sent_id.unwrap_or_else(fields::new_id);
-        Attempt {
-            request: asker.request,
-            client: Arc::clone(&asker.client),
-            ..Attempt::new(self.clock.now().wall, upstream, credential, sent_id)
-        }
+        let attempt = Attempt::new(self.clock.now().wall, upstream, credential);
+        let sent_id = asker.sent_id.unwrap_or(attempt.id);
+        Attempt { request: asker.request, client: Arc::clone(&asker.client), sent_id, ..attempt }
     }
 
     /// Counts and traces an attempt that has ended, and notes what it shows of Snyk.

@@ -107,7 +107,7 @@ impl Fetch {
             if let Some(before) = &last {
                 // It is on record, with its outcome, before the next one is.
                 retrieval.record(before.attempt.clone(), Vec::new()).await?;
-                attempt.sent_id = fields::new_id();
+                attempt.sent_id = attempt.id;
             }
             let mut draft = Draft {
                 asker: &self.asker,

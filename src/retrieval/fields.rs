@@ -65,11 +65,6 @@ pub(super) fn with_asker(
     fields
 }
 
-/// A new `snyk-request-id`. It is no secret, and so needs no randomness of the system's.
-pub(super) fn new_id() -> Uuid {
-    uuid::Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid()
-}
-
 /// A field of an answer as text for the log and the journal: a word, an id, a version or a date. Snyk puts nothing
 /// else there; anything else could be a link or a credential, and is not written down.
 pub(crate) fn text(fields: &HeaderMap, name: impl AsHeaderName) -> Option<String> {

@@ -288,6 +288,7 @@ mod tests {
     use socket2::{Domain, Socket, Type};
 
     use super::*;
+    use crate::transport::proxy::ProxyVariables;
 
     const HOUR: Duration = Duration::from_hours(1);
 
@@ -357,6 +358,37 @@ mod tests {
         assert!(ended.join().is_ok());
         let other = SocketAddr::from(([127, 0, 0, 1], 1));
         assert_eq!(connector.failures.order(vec![address, other]), [other, address]);
+    }
+
+    #[tokio::test]
+    async fn a_proxy_may_be_anywhere_and_checks_the_address_itself() {
+        let (proxy, at) = listener();
+        let ended = std::thread::spawn(move || drop(proxy.accept()));
+        let variables = [("HTTPS_PROXY", format!("http://{at}")), ("NO_PROXY", "inner.test".to_owned())];
+        let variables = ProxyVariables::of(|name| {
+            variables.iter().find(|(given, _)| *given == name).map(|(_, text)| text.clone())
+        });
+        assert!(!format!("{variables:?}").contains(&at.to_string()));
+        let connector = Connector {
+            proxies: Proxies::ByHost(variables),
+            resolver: Resolver::Own(Arc::new(|name, port| {
+                assert_ne!(name, "files.test");
+                vec![SocketAddr::from(([127, 0, 0, 1], port))]
+            })),
+            check: Some(AddressCheck::new(|_, _| false)),
+            ..connector()
+        };
+        let connect = async |uri: &str| {
+            let uri = uri.parse().expect("a URI");
+            let error = connector.connect(&uri).await.expect_err("no connection");
+            (error.stage, error.proxy().map(str::to_owned))
+        };
+        let named = Some(format!("{at} (HTTPS_PROXY)"));
+        assert_eq!(connect("https://files.test/").await, (ConnectStage::Tunnel, named));
+        assert!(ended.join().is_ok());
+        assert_eq!(connect("https://inner.test/").await, (ConnectStage::Address, None));
+        assert_eq!(connect("http://other.test/").await, (ConnectStage::Address, None));
+        assert!(connector.failures.lock().len() <= 1, "only the proxy was connected to");
     }
 
     #[tokio::test(start_paused = true)]

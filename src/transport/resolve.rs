@@ -7,6 +7,12 @@ use std::sync::Arc;
 
 use tokio::net::lookup_host;
 
+/// The addresses of a name and a port.
+type NameLookup = dyn Fn(&str, u16) -> Vec<SocketAddr> + Send + Sync;
+
+/// True if a host may be reached at an address.
+type Decision = dyn Fn(&str, IpAddr) -> bool + Send + Sync;
+
 /// The source of the addresses of names. Clones share it.
 #[derive(Clone, Default)]
 pub enum Resolver {
@@ -14,7 +20,7 @@ pub enum Resolver {
     #[default]
     System,
     /// A function of tests.
-    Own(Arc<dyn Fn(&str, u16) -> Vec<SocketAddr> + Send + Sync>),
+    Own(Arc<NameLookup>),
 }
 
 impl Resolver {
@@ -37,7 +43,7 @@ impl fmt::Debug for Resolver {
 
 /// Decides of a host and one of its addresses whether it may be connected to.
 #[derive(Clone)]
-pub struct AddressCheck(Arc<dyn Fn(&str, IpAddr) -> bool + Send + Sync>);
+pub struct AddressCheck(Arc<Decision>);
 
 /// No address of a name may be connected to.
 #[derive(Debug, thiserror::Error)]

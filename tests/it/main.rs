@@ -22,6 +22,8 @@ mod failures;
 mod fake;
 mod fake_store;
 mod fetch;
+mod file_store;
+mod file_transfers;
 mod files_access;
 mod floods;
 mod forwarding;

@@ -1,22 +1,20 @@
-//! How a request for a part is answered: by the link, then by the faults, then by the object.
+//! The answer to a request for a part: by the link, then by the faults, then by the object.
 
-use std::io;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use http::{HeaderMap, Response, StatusCode};
+use http::Response;
 
 use super::super::answers::{self, Body, BoxError, set};
-use super::super::links::{self, LinkForm, LinkProblem};
+use super::super::links::{self, LinkProblem};
 use super::super::script::Stage;
 use super::super::wire::{Raw, Switch, Then};
 use super::super::{Seen, Shared, api};
 use super::range::{AskedRange, is_match};
 use super::refusal::Refusal;
+use super::sending::{Sending, tag};
 use super::shelf::place;
 use super::transfer::{Running, Transfer};
-use super::{HashField, PartSource, StoreFault, TagField};
+use super::{PartSource, StoreFault, TagField};
 
 /// The answer to a request for a part.
 pub(in super::super) async fn respond(
@@ -74,27 +72,6 @@ enum Decision {
     Hang,
     Reset,
     Send(Box<Sending>),
-}
-
-/// The object of an answer, and what is to go wrong.
-pub(super) struct Sending {
-    pub(super) part: PartSource,
-    pub(super) path: String,
-    pub(super) signature: String,
-    /// The number of its changes.
-    changes: u64,
-    form: LinkForm,
-    tag: Option<String>,
-    hash: HashField,
-    crc32c: Option<u32>,
-    pub(super) range: AskedRange,
-    shift: u64,
-    is_transcoded: bool,
-    /// Ends the answer at its position.
-    pub(super) end: Option<StoreFault>,
-    pub(super) expire: Option<u64>,
-    pub(super) flip: Option<u64>,
-    pub(super) rate: Option<u64>,
 }
 
 fn part_of(seen: &Seen) -> u32 {
@@ -211,111 +188,4 @@ fn select(stage: &mut Stage, seen: &Seen, signature: String, source: PartSource)
     sending.flip =
         at(shelf.take_nearest(part, |fault| reached(fault) && matches!(fault, StoreFault::Flip(_))));
     Ok(sending)
-}
-
-/// A strong entity tag.
-fn tag(path: &str, changes: u64) -> String {
-    let digest = digest(path, changes);
-    let hex: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("\"{hex}\"")
-}
-
-fn digest(path: &str, changes: u64) -> Vec<u8> {
-    let text = format!("{path}\n{changes}");
-    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()).as_ref().to_vec()
-}
-
-impl Sending {
-    /// The first position, and the one after the last.
-    pub(super) fn span(&self) -> (u64, u64) {
-        match self.range {
-            AskedRange::Part { first, last } => (first, last + 1),
-            AskedRange::Whole | AskedRange::Unsatisfiable => (0, self.part.size()),
-        }
-    }
-
-    pub(super) fn is_changed(&self) -> bool {
-        self.changes % 2 == 1
-    }
-
-    fn is_google(&self) -> bool {
-        !matches!(
-            self.form,
-            LinkForm::S3V4
-                | LinkForm::S3V4Temporary
-                | LinkForm::R2
-                | LinkForm::S3V2
-                | LinkForm::CloudFront
-                | LinkForm::Azure
-        )
-    }
-
-    fn is_hash_wanted(&self) -> bool {
-        self.is_google() && self.hash != HashField::Absent
-    }
-
-    /// With its hash, which may take a while.
-    async fn with_hash(mut self: Box<Self>) -> io::Result<Self> {
-        let (part, is_changed) = (self.part.clone(), self.is_changed());
-        self.crc32c = Some(tokio::task::spawn_blocking(move || part.crc32c_of(is_changed)).await?);
-        Ok(*self)
-    }
-
-    fn status(&self) -> StatusCode {
-        match self.range {
-            AskedRange::Part { .. } => StatusCode::PARTIAL_CONTENT,
-            AskedRange::Whole | AskedRange::Unsatisfiable => StatusCode::OK,
-        }
-    }
-
-    fn fields(&self, fields: &mut HeaderMap) {
-        let size = self.part.size();
-        set(fields, "content-type", "text/csv");
-        set(fields, "last-modified", "Sun, 01 Jun 2031 08:00:00 GMT");
-        if let Some(tag) = &self.tag {
-            set(fields, "etag", tag);
-        }
-        if self.is_google() {
-            self.google_fields(fields);
-        } else {
-            set(fields, "server", "AmazonS3");
-        }
-        if self.is_transcoded {
-            return;
-        }
-        let (first, end) = self.span();
-        set(fields, "accept-ranges", "bytes");
-        set(fields, "content-length", &(end - first).to_string());
-        if let AskedRange::Part { first, last } = self.range {
-            let by = self.shift;
-            set(fields, "content-range", &format!("bytes {}-{}/{size}", first + by, last + by));
-        }
-    }
-
-    fn google_fields(&self, fields: &mut HeaderMap) {
-        let generation = 1_770_000_000_000_000 + self.changes;
-        set(fields, "server", "UploadServer");
-        set(fields, "x-goog-generation", &generation.to_string());
-        set(fields, "x-goog-metageneration", "1");
-        set(fields, "x-goog-storage-class", "STANDARD");
-        if self.is_transcoded {
-            set(fields, "x-goog-stored-content-encoding", "gzip");
-            set(fields, "warning", "214 UploadServer gunzipped");
-            set(fields, "vary", "Accept-Encoding");
-        } else {
-            set(fields, "x-goog-stored-content-encoding", "identity");
-            set(fields, "x-goog-stored-content-length", &self.part.size().to_string());
-        }
-        let Some(crc32c) = self.crc32c else { return };
-        // Of the stored object, which the decoded bytes are not.
-        let is_other = self.is_transcoded || self.hash == HashField::Wrong;
-        let crc32c = BASE64_STANDARD.encode((crc32c ^ u32::from(is_other)).to_be_bytes());
-        let md5 = BASE64_STANDARD.encode(&digest(&self.path, self.changes)[..16]);
-        if self.hash == HashField::TwoLines {
-            set(fields, "x-goog-hash", &format!("md5={md5}"));
-            set(fields, "x-goog-hash", &format!("crc32c={crc32c}"));
-        } else {
-            set(fields, "x-goog-hash", &format!("crc32c={crc32c},md5={md5}"));
-        }
-    }
 }

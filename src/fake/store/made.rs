@@ -35,7 +35,7 @@ impl MadeTable {
         if at < header {
             bytes.extend_from_slice(HEADER.as_bytes());
         }
-        let begin = if at < header { 0 } else { self.start(((at - header) / record).min(self.rows() - 1)) };
+        let begin = if at < header { 0 } else { Self::start(((at - header) / record).min(self.rows() - 1)) };
         let mut row = if at < header { 0 } else { (begin - header) / record };
         while begin + (bytes.len() as u64) < end {
             self.write(row, &mut bytes);
@@ -47,7 +47,7 @@ impl MadeTable {
         bytes
     }
 
-    fn start(self, row: u64) -> u64 {
+    fn start(row: u64) -> u64 {
         HEADER.len() as u64 + row * RECORD.len() as u64
     }
 
@@ -57,7 +57,7 @@ impl MadeTable {
         let mut place = &mut bytes[from + NUMBER.start..from + NUMBER.end];
         let _ = write!(place, "{:012}", self.first + row);
         if row + 1 == self.rows() {
-            let missing = self.size - self.start(row + 1);
+            let missing = self.size - Self::start(row + 1);
             let filling = vec![b'x'; usize::try_from(missing).unwrap_or(0)];
             bytes.splice(from + FILLED..from + FILLED, filling);
         }

@@ -64,9 +64,10 @@ impl Refusal {
                 _ => of(403, "AccessDenied", "Access Denied"),
             },
             Self::Link(LinkProblem::Expired) => match maker {
-                Maker::Google => of(400, "ExpiredToken", "The provided token has expired."),
+                Maker::Google | Maker::AmazonTemporary => {
+                    of(400, "ExpiredToken", "The provided token has expired.")
+                }
                 Maker::Amazon => of(403, "AccessDenied", "Request has expired"),
-                Maker::AmazonTemporary => of(400, "ExpiredToken", "The provided token has expired."),
                 Maker::Cloudflare => of(403, "ExpiredRequest", "Request has expired"),
                 Maker::Azure => {
                     of(403, "AuthenticationFailed", "Signature not valid in the specified time frame.")
@@ -76,10 +77,9 @@ impl Refusal {
             Self::Unsigned => {
                 of(403, "AccessDenied", "There were headers present in the request which were not signed")
             }
-            Self::NoSuchKey => of(404, "NoSuchKey", "The specified key does not exist."),
+            Self::NoSuchKey | Self::Status(404) => of(404, "NoSuchKey", "The specified key does not exist."),
             Self::Precondition => of(412, "PreconditionFailed", "A precondition that you set did not hold."),
             Self::Range { .. } => of(416, "InvalidRange", "The requested range cannot be satisfied."),
-            Self::Status(404) => of(404, "NoSuchKey", "The specified key does not exist."),
             Self::Status(status) => of(status, "InternalError", "The fake was told to."),
         }
     }

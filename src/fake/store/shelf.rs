@@ -1,4 +1,4 @@
-//! What the store knows besides its script: faults to come, links that died early, objects that changed.
+//! The state of the store besides its script: faults to come, links that died early, objects that changed.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! Where the bytes of a part come from, and what is true of them.
+//! The source of a part's bytes, and the facts about them.
 
 use std::fs::{File, read_dir};
 use std::io;
@@ -28,7 +28,7 @@ enum Content {
     Made(MadeTable),
 }
 
-/// What is true of a part, found out once.
+/// The facts about a part, found out once.
 #[derive(Debug, Default)]
 struct Facts {
     rows: OnceLock<u64>,

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::super::Shared;
 use super::super::answers::{Body, BoxError};
 use super::super::wire::Switch;
-use super::answer::Sending;
+use super::sending::Sending;
 use super::{StoreFault, StoreLoad};
 
 /// Most bytes that are handed over at once.

@@ -128,6 +128,7 @@ fn matches(known: &Known, query: &Query) -> bool {
     let any = query.id.as_ref().is_none_or(|asked| {
         let received = attempt.received_id.as_ref().map(|id| id.to_lowercase());
         requests.iter().any(|id| fits(id, &asked.to_lowercase()))
+            || fits(&attempt.id.to_string(), &asked.to_lowercase())
             || fits(&attempt.sent_id.to_string(), &asked.to_lowercase())
             || opt(&received, &asked.to_lowercase())
             || (is_uuid_part(asked) && asked.len() < 36)

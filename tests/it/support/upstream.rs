@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use super::h2::{ACK, DATA, END_STREAM, HEADERS, PING, PREFACE, SETTINGS, frame};
+use super::pki::{Authority, Identity};
 
 /// What an upstream answers a request with; it closes the connection behind that, or not.
 pub(crate) struct Answer {
@@ -48,19 +50,22 @@ impl Upstream {
         Self::start(None, Arc::new(script)).await
     }
 
+    /// One that speaks HTTP/1.1 over TLS, by this name.
+    pub(crate) async fn https1(
+        name: &str,
+        script: impl Fn(usize, u32) -> Answer + Send + Sync + 'static,
+    ) -> Self {
+        let authority = Authority::new("a scripted upstream");
+        let year = Duration::from_hours(24 * 365);
+        let identity = authority.server_for(name, (UNIX_EPOCH + 54 * year, UNIX_EPOCH + 130 * year));
+        Self::start(Some(acceptor(&authority, &identity, b"http/1.1")), Arc::new(script)).await
+    }
+
     /// One that speaks HTTP/2 over TLS. Its script is asked for each request that has come whole.
     pub(crate) async fn http2(script: impl Fn(usize, u32) -> Answer + Send + Sync + 'static) -> Self {
-        let authority = super::pki::Authority::new("a scripted upstream");
+        let authority = Authority::new("a scripted upstream");
         let identity = authority.server();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![identity.certificate.clone()], identity.key())
-            .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Self::start(Some((TlsAcceptor::from(Arc::new(config)), authority.pem())), Arc::new(script)).await
+        Self::start(Some(acceptor(&authority, &identity, b"h2")), Arc::new(script)).await
     }
 
     async fn start(tls: Option<(TlsAcceptor, String)>, script: Arc<Script>) -> Self {
@@ -78,7 +83,13 @@ impl Upstream {
                     // How a connection ends is the test's matter.
                     let _ = match acceptor {
                         None => speak_http1(stream, &*script, &seen).await,
-                        Some(acceptor) => speak_http2(acceptor.accept(stream).await?, &*script, &seen).await,
+                        Some(acceptor) => {
+                            let stream = acceptor.accept(stream).await?;
+                            match stream.get_ref().1.alpn_protocol() {
+                                Some(b"h2") => speak_http2(stream, &*script, &seen).await,
+                                _ => speak_http1(stream, &*script, &seen).await,
+                            }
+                        }
                     };
                     std::io::Result::Ok(())
                 });
@@ -101,7 +112,23 @@ impl Upstream {
     }
 }
 
-async fn speak_http1(mut stream: TcpStream, script: &Script, seen: &Seen) -> std::io::Result<()> {
+fn acceptor(authority: &Authority, identity: &Identity, protocol: &[u8]) -> (TlsAcceptor, String) {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![identity.certificate.clone()], identity.key())
+        .unwrap();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    (TlsAcceptor::from(Arc::new(config)), authority.pem())
+}
+
+async fn speak_http1<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    script: &Script,
+    seen: &Seen,
+) -> std::io::Result<()> {
     loop {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -113,8 +140,9 @@ async fn speak_http1(mut stream: TcpStream, script: &Script, seen: &Seen) -> std
         seen.heads.lock().unwrap().push(head);
         let answer = script(seen.requests.fetch_add(1, Ordering::Relaxed), 0);
         stream.write_all(&answer.bytes).await?;
+        stream.flush().await?;
         if answer.closes {
-            return Ok(());
+            return stream.shutdown().await;
         }
     }
 }

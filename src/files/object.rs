@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::conditions::ByteSpan;
 use super::error::{FilesError, FilesErrorKind};
-use super::links::{Links, Target};
+use super::links::{ExportLinks, Target};
 use crate::file_store::{StoreAnswer, StoreBody, StoreError, StoreRange, StrongTag};
 
 /// The pauses before a download is resumed: it is so often at the most.
@@ -18,7 +18,7 @@ const PAUSES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(500), Durat
 
 /// The marks by which an object is known again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct ObjectMarks {
     /// Its size; none where the store decodes it as it sends it.
     pub(super) size: Option<u64>,
     pub(super) tag: Option<StrongTag>,
@@ -26,7 +26,7 @@ pub(super) struct Identity {
     pub(super) crc32c: Option<u32>,
 }
 
-impl Identity {
+impl ObjectMarks {
     fn of(answer: &StoreAnswer) -> Self {
         Self {
             size: answer.total.filter(|_| !answer.is_decoded),
@@ -65,12 +65,12 @@ fn common<T: PartialEq>(one: Option<T>, other: Option<T>) -> Option<bool> {
     Some(one? == other?)
 }
 
-/// A download on its way.
+/// The bytes of an object on their way.
 #[derive(Debug)]
-pub(super) struct Download {
-    links: Arc<Links>,
+pub(super) struct ObjectBytes {
+    links: Arc<ExportLinks>,
     target: Target,
-    pub(super) identity: Identity,
+    pub(super) identity: ObjectMarks,
     /// The position of the next byte.
     at: u64,
     /// The last byte that is wanted; none where that is the object's.
@@ -81,21 +81,21 @@ pub(super) struct Download {
     resumes: usize,
 }
 
-impl Download {
+impl ObjectBytes {
     /// Asks for all of an object. With `known`, it must be that one still.
     pub(super) async fn whole(
-        links: &Arc<Links>,
+        links: &Arc<ExportLinks>,
         target: Target,
-        known: Option<&Identity>,
+        known: Option<&ObjectMarks>,
     ) -> Result<Self, FilesError> {
         Self::open(links, target, known, StoreRange::default()).await
     }
 
     /// Asks for a range of an object that is known.
     pub(super) async fn range(
-        links: &Arc<Links>,
+        links: &Arc<ExportLinks>,
         target: Target,
-        known: &Identity,
+        known: &ObjectMarks,
         span: ByteSpan,
     ) -> Result<Self, FilesError> {
         let range = StoreRange { from: span.first, to: Some(span.last), if_match: None };
@@ -103,15 +103,19 @@ impl Download {
     }
 
     /// Asks for the first bytes of an object that is not known; of an empty one there are none.
-    pub(super) async fn start(links: &Arc<Links>, target: Target, last: u64) -> Result<Self, FilesError> {
+    pub(super) async fn start(
+        links: &Arc<ExportLinks>,
+        target: Target,
+        last: u64,
+    ) -> Result<Self, FilesError> {
         let range = StoreRange { from: 0, to: Some(last), if_match: None };
         Self::open(links, target, None, range).await
     }
 
     async fn open(
-        links: &Arc<Links>,
+        links: &Arc<ExportLinks>,
         target: Target,
-        known: Option<&Identity>,
+        known: Option<&ObjectMarks>,
         range: StoreRange,
     ) -> Result<Self, FilesError> {
         let (at, last) = (range.from, range.to);
@@ -130,21 +134,21 @@ impl Download {
         let answer = match links.get(&target, &range).await {
             Ok(answer) => answer,
             Err(error) if error.is_empty_object() && known.is_none() => {
-                return Ok(download(Identity::empty()));
+                return Ok(download(ObjectMarks::empty()));
             }
             Err(error) => return Err(error),
         };
         if answer.is_encoded {
             return Err(FilesErrorKind::NotCsv.into());
         }
-        let mut download = download(known.cloned().unwrap_or_else(|| Identity::of(&answer)));
+        let mut download = download(known.cloned().unwrap_or_else(|| ObjectMarks::of(&answer)));
         download.take(answer)?;
         Ok(download)
     }
 
     /// Goes on with an answer, which must be of the same object.
     fn take(&mut self, answer: StoreAnswer) -> Result<(), FilesError> {
-        if !self.identity.is_same(&Identity::of(&answer)) || answer.position > self.at {
+        if !self.identity.is_same(&ObjectMarks::of(&answer)) || answer.position > self.at {
             return Err(FilesErrorKind::ObjectChanged.into());
         }
         self.ahead = self.at - answer.position;

@@ -1,0 +1,82 @@
+//! The log event of an exchange.
+
+use super::exchange::{Conclusion, Exchange};
+use super::failure::{Challenge, FailureKind, NoFile};
+use crate::access::Reason;
+use crate::clock::Now;
+use crate::export::Id;
+use crate::files::FilesErrorKind;
+use crate::retrieval::{Cause, Forward, Origin, SNYK_REQUEST_ID, response_text};
+use crate::telemetry::EXCHANGE;
+
+impl Exchange {
+    /// Writes the one log event of this exchange. Everything in it is ours or was parsed; of the answer,
+    /// only its status, length and Snyk's id.
+    pub(super) fn log(&self, end: &Conclusion<'_>) {
+        let (failure, status) = (end.failure, end.status());
+        let (cache, reason, not_stored) = match self.origin {
+            None => ("none", None, None),
+            Some(Origin::Fresh { .. }) => ("hit", None, None),
+            Some(Origin::Stale { .. }) => ("stale", Some("stale"), None),
+            Some(Origin::Upstream(Forward { reason, is_collapsed, not_stored, .. })) => {
+                (if is_collapsed { "collapsed" } else { "forwarded" }, Some(reason.as_str()), not_stored)
+            }
+        };
+        // A method may be as long as a head.
+        let method = Some(self.method.as_str()).filter(|method| method.len() <= 32).unwrap_or("(long)");
+        let error_reason = failure.and_then(|failure| failure.kind.reason());
+        let cause = failure
+            .and_then(|failure| failure.source.as_deref())
+            .map(|error| crate::error_text::error_text(error));
+        let attempt = self.attempt.or(failure.and_then(|failure| failure.attempt));
+        macro_rules! event {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: EXCHANGE,
+                    {
+                    exchange.id = %self.id,
+                    client.name = %self.client,
+                    client.address = self.address.map(tracing::field::display),
+                    http.request.method = method,
+                    http.response.status_code = status.as_u16(),
+                    export.operation = self.operation,
+                    export.scope.kind = self.scope.as_ref().map(|(kind, _)| kind.as_str()),
+                    export.scope.id = self.scope.as_ref().map(|(_, id)| id.as_str()),
+                    export.file = self.file.map(tracing::field::display),
+                    export.id = self.export.as_ref().map(Id::as_str),
+                    cache.status = cache,
+                    cache.fwd = reason,
+                    cache.not_stored = not_stored,
+                    snyk.request.id = response_text(end.fields, SNYK_REQUEST_ID),
+                    attempt.id = attempt.map(tracing::field::display),
+                    attempt.tries = self.sending.map(|sending| sending.tries),
+                    queue.duration_ms = self.sending.map(|sending| sending.queued.as_secs_f64() * 1_000.0),
+                    queue.reason = self.sending.and_then(|sending| sending.waited_for),
+                    error.code = end.code(),
+                    error.reason = error_reason,
+                    error.cause = cause,
+                    duration_ms = millis(end.now, self.started)
+                    },
+                    "exchange"
+                )
+            };
+        }
+        match failure.map(|failure| failure.kind) {
+            // A flood of these is logged once, elsewhere.
+            Some(
+                FailureKind::TooManyFailures(_)
+                | FailureKind::Unauthenticated(Reason::Nothing, Challenge::Basic),
+            ) => event!(debug),
+            Some(
+                FailureKind::NoAnswer(Cause::OnlyIfCached)
+                | FailureKind::NoFile(NoFile::Failed(FilesErrorKind::NotFinished { .. })),
+            ) => event!(info),
+            _ if status.is_server_error() => event!(warn),
+            _ => event!(info),
+        }
+    }
+}
+
+fn millis(now: Now, since: Now) -> f64 {
+    now.mono.saturating_duration_since(since.mono).as_secs_f64() * 1_000.0
+}
