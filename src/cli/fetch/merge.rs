@@ -94,9 +94,9 @@ mod tests {
     use super::super::proof::{PartClaim, prove};
     use super::*;
 
-    /// The parts of the documentation's samples, as `tests/samples` has them.
+    /// The parts of the documentation's samples, as the fake has them.
     fn samples() -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples")
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fake/store/samples")
     }
 
     fn merged(names: &[&str], is_jsonl: bool) -> Result<(Vec<u8>, u64), String> {

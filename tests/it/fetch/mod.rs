@@ -20,7 +20,8 @@ use stub::StubGateway;
 pub(crate) const GROUP: &str = "11111111-2222-4333-8444-555555555555";
 
 pub(crate) fn sample(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples").join(format!("{name}.csv"));
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fake/store/samples").join(format!("{name}.csv"));
     std::fs::read(path).unwrap()
 }
 
