@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::failure::Ending;
 use super::manifest::FetchManifest;
 use super::progress::{FetchEvent, FetchProgress};
+use super::question::FetchQuestion;
 use super::state::StateFolder;
 use super::target::{FetchTarget, TargetKind, parts_in};
 
@@ -47,6 +48,21 @@ impl Completion<'_> {
             Some(manifest) if self.target.kind != TargetKind::Stdout => self.put(&manifest),
             _ => Ok(false),
         }
+    }
+
+    /// True if the output is there already, whole, for the same question with the same times: a run was stopped after its end.
+    pub(super) fn is_done(&self, question: &FetchQuestion) -> bool {
+        let read = || serde_json::from_slice(&std::fs::read(self.target.manifest.as_ref()?).ok()?).ok();
+        let Some(manifest): Option<FetchManifest> = read() else { return false };
+        let is_same = manifest.output.format == self.target.format() && manifest.is_of(question);
+        let namings = self.namings(&manifest);
+        let is_whole = |naming: &Naming| naming.to.metadata().is_ok_and(|found| found.len() == naming.bytes);
+        let is_done = is_same && !namings.is_empty() && namings.iter().all(is_whole);
+        if is_done {
+            let (export, output) = (manifest.export, self.target.shown());
+            self.progress.say(&FetchEvent::Present { export, output, finished: manifest.finished });
+        }
+        is_done
     }
 
     fn put(&self, manifest: &FetchManifest) -> Result<bool, Ending> {

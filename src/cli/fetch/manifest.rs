@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::caller::CallNote;
 use super::proof::ProvenPart;
+use super::question::FetchQuestion;
 use super::state::RunState;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -21,7 +22,7 @@ pub(super) struct FetchManifest {
     pub(super) export: String,
     /// The time of the start, and the end of this run.
     pub(super) started: String,
-    finished: String,
+    pub(super) finished: String,
     pub(super) output: OutputNote,
     pub(super) parts: Vec<PartNote>,
     warnings: Vec<String>,
@@ -87,6 +88,12 @@ impl FetchManifest {
         let warnings = facts.into_iter().flat_map(|facts| facts.warnings).collect();
         let finished = humantime::format_rfc3339_seconds(end.at).to_string();
         Self { output, parts, warnings, finished, calls: end.calls, ..self }
+    }
+
+    /// True if it is the record of this question, with these times.
+    pub(super) fn is_of(&self, question: &FetchQuestion) -> bool {
+        let body = question.start.as_ref().map_or(&Value::Null, |start| &start.body);
+        self.question == question.typed && self.body == *body
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {

@@ -96,6 +96,9 @@ fn prepare(
     if completion.complete_earlier()? {
         return Ok(None);
     }
+    if !args.output.clobber && completion.is_done(&question) {
+        return Ok(None);
+    }
     target.refuse_existing()?;
     if let Some(text) = opened.note.take() {
         progress.say(&FetchEvent::Warning { text });

@@ -19,6 +19,7 @@ pub(super) enum FetchEvent {
     PartDone { part: u32, bytes: u64, rows: u64, proven: Vec<&'static str> },
     Paused { why: String, seconds: u64 },
     Warning { text: String },
+    Present { export: String, output: String, finished: String },
     Done { rows: u64, bytes: u64, proven: String, output: String },
 }
 
@@ -107,6 +108,7 @@ fn show(bar: &ProgressBar, event: &FetchEvent) {
         FetchEvent::Started { .. }
         | FetchEvent::Continued { .. }
         | FetchEvent::Paused { .. }
+        | FetchEvent::Present { .. }
         | FetchEvent::Warning { .. } => bar.suspend(|| line(&event.to_string())),
     }
 }
@@ -133,6 +135,12 @@ impl std::fmt::Display for FetchEvent {
                 write!(f, "part {part}: {bytes} bytes, {rows} rows, proven by {}", proven.join(", "))
             }
             Self::Paused { why, seconds } => write!(f, "{why}; trying again in {seconds} s"),
+            Self::Present { export, output, finished } => {
+                write!(
+                    f,
+                    "{output} is complete since {finished}, of export {export}, for the same question: --clobber fetches it anew"
+                )
+            }
             Self::Warning { text } => write!(f, "warning: {text}"),
             Self::Done { rows, bytes, proven, output } => {
                 write!(f, "complete: {rows} rows, {bytes} bytes; {proven}\nwritten: {output}")

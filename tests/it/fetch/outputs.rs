@@ -109,7 +109,8 @@ fn parts_are_kept_in_a_folder() {
     assert_eq!(desk.file("parts/part-0001.csv"), sample("f1"));
     assert_eq!(desk.file("parts/part-0002.csv"), sample("f2"));
     assert!(desk.has("parts/manifest.json") && !desk.has("parts/.exportgate"));
-    desk.run(&["--parts", "-o", "parts"]).ended(2, "--clobber");
+    desk.run(&["--parts", "-o", "parts"]).ended(0, "parts is complete since");
+    desk.run(&["--parts", "-o", "parts", "--filter", "cve=X"]).ended(2, "--clobber");
     std::fs::write(desk.home.path().join("parts/part-0003.csv"), "of another export").unwrap();
     desk.run(&["--parts", "-o", "parts", "--clobber"]).ended(2, "part-0003.csv is no part of this export");
     assert_eq!(desk.file("parts/part-0003.csv"), b"of another export");
