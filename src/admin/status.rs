@@ -68,7 +68,7 @@ impl Admin {
             scope_kind: download.call.scope.kind.as_str().to_owned(),
             scope_id: download.call.scope.id.as_str().to_owned(),
             export_id: download.call.export.as_str().to_owned(),
-            file: download.file.to_string(),
+            file: download.call.target.to_string(),
             bytes: download.sent(),
             since: time(download.started.wall),
         });

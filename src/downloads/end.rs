@@ -28,11 +28,11 @@ impl CutReason {
 
 impl RegisteredDownload {
     /// Records its end: as the files tell it, if they do, and whether the client took all.
-    pub(super) fn record(&self, span: Option<ByteSpan>, end: Option<TransferEnd>, is_whole: bool) {
+    pub(super) fn record(&self, span: Option<ByteSpan>, end: Option<&TransferEnd>, is_whole: bool) {
         let parts = &self.of.0.parts;
-        let RunningDownload { request, client, call, file, started, cut, .. } = &*self.download;
+        let RunningDownload { request, client, call, started, cut, .. } = &*self.download;
         let cut = cut.get().copied().filter(|_| !is_whole);
-        let ended = end.as_ref().map(|end| end.outcome);
+        let ended = end.map(|end| end.outcome);
         let outcome = match (cut, ended) {
             (Some(cut), _) => cut.as_str(),
             (None, Some(TransferOutcome::Failed(code))) => code,
@@ -50,12 +50,12 @@ impl RegisteredDownload {
             scope_kind: call.scope.kind.as_str(),
             scope_id: call.scope.id.as_str().to_owned(),
             export_id: call.export.as_str().to_owned(),
-            file: file.to_string(),
-            host: end.as_ref().and_then(|end| end.host.clone()),
+            file: call.target.to_string(),
+            host: end.and_then(|end| end.host.clone()),
             range: span.map(|span| span.first..=span.last),
             bytes: self.download.sent(),
-            resumes: end.as_ref().map_or(0, |end| end.resumes),
-            renewals: end.as_ref().map_or(0, |end| end.renewals),
+            resumes: end.map_or(0, |end| end.resumes),
+            renewals: end.map_or(0, |end| end.renewals),
             outcome,
         };
         log(&record);

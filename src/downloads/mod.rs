@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::access::Permit;
 use crate::clock::{Clock, Now};
-use crate::export::{FileName, FilesCall, Id};
+use crate::export::{FilesCall, Id};
 use crate::files::{ByteSpan, FileBody};
 use crate::journal::Journal;
 use crate::shutdown::Shutdown;
@@ -52,7 +52,6 @@ pub(crate) struct RunningDownload {
     pub(crate) request: Uuid,
     pub(crate) client: Arc<str>,
     pub(crate) call: FilesCall,
-    pub(crate) file: FileName,
     pub(crate) started: Now,
     sent: AtomicU64,
     cut: OnceLock<CutReason>,
@@ -88,14 +87,12 @@ impl Downloads {
         request: Uuid,
         client: &Arc<str>,
         call: &FilesCall,
-        file: FileName,
         started: Now,
     ) -> RegisteredDownload {
         let download = Arc::new(RunningDownload {
             request,
             client: Arc::clone(client),
             call: call.clone(),
-            file,
             started,
             sent: AtomicU64::new(0),
             cut: OnceLock::new(),
@@ -174,7 +171,7 @@ impl RegisteredDownload {
                 Some(end) => end.await.ok(),
                 None => None,
             };
-            self.record(span, end, is_whole);
+            self.record(span, end.as_ref(), is_whole);
         });
         Streamed::of_timed(body.boxed_unsync())
     }

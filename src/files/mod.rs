@@ -88,12 +88,6 @@ impl Files {
         Self { parts: Arc::new(parts) }
     }
 
-    /// The number of transfers that run.
-    #[must_use]
-    pub fn running(&self) -> usize {
-        self.parts.transfers.running()
-    }
-
     /// Lists the files of an export: one read of its results, and no request to the store.
     ///
     /// # Errors

@@ -159,7 +159,7 @@ pub(super) type PartLists = moka::sync::Cache<Uuid, Arc<[FilePart]>>;
 const MAX_LISTS: u64 = 16 * 1024 * 1024;
 /// Memory that a link takes: its text, its host, and its place.
 const LINK_WEIGHT: usize = 1_536;
-/// ExportLinks die within the hour; a list that nobody reads goes sooner.
+/// Links die within the hour; a list that nobody reads goes sooner.
 const LIST_LIFE: Duration = Duration::from_mins(10);
 
 /// No lists yet.

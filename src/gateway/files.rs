@@ -32,7 +32,7 @@ impl Gateway {
             }
         };
         let client = Arc::clone(&exchange.client);
-        let download = self.downloads.begin(exchange.id, &client, &call, file, exchange.started);
+        let download = self.downloads.begin(exchange.id, &client, &call, exchange.started);
         // Whoever changes the clients cuts what is registered; what changed before that is seen here.
         let route = Route::Files(call.clone());
         if !self.access.still_permits(&client, &route) {

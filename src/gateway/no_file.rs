@@ -165,3 +165,59 @@ fn cut(reason: CutReason) -> ErrorReply {
         CutReason::Stopped => stopped(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_is_documented() {
+        use FilesErrorKind as K;
+        let kinds = [
+            K::ResultsUnreadable,
+            K::NotFinished { retry_after: None },
+            K::ExportFailed,
+            K::NoSuchFile,
+            K::FileGone,
+            K::HostNotAllowed,
+            K::StoreRefused,
+            K::StoreUnreachable,
+            K::StoreTimeout,
+            K::LinkMissing,
+            K::ColumnsDiffer,
+            K::HeaderTooLong,
+            K::NotCsv,
+            K::FilesBusy,
+            K::ObjectChanged,
+            K::NotProven,
+        ];
+        let document = include_str!("../../docs/openapi.json");
+        let readme = include_str!("../../README.md");
+        let not_found = NoFile::SnykAnswered { status: StatusCode::NOT_FOUND, retry_after: None };
+        let others = [
+            not_found,
+            NoFile::Cut(CutReason::Revoked),
+            NoFile::Cut(CutReason::Purged),
+            NoFile::Cut(CutReason::Stopped),
+            NoFile::Unsatisfiable(0),
+            NoFile::PreconditionFailed,
+        ];
+        for why in kinds.map(NoFile::Failed).into_iter().chain(others) {
+            let answer = no_file(why);
+            assert!(document.contains(&format!("\"{}\"", answer.code)), "{}", answer.code);
+            assert!(readme.contains(&format!("`{}`", answer.code)), "{}", answer.code);
+            assert!(answer.status.is_client_error() || answer.status.is_server_error(), "{}", answer.code);
+        }
+    }
+
+    #[test]
+    fn a_status_of_snyks_is_passed_on_where_it_is_an_error_of_the_question() {
+        for (theirs, ours) in
+            [(303, 502), (200, 502), (401, 502), (403, 403), (404, 404), (429, 429), (503, 503)]
+        {
+            let status = StatusCode::from_u16(theirs).expect("a status");
+            let answer = snyk_answered(status, Some(7));
+            assert_eq!((answer.status.as_u16(), answer.retry_after), (ours, Some(7)), "{theirs}");
+        }
+    }
+}

@@ -14,7 +14,6 @@ use crate::route::RouteError;
 
 impl FailureKind {
     /// The table.
-    #[expect(clippy::too_many_lines, reason = "a table: a row for each kind")]
     pub(super) fn answer(self) -> ErrorReply {
         use StatusCode as S;
         match self {

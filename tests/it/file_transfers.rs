@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use exportgate::fake::{
     Fake, HashField, Lie, LinkForm, PartSource, Script, Settings, State, Stated, StoreFault, StoreScript,
+    TagField,
 };
 use exportgate::listener::Address;
 use http::{Method, Request, StatusCode};
@@ -88,7 +89,7 @@ async fn raw(address: SocketAddr, target: &str) -> Raw {
 fn address(world: &World) -> SocketAddr {
     match &world.addresses[0] {
         Address::Tcp(address) => *address,
-        other => panic!("{other}"),
+        Address::Tls(_) | Address::Unix(_) | Address::Systemd => panic!("no plain TCP"),
     }
 }
 
@@ -132,7 +133,9 @@ async fn fifty_downloads_at_dying_links_read_the_results_anew_once() {
     world.fake.step_clock(3_570);
     let (file, target) = (PartSource::made(300_000, 1).to_bytes(), part(1));
     let all = futures_util::future::join_all((0..50).map(|_| world.get(&target))).await;
-    all.iter().for_each(|got| assert_whole(got, &file));
+    for got in &all {
+        assert_whole(got, &file);
+    }
     assert_eq!(asked(&world), (2, 50));
     world.stop().await;
 }
@@ -171,7 +174,9 @@ async fn a_refused_link_is_renewed_once_for_everybody() {
             drop(held);
         };
         let (all, ()) = tokio::join!(all, letting);
-        all.iter().for_each(|got| assert_whole(got, &file));
+        for got in &all {
+            assert_whole(got, &file);
+        }
         assert_eq!(asked(&world), (3, 102), "{link_form:?}");
         world.stop().await;
     }
@@ -469,7 +474,9 @@ async fn store_is_idle(world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_http_2_stream_is_reset_where_the_proof_fails() {
-    let world = world(StoreScript { hash: HashField::Wrong, ..made(MB) }).await;
+    let store = StoreScript { hash: HashField::Wrong, ..made(MB) };
+    let flags = vec![flag("listener.h2c", "true")];
+    let world = with(Script { store, ..Script::default() }, flags).await;
     let stream = TcpStream::connect(address(&world)).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -510,7 +517,7 @@ async fn the_store_is_left_when_the_client_leaves_or_takes_nothing() {
     world.fake.store_fault(StoreFault::Rate(500_000), None);
     let mut leaving = TcpStream::connect(address(&world)).await.unwrap();
     leaving.write_all(request.as_bytes()).await.unwrap();
-    leaving.read_exact(&mut [0; 50_000]).await.unwrap();
+    leaving.read_exact(&mut vec![0; 50_000]).await.unwrap();
     assert_eq!(world.fake.store_load().running, 1);
     drop(leaving);
     store_is_idle(&world).await;
@@ -543,4 +550,23 @@ async fn another_gateway_goes_on_where_one_stopped() {
     }
     other.stop().await;
     one.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_cannot_be_known_again_is_not_resumed() {
+    for (link_form, is_known) in [(LinkForm::GcsV4, true), (LinkForm::S3V4, false)] {
+        let store = StoreScript { tag: TagField::Weak, ..made(MB) };
+        let world = with(Script { store, link_form, ..Script::default() }, vec![]).await;
+        world.fake.store_fault(StoreFault::Cut(400_000), Some(1));
+        let got = raw(address(&world), &part(1)).await;
+        assert_eq!(got.is_cut(), !is_known, "{link_form:?}");
+        let requests = world.fake.store_requests();
+        assert_eq!(requests.len(), if is_known { 2 } else { 1 });
+        assert!(requests.iter().all(|request| request.if_match().is_none()));
+        // An object without any mark has no tag of ours, and no ranges.
+        let got = world.get_with(&part(1), &[("range", "bytes=0-9")]).await;
+        assert_eq!(got.status.as_u16(), if is_known { 206 } else { 200 });
+        assert_eq!(got.field("etag").is_empty(), !is_known);
+        world.stop().await;
+    }
 }
