@@ -1,5 +1,5 @@
-//! `exportgate demo`: a fake Snyk, a gateway in front of it, and one export from its start to a cached
-//! result, all over real sockets.
+//! `exportgate demo`: a fake Snyk, a gateway in front of it, and one export from its start to a cached result and a proven
+//! table, all over real sockets.
 
 use std::io::Write;
 use std::path::Path;
@@ -27,6 +27,10 @@ const ORG: &str = "825e79b7-0073-44c3-a5ea-e0aa8a3dbf38";
 const VERSION: &str = "version=2024-10-15";
 /// The start call. Snyk requires a date filter.
 const START: &str = r#"{"data":{"type":"resource","attributes":{"formats":["csv"],"dataset":"issues","filters":{"introduced":{"from":"2026-01-01T00:00:00Z"}}}}}"#;
+
+/// Lines of the table that are shown, and characters of each.
+const SHOWN_LINES: usize = 3;
+const SHOWN_WIDTH: usize = 90;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct DemoArgs {
@@ -60,6 +64,8 @@ async fn show(args: &DemoArgs) -> Result<(), BoxError> {
         ("listen", args.listen.clone(), "--listen"),
         ("upstream.url", fake.url(), "the demo"),
         ("upstream.ca_file", ca_file.display().to_string(), "the demo"),
+        ("files.origins", fake.url(), "the demo"),
+        ("files.ca_file", ca_file.display().to_string(), "the demo"),
         ("journal.path", journal.display().to_string(), "the demo"),
         ("admin.listen", "127.0.0.1:0".to_owned(), "the demo"),
     ];
@@ -77,7 +83,8 @@ async fn show(args: &DemoArgs) -> Result<(), BoxError> {
     let story = async {
         let mut tool =
             Tool { client: transport::client(&root.parse()?, None, Duration::from_secs(5))?, root: &root };
-        narrate(&mut out, &mut tool, &fake, &journal).await?;
+        let export = narrate(&mut out, &mut tool, &fake, &journal).await?;
+        fetch_table(&mut out, &root, &export, &directory.0).await?;
         if args.once {
             return Ok(());
         }
@@ -130,7 +137,7 @@ async fn narrate(
     tool: &mut Tool<'_>,
     fake: &Fake,
     journal: &Path,
-) -> Result<(), BoxError> {
+) -> Result<String, BoxError> {
     let bold = anstyle::Style::new().bold();
     writeln!(out, "{bold}exportgate demo{bold:#}")?;
     writeln!(out, "  fake Snyk  {}   (TLS, a real certificate, signed links that expire)", fake.url())?;
@@ -180,6 +187,38 @@ async fn narrate(
 
     let rows = find(journal, &Query { limit: 20, ..Query::default() })?;
     writeln!(out, "\n{bold}Request IDs on record{bold:#}\n{}", requests::table(&rows))?;
+    out.flush()?;
+    Ok(export)
+}
+
+/// Downloads the export as a user does, by the command for that.
+async fn fetch_table(
+    out: &mut impl Write,
+    root: &str,
+    export: &str,
+    directory: &Path,
+) -> Result<(), BoxError> {
+    let bold = anstyle::Style::new().bold();
+    writeln!(out, "{bold}One complete, proven table{bold:#}")?;
+    writeln!(out, "  exportgate fetch --via {root} --org {ORG} --export {export} -o issues.csv")?;
+    out.flush()?;
+    let table = directory.join("issues.csv");
+    let arguments = ["fetch", "--via", root, "--org", ORG, "--export", export, "--progress", "plain", "-o"];
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command.args(arguments).arg(&table);
+    // The gateway is served by this very task meanwhile.
+    let fetched = tokio::task::spawn_blocking(move || command.output()).await??;
+    let said = String::from_utf8_lossy(&fetched.stderr);
+    if !fetched.status.success() {
+        return Err(format!("the table was not fetched: {said}").into());
+    }
+    for line in said.lines() {
+        writeln!(out, "  {line}")?;
+    }
+    for line in std::fs::read_to_string(&table)?.lines().take(SHOWN_LINES) {
+        let shown: String = line.chars().take(SHOWN_WIDTH).collect();
+        writeln!(out, "    {shown}")?;
+    }
     out.flush()?;
     Ok(())
 }

@@ -7,6 +7,7 @@ mod check;
 mod demo;
 mod exports;
 mod fake_snyk;
+mod fetch;
 mod key;
 mod live;
 mod purge;
@@ -40,6 +41,11 @@ pub struct Cli {
 enum Command {
     /// Serve clients until SIGTERM or Ctrl-C.
     Serve(Configured),
+    /// Fetch an export as one complete, proven table.
+    ///
+    /// It starts the export, waits, downloads the parts, proves and merges them. A run that was stopped anywhere goes on with
+    /// the same command, without a second start.
+    Fetch(Box<fetch::FetchArgs>),
     /// Run an export through a gateway and a fake Snyk, and show each step.
     Demo(demo::DemoArgs),
     /// Find the request IDs of calls to Snyk in the journal, also while the gateway is stopped.
@@ -143,6 +149,14 @@ pub enum CommandError {
     /// The settings are not safe on this machine; exit code 2.
     #[error("{0}")]
     Unsafe(&'static str, #[source] Box<dyn Error + Send + Sync>),
+    /// The command has exit codes of its own.
+    #[error("{text}")]
+    Coded {
+        /// The exit code.
+        code: u8,
+        /// The failure, with what to do.
+        text: String,
+    },
     /// Anything else; exit code 1.
     #[error("{0}")]
     Other(&'static str, #[source] Box<dyn Error + Send + Sync>),
@@ -170,6 +184,7 @@ impl Cli {
                 let denied = crate::hardening::harden();
                 serve::run(configured, denied)
             }
+            Command::Fetch(args) => fetch::run(*args),
             Command::Demo(args) => demo::run(&args),
             Command::Requests { args, configured } => {
                 searched(&mut out, &configured, |journal, now| requests::run(&args, journal, now))
@@ -243,6 +258,7 @@ pub fn report(failure: &CommandError) -> ExitCode {
     let _ = writeln!(err);
     match failure {
         CommandError::Problems(_) | CommandError::Unsafe(..) => ExitCode::from(2),
+        CommandError::Coded { code, .. } => ExitCode::from(*code),
         CommandError::Refused | CommandError::Other(..) => ExitCode::FAILURE,
     }
 }

@@ -82,6 +82,20 @@ impl Sources {
         Ok(sources)
     }
 
+    /// `SNYK_API`, where tools find the API.
+    pub(crate) fn snyk_api(&self) -> Option<&str> {
+        self.env.get("SNYK_API").map(String::as_str).filter(|text| !text.is_empty())
+    }
+
+    /// The user's folder for state (XDG Base Directory Specification).
+    #[expect(clippy::disallowed_methods, reason = "it may have any name, UTF-8 or not")]
+    pub(crate) fn state_folder() -> Option<PathBuf> {
+        let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let state =
+            variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
+        state.map(|state| state.join("exportgate"))
+    }
+
     /// Takes nothing from the surroundings: a token and flags alone, as a demo and tests want it.
     #[must_use]
     pub fn isolated(token: &str, flags: Vec<(&'static str, String, &'static str)>) -> Self {

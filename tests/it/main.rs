@@ -21,6 +21,7 @@ mod expiry;
 mod failures;
 mod fake;
 mod fake_store;
+mod fetch;
 mod file_store;
 mod file_transfers;
 mod files_access;

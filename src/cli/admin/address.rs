@@ -43,7 +43,7 @@ impl AdminAddress {
     }
 
     /// True if others could read what is sent there.
-    pub(super) fn is_open(&self) -> bool {
+    pub(in crate::cli) fn is_open(&self) -> bool {
         match self {
             Self::Unix(_) => false,
             Self::Url(uri) => {

@@ -1,0 +1,90 @@
+//! The index of an export's files, as the gateway gives it.
+
+use serde::Deserialize;
+
+use super::failure::Ending;
+
+/// Most parts of an export.
+const MAX_PARTS: usize = 100_000;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileIndex {
+    pub(super) parts: Vec<FetchPart>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(super) struct FetchPart {
+    /// The number of the part, from 1.
+    pub(super) part: u32,
+    pub(super) path: String,
+    /// Rows and bytes by Snyk's word.
+    pub(super) row_count: Option<u64>,
+    pub(super) file_size: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct IndexDocument {
+    status: String,
+    parts: Vec<FetchPart>,
+}
+
+impl FileIndex {
+    /// Reads it. `under` is the path that every part has to be below.
+    pub(super) fn read(body: &[u8], under: &str) -> Result<Self, Ending> {
+        let not_ours = |what: &str| {
+            Ending::failed(format!(
+                "the list of files cannot be used: {what}. Is this an exportgate that serves files?"
+            ))
+        };
+        let document: IndexDocument = serde_json::from_slice(body).map_err(|_| not_ours("it is no index"))?;
+        if document.status != "FINISHED" {
+            return Err(not_ours("its status is not FINISHED"));
+        }
+        let IndexDocument { mut parts, .. } = document;
+        parts.sort_by_key(|part| part.part);
+        let are_numbered = parts.iter().zip(1..).all(|(part, number)| part.part == number);
+        if parts.len() > MAX_PARTS || !are_numbered {
+            return Err(not_ours("its parts are not numbered from 1"));
+        }
+        if !parts.iter().all(|part| part.path.starts_with(under) && !part.path.contains(['?', '#'])) {
+            return Err(not_ours("a part is not below its export"));
+        }
+        Ok(Self { parts })
+    }
+
+    /// All bytes, where each part's are known.
+    pub(super) fn bytes(&self) -> Option<u64> {
+        self.parts.iter().map(|part| part.file_size).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_is_taken_only_as_the_gateway_gives_it() {
+        let index = |status: &str, parts: &str| {
+            let body = format!(r#"{{"export":"E","status":"{status}","parts":[{parts}],"table":"/t"}}"#);
+            FileIndex::read(body.as_bytes(), "/rest/orgs/O/export/E/")
+        };
+        let part = |number: u32, path: &str| {
+            format!(r#"{{"part":{number},"path":"{path}","row_count":3,"file_size":null}}"#)
+        };
+        let good = "/rest/orgs/O/export/E/files/1.csv";
+        let found = index("FINISHED", &format!("{},{}", part(2, good), part(1, good))).expect("an index");
+        assert_eq!(found.parts.iter().map(|part| part.part).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(
+            (found.parts[0].row_count, found.parts[0].file_size, found.bytes()),
+            (Some(3), None, None)
+        );
+        assert_eq!(index("FINISHED", "").expect("an index").parts, []);
+        assert!(index("PENDING", "").is_err());
+        assert!(index("FINISHED", &part(2, good)).is_err());
+        assert!(index("FINISHED", &format!("{},{}", part(1, good), part(1, good))).is_err());
+        for path in ["https://storage.example/x", "/rest/orgs/O/export/F/files/1.csv", "//x/"] {
+            assert!(index("FINISHED", &part(1, path)).is_err(), "{path}");
+        }
+        assert!(FileIndex::read(b"<html>", "/").is_err());
+    }
+}

@@ -1,0 +1,122 @@
+//! The record of a run, beside its output: question, export, request IDs, sizes, rows and hashes. It holds no link and no
+//! credential.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::caller::CallNote;
+use super::proof::ProvenPart;
+use super::question::FetchQuestion;
+use super::state::RunState;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct FetchManifest {
+    /// The version that made it.
+    exportgate: String,
+    /// The question as it was typed.
+    pub(super) question: Value,
+    /// The body of the start call; null for an export that was started by others.
+    body: Value,
+    pub(super) export: String,
+    /// The time of the start, and the end of this run.
+    pub(super) started: String,
+    pub(super) finished: String,
+    pub(super) output: OutputNote,
+    pub(super) parts: Vec<PartNote>,
+    warnings: Vec<String>,
+    /// Each call that was answered, with its request IDs, in order.
+    calls: Vec<CallNote>,
+}
+
+/// The end of a run, with the calls of it and of those before it.
+pub(super) struct RunEnd {
+    pub(super) at: SystemTime,
+    pub(super) calls: Vec<CallNote>,
+}
+
+/// The output as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct OutputNote {
+    /// `csv`, `jsonl` or `parts`.
+    pub(super) format: String,
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    /// `None` for single parts.
+    pub(super) sha256: Option<String>,
+}
+
+/// The facts of a part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PartNote {
+    pub(super) part: u32,
+    pub(super) size: u64,
+    rows: u64,
+    crc32c: String,
+    /// The steps of the proof that held.
+    proven: Vec<String>,
+}
+
+impl PartNote {
+    fn of(facts: &ProvenPart) -> Self {
+        let ProvenPart { part, size, rows, crc32c, ref proven, .. } = *facts;
+        let proven = proven.iter().map(ToString::to_string).collect();
+        Self { part, size, rows, crc32c: format!("{crc32c:08x}"), proven }
+    }
+}
+
+impl FetchManifest {
+    pub(super) fn new(state: &RunState, export: &str) -> Self {
+        Self {
+            exportgate: env!("CARGO_PKG_VERSION").to_owned(),
+            question: state.typed.clone(),
+            body: state.body.clone(),
+            export: export.to_owned(),
+            started: humantime::format_rfc3339_seconds(state.started()).to_string(),
+            finished: String::new(),
+            output: OutputNote::default(),
+            parts: Vec::new(),
+            warnings: Vec::new(),
+            calls: Vec::new(),
+        }
+    }
+
+    /// The same with its end.
+    pub(super) fn with(self, facts: Vec<ProvenPart>, output: OutputNote, end: RunEnd) -> Self {
+        let parts = facts.iter().map(PartNote::of).collect();
+        let warnings = facts.into_iter().flat_map(|facts| facts.warnings).collect();
+        let finished = humantime::format_rfc3339_seconds(end.at).to_string();
+        Self { output, parts, warnings, finished, calls: end.calls, ..self }
+    }
+
+    /// True if it is the record of this question, with these times.
+    pub(super) fn is_of(&self, question: &FetchQuestion) -> bool {
+        let body = question.start.as_ref().map_or(&Value::Null, |start| &start.body);
+        self.question == question.typed && self.body == *body
+    }
+
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// The steps of the proof that held for all parts.
+    pub(super) fn proven_in_words(&self) -> String {
+        let held = |step: &str| self.parts.iter().all(|part| part.proven.iter().any(|held| held == step));
+        let names = [
+            ("length", "length"),
+            ("crc32c", "checksum (CRC32C)"),
+            ("file_size", "Snyk's file size"),
+            ("row_count", "Snyk's number of rows"),
+            ("quotes", "closed quotes"),
+        ];
+        let held: Vec<&str> =
+            names.into_iter().filter(|(step, _)| held(step)).map(|(_, name)| name).collect();
+        match (self.parts.len(), held.as_slice()) {
+            (0, _) => "the export has no parts".to_owned(),
+            (count, held) => format!("{count} parts, each proven by {}", held.join(", ")),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The start of an export and the wait for its end.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde_json::Value;
+
+use super::caller::{CallAnswer, CallFailure, FetchCall};
+use super::failure::{Ending, EndingKind};
+use super::index::FileIndex;
+use super::progress::FetchEvent;
+use super::session::{Session, words};
+use super::state::RunState;
+use crate::export::Id;
+
+/// Seconds between two looks at an export, the last again and again.
+const PACE: [u64; 6] = [1, 1, 2, 3, 5, 5];
+/// Looks that failed one after another before the run gives up.
+const MAX_FAILURES: u32 = 8;
+/// Failures that are no look at Snyk's: the credential is the gateway's own.
+const CREDENTIAL: &str = "upstream_credential_";
+
+/// One look at an export.
+enum Look {
+    Ready(FileIndex),
+    NotYet(Option<Duration>),
+    Failed(String),
+}
+
+impl Session {
+    /// The export of the run: that of the state, or one that is started now. Its id is on the disk when this returns.
+    pub(super) async fn export(&self, state: &mut RunState) -> Result<String, Ending> {
+        if let Some(export) = &state.export {
+            self.progress.say(&FetchEvent::Continued { export: export.clone() });
+            self.folder.save_state(state)?;
+            return Ok(export.clone());
+        }
+        if state.is_start_sent {
+            let text = "an earlier run was stopped after it had sent its start call and before the export's id came: there may be an export more, and one is started now";
+            self.progress.say(&FetchEvent::Warning { text: text.to_owned() });
+        }
+        loop {
+            state.is_start_sent = true;
+            self.folder.save_state(state)?;
+            let answer = self.start(state).await;
+            let document = match answer {
+                Ok(document) => document,
+                Err(CallFailure { is_unsent, text }) => {
+                    state.is_start_sent = !is_unsent;
+                    self.folder.save_state(state)?;
+                    let more = if is_unsent {
+                        ""
+                    } else {
+                        ". Snyk may have started the export: the next run starts another one"
+                    };
+                    return Err(Ending::failed(format!("{text}{more}")));
+                }
+            };
+            if document.status == StatusCode::ACCEPTED {
+                let export = id_in(&document)?;
+                state.export = Some(export.clone());
+                self.folder.save_state(state)?;
+                self.progress.say(&FetchEvent::Started { export: export.clone() });
+                return Ok(export);
+            }
+            let was_refused =
+                document.status.is_client_error() || document.status == StatusCode::SERVICE_UNAVAILABLE;
+            state.is_start_sent = !was_refused;
+            self.folder.save_state(state)?;
+            self.start_refused(&document).await?;
+        }
+    }
+
+    async fn start(&self, state: &RunState) -> Result<CallAnswer, CallFailure> {
+        let target = self.question.start.as_ref().map_or("", |start| start.target.as_str());
+        let body = Some(Bytes::from(state.body.to_string()));
+        self.caller.document(FetchCall { name: "start".to_owned(), target, fields: Vec::new(), body }).await
+    }
+
+    /// Waits where the start may be sent again within the time, and fails otherwise.
+    async fn start_refused(&self, document: &CallAnswer) -> Result<(), Ending> {
+        let error = document.error();
+        let text = format!("the export was not started: {}", error.text);
+        if error.code.starts_with(CREDENTIAL) {
+            return Err(Ending::new(EndingKind::NotAuthorised, text));
+        }
+        match document.status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                let wait = document.pause().unwrap_or(Duration::from_mins(1));
+                if wait > self.rest() {
+                    let at = humantime::format_rfc3339_seconds(self.clock.now().wall + wait);
+                    let text = format!("{text}. Run the same command again in {} ({at})", words(wait));
+                    return Err(Ending::new(EndingKind::Held, text));
+                }
+                self.pause(text, wait).await
+            }
+            StatusCode::UNAUTHORIZED => {
+                let text =
+                    format!("{text}. A gateway takes your key from --key-file; no Snyk token is sent to one");
+                Err(Ending::new(EndingKind::NotAuthorised, text))
+            }
+            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+                Err(Ending::new(EndingKind::NotAuthorised, text))
+            }
+            StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Err(Ending::usage(text)),
+            status if status.is_server_error() => {
+                let text = format!("{text}. Snyk may have started it: the next run starts another one");
+                Err(Ending::failed(text))
+            }
+            _ => Err(Ending::failed(text)),
+        }
+    }
+
+    /// Waits until the export is finished. Its index is the answer.
+    pub(super) async fn wait(&self, export: &str) -> Result<FileIndex, Ending> {
+        let mut failures = 0;
+        let last = PACE.last().copied().unwrap_or(5);
+        for gap in PACE.into_iter().chain(std::iter::repeat(last)) {
+            let look = self.look(export).await?;
+            let gap = Duration::from_secs(gap);
+            match look {
+                Look::Ready(index) => return Ok(index),
+                Look::NotYet(wait) => {
+                    failures = 0;
+                    self.progress.say(&FetchEvent::Waiting { export: export.to_owned() });
+                    let wait = wait.unwrap_or_default().max(gap);
+                    if wait > self.rest() {
+                        return Err(self.unfinished(export));
+                    }
+                    tokio::time::sleep(wait).await;
+                }
+                Look::Failed(why) if failures + 1 >= MAX_FAILURES => {
+                    let text = format!(
+                        "{why}, {MAX_FAILURES} times in a row: run the same command again later; it goes on with export {export}"
+                    );
+                    return Err(Ending::new(EndingKind::Unfinished, text));
+                }
+                Look::Failed(why) => {
+                    failures += 1;
+                    self.pause(why, gap).await?;
+                }
+            }
+        }
+        Err(self.unfinished(export))
+    }
+
+    pub(super) fn unfinished(&self, export: &str) -> Ending {
+        let text = format!(
+            "export {export} is not finished within {} (--timeout): run the same command again; it goes on, and starts nothing",
+            words(self.args.timeout)
+        );
+        Ending::new(EndingKind::Unfinished, text)
+    }
+
+    async fn look(&self, export: &str) -> Result<Look, Ending> {
+        let target = self.question.files(export);
+        let call = FetchCall { name: "files".to_owned(), target: &target, fields: Vec::new(), body: None };
+        let document = match self.caller.document(call).await {
+            Ok(document) => document,
+            Err(CallFailure { text, .. }) => return Ok(Look::Failed(text)),
+        };
+        if document.status == StatusCode::OK {
+            let under = format!("{}/export/{export}/", self.question.scope);
+            return FileIndex::read(&document.body, &under).map(Look::Ready);
+        }
+        self.not_ready(export, &document)
+    }
+
+    fn not_ready(&self, export: &str, document: &CallAnswer) -> Result<Look, Ending> {
+        let error = document.error();
+        let text = error.text;
+        match (document.status, error.code.as_str()) {
+            (_, "not_finished") => Ok(Look::NotYet(document.pause())),
+            (_, "export_failed") => {
+                // The next run has to start another one.
+                self.folder.clear().map_err(|error| Ending::of_file(self.folder.path(), &error))?;
+                let text =
+                    format!("export {export} failed at Snyk: {text}. The same command starts a new one");
+                Err(Ending::new(EndingKind::ExportFailed, text))
+            }
+            (_, code) if code.starts_with(CREDENTIAL) => Err(Ending::new(EndingKind::NotAuthorised, text)),
+            (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE, _) => {
+                let wait = document.pause();
+                if wait.is_some_and(|wait| wait > self.rest()) {
+                    let text = format!(
+                        "{text}. Run the same command again in {}; it goes on with export {export}",
+                        words(wait.unwrap_or_default())
+                    );
+                    return Err(Ending::new(EndingKind::Held, text));
+                }
+                Ok(Look::NotYet(wait))
+            }
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
+                Err(Ending::new(EndingKind::NotAuthorised, text))
+            }
+            (StatusCode::NOT_FOUND, "unknown_route") => {
+                Err(Ending::failed("the gateway serves no files: it has to be of a later version"))
+            }
+            (StatusCode::NOT_FOUND | StatusCode::GONE, _) => {
+                Err(Ending::failed(format!("export {export}: {text}. --restart begins anew")))
+            }
+            (status, _) if status.is_server_error() => Ok(Look::Failed(text)),
+            _ => Err(Ending::failed(format!("export {export}: {text}"))),
+        }
+    }
+}
+
+/// The id of the export in the answer to a start call.
+fn id_in(document: &CallAnswer) -> Result<String, Ending> {
+    let answer: Value = serde_json::from_slice(&document.body).unwrap_or_default();
+    let id = answer["data"]["id"].as_str().filter(|id| Id::parse(id).is_some());
+    id.map(str::to_owned).ok_or_else(|| {
+        Ending::failed("the answer to the start call names no export: the export may run, and the next run starts another one")
+    })
+}
