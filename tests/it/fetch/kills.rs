@@ -16,7 +16,9 @@ fn kills() -> u32 {
 #[test]
 fn a_run_that_is_killed_anywhere_goes_on_with_the_same_command() {
     let part = |at: usize| {
-        let rows: String = (0..20_000).map(|row| format!("{at},\"row {row}\nof part {at}\"\n")).collect();
+        let rows: Vec<String> =
+            (0..20_000).map(|row| format!("{at},\"row {row}\nof part {at}\"\n")).collect();
+        let rows = rows.concat();
         StubPart::of(format!("PART,TEXT\n{rows}"))
     };
     let parts: Vec<StubPart> = (1..=4).map(part).collect();

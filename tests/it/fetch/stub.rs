@@ -1,6 +1,7 @@
 //! A gateway of three calls that does what a test has it do: parts that break off, change, or are refused.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -28,8 +29,9 @@ pub(crate) struct StubPart {
 impl StubPart {
     pub(crate) fn of(content: impl Into<Vec<u8>>) -> Self {
         let content = content.into();
-        let crc32c = Some(crc32c::crc32c(&content));
-        let tag = format!("\"{:08x}\"", crc32c.unwrap_or_default());
+        let crc32c = crc32c::crc32c(&content);
+        let tag = format!("\"{crc32c:08x}\"");
+        let crc32c = Some(crc32c);
         let file_size = Some(content.len() as u64);
         Self { content: Arc::new(content), tag, crc32c, file_size, ..Self::default() }
     }
@@ -200,15 +202,15 @@ impl StubGateway {
         );
         if let Some(crc32c) = part.crc32c {
             let digest = base64::prelude::BASE64_STANDARD.encode(crc32c.to_be_bytes());
-            head += &format!("repr-digest: crc32c=:{digest}:\r\n");
+            let _ = write!(head, "repr-digest: crc32c=:{digest}:\r\n");
         }
         if start > 0 {
-            head += &format!("content-range: bytes {start}-{}/{total}\r\n", total - 1);
+            let _ = write!(head, "content-range: bytes {start}-{}/{total}\r\n", total - 1);
         }
         if part.is_decoded {
             head += "transfer-encoding: chunked\r\n\r\n";
         } else {
-            head += &format!("etag: {}\r\ncontent-length: {}\r\n\r\n", part.tag, total - start);
+            let _ = write!(head, "etag: {}\r\ncontent-length: {}\r\n\r\n", part.tag, total - start);
         }
         stream.write_all(head.as_bytes())?;
         let end = part.cuts.front().map_or(total, |cut| (*cut).min(total));
