@@ -12,8 +12,9 @@ Examples:
   The issues of a group that were introduced in the last 30 days, for cron:
     exportgate fetch issues --group ID --since 30d -o issues.csv --clobber
   Open criticals of one org, through the team's gateway, as JSON lines:
-    exportgate fetch --org ID --since all --filter issue_status=Open --filter nvd_severity=Critical \\
-      --via https://gateway.example:7443 --key-file key --format jsonl -o - | jq .CVE
+    exportgate fetch --org ID --since all --filter issue_status=Open \\
+      --filter nvd_severity=Critical --via https://gateway.example:7443 --key-file key \\
+      --format jsonl -o - | jq .CVE
   The table of an export that somebody else has started:
     exportgate fetch --export ID --group ID -o issues.csv
 

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{Ran, sha256};
 use crate::support::program::{Program, exportgate};
-use crate::support::{ORG, TOKEN, keep_secret, keep_token_secret};
+use crate::support::{ORG, TOKEN, keep_file, keep_secret, keep_token_secret};
 
 const WHOLE: &str = "3c69641e1bfba3b9c31f0e938c3e24304ac5a791affe3b121fd1e5abf2daf237";
 
@@ -53,6 +53,7 @@ async fn snyk_is_asked_directly_with_the_journal_of_serve() {
     let journal = home.path().join(".local/state/exportgate/journal.db");
     let rows = find(&journal, &Query { limit: 100, ..Query::default() }).unwrap();
     assert!(rows.len() >= 3, "{}", rows.len());
+    keep_file(&home.path().join("issues.csv.manifest.json"));
     let manifest = std::fs::read_to_string(home.path().join("issues.csv.manifest.json")).unwrap();
     for secret in fake.signatures().into_iter().chain([TOKEN.to_owned()]) {
         assert!(!manifest.contains(&secret));
@@ -118,6 +119,9 @@ async fn a_run_without_a_gateway_goes_on_after_kills_with_one_start() {
         child.kill().unwrap();
         let text = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
         warned += u64::from(text.contains("there may be an export more"));
+    }
+    for file in std::fs::read_dir(home.path().join(".issues.csv.exportgate")).unwrap().flatten() {
+        keep_file(&file.path());
     }
     fake.clear_faults();
     let ran = Ran::of(fetch(&home, &fake, &direct).output().unwrap()).ended(0, "complete");
