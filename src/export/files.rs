@@ -6,6 +6,9 @@ use super::call::{ExportCall, Operation, parse_path};
 use super::id::{Id, Scope};
 use super::query::CallQuery;
 
+/// The version of Snyk's API that has exports (`version=YYYY-MM-DD`): for what is asked of Snyk on our own account.
+pub(crate) const API_VERSION: &str = "2024-10-15";
+
 /// A call for the files of an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilesCall {

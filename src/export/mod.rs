@@ -14,7 +14,7 @@ pub(crate) mod text;
 pub(crate) use call::parse_path;
 pub use call::{ExportCall, Operation};
 pub use document::Document;
-pub(crate) use files::FilesPath;
+pub(crate) use files::{API_VERSION, FilesPath};
 pub use files::{FileName, FilesCall, FilesTarget};
 pub use id::{Id, Scope, ScopeKind};
 pub(crate) use links::Links;

@@ -31,7 +31,7 @@ use crate::cache::Directives;
 use crate::clock::{Clock, Now};
 use crate::credential::{Credential, Credentials};
 use crate::downloads::Downloads;
-use crate::export::ExportCall;
+use crate::export::{API_VERSION, ExportCall, FilesCall};
 use crate::files::{Ask, Files};
 use crate::listener::KEEP_ALIVE;
 use crate::retrieval::{Asker, Cause, PassThrough, Question, Retrieval, Wanted};
@@ -216,7 +216,7 @@ impl Gateway {
                 Ok(reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers))
             }
             Route::Files(call) => {
-                let question = question(call.results(), credential, request);
+                let question = files_question(&call, credential, request);
                 let directives = Directives::of_request(&request.parts.headers);
                 let wanted = Wanted { directives, ..Wanted::default() };
                 let ask = Ask { question, asker, wanted, now: exchange.started };
@@ -266,13 +266,13 @@ impl Gateway {
 
     /// True if the client asks again for an answer that it asked for before, and left: that request holds its place still.
     fn rejoins(&self, principal: &Principal, route: &Route, request: &ClientRequest) -> bool {
-        let call = match route {
-            Route::Export(call) => call.clone(),
-            Route::Files(call) => call.results(),
-            Route::Other(_) => return false,
-        };
         self.credentials.choose(route.scopes()).is_some_and(|credential| {
-            self.retrieval.was_left_by(&question(call, credential, request), &principal.name)
+            let question = match route {
+                Route::Export(call) => question(call.clone(), credential, request),
+                Route::Files(call) => files_question(call, credential, request),
+                Route::Other(_) => return false,
+            };
+            self.retrieval.was_left_by(&question, &principal.name)
         })
     }
 
@@ -323,6 +323,13 @@ fn question(mut call: ExportCall, credential: Arc<Credential>, request: &ClientR
     let take = if call.is_shared() { fields::forwarded } else { fields::of_one };
     let fields = take(&parts.headers, &rules.upstream.forward_headers);
     Question { call, credential, fields, body: Bytes::new() }
+}
+
+/// The question of the results that files come from. An address in a dashboard needs no `version`.
+fn files_question(call: &FilesCall, credential: Arc<Credential>, request: &ClientRequest) -> Question {
+    let mut question = question(call.results(), credential, request);
+    question.call.query.default_version(API_VERSION);
+    question
 }
 
 /// A call to pass through, with the body of its request.

@@ -11,8 +11,8 @@ use serde_json::{Map, Value, json};
 
 use super::args::{FetchArgs, RowArgs, ScopeArgs};
 use super::failure::Ending;
+use crate::export::API_VERSION;
 
-const VERSION: &str = "2024-10-15";
 /// Filters that Snyk's document has, and that are lists.
 const FILTERS: [&str; 14] = [
     "cve",
@@ -66,7 +66,7 @@ impl FetchQuestion {
             Some(path) => read_body(path)?,
             None => body_of(args, now)?,
         };
-        let mut target = format!("{scope}/export?version={VERSION}");
+        let mut target = format!("{scope}/export?version={API_VERSION}");
         for (is_set, name) in
             [(include_deleted, "include_deleted"), (include_deactivated, "include_deactivated")]
         {
@@ -84,12 +84,12 @@ impl FetchQuestion {
 
     /// The target of the index of an export's files.
     pub(super) fn files(&self, export: &str) -> String {
-        format!("{}/export/{export}/files?version={VERSION}", self.scope)
+        format!("{}/export/{export}/files?version={API_VERSION}", self.scope)
     }
 
     /// The target of a file by its path in the index.
     pub(super) fn file(path: &str) -> String {
-        format!("{path}?version={VERSION}")
+        format!("{path}?version={API_VERSION}")
     }
 }
 
