@@ -73,6 +73,7 @@ tests/tools.sh "${CARGO_TARGET_DIR:-target}/debug/exportgate"
 
 step "Other people's clients: from the start of an export to its files"
 tests/clients/run.sh "${CARGO_TARGET_DIR:-target}/debug/exportgate"
+tests/clients/files.sh "${CARGO_TARGET_DIR:-target}/debug/exportgate"
 
 step 'The status page, in a browser'
 tests/browser/run.sh "${CARGO_TARGET_DIR:-target}/debug/exportgate"
