@@ -1,14 +1,15 @@
 //! The client with its pool, and what an error says about a request.
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, Uri};
-use http_body_util::BodyExt as _;
-use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -36,7 +37,7 @@ const CONNECTION_WINDOW: u32 = 32 * 1024 * 1024;
 /// The client with its pool of connections.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
-    pool: legacy::Client<BoxCloneSyncService<Uri, UpstreamStream, BoxError>, UnsyncBoxBody<Bytes, BoxError>>,
+    pool: legacy::Client<BoxCloneSyncService<Uri, UpstreamStream, BoxError>, TrackedBody>,
     proxy: Option<Arc<str>>,
 }
 
@@ -168,14 +169,7 @@ impl HttpClient {
     pub async fn request(&self, request: Request<Body>) -> Result<Response<CheckedBody>, RequestError> {
         let is_safe = request.method().is_safe();
         let was_taken = Arc::new(AtomicBool::new(false));
-        let noting = Arc::clone(&was_taken);
-        let mut request = request.map(|body| {
-            let body = body.map_frame(move |frame| {
-                noting.store(true, Ordering::Relaxed);
-                frame
-            });
-            body.boxed_unsync()
-        });
+        let mut request = request.map(|body| TrackedBody { body, was_taken: Arc::clone(&was_taken) });
         let connection = capture_connection(&mut request);
         match self.pool.request(request).await {
             Ok(response) if checked::is_sound(&response) => {
@@ -204,8 +198,8 @@ impl HttpClient {
 /// - `REFUSED_STREAM` says it of its stream (RFC 9113 §8.7).
 /// - `GOAWAY` says it of the streams above the one that it names (RFC 9113 §6.8), and h2 gives its error to those streams.
 ///   But hyper gives the same error to a request that it has just passed to h2, whichever stream the `GOAWAY` names: where
-///   both came together, the peer had seen a third of those requests. Nothing was taken of their bodies then, so
-///   `is_by_stream`, whether something was, tells the two apart. (What may be repeated anyway needs no proof.)
+///   both came together, the peer had seen a third of those requests. Their bodies have not been asked for then, so
+///   `is_by_stream`, whether the body was, tells the two apart. (What may be repeated anyway needs no proof.)
 fn was_not_processed(error: &legacy::Error, is_by_stream: bool) -> bool {
     let is_canceled = find::<hyper::Error>(error).is_some_and(hyper::Error::is_canceled);
     let is_refused = find::<h2::Error>(error).filter(|error| error.is_remote()).is_some_and(|error| {
@@ -213,4 +207,32 @@ fn was_not_processed(error: &legacy::Error, is_by_stream: bool) -> bool {
         is_refused || (error.is_go_away() && is_by_stream)
     });
     is_canceled || is_refused
+}
+
+/// A request's body that notes whether hyper has asked for it. Its length stays known: a start is sent with `Content-Length`.
+#[derive(Debug)]
+struct TrackedBody {
+    body: Body,
+    was_taken: Arc<AtomicBool>,
+}
+
+impl HttpBody for TrackedBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.was_taken.store(true, Ordering::Relaxed);
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }

@@ -73,17 +73,22 @@ impl Raw {
 }
 
 async fn raw(address: SocketAddr, target: &str) -> Raw {
+    raw_if_any(address, target).await.expect("a head")
+}
+
+/// `None` if the connection ended before an answer.
+async fn raw_if_any(address: SocketAddr, target: &str) -> Option<Raw> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut all = Vec::new();
     // However it ends.
     let _ = stream.read_to_end(&mut all).await;
-    let end = all.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+    let end = all.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
     let body = all.split_off(end);
     let head = String::from_utf8(all).unwrap();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
-    Raw { status: head[9..12].parse().unwrap(), length, body }
+    Some(Raw { status: head[9..12].parse().unwrap(), length, body })
 }
 
 fn address(world: &World) -> SocketAddr {
@@ -241,9 +246,12 @@ async fn what_is_not_proven_never_looks_whole() {
         if let Some(fault) = fault {
             world.fake.store_fault(fault, None);
         }
-        let got = raw(address(&world), &part(1)).await;
-        assert_eq!(got.status, 200, "{name}");
-        assert!(got.is_cut(), "{name}: {} of {:?}", got.body.len(), got.length);
+        // A short file may be broken off before its head has left.
+        if let Some(got) = raw_if_any(address(&world), &part(1)).await {
+            assert_eq!(got.status, 200, "{name}");
+            assert!(got.is_cut(), "{name}: {} of {:?}", got.body.len(), got.length);
+        }
+        assert!(!world.fake.store_requests().is_empty(), "{name}");
         world.stop().await;
     }
 }

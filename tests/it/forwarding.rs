@@ -86,6 +86,9 @@ async fn a_start_goes_up_byte_for_byte_with_what_describes_it() {
     );
     assert_eq!(seen.header("content-type"), ["application/vnd.api+json; x=1"]);
     assert_eq!(seen.header("user-agent"), ["tool/1"]);
+    // Its length is known, and no edge has to take chunks.
+    assert_eq!(seen.header("content-length"), [body.len().to_string()]);
+    assert_eq!(seen.header("transfer-encoding"), Vec::<&str>::new());
     // A trace is between the client, us and our collector.
     assert_eq!(seen.header("traceparent"), Vec::<&str>::new());
     assert_eq!(seen.header("authorization"), [format!("token {TOKEN}")]);
