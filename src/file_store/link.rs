@@ -95,6 +95,13 @@ impl fmt::Debug for Link {
     }
 }
 
+/// For others it is an opaque name.
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
 impl ObjectId {
     fn of(origin: &StoreOrigin, path: &str) -> Self {
         let mut id = [0; 16];

@@ -7,6 +7,7 @@ use http::HeaderValue;
 
 use super::object::ObjectMarks;
 use crate::export::FileName;
+use crate::file_store::ObjectId;
 
 /// Bytes of a tag's hash that are shown.
 const TAG_BYTES: usize = 18;
@@ -22,6 +23,8 @@ pub(crate) struct Description {
     pub(crate) crc32c: Option<u32>,
     /// Its rows without the header, as Snyk counted them: `Exportgate-Rows`.
     pub(crate) rows: Option<u64>,
+    /// The object that a part is: `Exportgate-Object`, as the list of files has it.
+    pub(crate) object: Option<ObjectId>,
 }
 
 impl Description {

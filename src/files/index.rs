@@ -1,6 +1,7 @@
 //! The list of an export's files.
 
 use super::results::FilePart;
+use crate::file_store::ObjectId;
 use crate::retrieval::Retrieved;
 
 /// The files of a finished export. It holds no link.
@@ -17,10 +18,13 @@ pub(crate) struct Index {
 pub(crate) struct IndexedPart {
     pub(crate) row_count: Option<u64>,
     pub(crate) file_size: Option<u64>,
+    /// Its object at the store, where the results have a link to it that may be followed.
+    pub(crate) object: Option<ObjectId>,
 }
 
 impl From<&FilePart> for IndexedPart {
     fn from(part: &FilePart) -> Self {
-        Self { row_count: part.row_count, file_size: part.file_size }
+        let object = part.link.as_ref().and_then(|link| Some(link.as_ref().ok()?.object()));
+        Self { row_count: part.row_count, file_size: part.file_size, object }
     }
 }

@@ -82,5 +82,6 @@ fn describe(links: &ExportLinks, target: Target, identity: &ObjectMarks) -> Desc
         tag: tag(links.export(), FileName::Part(number), [identity]),
         crc32c: identity.crc32c,
         rows: links.numbers(target).row_count,
+        object: Some(target.object),
     }
 }

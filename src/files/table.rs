@@ -96,6 +96,7 @@ impl JoinedTable {
             tag: tag(self.links.export(), FileName::Table, objects),
             crc32c: None,
             rows: self.links.parts().iter().map(|part| part.row_count).sum(),
+            object: None,
         }
     }
 

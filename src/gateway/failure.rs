@@ -76,6 +76,8 @@ pub(super) enum NoFile {
     Unsatisfiable(u64),
     /// `If-Match` names another version of the file.
     PreconditionFailed,
+    /// Its length is not known, and HTTP/1.0 shows no other end than that of the connection.
+    LengthUnknown,
 }
 
 impl From<NoFile> for Failure {

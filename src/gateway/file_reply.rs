@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::{Either, Full};
 use serde_json::json;
 
-use super::reply::protect;
+use super::reply::{LengthUnknown, protect};
 use crate::export::{FileName, FilesCall, Id};
 use crate::files::{ByteSpan, Description, IndexedPart};
 use crate::transport::Body;
@@ -22,6 +22,8 @@ const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-transform");
 /// The list is short, and who may have it can change.
 const ASK_AGAIN: HeaderValue = HeaderValue::from_static("private, no-cache");
 const ROWS: HeaderName = HeaderName::from_static("exportgate-rows");
+/// The object that a part is: Snyk may list the parts in another order the next time.
+const OBJECT: HeaderName = HeaderName::from_static("exportgate-object");
 /// RFC 9530.
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
@@ -38,6 +40,7 @@ pub(super) fn index(call: &FilesCall, parts: &[IndexedPart]) -> Response<Body> {
                 "path": format!("{below}/files/{number}.csv"),
                 "row_count": part.row_count,
                 "file_size": part.file_size,
+                "object": part.object.map(|object| object.to_string()),
             })
         })
         .collect();
@@ -78,7 +81,11 @@ impl FileReply<'_> {
 
     /// 200 to HEAD.
     pub(super) fn head(&self) -> Response<Body> {
-        self.whole(Either::Left(Full::default()))
+        let mut response = self.whole(Either::Left(Full::default()));
+        if self.description.size.is_none() {
+            response.extensions_mut().insert(LengthUnknown);
+        }
+        response
     }
 
     /// 304: the fields that say which file it still is (RFC 9110 §15.4.5).
@@ -90,7 +97,7 @@ impl FileReply<'_> {
     }
 
     fn fields(&self, length: Option<u64>) -> HeaderMap {
-        let Description { tag, crc32c, rows, .. } = self.description;
+        let Description { tag, crc32c, rows, object, .. } = self.description;
         let mut fields = HeaderMap::new();
         fields.insert(CONTENT_TYPE, CSV);
         fields.insert(CACHE_CONTROL, PRIVATE);
@@ -100,6 +107,7 @@ impl FileReply<'_> {
         let text = |text: String| HeaderValue::try_from(text).ok();
         fields.extend(tag.clone().map(|tag| (ETAG, tag)));
         fields.extend(digest.and_then(text).map(|digest| (REPR_DIGEST, digest)));
+        fields.extend(object.and_then(|object| text(object.to_string())).map(|object| (OBJECT, object)));
         fields.extend(rows.map(|rows| (ROWS, HeaderValue::from(rows))));
         fields.extend(length.map(|length| (CONTENT_LENGTH, HeaderValue::from(length))));
         fields.extend(text(self.disposition()).map(|name| (CONTENT_DISPOSITION, name)));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::Response;
+use http::{Response, Version};
 
 use super::exchange::Exchange;
 use super::failure::{Failure, NoFile};
@@ -46,6 +46,11 @@ impl Gateway {
         exchange.files_of(results)?;
         let reply = FileReply { export: &call.export, file, description: &description };
         Ok(match answer {
+            FileAnswer::Whole(_)
+                if description.size.is_none() && request.parts.version < Version::HTTP_11 =>
+            {
+                return Err(NoFile::LengthUnknown.into());
+            }
             FileAnswer::Whole(body) => {
                 let stream = FileStream { body, span: None, permit };
                 reply.whole(Body::Right(download.stream(stream)))

@@ -27,6 +27,12 @@ pub(super) fn no_file(why: NoFile) -> ErrorReply {
             "The file has no byte of this range",
             "Content-Range has the size of the file; send a Range within it, or none.",
         ),
+        NoFile::LengthUnknown => sent(
+            StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            "http_version_too_old",
+            "HTTP/1.0 could not tell a cut file from this one",
+            "Ask over HTTP/1.1 or HTTP/2: the store decodes this file while it sends it, so that its length is not known before.",
+        ),
         NoFile::PreconditionFailed => sent(
             StatusCode::PRECONDITION_FAILED,
             "precondition_failed",
@@ -201,6 +207,7 @@ mod tests {
             NoFile::Cut(CutReason::Stopped),
             NoFile::Unsatisfiable(0),
             NoFile::PreconditionFailed,
+            NoFile::LengthUnknown,
         ];
         for why in kinds.map(NoFile::Failed).into_iter().chain(others) {
             let answer = no_file(why);

@@ -65,11 +65,16 @@ fn whole(status: StatusCode, fields: HeaderMap, body: Bytes) -> Response<Body> {
     response
 }
 
+/// Marks an answer to HEAD whose length GET would not have either.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LengthUnknown;
+
 /// The answer to HEAD, of what GET would be answered with: the same fields (RFC 9110 §9.3.2).
 pub(super) fn without_body(mut response: Response<Body>) -> Response<Body> {
     if let Either::Left(whole) = response.body()
         && response.status() != StatusCode::NOT_MODIFIED
         && !response.headers().contains_key(CONTENT_LENGTH)
+        && response.extensions().get::<LengthUnknown>().is_none()
     {
         let length = HeaderValue::from(whole.size_hint().lower());
         response.headers_mut().insert(CONTENT_LENGTH, length);

@@ -147,6 +147,7 @@ impl PartDownload<'_> {
             Ok(answer) => answer,
             Err(CallFailure { text, .. }) => return Ok(TryOutcome::Broken(text)),
         };
+        self.check_object(&answer)?;
         match answer.status() {
             StatusCode::OK => {
                 if !has_certain_end(&answer) {
@@ -177,6 +178,18 @@ impl PartDownload<'_> {
             }
             _ => self.refused(answer).await,
         }
+    }
+
+    /// Snyk may list the parts in another order than in the index: then another part comes under this number.
+    fn check_object<B>(&self, answer: &Response<B>) -> Result<(), Ending> {
+        let came = answer.headers().get("exportgate-object").and_then(|object| object.to_str().ok());
+        if came.zip(self.part.object.as_deref()).is_none_or(|(came, listed)| came == listed) {
+            return Ok(());
+        }
+        Err(Ending::not_whole(format!(
+            "part {}: Snyk lists the parts of this export in another order by now. Run the same command again; if this comes again, with --restart",
+            self.part.part
+        )))
     }
 
     /// Begins the part anew, with the claim on the disk before its first byte.

@@ -20,6 +20,8 @@ pub(super) struct FetchPart {
     /// Rows and bytes by Snyk's word.
     pub(super) row_count: Option<u64>,
     pub(super) file_size: Option<u64>,
+    /// The object that it is.
+    pub(super) object: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

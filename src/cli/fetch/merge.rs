@@ -103,7 +103,13 @@ mod tests {
         let mut table = TableWriter::new(Vec::new(), is_jsonl);
         for (name, number) in names.iter().zip(1..) {
             let path = samples().join(format!("{name}.csv"));
-            let part = FetchPart { part: number, path: String::new(), row_count: None, file_size: None };
+            let part = FetchPart {
+                part: number,
+                path: String::new(),
+                row_count: None,
+                file_size: None,
+                object: None,
+            };
             let facts = prove(&path, &part, &PartClaim::default(), RowsRule::Warn).map_err(|e| e.text)?;
             table.add(&PartFile { path, facts }).map_err(|error| format!("{error:?}"))?;
         }

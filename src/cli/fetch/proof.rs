@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn part(row_count: Option<u64>, file_size: Option<u64>) -> FetchPart {
-        FetchPart { part: 1, path: String::new(), row_count, file_size }
+        FetchPart { part: 1, path: String::new(), row_count, file_size, object: None }
     }
 
     #[test]
