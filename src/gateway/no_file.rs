@@ -197,8 +197,10 @@ mod tests {
             K::ObjectChanged,
             K::NotProven,
         ];
-        let document = include_str!("../../docs/openapi.json");
-        let readme = include_str!("../../README.md");
+        let read = |name: &str| {
+            std::fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).expect("a file of ours")
+        };
+        let (document, readme) = (read("docs/openapi.json"), read("README.md"));
         let not_found = NoFile::SnykAnswered { status: StatusCode::NOT_FOUND, retry_after: None };
         let others = [
             not_found,

@@ -42,7 +42,9 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -su
     -keyout "$scratch/tls.key" -out "$scratch/tls.pem" -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
     2>"$scratch/openssl" || { cat "$scratch/openssl" >&2; fail 'openssl'; }
 
-"$program" fake-snyk --listen 127.0.0.1:0 --polls 1 --ca-out "$scratch/fake.pem" >"$scratch/fake.log" 2>&1 &
+mkdir "$scratch/parts"
+for part in 1 2; do printf "A,B\n1,a\n2,b\n3,c\n" >"$scratch/parts/$part.csv"; done
+"$program" fake-snyk --listen 127.0.0.1:0 --polls 1 --parts "$scratch/parts" --ca-out "$scratch/fake.pem" >"$scratch/fake.log" 2>&1 &
 fake_pid=$!
 started+=("$fake_pid")
 fake=$(listening "$scratch/fake.log" 'https://127\.0\.0\.1:[0-9]+')
