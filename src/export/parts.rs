@@ -4,7 +4,7 @@
 use std::fmt;
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::document::Document;
 
@@ -12,7 +12,10 @@ use super::document::Document;
 #[derive(Debug)]
 pub(crate) struct ExportParts {
     pub(crate) progress: ExportProgress,
-    pub(crate) parts: Vec<PartEntry>,
+    /// `None` where the document has no `results`.
+    pub(crate) parts: Option<Vec<PartEntry>>,
+    /// The rows of the whole export.
+    pub(crate) row_count: Option<u64>,
 }
 
 /// A progress, as the status word says it. A word that nobody knows is no end.
@@ -56,6 +59,8 @@ struct Data {
 struct Attributes {
     #[serde(default)]
     results: Option<Vec<Value>>,
+    #[serde(default)]
+    row_count: Option<Value>,
 }
 
 impl ExportParts {
@@ -68,15 +73,17 @@ impl ExportParts {
             _ => ExportProgress::Running,
         };
         let whole: ExportBody = serde_json::from_slice(body).ok()?;
-        let parts = whole.data.attributes.results.unwrap_or_default();
-        Some(Self { progress, parts: parts.into_iter().map(PartEntry::from).collect() })
+        let Attributes { results, row_count } = whole.data.attributes;
+        let parts = results.map(|parts| parts.into_iter().map(PartEntry::from).collect());
+        Some(Self { progress, parts, row_count: row_count.as_ref().and_then(count) })
     }
 }
 
 impl From<Value> for PartEntry {
     fn from(entry: Value) -> Self {
         let Value::Object(mut entry) = entry else { return Self { link: link(entry), ..Self::default() } };
-        let (row_count, file_size) = (count(&entry, "row_count"), count(&entry, "file_size"));
+        let stated = |name| entry.get(name).and_then(count);
+        let (row_count, file_size) = (stated("row_count"), stated("file_size"));
         let named = entry.remove("url").and_then(link);
         Self {
             link: named.or_else(|| entry.into_iter().find_map(|(_, value)| link(value))),
@@ -96,8 +103,8 @@ fn link(value: Value) -> Option<String> {
     }
 }
 
-fn count(entry: &Map<String, Value>, name: &str) -> Option<u64> {
-    match entry.get(name)? {
+fn count(value: &Value) -> Option<u64> {
+    match value {
         Value::Number(number) => number.as_u64(),
         Value::String(text) => text.parse().ok(),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
@@ -110,7 +117,7 @@ mod tests {
 
     fn parts(results: &str) -> Option<Vec<PartEntry>> {
         let body = format!(r#"{{"data":{{"attributes":{{"status":"FINISHED"{results}}}}}}}"#);
-        ExportParts::of(body.as_bytes()).map(|found| found.parts)
+        ExportParts::of(body.as_bytes()).map(|found| found.parts.expect("results"))
     }
 
     fn part(link: &str, row_count: Option<u64>, file_size: Option<u64>) -> PartEntry {
@@ -141,11 +148,24 @@ mod tests {
         ] {
             assert_eq!(parts(results), Some(vec![expected]), "{results}");
         }
-        for none in ["", r#","results":[]"#, r#","results":null"#] {
-            assert_eq!(parts(none), Some(Vec::new()), "{none}");
-        }
+        assert_eq!(parts(r#","results":[]"#), Some(Vec::new()));
         for bad in [r#","results":{}"#, r#","results":"x""#, r#","results":[{}],"results":[]"#] {
             assert_eq!(parts(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_results_are_not_an_empty_list_and_the_rows_of_the_whole_are_read() {
+        for (attributes, has_results, row_count) in [
+            ("", false, None),
+            (r#","results":null,"row_count":3"#, false, Some(3)),
+            (r#","results":[],"row_count":"3""#, true, Some(3)),
+            (r#","results":[],"row_count":null"#, true, None),
+            (r#","results":[],"row_count":{}"#, true, None),
+        ] {
+            let body = format!(r#"{{"data":{{"attributes":{{"status":"FINISHED"{attributes}}}}}}}"#);
+            let found = ExportParts::of(body.as_bytes()).expect("a document");
+            assert_eq!((found.parts.is_some(), found.row_count), (has_results, row_count), "{attributes}");
         }
     }
 
@@ -162,7 +182,7 @@ mod tests {
         ] {
             let body = format!(r#"{{"data":{{"attributes":{{"status":"{word}","results":[{{}}]}}}}}}"#);
             let found = ExportParts::of(body.as_bytes()).expect("a document");
-            assert_eq!((found.progress, found.parts.len()), (expected, 1), "{word}");
+            assert_eq!((found.progress, found.parts.map(|parts| parts.len())), (expected, Some(1)), "{word}");
         }
         assert!(ExportParts::of(b"<html>").is_none());
     }

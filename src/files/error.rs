@@ -31,6 +31,8 @@ pub(crate) enum FilesErrorKind {
     SnykAnswered,
     /// Snyk's answer says 2xx and is no export's document.
     ResultsUnreadable,
+    /// The export is finished, and its results list no parts, although there are rows or nothing says that there are none.
+    PartsMissing,
     /// The export is not finished.
     NotFinished {
         /// Snyk's `Retry-After`, where it gave one.
@@ -74,7 +76,7 @@ impl FilesErrorKind {
         match self {
             Self::NoResults => "no_results",
             Self::SnykAnswered => "upstream_answered",
-            Self::ResultsUnreadable => "results_unreadable",
+            Self::ResultsUnreadable | Self::PartsMissing => "results_unreadable",
             Self::NotFinished { .. } => "not_finished",
             Self::ExportFailed => "export_failed",
             Self::NoSuchFile => "no_such_file",

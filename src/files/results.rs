@@ -149,7 +149,9 @@ fn finished(export: Option<ExportParts>, store: &FileStore) -> Result<Arc<[FileP
         row_count,
         file_size,
     };
-    Ok(export.parts.into_iter().map(part).collect())
+    let has_rows = export.row_count.is_some_and(|rows| rows > 0);
+    let parts = export.parts.filter(|parts| !(parts.is_empty() && has_rows));
+    Ok(parts.ok_or(FilesErrorKind::PartsMissing)?.into_iter().map(part).collect())
 }
 
 /// The lists of parts that were read, by the attempts that brought them.

@@ -56,6 +56,10 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
             "Snyk's answer is no export's document",
             "Check that upstream.url is Snyk's API; if it is, report the snyk-request-id of this answer to Snyk's support.",
         ),
+        K::PartsMissing => store(
+            "Snyk says that the export is finished, and lists none of its parts",
+            "Ask again with Cache-Control: no-cache. If it lasts, start a new export, and report the snyk-request-id of this answer to Snyk's support.",
+        ),
         K::NotFinished { retry_after } => unavailable(
             "proxy_internal_response",
             kind.code(),
@@ -181,6 +185,7 @@ mod tests {
         use FilesErrorKind as K;
         let kinds = [
             K::ResultsUnreadable,
+            K::PartsMissing,
             K::NotFinished { retry_after: None },
             K::ExportFailed,
             K::NoSuchFile,

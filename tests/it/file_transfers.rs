@@ -376,6 +376,36 @@ async fn what_makes_no_table_says_so_and_its_parts_are_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_finished_export_that_lists_no_parts_is_no_empty_table() {
+    let index = part(1).replace("/1.csv", "");
+    let stated = |rows| Lie::TotalRows(Stated::Is(serde_json::json!(rows)));
+    for (names, lies, is_empty) in [
+        (&["a1"][..], vec![Lie::NoResults], false),
+        (&[], vec![Lie::NoResults], false),
+        (&["a1"], vec![Lie::Order(vec![])], false),
+        (&[], vec![stated(serde_json::json!("5"))], false),
+        (&[], vec![], true),
+        (&[], vec![stated(serde_json::json!(null))], true),
+        (&[], vec![Lie::TotalRows(Stated::Absent)], true),
+    ] {
+        let world = world(StoreScript { lies: lies.clone(), ..samples(names) }).await;
+        for target in [&table(), &index] {
+            let got = world.get(target).await;
+            let expected = if is_empty { (200, "") } else { (502, "results_unreadable") };
+            let code = if is_empty { String::new() } else { got.code() };
+            assert_eq!((got.status.as_u16(), code.as_str()), expected, "{lies:?}");
+            assert!(is_empty || String::from_utf8_lossy(&got.body).contains("lists none of its parts"));
+        }
+        if !is_empty {
+            world.fake.script(|script| script.store = samples(&["a1"]));
+            let got = world.get_with(&table(), &[("cache-control", "no-cache")]).await;
+            assert_whole(&got, &PartSource::samples(&["a1"])[0].to_bytes());
+        }
+        world.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cell_longer_than_what_is_held_back_and_a_large_table_come_whole() {
     let cell = format!("A,B\n1,\"{}\n\"\n", "x\"\"y\n".repeat(14_000));
     let parts = vec![PartSource::bytes(cell.clone()), PartSource::bytes(cell.clone())];
