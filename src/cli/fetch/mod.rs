@@ -100,6 +100,7 @@ fn prepare(
         return Ok(None);
     }
     target.refuse_existing()?;
+    completion.refuse_strangers(None)?;
     if let Some(text) = opened.note.take() {
         progress.say(&FetchEvent::Warning { text });
     }
@@ -118,8 +119,7 @@ fn recent(
     clock: &Clock,
 ) -> Option<String> {
     let max_age = args.conduct.max_age?;
-    let manifest = std::fs::read(target.manifest.as_ref()?).ok()?;
-    let manifest: FetchManifest = serde_json::from_slice(&manifest).ok()?;
+    let manifest = FetchManifest::read(target.manifest.as_ref()?)?;
     let began = seconds(humantime::parse_rfc3339(&manifest.started).ok()?);
     let age = seconds(clock.now().wall).saturating_sub(began);
     if manifest.question != question.typed || age > max_age.as_secs() {
