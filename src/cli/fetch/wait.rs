@@ -60,7 +60,10 @@ impl Session {
             if document.status == StatusCode::ACCEPTED {
                 let export = id_in(&document)?;
                 state.export = Some(export.clone());
-                self.folder.save_state(state)?;
+                self.folder.save_state(state).map_err(|ending| {
+                    let text = "the export was started and could not be noted";
+                    Ending::failed(format!("{}. {text}: --export {export} takes it", ending.text))
+                })?;
                 self.progress.say(&FetchEvent::Started { export: export.clone() });
                 return Ok(export);
             }
