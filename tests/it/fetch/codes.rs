@@ -143,3 +143,23 @@ fn two_at_once_on_one_output_are_refused() {
     desk.run(&[]).ended(0, "going on with export");
     assert_eq!(desk.gateway.stub().starts, 1);
 }
+
+#[test]
+fn a_start_without_an_answer_is_not_said_to_go_on() {
+    let desk = desk(vec![]);
+    desk.gateway.stub().slow_start = Duration::from_secs(5);
+    let ran = desk.run(&["--timeout", "1s"]).ended(1, "its outcome is unknown");
+    assert!(!ran.err.contains("starts nothing"), "{}", ran.err);
+    desk.gateway.stub().slow_start = Duration::ZERO;
+    desk.run(&[]).ended(0, "there may be an export more");
+}
+
+#[test]
+fn a_start_that_never_reached_snyk_has_started_nothing() {
+    let desk = desk(vec![refusal("/export", 502, "connection_refused")]);
+    let ran = desk.run(&[]).ended(1, "the export was not started: T: D (502)");
+    assert!(!ran.err.contains("may have started"), "{}", ran.err);
+    assert!(!desk.has(".issues.csv.exportgate"), "nothing is there to go on with");
+    desk.gateway.stub().refusals = vec![refusal("/export", 502, "connection_terminated")];
+    desk.run(&[]).ended(1, "Snyk may have started it");
+}
