@@ -11,6 +11,9 @@ use crate::fake::{
 };
 use crate::shutdown::Shutdown;
 
+/// An org of the examples: the fake knows all.
+const ORG: &str = "11111111-2222-4333-8444-555555555555";
+
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = format!(
     "Faults: {}\n\nFaults of the store: {}\n\nLies: {}",
@@ -199,8 +202,15 @@ pub(super) fn run(args: &FakeSnykArgs) -> Result<(), CommandError> {
                 path.display(),
                 fake.url()
             ))?;
+            let ca = path.display();
+            say(fetch_line(
+                args,
+                &fake,
+                &format!("EXPORTGATE_UPSTREAM_CA_FILE={ca} EXPORTGATE_FILES_CA_FILE={ca} "),
+            ))?;
         } else if args.plain {
             say(format!("Try:  SNYK_TOKEN=any exportgate serve --upstream {}", fake.url()))?;
+            say(fetch_line(args, &fake, ""))?;
         } else {
             say("Give --ca-out FILE to be able to trust its certificate, or --plain to do without TLS."
                 .to_owned())?;
@@ -208,4 +218,13 @@ pub(super) fn run(args: &FakeSnykArgs) -> Result<(), CommandError> {
         shutdown.announced().await;
         say(format!("It answered {:?}.", fake.hits()))
     })
+}
+
+/// A fetch that works before this fake.
+fn fetch_line(args: &FakeSnykArgs, fake: &Fake, trust: &str) -> String {
+    let url = fake.url();
+    let origin = args.store.link_origin.as_deref().unwrap_or(&url);
+    format!(
+        "  SNYK_TOKEN=any {trust}EXPORTGATE_FILES_ORIGINS={origin} exportgate fetch --org {ORG} --since all --upstream {url}"
+    )
 }

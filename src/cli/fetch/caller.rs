@@ -35,6 +35,8 @@ const MAX_PAUSE: u64 = 7 * 24 * 3600;
 pub(super) struct Caller {
     address: AdminAddress,
     key: Option<Secret>,
+    /// True if the gateway is the one in this process.
+    pub(super) is_direct: bool,
     http: Option<HttpClient>,
     /// The file that answered calls are noted in, a line for each.
     calls: Mutex<File>,
@@ -65,6 +67,8 @@ pub(super) struct CallAnswer {
     pub(super) status: StatusCode,
     pub(super) fields: HeaderMap,
     pub(super) body: Bytes,
+    /// True if the gateway in this process gave it.
+    pub(super) is_direct: bool,
 }
 
 /// A request of a run.
@@ -80,7 +84,7 @@ pub(super) struct FetchCall<'a> {
 
 impl Caller {
     pub(super) fn new(place: GatewayPlace, calls: File) -> Result<Self, Ending> {
-        let GatewayPlace { address, key, ca } = place;
+        let GatewayPlace { address, key, ca, is_direct } = place;
         let http = match &address {
             AdminAddress::Unix(_) => None,
             AdminAddress::Url(uri) => {
@@ -88,7 +92,7 @@ impl Caller {
                 Some(client.map_err(|error| Ending::usage(format!("{address}: {}", error_text(&error))))?)
             }
         };
-        Ok(Self { address, key, http, calls: Mutex::new(calls), shutdown: Shutdown::new() })
+        Ok(Self { address, key, is_direct, http, calls: Mutex::new(calls), shutdown: Shutdown::new() })
     }
 
     /// Sends a call and reads its answer, which is a document.
@@ -100,7 +104,7 @@ impl Caller {
             Ok(Err(error)) => return Err(self.broken(&*error)),
             Err(_) => return Err(self.too_slow()),
         };
-        Ok(CallAnswer { status: head.status, fields: head.headers, body })
+        Ok(CallAnswer { status: head.status, fields: head.headers, body, is_direct: self.is_direct })
     }
 
     /// Sends a call and waits for the header section of its answer.
@@ -220,12 +224,29 @@ impl CallAnswer {
         let document: Value = serde_json::from_slice(&self.body).unwrap_or_default();
         let error = &document["errors"][0];
         let text = |name: &str| error[name].as_str().map(visible).unwrap_or_default();
-        let words = [text("title"), text("detail")].into_iter().filter(|text| !text.is_empty());
-        let words = words.collect::<Vec<_>>().join(": ");
         let is_ours = error["meta"]["source"] == "exportgate";
         let code = if is_ours { text("code") } else { String::new() };
+        let words = [text("title"), text("detail")].into_iter().filter(|text| !text.is_empty());
+        let words = words.collect::<Vec<_>>().join(": ");
+        let words = direct_words(&code).filter(|_| self.is_direct).map_or(words, str::to_owned);
         let words = if words.is_empty() { "no reason is given".to_owned() } else { words };
         ErrorNote { code, text: format!("{words} ({})", self.status.as_u16()) }
+    }
+}
+
+/// The words of an error of the gateway in this process, where its own are for somebody else.
+fn direct_words(code: &str) -> Option<&'static str> {
+    match code {
+        "host_not_allowed" => Some(
+            "A link of the export leads to a host that is not allowed; the log above names it. If it is Snyk's store, add it to files.hosts (EXPORTGATE_FILES_HOSTS, or the file of --config), or its scheme, host and port to files.origins (EXPORTGATE_FILES_ORIGINS)",
+        ),
+        "upstream_credential_rejected" | "upstream_credential_locked" => Some(
+            "Snyk refuses the credential, which is SNYK_TOKEN or the one of the configuration: replace it. `exportgate check` tells which one it is",
+        ),
+        "upstream_credential_refused_for_scope" => Some(
+            "Snyk refuses the credential (SNYK_TOKEN or the one of the configuration) for this org or group: check the id, or take a credential that may read it",
+        ),
+        _ => None,
     }
 }
 

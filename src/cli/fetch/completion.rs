@@ -30,9 +30,7 @@ struct Naming {
 impl Completion<'_> {
     /// Completes a run whose files are whole.
     pub(super) fn complete(&self, manifest: &FetchManifest) -> Result<(), Ending> {
-        if let TargetKind::Parts(folder) = &self.target.kind {
-            refuse_strangers(folder, manifest)?;
-        }
+        self.refuse_strangers(Some(manifest))?;
         self.folder.save(MANIFEST, manifest)?;
         if self.put(manifest)? {
             return Ok(());
@@ -52,8 +50,8 @@ impl Completion<'_> {
 
     /// True if the output is there already, whole, for the same question with the same times: a run was stopped after its end.
     pub(super) fn is_done(&self, question: &FetchQuestion) -> bool {
-        let read = || serde_json::from_slice(&std::fs::read(self.target.manifest.as_ref()?).ok()?).ok();
-        let Some(manifest): Option<FetchManifest> = read() else { return false };
+        let read = || FetchManifest::read(self.target.manifest.as_ref()?);
+        let Some(manifest) = read() else { return false };
         let is_same = manifest.output.format == self.target.format() && manifest.is_of(question);
         let namings = self.namings(&manifest);
         let is_whole = |naming: &Naming| naming.to.metadata().is_ok_and(|found| found.len() == naming.bytes);
@@ -65,6 +63,43 @@ impl Completion<'_> {
         is_done
     }
 
+    /// Refuses parts in the folder that neither an earlier manifest nor `manifest` names: they would be taken for parts of this
+    /// export.
+    pub(super) fn refuse_strangers(&self, manifest: Option<&FetchManifest>) -> Result<(), Ending> {
+        let TargetKind::Parts(folder) = &self.target.kind else { return Ok(()) };
+        let mut known = self.earlier(folder);
+        known.extend(manifest.into_iter().flat_map(|manifest| own_parts(folder, manifest)));
+        match parts_in(folder).into_iter().find(|path| !known.contains(path)) {
+            None => Ok(()),
+            Some(path) => Err(Ending::usage(format!(
+                "{} is no part of this export, and no manifest of an earlier one names it: remove it, or name another folder",
+                path.display()
+            ))),
+        }
+    }
+
+    /// Removes the parts of the earlier export that this one has not.
+    fn remove_earlier(&self, manifest: &FetchManifest) -> Result<(), Ending> {
+        let TargetKind::Parts(folder) = &self.target.kind else { return Ok(()) };
+        let own = own_parts(folder, manifest);
+        let earlier = self.earlier(folder);
+        for path in parts_in(folder).iter().filter(|path| earlier.contains(path) && !own.contains(path)) {
+            std::fs::remove_file(path).map_err(|error| Ending::of_file(path, &error))?;
+        }
+        Ok(())
+    }
+
+    /// The parts that the manifests of earlier runs name.
+    fn earlier(&self, folder: &Path) -> Vec<PathBuf> {
+        let within = FetchManifest::read(&folder.join(MANIFEST));
+        let named = self.target.manifest.as_deref().and_then(FetchManifest::read);
+        let named =
+            named.filter(|found| found.file.as_ref().is_none_or(|file| *file == self.target.file_name()));
+        let found =
+            within.into_iter().chain(named).filter(|found| found.output.format == self.target.format());
+        found.flat_map(|manifest| own_parts(folder, &manifest)).collect()
+    }
+
     fn put(&self, manifest: &FetchManifest) -> Result<bool, Ending> {
         for Naming { from, to, bytes } in self.namings(manifest) {
             if from.exists() {
@@ -73,6 +108,7 @@ impl Completion<'_> {
                 return Ok(false);
             }
         }
+        self.remove_earlier(manifest)?;
         self.target.put_manifest(&manifest.to_bytes())?;
         self.folder.clear().map_err(|error| Ending::of_file(self.folder.path(), &error))?;
         let (output, proven) = (self.target.shown(), manifest.proven_in_words());
@@ -103,14 +139,6 @@ fn part_path(folder: &Path, part: u32) -> PathBuf {
     folder.join(format!("part-{part:04}.csv"))
 }
 
-/// Parts of another export beside these would be taken for parts of this one.
-fn refuse_strangers(folder: &Path, manifest: &FetchManifest) -> Result<(), Ending> {
-    let own: Vec<PathBuf> = manifest.parts.iter().map(|note| part_path(folder, note.part)).collect();
-    match parts_in(folder).into_iter().find(|path| !own.contains(path)) {
-        None => Ok(()),
-        Some(path) => Err(Ending::usage(format!(
-            "{} is no part of this export: remove it, or name another folder; what came is kept",
-            path.display()
-        ))),
-    }
+fn own_parts(folder: &Path, manifest: &FetchManifest) -> Vec<PathBuf> {
+    manifest.parts.iter().map(|note| part_path(folder, note.part)).collect()
 }

@@ -19,12 +19,15 @@ use super::progress::FetchEvent;
 use super::proof::{PartClaim, prove};
 use super::question::FetchQuestion;
 use super::session::Session;
+use super::wait::CREDENTIAL;
 use crate::transport::CheckedBody;
 
 /// Longest time without a byte of a body.
 const IDLE: Duration = Duration::from_mins(1);
 /// Tries that brought no byte, one after another, before the part is given up.
 const MAX_FRUITLESS: u32 = 5;
+/// The end of a file that a gateway holds back until the rest is proven.
+const HELD_BACK: u64 = 64 * 1024;
 const BUFFER: usize = 256 * 1024;
 const MAX_ERROR: usize = 64 * 1024;
 
@@ -43,6 +46,8 @@ enum TryOutcome {
     Whole,
     /// The body broke off; more is to be had.
     Broken(String),
+    /// It broke off where only the proof was missing, or the object changed meanwhile.
+    Unproven(String),
     /// The place asked for a pause.
     Pause(String, Duration),
 }
@@ -95,28 +100,52 @@ impl PartDownload<'_> {
             self.have = partial.metadata().map_or(0, |found| found.len());
             self.session.progress.came(self.have);
         }
-        let mut fruitless = 0;
+        let (mut fruitless, mut unproven) = (0, 0);
         loop {
             let had = self.have;
             let outcome = self.try_once().await?;
             fruitless = if self.have > had { 0 } else { fruitless + 1 };
+            unproven = if matches!(outcome, TryOutcome::Unproven(_)) { unproven + 1 } else { 0 };
             match outcome {
                 TryOutcome::Whole => break,
                 TryOutcome::Pause(why, wait) => self.session.pause(why, wait).await?,
-                TryOutcome::Broken(why) if fruitless >= MAX_FRUITLESS => {
+                TryOutcome::Unproven(why) if unproven >= MAX_FRUITLESS => {
+                    return Err(self.unproven(&format!("{why}, {unproven} times in a row")));
+                }
+                TryOutcome::Broken(why) | TryOutcome::Unproven(why) if fruitless >= MAX_FRUITLESS => {
                     let text = format!(
                         "part {}: {why}, {fruitless} times in a row: run the same command again later; what came is kept",
                         self.part.part
                     );
                     return Err(Ending::failed(text));
                 }
-                TryOutcome::Broken(why) => {
+                TryOutcome::Broken(why) | TryOutcome::Unproven(why) => {
                     let wait = Duration::from_secs(1 << fruitless.min(4));
                     self.session.pause(format!("part {}: {why}", self.part.part), wait).await?;
                 }
             }
         }
         std::fs::rename(&partial, &whole).map_err(|error| Ending::of_file(&partial, &error))
+    }
+
+    /// The end of a run whose part is not what the store announced.
+    fn unproven(&self, why: &str) -> Ending {
+        let log =
+            if self.session.caller.is_direct { "The log above names" } else { "The gateway's log names" };
+        Ending::not_whole(format!(
+            "part {} could not be proven: {why}. {log} the proof that failed. Run the same command again; if it ends so again, another try cannot help: --restart begins with a new export",
+            self.part.part
+        ))
+    }
+
+    /// A try that broke off. What a gateway holds back until the proof is all that was missing of it, or more was.
+    fn broken(&self, why: String) -> TryOutcome {
+        let size = self.claim.size.or(self.part.file_size);
+        if size.is_some_and(|size| size.saturating_sub(self.have) <= HELD_BACK) {
+            TryOutcome::Unproven(format!("{why} in its last 64 KiB"))
+        } else {
+            TryOutcome::Broken(why)
+        }
     }
 
     /// Asks whether a part that is on the disk already is still the one that the export has.
@@ -145,7 +174,9 @@ impl PartDownload<'_> {
         }
         let answer = match self.session.caller.send(self.call(fields)).await {
             Ok(answer) => answer,
-            Err(CallFailure { text, .. }) => return Ok(TryOutcome::Broken(text)),
+            Err(CallFailure { is_unsent: true, text }) => return Ok(TryOutcome::Broken(text)),
+            // A header section may be lost with the connection that a failed proof ends.
+            Err(CallFailure { text, .. }) => return Ok(self.broken(text)),
         };
         self.check_object(&answer)?;
         match answer.status() {
@@ -209,9 +240,13 @@ impl PartDownload<'_> {
         let failed = |error: io::Error| Ending::of_file(&partial, &error);
         let mut file = File::options().append(true).open(&partial).map_err(failed)?;
         let mut buffer = Vec::with_capacity(BUFFER);
+        let mut is_silent = false;
         let end = loop {
             let frame = match timeout(IDLE, body.frame()).await {
-                Err(_) => break Some(format!("no byte came for {} s", IDLE.as_secs())),
+                Err(_) => {
+                    is_silent = true;
+                    break Some(format!("no byte came for {} s", IDLE.as_secs()));
+                }
                 Ok(None) => break None,
                 Ok(Some(Err(_))) => break Some("the transfer broke off".to_owned()),
                 Ok(Some(Ok(frame))) => frame,
@@ -229,18 +264,22 @@ impl PartDownload<'_> {
         self.have += buffer.len() as u64;
         Ok(match end {
             None if self.claim.size.is_none_or(|size| size == self.have) => TryOutcome::Whole,
-            None => TryOutcome::Broken("the transfer ended early".to_owned()),
-            Some(why) => TryOutcome::Broken(why),
+            end => {
+                let why = end.unwrap_or_else(|| "the transfer ended early".to_owned());
+                if is_silent { TryOutcome::Broken(why) } else { self.broken(why) }
+            }
         })
     }
 
-    async fn refused(&self, answer: Response<CheckedBody>) -> Result<TryOutcome, Ending> {
+    async fn refused(&mut self, answer: Response<CheckedBody>) -> Result<TryOutcome, Ending> {
         let (status, wait) = (answer.status(), pause(answer.headers()));
         let (head, body) = answer.into_parts();
         let body = timeout(IDLE, http_body_util::Limited::new(body, MAX_ERROR).collect()).await;
         let body =
             body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
-        let error = CallAnswer { status, fields: head.headers, body }.error();
+        let error =
+            CallAnswer { status, fields: head.headers, body, is_direct: self.session.caller.is_direct }
+                .error();
         let text = format!("part {}: {}", self.part.part, error.text);
         let is_final = ["host_not_allowed", "not_csv", "header_too_long"].contains(&error.code.as_str());
         match status {
@@ -250,9 +289,13 @@ impl PartDownload<'_> {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 Ok(TryOutcome::Pause(text, wait.unwrap_or(Duration::from_secs(5))))
             }
-            _ if ["link_missing", "not_proven"].contains(&error.code.as_str()) => {
-                Err(Ending::not_whole(text))
+            _ if error.code == "link_missing" => Err(Ending::not_whole(text)),
+            _ if error.code == "not_proven" => Err(self.unproven(&error.text)),
+            _ if error.code == "object_changed" => {
+                self.begin(PartClaim::default())?;
+                Ok(TryOutcome::Unproven(error.text))
             }
+            _ if error.code.starts_with(CREDENTIAL) => Err(Ending::new(EndingKind::NotAuthorised, text)),
             _ if is_final => Err(Ending::failed(text)),
             status if status.is_server_error() => Ok(TryOutcome::Broken(error.text)),
             StatusCode::NOT_FOUND | StatusCode::GONE => {

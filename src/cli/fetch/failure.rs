@@ -11,7 +11,7 @@ pub(super) enum EndingKind {
     Failed,
     /// The command line or the question is not right.
     Usage,
-    /// The state is kept, and the same command goes on.
+    /// The state is kept, and the same command goes on: now, with more room, or after the run that holds the lock.
     Unfinished,
     /// The gateway or Snyk does not let the caller in.
     NotAuthorised,
@@ -71,7 +71,7 @@ impl Ending {
             let text = format!(
                 "no space is left for {path}: free some and run the same command again; what came is kept"
             );
-            return Self::failed(text);
+            return Self::new(EndingKind::Unfinished, text);
         }
         Self::failed(format!("{path}: {error}"))
     }
@@ -106,6 +106,7 @@ mod tests {
     fn a_full_disk_is_said_in_plain_words() {
         let error = std::io::Error::from(std::io::ErrorKind::StorageFull);
         let ending = Ending::of_file(std::path::Path::new("/x/y"), &error);
+        assert_eq!(ending.kind, EndingKind::Unfinished, "the same command goes on");
         assert!(ending.text.starts_with("no space is left for /x/y"), "{}", ending.text);
     }
 }

@@ -1,6 +1,7 @@
 //! The record of a run, beside its output: question, export, request IDs, sizes, rows and hashes. It holds no link and no
 //! credential.
 
+use std::path::Path;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,9 @@ pub(super) struct FetchManifest {
     /// The body of the start call; null for an export that was started by others.
     body: Value,
     pub(super) export: String,
+    /// The name of the output; `-` for standard output.
+    #[serde(default)]
+    pub(super) file: Option<String>,
     /// The time of the start, and the end of this run.
     pub(super) started: String,
     pub(super) finished: String,
@@ -67,12 +71,13 @@ impl PartNote {
 }
 
 impl FetchManifest {
-    pub(super) fn new(state: &RunState, export: &str) -> Self {
+    pub(super) fn new(state: &RunState, export: &str, file: String) -> Self {
         Self {
             exportgate: env!("CARGO_PKG_VERSION").to_owned(),
             question: state.typed.clone(),
             body: state.body.clone(),
             export: export.to_owned(),
+            file: Some(file),
             started: humantime::format_rfc3339_seconds(state.started()).to_string(),
             finished: String::new(),
             output: OutputNote::default(),
@@ -80,6 +85,11 @@ impl FetchManifest {
             warnings: Vec::new(),
             calls: Vec::new(),
         }
+    }
+
+    /// The manifest at `path`, if it is one.
+    pub(super) fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     }
 
     /// The same with its end.

@@ -27,6 +27,7 @@ mod wait;
 mod when;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -42,10 +43,11 @@ use progress::{FetchEvent, FetchProgress};
 use question::FetchQuestion;
 use session::Session;
 use signal::StopSignal;
-use state::{OpenedState, seconds};
+use state::{OpenedState, RunState, seconds};
 use target::{FetchTarget, TargetKind};
 
 pub(super) use args::FetchArgs;
+use args::ProgressStyleArg;
 
 pub(super) fn run(args: FetchArgs) -> Result<(), CommandError> {
     // Secrets are read after this. A container may forbid it, and a run is short.
@@ -62,6 +64,7 @@ pub(super) fn run(args: FetchArgs) -> Result<(), CommandError> {
         return Ok(());
     }
     let Some(prepared) = prepare(args, question, target, progress, clock)? else { return Ok(()) };
+    let _unwritten = place.log(prepared.args.conduct.progress == ProgressStyleArg::Json)?;
     let signal = StopSignal::receive(&prepared.progress)
         .map_err(|error| CommandError::Other("signals cannot be received", error.into()))?;
     block_on(Box::pin(conduct(prepared, place, signal)))
@@ -100,6 +103,7 @@ fn prepare(
         return Ok(None);
     }
     target.refuse_existing()?;
+    completion.refuse_strangers(None)?;
     if let Some(text) = opened.note.take() {
         progress.say(&FetchEvent::Warning { text });
     }
@@ -118,8 +122,7 @@ fn recent(
     clock: &Clock,
 ) -> Option<String> {
     let max_age = args.conduct.max_age?;
-    let manifest = std::fs::read(target.manifest.as_ref()?).ok()?;
-    let manifest: FetchManifest = serde_json::from_slice(&manifest).ok()?;
+    let manifest = FetchManifest::read(target.manifest.as_ref()?)?;
     let began = seconds(humantime::parse_rfc3339(&manifest.started).ok()?);
     let age = seconds(clock.now().wall).saturating_sub(began);
     if manifest.question != question.typed || age > max_age.as_secs() {
@@ -145,12 +148,12 @@ async fn conduct(prepared: Prepared, place: AskedPlace, mut signal: StopSignal) 
     let session = Session { question, args, target, caller, folder, progress, clock, deadline };
     let timeout = session.args.timeout;
     let outcome = tokio::select! {
-        outcome = tokio::time::timeout(timeout, session.run(&mut state)) => outcome.unwrap_or_else(|_| {
-            let text = format!("not complete within {} (--timeout): run the same command again; it goes on, and starts nothing", session::words(timeout));
-            Err(Ending::new(EndingKind::Unfinished, text))
-        }),
+        outcome = tokio::time::timeout(timeout, session.run(&mut state)) => {
+            outcome.unwrap_or_else(|_| Err(out_of_time(timeout)))
+        }
         signal = signal.came() => Err(signal::ending(signal)),
     };
+    let outcome = outcome.map_err(|ending| of_unknown_start(ending, &state));
     session.progress.clear();
     if state.export.is_none() && !state.is_start_sent {
         // Nothing is there to go on with.
@@ -160,6 +163,33 @@ async fn conduct(prepared: Prepared, place: AskedPlace, mut signal: StopSignal) 
         own.end().await;
     }
     Ok(outcome?)
+}
+
+fn out_of_time(timeout: Duration) -> Ending {
+    let text = format!(
+        "not complete within {} (--timeout): run the same command again; it goes on, and starts nothing",
+        session::words(timeout)
+    );
+    Ending::new(EndingKind::Unfinished, text)
+}
+
+/// A run that was ended while its start call was on its way cannot be gone on with.
+fn of_unknown_start(ending: Ending, state: &RunState) -> Ending {
+    let is_unfinished = ending.kind == EndingKind::Unfinished;
+    let is_stopped = matches!(ending.kind, EndingKind::Stopped(_));
+    if state.export.is_some() || !state.is_start_sent || !(is_unfinished || is_stopped) {
+        return ending;
+    }
+    // A loop that runs the command again after a 3 would start one export after another.
+    let (kind, why) = if is_unfinished {
+        (EndingKind::Failed, "--timeout is over")
+    } else {
+        (ending.kind, "the run was stopped")
+    };
+    let text = format!(
+        "{why}, and the start call was sent: its outcome is unknown. Snyk may have started the export; the next run starts another one"
+    );
+    Ending::new(kind, text)
 }
 
 /// The request that would start the export.

@@ -18,8 +18,11 @@ use crate::error_text::error_text;
 use crate::listener::Address;
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
+use crate::telemetry::{self, Format, Unwritten};
 use crate::watched_file;
 
+/// The events that the user of a run without a gateway needs: they name hosts, causes and proofs.
+const WARNINGS: &str = "off,exportgate::exchange=warn,exportgate::files=warn";
 /// Longest time for the last records of the journal.
 const LAST_RECORDS: Duration = Duration::from_millis(700);
 
@@ -36,6 +39,8 @@ pub(super) struct GatewayPlace {
     pub(super) address: AdminAddress,
     pub(super) key: Option<Secret>,
     pub(super) ca: Option<PathBuf>,
+    /// True for the one in this process.
+    pub(super) is_direct: bool,
 }
 
 impl AskedPlace {
@@ -71,6 +76,16 @@ impl AskedPlace {
         Ok(Self::Direct(Box::new(config)))
     }
 
+    /// Writes the warnings of a gateway in this process about requests and files to standard error, until the value is dropped.
+    pub(super) fn log(&self, is_json: bool) -> Result<Option<Unwritten>, CommandError> {
+        let Self::Direct(config) = self else { return Ok(None) };
+        let format = if is_json { Format::Json } else { Format::Text };
+        let settings = telemetry::Settings { format, filter: WARNINGS.to_owned(), ..config.log.clone() };
+        let log = telemetry::init(&settings);
+        log.map(|(_, unwritten)| Some(unwritten))
+            .map_err(|error| CommandError::Other("logs cannot be set up", error))
+    }
+
     /// The place in words.
     pub(super) fn shown(&self) -> String {
         match self {
@@ -88,7 +103,7 @@ fn gateway(args: &ConductArgs, source: &str, text: &str) -> Result<AskedPlace, E
             "the key could be read on the way to {address}: use https://, or leave --key-file out"
         )));
     }
-    Ok(AskedPlace::Gateway(GatewayPlace { address, key, ca: args.ca.clone() }))
+    Ok(AskedPlace::Gateway(GatewayPlace { address, key, ca: args.ca.clone(), is_direct: false }))
 }
 
 fn read_key(path: &Path) -> Result<Secret, Ending> {
@@ -140,7 +155,8 @@ impl OwnGateway {
     }
 
     pub(super) fn place(&self) -> GatewayPlace {
-        GatewayPlace { address: AdminAddress::Unix(self.socket.clone()), key: None, ca: None }
+        let address = AdminAddress::Unix(self.socket.clone());
+        GatewayPlace { address, key: None, ca: None, is_direct: true }
     }
 
     /// Ends it: nobody else uses it.

@@ -141,6 +141,17 @@ fn body_of(args: &FetchArgs, now: SystemTime) -> Result<Value, Ending> {
             when.map(|when| (end.to_owned(), when.at(now).into()))
         };
         let range: Map<String, Value> = at("from", from).into_iter().chain(at("to", to)).collect();
+        if let (Some(from), Some(to)) = (&range.get("from"), &range.get("to"))
+            && from.as_str() > to.as_str()
+        {
+            let (since, until) = match name {
+                "updated" => ("--updated-since", "--updated-until"),
+                _ => ("--since", "--until"),
+            };
+            return Err(Ending::usage(format!(
+                "{since} ({from}) is later than {until} ({to}): no row can be between them"
+            )));
+        }
         if !range.is_empty() {
             filters.insert(name.to_owned(), range.into());
         }
@@ -196,8 +207,14 @@ fn columns(text: &str) -> Result<Vec<String>, Ending> {
         Some(path) => std::fs::read_to_string(path)
             .map_err(|error| Ending::usage(format!("--columns {text}: {error}")))?,
     };
-    let names = listed.split([',', '\n']).map(str::trim).filter(|name| !name.is_empty());
-    let names: Vec<String> = names.map(str::to_owned).collect();
+    // A file may have empty lines.
+    let lines = listed.lines().filter(|line| !line.trim().is_empty());
+    let names: Vec<String> =
+        lines.flat_map(|line| line.split(',')).map(|name| name.trim().to_owned()).collect();
+    if names.iter().any(String::is_empty) {
+        let what = "has an empty name: write a name between commas, and no comma at the end";
+        return Err(Ending::usage(format!("--columns {text}: {what}")));
+    }
     if names.is_empty() {
         Err(Ending::usage(format!("--columns {text}: names no column")))
     } else {

@@ -41,7 +41,7 @@ impl Session {
         let export = self.export(state).await?;
         let index = self.wait(&export).await?;
         self.progress.say(&FetchEvent::Found { parts: index.parts.len(), bytes: index.bytes() });
-        let manifest = FetchManifest::new(state, &export);
+        let manifest = FetchManifest::new(state, &export, self.target.file_name());
         match &self.target.kind {
             TargetKind::Stdout => self.stream(&index.parts, manifest).await,
             TargetKind::Table(_) => {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::caller::CallNote;
-use super::failure::Ending;
+use super::failure::{Ending, EndingKind};
 use super::question::FetchQuestion;
 
 /// Age from which an export that was not fetched to its end is not gone on with: its rows are old.
@@ -132,10 +132,11 @@ impl StateFolder {
             match lock.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    return Err(Ending::failed(format!(
+                    let text = format!(
                         "another exportgate fetch works on this output ({}): wait for it, or name another output",
                         path.display()
-                    )));
+                    );
+                    return Err(Ending::new(EndingKind::Unfinished, text));
                 }
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::args::{OutputArgs, TableFormat};
 use super::failure::Ending;
+use super::manifest::FetchManifest;
 use super::question::FetchQuestion;
 use super::state::sync_folder;
 
@@ -62,6 +63,7 @@ impl FetchTarget {
         };
         let target = Self { kind, manifest, is_jsonl, is_clobber: args.clobber };
         target.check()?;
+        target.check_manifest()?;
         Ok(target)
     }
 
@@ -87,6 +89,48 @@ impl FetchTarget {
             }
             TargetKind::Stdout | TargetKind::Table(_) | TargetKind::Parts(_) => Ok(()),
         }
+    }
+
+    /// Refuses a manifest in the place of the output, or of a file that is no manifest of this output.
+    fn check_manifest(&self) -> Result<(), Ending> {
+        let Some(path) = &self.manifest else { return Ok(()) };
+        let shown = path.display();
+        let (is_output, is_within) = match &self.kind {
+            TargetKind::Stdout => (false, false),
+            TargetKind::Table(table) => (resolved(path) == resolved(table), false),
+            TargetKind::Parts(folder) => {
+                let is_within = resolved(folder) == resolved(parent(path));
+                (resolved(path) == resolved(folder) || (is_within && is_part(path)), is_within)
+            }
+        };
+        if is_output {
+            let text = "is the place of the output: name another file with --manifest, or none";
+            return Err(Ending::usage(format!("--manifest {shown} {text}")));
+        }
+        if !is_within && !parent(path).is_dir() {
+            let text = format!("{} is no folder: create it, or name another", parent(path).display());
+            return Err(Ending::usage(format!("--manifest {shown}: {text}")));
+        }
+        if path.symlink_metadata().is_err() {
+            return Ok(());
+        }
+        let Some(found) = FetchManifest::read(path) else {
+            return Err(Ending::usage(format!(
+                "{shown} is there and is no manifest of exportgate fetch: move it away, or name another file with --manifest, or none"
+            )));
+        };
+        match found.file.filter(|file| *file != self.file_name() && !is_within && !self.is_clobber) {
+            None => Ok(()),
+            Some(file) => Err(Ending::usage(format!(
+                "{shown} is the manifest of {file}: name another file with --manifest, or none; --clobber replaces it"
+            ))),
+        }
+    }
+
+    /// The name of the output, as its manifest has it.
+    pub(super) fn file_name(&self) -> String {
+        let (TargetKind::Table(path) | TargetKind::Parts(path)) = &self.kind else { return "-".to_owned() };
+        resolved(path).file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
     /// The output in words.
@@ -185,11 +229,21 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
 /// The files in a folder that have names of parts.
 pub(super) fn parts_in(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let is_part = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("part-") && name.ends_with(".csv")
-    };
-    entries.map(|entry| entry.path()).filter(is_part).collect()
+    entries.map(|entry| entry.path()).filter(|path| is_part(path)).collect()
+}
+
+fn is_part(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with("part-") && name.ends_with(".csv")
+}
+
+/// The path with its folder as it really is: two names of one place are equal.
+fn resolved(path: &Path) -> PathBuf {
+    if let Ok(real) = path.canonicalize() {
+        return real;
+    }
+    let folder = parent(path).canonicalize().unwrap_or_else(|_| parent(path).to_owned());
+    folder.join(path.file_name().unwrap_or_default())
 }
 
 fn parent(path: &Path) -> &Path {

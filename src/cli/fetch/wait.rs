@@ -19,7 +19,21 @@ const PACE: [u64; 6] = [1, 1, 2, 3, 5, 5];
 /// Looks that failed one after another before the run gives up.
 const MAX_FAILURES: u32 = 8;
 /// Failures that are no look at Snyk's: the credential is the gateway's own.
-const CREDENTIAL: &str = "upstream_credential_";
+pub(super) const CREDENTIAL: &str = "upstream_credential_";
+/// The codes of a gateway that says that Snyk got, or took, no request.
+const UNSENT: [&str; 11] = [
+    "dns_error",
+    "connection_timeout",
+    "connection_refused",
+    "destination_unavailable",
+    "proxy_dns",
+    "proxy_refused",
+    "proxy_unreachable",
+    "proxy_status",
+    "tls_certificate_error",
+    "tls_protocol_error",
+    "not_processed",
+];
 
 /// One look at an export.
 enum Look {
@@ -42,7 +56,8 @@ impl Session {
         }
         loop {
             state.is_start_sent = true;
-            self.folder.save_state(state)?;
+            // What is not on the disk is not sent.
+            self.folder.save_state(state).inspect_err(|_| state.is_start_sent = false)?;
             let answer = self.start(state).await;
             let document = match answer {
                 Ok(document) => document,
@@ -60,12 +75,16 @@ impl Session {
             if document.status == StatusCode::ACCEPTED {
                 let export = id_in(&document)?;
                 state.export = Some(export.clone());
-                self.folder.save_state(state)?;
+                self.folder.save_state(state).map_err(|ending| {
+                    let text = "the export was started and could not be noted";
+                    Ending::failed(format!("{}. {text}: --export {export} takes it", ending.text))
+                })?;
                 self.progress.say(&FetchEvent::Started { export: export.clone() });
                 return Ok(export);
             }
-            let was_refused =
-                document.status.is_client_error() || document.status == StatusCode::SERVICE_UNAVAILABLE;
+            let was_refused = document.status.is_client_error()
+                || document.status == StatusCode::SERVICE_UNAVAILABLE
+                || is_without_start(&document.error().code);
             state.is_start_sent = !was_refused;
             self.folder.save_state(state)?;
             self.start_refused(&document).await?;
@@ -104,7 +123,7 @@ impl Session {
                 Err(Ending::new(EndingKind::NotAuthorised, text))
             }
             StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Err(Ending::usage(text)),
-            status if status.is_server_error() => {
+            status if status.is_server_error() && !is_without_start(&error.code) => {
                 let text = format!("{text}. Snyk may have started it: the next run starts another one");
                 Err(Ending::failed(text))
             }
@@ -206,6 +225,11 @@ impl Session {
     }
 }
 
+/// True if an error of the gateway's means that Snyk has started nothing.
+fn is_without_start(code: &str) -> bool {
+    code.starts_with(CREDENTIAL) || UNSENT.contains(&code)
+}
+
 /// The id of the export in the answer to a start call.
 fn id_in(document: &CallAnswer) -> Result<String, Ending> {
     let answer: Value = serde_json::from_slice(&document.body).unwrap_or_default();
@@ -213,4 +237,36 @@ fn id_in(document: &CallAnswer) -> Result<String, Ending> {
     id.map(str::to_owned).ok_or_else(|| {
         Ending::failed("the answer to the start call names no export: the export may run, and the next run starts another one")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+    use crate::upstream::UpstreamErrorKind as K;
+
+    #[test]
+    fn nothing_is_started_where_the_gateway_says_that_no_request_was_processed() {
+        let kinds = [
+            K::Dns,
+            K::ConnectTimeout,
+            K::Refused,
+            K::Unavailable,
+            K::ProxyDns,
+            K::ProxyRefused,
+            K::ProxyUnreachable,
+            K::ProxyStatus(StatusCode::BAD_GATEWAY.as_u16()),
+            K::TlsCertificate,
+            K::TlsProtocol,
+            K::NotProcessed,
+            K::Terminated,
+            K::ResponseTimeout,
+            K::Incomplete,
+            K::Protocol,
+        ];
+        for kind in kinds {
+            assert_eq!(is_without_start(kind.as_str()), kind.is_not_processed(), "{kind:?}");
+        }
+    }
 }

@@ -44,6 +44,11 @@ fn usage_is_2() {
     fetch(&["--org", ORG, "--since", "3 weeks"]).ended(2, "a span back such as 30d");
     fetch(&["--org", ORG, "--since", "30d", "--filter", "issue_stat=Open"])
         .ended(2, "did you mean issue_status?");
+    fetch(&["--org", ORG, "--since", "30d", "--columns", "CVE,,SCORE"]).ended(2, "has an empty name");
+    fetch(&["--org", ORG, "--since", "2026-02-01", "--until", "2026-01-31"])
+        .ended(2, "is later than --until");
+    fetch(&["--org", ORG, "--updated-since", "1d", "--updated-until", "2d"])
+        .ended(2, "is later than --updated-until");
     fetch(&["--org", ORG, "--body", "/none"]).ended(2, "--body /none");
     fetch(&["--org", ORG, "--since", "30d", "--key-file", "/none"]).ended(2, "--key-file /none");
     assert_eq!(desk.gateway.stub().starts, 0);
@@ -131,10 +136,30 @@ fn two_at_once_on_one_output_are_refused() {
     crate::support::raw::poll("a look at the export", || {
         desk.gateway.stub().seen.iter().any(|line| line.ends_with("/files")).then_some(())
     });
-    desk.run(&[]).ended(1, "another exportgate fetch works on this output");
+    desk.run(&[]).ended(3, "another exportgate fetch works on this output");
     first.kill().unwrap();
     first.wait().unwrap();
     desk.gateway.stub().polls = 0;
     desk.run(&[]).ended(0, "going on with export");
     assert_eq!(desk.gateway.stub().starts, 1);
+}
+
+#[test]
+fn a_start_without_an_answer_is_not_said_to_go_on() {
+    let desk = desk(vec![]);
+    desk.gateway.stub().slow_start = Duration::from_secs(5);
+    let ran = desk.run(&["--timeout", "1s"]).ended(1, "its outcome is unknown");
+    assert!(!ran.err.contains("starts nothing"), "{}", ran.err);
+    desk.gateway.stub().slow_start = Duration::ZERO;
+    desk.run(&[]).ended(0, "there may be an export more");
+}
+
+#[test]
+fn a_start_that_never_reached_snyk_has_started_nothing() {
+    let desk = desk(vec![refusal("/export", 502, "connection_refused")]);
+    let ran = desk.run(&[]).ended(1, "the export was not started: T: D (502)");
+    assert!(!ran.err.contains("may have started"), "{}", ran.err);
+    assert!(!desk.has(".issues.csv.exportgate"), "nothing is there to go on with");
+    desk.gateway.stub().refusals = vec![refusal("/export", 502, "connection_terminated")];
+    desk.run(&[]).ended(1, "Snyk may have started it");
 }

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use exportgate::access::key::{Digest, generate};
-use exportgate::fake::{Fake, PartSource, Script, Settings, StoreFault, StoreScript};
+use exportgate::fake::{Fake, Fault, PartSource, Script, Settings, StoreFault, StoreScript};
 use exportgate::journal::{Query, find};
 use tempfile::TempDir;
 
@@ -129,4 +129,62 @@ async fn a_run_without_a_gateway_goes_on_after_kills_with_one_start() {
     assert!(std::fs::read(home.path().join("issues.csv")).unwrap() == expected);
     assert!((1..=1 + warned).contains(&fake.hits().start), "{} starts, {warned} said so", fake.hits().start);
     keep_secret(fake.signatures());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_are_written_for_the_user_of_a_run_without_a_gateway() {
+    let fake = fake(PartSource::samples(&["a1"])).await;
+    let home = TempDir::new().unwrap();
+    let direct = ["--upstream", &fake.url()];
+    let mut command = fetch(&home, &fake, &direct);
+    let ran = Ran::of(command.env_remove("EXPORTGATE_FILES_ORIGINS").output().unwrap());
+    let ran = ran.ended(1, "files.origins (EXPORTGATE_FILES_ORIGINS)");
+    assert!(ran.err.contains("a link leads to 127.0.0.1, which files.hosts does not name"), "{}", ran.err);
+    assert!(!ran.err.contains("Ask who runs"), "{}", ran.err);
+    fake.fault(Fault::Status(401), None);
+    let ran = Ran::of(fetch(&home, &fake, &[&direct[..], &["--restart"]].concat()).output().unwrap());
+    let ran = ran.ended(4, "Snyk refuses the credential, which is SNYK_TOKEN");
+    assert!(!ran.err.contains("Your own key") && !ran.err.contains(TOKEN), "{}", ran.err);
+    keep_secret(fake.signatures());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_checksum_of_the_store_is_no_transfer_that_broke_off() {
+    keep_token_secret();
+    let store = StoreScript {
+        parts: PartSource::samples(&["a1"]),
+        hash: exportgate::fake::HashField::Wrong,
+        ..StoreScript::default()
+    };
+    let script = Script { polls: 1, store, ..Script::default() };
+    let fake = Fake::start(Settings { script, ..Settings::default() }).await.unwrap();
+    let home = TempDir::new().unwrap();
+    let ran = Ran::of(fetch(&home, &fake, &["--upstream", &fake.url()]).output().unwrap());
+    let ran = ran.ended(6, "part 1 could not be proven");
+    assert!(ran.err.contains("file transfer aborted") && ran.err.contains("--restart"), "{}", ran.err);
+    keep_secret(fake.signatures());
+}
+
+#[test]
+fn the_fetch_that_the_fake_shows_works() {
+    use std::io::{BufRead as _, BufReader};
+    let home = TempDir::new().unwrap();
+    let mut fake = exportgate(home.path());
+    let ca = home.path().join("ca.pem");
+    fake.args(["fake-snyk", "--listen", "127.0.0.1:0", "--polls", "1", "--ca-out"]).arg(&ca);
+    let mut fake = fake.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(fake.stdout.take().unwrap()).lines();
+    let shown = lines.map(Result::unwrap).find(|line| line.contains("exportgate fetch")).unwrap();
+    let mut command = exportgate(home.path());
+    command.current_dir(home.path()).env_remove("RUST_LOG").env("TMPDIR", home.path());
+    for word in shown.split_whitespace().filter(|word| *word != "exportgate") {
+        match word.split_once('=') {
+            Some((name, value)) => command.env(name, value),
+            None => command.arg(word),
+        };
+    }
+    let ran = Ran::of(command.output().unwrap());
+    fake.kill().unwrap();
+    fake.wait().unwrap();
+    ran.ended(0, "complete");
 }

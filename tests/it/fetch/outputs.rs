@@ -112,8 +112,42 @@ fn parts_are_kept_in_a_folder() {
     desk.run(&["--parts", "-o", "parts"]).ended(0, "parts is complete since");
     desk.run(&["--parts", "-o", "parts", "--filter", "cve=X"]).ended(2, "--clobber");
     std::fs::write(desk.home.path().join("parts/part-0003.csv"), "of another export").unwrap();
+    let starts = desk.gateway.stub().starts;
     desk.run(&["--parts", "-o", "parts", "--clobber"]).ended(2, "part-0003.csv is no part of this export");
     assert_eq!(desk.file("parts/part-0003.csv"), b"of another export");
+    assert_eq!(desk.gateway.stub().starts, starts, "it is refused before the start");
+}
+
+#[test]
+fn parts_of_the_earlier_export_give_way_to_fewer_ones() {
+    let desk = Desk::before(StubGateway::of(&["a1", "a2", "a3"]));
+    desk.run(&["--parts", "-o", "parts"]).ended(0, "complete: 5 rows");
+    desk.gateway.stub().parts.truncate(2);
+    desk.run(&["--parts", "-o", "parts", "--clobber"]).ended(0, "complete");
+    assert_eq!(desk.file("parts/part-0001.csv"), sample("a1"));
+    assert_eq!(desk.file("parts/part-0002.csv"), sample("a2"));
+    assert!(!desk.has("parts/part-0003.csv"), "it would be taken for a part of this export");
+}
+
+#[test]
+fn a_manifest_takes_the_place_of_nothing_else() {
+    let desk = Desk::before(StubGateway::of(&["a1"]));
+    for manifest in ["issues.csv", "./issues.csv"] {
+        desk.run(&["--manifest", manifest]).ended(2, "is the place of the output");
+    }
+    let parts = ["--parts", "-o", "parts", "--manifest"];
+    desk.run(&[&parts[..], &["parts/part-0001.csv"]].concat()).ended(2, "is the place of the output");
+    desk.run(&["--manifest", "missing/m.json"]).ended(2, "missing is no folder");
+    for (name, text) in [("notes.txt", "mine"), ("other.json", "{\"question\": 1}")] {
+        std::fs::write(desk.home.path().join(name), text).unwrap();
+        desk.run(&["--manifest", name]).ended(2, "is no manifest of exportgate fetch");
+        assert_eq!(desk.file(name), text.as_bytes());
+    }
+    assert_eq!(desk.gateway.stub().starts, 0);
+    desk.run(&["--manifest", "m.json"]).ended(0, "complete");
+    desk.run(&["--manifest", "m.json", "--clobber"]).ended(0, "complete");
+    desk.run(&["--manifest", "m.json", "-o", "b.csv"]).ended(2, "is the manifest of issues.csv");
+    desk.run(&["--manifest", "m.json", "-o", "b.csv", "--clobber"]).ended(0, "complete");
 }
 
 #[test]

@@ -93,3 +93,29 @@ fn a_part_that_always_breaks_off_ends_the_run_and_its_bytes_stay() {
     assert!(gets(&desk).last().unwrap().ends_with("bytes=300000-"), "{:?}", gets(&desk));
     assert_eq!(desk.file("issues.csv"), table(30_000));
 }
+
+#[test]
+fn a_part_that_always_breaks_off_at_its_end_is_not_proven() {
+    let desk = before(StubPart { cuts: VecDeque::from([0; 5]), ..StubPart::of(table(10)) });
+    let ran = desk.run(&[]).ended(6, "part 1 could not be proven: the transfer broke off in its last 64 KiB");
+    assert!(
+        ran.err.contains("The gateway's log names the proof") && ran.err.contains("--restart"),
+        "{}",
+        ran.err
+    );
+    desk.run(&[]).ended(0, "going on with export");
+}
+
+#[test]
+fn a_part_that_the_gateway_cannot_prove_ends_the_run() {
+    let refusal =
+        |code, times| super::stub::Refusal { ending: "/1.csv", status: 502, code, retry_after: None, times };
+    let desk = before(StubPart::of(table(10)));
+    desk.gateway.stub().refusals = vec![refusal("not_proven", 1)];
+    desk.run(&[]).ended(6, "part 1 could not be proven: T: D (502)");
+    // What has changed once is asked for again.
+    desk.gateway.stub().refusals = vec![refusal("object_changed", 1)];
+    desk.run(&[]).ended(0, "complete");
+    desk.gateway.stub().refusals = vec![refusal("object_changed", 5)];
+    desk.run(&["--clobber"]).ended(6, "part 1 could not be proven: T: D (502), 5 times in a row");
+}
