@@ -16,7 +16,8 @@ from servers import CLIENT_CORE, SERVER_CORE, Process, cpu_seconds, fetch, free_
 
 ROUNDS = 3
 MIB = 1 << 20
-SCOPE = "/rest/orgs/bench"
+ORG = "825e79b7-0073-44c3-a5ea-e0aa8a3dbf38"
+SCOPE = f"/rest/orgs/{ORG}"
 QUERY = "?version=2024-10-15"
 START = json.dumps({"data": {"type": "resource", "attributes": {
     "dataset": "issues", "formats": ["csv"], "filters": {"introduced": {"from": "2026-01-01T00:00:00Z"}}}}})
@@ -65,7 +66,7 @@ upstream.url = "http://127.0.0.1:{self.store}"
 files.origins = ["http://127.0.0.1:{self.store}"]
 journal.path = "{self.scratch}/journal.db"
 admin.listen = ""
-log.level = "warn"
+log.filter = "warn"
 """)
         serve = [self.program, "serve", "--config", self.config]
         self.gateway = stack.enter_context(
@@ -122,12 +123,12 @@ def fetchers(servers, scratch):
 
     def by_fetch():
         clean()
-        return timed([servers.program, "fetch", "issues", "--org", "bench", "--since", "30d", "--via",
+        return timed([servers.program, "fetch", "issues", "--org", ORG, "--since", "30d", "--via",
                       f"http://127.0.0.1:{servers.port}", "--progress", "none", "-o", out / "table.csv"])
 
     def alone():
         clean()
-        return timed([servers.program, "fetch", "issues", "--org", "bench", "--since", "30d", "--config", servers.config,
+        return timed([servers.program, "fetch", "issues", "--org", ORG, "--since", "30d", "--config", servers.config,
                       "--progress", "none", "-o", out / "table.csv"], {"SNYK_TOKEN": "bench-credential"})
 
     def aria2c():
