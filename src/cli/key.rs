@@ -52,7 +52,7 @@ pub(super) fn run(New { client, until }: &New, out: &mut dyn Write, notes: &mut 
          keys = [\"sha256:{}{until}\"]\n\
          orgs = []                # ids of orgs, or \"*\"\n\
          groups = []              # ids of groups, or \"*\"\n\
-         operations = [\"read\"]    # \"read\", \"start\", \"other\"\n",
+         operations = [\"read\"]    # \"read\", \"files\", \"start\", \"other\"\n",
         Digest::of(&key).to_hex()
     )
 }

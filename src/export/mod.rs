@@ -18,5 +18,5 @@ pub(crate) use files::{API_VERSION, FilesPath};
 pub use files::{FileName, FilesCall, FilesTarget};
 pub use id::{Id, Scope, ScopeKind};
 pub(crate) use links::Links;
-pub(crate) use parts::{ExportParts, ExportProgress, PartEntry};
+pub(crate) use parts::{ExportParts, ExportProgress, MAX_PARTS, PartEntry};
 pub use query::CallQuery;

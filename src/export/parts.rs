@@ -63,8 +63,11 @@ struct Attributes {
     row_count: Option<Value>,
 }
 
+/// Most parts of one export: a million rows are some ten of them.
+pub(crate) const MAX_PARTS: usize = 100_000;
+
 impl ExportParts {
-    /// Reads `body`; `None` if it is no export's document, or its results are no list.
+    /// Reads `body`; `None` if it is no export's document, or its results are no list, or a longer one than [`MAX_PARTS`].
     pub(crate) fn of(body: &[u8]) -> Option<Self> {
         let document = Document::of(body)?;
         let progress = match document.status.as_deref() {
@@ -74,6 +77,9 @@ impl ExportParts {
         };
         let whole: ExportBody = serde_json::from_slice(body).ok()?;
         let Attributes { results, row_count } = whole.data.attributes;
+        if results.as_ref().is_some_and(|parts| parts.len() > MAX_PARTS) {
+            return None;
+        }
         let parts = results.map(|parts| parts.into_iter().map(PartEntry::from).collect());
         Some(Self { progress, parts, row_count: row_count.as_ref().and_then(count) })
     }
@@ -114,6 +120,16 @@ fn count(value: &Value) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_number_of_parts_is_bounded() {
+        let body = |count: usize| {
+            let entries = vec!["{}"; count].join(",");
+            format!(r#"{{"data":{{"attributes":{{"status":"FINISHED","results":[{entries}]}}}}}}"#)
+        };
+        assert!(ExportParts::of(body(MAX_PARTS).as_bytes()).is_some());
+        assert!(ExportParts::of(body(MAX_PARTS + 1).as_bytes()).is_none());
+    }
 
     fn parts(results: &str) -> Option<Vec<PartEntry>> {
         let body = format!(r#"{{"data":{{"attributes":{{"status":"FINISHED"{results}}}}}}}"#);

@@ -73,7 +73,7 @@ pub(super) struct ExportDocument<'a> {
     pub(super) table: Option<Table>,
 }
 
-/// What is said of a finished export's table.
+/// The parts and the total of a finished export, as its document states them.
 pub(super) struct Table {
     pub(super) rows: Option<Value>,
     pub(super) results: Option<Vec<Value>>,

@@ -34,7 +34,7 @@ pub enum LinkForm {
 pub(super) struct Signing {
     /// Its time (Unix seconds).
     pub(super) at: u64,
-    /// How long the link lives.
+    /// Lifetime of the link, in seconds.
     pub(super) seconds: u64,
     /// Its number: links that are signed in one second differ.
     pub(super) serial: u64,

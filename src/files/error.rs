@@ -31,7 +31,8 @@ pub(crate) enum FilesErrorKind {
     SnykAnswered,
     /// Snyk's answer says 2xx and is no export's document.
     ResultsUnreadable,
-    /// The export is finished, and its results list no parts, although there are rows or nothing says that there are none.
+    /// The export is finished, and its results list no parts, although there are rows or nothing says that there are none; or
+    /// they list one part twice, and so another one not at all.
     PartsMissing,
     /// The export is not finished.
     NotFinished {

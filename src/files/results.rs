@@ -1,5 +1,6 @@
 //! Reads of an export's results: the first for a request, and later ones for what goes on after it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -151,7 +152,11 @@ fn finished(export: Option<ExportParts>, store: &FileStore) -> Result<Arc<[FileP
     };
     let has_rows = export.row_count.is_some_and(|rows| rows > 0);
     let parts = export.parts.filter(|parts| !(parts.is_empty() && has_rows));
-    Ok(parts.ok_or(FilesErrorKind::PartsMissing)?.into_iter().map(part).collect())
+    let parts: Arc<[FilePart]> = parts.ok_or(FilesErrorKind::PartsMissing)?.into_iter().map(part).collect();
+    let mut seen = HashSet::new();
+    let objects = parts.iter().filter_map(|part| Some(part.link.as_ref()?.as_ref().ok()?.object()));
+    let are_different = objects.into_iter().all(|object| seen.insert(object));
+    if are_different { Ok(parts) } else { Err(FilesErrorKind::PartsMissing) }
 }
 
 /// The lists of parts that were read, by the attempts that brought them.

@@ -57,7 +57,7 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
             "Check that upstream.url is Snyk's API; if it is, report the snyk-request-id of this answer to Snyk's support.",
         ),
         K::PartsMissing => store(
-            "Snyk says that the export is finished, and lists none of its parts",
+            "Snyk says that the export is finished, and lists none of its parts, or one of them twice",
             "Ask again with Cache-Control: no-cache. If it lasts, start a new export, and report the snyk-request-id of this answer to Snyk's support.",
         ),
         K::NotFinished { retry_after } => unavailable(

@@ -261,7 +261,7 @@ impl Text {
 
 /// Puts an attempt on record. One that is on record already, and is sent later than it says, becomes the newest row, so that
 /// other processes read it again.
-pub(super) fn insert(
+fn insert(
     connection: &Connection,
     attempt: &Attempt,
     started: SystemTime,

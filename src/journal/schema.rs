@@ -1,31 +1,26 @@
 //! The tables of a journal.
 //!
 //! `PRAGMA application_id` says that the file is ours, so that a wrong path never puts our tables into somebody else's
-//! database; `PRAGMA user_version` is their version, the number of [`VERSIONS`] that the file has.
+//! database; `PRAGMA user_version` is their version. Once a version is released, its tables change by a migration alone.
 
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::fault::JournalFault;
 
 /// `exgt`: marks a SQLite file as a journal of this gateway.
-pub(super) const APPLICATION_ID: i64 = 0x6578_6774;
+const APPLICATION_ID: i64 = 0x6578_6774;
 
-/// The newest version of the tables.
-const VERSION: i64 = 2;
-/// The version that brought transfers.
-const TRANSFERS_VERSION: i64 = 2;
-
-/// The statements that make each version out of the one before. They never change once they are released.
-pub(super) const VERSIONS: [&str; 2] = [REQUESTS, TRANSFERS];
+/// The version of the tables, as `PRAGMA user_version`.
+const VERSION: i64 = 1;
 
 /// Times are whole milliseconds (small, and quick to compare); the view `requests` shows them as text.
 ///
 /// Each index is one more tree to write to for each record, so there are few, and those of a request that is sent hold nothing
 /// that its answer changes. An index that answers a search ends with `started_ms`: the newest rows are read off its end. An id
 /// that was sent is the attempt's own, unless the client chose it; one that came back as it was sent has no entry of its own; a
-/// 200 is found by its time. The request that caused an attempt is nearly
-/// always answered by it: `answered` says so, and `served` has the others.
-const REQUESTS: &str = "
+/// 200 is found by its time. The request that caused an attempt is nearly always answered by it: `answered` says so, and
+/// `served` has the others. Transfers of files are few beside the requests: a search reads them by their time.
+const TABLES: &str = "
 CREATE TABLE attempts (
     seq               INTEGER PRIMARY KEY,
     id                TEXT NOT NULL UNIQUE,
@@ -86,10 +81,7 @@ SELECT strftime('%Y-%m-%dT%H:%M:%fZ', a.started_ms / 1000.0, 'unixepoch') AS sta
        a.upstream, a.credential, a.bytes, a.version_requested, a.version_served, a.lifecycle,
        a.deprecation, a.sunset, a.id, a.seq
 FROM attempts a;
-";
 
-/// The transfers of files that have ended. They are few beside the requests: a search reads them by their time.
-const TRANSFERS: &str = "
 CREATE TABLE transfers (
     seq         INTEGER PRIMARY KEY,
     started_ms  INTEGER NOT NULL,
@@ -111,32 +103,24 @@ CREATE TABLE transfers (
 CREATE INDEX transfers_started ON transfers (started_ms);
 ";
 
-/// Checks that a file may be read and written, and gives its version; 0 if it is empty.
-pub(super) fn check(connection: &Connection) -> Result<i64, JournalFault> {
+/// Checks that a file may be read and written. `false` if it is empty.
+pub(super) fn check(connection: &Connection) -> Result<bool, JournalFault> {
     let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if application == APPLICATION_ID {
-        return if found <= VERSION { Ok(found) } else { Err(JournalFault::Newer { found, known: VERSION }) };
+        return if found <= VERSION { Ok(true) } else { Err(JournalFault::Newer { found, known: VERSION }) };
     }
     let is_empty: bool =
         connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))?;
-    if application == 0 && found == 0 && is_empty { Ok(0) } else { Err(JournalFault::Foreign) }
+    if application == 0 && found == 0 && is_empty { Ok(false) } else { Err(JournalFault::Foreign) }
 }
 
-/// True if a file that may be read has the table of transfers: nobody has written to it with this version yet.
-pub(super) fn has_transfers(connection: &Connection) -> Result<bool, JournalFault> {
-    Ok(check(connection)? >= TRANSFERS_VERSION)
-}
-
-/// Makes the tables that a file lacks, all or none.
+/// Makes the tables of an empty file, all or none.
 pub(super) fn create(connection: &mut Connection) -> Result<(), JournalFault> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Checked again under the lock: another process may have made them while this one waited.
-    let found = check(&transaction)?;
-    if found < VERSION {
-        for statements in VERSIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
-            transaction.execute_batch(statements)?;
-        }
+    if !check(&transaction)? {
+        transaction.execute_batch(TABLES)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", VERSION)?;
     }

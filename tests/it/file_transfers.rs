@@ -376,13 +376,14 @@ async fn what_makes_no_table_says_so_and_its_parts_are_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_finished_export_that_lists_no_parts_is_no_empty_table() {
+async fn a_finished_export_that_lists_no_parts_or_one_twice_is_no_table() {
     let index = part(1).replace("/1.csv", "");
     let stated = |rows| Lie::TotalRows(Stated::Is(serde_json::json!(rows)));
     for (names, lies, is_empty) in [
         (&["a1"][..], vec![Lie::NoResults], false),
         (&[], vec![Lie::NoResults], false),
         (&["a1"], vec![Lie::Order(vec![])], false),
+        (&["a1", "a2", "a3"], vec![Lie::Order(vec![1, 1, 3])], false),
         (&[], vec![stated(serde_json::json!("5"))], false),
         (&[], vec![], true),
         (&[], vec![stated(serde_json::json!(null))], true),

@@ -3,9 +3,7 @@
 use serde::Deserialize;
 
 use super::failure::Ending;
-
-/// Most parts of an export.
-const MAX_PARTS: usize = 100_000;
+use crate::export::MAX_PARTS;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileIndex {

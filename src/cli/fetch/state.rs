@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::caller::CallNote;
 use super::failure::{Ending, EndingKind};
 use super::question::FetchQuestion;
+use crate::export::Id;
 
 /// Age from which an export that was not fetched to its end is not gone on with: its rows are old.
 const MAX_AGE: Duration = Duration::from_hours(12);
@@ -84,7 +85,9 @@ impl OpenedState {
             folder.clear().map_err(|error| Ending::of_file(path, &error))?;
         }
         let fresh = RunState::new(question, now);
-        let Some(state) = folder.load::<RunState>(STATE) else {
+        // The id is shown on a terminal.
+        let is_sound = |state: &RunState| state.export.as_deref().is_none_or(|id| Id::parse(id).is_some());
+        let Some(state) = folder.load::<RunState>(STATE).filter(is_sound) else {
             folder.clear().map_err(|error| Ending::of_file(path, &error))?;
             return Ok(Self { folder, state: fresh, note: None });
         };
@@ -265,6 +268,14 @@ mod tests {
         opened.folder.save_state(&state).expect("saved");
         drop(opened.folder);
         assert_eq!(open(&path, "a", false, 11).expect("a folder").state, state);
+        let planted = RunState { export: Some("\u{1b}[2J".to_owned()), ..state.clone() };
+        let again = open(&path, "a", false, 11).expect("a folder");
+        again.folder.save_state(&planted).expect("saved");
+        drop(again.folder);
+        let cleaned = open(&path, "a", false, 11).expect("a folder");
+        assert_eq!(cleaned.state.export, None, "no id: it is not shown, and nothing goes on with it");
+        cleaned.folder.save_state(&state).expect("saved");
+        drop(cleaned.folder);
         let refused = open(&path, "b", false, 0).expect_err("another question");
         assert_eq!(refused.kind, EndingKind::Usage);
         assert!(refused.text.contains("--restart"));

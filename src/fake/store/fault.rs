@@ -1,4 +1,4 @@
-//! What can go wrong at the store.
+//! Failures of the store, on demand.
 
 use std::str::FromStr;
 use std::time::Duration;

@@ -11,14 +11,14 @@ pub enum Lie {
     RowCount {
         /// The part.
         part: Option<u32>,
-        /// What is stated.
+        /// The number in its place.
         stated: Stated,
     },
     /// The `file_size` of a part.
     FileSize {
         /// The part.
         part: Option<u32>,
-        /// What is stated.
+        /// The number in its place.
         stated: Stated,
     },
     /// The `row_count` of the whole export.
@@ -43,7 +43,7 @@ pub enum Lie {
     NoResults,
 }
 
-/// What is stated in place of a count.
+/// The statement in place of a count.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Stated {
     /// Nothing.

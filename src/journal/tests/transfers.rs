@@ -52,28 +52,6 @@ async fn a_transfer_is_found_and_is_no_request_to_snyk() {
     journal.close().await;
 }
 
-#[tokio::test]
-async fn a_file_of_the_version_before_gets_the_table_and_keeps_its_records() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("journal.db");
-    {
-        let connection = rusqlite::Connection::open(&path).unwrap();
-        connection.execute_batch(schema::VERSIONS[0]).unwrap();
-        connection.pragma_update(None, "application_id", schema::APPLICATION_ID).unwrap();
-        connection.pragma_update(None, "user_version", 1).unwrap();
-        super::super::database::insert(&connection, &attempt(1), attempt(1).started, true).unwrap();
-    }
-    // It is readable before anything is written to it.
-    assert_eq!(find_transfers(&path, &all()).unwrap(), vec![]);
-    assert_eq!(count(&path, &Query::default()), 1);
-    let journal = journal(&path);
-    journal.transferred(transfer(1, "alice"));
-    journal.record(attempt(2), vec![]).await.unwrap();
-    assert_eq!(find_transfers(&path, &all()).unwrap().len(), 1);
-    assert_eq!(count(&path, &Query::default()), 2);
-    journal.close().await;
-}
-
 #[test]
 fn transfers_are_pruned_by_the_limits_of_the_journal() {
     let dir = TempDir::new().unwrap();
