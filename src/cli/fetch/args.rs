@@ -22,8 +22,8 @@ Exit codes:
   0    complete and proven
   1    failed
   2    the command line is not right, or the output has unfinished work for another question
-  3    unfinished, also where the disk is full or another run works on this output: run the same command
-       again; it goes on, without a second start
+  3    unfinished, also where the disk is full or another run works on this output:
+       run the same command again; it goes on, without a second start
   4    not authorised
   5    the export failed at Snyk
   6    the files that came are not whole, or do not fit together
