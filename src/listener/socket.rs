@@ -10,6 +10,9 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::{Address, Settings};
 
+/// Connections that may wait to be accepted at a Unix socket, as at TCP's.
+const BACKLOG: i32 = 1_024;
+
 /// A socket that clients connect to.
 #[derive(Debug)]
 pub(super) enum Socket {
@@ -81,17 +84,24 @@ pub(super) async fn bind(address: &Address, settings: &Settings, has_tls: bool) 
 
 fn bind_unix(path: &Path, settings: &Settings) -> io::Result<UnixListener> {
     remove_stale(path)?;
-    // For nobody but its owner until it has its mode: in between, others could connect.
-    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
-    let bound = UnixListener::bind(path);
-    rustix::process::umask(before);
-    let socket = bound?;
+    let socket = bind_private(path)?;
     let (user, group) = settings.unix_owner;
     if user.is_some() || group.is_some() {
         std::os::unix::fs::chown(path, user, group)?;
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(settings.unix_mode))?;
     Ok(socket)
+}
+
+/// Binds a socket for nobody but its owner: until it has its mode, others could connect. Linux takes the mode of a socket
+/// over to its file. The umask would do it too, but belongs to all threads: what others made meanwhile had its mode.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(socket.into())
 }
 
 /// Removes a socket that nobody listens on any more; one that is in use, or no socket, is an error.
@@ -147,4 +157,43 @@ fn passed(settings: &Settings, has_tls: bool) -> io::Result<Vec<Socket>> {
         });
     }
     if sockets.is_empty() { Err(refused("systemd passed no socket (LISTEN_FDS)")) } else { Ok(sockets) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode_of(path: &Path) -> u32 {
+        std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_socket_is_its_owners_from_the_start_and_no_other_file_gets_its_mode() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let made = |name: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, "").expect("written");
+            mode_of(&path)
+        };
+        let before = made("before");
+        let binding: Vec<_> = (0..8)
+            .map(|thread| {
+                let folder = directory.path().to_owned();
+                tokio::task::spawn_blocking(move || {
+                    for number in 0..50 {
+                        let path = folder.join(format!("{thread}-{number}"));
+                        let _socket = bind_private(&path).expect("bound");
+                        assert_eq!(mode_of(&path), 0o600);
+                    }
+                })
+            })
+            .collect();
+        for number in 0..200 {
+            assert_eq!(made(&format!("meanwhile-{number}")), before);
+        }
+        for binding in binding {
+            binding.await.expect("no panic");
+        }
+        assert_eq!(made("after"), before);
+    }
 }
