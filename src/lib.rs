@@ -25,6 +25,7 @@ pub mod credential;
 pub mod file_store;
 pub mod journal;
 pub mod listener;
+pub mod shared;
 pub mod telemetry;
 pub mod upstream;
 

@@ -100,6 +100,22 @@ pub async fn fetch(
     tokio::time::timeout(time, exchange).await.unwrap_or(Err(FetchError::Timeout(time)))
 }
 
+/// Speaks TLS on an open connection to `host` that is for no HTTP.
+///
+/// # Errors
+/// The roots cannot be read, or the handshake fails.
+#[cfg(feature = "shared")]
+pub(crate) async fn tls_stream(
+    stream: tokio::net::TcpStream,
+    host: &str,
+    ca_file: Option<&Path>,
+) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, BoxError> {
+    let mut config = tls(ca_file)?;
+    config.alpn_protocols.clear();
+    let name = rustls_pki_types::ServerName::try_from(host.to_owned())?;
+    Ok(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
+}
+
 /// TLS 1.2 and 1.3 with the platform's roots, or with those in `ca_file` alone.
 fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, TransportError> {
     let mut roots = RootCertStore::empty();

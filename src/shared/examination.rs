@@ -1,0 +1,177 @@
+//! A look at the engine before it is relied on: the scripts, the user's rights, eviction, replicas and the clock.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::connection::EngineConnection;
+use super::error::EngineError;
+use super::script::{FORMAT, Script, ScriptReply};
+use super::settings::Settings;
+use super::{MAX_GAP, milliseconds};
+use crate::clock::Clock;
+
+/// Longest time of the whole look.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Removes what the look wrote.
+const CLEAN: &str = "return redis.call('DEL', KEYS[1], KEYS[2])";
+/// The rights that are needed, as the engine's `ACL SETUSER` takes them.
+const RIGHTS: &str = "-@all +hello +auth +select +script|load +eval +evalsha +subscribe +publish +info +time +hget +hmget +hset +hdel +hgetall +del";
+
+/// The judgement on one thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// As it should be.
+    Good,
+    /// It works, and somebody should look.
+    Warning,
+    /// The engine is of no use like this.
+    Bad,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The thing.
+    pub what: &'static str,
+    /// The judgement.
+    pub judgement: Judgement,
+    /// The facts, and what to set.
+    pub text: String,
+}
+
+/// Looks at the engine.
+pub async fn examine(settings: &Settings, clock: &Clock) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let looked = tokio::time::timeout(LIMIT, look(settings, clock, &mut findings)).await;
+    if let Err(error) = looked.unwrap_or(Err(EngineError::Timeout)) {
+        findings
+            .push(bad("connection", format!("{}: {error}{}", settings.address, advice(settings, &error))));
+    }
+    findings
+}
+
+async fn look(settings: &Settings, clock: &Clock, findings: &mut Vec<Finding>) -> Result<(), EngineError> {
+    let (sender, _messages) = mpsc::unbounded_channel();
+    let channel = format!("{}:holds", settings.prefix);
+    let (connection, driver) = EngineConnection::open(settings, &channel, sender).await?;
+    let looking = async {
+        let server = Facts::of(&connection, "server").await?;
+        let version = server.get("valkey_version").or(server.get("redis_version")).unwrap_or("unknown");
+        findings.push(good("connection", format!("{}, version {version}", settings.address)));
+        findings.push(scripts(&connection, settings, clock).await);
+        findings.push(eviction(&Facts::of(&connection, "memory").await?));
+        findings.extend(replicas(&Facts::of(&connection, "replication").await?));
+        Ok(())
+    };
+    tokio::select! {
+        looked = looking => looked,
+        () = driver => Err(EngineError::Broken("closed by the engine".to_owned())),
+    }
+}
+
+fn advice(settings: &Settings, error: &EngineError) -> String {
+    if let EngineError::Refused(text) | EngineError::Connect(text) = error
+        && ["NOPERM", "WRONGPASS", "NOAUTH"].iter().any(|word| text.contains(word))
+    {
+        let prefix = &settings.prefix;
+        let user = if settings.user.is_empty() { "exportgate" } else { &settings.user };
+        return format!(
+            "; give the user these rights: ACL SETUSER {user} on >PASSWORD ~{prefix}:* &{prefix}:* {RIGHTS}"
+        );
+    }
+    String::new()
+}
+
+/// Runs both scripts, on names of their own.
+async fn scripts(connection: &EngineConnection, settings: &Settings, clock: &Clock) -> Finding {
+    let keys = ["fleet", "ledger"].map(|name| format!("{}:check:{name}", settings.prefix));
+    let common = [FORMAT.to_owned(), MAX_GAP.as_millis().to_string(), "0".to_owned()];
+    let with = |own: &[&str]| {
+        let own = own.iter().map(|text| (*text).to_owned());
+        common.iter().cloned().chain(own).collect::<Vec<_>>()
+    };
+    let began = clock.now();
+    let ran = async {
+        let channel = format!("{}:check:holds", settings.prefix);
+        let beat = connection.run(Script::Beat, &keys[..1], &with(&["check", "check", "1000"])).await;
+        beat.and_then(ScriptReply::checked)?;
+        let reserve = with(&["1", "1", "check", &channel, "10:1000:1"]);
+        let reply = connection.run(Script::Reserve, &keys, &reserve).await.and_then(ScriptReply::checked)?;
+        connection.look(&["EVAL", CLEAN, "2", &keys[0], &keys[1]]).await?;
+        reply.number(Script::Reserve.place_of_time())
+    };
+    match ran.await {
+        Ok(time) => {
+            let ended = clock.now();
+            let took = ended.mono.saturating_duration_since(began.mono);
+            let ours = ended.wall.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            let apart = (milliseconds(ours) - time).unsigned_abs() / 1_000;
+            let slow = slow(took, settings.timeout);
+            let text = format!(
+                "they run; four calls took {} ms; its clock is {apart} s from ours, which does no harm{slow}",
+                took.as_millis()
+            );
+            let judgement = if slow.is_empty() { Judgement::Good } else { Judgement::Warning };
+            Finding { what: "scripts", judgement, text }
+        }
+        Err(error) => bad("scripts", format!("{error}{}", advice(settings, &error))),
+    }
+}
+
+fn slow(took: Duration, timeout: Duration) -> &'static str {
+    if took > timeout * 2 { "; too slow: bring it nearer, or raise shared.timeout" } else { "" }
+}
+
+fn eviction(memory: &Facts) -> Finding {
+    let policy = memory.get("maxmemory_policy").unwrap_or("unknown");
+    let is_bounded = memory.get("maxmemory").is_some_and(|most| most != "0");
+    if is_bounded && policy.starts_with("allkeys") {
+        let text = format!(
+            "maxmemory-policy is {policy}: the ledgers may be evicted, and each time the common part is shut for a minute; set noeviction or volatile-lru"
+        );
+        return Finding { what: "eviction", judgement: Judgement::Warning, text };
+    }
+    good("eviction", format!("maxmemory-policy is {policy}"))
+}
+
+fn replicas(replication: &Facts) -> Option<Finding> {
+    if replication.get("role").is_some_and(|role| role != "master") {
+        return Some(bad("replicas", "this is a replica: name the primary".to_owned()));
+    }
+    let count = replication.get("connected_slaves").unwrap_or("0");
+    if count == "0" {
+        return None;
+    }
+    let text = format!(
+        "{count} connected; min-replicas-to-write should be 1 or more, so that a primary that is cut off grants nothing beside another one"
+    );
+    let is_safe = replication.get("min_slaves_good_slaves").is_some();
+    let judgement = if is_safe { Judgement::Good } else { Judgement::Warning };
+    Some(Finding {
+        what: "replicas",
+        judgement,
+        text: if is_safe { format!("{count} connected") } else { text },
+    })
+}
+
+/// A section of the answer to `INFO`, as lines.
+struct Facts(Vec<String>);
+
+impl Facts {
+    async fn of(connection: &EngineConnection, section: &str) -> Result<Self, EngineError> {
+        connection.look(&["INFO", section]).await.map(Self)
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+    }
+}
+
+fn good(what: &'static str, text: String) -> Finding {
+    Finding { what, judgement: Judgement::Good, text }
+}
+
+fn bad(what: &'static str, text: String) -> Finding {
+    Finding { what, judgement: Judgement::Bad, text }
+}

@@ -1,0 +1,81 @@
+//! The scripts, and what they answer.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use super::error::EngineError;
+
+/// The work of a connection, to be polled for as long as it is used.
+pub(super) type ConnectionDriver = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A message on the channel of holds.
+#[derive(Debug)]
+pub(super) struct HoldMessage(pub(super) String);
+
+/// The format of fleet and ledgers. Gateways with another one have their own parts alone.
+pub(super) const FORMAT: &str = "1";
+
+const RESERVE: &str = concat!(include_str!("epoch.lua"), include_str!("reserve.lua"));
+const BEAT: &str = concat!(include_str!("epoch.lua"), include_str!("beat.lua"));
+
+/// A script on the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Script {
+    /// Asks for grants.
+    Reserve,
+    /// Says that a member lives.
+    Beat,
+}
+
+impl Script {
+    pub(super) const ALL: [Self; 2] = [Self::Reserve, Self::Beat];
+
+    pub(super) const fn text(self) -> &'static str {
+        match self {
+            Self::Reserve => RESERVE,
+            Self::Beat => BEAT,
+        }
+    }
+
+    /// The place of the engine's time in an answer.
+    pub(super) const fn place_of_time(self) -> usize {
+        match self {
+            Self::Reserve => 5,
+            Self::Beat => 3,
+        }
+    }
+}
+
+/// A value of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ReplyValue {
+    Number(i64),
+    Text(String),
+}
+
+/// The answer of a script.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ScriptReply(pub(super) Vec<ReplyValue>);
+
+impl ScriptReply {
+    /// An answer of another format is of no use.
+    pub(super) fn checked(self) -> Result<Self, EngineError> {
+        match self.text(0) {
+            Some("ok") => Ok(self),
+            Some("format") => Err(EngineError::Format(self.text(1).unwrap_or_default().to_owned())),
+            _ => Err(EngineError::Unreadable),
+        }
+    }
+
+    pub(super) fn number(&self, at: usize) -> Result<i64, EngineError> {
+        if let Some(ReplyValue::Number(number)) = self.0.get(at) {
+            Ok(*number)
+        } else {
+            Err(EngineError::Unreadable)
+        }
+    }
+
+    pub(super) fn text(&self, at: usize) -> Option<&str> {
+        if let Some(ReplyValue::Text(text)) = self.0.get(at) { Some(text) } else { None }
+    }
+}

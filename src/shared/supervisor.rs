@@ -1,0 +1,136 @@
+//! The task that keeps the connection: it connects, calls each second as a member, hears of holds, and connects again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::EngineConnection;
+use super::error::EngineError;
+use super::script::{HoldMessage, Script, ScriptReply};
+use super::{Engine, FleetNews, Live, Shared, duration, lock};
+
+/// Interval of a member's calls.
+const BEAT: Duration = Duration::from_secs(1);
+/// Bounds of the pause between two tries to connect; it is chosen by chance below a bound that doubles.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Longest time to connect: name, TCP, TLS and the first answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Shared {
+    /// Keeps a connection, for ever.
+    pub async fn run(self) {
+        let inner = &*self.0;
+        let mut bound = PAUSES.0;
+        loop {
+            match inner.connected().await {
+                Ok(true) => bound = PAUSES.0,
+                Ok(false) => {}
+                Err(error) => {
+                    lock(&inner.state).alone(&error, inner.clock.now());
+                    inner.tell(FleetNews::Alone);
+                }
+            }
+            tokio::time::sleep(bound.mul_f64(fastrand::f64())).await;
+            bound = (bound * 2).min(PAUSES.1);
+        }
+    }
+}
+
+impl Engine {
+    /// Keeps one connection until it breaks. True if it was of use.
+    async fn connected(&self) -> Result<bool, EngineError> {
+        let (sender, messages) = mpsc::unbounded_channel();
+        let channel = self.channel();
+        let opened = EngineConnection::open(&self.settings, &channel, sender);
+        let opened = tokio::time::timeout(CONNECT_TIMEOUT, opened).await;
+        let (connection, driver) = opened.unwrap_or(Err(EngineError::Timeout))?;
+        self.counts.connected();
+        self.timeouts.store(0, Ordering::SeqCst);
+        lock(&self.time).forget();
+        let live = Arc::new(Live { connection, given_up: CancellationToken::new() });
+        self.connection.store(Some(Arc::clone(&live)));
+        let was_up = AtomicBool::new(false);
+        tokio::select! {
+            () = driver => {
+                self.judge(&live, &EngineError::Broken("closed by the engine".to_owned()), false);
+            }
+            () = live.given_up.cancelled() => {}
+            () = self.beats(&was_up) => {}
+            () = self.hear(messages) => {}
+        }
+        self.connection.store(None);
+        Ok(was_up.into_inner())
+    }
+
+    async fn beats(&self, was_up: &AtomicBool) {
+        let mut ticks = tokio::time::interval(BEAT);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if self.beat().await.is_ok() {
+                was_up.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Hears `NAME MILLISECONDS` on the channel of holds, until the connection ends.
+    async fn hear(&self, mut messages: mpsc::UnboundedReceiver<HoldMessage>) {
+        while let Some(HoldMessage(text)) = messages.recv().await {
+            let Some((name, left)) = text.split_once(' ') else { continue };
+            let Ok(left) = left.parse::<i64>() else { continue };
+            self.tell(FleetNews::Hold(name.into(), (left > 0).then(|| duration(left))));
+        }
+        // The end of the connection is seen by its driver.
+        std::future::pending::<()>().await;
+    }
+
+    /// Calls as a member.
+    async fn beat(&self) -> Result<(), EngineError> {
+        let silence = self.settings.silence.as_millis().to_string();
+        let own = [self.id.clone(), self.split.clone(), silence];
+        let reply = self.call(Script::Beat, &[self.fleet_key()], &own).await?;
+        let place = u32::try_from(reply.number(1)?).unwrap_or(0);
+        let members = u32::try_from(reply.number(2)?).unwrap_or(0);
+        let has_own = place > 0 && place <= self.settings.gateways;
+        self.note(place, members);
+        self.tell(FleetNews::Up { has_own, members });
+        self.hold(&reply);
+        Ok(())
+    }
+
+    /// Notes the place among the members, and logs what should not be.
+    fn note(&self, place: u32, members: u32) {
+        let mut state = lock(&self.state);
+        state.connected(self.clock.now());
+        let before = std::mem::replace(&mut state.place, place);
+        state.members = members;
+        let gateways = self.settings.gateways;
+        if place == before {
+            return;
+        }
+        if place == 0 {
+            tracing::warn!(
+                "other gateways split the budget in another way; no own part for this one until they have stopped for a minute"
+            );
+        } else if place > gateways {
+            tracing::error!(
+                place,
+                gateways,
+                "more gateways than shared.gateways; no own part of the budget for this one: raise shared.gateways on all of them"
+            );
+        } else {
+            tracing::info!(place, members, "member of the fleet");
+        }
+    }
+
+    fn hold(&self, reply: &ScriptReply) {
+        for at in (4..).step_by(2) {
+            let (Some(name), Ok(left)) = (reply.text(at), reply.number(at + 1)) else { return };
+            self.tell(FleetNews::Hold(name.into(), Some(duration(left))));
+        }
+    }
+}
