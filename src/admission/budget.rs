@@ -37,7 +37,8 @@ impl BudgetWindow {
     /// The limit at `now`.
     fn most(&self, now: Instant) -> u32 {
         let told = self.told.filter(|(_, until)| *until > now).map(|(most, _)| most);
-        told.map_or(self.limit.most, |told| told.min(self.limit.most)).max(1)
+        // Nonsense of Snyk's closes nothing for good. A limit of ours that allows none does.
+        told.map_or(self.limit.most, |told| told.max(1).min(self.limit.most))
     }
 
     /// The part that others leave of it, and the end of that limit.
@@ -84,7 +85,8 @@ impl Budget {
         };
         let free_of = |window: &BudgetWindow| {
             let length = self.length(window);
-            let own = free(window.most(now), length);
+            let most = window.most(now);
+            let own = if most == 0 { Some(now + length) } else { free(most, length) };
             // With no room at all it is free when that counts no more.
             let shared = window.shared(now).and_then(|(most, until)| {
                 (self.within(length, now) >= most)
@@ -134,7 +136,7 @@ impl Budget {
 
     /// The longest time between two sends, where they are spread evenly.
     pub(super) fn interval(&self, now: Instant) -> Duration {
-        let interval = |window: &BudgetWindow| window.limit.window / window.most(now);
+        let interval = |window: &BudgetWindow| window.limit.window / window.most(now).max(1);
         self.windows.iter().map(interval).max().unwrap_or_default()
     }
 
@@ -326,6 +328,18 @@ mod tests {
         assert_eq!((left(&budget, now), budget.next(now), budget.paced(now)), (159, now, now));
         budget.learn(hour, Some(7), Duration::MAX, now);
         assert_eq!(left(&budget, now), 7);
+    }
+
+    #[test]
+    fn a_limit_of_none_lets_nothing_through_and_snyks_nonsense_does_not_make_one() {
+        let now = Instant::now();
+        let none = Limit { most: 0, window: Duration::from_secs(10) };
+        let mut budget = Budget::new(vec![none], Duration::ZERO);
+        assert_eq!(budget.next(now), now + Duration::from_secs(10));
+        assert_eq!(budget.paced(now), now + Duration::from_secs(10));
+        budget.set_limits(vec![Limit { most: 1, ..none }]);
+        budget.learn(none, None, Duration::MAX, now);
+        assert_eq!(budget.next(now), now);
     }
 
     #[test]

@@ -9,8 +9,10 @@
 
 mod backoff;
 mod budget;
+mod calls;
 mod candidate;
 mod circuits;
+mod common;
 mod fair_queue;
 mod queue;
 mod rate_fields;
@@ -39,6 +41,8 @@ pub use backoff::BackoffSettings;
 pub use budget::Limit;
 pub use candidate::{AdmissionRefusal, Candidate, Level, Obstacle, QueueId};
 pub use circuits::{BreakerSettings, Evidence, Resource};
+pub(crate) use common::kept_in_common;
+pub use common::{CommonAnswer, CommonCall, CommonSettings, EngineNews};
 pub use queue::{Confirmation, Queue};
 pub(crate) use rate_fields::limits_told;
 pub use rate_fields::{Bucket, CallKind, RateFields};

@@ -37,14 +37,16 @@ pub struct Queue {
     clock: Clock,
     state: Mutex<QueueState>,
     /// Something came, ended or left.
-    changed: Notify,
+    pub(super) changed: Notify,
+    /// There is a call to the shared engine to be made.
+    pub(super) has_call: Notify,
     /// Its credential is gone: it ends when nobody waits in it.
     is_retired: AtomicBool,
 }
 
 #[derive(Debug)]
-struct QueueState {
-    rules: Rules,
+pub(super) struct QueueState {
+    pub(super) rules: Rules,
     waiting: HashMap<QueueId, QueueWaiter>,
     /// The reads that may be ended, for all their clients have left.
     abandoned: HashMap<SlotId, Arc<Notify>>,
@@ -53,7 +55,7 @@ struct QueueState {
     /// It knows what was sent in the last hour. One that was made later than others does not at first.
     is_informed: bool,
     /// It lets nothing through any more.
-    is_over: bool,
+    pub(super) is_over: bool,
 }
 
 #[derive(Debug)]
@@ -94,6 +96,7 @@ impl Queue {
             clock,
             state: Mutex::new(state),
             changed: Notify::new(),
+            has_call: Notify::new(),
             is_retired: AtomicBool::new(false),
         })
     }
@@ -181,7 +184,11 @@ impl Queue {
 
     /// Lets requests through, until it is retired. What others sent in the last hour should be known by then.
     pub async fn run(self: Arc<Self>) {
-        self.state().is_running = true;
+        {
+            let (mut state, now) = (self.state(), self.now());
+            state.rules.begin(now);
+            state.is_running = true;
+        }
         loop {
             let changed = self.changed.notified();
             let next = self.advance();
@@ -204,6 +211,9 @@ impl Queue {
     fn is_over(&self) -> bool {
         let mut state = self.state();
         state.is_over = state.waiting.is_empty();
+        if state.is_over {
+            self.has_call.notify_one();
+        }
         state.is_over
     }
 
@@ -238,18 +248,22 @@ impl Queue {
                 Step::Idle => break None,
             }
         };
+        let has_call = state.rules.has_call(now);
         drop(state);
         for (reply, answer) in replies {
             let _ = reply.send(answer);
         }
+        if has_call {
+            self.has_call.notify_one();
+        }
         next
     }
 
-    fn now(&self) -> Instant {
+    pub(super) fn now(&self) -> Instant {
         self.clock.now().mono
     }
 
-    fn state(&self) -> MutexGuard<'_, QueueState> {
+    pub(super) fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -318,7 +332,7 @@ impl Drop for LaneSlot {
     fn drop(&mut self) {
         let now = self.queue.now();
         let RequestEnd { mut outcome, rate, kind, .. } = std::mem::take(&mut self.end);
-        let somebody_waits = {
+        let (somebody_waits, has_call) = {
             let mut state = self.queue.state();
             state.abandoned.remove(&self.grant.slot);
             let was_paused = state.rules.is_backing_off(now);
@@ -329,10 +343,13 @@ impl Drop for LaneSlot {
             state.rules.learn(&rate, kind, now);
             let is_over = was_paused && !state.rules.is_backing_off(now);
             self.log(&outcome, state.rules.pause_for(self.candidate.start.as_ref(), now), is_over);
-            state.rules.waiting() > 0
+            (state.rules.waiting() > 0, state.rules.has_call(now))
         };
         if somebody_waits {
             self.queue.changed.notify_one();
+        }
+        if has_call {
+            self.queue.has_call.notify_one();
         }
     }
 }
@@ -373,6 +390,7 @@ mod tests {
         let settings = LaneSettings {
             limits: vec![Limit { most: 100, window: seconds(60) }],
             account: vec![Limit { most: 100, window: seconds(60) }],
+            common: None,
             starts: None,
             margin: Duration::ZERO,
             backoff: BackoffSettings { usual: seconds(60), most: seconds(600), ramp: 10 },

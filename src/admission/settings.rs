@@ -6,6 +6,7 @@ use super::Api;
 use super::backoff::BackoffSettings;
 use super::budget::Limit;
 use super::circuits::BreakerSettings;
+use super::common::CommonSettings;
 use super::retry::RetrySettings;
 
 /// The rate limit, the queue, the backoff, retries and circuits.
@@ -35,7 +36,9 @@ impl Settings {
 pub struct LaneSettings {
     /// Snyk's limits, as far as they are ours.
     pub limits: Vec<Limit>,
-    /// The same, of the whole account: rate fields that tell these are about it.
+    /// The part that many machines have in common; `limits` are this machine's own part then.
+    pub common: Option<CommonSettings>,
+    /// Snyk's limits of the whole account: rate fields that tell these are about it.
     pub account: Vec<Limit>,
     /// Start calls in an hour and scope; `None` leaves it to Snyk to refuse.
     pub starts: Option<u32>,

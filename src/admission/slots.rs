@@ -22,6 +22,8 @@ pub(super) struct Running {
     pub(super) start: Option<Arc<str>>,
     /// The time at which the budget counts it.
     pub(super) counted: Option<Instant>,
+    /// The time by which it must be sent, where it has a grant of the common part: the own budget does not count it then.
+    pub(super) common_until: Option<Instant>,
     /// True if it was confirmed: it counts from then on, whether it is sent or not.
     pub(super) is_confirmed: bool,
     /// The time since which nobody waits for it.
@@ -58,6 +60,7 @@ impl Slots {
                 client: Arc::clone(client),
                 start: start.cloned(),
                 counted: Some(now),
+                common_until: None,
                 is_confirmed: false,
                 abandoned: None,
             },

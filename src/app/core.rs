@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::fleet::Fleet;
 use super::{ClientsInForce, StartError, queues};
 use crate::access::Access;
 use crate::admission::Admission;
@@ -31,6 +32,7 @@ pub(super) struct Core {
     pub(super) retrieval: Arc<Retrieval>,
     pub(super) downloads: Downloads,
     pub(super) gateway: Arc<Gateway>,
+    pub(super) fleet: Option<Fleet>,
 }
 
 impl Core {
@@ -50,6 +52,7 @@ impl Core {
         let root = upstream.root().to_string();
         let admission = Admission::new(root.as_str().into(), clock.clone(), &config.admission, &names);
         let journal = Journal::open(config.journal.clone(), clock.clone());
+        let fleet = Fleet::new(config, &root, clock.clone());
         queues::follow(&journal, admission.clone(), root, clock.clone());
         let metrics = Arc::new(Metrics::default());
         let traces = config.traces.as_ref().map(Traces::open).transpose()?;
@@ -75,7 +78,7 @@ impl Core {
             shutdown: parts.shutdown.clone(),
         };
         let gateway = Arc::new(Gateway::new(settings(config), with));
-        Ok(Self { parts, access, credentials, memory, file_store, retrieval, downloads, gateway })
+        Ok(Self { parts, access, credentials, memory, file_store, retrieval, downloads, gateway, fleet })
     }
 
     pub(super) fn clients(&self) -> ClientsInForce {

@@ -2,6 +2,7 @@
 
 mod admin_thread;
 mod core;
+mod fleet;
 mod queues;
 mod reload;
 mod reload_tasks;
@@ -179,7 +180,10 @@ impl App {
         for address in self.listener.addresses() {
             tracing::info!(server.address = %address, "listening");
         }
-        queues::run(&admission.queues(), journal, shutdown);
+        if let Some(fleet) = &self.core.fleet {
+            fleet.run(admission.clone(), shutdown);
+        }
+        queues::run(&admission.queues(), journal, self.core.fleet.as_ref(), shutdown);
         let stop = Arc::clone(&self.reloader.stop);
         if let Some(reload) = self.reload {
             reload.spawn(self.reloader);

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::fleet::Fleet;
 use crate::admission::{Admission, Api, Lane, Queues, SentElsewhere};
 use crate::clock::{Clock, Now};
 use crate::journal::{Journal, RecordedSend, RecordedSends};
@@ -9,8 +10,11 @@ use crate::shutdown::Shutdown;
 
 /// Runs `queues`, when it is known what was sent in the last hour. Requests in flight may wait in them until the last of them has
 /// ended.
-pub(super) fn run(queues: &Queues, journal: &Journal, shutdown: &Shutdown) {
-    for queue in queues.values() {
+pub(super) fn run(queues: &Queues, journal: &Journal, fleet: Option<&Fleet>, shutdown: &Shutdown) {
+    for (lane, queue) in queues {
+        if let Some(fleet) = fleet {
+            shutdown.spawn_helper(fleet.clone().serve(lane.clone(), queue.clone()));
+        }
         let (queue, journal) = (queue.clone(), journal.clone());
         shutdown.spawn_helper(async move {
             journal.look().await;

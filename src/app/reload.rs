@@ -161,7 +161,7 @@ impl Reloader {
         let new_queues = admission.set(&new.admission, &both);
         if !new_queues.is_empty() {
             journal.recall();
-            queues::run(&new_queues, journal, shutdown);
+            queues::run(&new_queues, journal, core.fleet.as_ref(), shutdown);
         }
         upstream.set(&new.upstream);
         core.file_store.set(new.files.clone());
@@ -224,8 +224,14 @@ impl Reloader {
         let tls_switched = new.tls.is_some() != self.in_force.tls.is_some();
         let clients_switched = new.clients_file.is_some() != self.in_force.clients_file.is_some();
         needs_restart(key)
+            || (key.starts_with("budget.") && self.is_shared(new))
             || (key.starts_with("tls.") && tls_switched)
             || (key == "access.clients_file" && clients_switched)
+    }
+
+    /// True if the limits are split among many gateways: they change together, by restarts.
+    fn is_shared(&self, new: &Config) -> bool {
+        self.in_force.shared.is_some() || new.shared.is_some()
     }
 
     /// Keeps the values of the keys that take effect after a restart only.
@@ -241,6 +247,17 @@ impl Reloader {
         if new.clients_file.is_some() != before.clients_file.is_some() {
             new.clients_file.clone_from(&before.clients_file);
             new.access.clients.clone_from(&before.access.clients);
+        }
+        if self.is_shared(new) {
+            for (new, fixed) in [
+                (&mut new.admission.rest, &before.admission.rest),
+                (&mut new.admission.v1, &before.admission.v1),
+            ] {
+                new.limits.clone_from(&fixed.limits);
+                new.common.clone_from(&fixed.common);
+                new.account.clone_from(&fixed.account);
+                new.starts = fixed.starts;
+            }
         }
         if let (Some(tls), Some(fixed)) = (&mut new.admin.tls, &before.admin.tls) {
             tls.client_ca.clone_from(&fixed.client_ca);

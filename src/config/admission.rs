@@ -3,10 +3,23 @@
 use std::time::Duration;
 
 use super::reader::Reader;
-use crate::admission::{BackoffSettings, BreakerSettings, LaneSettings, Limit, RetrySettings, Settings};
+use crate::admission::{
+    BackoffSettings, BreakerSettings, CommonSettings, LaneSettings, Limit, RetrySettings, Settings,
+    kept_in_common,
+};
+use crate::shared;
+
+/// The division of the limits among gateways, where they share an engine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Split {
+    /// Most gateways that have an own part.
+    pub(super) gateways: u32,
+    /// The part of the limits that is divided into own parts.
+    pub(super) own: f64,
+}
 
 /// With clients of a file, there may be several, and one leaves slots for the others.
-pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Settings {
+pub(super) fn read(r: &mut Reader<'_>, several_clients: bool, split: Option<Split>) -> Settings {
     let per_second = r.number("budget.per_second", 1..=1_000_000);
     let per_minute = r.number("budget.per_minute", 1..=1_000_000);
     let per_hour = r.number("budget.per_hour", 1..=10_000_000);
@@ -26,6 +39,7 @@ pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Settings {
     let of_v1 = limits([v1_per_second, v1, v1.saturating_mul(30)]);
     let rest = LaneSettings {
         limits: account.iter().map(ours).collect(),
+        common: None,
         account,
         starts,
         margin: MARGIN,
@@ -36,7 +50,40 @@ pub(super) fn read(r: &mut Reader<'_>, several_clients: bool) -> Settings {
         several_clients,
     };
     let v1 = LaneSettings { limits: of_v1.iter().map(ours).collect(), account: of_v1, ..rest.clone() };
+    let [rest, v1] = all_divided(r, [rest, v1], split);
     Settings { rest, v1, retry: retry(r), breaker: breaker(r) }
+}
+
+/// The lanes of one of many gateways, where there are many. Each minute must have a request.
+fn all_divided(r: &mut Reader<'_>, lanes: [LaneSettings; 2], split: Option<Split>) -> [LaneSettings; 2] {
+    let Some(split) = split else { return lanes };
+    for (key, lane) in ["budget.per_hour", "budget.v1_per_minute"].into_iter().zip(&lanes) {
+        if kept_in_common(&lane.limits).iter().any(|limit| limit.most == 0) {
+            let what = "with shared.url each minute has a sixtieth of the hour, and that is less than one request: raise it";
+            r.invalid(key, what);
+        }
+    }
+    lanes.map(|lane| divided(lane, split))
+}
+
+/// The lane of one of many gateways: its own part, rounded down, and what is left when all have theirs.
+fn divided(lane: LaneSettings, split: Split) -> LaneSettings {
+    let all = kept_in_common(&lane.limits);
+    let own = |limit: &Limit| part(limit.most, split.own / f64::from(split.gateways));
+    let common = |limit: &Limit| Limit { most: limit.most - own(limit) * split.gateways, ..*limit };
+    let common = CommonSettings {
+        limits: all.iter().map(common).collect(),
+        margin: lane.margin,
+        longest: all.iter().map(|limit| limit.window).max().unwrap_or_default()
+            + lane.margin
+            + shared::MARGIN,
+        has_others: split.gateways > 1,
+    };
+    // The hour counts with the minutes, where all of it is our own.
+    let is_all_own = common.limits.iter().all(|limit| limit.most == 0);
+    let limits = if is_all_own { lane.limits } else { all };
+    let limits = limits.iter().map(|limit| Limit { most: own(limit), ..*limit }).collect();
+    LaneSettings { limits, common: Some(common), ..lane }
 }
 
 /// Limits for a second, a minute and an hour.

@@ -20,6 +20,7 @@ mod otlp;
 mod problem;
 mod reader;
 mod routes;
+mod shared;
 mod shutdown;
 mod sources;
 mod tls;
@@ -58,6 +59,8 @@ pub struct Config {
     pub upstream: crate::upstream::Settings,
     /// `[budget]`, `[queue]`, `[backoff]`, `[retry]` and `[breaker]`.
     pub admission: crate::admission::Settings,
+    /// `[shared]`.
+    pub shared: Option<crate::shared::Settings>,
     /// `[credential]` and `SNYK_TOKEN`.
     pub credential: crate::credential::Settings,
     /// `[cache]`.
@@ -101,17 +104,16 @@ impl Config {
         listener.has_clients = access.clients_file.is_some();
         access::check_addresses(reader, &listener, tls.is_some());
         let credential = credential::read(reader, &upstream, &plain);
-        let admission = admission::read(reader, listener.has_clients);
+        let (shared, split) = shared::read(reader).unzip();
+        let admission = admission::read(reader, listener.has_clients, split);
         let cache = cache::read(reader, upstream.max_answer);
         let (files, files_basic) = files::read(reader);
         access.settings.files_basic = files_basic;
         let (forward_other, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
         let admin = admin::read(reader, &listener, tls.as_ref());
         let keys = access.settings.clients.iter().flatten().filter_map(ClientSettings::expiring);
-        let expiring = expiring.into_iter().flatten().chain(keys);
-        note_expiry(reader, expiring, admin.warn_before);
-        let shutdown = shutdown::read(reader);
-        let traces = otlp::read(reader, &plain);
+        note_expiry(reader, expiring.into_iter().flatten().chain(keys), admin.warn_before);
+        let (shutdown, traces) = (shutdown::read(reader), otlp::read(reader, &plain));
         Some(Self {
             listener,
             tls,
@@ -120,6 +122,7 @@ impl Config {
             reload_interval: access.reload_interval,
             upstream,
             admission,
+            shared,
             credential: credential?,
             cache,
             files,

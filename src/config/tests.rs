@@ -52,6 +52,30 @@ fn nothing_but_a_token_is_needed() {
     assert_eq!(config.journal.path, PathBuf::from("/home/u/.local/state/exportgate/journal.db"));
 }
 
+#[cfg(feature = "shared")]
+#[test]
+fn own_parts_and_the_common_part_are_the_limit_whatever_the_split() {
+    for (gateways, own) in [(1, "0.25"), (4, "0.25"), (7, "0.9"), (8, "1.0"), (1_000, "0.5"), (3, "0.0")] {
+        let file =
+            format!("budget.share = 0.7\n[shared]\nurl = 'unix:/s'\ngateways = {gateways}\nown = {own}");
+        let admission = resolve(&file, &[], &[]).expect("a configuration").admission;
+        for (lane, expected) in
+            [(admission.rest, [(1, 112), (60, 1_134)]), (admission.v1, [(1, 140), (60, 700)])]
+        {
+            let common = lane.common.expect("a common part").limits;
+            for (limit, (seconds, most)) in common.iter().zip(expected) {
+                let own = lane.limits.iter().find(|own| own.window == limit.window).expect("an own part");
+                assert_eq!(limit.window, Duration::from_secs(seconds));
+                assert_eq!(own.most * gateways + limit.most, most, "{gateways} {own:?} {limit:?}");
+            }
+        }
+    }
+    assert!(
+        problems("budget.v1_per_minute = 1\n[shared]\nurl = 'unix:/s'", &[]).contains("budget.v1_per_minute")
+    );
+    assert!(problems("budget.per_hour = 59\n[shared]\nurl = 'unix:/s'", &[]).contains("budget.per_hour"));
+}
+
 #[test]
 fn flags_come_before_variables_before_the_file_before_snyk_api() {
     let root = |file: &str, env: &[(&str, &str)], flags: &[(&str, &str, &str)]| {

@@ -21,6 +21,7 @@ fn settings() -> LaneSettings {
     LaneSettings {
         limits: vec![limit(160, 1), limit(1_620, 60), limit(97_200, 3_600)],
         account: vec![limit(160, 1), limit(1_620, 60), limit(97_200, 3_600)],
+        common: None,
         starts: None,
         margin: Duration::from_millis(250),
         backoff: BackoffSettings { usual: seconds(60), most: seconds(600), ramp: 10 },

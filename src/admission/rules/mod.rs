@@ -4,6 +4,7 @@
 //! confirmed when it is about to be sent ([`Rules::confirm`]): by then the sends of other processes are known, and it
 //! counts from then on. `queue` waits and wakes.
 
+mod common;
 mod outcome;
 mod refusals;
 
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::budget::Budget;
 use super::candidate::{AdmissionRefusal, Candidate, Obstacle, QueueId};
+use super::common::CommonPart;
 use super::fair_queue::FairQueue;
 use super::settings::LaneSettings;
 use super::slots::{SlotId, Slots};
@@ -66,6 +68,10 @@ struct QueueEntry {
 pub struct Rules {
     settings: LaneSettings,
     budget: Budget,
+    /// The part that other machines have too; then `budget` is this machine's own part.
+    common: Option<CommonPart>,
+    /// Requests of the last hour are known, so a journal is there that forgot nothing.
+    has_history: bool,
     backoff: Backoff,
     starts: HashMap<Arc<str>, ScopeStarts>,
     queue: FairQueue<QueueEntry>,
@@ -81,6 +87,8 @@ impl Rules {
     pub fn new(settings: LaneSettings) -> Self {
         Self {
             budget: Budget::new(settings.limits.clone(), settings.margin),
+            common: None,
+            has_history: false,
             backoff: Backoff::new(settings.backoff),
             starts: HashMap::new(),
             queue: FairQueue::default(),
@@ -155,8 +163,11 @@ impl Rules {
         if self.slots.len() >= self.settings.max_running {
             return Err(None);
         }
-        let free = self.backoff.circuit.free_at(now).max(self.budget.paced(now));
-        if free > now { Err(Some(free)) } else { Ok(()) }
+        let free = self.backoff.circuit.free_at(now);
+        if free > now {
+            return Err(Some(free));
+        }
+        self.room(now).map(drop)
     }
 
     /// True if a request waits for nothing but a slot.
@@ -168,7 +179,7 @@ impl Rules {
             entry.candidate.start.as_ref().is_none_or(may_start)
                 && !self.has_slot_for(&entry.candidate.client)
         };
-        may_send && self.budget.paced(now) <= now && self.queue.iter().any(lacks)
+        may_send && self.room(now).is_ok() && self.queue.iter().any(lacks)
     }
 
     /// Takes who is next out of the queue; where none may go, when the first of the held starts among them may.
@@ -197,8 +208,8 @@ impl Rules {
     /// Gives a request its slot. The budget counts it already, so that others are not let through in its place.
     fn let_through(&mut self, candidate: &Candidate, now: Instant) -> Grant {
         let start = candidate.start.as_ref();
-        self.budget.spend(now, now);
         let slot = self.slots.take(&candidate.client, start, now);
+        self.spend(slot, now);
         let is_probe = self.backoff.sent(now);
         let starts = start.map(|scope| starts_of(&mut self.starts, scope, &self.settings));
         let is_probe_of_starts = starts.is_some_and(|starts| {
@@ -213,20 +224,31 @@ impl Rules {
     /// it must not be sent: other processes have used a window up meanwhile, or a 429 came. Then it is not counted.
     pub fn confirm(&mut self, slot: SlotId, now: Instant) -> bool {
         let Some(running) = self.slots.get_mut(slot) else { return false };
+        let common_until = running.common_until;
+        let has_own = self.common.as_ref().is_none_or(|common| common.owns(now));
         if let Some(at) = running.counted.take() {
-            self.budget.take_back(at);
+            if common_until.is_none() {
+                self.budget.take_back(at);
+            }
             if let Some(starts) = running.start.as_ref().and_then(|scope| self.starts.get_mut(scope)) {
                 starts.budget.take_back(at);
             }
         }
         let starts = running.start.as_ref().and_then(|scope| self.starts.get_mut(scope));
-        let is_free = |backoff: &Backoff, budget: &Budget| {
-            backoff.circuit.until(now).is_none() && budget.next(now) <= now
+        let is_open = |backoff: &Backoff| backoff.circuit.until(now).is_none();
+        let has_room = match common_until {
+            Some(until) => now < until,
+            None => has_own && self.budget.next(now) <= now,
         };
-        let may_go = is_free(&self.backoff, &self.budget)
-            && starts.as_ref().is_none_or(|starts| is_free(&starts.backoff, &starts.budget));
+        let may_go = has_room
+            && is_open(&self.backoff)
+            && starts
+                .as_ref()
+                .is_none_or(|starts| is_open(&starts.backoff) && starts.budget.next(now) <= now);
         if may_go {
-            self.budget.spend(now, now);
+            if common_until.is_none() {
+                self.budget.spend(now, now);
+            }
             if let Some(starts) = starts {
                 starts.budget.spend(now, now);
             }
@@ -253,6 +275,7 @@ impl Rules {
 
     /// Counts a request that another process sent at `at`; `start` is the scope of a start call.
     pub fn sent_elsewhere(&mut self, start: Option<&Arc<str>>, at: Instant, now: Instant) {
+        self.has_history = true;
         self.budget.spend(at, now);
         if let Some(scope) = start.filter(|_| self.settings.starts.is_some()) {
             starts_of(&mut self.starts, scope, &self.settings).budget.spend(at, now);
@@ -310,6 +333,9 @@ impl Rules {
     /// Goes by other settings from now on; what was sent, the backoff and the queue stay.
     pub fn set(&mut self, settings: LaneSettings) {
         self.budget.set_limits(settings.limits.clone());
+        if settings.common.is_none() {
+            self.common = None;
+        }
         self.backoff.settings = settings.backoff;
         for starts in self.starts.values_mut() {
             starts.backoff.settings = settings.backoff;
@@ -349,6 +375,7 @@ mod tests {
         LaneSettings {
             limits: vec![limit(160, 1), limit(1_620, 60), limit(97_200, 3_600)],
             account: vec![limit(160, 1), limit(1_620, 60), limit(97_200, 3_600)],
+            common: None,
             starts: None,
             margin: Duration::ZERO,
             backoff: BackoffSettings { usual: seconds(60), most: seconds(600), ramp: 10 },

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::budget::Limit;
+use super::super::common::HoldNews;
 use super::super::rate_fields::{Bucket, CallKind, RateFields};
 use super::{Grant, Rules, starts_of};
 
@@ -32,7 +33,11 @@ impl Rules {
         let mut starts =
             running.start.as_ref().map(|scope| starts_of(&mut self.starts, scope, &self.settings));
         if let Some(at) = running.counted.filter(|_| !running.is_confirmed) {
-            self.budget.take_back(at);
+            match (running.common_until, &mut self.common) {
+                (None, _) => self.budget.take_back(at),
+                (Some(until), Some(common)) => common.give_back(until),
+                (Some(_), None) => {}
+            }
             if let Some(starts) = &mut starts {
                 starts.budget.take_back(at);
             }
@@ -45,6 +50,9 @@ impl Rules {
                 self.backoff.answered(grant.is_probe, now);
                 if let Some(starts) = starts {
                     starts.backoff.answered(grant.is_probe_of_starts, now);
+                }
+                if let Some(common) = self.common.as_mut().filter(|_| grant.is_probe) {
+                    common.tell(HoldNews::Ended);
                 }
             }
             SendOutcome::TooMany { retry_after, bucket, jitter } => {
@@ -59,6 +67,9 @@ impl Rules {
                 }
                 if is_the_accounts {
                     self.backoff.refused(*retry_after, grant.is_probe, *jitter, now);
+                    if let Some(common) = &mut self.common {
+                        common.tell(HoldNews::Began);
+                    }
                 } else {
                     self.backoff.answered(grant.is_probe, now);
                 }

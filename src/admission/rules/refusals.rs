@@ -16,7 +16,7 @@ impl Rules {
         let starts = start.and_then(|scope| self.starts.get(scope));
         let backoff =
             self.backoff.circuit.until(now).max(starts.and_then(|starts| starts.backoff.circuit.until(now)));
-        let budget = self.budget.paced(now).max(starts.map_or(now, |starts| starts.budget.next(now)));
+        let budget = self.room_from(now).max(starts.map_or(now, |starts| starts.budget.next(now)));
         match backoff {
             Some(until) if until >= budget => Some((Obstacle::Backoff, until)),
             _ => Some((Obstacle::Budget, budget)).filter(|_| budget > now),
@@ -55,7 +55,7 @@ impl Rules {
     fn promise(&mut self, client: &Arc<str>, earliest: Instant, now: Instant) -> Instant {
         self.promised.retain(|_, at| *at > now);
         let clients = u32::try_from(self.promised.len()).unwrap_or(u32::MAX).max(1);
-        let interval = self.budget.interval(now).saturating_mul(clients);
+        let interval = self.interval(now).saturating_mul(clients);
         let after = self.promised.get(client).map_or(earliest, |last| *last + interval);
         // A client that keeps asking is not told to stay away for ever.
         let at = after.max(earliest).min(earliest + MAX_PROMISE);

@@ -1,0 +1,134 @@
+//! `[shared]`: the engine that many gateways share.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::admission::Split;
+use super::reader::Reader;
+use super::upstream::check_certificates;
+use crate::access::is_ours;
+use crate::shared::{EngineAddress, Settings};
+
+/// The port of Redis and Valkey.
+const PORT: u16 = 6379;
+const EXAMPLE: &str =
+    "write it like rediss://valkey.example:6379, redis://127.0.0.1:6379 or unix:/run/valkey.sock";
+
+/// `None` where no engine is named: then this gateway shares nothing.
+pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
+    let url = r.text("shared.url");
+    let user = r.text("shared.user");
+    let password_file = r.path("shared.password_file");
+    let ca_file = r.path("shared.ca_file");
+    let allow_plain = r.boolean("shared.allow_plain_text");
+    let prefix = r.text("shared.prefix");
+    let gateways = r.number("shared.gateways", 1..=1_000);
+    let own = r.number("shared.own", 0.0..=1.0);
+    let timeout = r.duration("shared.timeout", "10ms"..="5s");
+    check_certificates(r, "shared.ca_file", ca_file.as_deref());
+    check_password(r, password_file.as_deref());
+    check_prefix(r, &prefix);
+    if url.is_empty() {
+        return None;
+    }
+    if !cfg!(feature = "shared") {
+        r.invalid("shared.url", "this build has no support for it: build with the cargo feature \"shared\"");
+    }
+    let parsed = parse(&url, allow_plain).map_err(|what| r.invalid("shared.url", what)).ok()?;
+    let (address, database) = parsed;
+    let settings = Settings {
+        address,
+        database,
+        user,
+        password_file,
+        ca_file,
+        prefix,
+        gateways,
+        silence: Duration::ZERO,
+        timeout,
+    };
+    Some((settings, Split { gateways, own }))
+}
+
+fn check_prefix(r: &mut Reader<'_>, prefix: &str) {
+    let is_name = prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
+    if prefix.is_empty() || !is_name {
+        r.invalid("shared.prefix", "must be a name of letters, digits and \"-_.:\"");
+    }
+}
+
+fn check_password(r: &mut Reader<'_>, path: Option<&Path>) {
+    let Some(path) = path else { return };
+    r.check_file("shared.password_file", path, |content| {
+        let is_some = std::str::from_utf8(content).is_ok_and(|text| !text.trim_end().is_empty());
+        is_some.then_some(()).ok_or_else(|| "holds no password".to_owned())
+    });
+}
+
+/// The address and the number of the database. Nothing of the text is in an error: it might hold a password.
+fn parse(text: &str, allow_plain: bool) -> Result<(EngineAddress, i64), String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = PathBuf::from(path);
+        return if path.is_absolute() { Ok((EngineAddress::Unix(path), 0)) } else { Err(EXAMPLE.to_owned()) };
+    }
+    let uri: http::Uri = text.parse().map_err(|_| format!("is no URL: {EXAMPLE}"))?;
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return Err(EXAMPLE.to_owned());
+    };
+    if authority.as_str().contains('@') {
+        return Err("must not hold a user or a password: set shared.user and shared.password_file".to_owned());
+    }
+    let is_tls = match scheme {
+        "rediss" | "valkeys" => true,
+        "redis" | "valkey" => false,
+        _ => return Err(EXAMPLE.to_owned()),
+    };
+    let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
+    if !is_tls && !is_ours(authority.host(), &[]) && !allow_plain {
+        return Err(
+            "another machine's engine is reached without TLS: write rediss://, or set shared.allow_plain_text".to_owned()
+        );
+    }
+    let database = uri.path().trim_matches('/');
+    let database = if database.is_empty() { Ok(0) } else { database.parse() };
+    let database =
+        database.map_err(|_| "must end with the port, or with the number of a database".to_owned())?;
+    Ok((EngineAddress::Tcp { host, port: authority.port_u16().unwrap_or(PORT), is_tls }, database))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_of_another_machine_is_reached_by_tls_unless_it_is_allowed_not_to_be() {
+        let shown = |text: &str, allow_plain| {
+            parse(text, allow_plain).map(|(address, database)| format!("{address} {database}"))
+        };
+        for (text, expected) in [
+            ("redis://127.0.0.1", "redis://127.0.0.1:6379 0"),
+            ("redis://[::1]:7000/3", "redis://[::1]:7000 3"),
+            ("rediss://Valkey.example:6380/", "rediss://valkey.example:6380 0"),
+            ("unix:/run/valkey.sock", "unix:/run/valkey.sock 0"),
+        ] {
+            assert_eq!(shown(text, false).as_deref(), Ok(expected));
+        }
+        let refused = shown("redis://10.0.0.7:6379", false).expect_err("it is refused");
+        assert!(refused.contains("shared.allow_plain_text"), "{refused}");
+        assert_eq!(shown("redis://10.0.0.7:6379", true).as_deref(), Ok("redis://10.0.0.7:6379 0"));
+    }
+
+    #[test]
+    fn nothing_of_a_bad_address_is_repeated() {
+        for text in [
+            "rediss://gate:s3cr3t@valkey.example",
+            "s3cr3t",
+            "http://s3cr3t.example",
+            "unix:s3cr3t",
+            "rediss://a/s3cr3t",
+        ] {
+            let refused = parse(text, true).expect_err("it is refused");
+            assert!(!refused.contains("s3cr3t"), "{refused}");
+        }
+    }
+}
