@@ -12,6 +12,7 @@ use super::families::{Families, as_prometheus, flag, large, number, timestamp};
 use super::{Admin, lock};
 use crate::admission::Api;
 use crate::expiry::{Expiring, Kind, Standing};
+use crate::shared::{EngineState, Shared};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -22,7 +23,7 @@ const BREAKER: [&str; 3] = ["closed", "open", "half_open"];
 pub(super) fn of(admin: &Admin, wants_open_metrics: bool) -> (&'static str, String) {
     let (mut of_process, mut ours) = (Families::default(), Families::default());
     process(admin, &mut of_process);
-    for read in [gateway, admission, credentials, stored, connections, expiring, files] {
+    for read in [gateway, admission, shared, credentials, stored, connections, expiring, files] {
         read(admin, &mut ours);
     }
     let mut registry = Registry::default();
@@ -97,6 +98,36 @@ fn admission(admin: &Admin, found: &mut Families) {
         found.gauge("breaker_state", help).with(&[("state", word)], is_it);
     }
     found.gauge("breaker_open_exports", "Exports whose circuit breaker is not closed").is(number(broken));
+}
+
+/// The engine that many machines share; nothing where there is none.
+fn shared(admin: &Admin, found: &mut Families) {
+    let Some(status) = admin.views.shared.as_ref().map(Shared::status) else { return };
+    for state in EngineState::ALL {
+        let help =
+            "1 for the current state of the shared engine, 0 for the others; present only with shared.url";
+        let is_it = flag(state == status.state);
+        found.gauge("shared_state", help).with(&[("state", state.as_str())], is_it);
+    }
+    let help = "Gateways that share the budget, as far as this one knows";
+    found.gauge("shared_members", help).is(status.members.into());
+    let help = "Most gateways that have an own part of the budget (shared.gateways)";
+    found.gauge("shared_gateways", help).is(status.gateways.into());
+    let help = "1 if this gateway has an own part of the budget";
+    found.gauge("shared_own_part", help).is(flag(status.has_own_part()));
+    let help = "Time until the common part of the budget is open again; 0 where it is open";
+    found.gauge("shared_shut_seconds", help).is(status.shut_for.as_secs_f64());
+    let help = "Requests that the shared engine granted to this gateway";
+    found.counter("shared_granted", help).is(large(status.granted));
+    for (result, count) in
+        [("ok", status.answered), ("timeout", status.timeouts), ("failed", status.failures)]
+    {
+        let calls = found.counter("shared_calls", "Calls to the shared engine, by result");
+        calls.with(&[("result", result)], large(count));
+    }
+    found
+        .counter("shared_connections", "Connections made to the shared engine")
+        .is(large(status.connections));
 }
 
 fn credentials(admin: &Admin, found: &mut Families) {

@@ -33,6 +33,7 @@ use crate::downloads::Downloads;
 use crate::export::Id;
 use crate::listener::{self, Counters};
 use crate::retrieval::{self, Retrieval};
+use crate::shared::Shared;
 use crate::telemetry::history::History;
 use crate::transport::{Body, Memory, Peer, ServerTlsSettings};
 use crate::watched_file::Watched;
@@ -94,6 +95,8 @@ pub(crate) struct Views {
     pub(crate) retrieval: Arc<Retrieval>,
     pub(crate) downloads: Downloads,
     pub(crate) memory: Memory,
+    /// The engine that many machines share, where there is one.
+    pub(crate) shared: Option<Shared>,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) journal_path: PathBuf,
     /// The connections of clients.

@@ -6,6 +6,7 @@ use super::{Admin, lock};
 use crate::circuit::Phase;
 use crate::credential;
 use crate::expiry::{Expiring, Kind, date};
+use crate::shared::{EngineState, SharedStatus};
 use crate::upstream::UpstreamErrorKind;
 
 /// Most warnings in the detail of one part.
@@ -31,6 +32,7 @@ impl Admin {
         let mut parts = vec![self.configuration()];
         parts.extend(self.credentials());
         parts.extend([self.listeners(), self.journal(), self.upstream()]);
+        parts.extend(self.shared_engine());
         parts.extend(self.certificates());
         parts.extend(self.client_keys());
         parts
@@ -96,6 +98,38 @@ impl Admin {
             }
         };
         Part::new("journal", state, detail).needed(is_needed)
+    }
+
+    /// A part for the engine that many machines share. It is never needed: there is the own part of the budget.
+    fn shared_engine(&self) -> Option<Part> {
+        let status = self.views.shared.as_ref()?.status();
+        let SharedStatus { place, members, gateways, .. } = status;
+        let why = status.detail.as_deref().unwrap_or_default();
+        let (state, detail) = match status.state {
+            EngineState::Alone => (
+                PartState::Degraded,
+                format!("away: {why}; sending with this gateway's own part of the budget alone"),
+            ),
+            _ if place == 0 => {
+                let detail = "other gateways have other values of budget, shared.gateways or shared.own: no own part of the budget here";
+                (PartState::Degraded, detail.to_owned())
+            }
+            _ if place > gateways => {
+                let detail = format!(
+                    "member {place} of {members}, but shared.gateways is {gateways}: no own part of the budget here"
+                );
+                (PartState::Degraded, detail)
+            }
+            EngineState::Shut => {
+                let left = whole_seconds(status.shut_for);
+                let detail = format!(
+                    "member {place} of {members}; the common part of the budget is shut for {left} s"
+                );
+                (PartState::Degraded, detail)
+            }
+            EngineState::Up => (PartState::Ok, format!("member {place} of {members}")),
+        };
+        Some(Part::new("shared engine", state, detail))
     }
 
     /// A part for certificates and revocation lists, where there are any.

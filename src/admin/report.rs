@@ -31,6 +31,9 @@ pub(crate) struct Report {
     pub(crate) downloads: DownloadsReport,
     #[serde(default)]
     pub(crate) budget: BudgetReport,
+    /// Only with `[shared]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shared: Option<SharedReport>,
     #[serde(default)]
     pub(crate) journal: JournalReport,
     #[serde(default)]
@@ -39,6 +42,20 @@ pub(crate) struct Report {
     pub(crate) drift: Vec<DriftReport>,
     #[serde(default)]
     pub(crate) reload: ReloadReport,
+}
+
+/// The engine that many machines share.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct SharedReport {
+    pub(crate) engine: String,
+    pub(crate) state: String,
+    pub(crate) shut_for_s: u64,
+    pub(crate) place: u32,
+    pub(crate) members: u32,
+    pub(crate) gateways: u32,
+    pub(crate) has_own_part: bool,
+    pub(crate) granted: u64,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -329,6 +346,8 @@ pub(crate) mod tests {
                 "bytes": 1_048_576, "since": "2026-11-25T10:00:01Z"}]},
             "budget": {"credentials": [credential],
                 "breaker": {"state": "half_open", "seconds_left": 0, "exports": 1}},
+            "shared": {"engine": "rediss://valkey.example:6379", "state": "shut", "shut_for_s": 12, "place": 3,
+                "members": 4, "gateways": 8, "has_own_part": true, "granted": 900},
             "journal": {"failing": true, "written": 100, "dropped": 2, "queued": 1, "log_bytes": 4096},
             "connections": {"open": 3, "max": 10_000},
             "drift": [{"kind": "deprecation", "count": 3, "last": "2026-11-24T09:02:00Z", "detail": "version 1"}],

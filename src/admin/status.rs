@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::report::{
     BackoffReport, BreakerReport, BudgetReport, CacheReport, ConnectionsReport, CountsReport,
     CredentialReport, DownloadReport, DownloadsReport, DriftReport, JournalReport, LaneReport, PartReport,
-    PointReport, QueueReport, ReloadFailure, ReloadReport, Report, SlotReport, StartsReport, TrafficReport,
-    WindowReport,
+    PointReport, QueueReport, ReloadFailure, ReloadReport, Report, SharedReport, SlotReport, StartsReport,
+    TrafficReport, WindowReport,
 };
 use super::{Admin, lock, time};
 use crate::admission::{Api, Lane, LaneStatus};
@@ -40,6 +40,7 @@ impl Admin {
             },
             downloads: self.downloads(),
             budget: self.budget(),
+            shared: self.shared_report(),
             journal: self.journal_report(),
             connections: ConnectionsReport {
                 open: self.views.clients.open.load(Ordering::Relaxed),
@@ -90,6 +91,21 @@ impl Admin {
     fn cache_report(&self) -> CacheReport {
         let (entries, bytes) = self.views.retrieval.cache().size();
         CacheReport { entries, bytes, max_bytes: self.views.retrieval.cache().max_bytes() }
+    }
+
+    fn shared_report(&self) -> Option<SharedReport> {
+        let shared = self.views.shared.as_ref()?;
+        let status = shared.status();
+        Some(SharedReport {
+            engine: shared.address(),
+            state: status.state.as_str().to_owned(),
+            shut_for_s: whole_seconds(status.shut_for),
+            place: status.place,
+            members: status.members,
+            gateways: status.gateways,
+            has_own_part: status.has_own_part(),
+            granted: status.granted,
+        })
     }
 
     fn journal_report(&self) -> JournalReport {

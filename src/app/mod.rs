@@ -127,6 +127,7 @@ impl App {
             retrieval: Arc::clone(&core.retrieval),
             downloads: core.downloads.clone(),
             memory: core.memory.clone(),
+            shared: core.fleet.as_ref().map(fleet::Fleet::shared),
             credentials: Arc::clone(&core.credentials),
             journal_path: config.journal.path.clone(),
             clients: listener.counters(),

@@ -17,6 +17,7 @@ use crate::credential::{Credential, Credentials, NoValue};
 use crate::error_text::error_text;
 use crate::gateway::advice_on;
 use crate::journal::{Attempt, Journal};
+use crate::shared::{self, Finding, Judgement};
 use crate::transport::Memory;
 use crate::upstream::{Upstream, UpstreamAnswer, UpstreamError, UpstreamRequest};
 
@@ -47,6 +48,17 @@ pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<
         Upstream::new(&config.upstream, memory).map_err(|error| failed("the upstream")(error.into()))?;
     let check = Check { upstream, journal: Journal::open(config.journal, clock.clone()), clock };
     let mut all_good = true;
+    for finding in examined(config.shared.as_ref(), &check.clock).await {
+        let (what, text) = (finding.what, finding.text);
+        let word = match finding.judgement {
+            Judgement::Good => "",
+            Judgement::Warning => "WARNING: ",
+            Judgement::Bad => "BAD: ",
+        };
+        all_good &= finding.judgement != Judgement::Bad;
+        writeln!(out, "shared engine, {what}: {word}{text}")
+            .map_err(|error| failed("cannot write")(error.into()))?;
+    }
     for credential in &*credentials.all() {
         for (at, slot) in credential.status(check.clock.now()).iter().enumerate() {
             let verdict = check.slot(credential, at).await;
@@ -58,6 +70,13 @@ pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<
     }
     check.journal.close().await;
     Ok(all_good)
+}
+
+async fn examined(settings: Option<&shared::Settings>, clock: &Clock) -> Vec<Finding> {
+    match settings {
+        Some(settings) => shared::examine(settings, clock).await,
+        None => Vec::new(),
+    }
 }
 
 impl Check {

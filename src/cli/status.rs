@@ -10,7 +10,7 @@ use super::CommandError;
 use super::admin::{AdminAddress, AdminArgs};
 use crate::admin::report::{
     CacheReport, CountsReport, CredentialReport, DriftReport, JournalReport, PartReport, QueueReport,
-    ReloadFailure, Report, SlotReport, StartsReport, WindowReport,
+    ReloadFailure, Report, SharedReport, SlotReport, StartsReport, WindowReport,
 };
 use crate::error_text::visible;
 
@@ -119,6 +119,15 @@ impl Report {
             "breaker      {}",
             words(&self.budget.breaker.state, self.budget.breaker.seconds_left)
         )?;
+        if let Some(SharedReport { engine, state, place, members, has_own_part, .. }) = &self.shared {
+            let own = if *has_own_part { "with" } else { "WITHOUT" };
+            writeln!(
+                out,
+                "shared       {} at {}, member {place} of {members}, {own} an own part of the budget",
+                shown(state),
+                shown(engine)
+            )?;
+        }
         for credential in &self.budget.credentials {
             credential.write(out)?;
         }

@@ -194,6 +194,10 @@ async fn all_of_it_is_documented() {
         flag("credential.client_id", "svc-1"),
         flag("credential.client_secret_file", secret.display()),
         flag("credential.next.token_file", next.display()),
+        // No engine is there, and all of the budget is this gateway's own.
+        flag("shared.url", "unix:/nonexistent/engine.sock"),
+        flag("shared.gateways", 1),
+        flag("shared.own", 1),
     ]);
     let digest = exportgate::access::key::Digest::of(&known.key).to_hex();
     let clients =
