@@ -19,6 +19,8 @@ need ca-certificates test -s /etc/ssl/certs/ca-certificates.crt
 need curl curl --version
 need sqlite3 sqlite3 --version
 need git git --version
+need redis-server redis-server --version
+need redis-tools redis-cli --version
 cargo --version
 cargo fmt --version || fail 'rustfmt is missing: rustup component add rustfmt'
 cargo clippy --version || fail 'clippy is missing: rustup component add clippy'
@@ -35,7 +37,8 @@ cargo fmt --check || fail 'run cargo fmt'
 step 'Lints (tests and benches too)'
 cargo clippy --all-targets --locked -- -D warnings
 
-step 'Build'
+step 'Build, without and with the shared engine'
+cargo check --locked --no-default-features
 cargo build --locked
 
 step 'Tests'

@@ -22,10 +22,10 @@ use crate::support::{raw, results};
 
 const CLIENTS: usize = 40;
 /// The margin of the windows, less what is rounded in records.
-const MARGIN: Duration = Duration::from_millis(248);
+pub(crate) const MARGIN: Duration = Duration::from_millis(248);
 
 /// Asks for one export after another, until it is over; where the program is gone, the next one.
-fn greedy(client: usize, addresses: &Mutex<Vec<SocketAddr>>, is_over: &AtomicBool) {
+pub(crate) fn greedy(client: usize, addresses: &Mutex<Vec<SocketAddr>>, is_over: &AtomicBool) {
     let mut asked = 0;
     while !is_over.load(Ordering::Relaxed) {
         let address = {
@@ -45,7 +45,7 @@ fn greedy(client: usize, addresses: &Mutex<Vec<SocketAddr>>, is_over: &AtomicBoo
 }
 
 /// The most of `arrivals`, which are in order, that any window holds.
-fn most(arrivals: &[Instant], window: Duration) -> usize {
+pub(crate) fn most(arrivals: &[Instant], window: Duration) -> usize {
     let mut first = 0;
     let held = arrivals.iter().enumerate().map(|(last, at)| {
         while *at - arrivals[first] >= window {
@@ -57,7 +57,7 @@ fn most(arrivals: &[Instant], window: Duration) -> usize {
 }
 
 /// When each request arrived, in order, and how long that was after it was put on record.
-fn arrivals(seen: &[Seen], rows: &[Row]) -> Vec<(Instant, Duration)> {
+pub(crate) fn arrivals(seen: &[Seen], rows: &[Row]) -> Vec<(Instant, Duration)> {
     let started: HashMap<&str, SystemTime> = rows
         .iter()
         .map(|row| (row.sent_id.as_str(), humantime::parse_rfc3339(&row.started).unwrap()))

@@ -25,6 +25,8 @@ mod fetch;
 mod file_store;
 mod file_transfers;
 mod files_access;
+#[cfg(feature = "shared")]
+mod fleet;
 mod floods;
 mod forwarding;
 mod framing;

@@ -1,0 +1,124 @@
+//! A real `redis-server` that a test starts, on a Unix socket of its own.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::artefacts;
+use super::raw::poll;
+
+/// A running engine.
+pub(crate) struct Engine {
+    child: Option<Child>,
+    directory: TempDir,
+    arguments: Vec<String>,
+    has_own_clock: bool,
+}
+
+impl Engine {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::of(arguments, false)
+    }
+
+    /// One whose clock can be set.
+    pub(crate) fn with_own_clock() -> Self {
+        Self::of(&[], true)
+    }
+
+    fn of(arguments: &[&str], has_own_clock: bool) -> Self {
+        let directory = TempDir::new().unwrap();
+        let arguments = arguments.iter().map(|text| (*text).to_owned()).collect();
+        let mut engine = Self { child: None, directory, arguments, has_own_clock };
+        if has_own_clock {
+            engine.set_clock(0);
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engine/clock.c");
+            let mut compile = Command::new("cc");
+            compile.args(["-shared", "-fPIC", "-o"]).arg(engine.clock_library()).arg(source);
+            assert!(compile.status().expect("cc is missing: apt-get install build-essential").success());
+        }
+        engine.restart();
+        engine
+    }
+
+    /// Starts it, empty.
+    pub(crate) fn restart(&mut self) {
+        let socket = self.socket();
+        let _ = std::fs::remove_file(&socket);
+        let log = artefacts().join(format!(
+            "redis-{}-{}.log",
+            std::process::id(),
+            self.directory.path().file_name().unwrap().display()
+        ));
+        let mut command = Command::new("redis-server");
+        command.args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"]).arg(&socket);
+        command.arg("--dir").arg(self.directory.path()).arg("--logfile").arg(log).args(&self.arguments);
+        if self.has_own_clock {
+            command.env("LD_PRELOAD", self.clock_library()).env("CLOCK_FILE", self.clock_file());
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = Some(command.spawn().expect("redis-server is missing: apt-get install redis-server"));
+        poll("the engine", || UnixStream::connect(&socket).ok());
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("unix:{}", self.socket().display())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("engine.sock")
+    }
+
+    fn clock_file(&self) -> PathBuf {
+        self.directory.path().join("clock")
+    }
+
+    fn clock_library(&self) -> PathBuf {
+        self.directory.path().join("clock.so")
+    }
+
+    /// Sets its clock so many seconds ahead of the machine's.
+    pub(crate) fn set_clock(&self, seconds: i64) {
+        let mut file =
+            OpenOptions::new().create(true).write(true).truncate(false).open(self.clock_file()).unwrap();
+        file.write_all(&seconds.to_ne_bytes()).unwrap();
+    }
+
+    /// What a command answers.
+    pub(crate) fn ask(&self, words: &[&str]) -> String {
+        let mut command = Command::new("redis-cli");
+        let output = command.arg("-s").arg(self.socket()).args(words).output().expect("redis-cli is there");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+}
+
+/// Sends a signal, such as `STOP`.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().unwrap();
+    assert!(sent.success());
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            signal(child.id(), "CONT");
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
