@@ -17,6 +17,7 @@ pub mod export;
 pub mod transport;
 
 pub mod route;
+pub mod start_call;
 
 pub mod access;
 pub mod admission;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::Configured;
 use super::super::admin::AdminAddress;
-use super::when::When;
+use crate::start_call::When;
 
 const AFTER_HELP: &str = "\
 Examples:

@@ -24,7 +24,6 @@ mod signal;
 mod state;
 mod target;
 mod wait;
-mod when;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -243,7 +243,7 @@ mod tests {
     const NOW: Duration = Duration::from_hours(500_000);
 
     fn question(typed: &str) -> FetchQuestion {
-        let start = super::super::question::StartCall { target: "/t".to_owned(), body: json!({}) };
+        let start = crate::start_call::StartCall { target: "/t".to_owned(), body: json!({}) };
         FetchQuestion {
             scope: "/rest/orgs/O".to_owned(),
             dataset: "issues".to_owned(),
