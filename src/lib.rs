@@ -34,6 +34,7 @@ pub mod retrieval;
 pub mod files;
 
 pub mod downloads;
+pub mod named;
 
 pub mod admin;
 pub mod gateway;

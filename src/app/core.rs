@@ -13,6 +13,7 @@ use crate::file_store::FileStore;
 use crate::files::{Files, FilesCollaborators};
 use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
+use crate::named::{Named, NamedParts};
 use crate::retrieval::{self, Retrieval, RetrievalSettings};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
@@ -30,6 +31,7 @@ pub(super) struct Core {
     pub(super) file_store: FileStore,
     pub(super) retrieval: Arc<Retrieval>,
     pub(super) downloads: Downloads,
+    pub(super) named: Named,
     pub(super) gateway: Arc<Gateway>,
 }
 
@@ -62,6 +64,19 @@ impl Core {
             store: file_store.clone(),
             shutdown: parts.shutdown.clone(),
         });
+        let named = Named::new(
+            &config.named,
+            NamedParts {
+                clock: parts.clock.clone(),
+                journal: parts.journal.clone(),
+                retrieval: Arc::clone(&retrieval),
+                files: files.clone(),
+                credentials: Arc::clone(&credentials),
+                metrics: Arc::clone(&parts.metrics),
+                shutdown: parts.shutdown.clone(),
+                upstream: parts.upstream.root().to_string(),
+            },
+        );
         let with = Collaborators {
             clock: parts.clock.clone(),
             access: Arc::clone(&access),
@@ -69,17 +84,19 @@ impl Core {
             retrieval: Arc::clone(&retrieval),
             files,
             downloads: downloads.clone(),
+            named: named.clone(),
             metrics: Arc::clone(&parts.metrics),
             traces: parts.traces.clone(),
             memory: memory.clone(),
             shutdown: parts.shutdown.clone(),
         };
         let gateway = Arc::new(Gateway::new(settings(config), with));
-        Ok(Self { parts, access, credentials, memory, file_store, retrieval, downloads, gateway })
+        Ok(Self { parts, access, credentials, memory, file_store, retrieval, downloads, named, gateway })
     }
 
     pub(super) fn clients(&self) -> ClientsInForce {
-        ClientsInForce { access: Arc::clone(&self.access), downloads: self.downloads.clone() }
+        let (downloads, named) = (self.downloads.clone(), self.named.clone());
+        ClientsInForce { access: Arc::clone(&self.access), downloads, named }
     }
 }
 

@@ -10,6 +10,7 @@ mod admission;
 mod cache;
 pub mod clients;
 mod credential;
+mod exports;
 mod files;
 mod journal;
 mod keys;
@@ -62,6 +63,8 @@ pub struct Config {
     pub credential: crate::credential::Settings,
     /// `[cache]`.
     pub cache: crate::cache::Settings,
+    /// `[exports]` and `[exports.NAME]`.
+    pub named: crate::named::Settings,
     /// `[files]`.
     pub files: crate::file_store::Settings,
     /// `routes.other`: true if calls that are no export calls are forwarded.
@@ -105,6 +108,7 @@ impl Config {
         let cache = cache::read(reader, upstream.max_answer);
         let (files, files_basic) = files::read(reader);
         access.settings.files_basic = files_basic;
+        let named = exports::read(reader, listener.has_clients);
         let (forward_other, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
         let admin = admin::read(reader, &listener, tls.as_ref());
         let keys = access.settings.clients.iter().flatten().filter_map(ClientSettings::expiring);
@@ -122,6 +126,7 @@ impl Config {
             admission,
             credential: credential?,
             cache,
+            named,
             files,
             forward_other,
             journal: journal?,

@@ -35,7 +35,7 @@ impl Gateway {
         let download = self.downloads.begin(exchange.id, &client, &call, exchange.started);
         // Whoever changes the clients cuts what is registered; what changed before that is seen here.
         let route = Route::Files(call.clone());
-        if !self.access.still_permits(&client, &route) {
+        if !self.access.still_permits(&client, &route) || !self.named.still_serves(&call, &client) {
             return Err(NoFile::Cut(CutReason::Revoked).into());
         }
         let permit = ask.asker.permit.share();
@@ -44,7 +44,7 @@ impl Gateway {
         let opened = opened.map_err(NoFile::Cut)?.map_err(|error| exchange.no_files(error))?;
         let Opened { results, description, answer } = opened;
         exchange.files_of(results)?;
-        let reply = FileReply { export: &call.export, file, description: &description };
+        let reply = FileReply { call: &call, file, description: &description };
         Ok(match answer {
             FileAnswer::Whole(_)
                 if description.size.is_none() && request.parts.version < Version::HTTP_11 =>

@@ -9,6 +9,7 @@ mod fields;
 mod file_reply;
 mod files;
 mod log;
+mod named;
 mod no_file;
 mod reply;
 mod rules;
@@ -32,8 +33,9 @@ use crate::clock::{Clock, Now};
 use crate::credential::{Credential, Credentials};
 use crate::downloads::Downloads;
 use crate::export::{API_VERSION, ExportCall, FilesCall};
-use crate::files::{Ask, Files};
+use crate::files::Files;
 use crate::listener::KEEP_ALIVE;
+use crate::named::Named;
 use crate::retrieval::{Asker, Cause, PassThrough, Question, Retrieval, Wanted};
 use crate::route::{self, OtherCall, Route};
 use crate::shutdown::Shutdown;
@@ -64,6 +66,8 @@ pub struct Collaborators {
     pub files: Files,
     /// The downloads.
     pub downloads: Downloads,
+    /// The named exports.
+    pub named: Named,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The exporter of spans, if requests are traced.
@@ -83,6 +87,7 @@ pub struct Gateway {
     retrieval: Arc<Retrieval>,
     files: Files,
     downloads: Downloads,
+    named: Named,
     metrics: Arc<Metrics>,
     traces: Option<Traces>,
     memory: Memory,
@@ -113,6 +118,7 @@ impl Gateway {
             retrieval: with.retrieval,
             files: with.files,
             downloads: with.downloads,
+            named: with.named,
             metrics: with.metrics,
             traces: with.traces,
             memory: with.memory,
@@ -190,6 +196,7 @@ impl Gateway {
         // 2. Recognise: which call is it? From here on, only what was parsed counts.
         let route = recognise(request)?;
         exchange.asks(&route);
+        let route = self.locate(route, &principal)?;
 
         // 3. Permit: before the cache is looked at, so that a client that may not know learns nothing. The scope
         //    chooses the credential.
@@ -215,13 +222,8 @@ impl Gateway {
                 let retrieved = self.retrieval.get(question, asker, wanted, exchange.started).await;
                 Ok(reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers))
             }
-            Route::Files(call) => {
-                let question = files_question(&call, credential, request);
-                let directives = Directives::of_request(&request.parts.headers);
-                let wanted = Wanted { directives, ..Wanted::default() };
-                let ask = Ask { question, asker, wanted, now: exchange.started };
-                Box::pin(self.answer_files(exchange, request, call, ask)).await
-            }
+            Route::Files(call) => Box::pin(self.answer_files_call(exchange, request, call, asker)).await,
+            Route::Named(call) => Box::pin(self.answer_named(exchange, request, call, asker)).await,
             Route::Other(call) => {
                 // A body that is not passed on must be out of the way: it is taken at the last moment.
                 self.retrieval.refuse_unrecorded()?;
@@ -261,7 +263,7 @@ impl Gateway {
             }
             permitted => permitted,
         };
-        Ok(permitted.map_err(|why| FailureKind::not_permitted(why, self.access.hides()))?)
+        Ok(permitted.map_err(|why| self.not_permitted(why, route))?)
     }
 
     /// True if the client asks again for an answer that it asked for before, and left: that request holds its place still.
@@ -270,7 +272,7 @@ impl Gateway {
             let question = match route {
                 Route::Export(call) => question(call.clone(), credential, request),
                 Route::Files(call) => files_question(call, credential, request),
-                Route::Other(_) => return false,
+                Route::Named(_) | Route::Other(_) => return false,
             };
             self.retrieval.was_left_by(&question, &principal.name)
         })

@@ -18,6 +18,7 @@ use super::checkpoint::Checkpoints;
 use super::fault::JournalFault;
 use super::file::{self, Identity};
 use super::health::JournalHealth;
+use super::named::NamedJob;
 use super::record::{Attempt, Served, capped, unix_ms};
 use super::schema;
 use super::sends::{self, SendsListener, SendsReader};
@@ -47,6 +48,8 @@ pub(super) enum WriterCommand {
     Transfer(Box<TransferRecord>),
     /// Reads the requests that other processes sent, and writes nothing.
     Look,
+    /// Changes the row of a named export.
+    Named(NamedJob),
 }
 
 /// Decides whether a request may be sent at a time.
@@ -65,7 +68,7 @@ impl WriterCommand {
             Self::Attempt(_, served) => 1 + served.len(),
             Self::Serve(_, served) => served.len(),
             Self::Transfer(_) => 1,
-            Self::Reserve(..) | Self::Withdraw(_) | Self::Look => 0,
+            Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::Named(_) => 0,
         }
     }
 
@@ -73,7 +76,7 @@ impl WriterCommand {
     pub(super) fn is_record(&self) -> bool {
         match self {
             Self::Attempt(..) | Self::Serve(..) | Self::Transfer(_) => true,
-            Self::Reserve(..) | Self::Withdraw(_) | Self::Look => false,
+            Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::Named(_) => false,
         }
     }
 }
@@ -174,6 +177,7 @@ impl Database {
                     }
                     may_be_sent
                 }
+                WriterCommand::Named(job) => job.run(connection, now.wall).map(|()| true)?,
                 WriterCommand::Look => read(sends).map(|()| true)?,
                 WriterCommand::Transfer(transfer) => {
                     transfer::insert(connection, transfer)?;

@@ -20,12 +20,21 @@ pub enum DriftKind {
     LinkForm,
     /// `X-Ratelimit-…` that we cannot read.
     RateFields,
+    /// Other columns of a named export.
+    Columns,
 }
 
 impl DriftKind {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Deprecation, Self::Sunset, Self::Version, Self::StatusWord, Self::LinkForm, Self::RateFields];
+    pub const ALL: [Self; 7] = [
+        Self::Deprecation,
+        Self::Sunset,
+        Self::Version,
+        Self::StatusWord,
+        Self::LinkForm,
+        Self::RateFields,
+        Self::Columns,
+    ];
 
     /// The label.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -36,6 +45,7 @@ impl DriftKind {
             Self::StatusWord => "status_word",
             Self::LinkForm => "link_form",
             Self::RateFields => "rate_fields",
+            Self::Columns => "columns",
         }
     }
 }

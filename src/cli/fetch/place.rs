@@ -65,6 +65,7 @@ impl AskedPlace {
     fn direct(sources: &Sources) -> Result<Self, CommandError> {
         let mut config = Config::resolve(sources)?.0;
         config.clients_file = None;
+        config.named.exports.clear();
         config.access.clients = None;
         config.access.tokens = None;
         config.access.required_header = None;

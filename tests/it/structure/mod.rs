@@ -22,7 +22,7 @@ const RANKS: [&[&str]; 11] = [
     ],
     &["retrieval"],
     &["files"],
-    &["downloads"],
+    &["downloads", "named"],
     &["admin", "gateway"],
     &["config", "app"],
     &["cli"],
