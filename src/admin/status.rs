@@ -39,6 +39,7 @@ impl Admin {
                 followers: self.views.retrieval.waiting(),
             },
             downloads: self.downloads(),
+            named: self.named(),
             budget: self.budget(),
             journal: self.journal_report(),
             connections: ConnectionsReport {

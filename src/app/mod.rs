@@ -126,6 +126,7 @@ impl App {
             parts: core.parts.clone(),
             retrieval: Arc::clone(&core.retrieval),
             downloads: core.downloads.clone(),
+            named: core.named.clone(),
             memory: core.memory.clone(),
             credentials: Arc::clone(&core.credentials),
             journal_path: config.journal.path.clone(),
