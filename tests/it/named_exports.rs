@@ -15,8 +15,9 @@ use http_body_util::{BodyExt as _, Either, Full};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::fetch::Ran;
 use crate::support::doors::Door;
-use crate::support::program::Program;
+use crate::support::program::{Program, exportgate};
 use crate::support::raw::DEADLINE;
 use crate::support::{Flags, Got, ORG, V, World, flag, keep_secret};
 
@@ -436,4 +437,82 @@ async fn a_name_begins_and_ends_with_a_reload() {
     assert_eq!(door.get("/named/one/table.csv", &[]).await.status, 404);
     assert_eq!(fake.hits().start, 2);
     assert_eq!(tokio::task::block_in_place(|| program.terminate()), Some(0));
+}
+
+/// Runs `exportgate fetch` in `home`.
+async fn fetch(home: &std::path::Path, args: &[&str]) -> Ran {
+    let mut command = exportgate(home);
+    command.current_dir(home).env_remove("RUST_LOG").arg("fetch").args(args);
+    Ran::of(tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_fetches_a_named_export_and_starts_nothing() {
+    let world = world(vec![]).await;
+    let home = TempDir::new().unwrap();
+    let via = ["--via", world.root.as_str(), "--progress", "plain"];
+    // The first one is waited for.
+    fetch(home.path(), &[&["--named", "crit"][..], &via].concat()).await.ended(0, "5 rows, 592 bytes");
+    assert_eq!(std::fs::read(home.path().join("crit.csv")).unwrap().len(), 592);
+    let manifest = std::fs::read(home.path().join("crit.csv.manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let export = made(&world).await;
+    assert_eq!(
+        (&manifest["export"], &manifest["question"]["named"]),
+        (&export.as_str().into(), &"crit".into())
+    );
+    assert!(manifest["columns"].as_array().is_some_and(|columns| columns.len() > 2));
+    assert_eq!(world.fake.hits().start, 1);
+    // A newer one is another table.
+    world.fake.script(|script| script.store = samples(&["d1", "d2"]));
+    step(&world, &world.fake, TURN);
+    made_after(&world, &export).await;
+    let again = ["--named", "crit", "--clobber"];
+    let fail = ["--columns-changed", "fail"];
+    fetch(home.path(), &[&again[..], &fail, &via].concat()).await.ended(6, "came: A, B");
+    assert_eq!(std::fs::read(home.path().join("crit.csv")).unwrap().len(), 592);
+    fetch(home.path(), &[&again[..], &via].concat()).await.ended(0, "the columns changed since");
+    assert_eq!(std::fs::read(home.path().join("crit.csv")).unwrap().len(), 12);
+    assert_eq!(world.fake.hits().start, 2);
+    fetch(home.path(), &[&["--named", "other"][..], &via].concat()).await.ended(4, "no named export");
+    fetch(home.path(), &["--named", "crit"]).await.ended(2, "--named is for a gateway");
+    fetch(home.path(), &[&["--named", "crit", "--since", "1d"][..], &via].concat())
+        .await
+        .ended(2, "cannot be used");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn they_are_shown_by_the_admin_api_and_in_the_metrics() {
+    let world = world(vec![]).await;
+    let export = made(&world).await;
+    let jobs = Target::Path(format!("/rest/orgs/{ORG}/jobs/"));
+    world.fake.fault_at(jobs, Fault::Errored, Some(2));
+    step(&world, &world.fake, TURN);
+    state(&world, |state| state["last_failure"].is_object()).await;
+    world.fake.wait_for_hits(6).await;
+    let admin = async |path: &str| world.get(&format!("{}{path}", world.admin)).await;
+    for path in ["/api/status", "/api/exports"] {
+        let named = admin(path).await.json()["named"].clone();
+        assert_eq!((&named[0]["name"], &named[0]["export_id"]), (&"crit".into(), &export.as_str().into()));
+        assert!(named[0]["last_failure"].as_str().is_some_and(|why| why.contains("ERRORED")), "{named}");
+        assert!(named[0]["age_s"].as_u64() >= Some(7_000));
+    }
+    let metrics = String::from_utf8(admin("/metrics").await.body.to_vec()).unwrap();
+    for series in [
+        "exportgate_named_rows{name=\"crit\"} 5",
+        "exportgate_named_stale{name=\"crit\"} 0",
+        "exportgate_named_turns_total{name=\"crit\",outcome=\"made\"} 1",
+        "exportgate_named_column_changes_total{name=\"crit\"} 0",
+    ] {
+        assert!(metrics.contains(series), "{series} in {metrics}");
+    }
+    let admin_url = world.admin.clone();
+    let home = world.directory.path().to_owned();
+    let mut command = exportgate(&home);
+    command.args(["exports", "--admin", &admin_url]);
+    let shown = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("crit") && shown.contains("ERRORED"), "{shown}");
+    world.stop().await;
 }

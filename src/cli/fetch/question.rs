@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::args::{FetchArgs, RowArgs, ScopeArgs};
 use super::failure::Ending;
-use crate::export::API_VERSION;
+use crate::export::{API_VERSION, ExportName};
 use crate::start_call::{
     BadChoice, ExportQuestion, Filters, MAX_BODY, RowChoice, StartBody, StartCall, TimeRange,
 };
@@ -26,16 +26,31 @@ pub(super) struct FetchQuestion {
     /// The start call; `None` where the export is known.
     pub(super) start: Option<StartCall>,
     pub(super) export: Option<String>,
+    /// The name of an export that the gateway makes.
+    pub(super) named: Option<ExportName>,
+}
+
+/// The export of a run, with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FetchExport {
+    /// `/rest/orgs/ID` or `/rest/groups/ID`.
+    pub(super) scope: String,
+    pub(super) id: String,
 }
 
 impl FetchQuestion {
     pub(super) fn of(args: &FetchArgs, now: SystemTime) -> Result<Self, Ending> {
+        if let Some(name) = &args.scope.named {
+            let (typed, dataset) = (json!({"named": name.as_str()}), name.to_string());
+            let named = Some(name.clone());
+            return Ok(Self { scope: String::new(), dataset, typed, start: None, export: None, named });
+        }
         let scope = scope(&args.scope)?;
         if let Some(export) = args.scope.export {
             let export = export.to_string();
             let typed = json!({"scope": scope, "export": export});
             let export = Some(export);
-            return Ok(Self { scope, dataset: "export".to_owned(), typed, start: None, export });
+            return Ok(Self { scope, dataset: "export".to_owned(), typed, start: None, export, named: None });
         }
         let RowArgs { include_deleted, include_deactivated, ref body, .. } = args.rows;
         let body = match body {
@@ -48,12 +63,21 @@ impl FetchQuestion {
         let is_name = !dataset.is_empty()
             && dataset.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         let dataset = if is_name { dataset } else { "export" }.to_owned();
-        Ok(Self { scope, dataset, typed: question.typed(), start: Some(start), export: None })
+        Ok(Self { scope, dataset, typed: question.typed(), start: Some(start), export: None, named: None })
     }
 
-    /// The target of the index of an export's files.
-    pub(super) fn files(&self, export: &str) -> String {
-        format!("{}/export/{export}/files?version={API_VERSION}", self.scope)
+    /// The target of the index of files, where no export is to be started.
+    pub(super) fn files(&self) -> String {
+        match (&self.named, &self.export) {
+            (Some(name), _) => format!("/named/{name}/files"),
+            (None, export) => {
+                format!(
+                    "{}/export/{}/files?version={API_VERSION}",
+                    self.scope,
+                    export.as_deref().unwrap_or_default()
+                )
+            }
+        }
     }
 
     /// The target of a file by its path in the index.

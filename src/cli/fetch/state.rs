@@ -33,6 +33,9 @@ pub(super) struct RunState {
     /// True from before the start call is sent.
     pub(super) is_start_sent: bool,
     pub(super) export: Option<String>,
+    /// The scope of the export of a name.
+    #[serde(default)]
+    pub(super) scope: Option<String>,
 }
 
 /// The folder, locked.
@@ -63,6 +66,7 @@ impl RunState {
             started: seconds(now),
             is_start_sent: false,
             export: question.export.clone(),
+            scope: None,
         }
     }
 
@@ -98,10 +102,10 @@ impl OpenedState {
             )));
         }
         let age = Duration::from_secs(fresh.started.saturating_sub(state.started));
-        if age > MAX_AGE && question.start.is_some() {
+        if age > MAX_AGE && question.export.is_none() {
             folder.clear().map_err(|error| Ending::of_file(path, &error))?;
             let hours = age.as_secs() / 3600;
-            let note = format!("the unfinished export is {hours} hours old; a new one is started");
+            let note = format!("the unfinished export is {hours} hours old; this run begins anew");
             return Ok(Self { folder, state: fresh, note: Some(note) });
         }
         Ok(Self { folder, state, note: None })
@@ -250,6 +254,7 @@ mod tests {
             typed: json!(typed),
             start: Some(start),
             export: None,
+            named: None,
         }
     }
 

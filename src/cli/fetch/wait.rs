@@ -10,9 +10,10 @@ use super::caller::{CallAnswer, CallFailure, FetchCall};
 use super::failure::{Ending, EndingKind};
 use super::index::FileIndex;
 use super::progress::FetchEvent;
+use super::question::FetchExport;
 use super::session::{Session, words};
 use super::state::RunState;
-use crate::export::Id;
+use crate::export::{API_VERSION, Id};
 
 /// Seconds between two looks at an export, the last again and again.
 const PACE: [u64; 6] = [1, 1, 2, 3, 5, 5];
@@ -36,7 +37,7 @@ const UNSENT: [&str; 11] = [
 ];
 
 /// One look at an export.
-enum Look {
+pub(super) enum Look {
     Ready(FileIndex),
     NotYet(Option<Duration>),
     Failed(String),
@@ -132,7 +133,7 @@ impl Session {
     }
 
     /// Waits until the export is finished. Its index is the answer.
-    pub(super) async fn wait(&self, export: &str) -> Result<FileIndex, Ending> {
+    pub(super) async fn wait(&self, export: &FetchExport) -> Result<FileIndex, Ending> {
         let mut failures = 0;
         let last = PACE.last().copied().unwrap_or(5);
         for gap in PACE.into_iter().chain(std::iter::repeat(last)) {
@@ -142,16 +143,17 @@ impl Session {
                 Look::Ready(index) => return Ok(index),
                 Look::NotYet(wait) => {
                     failures = 0;
-                    self.progress.say(&FetchEvent::Waiting { export: export.to_owned() });
+                    self.progress.say(&FetchEvent::Waiting { export: export.id.clone() });
                     let wait = wait.unwrap_or_default().max(gap);
                     if wait > self.rest() {
-                        return Err(self.unfinished(export));
+                        return Err(self.unfinished(&export.id));
                     }
                     tokio::time::sleep(wait).await;
                 }
                 Look::Failed(why) if failures + 1 >= MAX_FAILURES => {
                     let text = format!(
-                        "{why}, {MAX_FAILURES} times in a row: run the same command again later; it goes on with export {export}"
+                        "{why}, {MAX_FAILURES} times in a row: run the same command again later; it goes on with export {}",
+                        export.id
                     );
                     return Err(Ending::new(EndingKind::Unfinished, text));
                 }
@@ -161,7 +163,7 @@ impl Session {
                 }
             }
         }
-        Err(self.unfinished(export))
+        Err(self.unfinished(&export.id))
     }
 
     pub(super) fn unfinished(&self, export: &str) -> Ending {
@@ -172,21 +174,23 @@ impl Session {
         Ending::new(EndingKind::Unfinished, text)
     }
 
-    async fn look(&self, export: &str) -> Result<Look, Ending> {
-        let target = self.question.files(export);
+    async fn look(&self, export: &FetchExport) -> Result<Look, Ending> {
+        let FetchExport { scope, id } = export;
+        let under = format!("{scope}/export/{id}/");
+        let target = format!("{under}files?version={API_VERSION}");
         let call = FetchCall { name: "files".to_owned(), target: &target, fields: Vec::new(), body: None };
         let document = match self.caller.document(call).await {
             Ok(document) => document,
             Err(CallFailure { text, .. }) => return Ok(Look::Failed(text)),
         };
         if document.status == StatusCode::OK {
-            let under = format!("{}/export/{export}/", self.question.scope);
             return FileIndex::read(&document.body, &under).map(Look::Ready);
         }
         self.not_ready(export, &document)
     }
 
-    fn not_ready(&self, export: &str, document: &CallAnswer) -> Result<Look, Ending> {
+    pub(super) fn not_ready(&self, export: &FetchExport, document: &CallAnswer) -> Result<Look, Ending> {
+        let export = &export.id;
         let error = document.error();
         let text = error.text;
         match (document.status, error.code.as_str()) {
