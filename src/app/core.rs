@@ -31,7 +31,7 @@ pub(super) struct Core {
     pub(super) file_store: FileStore,
     pub(super) retrieval: Arc<Retrieval>,
     pub(super) downloads: Downloads,
-    pub(super) named: Named,
+    pub(super) named_exports: Named,
     pub(super) gateway: Arc<Gateway>,
 }
 
@@ -64,19 +64,17 @@ impl Core {
             store: file_store.clone(),
             shutdown: parts.shutdown.clone(),
         });
-        let named = Named::new(
-            &config.named,
-            NamedParts {
-                clock: parts.clock.clone(),
-                journal: parts.journal.clone(),
-                retrieval: Arc::clone(&retrieval),
-                files: files.clone(),
-                credentials: Arc::clone(&credentials),
-                metrics: Arc::clone(&parts.metrics),
-                shutdown: parts.shutdown.clone(),
-                upstream: parts.upstream.root().to_string(),
-            },
-        );
+        let named_parts = NamedParts {
+            clock: parts.clock.clone(),
+            journal: parts.journal.clone(),
+            retrieval: Arc::clone(&retrieval),
+            files: files.clone(),
+            credentials: Arc::clone(&credentials),
+            metrics: Arc::clone(&parts.metrics),
+            shutdown: parts.shutdown.clone(),
+            upstream: parts.upstream.root().to_string(),
+        };
+        let named_exports = Named::new(&config.named, named_parts);
         let with = Collaborators {
             clock: parts.clock.clone(),
             access: Arc::clone(&access),
@@ -84,18 +82,28 @@ impl Core {
             retrieval: Arc::clone(&retrieval),
             files,
             downloads: downloads.clone(),
-            named: named.clone(),
+            named: named_exports.clone(),
             metrics: Arc::clone(&parts.metrics),
             traces: parts.traces.clone(),
             memory: memory.clone(),
             shutdown: parts.shutdown.clone(),
         };
         let gateway = Arc::new(Gateway::new(settings(config), with));
-        Ok(Self { parts, access, credentials, memory, file_store, retrieval, downloads, named, gateway })
+        Ok(Self {
+            parts,
+            access,
+            credentials,
+            memory,
+            file_store,
+            retrieval,
+            downloads,
+            named_exports,
+            gateway,
+        })
     }
 
     pub(super) fn clients(&self) -> ClientsInForce {
-        let (downloads, named) = (self.downloads.clone(), self.named.clone());
+        let (downloads, named) = (self.downloads.clone(), self.named_exports.clone());
         ClientsInForce { access: Arc::clone(&self.access), downloads, named }
     }
 }

@@ -126,7 +126,7 @@ impl App {
             parts: core.parts.clone(),
             retrieval: Arc::clone(&core.retrieval),
             downloads: core.downloads.clone(),
-            named: core.named.clone(),
+            named: core.named_exports.clone(),
             memory: core.memory.clone(),
             credentials: Arc::clone(&core.credentials),
             journal_path: config.journal.path.clone(),
@@ -182,7 +182,7 @@ impl App {
             tracing::info!(server.address = %address, "listening");
         }
         queues::run(&admission.queues(), journal, shutdown);
-        self.core.named.run().await;
+        self.core.named_exports.run().await;
         let stop = Arc::clone(&self.reloader.stop);
         if let Some(reload) = self.reload {
             reload.spawn(self.reloader);

@@ -185,7 +185,7 @@ impl Reloader {
         self.tasks.clients(clients.map(|clients| clients.take(&in_force)), &in_force);
         core.retrieval.set(retrieval_settings(&new));
         core.gateway.set(settings(&new));
-        core.named.set(&new.named);
+        core.named_exports.set(&new.named);
         in_force.cut_downloads();
         self.limits.store(Arc::new(new.listener.clone()));
         if let (Some((limits, _)), Some(listener)) = (&self.admin, &new.admin.listener) {

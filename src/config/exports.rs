@@ -128,13 +128,8 @@ fn when(r: &mut Reader<'_>, key: &str) -> Option<When> {
 
 /// A table of lists, whose names are Snyk's.
 fn filters(r: &mut Reader<'_>, keys: &Keys<'_>) -> Option<Filters> {
-    let above = keys.of("filters");
-    if r.text(&above) != "{}" {
-        r.invalid(&above, "must be a table, such as { issue_status = [\"Open\"] }");
-        return None;
-    }
     let (mut filters, mut is_sound) = (Filters::default(), true);
-    for key in r.keys_below(&format!("{above}.")) {
+    for key in r.keys_below(&keys.of("filters.")) {
         let values = r.list(&key, |text| Ok(text.to_owned()));
         let name = key.rsplit('.').next().unwrap_or_default();
         if let Err(unknown) = filters.add(name, values.iter().map(String::as_str)) {

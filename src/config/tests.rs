@@ -379,7 +379,7 @@ fn a_named_export_is_a_question_and_all_of_its_problems_are_said() {
         ("[exports.a]\nscope = \"org/o\"", "exports.a.since: is needed"),
         ("[exports.a]\nsince = \"soon\"", "exports.a.since: must be a date"),
         ("[exports.a]\nevery = \"1m\"", "exports.a.every: must be a duration from 10m to 1d"),
-        ("[exports.a]\nfilters = \"x\"", "exports.a.filters: must be a table"),
+        ("[exports.a]\nfilters = \"x\"", "exports.a.filters: no such key"),
         ("[exports.a]\nfilters = { issue_stat = [\"Open\"] }", "did you mean issue_status?"),
         ("[exports.a]\nclients = [\"b\"]", "exports.a.clients: names clients, and access.clients_file"),
         ("[exports.a]\nscope = \"org/o\"\nsince = \"1d\"\norgs = [\"p\"]", "exports.a.orgs: must be empty"),

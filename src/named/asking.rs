@@ -84,9 +84,10 @@ impl TurnTask {
         let retrieved = match answer {
             Ok(retrieved) => retrieved,
             Err(no_answer) if is_unsent(no_answer.cause) => {
-                let wait = match no_answer.cause {
-                    Cause::NotAdmitted(refusal) => refusal.retry_after,
-                    _ => Duration::ZERO,
+                let wait = if let Cause::NotAdmitted(refusal) = no_answer.cause {
+                    refusal.retry_after
+                } else {
+                    Duration::ZERO
                 };
                 return Err(NoStart::NotSent { reason: words(no_answer.cause), wait });
             }

@@ -20,14 +20,14 @@ impl TableScan {
         self.start.extend_from_slice(&data[..data.len().min(room)]);
     }
 
-    /// Its rows and columns, when all of it has come. A name that is no UTF-8 is shown as far as it is.
+    /// Its rows and columns, when all of it has come.
     pub(super) fn end(self) -> ProvenTable {
-        let rows = self.records.records().saturating_sub(1);
         let header = Header::of(&self.start, self.start.len() <= MAX_HEADER).ok();
-        let columns =
-            header.filter(|header| !header.is_empty()).map_or_else(Vec::new, |header| header.columns());
-        let columns = columns.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-        ProvenTable { rows, columns }
+        let header = header.filter(|header| !header.is_empty());
+        ProvenTable {
+            rows: self.records.records().saturating_sub(1),
+            columns: header.as_ref().map_or_else(Vec::new, Header::names),
+        }
     }
 }
 

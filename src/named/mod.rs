@@ -136,7 +136,9 @@ impl Named {
         let exports = self.all();
         join_all(exports.iter().map(|export| async { self.task(export).show().await })).await;
         let _ = self.0.running.set(());
-        exports.iter().for_each(|export| self.spawn(export));
+        for export in &exports {
+            self.spawn(export);
+        }
     }
 
     /// Goes by other settings. What is the same goes on.
@@ -168,7 +170,9 @@ impl Named {
         before.values().filter(|export| !is_kept(export)).for_each(|export| export.is_replaced.cancel());
         self.0.exports.store(Arc::new(all));
         if self.0.running.get().is_some() {
-            new.iter().for_each(|export| self.spawn(export));
+            for export in &new {
+                self.spawn(export);
+            }
         }
     }
 
@@ -179,7 +183,7 @@ impl Named {
 
     /// The export of a name, for a client that may have it as far as its `clients` say.
     pub(crate) fn find(&self, name: &ExportName, client: &str) -> Option<Arc<NamedExport>> {
-        self.0.exports.load().get(name).filter(|export| export.is_for(client)).cloned()
+        self.0.exports.load().get(name).filter(|export| export.settings.is_for(client)).cloned()
     }
 
     /// True if a call for files was not made by a name, or the client may have that still.
@@ -197,10 +201,6 @@ impl Named {
 }
 
 impl NamedExport {
-    fn is_for(&self, client: &str) -> bool {
-        self.settings.clients.as_ref().is_none_or(|clients| clients.contains(client))
-    }
-
     pub(crate) fn scope(&self) -> &Scope {
         &self.settings.scope
     }

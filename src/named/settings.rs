@@ -31,11 +31,17 @@ pub(crate) struct NamedSettings {
 }
 
 impl NamedSettings {
+    /// True if the client may have it, as far as `clients` says.
+    pub(crate) fn is_for(&self, client: &str) -> bool {
+        self.clients.as_ref().is_none_or(|clients| clients.contains(client))
+    }
+
     /// The key of its state: another question, or the same at another upstream, has a state of its own.
     pub(super) fn key(&self, upstream: &str) -> NamedKey {
         let text = format!("{upstream}\n{}", self.question.typed());
         let hash = digest(&SHA256, text.as_bytes());
-        let question = hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let question = uuid::Builder::from_slice(&hash.as_ref()[..16])
+            .map_or_else(|_| String::new(), |digest| digest.as_uuid().simple().to_string());
         NamedKey { name: self.name.as_str().to_owned(), question }
     }
 }

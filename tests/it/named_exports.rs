@@ -66,10 +66,10 @@ async fn state(world: &World, is_wanted: impl Fn(&Value) -> bool) -> Value {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    match tokio::time::timeout(DEADLINE, looking).await {
-        Ok(state) => state,
-        Err(_) => panic!("{}", world.get("/named/crit").await.json()),
+    if let Ok(state) = tokio::time::timeout(DEADLINE, looking).await {
+        return state;
     }
+    panic!("{}", world.get("/named/crit").await.json())
 }
 
 fn export_of(state: &Value) -> String {

@@ -86,11 +86,10 @@ pub(super) fn prove(
     facts.judged(part, claim, rule, scan.is_in_quotes())
 }
 
-/// The names of the columns, from the first part that has a header. A name that is no UTF-8 is shown as far as it is.
+/// The names of the columns, from the first part that has a header.
 pub(super) fn columns_of(facts: &[ProvenPart]) -> Vec<String> {
     let header = facts.iter().map(|facts| &facts.header).find(|header| !header.is_empty());
-    let names = header.map_or_else(Vec::new, |header| header.columns());
-    names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    header.map_or_else(Vec::new, Header::names)
 }
 
 impl ProvenPart {
