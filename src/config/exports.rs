@@ -7,6 +7,7 @@ use super::clients::is_client_name;
 use super::reader::Reader;
 use crate::clock::Clock;
 use crate::export::{ExportName, Id, Scope, ScopeKind};
+use crate::listener::Settings as Listener;
 use crate::named::{NamedSettings, Settings};
 use crate::start_call::{
     BadChoice, ExportQuestion, Filters, MAX_BODY, RowChoice, StartBody, TimeRange, When,
@@ -17,19 +18,19 @@ use crate::watched_file;
 const CHOICE: [&str; 8] =
     ["dataset", "orgs", "filters", "columns", "since", "until", "updated_since", "updated_until"];
 
-pub(super) fn read(r: &mut Reader<'_>, has_clients: bool) -> Settings {
+pub(super) fn read(r: &mut Reader<'_>, listener: &Listener) -> Settings {
     let reserve = r.number("exports.reserve", 0..=20);
     let mut exports = Vec::new();
     for table in r.tables("exports") {
-        exports.extend(named(r, &table, has_clients));
+        exports.extend(named(r, &table, listener.has_clients));
     }
     Settings { reserve, exports }
 }
 
 /// The keys of one export.
-struct Keys<'a>(&'a str);
+struct ExportKeys<'a>(&'a str);
 
-impl Keys<'_> {
+impl ExportKeys<'_> {
     fn of(&self, key: &str) -> String {
         format!("exports.{}.{key}", self.0)
     }
@@ -37,7 +38,7 @@ impl Keys<'_> {
 
 /// One of `[exports.NAME]`. Gives nothing only after noting a problem.
 fn named(r: &mut Reader<'_>, table: &str, has_clients: bool) -> Option<NamedSettings> {
-    let keys = Keys(table);
+    let keys = ExportKeys(table);
     let name = ExportName::parse(table);
     if name.is_none() {
         let what = format!("the name must be {}", ExportName::GRAMMAR);
@@ -77,7 +78,7 @@ fn scope(r: &mut Reader<'_>, key: &str) -> Option<Scope> {
     scope
 }
 
-fn body(r: &mut Reader<'_>, keys: &Keys<'_>) -> Option<StartBody> {
+fn body(r: &mut Reader<'_>, keys: &ExportKeys<'_>) -> Option<StartBody> {
     let path = r.path(&keys.of("body_file"));
     let choice = choice(r, keys);
     let Some(path) = path else { return choice.map(StartBody::Chosen) };
@@ -100,7 +101,7 @@ fn given(path: &Path) -> Result<serde_json::Value, String> {
     serde_json::from_slice(&content).map_err(|error| format!("is no JSON: {error}"))
 }
 
-fn choice(r: &mut Reader<'_>, keys: &Keys<'_>) -> Option<RowChoice> {
+fn choice(r: &mut Reader<'_>, keys: &ExportKeys<'_>) -> Option<RowChoice> {
     let dataset = r.text(&keys.of("dataset"));
     let orgs = r.list(&keys.of("orgs"), |text| {
         let id = Id::parse(text).map(|id| id.as_str().to_owned());
@@ -127,7 +128,7 @@ fn when(r: &mut Reader<'_>, key: &str) -> Option<When> {
 }
 
 /// A table of lists, whose names are Snyk's.
-fn filters(r: &mut Reader<'_>, keys: &Keys<'_>) -> Option<Filters> {
+fn filters(r: &mut Reader<'_>, keys: &ExportKeys<'_>) -> Option<Filters> {
     let (mut filters, mut is_sound) = (Filters::default(), true);
     for key in r.keys_below(&keys.of("filters.")) {
         let values = r.list(&key, |text| Ok(text.to_owned()));
@@ -155,7 +156,7 @@ fn clients(r: &mut Reader<'_>, key: &str, has_clients: bool) -> Option<BTreeSet<
 }
 
 /// Says now what Snyk would say at each turn.
-fn check(r: &mut Reader<'_>, keys: &Keys<'_>, question: &ExportQuestion) {
+fn check(r: &mut Reader<'_>, keys: &ExportKeys<'_>, question: &ExportQuestion) {
     match question.start(Clock::system().now().wall) {
         Ok(_) => {}
         Err(BadChoice::NoTime) => r.invalid(

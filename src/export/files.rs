@@ -3,8 +3,7 @@
 use http::Method;
 
 use super::call::{ExportCall, Operation, parse_path};
-use super::id::{Id, Scope};
-use super::named::ExportName;
+use super::id::{ExportName, Id, Scope};
 use super::query::CallQuery;
 
 /// The version of Snyk's API that has exports (`version=YYYY-MM-DD`): for what is asked of Snyk on our own account.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::columns::TableScan;
+use super::failure::{NoStart, TurnError};
 use super::state::{PendingExport, ProvenTable, unix_ms};
 use super::turn::TurnTask;
 use crate::access::Permit;
@@ -33,35 +34,8 @@ const GAPS: [u64; 6] = [0, 1, 1, 2, 3, 5];
 /// Seconds before the proof is tried again, where that may help.
 const PROOF_PAUSES: [u64; 2] = [10, 60];
 
-/// A start that has no export.
-#[derive(Debug)]
-pub(super) enum NoStart {
-    /// Snyk has certainly started nothing. `wait` is what it asked for.
-    NotSent { reason: String, wait: Duration },
-    /// Snyk refused it, or its outcome is not known.
-    Failed(String),
-}
-
-/// A turn that ended without a table.
-#[derive(Debug)]
-pub(super) struct TurnError {
-    pub(super) reason: String,
-    /// True if another start may help at once.
-    pub(super) is_at_once: bool,
-}
-
-impl TurnError {
-    fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), is_at_once: false }
-    }
-
-    fn errored() -> Self {
-        Self { reason: "the export failed at Snyk (ERRORED)".to_owned(), is_at_once: true }
-    }
-}
-
 /// The progress of an export, as one look shows it.
-enum Progress {
+enum JobProgress {
     Running,
     Finished,
 }
@@ -113,7 +87,7 @@ impl TurnTask {
         for gap in GAPS.into_iter().chain(std::iter::repeat(last)) {
             let gap = Duration::from_secs(gap).mul_f64(0.9 + 0.2 * fastrand::f64());
             tokio::time::sleep(gap).await;
-            if let Progress::Finished = self.look(pending).await? {
+            if let JobProgress::Finished = self.look(pending).await? {
                 break;
             }
             if pending.is_too_old(unix_ms(self.parts().clock.now().wall)) {
@@ -124,11 +98,11 @@ impl TurnTask {
     }
 
     /// Asks for the job status once. Trouble on the way is no end of the export.
-    async fn look(&self, pending: &PendingExport) -> Result<Progress, TurnError> {
+    async fn look(&self, pending: &PendingExport) -> Result<JobProgress, TurnError> {
         let now = self.parts().clock.now();
         let question = self.question_of(pending, Operation::JobStatus)?;
         let answer = self.parts().retrieval.get(question, asker(now), Wanted::default(), now).await;
-        let Ok(answer) = answer else { return Ok(Progress::Running) };
+        let Ok(answer) = answer else { return Ok(JobProgress::Running) };
         progress(&answer)
     }
 
@@ -210,11 +184,11 @@ fn asker(now: Now) -> Asker {
     }
 }
 
-fn progress(answer: &Retrieved) -> Result<Progress, TurnError> {
+fn progress(answer: &Retrieved) -> Result<JobProgress, TurnError> {
     let answer = answer.parts();
     // Snyk may send to the results instead of saying it (303).
     if answer.status == StatusCode::SEE_OTHER {
-        return Ok(Progress::Finished);
+        return Ok(JobProgress::Finished);
     }
     if answer.status == StatusCode::NOT_FOUND || answer.status == StatusCode::FORBIDDEN {
         let text = format!("Snyk answered the job status with {}", answer.status.as_u16());
@@ -222,9 +196,9 @@ fn progress(answer: &Retrieved) -> Result<Progress, TurnError> {
     }
     let is_ok = answer.status == StatusCode::OK;
     match ExportParts::of(answer.body).filter(|_| is_ok).map(|export| export.progress) {
-        Some(ExportProgress::Finished) => Ok(Progress::Finished),
+        Some(ExportProgress::Finished) => Ok(JobProgress::Finished),
         Some(ExportProgress::Failed) => Err(TurnError::errored()),
-        Some(ExportProgress::Running) | None => Ok(Progress::Running),
+        Some(ExportProgress::Running) | None => Ok(JobProgress::Running),
     }
 }
 

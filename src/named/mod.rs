@@ -6,6 +6,7 @@
 
 mod asking;
 mod columns;
+mod failure;
 mod settings;
 mod state;
 mod turn;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::asking::{NoStart, TurnError};
+use super::failure::{NoStart, TurnError};
 use super::state::{NamedState, Pace, PendingExport, unix_ms};
 use super::{Named, NamedExport, NamedParts};
 use crate::journal::{NamedChange, NamedRow, NamedView};
