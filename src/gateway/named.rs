@@ -23,6 +23,7 @@ use crate::retrieval::{Asker, Wanted};
 use crate::route::Route;
 use crate::transport::Body;
 
+const REVALIDATE: HeaderValue = HeaderValue::from_static("private, no-cache, no-transform");
 /// The export that a name stands for.
 const EXPORT: HeaderName = HeaderName::from_static("exportgate-export");
 
@@ -59,6 +60,8 @@ impl Gateway {
         let note = note(&served);
         exchange.asks(&Route::Files(served.call.clone()));
         let mut response = self.answer_files_call(exchange, request, served.call, asker).await?;
+        // The next export has other bytes at this address.
+        response.headers_mut().insert(CACHE_CONTROL, REVALIDATE);
         response.headers_mut().extend(note.map(|note| (EXPORT, note)));
         Ok(response)
     }

@@ -109,7 +109,8 @@ impl NamedState {
 
     /// Counts a try before its start is sent. Whoever finds the state without its end makes the next try.
     pub(super) fn claim(&mut self, pace: Pace, now_ms: u64) {
-        if self.tries == 0 || self.tries >= TRIES {
+        let is_over = now_ms.saturating_sub(self.turn_began_ms) >= span_ms(pace.every);
+        if self.tries == 0 || self.tries >= TRIES || is_over {
             (self.tries, self.turn_began_ms) = (0, now_ms);
         }
         self.tries += 1;
@@ -155,7 +156,7 @@ impl NamedState {
         let before =
             self.current.replace(CurrentExport { id, made_ms: started_ms, proven_ms: now_ms, rows, columns });
         (self.tries, self.failure) = (0, None);
-        self.next_turn_ms = pace.next_ms(self.turn_began_ms);
+        self.next_turn_ms = pace.next_ms(started_ms);
         // A table without a header says nothing about columns.
         let before = before.filter(|before| !before.columns.is_empty() && !table.columns.is_empty())?;
         let change = ColumnChange::between(&before.columns, &table.columns)?;

@@ -19,7 +19,7 @@ use crate::fetch::Ran;
 use crate::support::doors::Door;
 use crate::support::program::{Program, exportgate};
 use crate::support::raw::DEADLINE;
-use crate::support::{Flags, Got, ORG, V, World, flag, keep_secret};
+use crate::support::{Flags, Got, ORG, TOKEN, V, World, flag, keep_secret};
 
 /// A little more than two hours, so that a turn is due whatever its delay.
 const TURN: i64 = 2 * 3600 + 6 * 60;
@@ -201,7 +201,9 @@ async fn before_the_first_export_it_says_when_to_ask_again() {
     assert_eq!(part.field("content-disposition"), "attachment; filename=\"crit-part-2.csv\"");
     let table = world.get("/named/crit/table.csv").await;
     assert_eq!(table.field("content-disposition"), "attachment; filename=\"crit.csv\"");
-    assert!(!table.field("etag").is_empty());
+    assert_eq!(table.field("cache-control"), "private, no-cache, no-transform");
+    let same = world.get_with("/named/crit/table.csv", &[("if-none-match", table.field("etag"))]).await;
+    assert_eq!(same.status, 304);
     assert_eq!(world.get("/named/crit/files/4.csv").await.code(), "no_such_file");
     assert_eq!(world.fake.hits().start, 1);
     world.stop().await;
@@ -436,7 +438,20 @@ async fn a_name_begins_and_ends_with_a_reload() {
     wait("two", 200).await;
     assert_eq!(door.get("/named/one/table.csv", &[]).await.status, 404);
     assert_eq!(fake.hits().start, 2);
-    assert_eq!(tokio::task::block_in_place(|| program.terminate()), Some(0));
+    for (name, code, text) in [("two", 0, "sent to"), ("one", 1, "there is no [exports.one]")] {
+        let mut command = exportgate(home.path());
+        command.env("SNYK_TOKEN", TOKEN).env("EXPORTGATE_UPSTREAM_URL", fake.url()).arg("check");
+        command.args(["--config", config.to_str().unwrap(), "--as", "local", "GET"]);
+        let ran = command.arg(format!("/named/{name}/table.csv")).output().unwrap();
+        let out = String::from_utf8(ran.stdout).unwrap();
+        assert!(ran.status.code() == Some(code) && out.contains(text), "{out} {ran:?}", ran = ran.status);
+    }
+    // Whoever is killed serves from the first request on when it is back.
+    program.kill();
+    let program = Program::serve(home.path(), &fake, &[], &env);
+    let door = Door::Plain(program.address);
+    assert_eq!(door.get("/named/two/table.csv", &[]).await.status, 200);
+    assert_eq!(fake.hits().start, 2);
 }
 
 /// Runs `exportgate fetch` in `home`.

@@ -67,9 +67,12 @@ impl Session {
             }
             match self.not_ready(&place, &document)? {
                 Look::NotYet(wait) => {
+                    self.progress.say(&FetchEvent::Waiting { export: name.to_string() });
                     let wait = wait.unwrap_or_default().max(LEAST_PAUSE);
-                    let why = format!("{name} has no export yet: {}", error.text);
-                    self.pause(why, wait).await?;
+                    if wait > self.rest() {
+                        return Err(self.unfinished(name.as_str()));
+                    }
+                    tokio::time::sleep(wait).await;
                 }
                 Look::Failed(text) => return Err(Ending::failed(text)),
                 Look::Ready(_) => {}
