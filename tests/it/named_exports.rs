@@ -434,7 +434,14 @@ async fn a_name_begins_and_ends_with_a_reload() {
     };
     wait("one", 200).await;
     assert_eq!(door.get("/named/two/table.csv", &[]).await.status, 404);
-    write("two");
+    // A download by the name ends with it.
+    fake.store_fault(StoreFault::Rate(10), Some(1));
+    let reloaded = async {
+        fake.wait_for_store(|load| load.running == 1).await;
+        write("two");
+    };
+    let (download, ()) = tokio::join!(door.send(http::Method::GET, "/named/one/table.csv", &[]), reloaded);
+    assert!(download.is_err(), "{download:?}");
     wait("two", 200).await;
     assert_eq!(door.get("/named/one/table.csv", &[]).await.status, 404);
     assert_eq!(fake.hits().start, 2);
