@@ -109,7 +109,7 @@ fn apply(change: &NamedChange, connection: &Connection, now: SystemTime) -> rusq
     let (is_free, fence) = match &before {
         None => (true, 1),
         Some(lease) if is_ours => (true, lease.fence),
-        Some(lease) => (lease.until_ms <= now_ms, lease.fence + 1),
+        Some(lease) => (lease.until_ms <= now_ms, lease.fence.saturating_add(1)),
     };
     let state = before.as_ref().and_then(|lease| lease.state.clone());
     if !is_free || change.fence.is_some_and(|expected| expected != fence) {
@@ -119,7 +119,7 @@ fn apply(change: &NamedChange, connection: &Connection, now: SystemTime) -> rusq
     let starts = |credential: &str| starts(connection, credential, now).unwrap_or(u32::MAX);
     let view = NamedView { state: state.as_deref(), now, starts: &starts };
     let new = (change.change)(&view);
-    let left = before.as_ref().map_or(0, |lease| lease.until_ms - now_ms);
+    let left = before.as_ref().map_or(0, |lease| lease.until_ms.saturating_sub(now_ms));
     // A clock that went back leaves a lease that seems too long.
     let is_fresh = left >= span_ms(RENEWED_AT) && left <= span_ms(LEASE);
     if new.is_some() || !is_ours || !is_fresh {

@@ -10,6 +10,8 @@ use crate::csv::ColumnChange;
 const TRIES: u32 = 2;
 /// Longest pause before a turn that was put off, or before a second try.
 const PAUSE: Duration = Duration::from_mins(5);
+/// Longest pause that is believed.
+const LONGEST_WAIT: Duration = Duration::from_hours(24);
 /// A turn comes late by up to one part in so many of its interval.
 const JITTER_PART: u32 = 20;
 /// Turns after which an export is stale.
@@ -85,7 +87,7 @@ impl Pace {
     }
 
     fn next_ms(self, began_ms: u64) -> u64 {
-        began_ms + span_ms(self.every + (self.every / JITTER_PART).mul_f64(self.jitter))
+        began_ms.saturating_add(span_ms(self.every + (self.every / JITTER_PART).mul_f64(self.jitter)))
     }
 }
 
@@ -123,7 +125,7 @@ impl NamedState {
 
     /// Puts the turn off: no start was sent. `wait` is the least pause.
     pub(super) fn put_off(&mut self, reason: &str, wait: Duration, pace: Pace, now_ms: u64) {
-        self.next_turn_ms = now_ms + pace.pause_ms().max(span_ms(wait));
+        self.next_turn_ms = now_ms + pace.pause_ms().max(span_ms(wait.min(LONGEST_WAIT)));
         self.failure = Some(TurnFailure { at_ms: now_ms, reason: reason.to_owned() });
     }
 
@@ -264,6 +266,8 @@ mod tests {
         assert_eq!((state.tries, state.next_turn_ms), (0, 25 * MINUTE));
         state.put_off("held", Duration::from_hours(1), PACE, HOUR);
         assert_eq!(state.next_turn_ms, 2 * HOUR);
+        state.put_off("held", Duration::MAX, PACE, HOUR);
+        assert_eq!(state.next_turn_ms, 25 * HOUR);
     }
 
     #[test]
