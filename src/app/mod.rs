@@ -187,7 +187,7 @@ impl App {
         shutdown.spawn_helper(self.expiry.watch(clock.clone(), self.warn_before));
         let admin_end = self.admin.map(|(admin_thread, admin)| {
             for address in &admin_thread.addresses {
-                tracing::info!(server.address = %address, "admin listener: health, metrics and status page");
+                tracing::info!(server.address = %address, "admin listening: health, metrics and status page");
             }
             admin_thread.begin(admin, clock.clone())
         });
@@ -216,7 +216,7 @@ impl App {
             Some(true) => {}
             ended => {
                 if ended.is_some() {
-                    tracing::warn!("drain time exceeded; aborting requests in flight");
+                    tracing::warn!("drain time exceeded (shutdown.drain); aborting requests in flight");
                 }
                 shutdown.end();
                 if !shutdown.finished(LAST_RECORDS).await {

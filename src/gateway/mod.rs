@@ -223,7 +223,7 @@ impl Gateway {
                 Box::pin(self.answer_files(exchange, request, call, ask)).await
             }
             Route::Other(call) => {
-                // A body that is not passed on must be out of the way: it is taken at the last moment.
+                // The body is taken last: if an earlier step fails, `respond` still has it to discard.
                 self.retrieval.refuse_unrecorded()?;
                 let passed = pass_through(call, credential, request)?;
                 let passed = Box::pin(self.retrieval.pass_through(passed, asker)).await;

@@ -145,7 +145,7 @@ impl Database {
         // The wait for the file's lock is over: from here on nobody else writes.
         let now = clock.now();
         let (mut on_record, mut has_read) = (Vec::new(), false);
-        // Before a row of ours is put in: what is newer than the last one that is known was written by others.
+        // Read the sends of others first: after our insert, the rows beyond the last known one include ours.
         let mut read = |sends: &mut SendsReader| {
             if std::mem::replace(&mut has_read, true) {
                 return Ok(());
@@ -156,7 +156,7 @@ impl Database {
             on_record.push(match command {
                 WriterCommand::Attempt(attempt, served) => {
                     let is_answered = served.iter().any(|one| one.request == attempt.request);
-                    // It is on record, unless the journal did not work when it was sent.
+                    // Its reservation inserted it, unless the journal did not work then.
                     if !complete(connection, attempt, is_answered)? {
                         read(sends)?;
                         insert(connection, attempt, attempt.started, is_answered)?;

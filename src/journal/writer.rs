@@ -296,8 +296,13 @@ impl Writer {
 
     fn works(&self) {
         if self.shared.health.works() {
-            let dropped = self.shared.health.dropped.load(Ordering::Relaxed);
-            info!(path = %self.settings.path.display(), dropped, "journal writable again");
+            let (path, dropped) =
+                (self.settings.path.display(), self.shared.health.dropped.load(Ordering::Relaxed));
+            if dropped > 0 {
+                warn!(%path, dropped, "journal writable again; records were lost meanwhile");
+            } else {
+                info!(%path, "journal writable again");
+            }
         }
     }
 

@@ -266,7 +266,7 @@ impl Retrieval {
         if self.metrics.not_stored(reason) {
             tracing::warn!(
                 cache.not_stored = reason,
-                "a finished export is not stored; {} (logged once for each reason)",
+                "answer not cached; {} (logged once for each reason)",
                 why.remedy()
             );
         }

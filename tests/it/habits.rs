@@ -46,7 +46,9 @@ impl Served {
         let log = std::fs::read_to_string(self.program.log()).unwrap_or_default();
         let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         events
-            .filter(|event| event["message"] == "exchange" && event["http.response.status_code"] == status)
+            .filter(|event| {
+                event["http.response.status_code"].is_u64() && event["http.response.status_code"] == status
+            })
             .collect()
     }
 
