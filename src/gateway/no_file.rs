@@ -60,10 +60,14 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
             "Snyk says that the export is finished, and lists none of its parts, or one of them twice",
             "Ask again with Cache-Control: no-cache. If it lasts, start a new export, and report the snyk-request-id of this answer to Snyk's support.",
         ),
-        K::NotFinished { retry_after } => unavailable(
+        K::NotFinished { retry_after, is_unknown } => unavailable(
             "proxy_internal_response",
             kind.code(),
-            "The export is not finished",
+            if is_unknown {
+                "Snyk's status of the export is a word that the gateway does not know"
+            } else {
+                "The export is not finished"
+            },
             "Wait as Retry-After says, and ask again. Its job status tells how far it is.",
         )
         .after(retry_after.unwrap_or(NEXT_LOOK)),
@@ -186,7 +190,8 @@ mod tests {
         let kinds = [
             K::ResultsUnreadable,
             K::PartsMissing,
-            K::NotFinished { retry_after: None },
+            K::NotFinished { retry_after: None, is_unknown: false },
+            K::NotFinished { retry_after: None, is_unknown: true },
             K::ExportFailed,
             K::NoSuchFile,
             K::FileGone,

@@ -14,6 +14,7 @@ mod manifest;
 mod merge;
 mod merge_error;
 mod output;
+mod own_file;
 mod place;
 mod progress;
 mod proof;

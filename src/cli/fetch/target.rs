@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::args::{OutputArgs, TableFormat};
 use super::failure::Ending;
 use super::manifest::FetchManifest;
+use super::own_file;
 use super::question::FetchQuestion;
 use super::state::sync_folder;
 
@@ -192,7 +193,7 @@ impl FetchTarget {
             }
             Ending::of_file(to, &error)
         };
-        File::open(from).and_then(|file| file.sync_all()).map_err(failed)?;
+        own_file::read(from).and_then(|file| file.sync_all()).map_err(failed)?;
         let done = if self.is_clobber { std::fs::rename(from, to) } else { rename_new(from, to) };
         done.and_then(|()| sync_folder(parent(to))).map_err(failed)
     }
