@@ -215,9 +215,8 @@ mod tests {
         let all =
             Expected { size: Some(SIZE), crc32c: Some(hash), file_size: Some(SIZE), row_count: Some(2) };
         let held = |words: &str| Ok((words.to_owned(), Doubts::default()));
-        let doubted = |words: &str, file_size, row_count| {
-            Ok((words.to_owned(), Doubts { file_size, row_count }))
-        };
+        let doubted =
+            |words: &str, file_size, row_count| Ok((words.to_owned(), Doubts { file_size, row_count }));
         for (expected, result) in [
             (all, held("length crc32c file_size row_count quotes")),
             (

@@ -196,8 +196,8 @@ mod tests {
             ("ERROR", ExportProgress::Failed),
             ("PENDING", ExportProgress::Running),
             ("STARTED", ExportProgress::Running),
-            ("finished", ExportProgress::Running),
-            ("ELSE", ExportProgress::Running),
+            ("finished", ExportProgress::Unknown),
+            ("ELSE", ExportProgress::Unknown),
         ] {
             let body = format!(r#"{{"data":{{"attributes":{{"status":"{word}","results":[{{}}]}}}}}}"#);
             let found = ExportParts::of(body.as_bytes()).expect("a document");

@@ -180,8 +180,7 @@ const LIST_LIFE: Duration = Duration::from_mins(10);
 
 /// No lists yet.
 pub(super) fn part_lists() -> PartLists {
-    let weight = |_: &Uuid, list: &PartList| {
-        u32::try_from((list.parts.len() + 1) * LINK_WEIGHT).unwrap_or(u32::MAX)
-    };
+    let weight =
+        |_: &Uuid, list: &PartList| u32::try_from((list.parts.len() + 1) * LINK_WEIGHT).unwrap_or(u32::MAX);
     moka::sync::Cache::builder().max_capacity(MAX_LISTS).weigher(weight).time_to_idle(LIST_LIFE).build()
 }

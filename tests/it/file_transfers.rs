@@ -478,7 +478,7 @@ async fn an_export_without_files_says_why() {
     let world = world(samples(&["a1"])).await;
     for (state, status, code) in [
         (State::Word("PENDING".into()), 503, "not_finished"),
-        (State::Word("ELSE".into()), 503, "not_finished"),
+        (State::Word("ELSE".into()), 503, "status_unknown"),
         (State::Word("ERRORED".into()), 502, "export_failed"),
         (State::Word("ERROR".into()), 502, "export_failed"),
     ] {

@@ -74,8 +74,7 @@ pub(super) fn prove(
     }
     let not_whole = |what: &dyn Display| not_whole(&format_args!("part {number}: {what}"));
     let proven = proof.judge().map_err(|error| not_whole(&error))?;
-    let header =
-        Header::of(&start, proven.bytes <= start.len() as u64).map_err(|error| not_whole(&error))?;
+    let header = Header::of(&start, proven.bytes <= start.len() as u64).map_err(|error| not_whole(&error))?;
     let differs = |what: &str, got: u64, name: &str, expected: Option<u64>| {
         expected.map(|expected| format!("{got} {what} came where Snyk's {name} says {expected}"))
     };
@@ -145,7 +144,8 @@ mod tests {
         let none = PartClaim::default();
         let text = warned(None, None, &none, RowsRule::Warn).expect("proven");
         assert!(text.starts_with("part 1: nothing but its closed quotes"), "{text}");
-        for (rows, claim, rule) in [(None, PartClaim { size: Some(11), ..none }, RowsRule::Warn), (Some(9), strong, RowsRule::Fail)]
+        for (rows, claim, rule) in
+            [(None, PartClaim { size: Some(11), ..none }, RowsRule::Warn), (Some(9), strong, RowsRule::Fail)]
         {
             let ending = warned(rows, None, &claim, rule).expect_err("not whole");
             assert_eq!(ending.kind, super::super::failure::EndingKind::NotWhole, "{ending}");

@@ -54,8 +54,7 @@ impl Session {
             TargetKind::Parts(_) => {
                 let parts = self.collect(&index).await?;
                 let facts = facts_of(&parts);
-                let (rows, bytes) =
-                    {
+                let (rows, bytes) = {
                     let proven = || facts.iter().map(|facts| &facts.proven);
                     (proven().map(|proven| proven.rows).sum(), proven().map(|proven| proven.bytes).sum())
                 };

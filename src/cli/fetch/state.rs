@@ -131,7 +131,7 @@ impl StateFolder {
                 Ok(lock) => lock,
                 // The run before has just removed it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(Ending::of_file(&lock_path, &error)),
             };
             match lock.try_lock() {
                 Ok(()) => {}

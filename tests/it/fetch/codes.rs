@@ -69,6 +69,14 @@ fn unfinished_is_3_and_the_next_run_starts_nothing() {
 }
 
 #[test]
+fn a_status_that_nobody_knows_is_waited_for_with_one_warning() {
+    let desk = desk(vec![]);
+    (desk.gateway.stub().polls, desk.gateway.stub().is_word_unknown) = (2, true);
+    let ran = desk.run(&[]).ended(0, "complete");
+    assert_eq!(ran.err.matches("is a word that is not known").count(), 1, "{}", ran.err);
+}
+
+#[test]
 fn not_authorised_is_4() {
     desk(vec![refusal("/export", 401, "unauthorized")]).run(&[]).ended(4, "--key-file");
     desk(vec![refusal("/export", 403, "forbidden")]).run(&[]).ended(4, "T: D (403)");
@@ -89,7 +97,7 @@ fn an_export_that_failed_is_5_and_the_next_run_starts_another_one() {
 fn not_whole_is_6() {
     let desk = desk(vec![]);
     desk.gateway.stub().parts = vec![StubPart::of(sample("i1"))];
-    desk.run(&[]).ended(6, "part 1 ends within a quoted cell: it was cut");
+    desk.run(&[]).ended(6, "part 1: the file ends within a quoted cell: it was cut");
     desk.gateway.stub().parts = vec![StubPart::of(sample("d1")), StubPart::of(sample("k1"))];
     desk.run(&["--restart", "--format", "jsonl", "-o", "x.jsonl"])
         .ended(6, "part 2, row 1, byte 3 of column B: is not UTF-8");
