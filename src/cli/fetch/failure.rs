@@ -68,11 +68,13 @@ impl Ending {
     /// The failure of a file's or folder's use.
     pub(super) fn of_file(path: &std::path::Path, error: &std::io::Error) -> Self {
         let path = path.display();
-        let full = match error.kind() {
-            ErrorKind::StorageFull => "no space is left",
-            ErrorKind::QuotaExceeded => "the disk quota is used up",
-            ErrorKind::FileTooLarge => "a file may not be as large (ulimit -f, or the file system)",
-            _ => return Self::failed(format!("{path}: {error}")),
+        let full = [
+            (ErrorKind::StorageFull, "no space is left"),
+            (ErrorKind::QuotaExceeded, "the disk quota is used up"),
+            (ErrorKind::FileTooLarge, "a file may not be as large (ulimit -f, or the file system)"),
+        ];
+        let Some((_, full)) = full.into_iter().find(|(kind, _)| *kind == error.kind()) else {
+            return Self::failed(format!("{path}: {error}"));
         };
         let text = format!("{full} for {path}: make room and run the same command again; what came is kept");
         Self::new(EndingKind::Unfinished, text)
