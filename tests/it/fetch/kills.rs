@@ -2,25 +2,32 @@
 //!
 //! `EXPORTGATE_FETCH_KILLS=50` kills so often; the default is a few.
 
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use super::rig::Rig;
+use crate::support::raw;
 
 const KILLS: u32 = 8;
 /// A run that is not killed takes longer: the download alone has a second.
 const LONGEST: u64 = 3_000;
-/// The start and its answer are within this.
-const STARTING: u64 = 300;
+/// The start and its answer are within this, and so is all that follows the last part.
+const AT_AN_END: u64 = 300;
 const MORE: &str = "there may be an export more";
 
 fn kills() -> u32 {
     std::env::var("EXPORTGATE_FETCH_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS)
 }
 
-/// A time to kill at; every third is near the start.
-fn moment(left: u32) -> Duration {
-    Duration::from_millis(fastrand::u64(0..if left.is_multiple_of(3) { STARTING } else { LONGEST }))
+/// Waits for a time to kill at: near the start, anywhere, or when all parts are there.
+fn wait(left: u32, rig: &Rig, child: &mut Child) {
+    let longest = if left % 3 == 1 { LONGEST } else { AT_AN_END };
+    if left % 3 == 2 {
+        raw::poll("all parts, or an end", || {
+            (rig.has_all_parts() || child.try_wait().unwrap().is_some()).then_some(())
+        });
+    }
+    std::thread::sleep(Duration::from_millis(fastrand::u64(0..longest)));
 }
 
 #[test]
@@ -34,7 +41,7 @@ fn a_run_that_is_killed_anywhere_goes_on_with_the_same_command() {
         loop {
             let mut child = rig.command(None, &[]).stderr(Stdio::piped()).spawn().unwrap();
             let is_killed = left > 0 && {
-                std::thread::sleep(moment(left));
+                wait(left, &rig, &mut child);
                 child.try_wait().unwrap().is_none()
             };
             if is_killed {

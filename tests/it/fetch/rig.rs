@@ -57,6 +57,12 @@ impl Rig {
         std::fs::read(self.home.path().join(name)).ok()
     }
 
+    /// True if each part has come whole.
+    pub(crate) fn has_all_parts(&self) -> bool {
+        let state = self.home.path().join(".issues.csv.exportgate");
+        (1..=PARTS).all(|part| state.join(format!("part-{part:05}.csv")).exists())
+    }
+
     /// Asserts that no file of the state, and no manifest, has a link or the credential.
     pub(crate) fn assert_no_secret(&self) {
         let state = std::fs::read_dir(self.home.path().join(".issues.csv.exportgate"));
