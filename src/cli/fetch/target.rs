@@ -179,7 +179,7 @@ impl FetchTarget {
             TargetKind::Parts(folder) => folder.join(".exportgate"),
             TargetKind::Stdout => {
                 let hash = digest(&SHA256, question.typed.to_string().as_bytes());
-                elsewhere.join(hex(&hash.as_ref()[..16]))
+                elsewhere.join(format!("exportgate-{}", hex(&hash.as_ref()[..16])))
             }
         }
     }

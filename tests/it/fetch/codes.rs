@@ -51,6 +51,10 @@ fn usage_is_2() {
         .ended(2, "is later than --updated-until");
     fetch(&["--org", ORG, "--body", "/none"]).ended(2, "--body /none");
     fetch(&["--org", ORG, "--since", "30d", "--key-file", "/none"]).ended(2, "--key-file /none");
+    let mut direct = exportgate(desk.home.path());
+    direct.current_dir(desk.home.path()).args(["fetch", "--org", ORG, "--since", "30d"]);
+    let ran = Ran::of(direct.output().unwrap()).ended(2, "no Snyk credential: set SNYK_TOKEN");
+    assert!(ran.err.contains("neither --via nor SNYK_API names a gateway"), "{}", ran.err);
     assert_eq!(desk.gateway.stub().starts, 0);
 }
 
