@@ -60,17 +60,7 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
             "Snyk says that the export is finished, and lists none of its parts, or one of them twice",
             "Ask again with Cache-Control: no-cache. If it lasts, start a new export, and report the snyk-request-id of this answer to Snyk's support.",
         ),
-        K::NotFinished { retry_after, is_unknown } => unavailable(
-            "proxy_internal_response",
-            kind.code(),
-            if is_unknown {
-                "Snyk's status of the export is a word that the gateway does not know"
-            } else {
-                "The export is not finished"
-            },
-            "Wait as Retry-After says, and ask again. Its job status tells how far it is.",
-        )
-        .after(retry_after.unwrap_or(NEXT_LOOK)),
+        K::NotFinished { retry_after, .. } => not_finished(kind).after(retry_after.unwrap_or(NEXT_LOOK)),
         K::ExportFailed => table(
             "The export failed at Snyk",
             "Start a new one. Snyk's support wants the snyk-request-id of this answer.",
@@ -139,6 +129,16 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
             "Ask again. If it lasts, start a new export.",
         ),
     }
+}
+
+fn not_finished(kind: FilesErrorKind) -> ErrorReply {
+    let title = if let FilesErrorKind::NotFinished { is_unknown: true, .. } = kind {
+        "Snyk's status of the export is a word that the gateway does not know"
+    } else {
+        "The export is not finished"
+    };
+    let detail = "Wait as Retry-After says, and ask again. Its job status tells how far it is.";
+    unavailable("proxy_internal_response", kind.code(), title, detail)
 }
 
 /// Snyk's own answer is withheld: a client that may have files alone gets no link, from whatever answer.

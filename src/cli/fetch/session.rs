@@ -125,18 +125,22 @@ impl Session {
             let part = part?;
             match tokio::task::block_in_place(|| table.add(&part)) {
                 Ok(()) => facts.push(part.facts),
-                // The reader has enough: it gets no more, and nothing is wrong.
-                Err(MergeError::Closed) => return Ok(()),
+                Err(MergeError::Closed) => return self.enough(),
                 Err(error) => return Err(self.merge_failed(error, Path::new("standard output"))),
             }
         }
         let rows = table.row_count;
         let hashed = match table.finish() {
             Ok(hashed) => hashed,
-            Err(MergeError::Closed) => return Ok(()),
+            Err(MergeError::Closed) => return self.enough(),
             Err(error) => return Err(self.merge_failed(error, Path::new("standard output"))),
         };
         self.complete(&manifest.with(facts, hashed.note(self.target.format(), rows), self.ended()))
+    }
+
+    /// The reader of standard output has enough: it gets no more, and nothing is wrong.
+    fn enough(&self) -> Result<(), Ending> {
+        self.folder.clear_parts().map_err(|error| Ending::of_file(self.folder.path(), &error))
     }
 
     fn ended(&self) -> RunEnd {

@@ -204,17 +204,28 @@ impl StateFolder {
 
     /// Removes its files; the lock stays. Nothing that is not of a run is touched.
     pub(super) fn clear(&self) -> io::Result<()> {
+        let others = [STATE, CALLS, "table", "manifest.json"];
+        self.remove(|name| is_of_part(name) || others.contains(&name.trim_end_matches(".new")))
+    }
+
+    /// Removes what came of the parts. The export stays known, so that the next run starts none.
+    pub(super) fn clear_parts(&self) -> io::Result<()> {
+        self.remove(is_of_part)
+    }
+
+    fn remove(&self, is_meant: impl Fn(&str) -> bool) -> io::Result<()> {
         for entry in std::fs::read_dir(&self.path)? {
             let name = entry?.file_name();
-            let name = name.to_string_lossy();
-            let is_ours = [STATE, CALLS, "table", "manifest.json"].contains(&name.trim_end_matches(".new"))
-                || (name.starts_with("part-") && name.len() > "part-".len());
-            if is_ours {
-                std::fs::remove_file(self.file(&name))?;
+            if is_meant(&name.to_string_lossy()) {
+                std::fs::remove_file(self.path.join(name))?;
             }
         }
         Ok(())
     }
+}
+
+fn is_of_part(name: &str) -> bool {
+    name.strip_prefix("part-").is_some_and(|rest| !rest.is_empty())
 }
 
 impl Drop for StateFolder {

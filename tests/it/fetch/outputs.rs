@@ -98,6 +98,13 @@ fn standard_output_streams_and_a_reader_may_have_enough() {
     child.stdout.take().unwrap().read_exact(&mut some).unwrap();
     let ran = Ran::of(child.wait_with_output().unwrap()).ended(0, "");
     assert_eq!(ran.err, "");
+    // The export stays known, and takes no room.
+    let folder = desk.home.path().join(".local/state/exportgate/fetch");
+    let state = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    assert!(state.join("state.json").exists() && !state.join("part-00001.csv").exists());
+    let starts = desk.gateway.stub().starts;
+    desk.run(&["-o", "-"]).ended(0, "nothing is started");
+    assert_eq!(desk.gateway.stub().starts, starts);
 }
 
 #[test]
