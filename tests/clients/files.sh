@@ -32,7 +32,7 @@ started+=($!)
 expected=$(listening "$scratch/links" 'table [0-9a-f]{64}' | cut -d ' ' -f 2)
 mapfile -t links < <(sed -n 's/^link //p' "$scratch/links")
 origin=$(printf '%s' "${links[0]}" | grep -oE '^http://[^/]+')
-lies=()
+lies=(--lie total=120000)
 for n in 1 2 3; do lies+=(--lie "link@$n=${links[n - 1]}" --lie "rows@$n=40000" --lie "size@$n=none"); done
 "$program" fake-snyk --listen 127.0.0.1:0 --polls 1 --part-count 3 "${lies[@]}" --ca-out "$scratch/fake.pem" \
     >"$scratch/fake.log" 2>&1 &
