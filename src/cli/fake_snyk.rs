@@ -196,6 +196,8 @@ pub(super) fn run(args: &FakeSnykArgs) -> Result<(), CommandError> {
         say(format!("A fake Snyk listens on {} and takes any token.", fake.url()))?;
         if let Some(path) = &args.ca_out {
             std::fs::write(path, fake.ca_pem()).map_err(failed)?;
+            // The commands are for another terminal, which may be in another folder.
+            let path = std::path::absolute(path).map_err(failed)?;
             say(format!("Its certificate authority is in {}. Try:", path.display()))?;
             say(format!(
                 "  SNYK_TOKEN=any EXPORTGATE_UPSTREAM_CA_FILE={} exportgate serve --upstream {}",

@@ -11,6 +11,7 @@ mod fetch;
 mod key;
 mod live;
 mod purge;
+mod recorded;
 mod requests;
 mod serve;
 mod signals;

@@ -1,12 +1,14 @@
-//! CSV as bytes (pure): the ends of records, the header of a part, and its records one by one.
+//! CSV as bytes (pure): the ends of records, the header of a part, its records one by one, and the proof that it is whole.
 //!
 //! A record ends at a line feed outside quotes. The parity of `"` tells the outside from the inside, because a quote in a
 //! cell is doubled (RFC 4180 §2), so that a part can be followed at any size of chunk without parsing it.
 
 mod header;
+mod proof;
 mod record;
 
 pub use header::{Header, HeaderError, MAX_HEADER};
+pub(crate) use proof::{Expected, Proof, Proven, Rung, TotalProof};
 pub use record::{MAX_RECORD, Record, RecordError, RecordReader};
 
 /// The byte order mark of UTF-8.

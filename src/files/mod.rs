@@ -14,7 +14,6 @@ mod links;
 mod object;
 mod opened;
 mod part;
-mod proof;
 mod results;
 mod table;
 mod transfer;
@@ -94,8 +93,9 @@ impl Files {
     /// [`FilesError`].
     pub(crate) async fn index(&self, ask: Ask) -> Result<Index, FilesError> {
         let FirstRead { parts, retrieved, .. } = ResultsReader::first(&self.parts, ask).await?;
+        let row_count = parts.row_count;
         let parts = parts.parts.iter().map(IndexedPart::from).collect();
-        Ok(Index { results: retrieved, parts })
+        Ok(Index { results: retrieved, row_count, parts })
     }
 
     /// Opens a file. A whole part costs one read of the results and one request to the store.

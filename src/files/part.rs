@@ -9,8 +9,8 @@ use super::facts::PartFacts;
 use super::links::{ExportLinks, Numbers, Target};
 use super::object::{ObjectBytes, ObjectMarks};
 use super::opened::{FileAnswer, TransferOutcome};
-use super::proof::{Expected, Proof};
 use super::transfer::{self, Outlet, Stop, WholePart};
+use crate::csv::{Expected, Proof, TotalProof};
 use crate::export::FileName;
 use crate::file_store::Transfer;
 
@@ -64,7 +64,7 @@ async fn send_whole(
     outlet: &Outlet,
 ) -> Result<TransferOutcome, Stop> {
     let proof = proof(links, target, &download.identity);
-    let sent = WholePart { download, proof, skipped: 0 }.send(outlet).await?;
+    let sent = WholePart { download, proof, skipped: 0 }.send(outlet, &mut TotalProof::new(None, 1)).await?;
     sent.warn(links, target.part);
     Ok(sent.outcome())
 }

@@ -34,6 +34,8 @@ pub(super) struct FilePart {
 #[derive(Debug, Clone)]
 pub(super) struct PartList {
     pub(super) parts: Arc<[FilePart]>,
+    /// The rows of all parts together.
+    pub(super) row_count: Option<u64>,
     /// The arrival of the answer.
     pub(super) arrival: Now,
 }
@@ -114,35 +116,39 @@ async fn read(with: &FilesParts, retrieved: &Retrieved) -> Result<PartList, File
         return Err(FilesErrorKind::SnykAnswered);
     }
     let (id, arrival) = (answer.attempt, answer.arrival);
-    if let Some(parts) = with.lists.get(&id) {
-        return Ok(PartList { parts, arrival });
+    if let Some(list) = with.lists.get(&id) {
+        return Ok(PartList { arrival, ..list });
     }
     let (status, body, store) = (answer.status, answer.body.clone(), with.store.clone());
-    let reading = move || finished(ExportParts::of(&body).filter(|_| status == StatusCode::OK), &store);
+    let reading = move || {
+        let export = ExportParts::of(&body).filter(|_| status == StatusCode::OK);
+        finished(export.ok_or(FilesErrorKind::ResultsUnreadable)?, arrival, &store)
+    };
     let read = if answer.body.len() <= AT_ONCE {
         reading()
     } else {
         tokio::task::spawn_blocking(reading).await.unwrap_or(Err(FilesErrorKind::ResultsUnreadable))
     };
     match read {
-        Ok(parts) => {
-            with.lists.insert(id, Arc::clone(&parts));
-            Ok(PartList { parts, arrival })
+        Ok(list) => {
+            with.lists.insert(id, list.clone());
+            Ok(list)
         }
-        Err(FilesErrorKind::NotFinished { .. }) => {
+        Err(FilesErrorKind::NotFinished { is_unknown, .. }) => {
             let text = answer.fields.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
             let retry_after = text.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
-            Err(FilesErrorKind::NotFinished { retry_after })
+            Err(FilesErrorKind::NotFinished { retry_after, is_unknown })
         }
         Err(kind) => Err(kind),
     }
 }
 
-fn finished(export: Option<ExportParts>, store: &FileStore) -> Result<Arc<[FilePart]>, FilesErrorKind> {
-    let export = export.ok_or(FilesErrorKind::ResultsUnreadable)?;
+fn finished(export: ExportParts, arrival: Now, store: &FileStore) -> Result<PartList, FilesErrorKind> {
+    let not_finished = |is_unknown| Err(FilesErrorKind::NotFinished { retry_after: None, is_unknown });
     match export.progress {
         ExportProgress::Finished => {}
-        ExportProgress::Running => return Err(FilesErrorKind::NotFinished { retry_after: None }),
+        ExportProgress::Running => return not_finished(false),
+        ExportProgress::Unknown => return not_finished(true),
         ExportProgress::Failed => return Err(FilesErrorKind::ExportFailed),
     }
     let part = |PartEntry { link, row_count, file_size }| FilePart {
@@ -156,11 +162,14 @@ fn finished(export: Option<ExportParts>, store: &FileStore) -> Result<Arc<[FileP
     let mut seen = HashSet::new();
     let objects = parts.iter().filter_map(|part| Some(part.link.as_ref()?.as_ref().ok()?.object()));
     let are_different = objects.into_iter().all(|object| seen.insert(object));
-    if are_different { Ok(parts) } else { Err(FilesErrorKind::PartsMissing) }
+    if !are_different {
+        return Err(FilesErrorKind::PartsMissing);
+    }
+    Ok(PartList { parts, row_count: export.row_count, arrival })
 }
 
 /// The lists of parts that were read, by the attempts that brought them.
-pub(super) type PartLists = moka::sync::Cache<Uuid, Arc<[FilePart]>>;
+pub(super) type PartLists = moka::sync::Cache<Uuid, PartList>;
 
 /// Memory for such lists, in bytes: links are long.
 const MAX_LISTS: u64 = 16 * 1024 * 1024;
@@ -171,8 +180,7 @@ const LIST_LIFE: Duration = Duration::from_mins(10);
 
 /// No lists yet.
 pub(super) fn part_lists() -> PartLists {
-    let weight = |_: &Uuid, parts: &Arc<[FilePart]>| {
-        u32::try_from((parts.len() + 1) * LINK_WEIGHT).unwrap_or(u32::MAX)
-    };
+    let weight =
+        |_: &Uuid, list: &PartList| u32::try_from((list.parts.len() + 1) * LINK_WEIGHT).unwrap_or(u32::MAX);
     moka::sync::Cache::builder().max_capacity(MAX_LISTS).weigher(weight).time_to_idle(LIST_LIFE).build()
 }

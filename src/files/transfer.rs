@@ -14,7 +14,7 @@ use super::layout::LINE_END;
 use super::links::ExportLinks;
 use super::object::ObjectBytes;
 use super::opened::{FileBody, Piece, TransferEnd, TransferOutcome};
-use super::proof::{Proof, Proven};
+use crate::csv::{Proof, Proven, TotalProof};
 use crate::error_text::error_text;
 use crate::file_store::Transfer;
 
@@ -128,8 +128,8 @@ pub(super) struct WholePart {
 }
 
 impl WholePart {
-    /// Hands the part out. Its last bytes leave when it is proven. Returns the number of bytes that were handed out.
-    pub(super) async fn send(mut self, outlet: &Outlet) -> Result<SentPart, Stop> {
+    /// Hands the part out. Its last bytes leave when it is proven; those of the last part, when all have the rows of `total`.
+    pub(super) async fn send(mut self, outlet: &Outlet, total: &mut TotalProof) -> Result<SentPart, Stop> {
         let (mut held, mut bytes) = (HeldBack::default(), 0);
         while let Some(data) = outlet.next(&mut self.download).await? {
             self.proof.feed(&data);
@@ -142,10 +142,11 @@ impl WholePart {
         }
         let unproven = |error| FilesError::by(FilesErrorKind::NotProven, error);
         let proven = self.proof.judge().map_err(unproven)?;
+        let total_doubt = total.add(&proven).map_err(unproven)?;
         for piece in held.release_all() {
             outlet.send(piece).await?;
         }
-        Ok(SentPart { proven, bytes, ends_line: self.proof.ends_with_record() })
+        Ok(SentPart { proven, total_doubt, bytes, ends_line: self.proof.ends_with_record() })
     }
 
     fn without_skipped(&mut self, mut data: Bytes) -> Bytes {
@@ -158,6 +159,8 @@ impl WholePart {
 /// A part that was handed out.
 pub(super) struct SentPart {
     pub(super) proven: Proven,
+    /// Snyk's number of rows of all parts, where theirs differs.
+    total_doubt: Option<u64>,
     pub(super) bytes: u64,
     pub(super) ends_line: bool,
 }
@@ -169,18 +172,20 @@ impl SentPart {
     }
 
     pub(super) fn outcome(&self) -> TransferOutcome {
-        if self.proven.by_something { TransferOutcome::Proven } else { TransferOutcome::Unproven }
+        if self.proven.is_by_something() { TransferOutcome::Proven } else { TransferOutcome::Unproven }
     }
 
     /// Says where Snyk's numbers differ from a part that is whole all the same.
     pub(super) fn warn(&self, links: &ExportLinks, part: usize) {
         let doubts = self.proven.doubts;
-        if doubts.file_size || doubts.row_count {
+        let (size, rows) = (doubts.file_size.is_some(), doubts.row_count.is_some());
+        if size || rows || self.total_doubt.is_some() {
             tracing::warn!(
                 export = links.export(),
                 part = part + 1,
-                file_size_differs = doubts.file_size,
-                row_count_differs = doubts.row_count,
+                file_size_differs = size,
+                row_count_differs = rows,
+                export_row_count_differs = self.total_doubt.is_some(),
                 "file is whole by the store's proof, but Snyk's numbers differ"
             );
         }

@@ -27,8 +27,9 @@ impl Gateway {
             FilesTarget::File(file) => file,
             FilesTarget::Index => {
                 let index = self.files.index(ask).await.map_err(|error| exchange.no_files(error))?;
+                let reply = file_reply::index(&call, &index);
                 exchange.files_of(index.results)?;
-                return Ok(file_reply::index(&call, &index.parts));
+                return Ok(reply);
             }
         };
         let client = Arc::clone(&exchange.client);

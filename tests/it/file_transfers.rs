@@ -272,6 +272,26 @@ async fn snyks_numbers_are_doubted_where_the_hash_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_has_as_many_rows_as_snyk_announced_or_a_stronger_proof() {
+    let world = world(samples(&["a1", "a2", "a3"])).await;
+    let index = world.get(&part(1).replace("/1.csv", "")).await.json();
+    assert_eq!(index["row_count"], 5);
+    world.fake.script(|script| script.store.lies.push(Lie::TotalRows(Stated::More(1))));
+    world.fake.put_export(&scope(), "e2", State::Finished);
+    assert_eq!(sha256(&world.get(&table().replace("e1", "e2")).await.body), TABLE, "the hash holds");
+    world.stop().await;
+    // Two large parts that nothing but their lengths proves.
+    let lies = [Lie::FileSize { part: None, stated: Stated::Absent }, Lie::TotalRows(Stated::More(1))];
+    let store =
+        StoreScript { parts: PartSource::made_table(2, MB), lies: lies.into(), ..StoreScript::default() };
+    let world = with(Script { store, link_form: LinkForm::S3V4, ..Script::default() }, vec![]).await;
+    let got = raw(address(&world), &table()).await;
+    assert!(got.status == 200 && got.is_cut(), "{} of {:?}", got.body.len(), got.length);
+    assert_eq!(world.get(&part(2)).await.status, 200, "its parts are as whole as ever");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_answers_200_each_time_makes_no_loop() {
     let world = world(made(2 * MB)).await;
     world.fake.store_fault(StoreFault::IgnoreRange, None);
@@ -478,7 +498,7 @@ async fn an_export_without_files_says_why() {
     let world = world(samples(&["a1"])).await;
     for (state, status, code) in [
         (State::Word("PENDING".into()), 503, "not_finished"),
-        (State::Word("ELSE".into()), 503, "not_finished"),
+        (State::Word("ELSE".into()), 503, "status_unknown"),
         (State::Word("ERRORED".into()), 502, "export_failed"),
         (State::Word("ERROR".into()), 502, "export_failed"),
     ] {

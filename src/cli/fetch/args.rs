@@ -19,7 +19,7 @@ Examples:
     exportgate fetch --export ID --group ID -o issues.csv
 
 Exit codes:
-  0    complete and proven
+  0    complete, and proven by what the last lines name
   1    failed
   2    the command line is not right, or the output has unfinished work for another question
   3    unfinished, also where the disk is full or another run works on this output:
@@ -114,7 +114,8 @@ pub(super) enum ProgressStyleArg {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum RowsRule {
-    /// Another number of rows than Snyk announced is a warning where a checksum proved the part
+    /// Another number of rows than Snyk announced, in a part or in all, is a warning where more proves it: the store's
+    /// checksum, or Snyk's file size
     Warn,
     /// It is always an error (exit code 6)
     Fail,
@@ -168,7 +169,7 @@ pub(super) struct ConductArgs {
     /// Parts to download at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub(super) jobs: u8,
-    /// Rule for parts with another number of rows than Snyk announced
+    /// Rule for another number of rows than Snyk announced
     #[arg(long, value_enum, default_value_t = RowsRule::Warn)]
     pub(super) rows: RowsRule,
     /// Form of the progress, on standard error

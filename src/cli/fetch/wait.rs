@@ -38,7 +38,7 @@ const UNSENT: [&str; 11] = [
 /// One look at an export.
 enum Look {
     Ready(FileIndex),
-    NotYet(Option<Duration>),
+    NotYet { wait: Option<Duration>, is_unknown: bool },
     Failed(String),
 }
 
@@ -133,15 +133,22 @@ impl Session {
 
     /// Waits until the export is finished. Its index is the answer.
     pub(super) async fn wait(&self, export: &str) -> Result<FileIndex, Ending> {
-        let mut failures = 0;
+        let (mut failures, mut has_warned) = (0, false);
         let last = PACE.last().copied().unwrap_or(5);
         for gap in PACE.into_iter().chain(std::iter::repeat(last)) {
             let look = self.look(export).await?;
             let gap = Duration::from_secs(gap);
             match look {
                 Look::Ready(index) => return Ok(index),
-                Look::NotYet(wait) => {
+                Look::NotYet { wait, is_unknown } => {
                     failures = 0;
+                    if is_unknown && !has_warned {
+                        let text = format!(
+                            "Snyk's status of export {export} is a word that is not known; waiting on until it is FINISHED"
+                        );
+                        self.progress.say(&FetchEvent::Warning { text });
+                        has_warned = true;
+                    }
                     self.progress.say(&FetchEvent::Waiting { export: export.to_owned() });
                     let wait = wait.unwrap_or_default().max(gap);
                     if wait > self.rest() {
@@ -190,7 +197,9 @@ impl Session {
         let error = document.error();
         let text = error.text;
         match (document.status, error.code.as_str()) {
-            (_, "not_finished") => Ok(Look::NotYet(document.pause())),
+            (_, code @ ("not_finished" | "status_unknown")) => {
+                Ok(Look::NotYet { wait: document.pause(), is_unknown: code == "status_unknown" })
+            }
             (_, "export_failed") => {
                 // The next run has to start another one.
                 self.folder.clear().map_err(|error| Ending::of_file(self.folder.path(), &error))?;
@@ -208,7 +217,7 @@ impl Session {
                     );
                     return Err(Ending::new(EndingKind::Held, text));
                 }
-                Ok(Look::NotYet(wait))
+                Ok(Look::NotYet { wait, is_unknown: false })
             }
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
                 Err(Ending::new(EndingKind::NotAuthorised, text))
