@@ -74,13 +74,19 @@ impl Outlet {
     }
 }
 
-/// Runs `work` as a task, and gives the body that it fills.
-pub(super) fn spawn<W, F>(links: Arc<ExportLinks>, place: Transfer, size: Option<u64>, work: W) -> FileBody
+/// Runs `work` as a task, and gives the body that it fills when that has begun: what fails before a byte could leave has a
+/// status. A short file is proven by then.
+pub(super) async fn spawn<W, F>(
+    links: Arc<ExportLinks>,
+    place: Transfer,
+    size: Option<u64>,
+    work: W,
+) -> Result<FileBody, FilesError>
 where
     W: FnOnce(Outlet) -> F + Send + 'static,
     F: Future<Output = Result<TransferOutcome, Stop>> + Send,
 {
-    let (sender, pieces) = mpsc::channel(WAITING);
+    let (sender, mut pieces) = mpsc::channel(WAITING);
     let (teller, end) = oneshot::channel();
     let with = Arc::clone(&links.with);
     let idle_timeout = with.store.idle_timeout();
@@ -105,7 +111,10 @@ where
         drop(place);
         let _ = teller.send(end_of(&links, outcome));
     });
-    FileBody { pieces, left: size, is_whole: false, end: Some(end) }
+    match pieces.recv().await {
+        Some(Piece::Failed(error)) => Err(error),
+        first => Ok(FileBody { first, pieces, left: size, is_whole: false, end: Some(end) }),
+    }
 }
 
 fn end_of(links: &ExportLinks, outcome: TransferOutcome) -> TransferEnd {

@@ -45,6 +45,7 @@ use crate::upstream::UpstreamErrorKind;
 use body::is_large;
 use exchange::{Conclusion, Exchange, Unanswered};
 use failure::{Failure, FailureKind};
+use files::FilesRequest;
 use via::Keep;
 
 pub use rules::Settings;
@@ -220,7 +221,8 @@ impl Gateway {
                 let directives = Directives::of_request(&request.parts.headers);
                 let wanted = Wanted { directives, ..Wanted::default() };
                 let ask = Ask { question, asker, wanted, now: exchange.started };
-                Box::pin(self.answer_files(exchange, request, call, ask)).await
+                let asked = FilesRequest { call, ask };
+                Box::pin(self.answer_files(exchange, request, principal.holder(), asked)).await
             }
             Route::Other(call) => {
                 // A body that is not passed on must be out of the way: it is taken at the last moment.

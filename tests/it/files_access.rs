@@ -280,7 +280,7 @@ async fn an_export_without_files_is_answered_by_its_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transfer_ends_with_the_right_to_it_and_never_looks_whole() {
     let roster = Roster::new();
-    for how in ["client", "policy", "export", "everything"] {
+    for how in ["client", "key", "policy", "export", "everything"] {
         roster.write(&["files", "reader"]);
         let world = slow_world(&roster).await;
         let token = roster.token("files");
@@ -291,6 +291,13 @@ async fn a_transfer_ends_with_the_right_to_it_and_never_looks_whole() {
             world.fake.wait_for_store(|load| load.bytes >= 1 << 20).await;
             match how {
                 "client" => roster.write(&["reader"]),
+                "key" => {
+                    let path = roster.directory.path().join("clients.toml");
+                    let text = std::fs::read_to_string(&path).unwrap();
+                    let digest = |key: &str| Digest::of(key).to_hex();
+                    let newer = digest(generate().unwrap().as_str());
+                    std::fs::write(path, text.replace(&digest(roster.key("files")), &newer)).unwrap();
+                }
                 "policy" => {
                     let path = roster.directory.path().join("clients.toml");
                     let text = std::fs::read_to_string(&path).unwrap();
@@ -311,14 +318,14 @@ async fn a_transfer_ends_with_the_right_to_it_and_never_looks_whole() {
         let (downloaded, ()) = tokio::join!(download, end);
         assert!(downloaded.is_err(), "{how}");
         let row = world.wait_for_transfers(1).await;
-        let outcome = if ["client", "policy"].contains(&how) { "revoked" } else { "purged" };
+        let outcome = if ["client", "key", "policy"].contains(&how) { "revoked" } else { "purged" };
         assert_eq!((&*row.outcome, &*row.client, &*row.file), (outcome, "files", "1"));
         assert!(row.bytes <= 1 << 20, "{}", row.bytes);
         // The store is asked for no more, and a new request is refused at once.
         world.fake.wait_for_store(|load| load.running == 0).await;
         let status = world.get_with(&file("files"), &fields).await.status.as_u16();
         let expected = match how {
-            "client" => 401,
+            "client" | "key" => 401,
             "policy" => 403,
             _ => 200,
         };
