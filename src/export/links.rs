@@ -293,6 +293,23 @@ mod tests {
     const GOOG: &str = "X-Goog-Date=20260212T200947Z&X-Goog-Expires=3600&X-Goog-Signature=ab";
     const AN_HOUR_ON: &str = "2026-02-12T21:09:47Z";
 
+    #[test]
+    fn a_link_that_is_signed_for_more_than_host_is_seen() {
+        for (fields, expected) in [
+            ("X-Goog-SignedHeaders=host", false),
+            ("X-Amz-SignedHeaders=Host", false),
+            ("", false),
+            ("X-Goog-SignedHeaders=host%3Bx-goog-content-sha256", true),
+            ("X-Amz-SignedHeaders=host;range", true),
+            ("X-Amz-SignedHeaders=content-type%3Bhost", true),
+            ("X-Amz-SignedHeaders=", true),
+        ] {
+            let mut links = Links::default();
+            links.add(&format!("https://h/a?{fields}&{GOOG}"));
+            assert_eq!((links.signs_fields, links.are_certain()), (expected, true), "{fields}");
+        }
+    }
+
     /// Each public form, with an end of 21:09:47.
     fn known() -> Vec<String> {
         let custom = policy(

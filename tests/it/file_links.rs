@@ -152,3 +152,25 @@ async fn a_store_gets_nothing_of_a_clients_request() {
     assert_eq!(lines, [&*target, "accept-encoding: identity", &format!("host: {HOST}"), &agent]);
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_is_signed_for_other_fields_is_drift() {
+    let (store, address) = store().await;
+    let names = Names::of(&[address]);
+    let world = world(&names, &store).await;
+    let drift = async || {
+        let status = world.get(&format!("{}/api/status", world.admin)).await.json();
+        let signs = status["drift"].as_array().unwrap().clone();
+        signs.into_iter().find(|sign| sign["kind"] == "signed_fields")
+    };
+    let link = format!("https://{HOST}/a.csv?{QUERY}&X-Goog-Date=20260212T200947Z&X-Goog-Expires=3600");
+    world.fake.put_export(&scope(), "e1", finished(&link));
+    assert_eq!(world.get(&file("files")).await.status, 200);
+    assert_eq!(drift().await, None);
+    world.fake.put_export(&scope(), "e1", finished(&link.replace("=host&", "=host%3Brange&")));
+    assert_eq!(world.get_with(&file("files"), &[("cache-control", "no-cache")]).await.status, 200);
+    let sign = drift().await.expect("a sign");
+    let detail = "a link of export e1 is signed for more header fields than Host: a file store refuses it";
+    assert_eq!((&sign["count"], &sign["detail"]), (&1.into(), &detail.into()));
+    world.stop().await;
+}
