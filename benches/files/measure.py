@@ -204,6 +204,7 @@ def page(proxies, fetched, size, part):
     for result in proxies.values():
         result["to_nginx"] = result["cpu_us_per_mib"] / of_nginx
     about = machine()
+    busy = "\n**The machine was busy: trust the ratios alone.**\n" if about["load"] > 1.5 else ""
     return f"""## Files
 
 ```sh
@@ -213,7 +214,7 @@ benches/files/run.sh
 {about["processor"]}, {about["cores"]} cores, {about["memory_gib"]} GiB, Linux {about["kernel"]}; {time.strftime("%Y-%m-%d")}. Medians of {ROUNDS} rounds
 in turn. Server on one core, store and client on the other, loopback without TLS. The rows are short and full of quotes,
 which is hard for the gateway: it follows each quote.
-
+{busy}
 One part of {size >> 20} MiB by curl, through the gateway and through nginx's `proxy_pass` of the same store. Processor time is that of
 the proxy.
 

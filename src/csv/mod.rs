@@ -45,7 +45,9 @@ impl RecordScan {
     /// Takes the next bytes of the part.
     pub fn feed(&mut self, data: &[u8]) {
         let (blocks, rest) = data.as_chunks();
-        blocks.iter().for_each(|block| self.feed_block(block));
+        for block in blocks {
+            self.feed_block(block);
+        }
         // Zeros count as nothing.
         let mut last = [0; BLOCK];
         last[..rest.len()].copy_from_slice(rest);

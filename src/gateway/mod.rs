@@ -221,8 +221,8 @@ impl Gateway {
                 let directives = Directives::of_request(&request.parts.headers);
                 let wanted = Wanted { directives, ..Wanted::default() };
                 let ask = Ask { question, asker, wanted, now: exchange.started };
-                let asked = FilesRequest { call, ask };
-                Box::pin(self.answer_files(exchange, request, principal.holder(), asked)).await
+                let wanted_files = FilesRequest { call, ask };
+                Box::pin(self.answer_files(exchange, request, principal.holder(), wanted_files)).await
             }
             Route::Other(call) => {
                 // A body that is not passed on must be out of the way: it is taken at the last moment.
