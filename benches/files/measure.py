@@ -57,7 +57,15 @@ class Servers:
         self.program, self.scratch, self.parts, self.size, self.hash = program, scratch, parts, size, hash_field
 
     def __enter__(self):
-        stack = self.stack = contextlib.ExitStack()
+        self.stack = contextlib.ExitStack()
+        try:
+            self.start(self.stack)
+        except BaseException:
+            self.stack.close()
+            raise
+        return self
+
+    def start(self, stack):
         self.store, self.port, self.nginx = free_port(), free_port(), free_port()
         fake = [self.program, "fake-snyk", "--listen", f"127.0.0.1:{self.store}", "--plain", "--polls", "0", "--part-count",
                 self.parts, "--part-size", self.size, "--hash", self.hash]
@@ -78,7 +86,6 @@ log.filter = "warn"
         (self.scratch / "nginx.conf").write_text(text)
         nginx = ["nginx", "-p", self.scratch, "-c", self.scratch / "nginx.conf"]
         self.proxy = stack.enter_context(Process(nginx, SERVER_CORE, self.nginx, self.scratch / "nginx.log"))
-        return self
 
     def __exit__(self, *_):
         self.stack.close()
@@ -156,15 +163,19 @@ def by_proxies(out, program, size):
             export, links = servers.finished()
             path = links[0].split("/", 3)[3]
             file = f"http://127.0.0.1:{servers.port}{SCOPE}/export/{export}/files/1.csv{QUERY}"
-            ways = [(f"exportgate{proven}", servers.gateway, file)]
-            if not proven:
-                ways.append(("nginx", servers.proxy, f"http://127.0.0.1:{servers.nginx}/{path}"))
+            peer = f"http://127.0.0.1:{servers.nginx}/{path}"
+            ways = [(f"exportgate{proven}", servers.gateway, file), (f"nginx{proven and ', in those rounds'}", servers.proxy, peer)]
+            rounds = {name: [] for name, _, _ in ways}
             # The store reads it once for its hash.
             through(*ways[0][1:], size)
             for number in range(ROUNDS):
                 for name, server, url in ways if number % 2 else reversed(ways):
-                    results.setdefault(name, []).append(through(server, url, size))
-    return medians(results)
+                    rounds[name].append(through(server, url, size))
+            results |= medians(rounds)
+            of_nginx = results[ways[1][0]]["cpu_us_per_mib"]
+            for name, _, _ in ways:
+                results[name]["to_nginx"] = results[name]["cpu_us_per_mib"] / of_nginx
+    return results
 
 
 def by_fetchers(out, program, size):
@@ -200,9 +211,6 @@ def table(results, columns):
 
 
 def page(proxies, fetched, size, part):
-    of_nginx = proxies["nginx"]["cpu_us_per_mib"]
-    for result in proxies.values():
-        result["to_nginx"] = result["cpu_us_per_mib"] / of_nginx
     about = machine()
     busy = "\n**The machine was busy: trust the ratios alone.**\n" if about["load"] > 1.5 else ""
     return f"""## Files
