@@ -44,6 +44,13 @@ use quota::{FailureCount, Failures};
 /// Second header in which Snyk's CLI sends its credential.
 static SESSION_TOKEN: HeaderName = HeaderName::from_static("session-token");
 
+/// The holder of a right that lasts: a client, and the key that it showed.
+#[derive(Debug, Clone)]
+pub(crate) struct Holder {
+    pub(crate) client: Arc<str>,
+    key: Option<clients::KeyId>,
+}
+
 /// The sender of a request.
 #[derive(Debug, Clone)]
 pub struct Principal {
@@ -56,6 +63,11 @@ impl Principal {
     /// Its weight when requests to Snyk are queued.
     pub(crate) fn share(&self) -> u32 {
         self.client.as_ref().map_or(1, |client| client.policy.share.max(1))
+    }
+
+    pub(crate) fn holder(&self) -> Holder {
+        let key = self.client.as_ref().and_then(|client| client.key);
+        Holder { client: Arc::clone(&self.name), key }
     }
 }
 
@@ -237,7 +249,7 @@ impl Access {
                 Credential::Password(key) => clients.by_key(&key, now),
                 Credential::Token(token) => self.by_token(clients, token, now),
             }?;
-            if found.as_ref().is_some_and(|other| !Arc::ptr_eq(other, &client)) {
+            if found.as_ref().is_some_and(|other| other.name != client.name) {
                 return Err(Reason::Conflicting);
             }
             found = Some(client);
@@ -293,10 +305,12 @@ impl Access {
         client.usage.admit(requests_per_minute, concurrent_requests, now).map_err(PermitError::Exceeded)
     }
 
-    /// True if the client of this name may still make a call that it was permitted.
-    pub(crate) fn still_permits(&self, client: &str, route: &Route) -> bool {
+    /// True if a client may still make a call that it was permitted, by the key that it showed.
+    pub(crate) fn still_permits(&self, Holder { client, key }: &Holder, route: &Route) -> bool {
         let Some(clients) = &self.clients else { return true };
-        clients.load().find(client).is_some_and(|client| client.policy.decide(route).is_ok())
+        let clients = clients.load();
+        let has_key = key.is_none_or(|key| clients.has_key(client, &key));
+        has_key && clients.find(client).is_some_and(|client| client.policy.decide(route).is_ok())
     }
 
     /// Does the same for a request that joins an earlier one of `principal`, which still counts as concurrent.

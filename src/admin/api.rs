@@ -67,13 +67,15 @@ impl Admin {
         what: Option<(Id, Id)>,
         by: Option<SocketAddr>,
     ) -> Result<usize, AdminRefusal> {
-        let (cache, downloads) = (self.views.retrieval.cache(), self.views.downloads.clone());
+        let cache = self.views.retrieval.cache();
+        let (downloads, files) = (self.views.downloads.clone(), self.views.files.clone());
         let work = move || {
             let purged = match &what {
                 Some((scope, export)) => cache.purge(scope, export),
                 None => cache.purge_all(),
             };
             downloads.purged(what.as_ref().map(|(scope, export)| (scope, export)));
+            files.purged(what.as_ref().map(|(_, export)| export));
             tracing::info!(
                 target: "exportgate::admin",
                 {

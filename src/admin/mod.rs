@@ -31,6 +31,7 @@ use crate::clock::Now;
 use crate::credential::Credentials;
 use crate::downloads::Downloads;
 use crate::export::Id;
+use crate::files::Files;
 use crate::listener::{self, Counters};
 use crate::retrieval::{self, Retrieval};
 use crate::telemetry::history::History;
@@ -93,6 +94,7 @@ pub(crate) struct Views {
     pub(crate) parts: retrieval::Parts,
     pub(crate) retrieval: Arc<Retrieval>,
     pub(crate) downloads: Downloads,
+    pub(crate) files: Files,
     pub(crate) memory: Memory,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) journal_path: PathBuf,

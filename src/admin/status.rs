@@ -64,7 +64,7 @@ impl Admin {
         let running = self.views.downloads.running();
         let oldest = running.iter().take(MOST_DOWNLOADS).map(|download| DownloadReport {
             request_id: download.request.to_string(),
-            client: download.client.to_string(),
+            client: download.holder.client.to_string(),
             scope_kind: download.call.scope.kind.as_str().to_owned(),
             scope_id: download.call.scope.id.as_str().to_owned(),
             export_id: download.call.export.as_str().to_owned(),

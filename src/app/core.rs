@@ -17,7 +17,7 @@ use crate::retrieval::{self, Retrieval, RetrievalSettings};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
-use crate::transport::{Memory, Resolver};
+use crate::transport::Memory;
 use crate::upstream::Upstream;
 
 /// The parts between the listener and Snyk.
@@ -30,6 +30,7 @@ pub(super) struct Core {
     pub(super) file_store: FileStore,
     pub(super) retrieval: Arc<Retrieval>,
     pub(super) downloads: Downloads,
+    pub(super) files: Files,
     pub(super) gateway: Arc<Gateway>,
 }
 
@@ -45,8 +46,7 @@ impl Core {
         memory.set(config.admission.rest.max_wait, config.admission.rest.several_clients);
         let names = credentials.names();
         let upstream = Upstream::new(&config.upstream, memory.clone())?;
-        let file_store =
-            FileStore::new(config.files.clone(), Resolver::System).map_err(StartError::FileStore)?;
+        let file_store = FileStore::new(config.files.clone()).map_err(StartError::FileStore)?;
         let root = upstream.root().to_string();
         let admission = Admission::new(root.as_str().into(), clock.clone(), &config.admission, &names);
         let journal = Journal::open(config.journal.clone(), clock.clone());
@@ -67,7 +67,7 @@ impl Core {
             access: Arc::clone(&access),
             credentials: Arc::clone(&credentials),
             retrieval: Arc::clone(&retrieval),
-            files,
+            files: files.clone(),
             downloads: downloads.clone(),
             metrics: Arc::clone(&parts.metrics),
             traces: parts.traces.clone(),
@@ -75,7 +75,7 @@ impl Core {
             shutdown: parts.shutdown.clone(),
         };
         let gateway = Arc::new(Gateway::new(settings(config), with));
-        Ok(Self { parts, access, credentials, memory, file_store, retrieval, downloads, gateway })
+        Ok(Self { parts, access, credentials, memory, file_store, retrieval, downloads, files, gateway })
     }
 
     pub(super) fn clients(&self) -> ClientsInForce {

@@ -125,6 +125,7 @@ impl App {
             parts: core.parts.clone(),
             retrieval: Arc::clone(&core.retrieval),
             downloads: core.downloads.clone(),
+            files: core.files.clone(),
             memory: core.memory.clone(),
             credentials: Arc::clone(&core.credentials),
             journal_path: config.journal.path.clone(),
@@ -312,7 +313,7 @@ impl ClientsInForce {
         }
         self.access.replace_clients(clients);
         self.downloads.retain(|download| {
-            self.access.still_permits(&download.client, &Route::Files(download.call.clone()))
+            self.access.still_permits(&download.holder, &Route::Files(download.call.clone()))
         });
     }
 }

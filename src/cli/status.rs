@@ -9,8 +9,8 @@ use http::{Method, StatusCode};
 use super::CommandError;
 use super::admin::{AdminAddress, AdminArgs};
 use crate::admin::report::{
-    CacheReport, CountsReport, CredentialReport, DriftReport, JournalReport, PartReport, QueueReport,
-    ReloadFailure, Report, SlotReport, StartsReport, WindowReport,
+    CacheReport, CountsReport, CredentialReport, DownloadReport, DownloadsReport, DriftReport, JournalReport,
+    PartReport, QueueReport, ReloadFailure, Report, SlotReport, StartsReport, WindowReport,
 };
 use crate::error_text::visible;
 
@@ -111,6 +111,7 @@ impl Report {
         let QueueReport { waiting, followers } = self.queue;
         writeln!(out, "waiting      {waiting} in the queue, {followers} for requests in flight")?;
         writeln!(out, "connections  {} open of {}", self.connections.open, self.connections.max)?;
+        self.downloads.write(out)?;
         let JournalReport { failing, written, dropped, queued, .. } = self.journal;
         let failing = if failing { ", FAILING: see the log" } else { "" };
         writeln!(out, "journal      {written} written, {dropped} dropped, {queued} waiting{failing}")?;
@@ -133,6 +134,21 @@ impl Report {
         }
         if let Some(ReloadFailure { since, detail }) = &self.reload.failing {
             writeln!(out, "reload       failing since {}: {}", shown(since), shown(detail))?;
+        }
+        Ok(())
+    }
+}
+
+/// Downloads that are named: the page has more of them.
+const NAMED_DOWNLOADS: usize = 5;
+
+impl DownloadsReport {
+    fn write(&self, out: &mut String) -> fmt::Result {
+        writeln!(out, "downloads    {} running", self.running)?;
+        for one in self.oldest.iter().take(NAMED_DOWNLOADS) {
+            let DownloadReport { client, export_id, file, bytes, since, .. } = one;
+            let [client, export, file, since] = [client, export_id, file, since].map(|text| visible(text));
+            writeln!(out, "  {client:<9}  {file} of {export}, {} since {since}", size(*bytes))?;
         }
         Ok(())
     }
@@ -201,6 +217,7 @@ mod tests {
             "10 hit, 0 stale, 5 miss, 3 collapsed",
             "2 entries, 7.0 KiB of 256.0 MiB",
             "100 written, 2 dropped, 1 waiting, FAILING",
+            "downloads    1 running\n  dashboard  table of e1, 1.0 MiB since 2026-11-25T10:00:01Z\n",
             "breaker      half open\n",
             "40 of 1620 in 1m",
             "paused, 30s left",

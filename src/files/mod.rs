@@ -21,7 +21,7 @@ mod transfer;
 use std::sync::Arc;
 
 use crate::clock::{Clock, Now};
-use crate::export::FileName;
+use crate::export::{FileName, Id};
 use crate::file_store::{FileStore, Transfers};
 use crate::retrieval::{Asker, Question, Retrieval, Wanted};
 use crate::shutdown::Shutdown;
@@ -85,6 +85,13 @@ impl Files {
         let (transfers, readings) = (Transfers::default(), Readings::default());
         let parts = FilesParts { clock, retrieval, store, shutdown, transfers, facts, readings, lists };
         Self { parts: Arc::new(parts) }
+    }
+
+    /// Forgets what is remembered of a purged export; of all exports without one. Lists of parts go all: those of others are
+    /// read again from their stored answers.
+    pub(crate) fn purged(&self, export: Option<&Id>) {
+        self.parts.lists.invalidate_all();
+        facts::purge(&self.parts.facts, export.map(Id::as_str));
     }
 
     /// Lists the files of an export: one read of its results, and no request to the store.

@@ -38,7 +38,7 @@ pub(super) async fn open(
             let body = transfer::spawn(Arc::clone(links), place, size, move |outlet| async move {
                 send_whole(&sent, target, download, &outlet).await
             });
-            return Ok(Described { description, answer: FileAnswer::Whole(body) });
+            return Ok(Described { description, answer: FileAnswer::Whole(body.await?) });
         }
         Selection::Range(span) => {
             let identity = known.as_ref().map_or_else(ObjectMarks::default, |facts| facts.identity.clone());
@@ -47,7 +47,7 @@ pub(super) async fn open(
                 outlet.send_all(download).await?;
                 Ok(TransferOutcome::Range)
             });
-            FileAnswer::Range { span, body }
+            FileAnswer::Range { span, body: body.await? }
         }
         Selection::Head => FileAnswer::Head,
         Selection::NotModified => FileAnswer::NotModified,

@@ -51,7 +51,7 @@ pub(super) async fn open(
                 None => None,
             };
             let work = |outlet| async move { table.send_whole(first, &outlet).await };
-            FileAnswer::Whole(transfer::spawn(links, place, size, work))
+            FileAnswer::Whole(transfer::spawn(links, place, size, work).await?)
         }
         Selection::Range(span) => {
             let stretches = table.layout.stretches(span);
@@ -60,7 +60,8 @@ pub(super) async fn open(
                 Some(Stretch::LineEnd) | None => None,
             };
             let work = |outlet| async move { table.send_range(stretches, first, &outlet).await };
-            FileAnswer::Range { span, body: transfer::spawn(links, place, Some(span.len()), work) }
+            let body = transfer::spawn(links, place, Some(span.len()), work).await?;
+            FileAnswer::Range { span, body }
         }
         Selection::Head => FileAnswer::Head,
         Selection::NotModified => FileAnswer::NotModified,

@@ -18,8 +18,9 @@ use crate::csv::{Proof, Proven, TotalProof};
 use crate::error_text::error_text;
 use crate::file_store::Transfer;
 
-/// Largest piece that is handed out at once, in bytes.
-const PIECE: usize = 32 * 1024;
+/// Largest piece that is handed out at once, in bytes: as much as is read of a store at once. With one in hyper's hands, one that
+/// waits, what is held back and what the store has sent, a transfer holds four times this.
+const PIECE: usize = 64 * 1024;
 /// Pieces that wait for the client.
 const WAITING: usize = 1;
 
@@ -47,13 +48,15 @@ impl Outlet {
     pub(super) async fn send(&self, mut data: Bytes) -> Result<(), Stop> {
         while !data.is_empty() {
             let piece = data.split_to(data.len().min(PIECE));
-            let sending = timeout(self.idle_timeout, self.pieces.send(Piece::Data(piece)));
-            let is_taken = sending.await.is_ok_and(|sent| sent.is_ok());
-            if !is_taken {
-                return Err(Stop::Abandoned);
-            }
+            self.room().await?.send(Piece::Data(piece));
         }
         Ok(())
+    }
+
+    /// Waits until the client has taken what waits for it.
+    async fn room(&self) -> Result<mpsc::Permit<'_, Piece>, Stop> {
+        let room = timeout(self.idle_timeout, self.pieces.reserve()).await;
+        room.ok().and_then(Result::ok).ok_or(Stop::Abandoned)
     }
 
     /// Hands out all that `download` brings, unproven.
@@ -64,8 +67,9 @@ impl Outlet {
         Ok(())
     }
 
-    /// Waits for bytes of the store, as long as there is a client.
+    /// Waits for bytes of the store, as long as there is a client. Nothing is read for one that takes nothing.
     pub(super) async fn next(&self, download: &mut ObjectBytes) -> Result<Option<Bytes>, Stop> {
+        drop(self.room().await?);
         tokio::select! {
             biased;
             next = download.next() => Ok(next?),
@@ -74,13 +78,19 @@ impl Outlet {
     }
 }
 
-/// Runs `work` as a task, and gives the body that it fills.
-pub(super) fn spawn<W, F>(links: Arc<ExportLinks>, place: Transfer, size: Option<u64>, work: W) -> FileBody
+/// Runs `work` as a task, and gives the body that it fills when that has begun: what fails before a byte could leave has a
+/// status. A short file is proven by then.
+pub(super) async fn spawn<W, F>(
+    links: Arc<ExportLinks>,
+    place: Transfer,
+    size: Option<u64>,
+    work: W,
+) -> Result<FileBody, FilesError>
 where
     W: FnOnce(Outlet) -> F + Send + 'static,
     F: Future<Output = Result<TransferOutcome, Stop>> + Send,
 {
-    let (sender, pieces) = mpsc::channel(WAITING);
+    let (sender, mut pieces) = mpsc::channel(WAITING);
     let (teller, end) = oneshot::channel();
     let with = Arc::clone(&links.with);
     let idle_timeout = with.store.idle_timeout();
@@ -105,7 +115,10 @@ where
         drop(place);
         let _ = teller.send(end_of(&links, outcome));
     });
-    FileBody { pieces, left: size, is_whole: false, end: Some(end) }
+    match pieces.recv().await {
+        Some(Piece::Failed(error)) => Err(error),
+        first => Ok(FileBody { first, pieces, left: size, is_whole: false, end: Some(end) }),
+    }
 }
 
 fn end_of(links: &ExportLinks, outcome: TransferOutcome) -> TransferEnd {

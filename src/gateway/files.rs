@@ -1,18 +1,23 @@
 //! The answers to calls for files.
 
-use std::sync::Arc;
-
 use http::{Response, Version};
 
 use super::exchange::Exchange;
 use super::failure::{Failure, NoFile};
 use super::file_reply::{self, FileReply};
 use super::{ClientRequest, Gateway};
+use crate::access::Holder;
 use crate::downloads::{CutReason, FileStream};
 use crate::export::{FilesCall, FilesTarget};
 use crate::files::{Ask, Conditions, FileAnswer, Opened};
 use crate::route::Route;
 use crate::transport::Body;
+
+/// A call for files, and what is asked for it.
+pub(super) struct FilesRequest {
+    pub(super) call: FilesCall,
+    pub(super) ask: Ask,
+}
 
 impl Gateway {
     /// Answers a call for files.
@@ -20,8 +25,8 @@ impl Gateway {
         &self,
         exchange: &mut Exchange,
         request: &ClientRequest,
-        call: FilesCall,
-        mut ask: Ask,
+        holder: Holder,
+        FilesRequest { call, mut ask }: FilesRequest,
     ) -> Result<Response<Body>, Failure> {
         let file = match call.target {
             FilesTarget::File(file) => file,
@@ -32,11 +37,10 @@ impl Gateway {
                 return Ok(reply);
             }
         };
-        let client = Arc::clone(&exchange.client);
-        let download = self.downloads.begin(exchange.id, &client, &call, exchange.started);
+        let download = self.downloads.begin(exchange.id, holder.clone(), &call, exchange.started);
         // Whoever changes the clients cuts what is registered; what changed before that is seen here.
         let route = Route::Files(call.clone());
-        if !self.access.still_permits(&client, &route) {
+        if !self.access.still_permits(&holder, &route) {
             return Err(NoFile::Cut(CutReason::Revoked).into());
         }
         let permit = ask.asker.permit.share();

@@ -45,6 +45,7 @@ use crate::upstream::UpstreamErrorKind;
 use body::is_large;
 use exchange::{Conclusion, Exchange, Unanswered};
 use failure::{Failure, FailureKind};
+use files::FilesRequest;
 use via::Keep;
 
 pub use rules::Settings;
@@ -220,7 +221,8 @@ impl Gateway {
                 let directives = Directives::of_request(&request.parts.headers);
                 let wanted = Wanted { directives, ..Wanted::default() };
                 let ask = Ask { question, asker, wanted, now: exchange.started };
-                Box::pin(self.answer_files(exchange, request, call, ask)).await
+                let wanted_files = FilesRequest { call, ask };
+                Box::pin(self.answer_files(exchange, request, principal.holder(), wanted_files)).await
             }
             Route::Other(call) => {
                 // The body is taken last: if an earlier step fails, `respond` still has it to discard.

@@ -18,14 +18,23 @@ pub enum DriftKind {
     StatusWord,
     /// A link whose end we cannot read.
     LinkForm,
+    /// A link that is signed for more header fields than `Host`: stores will refuse it.
+    SignedFields,
     /// `X-Ratelimit-…` that we cannot read.
     RateFields,
 }
 
 impl DriftKind {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Deprecation, Self::Sunset, Self::Version, Self::StatusWord, Self::LinkForm, Self::RateFields];
+    pub const ALL: [Self; 7] = [
+        Self::Deprecation,
+        Self::Sunset,
+        Self::Version,
+        Self::StatusWord,
+        Self::LinkForm,
+        Self::SignedFields,
+        Self::RateFields,
+    ];
 
     /// The label.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -35,6 +44,7 @@ impl DriftKind {
             Self::Version => "version",
             Self::StatusWord => "status_word",
             Self::LinkForm => "link_form",
+            Self::SignedFields => "signed_fields",
             Self::RateFields => "rate_fields",
         }
     }

@@ -22,6 +22,7 @@ mod failures;
 mod fake;
 mod fake_store;
 mod fetch;
+mod file_links;
 mod file_store;
 mod file_transfers;
 mod files_access;
