@@ -68,6 +68,7 @@ impl Admin {
         by: Option<SocketAddr>,
     ) -> Result<usize, AdminRefusal> {
         let (cache, downloads) = (self.views.retrieval.cache(), self.views.downloads.clone());
+        let of_start = what.as_ref().map(|(scope, export)| [scope, export].map(|id| id.as_str().to_owned()));
         let work = move || {
             let purged = match &what {
                 Some((scope, export)) => cache.purge(scope, export),
@@ -86,7 +87,10 @@ impl Admin {
             );
             purged
         };
-        tokio::task::spawn_blocking(work).await.map_err(|_| BUSY)
+        let purged = tokio::task::spawn_blocking(work).await.map_err(|_| BUSY)?;
+        // After the purge was counted: a start that is under way is not kept.
+        self.views.parts.journal.forget_start(of_start).await;
+        Ok(purged)
     }
 
     pub(super) async fn stored(&self, query: &str) -> Result<ExportsReport, AdminRefusal> {

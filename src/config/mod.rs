@@ -22,6 +22,7 @@ mod reader;
 mod routes;
 mod shutdown;
 mod sources;
+mod starts;
 mod tls;
 mod upstream;
 
@@ -62,6 +63,8 @@ pub struct Config {
     pub credential: crate::credential::Settings,
     /// `[cache]`.
     pub cache: crate::cache::Settings,
+    /// `[starts]`.
+    pub(crate) starts: crate::retrieval::ShareSettings,
     /// `[files]`.
     pub files: crate::file_store::Settings,
     /// `routes.other`: true if calls that are no export calls are forwarded.
@@ -103,6 +106,7 @@ impl Config {
         let credential = credential::read(reader, &upstream, &plain);
         let admission = admission::read(reader, listener.has_clients);
         let cache = cache::read(reader, upstream.max_answer);
+        let starts = starts::read(reader);
         let (files, files_basic) = files::read(reader);
         access.settings.files_basic = files_basic;
         let (forward_other, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
@@ -122,6 +126,7 @@ impl Config {
             admission,
             credential: credential?,
             cache,
+            starts,
             files,
             forward_other,
             journal: journal?,

@@ -18,6 +18,7 @@ impl Exchange {
             None => ("none", None, None),
             Some(Origin::Fresh { .. }) => ("hit", None, None),
             Some(Origin::Stale { .. }) => ("stale", Some("stale"), None),
+            Some(Origin::SharedStart { .. }) => ("shared", None, None),
             Some(Origin::Upstream(Forward { reason, is_collapsed, not_stored, .. })) => {
                 (if is_collapsed { "collapsed" } else { "forwarded" }, Some(reason.as_str()), not_stored)
             }

@@ -10,6 +10,7 @@ mod file_reply;
 mod files;
 mod log;
 mod no_file;
+mod refused_start;
 mod reply;
 mod rules;
 mod spans;
@@ -285,7 +286,10 @@ impl Gateway {
     ) -> Response<Body> {
         let (mut response, failure) = match answer {
             Ok(response) => (response, None),
-            Err(failure) => (reply::failure(&failure, exchange.id), Some(failure)),
+            Err(failure) => {
+                let refused = exchange.refused.as_deref();
+                (reply::failure(&failure, exchange.id, refused), Some(failure))
+            }
         };
         if version >= Version::HTTP_2 {
             // HTTP/2 has no such fields (RFC 9113 §8.2.2).

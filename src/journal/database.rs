@@ -22,6 +22,7 @@ use super::record::{Attempt, Served, capped, unix_ms};
 use super::schema;
 use super::sends::{self, SendsListener, SendsReader};
 use super::settings::{Durability, Settings};
+use super::starts::{self, StartSearch};
 use super::transfer::{self, TransferRecord};
 use crate::clock::{Clock, Now};
 
@@ -47,6 +48,10 @@ pub(super) enum WriterCommand {
     Transfer(Box<TransferRecord>),
     /// Reads the requests that other processes sent, and writes nothing.
     Look,
+    /// Looks for an equal start.
+    FindStart(StartSearch),
+    /// Forgets the start of an export, by the ids of its scope and its own, or all.
+    ForgetStart(Option<[String; 2]>),
 }
 
 /// Decides whether a request may be sent at a time.
@@ -66,14 +71,15 @@ impl WriterCommand {
             Self::Serve(_, served) => served.len(),
             Self::Transfer(_) => 1,
             Self::Reserve(..) | Self::Withdraw(_) | Self::Look => 0,
+            Self::FindStart(_) | Self::ForgetStart(_) => 0,
         }
     }
 
     /// True for a record, which is kept until it can be written.
     pub(super) fn is_record(&self) -> bool {
         match self {
-            Self::Attempt(..) | Self::Serve(..) | Self::Transfer(_) => true,
-            Self::Reserve(..) | Self::Withdraw(_) | Self::Look => false,
+            Self::Attempt(..) | Self::Serve(..) | Self::Transfer(_) | Self::ForgetStart(_) => true,
+            Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::FindStart(_) => false,
         }
     }
 }
@@ -161,6 +167,7 @@ impl Database {
                         read(sends)?;
                         insert(connection, attempt, attempt.started, is_answered)?;
                     }
+                    starts::note(connection, attempt, now.wall)?;
                     // The ids are our own, one for each request, so an equal one is the same client's.
                     let others = || served.iter().filter(|one| one.request != attempt.request);
                     others().next().is_none() || insert_served(connection, attempt.id, others())?
@@ -175,6 +182,10 @@ impl Database {
                     may_be_sent
                 }
                 WriterCommand::Look => read(sends).map(|()| true)?,
+                WriterCommand::FindStart(search) => search.run(connection, now.wall).map(|()| true)?,
+                WriterCommand::ForgetStart(export) => {
+                    starts::forget(connection, export.as_ref()).map(|()| true)?
+                }
                 WriterCommand::Transfer(transfer) => {
                     transfer::insert(connection, transfer)?;
                     true

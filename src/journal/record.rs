@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
+use super::starts::KeptStart;
+
 /// One request to the upstream and its answer.
 #[derive(Debug, Clone)]
 pub struct Attempt {
@@ -63,6 +65,8 @@ pub struct Attempt {
     pub waited_for: Option<&'static str>,
     /// The kind of failure, where no whole answer came (an RFC 9209 error type).
     pub error: Option<&'static str>,
+    /// The answer to a start, if equal ones may share it.
+    pub kept: Option<Box<KeptStart>>,
 }
 
 impl Attempt {
@@ -99,6 +103,7 @@ impl Attempt {
             queued: Duration::ZERO,
             waited_for: None,
             error: None,
+            kept: None,
         }
     }
 }

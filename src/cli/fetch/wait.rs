@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::header::CACHE_CONTROL;
+use http::{HeaderValue, StatusCode};
 use serde_json::Value;
 
 use super::caller::{CallAnswer, CallFailure, FetchCall};
@@ -94,7 +95,14 @@ impl Session {
     async fn start(&self, state: &RunState) -> Result<CallAnswer, CallFailure> {
         let target = self.question.start.as_ref().map_or("", |start| start.target.as_str());
         let body = Some(Bytes::from(state.body.to_string()));
-        self.caller.document(FetchCall { name: "start".to_owned(), target, fields: Vec::new(), body }).await
+        // An equal start of somebody else's is as good as one of the manifest's, and as old.
+        let wish = match self.args.max_age {
+            _ if self.args.restart => Some("no-cache".to_owned()),
+            max_age => max_age.map(|max_age| format!("max-age={}", max_age.as_secs())),
+        };
+        let wish = wish.and_then(|wish| HeaderValue::try_from(wish).ok());
+        let fields = wish.map(|wish| (CACHE_CONTROL, wish)).into_iter().collect();
+        self.caller.document(FetchCall { name: "start".to_owned(), target, fields, body }).await
     }
 
     /// Waits where the start may be sent again within the time, and fails otherwise.
