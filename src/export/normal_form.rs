@@ -118,6 +118,8 @@ fn write_string(form: &mut String, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -189,7 +191,7 @@ mod tests {
         }
         text.push('"');
         for unit in string.encode_utf16() {
-            text.push_str(&format!("\\u{unit:04x}"));
+            let _ = write!(text, "\\u{unit:04x}");
         }
         text.push('"');
     }

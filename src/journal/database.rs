@@ -22,7 +22,7 @@ use super::record::{Attempt, Served, capped, unix_ms};
 use super::schema;
 use super::sends::{self, SendsListener, SendsReader};
 use super::settings::{Durability, Settings};
-use super::starts::{self, StartSearch};
+use super::starts::{self, StartCommand};
 use super::transfer::{self, TransferRecord};
 use crate::clock::{Clock, Now};
 
@@ -48,10 +48,8 @@ pub(super) enum WriterCommand {
     Transfer(Box<TransferRecord>),
     /// Reads the requests that other processes sent, and writes nothing.
     Look,
-    /// Looks for an equal start.
-    FindStart(StartSearch),
-    /// Forgets the start of an export, by the ids of its scope and its own, or all.
-    ForgetStart(Option<[String; 2]>),
+    /// Finds or forgets starts.
+    Start(StartCommand),
 }
 
 /// Decides whether a request may be sent at a time.
@@ -70,16 +68,16 @@ impl WriterCommand {
             Self::Attempt(_, served) => 1 + served.len(),
             Self::Serve(_, served) => served.len(),
             Self::Transfer(_) => 1,
-            Self::Reserve(..) | Self::Withdraw(_) | Self::Look => 0,
-            Self::FindStart(_) | Self::ForgetStart(_) => 0,
+            Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::Start(_) => 0,
         }
     }
 
     /// True for a record, which is kept until it can be written.
     pub(super) fn is_record(&self) -> bool {
         match self {
-            Self::Attempt(..) | Self::Serve(..) | Self::Transfer(_) | Self::ForgetStart(_) => true,
-            Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::FindStart(_) => false,
+            Self::Attempt(..) | Self::Serve(..) | Self::Transfer(_) => true,
+            Self::Reserve(..) | Self::Withdraw(_) | Self::Look => false,
+            Self::Start(command) => matches!(command, StartCommand::Forget(_)),
         }
     }
 }
@@ -182,10 +180,7 @@ impl Database {
                     may_be_sent
                 }
                 WriterCommand::Look => read(sends).map(|()| true)?,
-                WriterCommand::FindStart(search) => search.run(connection, now.wall).map(|()| true)?,
-                WriterCommand::ForgetStart(export) => {
-                    starts::forget(connection, export.as_ref()).map(|()| true)?
-                }
+                WriterCommand::Start(command) => command.run(connection, now.wall).map(|()| true)?,
                 WriterCommand::Transfer(transfer) => {
                     transfer::insert(connection, transfer)?;
                     true

@@ -44,6 +44,15 @@ pub struct FoundStart {
     pub kept: KeptStart,
 }
 
+/// A command about starts on record.
+#[derive(Debug)]
+pub(super) enum StartCommand {
+    /// Finds an equal one.
+    Find(StartSearch),
+    /// Forgets the one of an export, by the ids of its org or group and its own, or all.
+    Forget(Option<[String; 2]>),
+}
+
 /// The search for the newest equal start.
 #[derive(Debug, Clone)]
 pub(super) struct StartSearch {
@@ -93,8 +102,17 @@ fn forget_old(connection: &Connection, now: SystemTime) -> rusqlite::Result<()> 
     forget.execute(params![oldest, unix_ms(now + AHEAD), MOST - 1]).map(drop)
 }
 
-impl StartSearch {
+impl StartCommand {
     pub(super) fn run(&self, connection: &Connection, now: SystemTime) -> rusqlite::Result<()> {
+        match self {
+            Self::Find(search) => search.run(connection, now),
+            Self::Forget(export) => forget(connection, export.as_ref()),
+        }
+    }
+}
+
+impl StartSearch {
+    fn run(&self, connection: &Connection, now: SystemTime) -> rusqlite::Result<()> {
         forget_old(connection, now)?;
         let since = |age: Duration| now.checked_sub(age).map_or(i64::MIN, unix_ms);
         let mut find = connection.prepare_cached(
@@ -120,8 +138,7 @@ impl StartSearch {
     }
 }
 
-/// Forgets the start of an export, given by the id of its org or group and its own; of all, without one.
-pub(super) fn forget(connection: &Connection, export: Option<&[String; 2]>) -> rusqlite::Result<()> {
+fn forget(connection: &Connection, export: Option<&[String; 2]>) -> rusqlite::Result<()> {
     let forgotten = match export {
         Some([scope, export]) => connection
             .prepare_cached("DELETE FROM starts WHERE export_id = ?2 AND scope_id = ?1")?

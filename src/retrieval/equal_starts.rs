@@ -67,16 +67,10 @@ pub(super) fn start_key(question: &Question, upstream: &str) -> [u8; 32] {
     let mut digest = Context::new(&SHA256);
     digest.update(Question { fields, ..question.clone() }.key(upstream).as_bytes());
     // No field is an empty line, so this is the end of the key.
-    match normal_form(&question.body) {
-        Some(form) => {
-            digest.update(b"\n\njson\n");
-            digest.update(form.as_bytes());
-        }
-        None => {
-            digest.update(b"\n\nbytes\n");
-            digest.update(&question.body);
-        }
-    }
+    let form = normal_form(&question.body);
+    let kind = if form.is_some() { "\n\njson\n" } else { "\n\nbytes\n" };
+    digest.update(kind.as_bytes());
+    digest.update(form.as_ref().map_or(&*question.body, String::as_bytes));
     let mut key = [0; 32];
     key.copy_from_slice(digest.finish().as_ref());
     key

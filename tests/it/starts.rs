@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use http::Method;
 use tempfile::TempDir;
 
+use crate::support::upstream::{Answer, Upstream};
 use crate::support::{Flags, Got, ORG, START, V, World, flag, keep_secret, scope};
 
 const OTHER: &str = "00000000-1111-4222-8333-444444444444";
@@ -238,24 +239,44 @@ async fn a_start_that_is_of_no_use_any_more_is_forgotten() {
     world.stop().await;
 }
 
+/// An answer whose document has `id` and these attributes.
+fn answer(status: &str, id: &str, attributes: &str) -> Answer {
+    let body = format!(r#"{{"data":{{{id}"type":"export","attributes":{{{attributes}}}}}}}"#);
+    let length = body.len();
+    let head = "content-type: application/vnd.api+json\r\nx-ratelimit-remaining: 7";
+    Answer::of(format!("HTTP/1.1 {status}\r\n{head}\r\ncontent-length: {length}\r\n\r\n{body}"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn only_a_202_with_an_export_is_shared() {
-    let world = sharing(vec![]).await;
-    for fault in [
-        Fault::Status(500),
-        Fault::Status(200),
-        Fault::Status(400),
-        Fault::Html,
-        Fault::ReplaceHeader("content-encoding".into(), "gzip".into()),
+async fn only_a_202_with_an_export_and_without_a_link_is_shared() {
+    let id = r#""id":"e1","#;
+    let link = r#""results":[{"url":"https://files.example/1.csv?X-Amz-Signature=ad1f"}]"#;
+    let large = format!(r#""x":"{}""#, "x".repeat(65_000));
+    let over = format!(r#""x":"{}""#, "x".repeat(66_000));
+    for (status, id, attributes, is_shared) in [
+        ("202 Accepted", id, "", true),
+        ("202 Accepted", id, large.as_str(), true),
+        ("202 Accepted", id, over.as_str(), false),
+        ("202 Accepted", id, link, false),
+        ("202 Accepted", "", "", false),
+        ("202 Accepted", r#""id":"not an id","#, "", false),
+        ("200 OK", id, "", false),
+        ("201 Created", id, "", false),
+        ("409 Conflict", id, "", false),
     ] {
-        world.fake.fault(fault.clone(), Some(1));
-        let before = world.fake.hits().start;
-        start(&world, "", START).await;
-        assert_eq!(world.fake.hits().start, before + 1, "{fault:?}");
-        let _ = start(&world, "no-cache", START).await;
-        let _ = world.send(Method::DELETE, &format!("{}/api/exports", world.admin), &[], "").await;
+        let (owned, attributes) = ((status.to_owned(), id.to_owned()), attributes.to_owned());
+        let upstream = Upstream::http1(move |_, _| answer(&owned.0, &owned.1, &attributes)).await;
+        let fake = Fake::start(Settings { tls: false, ..Settings::default() }).await.unwrap();
+        let world = World::before(fake, &upstream.url, vec![flag("starts.share", "15m")]).await;
+        let first = start(&world, "", START).await;
+        let second = start(&world, "", START).await;
+        assert_eq!((second.is_hit(), upstream.requests()), (is_shared, if is_shared { 1 } else { 2 }));
+        assert_eq!((first.status, &first.body), (second.status, &second.body));
+        if is_shared {
+            assert_eq!((second.field("x-ratelimit-remaining"), second.field("retry-after")), ("", "1"));
+        }
+        world.stop().await;
     }
-    world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -275,7 +296,7 @@ async fn while_starts_are_held_an_equal_one_stands_in_or_is_named() {
     assert_eq!((refused.status.as_u16(), refused.code().as_str()), (429, "backoff"));
     assert_eq!(refused.field("exportgate-equal-export"), made);
     let time = humantime::parse_rfc3339(refused.field("exportgate-equal-export-made")).unwrap();
-    assert!(world.clock.now().wall.duration_since(time).unwrap() < Duration::from_secs(600));
+    assert!(world.clock.now().wall.duration_since(time).unwrap() < Duration::from_mins(10));
     let error = &refused.json()["errors"][0];
     assert_eq!(error["meta"]["equal_export"]["id"], *made);
     assert!(error["detail"].as_str().unwrap().contains(&made));
