@@ -19,8 +19,8 @@ use crate::upstream::{Root, UpstreamAnswer};
 
 /// Largest answer that is kept, in bytes. Snyk's has some 500.
 const MOST_BYTES: usize = 64 * 1024;
-/// Fields of a start that do not make it another question.
-const NO_QUESTION: [HeaderName; 3] = [ACCEPT, CONTENT_TYPE, USER_AGENT];
+/// Snyk takes a start as either of these, to the same end.
+const JSON_TYPES: [&str; 2] = ["application/json", "application/vnd.api+json"];
 
 /// `[starts]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +62,15 @@ impl ShareSettings {
 
 /// The key of a start at `upstream`: equal starts have equal keys.
 pub(super) fn start_key(question: &Question, upstream: &str) -> [u8; 32] {
-    let fields = question.fields.iter().filter(|(name, _)| !NO_QUESTION.contains(name));
-    let fields: HeaderMap = fields.map(|(name, value)| (name.clone(), value.clone())).collect();
+    let mut fields = question.fields.clone();
+    fields.remove(ACCEPT);
+    fields.remove(USER_AGENT);
+    if is_json(&fields) {
+        fields.remove(CONTENT_TYPE);
+    } else {
+        // None at all is not the same as either of the two.
+        fields.append(CONTENT_TYPE, HeaderValue::from_static(""));
+    }
     let mut digest = Context::new(&SHA256);
     digest.update(Question { fields, ..question.clone() }.key(upstream).as_bytes());
     // No field is an empty line, so this is the end of the key.
@@ -74,6 +81,15 @@ pub(super) fn start_key(question: &Question, upstream: &str) -> [u8; 32] {
     let mut key = [0; 32];
     key.copy_from_slice(digest.finish().as_ref());
     key
+}
+
+/// True if the body is JSON by its type.
+fn is_json(fields: &HeaderMap) -> bool {
+    let mut types = fields.get_all(CONTENT_TYPE).iter().map(|value| {
+        let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        JSON_TYPES.iter().any(|json| essence.eq_ignore_ascii_case(json))
+    });
+    types.next() == Some(true) && types.next().is_none()
 }
 
 /// The answer to a start as it is kept; `None` if it began no export for certain, or may not be written down.

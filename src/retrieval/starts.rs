@@ -14,11 +14,12 @@ use super::equal_starts::{ShareWish, age, given_again, start_key};
 use super::fetch::{Fetch, FlightResult};
 use super::flights::{Leader, Role};
 use super::question::{Asker, Question, Wanted};
-use super::{Retrieval, reading, wait};
+use super::{Retrieval, fields, reading, wait};
 use crate::admission::Obstacle;
 use crate::cache::CacheKey;
 use crate::export::ExportCall;
 use crate::journal::FoundStart;
+use crate::upstream::UpstreamErrorKind;
 
 /// Failures of equal starts after which those who waited for them try no more.
 const MOST_FAILURES: u32 = 2;
@@ -62,19 +63,22 @@ impl Retrieval {
     /// Starts an export, or shares an equal start.
     pub(super) async fn start(
         self: Arc<Self>,
-        question: Question,
+        mut question: Question,
         asker: Asker,
         wanted: Wanted,
     ) -> Result<Retrieved, NoAnswer> {
         let settings = self.settings.load().starts;
         let wish = settings.wish(&wanted.directives);
+        if !wish.age.is_zero() {
+            question.fields = fields::for_equal_starts(question.fields);
+        }
         let key = if settings.is_on() { self.start_key(&question).await } else { None };
         let call = StartCall { question, asker: Arc::new(asker), key, wish };
         if wanted.directives.only_if_cached {
             let found = self.find_start(&call, call.wish.age).await.ok_or(Cause::OnlyIfCached)?;
             return self.shared(&call, given_again(found, self.clock.now()), None).await;
         }
-        let StartResult { result, is_collapsed } = self.start_or_join_until(&call).await?;
+        let StartResult { result, is_collapsed } = self.equal_start(&call).await?;
         let forward = Forward::new(ForwardReason::Method, is_collapsed);
         match result {
             Ok(fetched) if fetched.sending.is_none() => self.shared(&call, fetched, None).await,
@@ -100,7 +104,7 @@ impl Retrieval {
 
     /// The result of an equal start, unless that fails: the failure is its own caller's. After two, those who waited get
     /// the second.
-    async fn start_or_join_until(self: &Arc<Self>, call: &StartCall) -> Result<StartResult, NoAnswer> {
+    async fn equal_start(self: &Arc<Self>, call: &StartCall) -> Result<StartResult, NoAnswer> {
         let mut failures = 0;
         loop {
             let asked = self.start_or_join(call).await?;
@@ -111,6 +115,7 @@ impl Retrieval {
                 // It was found for somebody who takes older ones.
                 Ok(fetched) if is_older(fetched) => continue,
                 Ok(fetched) if fetched.status == StatusCode::ACCEPTED => return Ok(asked),
+                Err(no_answer) if is_own_end(no_answer.cause) => return Ok(asked),
                 _ if !asked.is_collapsed => return Ok(asked),
                 Ok(_) | Err(_) => failures += 1,
             }
@@ -204,6 +209,11 @@ impl Retrieval {
             Err(no_answer) => Err(NoAnswer { refused: advice, ..no_answer }),
         }
     }
+}
+
+/// True if the asker waits no more, or the gateway stops: then it begins nothing.
+fn is_own_end(cause: Cause) -> bool {
+    matches!(cause, Cause::Deadline | Cause::Abandoned | Cause::Upstream(UpstreamErrorKind::Stopped))
 }
 
 /// True if starts are held, by Snyk's word or by our count.

@@ -129,6 +129,19 @@ async fn a_failure_is_its_own_callers_and_after_two_the_rest_get_theirs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_no_more_begins_nothing() {
+    let world = sharing(vec![flag("listener.request_timeout", "300ms")]).await;
+    let gate = world.fake.hold();
+    let all = join_all((0..3).map(|_| start(&world, "", START))).await;
+    assert!(all.iter().all(|got| got.code() == "deadline"), "{all:?}");
+    drop(gate);
+    // The start goes on, and its export is there for whoever asks then.
+    let later = start(&world, "", START).await;
+    assert_eq!((later.status.as_u16(), world.fake.hits().start), (202, 1));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whoever_wants_a_new_export_gets_one() {
     // By default nothing is shared unasked, and the wish is bounded.
     let world = World::new().await;
@@ -181,6 +194,7 @@ async fn what_differs_in_more_than_spelling_is_not_equal() {
         (format!("/groups/{ORG}/export?{V}"), &[], START),
         (target(ORG, ""), &[("x-tenant", "a")], START),
         (target(ORG, ""), &[("content-encoding", "gzip")], START),
+        (target(ORG, ""), &[("content-type", "text/plain")], START),
         (target(ORG, ""), &[], r#"{"n":1}"#),
         (target(ORG, ""), &[], r#"{"n":1.0}"#),
         (target(ORG, ""), &[], r#"{"n":1,"n":1}"#),
@@ -195,10 +209,23 @@ async fn what_differs_in_more_than_spelling_is_not_equal() {
         }
         assert_eq!(world.fake.hits().start, posts, "{target} {fields:?} {body}");
     }
-    // These say nothing of the question.
-    for fields in [[("accept", "text/html")], [("user-agent", "x")], [("content-type", "application/json")]] {
-        assert!(world.send(Method::POST, &target(ORG, ""), &fields, START).await.is_hit());
+    // These say nothing of the question, and do not go up.
+    let json = ("content-type", "application/json");
+    for (at, field) in [
+        ("accept", "text/html"),
+        ("user-agent", "x"),
+        ("content-type", "Application/vnd.api+json; charset=utf-8"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let fields = if field.0 == json.0 { vec![field] } else { vec![json, field] };
+        let got = world.send(Method::POST, &target(ORG, ""), &fields, START).await;
+        assert_eq!((got.status.as_u16(), got.is_hit()), (202, at > 0), "{field:?}");
     }
+    let seen = world.fake.requests().pop().unwrap();
+    assert!(seen.header("accept")[0].starts_with("application/vnd.api+json"), "{seen:?}");
+    assert!(seen.header("user-agent")[0].starts_with("exportgate/"), "{seen:?}");
     world.stop().await;
 }
 
