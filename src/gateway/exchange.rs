@@ -157,6 +157,7 @@ impl Exchange {
             Payload::Stored(entry) => self.attempt = Some(entry.attempt),
             Payload::Fetched(fetched) => {
                 self.attempt = Some(fetched.attempt);
+                self.export = fetched.began.clone().or(self.export.take());
                 self.sending = fetched.sending;
                 let is_collapsed =
                     matches!(retrieved.origin, Origin::Upstream(forward) if forward.is_collapsed);

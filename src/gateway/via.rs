@@ -35,10 +35,9 @@ pub(super) enum Keep {
 impl Keep {
     pub(super) fn of(route: &Route) -> Self {
         match route {
-            Route::Export(call) if call.is_shared() => Self::Gateways,
-            // Its results are shared.
-            Route::Files(_) => Self::Gateways,
-            Route::Export(_) | Route::Other(_) => Self::All,
+            // Results are shared, and starts may be.
+            Route::Export(_) | Route::Files(_) => Self::Gateways,
+            Route::Other(_) => Self::All,
         }
     }
 }

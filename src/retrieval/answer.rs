@@ -13,6 +13,7 @@ use crate::admission::AdmissionRefusal;
 use crate::cache::Entry;
 use crate::clock::Now;
 use crate::credential::Unavailable;
+use crate::export::Id;
 use crate::journal::Attempt;
 use crate::telemetry::trace::Trace;
 use crate::upstream::{UpstreamError, UpstreamErrorKind};
@@ -196,6 +197,8 @@ pub(crate) struct Fetched {
     /// Its end-to-end fields.
     pub(crate) fields: HeaderMap,
     pub(crate) body: Bytes,
+    /// The export that it began, if it is the answer to a start.
+    pub(crate) began: Option<Id>,
     /// The stored response that was made of it.
     pub(crate) entry: Option<Arc<Entry>>,
     /// The reason that a finished export was not stored.

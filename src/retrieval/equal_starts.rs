@@ -13,7 +13,7 @@ use super::question::Question;
 use super::response_fields::{PLACEHOLDER, end_to_end, for_replay};
 use crate::cache::Directives;
 use crate::clock::Now;
-use crate::export::{Document, normal_form};
+use crate::export::{Document, Id, normal_form};
 use crate::journal::{FoundStart, KeptStart};
 use crate::upstream::{Root, UpstreamAnswer};
 
@@ -138,6 +138,7 @@ pub(super) fn given_again(found: FoundStart, now: Now) -> Arc<Fetched> {
         status: StatusCode::ACCEPTED,
         fields,
         body: found.kept.body,
+        began: Id::parse(&found.export_id),
         entry: None,
         not_stored: None,
     })

@@ -21,6 +21,7 @@ use crate::admission::RequestSlot;
 use crate::cache::{self, CacheKey, Entry, NotStored, WholeAnswer};
 use crate::clock::Now;
 use crate::credential::{Authorization, Unavailable};
+use crate::export::Id;
 use crate::journal::Attempt;
 use crate::upstream::{UpstreamAnswer, UpstreamError, UpstreamErrorKind, UpstreamRequest};
 
@@ -75,7 +76,7 @@ impl Fetch {
             // A client that has closed one half, and is there all the same, gets nothing of Snyk's.
             clients.clear();
         }
-        if self.question.is_start() && !is_accepted(&result) {
+        if self.question.is_start() && !result.as_ref().is_ok_and(|fetched| fetched.began.is_some()) {
             // It fails its own caller only.
             clients.retain(|client| client.request == self.asker.request);
         }
@@ -276,6 +277,7 @@ impl Fetch {
         let stored = self.stored_response(&trial);
         let Trial { attempt, answer, received: arrival, .. } = trial;
         let id = attempt.id;
+        let began = attempt.export_id.as_deref().filter(|_| self.question.is_start()).and_then(Id::parse);
         let fetched = |answer: UpstreamAnswer| {
             let (entry, not_stored) = match stored {
                 Ok(entry) => (Some(entry), None),
@@ -288,6 +290,7 @@ impl Fetch {
                 arrival,
                 status: answer.status,
                 fields: response_fields::end_to_end(answer.fields, self.retrieval.upstream.root()),
+                began: began.filter(|_| answer.status == StatusCode::ACCEPTED),
                 body: answer.body,
                 entry,
                 not_stored,
@@ -317,11 +320,6 @@ impl Fetch {
         let entry = Entry::new(whole, freshness, trial.received, trial.attempt.id);
         if cache.has_room_for(key, &entry) { Ok(Arc::new(entry)) } else { Err(NotStored::TooLarge) }
     }
-}
-
-/// True if Snyk has begun the export of a start.
-fn is_accepted(result: &FlightResult) -> bool {
-    result.as_ref().is_ok_and(|fetched| fetched.status == StatusCode::ACCEPTED)
 }
 
 /// The fields of an answer, whole or not.

@@ -114,7 +114,7 @@ impl Retrieval {
             match &asked.result {
                 // It was found for somebody who takes older ones.
                 Ok(fetched) if is_older(fetched) => continue,
-                Ok(fetched) if fetched.status == StatusCode::ACCEPTED => return Ok(asked),
+                Ok(fetched) if fetched.began.is_some() => return Ok(asked),
                 Err(no_answer) if is_own_end(no_answer.cause) => return Ok(asked),
                 _ if !asked.is_collapsed => return Ok(asked),
                 Ok(_) | Err(_) => failures += 1,
