@@ -31,11 +31,11 @@ mod writer;
 
 pub use fault::Unrecorded;
 pub use query::{Query, QueryError, StatusFilter, StatusFilterError, find, moment};
-pub use record::{Attempt, Served};
+pub use record::{Attempt, KeptStart, Served};
 pub use row::Row;
 pub use sends::{RecordedSend, RecordedSends};
 pub use settings::{Durability, OnFailure, Settings};
-pub use starts::{FoundStart, KeptStart};
+pub use starts::FoundStart;
 pub use store::{AttemptReservation, Journal};
 pub use support::support;
 pub use transfer::{TransferQuery, TransferRecord, TransferRow, find_transfers};

@@ -4,9 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use uuid::Uuid;
-
-use super::starts::KeptStart;
 
 /// One request to the upstream and its answer.
 #[derive(Debug, Clone)]
@@ -123,6 +122,17 @@ pub(super) fn unix_ms(time: SystemTime) -> i64 {
         Ok(after) => ms(after),
         Err(before) => -ms(before.duration()),
     }
+}
+
+/// The answer to a start, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptStart {
+    /// A digest of all that makes two starts equal.
+    pub key: [u8; 32],
+    /// The fields of the answer, as `name: value` lines.
+    pub fields: Vec<u8>,
+    /// Its body, without a link.
+    pub body: Bytes,
 }
 
 /// A client's request that one attempt answered.

@@ -5,11 +5,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
 
-use super::record::{Attempt, capped, unix_ms};
+use super::record::{Attempt, KeptStart, capped, unix_ms};
 
 /// Snyk keeps files for so long.
 const LONGEST: Duration = Duration::from_hours(72);
@@ -19,17 +18,6 @@ const UNFINISHED: Duration = Duration::from_mins(30);
 const MOST: i64 = 1_000;
 /// A start may be dated ahead by so much: two readings of a clock differ.
 const AHEAD: Duration = Duration::from_secs(1);
-
-/// The answer to a start, as it is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeptStart {
-    /// A digest of all that makes two starts equal.
-    pub key: [u8; 32],
-    /// The fields of the answer, as `name: value` lines.
-    pub fields: Vec<u8>,
-    /// Its body, without a link.
-    pub body: Bytes,
-}
 
 /// A start that is on record.
 #[derive(Debug, Clone, PartialEq, Eq)]

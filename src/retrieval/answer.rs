@@ -2,13 +2,12 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use uuid::Uuid;
 
-use super::starts::RefusedStart;
 use crate::admission::AdmissionRefusal;
 use crate::cache::Entry;
 use crate::clock::Now;
@@ -132,6 +131,22 @@ pub(crate) enum StartRefusal {
     Held,
     /// By Snyk's 429.
     BySnyk,
+}
+
+/// Advice to whoever cannot start an export now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RefusedStart {
+    /// The newest equal export.
+    pub(crate) equal: Option<EqualExport>,
+    /// Time left of the backoff, if there is one: it is said where Snyk does not say it.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+/// An export that an equal start has begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EqualExport {
+    pub(crate) id: String,
+    pub(crate) made: SystemTime,
 }
 
 /// The way of a request to Snyk.

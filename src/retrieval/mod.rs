@@ -42,7 +42,8 @@ use fetch::{Fetch, FlightResult};
 use flights::{Flights, Follower, Leader, Role};
 
 pub(crate) use answer::{
-    AnswerParts, Cause, Forward, ForwardReason, NoAnswer, Origin, Payload, Retrieved, Sending, StartRefusal,
+    AnswerParts, Cause, EqualExport, Forward, ForwardReason, NoAnswer, Origin, Payload, RefusedStart,
+    Retrieved, Sending, StartRefusal,
 };
 pub(crate) use equal_starts::ShareSettings;
 pub(crate) use fields::{SNYK_REQUEST_ID, text as response_text};
@@ -50,7 +51,6 @@ pub(crate) use pass_through::{PassThrough, Passed};
 pub(crate) use question::{Asker, LinkUse, Question, Wanted};
 pub(crate) use response_fields::{CACHE_STATUS, PLACEHOLDER, REQUEST_ID, describe_stored};
 pub(crate) use span::{known_method, template};
-pub(crate) use starts::{EqualExport, RefusedStart};
 
 /// The parts that retrieval works with.
 #[derive(Debug, Clone)]

@@ -2,12 +2,13 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::StatusCode;
 
 use super::answer::{
-    Cause, Fetched, Forward, ForwardReason, NoAnswer, Origin, Payload, Retrieved, StartRefusal,
+    Cause, EqualExport, Fetched, Forward, ForwardReason, NoAnswer, Origin, Payload, RefusedStart, Retrieved,
+    StartRefusal,
 };
 use super::attempt::scope_name;
 use super::equal_starts::{ShareWish, age, given_again, start_key};
@@ -16,7 +17,7 @@ use super::flights::{Leader, Role};
 use super::question::{Asker, Question, Wanted};
 use super::{Retrieval, fields, reading, wait};
 use crate::admission::Obstacle;
-use crate::cache::CacheKey;
+use crate::cache::{CacheKey, Directives};
 use crate::export::ExportCall;
 use crate::journal::FoundStart;
 use crate::upstream::UpstreamErrorKind;
@@ -26,25 +27,9 @@ const MOST_FAILURES: u32 = 2;
 /// Age up to which the newest equal export is named: as long as Snyk keeps its files.
 const NAMED: Duration = Duration::from_hours(72);
 
-/// Advice to whoever cannot start an export now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct RefusedStart {
-    /// The newest equal export.
-    pub(crate) equal: Option<EqualExport>,
-    /// Time left of the backoff, if there is one: it is said where Snyk does not say it.
-    pub(crate) retry_after: Option<Duration>,
-}
-
-/// An export that an equal start has begun.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct EqualExport {
-    pub(crate) id: String,
-    pub(crate) made: SystemTime,
-}
-
 /// A start, and the one who asks for it.
 #[derive(Clone)]
-struct StartCall {
+struct StartRequest {
     question: Question,
     asker: Arc<Asker>,
     /// Set where some start may share another.
@@ -60,6 +45,11 @@ struct StartResult {
 }
 
 impl Retrieval {
+    /// True if a start with these directives may be shared with others.
+    pub(crate) fn shares_starts(&self, directives: &Directives) -> bool {
+        !self.settings.load().starts.wish(directives).age.is_zero()
+    }
+
     /// Starts an export, or shares an equal start.
     pub(super) async fn start(
         self: Arc<Self>,
@@ -73,7 +63,7 @@ impl Retrieval {
             question.fields = fields::for_equal_starts(question.fields);
         }
         let key = if settings.is_on() { self.start_key(&question).await } else { None };
-        let call = StartCall { question, asker: Arc::new(asker), key, wish };
+        let call = StartRequest { question, asker: Arc::new(asker), key, wish };
         if wanted.directives.only_if_cached {
             let found = self.find_start(&call, call.wish.age).await.ok_or(Cause::OnlyIfCached)?;
             return self.shared(&call, given_again(found, self.clock.now()), None).await;
@@ -104,7 +94,7 @@ impl Retrieval {
 
     /// The result of an equal start, unless that fails: the failure is its own caller's. After two, those who waited get
     /// the second.
-    async fn equal_start(self: &Arc<Self>, call: &StartCall) -> Result<StartResult, NoAnswer> {
+    async fn equal_start(self: &Arc<Self>, call: &StartRequest) -> Result<StartResult, NoAnswer> {
         let mut failures = 0;
         loop {
             let asked = self.start_or_join(call).await?;
@@ -133,7 +123,7 @@ impl Retrieval {
     }
 
     /// Waits for an equal start that is on its way, or leads one.
-    async fn start_or_join(self: &Arc<Self>, call: &StartCall) -> Result<StartResult, NoAnswer> {
+    async fn start_or_join(self: &Arc<Self>, call: &StartRequest) -> Result<StartResult, NoAnswer> {
         let (asker, member) = (Arc::clone(&call.asker), call.asker.member());
         let role = match call.key.filter(|_| !call.wish.age.is_zero()) {
             None => {
@@ -160,23 +150,23 @@ impl Retrieval {
     }
 
     /// Takes an equal start that is on record, or sends this one. Within the flight: whoever asks meanwhile joins it.
-    async fn lead_start(self: Arc<Self>, call: StartCall, leader: Leader<FlightResult>) {
+    async fn lead_start(self: Arc<Self>, call: StartRequest, leader: Leader<FlightResult>) {
         if let Some(found) = self.find_start(&call, call.wish.age).await {
             return leader.complete(Ok(given_again(found, self.clock.now())));
         }
-        let StartCall { question, asker, key: start, .. } = call;
+        let StartRequest { question, asker, key: start, .. } = call;
         Fetch { retrieval: self, question, asker, key: None, start, leader }.run().await;
     }
 
     /// The newest equal start on record, at most `max_age` old; none where that is zero.
-    async fn find_start(&self, call: &StartCall, max_age: Duration) -> Option<FoundStart> {
+    async fn find_start(&self, call: &StartRequest, max_age: Duration) -> Option<FoundStart> {
         self.journal.find_start(call.key.filter(|_| !max_age.is_zero())?, max_age).await
     }
 
     /// Gives the answer of a start on record again. Its client is put on record with it.
     async fn shared(
         &self,
-        call: &StartCall,
+        call: &StartRequest,
         fetched: Arc<Fetched>,
         refusal: Option<StartRefusal>,
     ) -> Result<Retrieved, NoAnswer> {
@@ -189,7 +179,7 @@ impl Retrieval {
     /// Gives an equal start in place of a 429, or says which is the newest.
     async fn in_hold(
         &self,
-        call: &StartCall,
+        call: &StartRequest,
         refused: Result<Retrieved, NoAnswer>,
     ) -> Result<Retrieved, NoAnswer> {
         let newest = self.find_start(call, NAMED).await;

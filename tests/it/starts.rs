@@ -219,13 +219,17 @@ async fn what_differs_in_more_than_spelling_is_not_equal() {
     .into_iter()
     .enumerate()
     {
-        let fields = if field.0 == json.0 { vec![field] } else { vec![json, field] };
+        let mut fields = vec![field, ("via", "1.0 fred")];
+        if field.0 != json.0 {
+            fields.push(json);
+        }
         let got = world.send(Method::POST, &target(ORG, ""), &fields, START).await;
         assert_eq!((got.status.as_u16(), got.is_hit()), (202, at > 0), "{field:?}");
     }
     let seen = world.fake.requests().pop().unwrap();
     assert!(seen.header("accept")[0].starts_with("application/vnd.api+json"), "{seen:?}");
     assert!(seen.header("user-agent")[0].starts_with("exportgate/"), "{seen:?}");
+    assert!(!seen.header("via").concat().contains("fred"), "{seen:?}");
     world.stop().await;
 }
 
