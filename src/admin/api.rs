@@ -69,6 +69,7 @@ impl Admin {
     ) -> Result<usize, AdminRefusal> {
         let cache = self.views.retrieval.cache();
         let (downloads, files) = (self.views.downloads.clone(), self.views.files.clone());
+        let of_start = what.as_ref().map(|(scope, export)| [scope, export].map(|id| id.as_str().to_owned()));
         let work = move || {
             let purged = match &what {
                 Some((scope, export)) => cache.purge(scope, export),
@@ -88,7 +89,10 @@ impl Admin {
             );
             purged
         };
-        tokio::task::spawn_blocking(work).await.map_err(|_| BUSY)
+        let purged = tokio::task::spawn_blocking(work).await.map_err(|_| BUSY)?;
+        // After the purge was counted: a start that is under way is not kept.
+        self.views.parts.journal.forget_start(of_start).await;
+        Ok(purged)
     }
 
     pub(super) async fn stored(&self, query: &str) -> Result<ExportsReport, AdminRefusal> {

@@ -323,6 +323,11 @@ impl Admission {
             || self.queues.load().get(lane).is_some_and(|queue| queue.is_backing_off())
     }
 
+    /// The time left of a backoff that holds the starts of `scope`.
+    pub(crate) fn starts_pause(&self, lane: &Lane, scope: &Arc<str>) -> Option<Duration> {
+        self.queues.load().get(lane)?.starts_pause(scope)
+    }
+
     /// The pause before another try of a failed read, if the allowance has one. `left` is the time that its client still
     /// waits.
     pub(crate) fn retry(&self, tries: u32, left: Duration) -> Option<Duration> {

@@ -102,5 +102,9 @@ pub(super) fn settings(config: &Config) -> gateway::Settings {
 }
 
 pub(super) fn retrieval_settings(config: &Config) -> RetrievalSettings {
-    RetrievalSettings { cache: config.cache.clone(), on_journal_failure: config.journal.on_failure }
+    RetrievalSettings {
+        cache: config.cache.clone(),
+        starts: config.starts,
+        on_journal_failure: config.journal.on_failure,
+    }
 }

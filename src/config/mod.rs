@@ -22,6 +22,7 @@ mod reader;
 mod routes;
 mod shutdown;
 mod sources;
+mod starts;
 mod tls;
 mod upstream;
 
@@ -62,6 +63,8 @@ pub struct Config {
     pub credential: crate::credential::Settings,
     /// `[cache]`.
     pub cache: crate::cache::Settings,
+    /// `[starts]`.
+    pub(crate) starts: crate::retrieval::ShareSettings,
     /// `[files]`.
     pub files: crate::file_store::Settings,
     /// `routes.other`: true if calls that are no export calls are forwarded.
@@ -102,7 +105,7 @@ impl Config {
         access::check_addresses(reader, &listener, tls.is_some());
         let credential = credential::read(reader, &upstream, &plain);
         let admission = admission::read(reader, listener.has_clients);
-        let cache = cache::read(reader, upstream.max_answer);
+        let (cache, starts) = (cache::read(reader, upstream.max_answer), starts::read(reader));
         let (files, files_basic) = files::read(reader);
         access.settings.files_basic = files_basic;
         let (forward_other, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
@@ -110,8 +113,7 @@ impl Config {
         let keys = access.settings.clients.iter().flatten().filter_map(ClientSettings::expiring);
         let expiring = expiring.into_iter().flatten().chain(keys);
         note_expiry(reader, expiring, admin.warn_before);
-        let shutdown = shutdown::read(reader);
-        let traces = otlp::read(reader, &plain);
+        let (shutdown, traces) = (shutdown::read(reader), otlp::read(reader, &plain));
         Some(Self {
             listener,
             tls,
@@ -122,6 +124,7 @@ impl Config {
             admission,
             credential: credential?,
             cache,
+            starts,
             files,
             forward_other,
             journal: journal?,

@@ -10,15 +10,15 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use uuid::Uuid;
 
-use super::Gateway;
 use super::failure::{Failure, FailureKind, NoFile};
+use super::{Gateway, refused_start};
 use crate::access::Principal;
 use crate::clock::Now;
 use crate::export::{FilesTarget, Id, ScopeKind};
 use crate::files::{FilesError, FilesErrorKind};
 use crate::retrieval::{
     AnswerParts, CACHE_STATUS, Cause, Forward, ForwardReason, NoAnswer, Origin, PLACEHOLDER, Passed, Payload,
-    REQUEST_ID, Retrieved, SNYK_REQUEST_ID, Sending,
+    REQUEST_ID, RefusedStart, Retrieved, SNYK_REQUEST_ID, Sending, StartRefusal,
 };
 use crate::route::Route;
 use crate::telemetry::metrics::{Metrics, RequestOutcome, RequestSample};
@@ -51,6 +51,8 @@ pub(super) struct Exchange {
     pub(super) origin: Option<Origin>,
     /// The attempt that the answer came from.
     pub(super) attempt: Option<Uuid>,
+    /// Advice to whoever asked for a start that was refused.
+    pub(super) refused: Option<Arc<RefusedStart>>,
     /// The last try of that attempt's request.
     pub(super) sending: Option<Sending>,
     /// Its place in a trace, where it is traced.
@@ -112,6 +114,7 @@ impl Exchange {
             origin: None,
             attempt: None,
             sending: None,
+            refused: None,
             file: None,
             snyk_id: None,
             trace: None,
@@ -149,11 +152,13 @@ impl Exchange {
     pub(super) fn retrieved(&mut self, retrieved: Result<Retrieved, NoAnswer>) -> Result<Retrieved, Failure> {
         let retrieved = self.forwarded(retrieved)?;
         self.origin = Some(retrieved.origin);
+        self.refused.clone_from(&retrieved.refused);
         match &retrieved.answer {
             Payload::Stored(entry) => self.attempt = Some(entry.attempt),
             Payload::Fetched(fetched) => {
                 self.attempt = Some(fetched.attempt);
-                self.sending = Some(fetched.sending);
+                self.export = fetched.began.clone().or(self.export.take());
+                self.sending = fetched.sending;
                 let is_collapsed =
                     matches!(retrieved.origin, Origin::Upstream(forward) if forward.is_collapsed);
                 self.fetched = fetched.trace.clone().filter(|_| is_collapsed);
@@ -201,6 +206,7 @@ impl Exchange {
     fn forwarded<T>(&mut self, answer: Result<T, NoAnswer>) -> Result<T, Failure> {
         answer.map_err(|no_answer| {
             self.origin = no_answer.forward.map(Origin::Upstream);
+            self.refused.clone_from(&no_answer.refused);
             no_answer.into()
         })
     }
@@ -208,7 +214,9 @@ impl Exchange {
     /// The `Age` of a stored answer, in seconds.
     const fn age(&self) -> Option<u64> {
         match self.origin {
-            Some(Origin::Fresh { age, .. } | Origin::Stale { age, .. }) => Some(age),
+            Some(Origin::Fresh { age, .. } | Origin::Stale { age, .. } | Origin::SharedStart { age, .. }) => {
+                Some(age)
+            }
             Some(Origin::Upstream(_)) | None => None,
         }
     }
@@ -251,6 +259,9 @@ impl Exchange {
         if let Some(id) = &self.snyk_id {
             fields.insert(SNYK_REQUEST_ID, id.clone());
         }
+        if let Some(refused) = &self.refused {
+            refused_start::stamp(refused, fields);
+        }
         if let Some(sending) = self.sending {
             fields.insert(ATTEMPTS, HeaderValue::from(sending.tries));
             let mut queued = sending.queued.as_millis().to_string();
@@ -269,8 +280,10 @@ impl Exchange {
             (Some(kind), _) if kind.is_denial() => RequestOutcome::Denied,
             (Some(FailureKind::NoAnswer(Cause::Abandoned)), _) => RequestOutcome::ClientLeft,
             (Some(_), _) | (None, None) => RequestOutcome::Failed,
-            (None, Some(Origin::Fresh { .. })) => RequestOutcome::Hit,
-            (None, Some(Origin::Stale { .. })) => RequestOutcome::Stale,
+            (None, Some(Origin::Fresh { .. } | Origin::SharedStart { refusal: None, .. })) => {
+                RequestOutcome::Hit
+            }
+            (None, Some(Origin::Stale { .. } | Origin::SharedStart { .. })) => RequestOutcome::Stale,
             (None, Some(Origin::Upstream(Forward { is_collapsed: true, .. }))) => RequestOutcome::Collapsed,
             (None, Some(Origin::Upstream(Forward { reason, .. }))) => match reason {
                 ForwardReason::Bypass | ForwardReason::Method => RequestOutcome::Uncached,
@@ -310,6 +323,11 @@ impl Exchange {
             Origin::Stale { detail: Some(detail), .. } => {
                 let _ = write!(text, "; fwd=stale; detail={detail}");
             }
+            Origin::SharedStart { refusal, .. } => text.push_str(match refusal {
+                None => "; hit; detail=shared-start",
+                Some(StartRefusal::Held) => "; hit; detail=shared-start-in-hold",
+                Some(StartRefusal::BySnyk) => "; fwd=method; fwd-status=429; detail=shared-start-in-hold",
+            }),
             Origin::Upstream(Forward { reason, is_collapsed, status, is_stored, not_stored }) => {
                 let _ = write!(text, "; fwd={}", reason.as_str());
                 if let Some(status) = status {

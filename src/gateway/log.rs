@@ -20,6 +20,7 @@ impl Exchange {
             None => ("none", None, None),
             Some(Origin::Fresh { .. }) => ("hit", None, None),
             Some(Origin::Stale { .. }) => ("stale", Some("stale"), None),
+            Some(Origin::SharedStart { .. }) => ("shared", None, None),
             Some(Origin::Upstream(forward)) => {
                 (self.cache_use(&forward, failure), Some(forward.reason.as_str()), forward.not_stored)
             }

@@ -10,6 +10,7 @@ mod file_reply;
 mod files;
 mod log;
 mod no_file;
+mod refused_start;
 mod reply;
 mod rules;
 mod spans;
@@ -196,8 +197,10 @@ impl Gateway {
         //    chooses the credential.
         let permit = self.permit(&principal, &route, request, exchange.started)?;
         let credential = self.credentials.choose(route.scopes()).ok_or(FailureKind::NoCredential)?;
+        let directives = Directives::of_request(&request.parts.headers);
         let via = if is_passed_on {
-            self.pseudonym.append(&request.parts, Keep::of(&route))?
+            let is_start_shared = self.retrieval.shares_starts(&directives);
+            self.pseudonym.append(&request.parts, Keep::of(&route, is_start_shared))?
         } else {
             self.pseudonym.alone(request.parts.version)
         };
@@ -211,14 +214,12 @@ impl Gateway {
                     self.retrieval.refuse_unrecorded()?;
                     question.body = Box::pin(self.read_body(request, &principal.name)).await?;
                 }
-                let directives = Directives::of_request(&request.parts.headers);
                 let wanted = Wanted { directives, ..Wanted::default() };
                 let retrieved = self.retrieval.get(question, asker, wanted, exchange.started).await;
                 Ok(reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers))
             }
             Route::Files(call) => {
                 let question = files_question(&call, credential, request);
-                let directives = Directives::of_request(&request.parts.headers);
                 let wanted = Wanted { directives, ..Wanted::default() };
                 let ask = Ask { question, asker, wanted, now: exchange.started };
                 let wanted_files = FilesRequest { call, ask };
@@ -287,7 +288,10 @@ impl Gateway {
     ) -> Response<Body> {
         let (mut response, failure) = match answer {
             Ok(response) => (response, None),
-            Err(failure) => (reply::failure(&failure, exchange.id), Some(failure)),
+            Err(failure) => {
+                let refused = exchange.refused.as_deref();
+                (reply::failure(&failure, exchange.id, refused), Some(failure))
+            }
         };
         if version >= Version::HTTP_2 {
             // HTTP/2 has no such fields (RFC 9113 §8.2.2).

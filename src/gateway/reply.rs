@@ -11,9 +11,10 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::{Challenge, Failure, FailureKind, NoFile};
+use super::refused_start;
 use crate::access::IdentifyError;
 use crate::cache::Entry;
-use crate::retrieval::{Payload, Retrieved, describe_stored};
+use crate::retrieval::{Payload, RefusedStart, Retrieved, describe_stored};
 use crate::transport::Body;
 
 /// Our documents are data: a browser that is made to show one must do nothing with it.
@@ -92,20 +93,21 @@ pub(super) fn protect(fields: &mut HeaderMap) {
 }
 
 /// An error document of our own, in Snyk's shape, and `Proxy-Status` (RFC 9209).
-pub(super) fn failure(failure: &Failure, request: Uuid) -> Response<Body> {
+pub(super) fn failure(failure: &Failure, request: Uuid, refused: Option<&RefusedStart>) -> Response<Body> {
     let answer = failure.kind.answer();
     let proxy = failure.proxy().map_or_else(String::new, |proxy| format!(" The proxy is {proxy}."));
-    let document = json!({
-        "jsonapi": { "version": "1.0" },
-        "errors": [{
-            "id": request.to_string(),
-            "status": answer.status.as_str(),
-            "code": answer.code,
-            "title": answer.title,
-            "detail": format!("{}{proxy}", answer.detail),
-            "meta": { "source": "exportgate", "request_id": request.to_string() },
-        }],
+    let mut error = json!({
+        "id": request.to_string(),
+        "status": answer.status.as_str(),
+        "code": answer.code,
+        "title": answer.title,
+        "detail": format!("{}{proxy}", answer.detail),
+        "meta": { "source": "exportgate", "request_id": request.to_string() },
     });
+    if let Some(refused) = refused {
+        refused_start::describe(refused, &mut error);
+    }
+    let document = json!({ "jsonapi": { "version": "1.0" }, "errors": [error] });
     let mut fields = HeaderMap::new();
     fields.insert(CONTENT_TYPE, JSON_API);
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

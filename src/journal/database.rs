@@ -22,6 +22,7 @@ use super::record::{Attempt, Served, capped, unix_ms};
 use super::schema;
 use super::sends::{self, SendsListener, SendsReader};
 use super::settings::{Durability, Settings};
+use super::starts::{self, StartCommand};
 use super::transfer::{self, TransferRecord};
 use crate::clock::{Clock, Now};
 
@@ -47,6 +48,8 @@ pub(super) enum WriterCommand {
     Transfer(Box<TransferRecord>),
     /// Reads the requests that other processes sent, and writes nothing.
     Look,
+    /// Finds or forgets starts.
+    Start(StartCommand),
 }
 
 /// Decides whether a request may be sent at a time.
@@ -65,7 +68,7 @@ impl WriterCommand {
             Self::Attempt(_, served) => 1 + served.len(),
             Self::Serve(_, served) => served.len(),
             Self::Transfer(_) => 1,
-            Self::Reserve(..) | Self::Withdraw(_) | Self::Look => 0,
+            Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::Start(_) => 0,
         }
     }
 
@@ -74,6 +77,7 @@ impl WriterCommand {
         match self {
             Self::Attempt(..) | Self::Serve(..) | Self::Transfer(_) => true,
             Self::Reserve(..) | Self::Withdraw(_) | Self::Look => false,
+            Self::Start(command) => matches!(command, StartCommand::Forget(_)),
         }
     }
 }
@@ -161,6 +165,7 @@ impl Database {
                         read(sends)?;
                         insert(connection, attempt, attempt.started, is_answered)?;
                     }
+                    starts::note(connection, attempt, now.wall)?;
                     // The ids are our own, one for each request, so an equal one is the same client's.
                     let others = || served.iter().filter(|one| one.request != attempt.request);
                     others().next().is_none() || insert_served(connection, attempt.id, others())?
@@ -175,6 +180,7 @@ impl Database {
                     may_be_sent
                 }
                 WriterCommand::Look => read(sends).map(|()| true)?,
+                WriterCommand::Start(command) => command.run(connection, now.wall).map(|()| true)?,
                 WriterCommand::Transfer(transfer) => {
                     transfer::insert(connection, transfer)?;
                     true

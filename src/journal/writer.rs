@@ -171,7 +171,7 @@ impl Writer {
         health.commits.fetch_add(1, Ordering::Relaxed);
         health.in_hand.store(0, Ordering::Relaxed);
         for (mut job, found) in group.into_iter().zip(on_record) {
-            if job.command.is_record() {
+            if job.command.rows() > 0 {
                 let count = if *found { &health.written } else { &health.dropped };
                 count.fetch_add(1, Ordering::Relaxed);
             }

@@ -6,6 +6,7 @@
 
 mod answer;
 mod attempt;
+mod equal_starts;
 mod fetch;
 mod fields;
 mod flights;
@@ -15,6 +16,7 @@ mod reading;
 mod record;
 mod response_fields;
 mod span;
+mod starts;
 mod try_result;
 mod verdict;
 
@@ -40,8 +42,10 @@ use fetch::{Fetch, FlightResult};
 use flights::{Flights, Follower, Leader, Role};
 
 pub(crate) use answer::{
-    AnswerParts, Cause, Forward, ForwardReason, NoAnswer, Origin, Payload, Retrieved, Sending,
+    AnswerParts, Cause, EqualExport, Forward, ForwardReason, NoAnswer, Origin, Payload, RefusedStart,
+    Retrieved, Sending, StartRefusal,
 };
+pub(crate) use equal_starts::ShareSettings;
 pub(crate) use fields::{SNYK_REQUEST_ID, text as response_text};
 pub(crate) use pass_through::{PassThrough, Passed};
 pub(crate) use question::{Asker, LinkUse, Question, Wanted};
@@ -65,6 +69,8 @@ pub(crate) struct Parts {
 pub(crate) struct RetrievalSettings {
     /// `[cache]`. `max_bytes` and `max_followers` stay as they are.
     pub(crate) cache: cache::Settings,
+    /// `[starts]`.
+    pub(crate) starts: ShareSettings,
     /// `journal.on_failure`.
     pub(crate) on_journal_failure: OnFailure,
 }
@@ -153,7 +159,7 @@ impl Retrieval {
         Either::Right(Box::pin(Arc::clone(self).ask(question, asker, wanted, miss)))
     }
 
-    /// Looks for a stored response. A start is never looked up, stored or shared; `no-store` says the same of a read.
+    /// Looks for a stored response. Starts are never stored here; `no-store` goes round what is.
     fn look_up(&self, question: &Question, asker: &Asker, wanted: &Wanted, now: Now) -> LookUp {
         let miss = |reason, key: Option<String>| Miss { reason, key: key.map(CacheKey::from), stale: None };
         if question.is_start() {
@@ -197,6 +203,10 @@ impl Retrieval {
         wanted: Wanted,
         miss: Miss,
     ) -> Result<Retrieved, NoAnswer> {
+        if question.is_start() {
+            self.refuse_unrecorded()?;
+            return self.start(question, asker, wanted).await;
+        }
         if wanted.directives.only_if_cached {
             return Err(Cause::OnlyIfCached.into());
         }
@@ -228,7 +238,8 @@ impl Retrieval {
             Role::Follower(follower) => (follower, true),
             Role::Leader(leader, follower) => {
                 let (retrieval, asker) = (Arc::clone(&self), Arc::clone(&asker));
-                self.shutdown.spawn(Fetch { retrieval, question, asker, key, leader }.run());
+                let fetch = Fetch { retrieval, question, asker, key, start: None, leader };
+                self.shutdown.spawn(fetch.run());
                 (follower, false)
             }
         };
@@ -255,7 +266,8 @@ impl Retrieval {
             && let Some(leader) = self.flights.lead_ahead(&key)
         {
             let asker = Arc::new(Asker { permit: Permit::unlimited(), sent_id: None, ..asker });
-            let fetch = Fetch { retrieval: Arc::clone(self), question, asker, key: Some(key), leader };
+            let (retrieval, key) = (Arc::clone(self), Some(key));
+            let fetch = Fetch { retrieval, question, asker, key, start: None, leader };
             self.shutdown.spawn(fetch.run());
         }
     }

@@ -45,6 +45,7 @@ mod simulation;
 mod slow;
 mod sparing;
 mod stalls;
+mod starts;
 mod structure;
 mod support;
 mod traces;

@@ -160,7 +160,8 @@ pub(super) struct ConductArgs {
     /// Longest time of this run; the next one goes on
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1h")]
     pub(super) timeout: Duration,
-    /// Take the export that the manifest names, if the question is the same and it was started at most so long ago
+    /// Take the export that the manifest names, or one that the gateway knows, if the question is the same and it was
+    /// started at most so long ago
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) max_age: Option<Duration>,
     /// Forget unfinished work of this output, and start a new export

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::header::{AGE, CACHE_CONTROL};
+use http::{HeaderValue, StatusCode};
 use serde_json::Value;
 
 use super::caller::{CallAnswer, CallFailure, FetchCall};
@@ -12,6 +13,7 @@ use super::index::FileIndex;
 use super::progress::FetchEvent;
 use super::session::{Session, words};
 use super::state::RunState;
+use crate::cache;
 use crate::export::Id;
 
 /// Seconds between two looks at an export, the last again and again.
@@ -75,11 +77,19 @@ impl Session {
             if document.status == StatusCode::ACCEPTED {
                 let export = id_in(&document)?;
                 state.export = Some(export.clone());
+                // One that an equal start has made is older than this run.
+                let age = cache::age(&document.fields).as_secs();
+                state.started = state.started.saturating_sub(age);
                 self.folder.save_state(state).map_err(|ending| {
                     let text = "the export was started and could not be noted";
                     Ending::failed(format!("{}. {text}: --export {export} takes it", ending.text))
                 })?;
-                self.progress.say(&FetchEvent::Started { export: export.clone() });
+                let event = if document.fields.contains_key(AGE) {
+                    FetchEvent::Continued { export: export.clone() }
+                } else {
+                    FetchEvent::Started { export: export.clone() }
+                };
+                self.progress.say(&event);
                 return Ok(export);
             }
             let was_refused = document.status.is_client_error()
@@ -94,7 +104,14 @@ impl Session {
     async fn start(&self, state: &RunState) -> Result<CallAnswer, CallFailure> {
         let target = self.question.start.as_ref().map_or("", |start| start.target.as_str());
         let body = Some(Bytes::from(state.body.to_string()));
-        self.caller.document(FetchCall { name: "start".to_owned(), target, fields: Vec::new(), body }).await
+        // The export of an equal start is as good as the one of the manifest.
+        let wish = match self.args.max_age {
+            _ if self.args.restart => Some("no-cache".to_owned()),
+            max_age => max_age.map(|max_age| format!("max-age={}", max_age.as_secs())),
+        };
+        let wish = wish.and_then(|wish| HeaderValue::try_from(wish).ok());
+        let fields = wish.map(|wish| (CACHE_CONTROL, wish)).into_iter().collect();
+        self.caller.document(FetchCall { name: "start".to_owned(), target, fields, body }).await
     }
 
     /// Waits where the start may be sent again within the time, and fails otherwise.

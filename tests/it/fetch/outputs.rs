@@ -221,6 +221,13 @@ fn an_export_of_others_or_of_before_is_not_started_again() {
     assert_eq!(desk.gateway.stub().starts, 1);
     desk.run(&["--clobber", "--max-age", "1h", "--filter", "cve=CVE-2031-0001"]).ended(0, "started export");
     assert_eq!(desk.gateway.stub().starts, 2);
+    desk.run(&["--clobber", "--max-age", "1h", "--restart"]).ended(0, "started export");
+    // The gateway may know an equal start; whoever begins anew wants none.
+    let wishes = desk.gateway.stub().heads.clone().into_iter().filter(|head| head.starts_with("post "));
+    let wish =
+        |head: String| head.lines().find_map(|line| line.strip_prefix("cache-control: ").map(str::to_owned));
+    let wishes: Vec<Option<String>> = wishes.map(wish).collect();
+    assert_eq!(wishes, [None, Some("max-age=3600".to_owned()), Some("no-cache".to_owned())]);
 }
 
 #[test]
