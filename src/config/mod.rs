@@ -24,6 +24,7 @@ mod shutdown;
 mod sources;
 mod tls;
 mod upstream;
+mod wait;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -66,6 +67,8 @@ pub struct Config {
     pub files: crate::file_store::Settings,
     /// `routes.other`: true if calls that are no export calls are forwarded.
     pub forward_other: bool,
+    /// `[wait]`.
+    pub wait: crate::gateway::WaitSettings,
     /// `[journal]`.
     pub journal: crate::journal::Settings,
     /// `[admin]`.
@@ -105,7 +108,8 @@ impl Config {
         let cache = cache::read(reader, upstream.max_answer);
         let (files, files_basic) = files::read(reader);
         access.settings.files_basic = files_basic;
-        let (forward_other, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
+        let (forward_other, wait) = (routes::read(reader), wait::read(reader));
+        let (journal, log) = (journal::read(reader), log::read(reader));
         let admin = admin::read(reader, &listener, tls.as_ref());
         let keys = access.settings.clients.iter().flatten().filter_map(ClientSettings::expiring);
         let expiring = expiring.into_iter().flatten().chain(keys);
@@ -124,6 +128,7 @@ impl Config {
             cache,
             files,
             forward_other,
+            wait,
             journal: journal?,
             admin,
             shutdown,

@@ -15,6 +15,7 @@ mod rules;
 mod spans;
 mod table;
 mod via;
+mod wait;
 
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
 
-use crate::access::{Access, Permit, PermitError, Principal, QuotaError};
+use crate::access::{Access, IdentifyError, Permit, PermitError, Principal, QuotaError, Reason};
 use crate::cache::Directives;
 use crate::clock::{Clock, Now};
 use crate::credential::{Credential, Credentials};
@@ -46,8 +47,10 @@ use body::is_large;
 use exchange::{Conclusion, Exchange, Unanswered};
 use failure::{Failure, FailureKind};
 use via::Keep;
+use wait::RequestWait;
 
 pub use rules::Settings;
+pub use wait::WaitSettings;
 
 /// The parts that a gateway works with.
 #[derive(Debug)]
@@ -147,6 +150,7 @@ impl Gateway {
         async move {
             // 1. to 4.
             let answer = gateway.answer(&mut unanswered.exchange, &mut request).await;
+            let answer = gateway.permit_again(&unanswered.exchange, &request).and(answer);
 
             // 5. Reply: a large answer waits for room on its connection, and the rest of an unwanted body must be out of
             //    the way.
@@ -200,7 +204,12 @@ impl Gateway {
         } else {
             self.pseudonym.alone(request.parts.version)
         };
-        let asker = asker(exchange, request, principal.share(), permit, via);
+        let mut asker = asker(exchange, request, principal.share(), permit, via);
+        let wait = request_wait(&route, &principal, request, exchange.started);
+        // The request's own time begins after the wait.
+        asker.deadline += wait.length(exchange.started.mono);
+        let RequestWait { wait, applied: preference } = wait;
+        exchange.preference = preference;
 
         // 4. Get the answer, from the cache, from a request in flight, or from Snyk.
         match route {
@@ -211,14 +220,14 @@ impl Gateway {
                     question.body = Box::pin(self.read_body(request, &principal.name)).await?;
                 }
                 let directives = Directives::of_request(&request.parts.headers);
-                let wanted = Wanted { directives, ..Wanted::default() };
+                let wanted = Wanted { directives, wait, ..Wanted::default() };
                 let retrieved = self.retrieval.get(question, asker, wanted, exchange.started).await;
                 Ok(reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers))
             }
             Route::Files(call) => {
                 let question = files_question(&call, credential, request);
                 let directives = Directives::of_request(&request.parts.headers);
-                let wanted = Wanted { directives, ..Wanted::default() };
+                let wanted = Wanted { directives, wait, ..Wanted::default() };
                 let ask = Ask { question, asker, wanted, now: exchange.started };
                 Box::pin(self.answer_files(exchange, request, call, ask)).await
             }
@@ -264,6 +273,23 @@ impl Gateway {
         Ok(permitted.map_err(|why| FailureKind::not_permitted(why, self.access.hides()))?)
     }
 
+    /// Checks a request once more that has waited: its client may have lost its key or its permission meanwhile.
+    fn permit_again(&self, exchange: &Exchange, request: &ClientRequest) -> Result<(), Failure> {
+        if !exchange.is_waited {
+            return Ok(());
+        }
+        let ClientRequest { parts, peer, .. } = request;
+        let principal = self.access.identify_again(parts, peer, self.clock.now()).map_err(|why| {
+            let kind = FailureKind::from(IdentifyError::Unknown(why));
+            if self.access.takes_basic(parts) { kind.for_files() } else { kind }
+        })?;
+        if principal.name != exchange.client {
+            return Err(FailureKind::from(IdentifyError::Unknown(Reason::Conflicting)).into());
+        }
+        let denied = principal.decide(&recognise(request)?).map_err(PermitError::Denied);
+        Ok(denied.map_err(|why| FailureKind::not_permitted(why, self.access.hides()))?)
+    }
+
     /// True if the client asks again for an answer that it asked for before, and left: that request holds its place still.
     fn rejoins(&self, principal: &Principal, route: &Route, request: &ClientRequest) -> bool {
         self.credentials.choose(route.scopes()).is_some_and(|credential| {
@@ -292,9 +318,13 @@ impl Gateway {
             response.headers_mut().remove(CONNECTION);
             response.headers_mut().remove(KEEP_ALIVE);
         }
+        let now = self.clock.now();
+        if failure.is_none() {
+            exchange.stamp_age(response.headers_mut(), now);
+        }
         exchange.stamp(response.headers_mut());
         let (answered, fields, failure) = (Some(response.status()), response.headers(), failure.as_ref());
-        self.record(exchange, &Conclusion { now: self.clock.now(), answered, fields, failure });
+        self.record(exchange, &Conclusion { now, answered, fields, failure });
         if exchange.method == Method::HEAD { reply::without_body(response) } else { response }
     }
 
@@ -341,6 +371,21 @@ fn pass_through(
     let fields = fields::of_one(&request.parts.headers, &request.rules.upstream.forward_headers);
     let body = request.body.take().ok_or(Cause::Internal)?;
     Ok(PassThrough { call, credential, fields, body })
+}
+
+/// The wait for the end of an export that a request begins. A start waits for none.
+fn request_wait(route: &Route, principal: &Principal, request: &ClientRequest, started: Now) -> RequestWait {
+    let is_read = match route {
+        Route::Export(call) => call.is_shared(),
+        Route::Files(_) => true,
+        Route::Other(_) => false,
+    };
+    let WaitSettings { max, unasked } = request.rules.wait;
+    let unasked = principal.wait_unasked().unwrap_or(unasked);
+    if !is_read || max.is_zero() && unasked.is_zero() {
+        return RequestWait::default();
+    }
+    RequestWait::of(&request.parts.headers, max, unasked, started.mono)
 }
 
 fn asker(

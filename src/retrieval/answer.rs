@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -21,6 +21,8 @@ use crate::upstream::{UpstreamError, UpstreamErrorKind};
 pub(crate) struct Retrieved {
     pub(crate) origin: Origin,
     pub(crate) answer: Payload,
+    /// True if the end of the export was waited for.
+    pub(crate) is_waited: bool,
 }
 
 /// The answer itself.
@@ -67,14 +69,15 @@ impl Retrieved {
 
     fn stored(entry: Arc<Entry>, origin: Origin) -> Self {
         entry.count_hit();
-        Self { origin, answer: Payload::Stored(entry) }
+        Self { origin, answer: Payload::Stored(entry), is_waited: false }
     }
 
     pub(super) fn fetched(fetched: Arc<Fetched>, forward: Forward) -> Self {
         let Fetched { status, entry, not_stored, .. } = &*fetched;
         let forward =
             Forward { status: Some(*status), is_stored: entry.is_some(), not_stored: *not_stored, ..forward };
-        Self { origin: Origin::Upstream(forward), answer: Payload::Fetched(fetched) }
+        let answer = Payload::Fetched(fetched);
+        Self { origin: Origin::Upstream(forward), answer, is_waited: false }
     }
 }
 
@@ -172,7 +175,11 @@ pub(crate) struct Fetched {
     pub(crate) trace: Option<Trace>,
     /// The way that it was sent.
     pub(crate) sending: Sending,
+    /// The time at which Snyk was asked.
+    pub(crate) asked: Instant,
     pub(crate) arrival: Now,
+    /// True if it says that the export goes on.
+    pub(crate) is_unfinished: bool,
     pub(crate) status: StatusCode,
     /// Its end-to-end fields.
     pub(crate) fields: HeaderMap,
@@ -210,6 +217,8 @@ pub(crate) struct NoAnswer {
     pub(crate) attempt: Option<Uuid>,
     /// The way that was tried, if Snyk was to be asked.
     pub(crate) forward: Option<Forward>,
+    /// True if the end of the export was waited for.
+    pub(crate) is_waited: bool,
 }
 
 /// The cause that there is no answer.
@@ -255,7 +264,7 @@ impl Cause {
 
 impl From<Cause> for NoAnswer {
     fn from(cause: Cause) -> Self {
-        Self { cause, source: None, attempt: None, forward: None }
+        Self { cause, source: None, attempt: None, forward: None, is_waited: false }
     }
 }
 
