@@ -244,6 +244,8 @@ pub(crate) enum Cause {
     Abandoned,
     /// The upstream gave no whole answer.
     Upstream(UpstreamErrorKind),
+    /// A stop ended the wait for the end of an export before its first answer came.
+    Stopping,
     /// A fault of our own.
     Internal,
 }

@@ -47,3 +47,4 @@ mod stalls;
 mod structure;
 mod support;
 mod traces;
+mod waiting;

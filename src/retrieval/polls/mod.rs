@@ -24,7 +24,6 @@ use super::question::{Asker, Wait};
 use crate::cache::CacheKey;
 use crate::clock::Clock;
 use crate::shutdown::Shutdown;
-use crate::upstream::UpstreamErrorKind;
 
 use schedule::{PollSchedule, ReadOutcome};
 use waiters::{BegunRead, ReadMark, WaitBegin};
@@ -147,6 +146,7 @@ impl PollTask {
         let mut next = clock.now().mono;
         let (mut newest, mut idle_since) = (None, None);
         loop {
+            // 1. Until the next read is due, or nobody has waited for long.
             let now = clock.now().mono;
             let due = waiters.due(next, newest);
             idle_since = if due.is_none() { idle_since.or(Some(now)) } else { None };
@@ -164,30 +164,30 @@ impl PollTask {
                 }
                 continue;
             };
+
+            // 2. Read for all who are there.
             let request = asker.request;
-            let read = tokio::select! {
+            let PollRead { result, is_collapsed } = tokio::select! {
                 biased;
                 read = read(asker) => read,
                 () = waiters.all_left() => continue,
             };
-            let PollRead { result, is_collapsed } = read;
             let result = result.unwrap_or_else(|| Err(Cause::Internal.into()));
             let mark = ReadMark { number, asked: result.as_ref().map_or(now, |fetched| fetched.asked) };
             let answer = PolledAnswer { result, mark, cause: Some(request).filter(|_| !is_collapsed) };
-            let outcome = ReadOutcome::of(&answer.result);
-            let pause = schedule.pause_after(outcome, fastrand::f64());
             newest = Some(mark);
-            let Some(pause) = pause else {
-                self.end(answer);
-                return;
+
+            // 3. Tell them.
+            let outcome = ReadOutcome::of(&answer.result);
+            let Some(pause) = schedule.pause_after(outcome, fastrand::f64()) else {
+                return self.end(answer);
             };
-            self.poller.newest.send_modify(|known| match outcome {
-                ReadOutcome::Unfinished => known.unfinished = Some(answer),
-                ReadOutcome::Held(_) | ReadOutcome::Failed | ReadOutcome::Ended => {
-                    known.failure = Some(answer)
-                }
-            });
             next = clock.now().mono + pause;
+            self.poller.newest.send_modify(|known| {
+                let is_unfinished = outcome == ReadOutcome::Unfinished;
+                let place = if is_unfinished { &mut known.unfinished } else { &mut known.failure };
+                *place = Some(answer);
+            });
         }
     }
 
@@ -264,7 +264,7 @@ impl Waiting {
                     return Ok(Some(answer));
                 }
                 if shutdown.is_announced() {
-                    return Err(Cause::Upstream(UpstreamErrorKind::Stopped));
+                    return Err(Cause::Stopping);
                 }
                 if newest.is_closed {
                     return if asker.half_closed.is_cancelled() { Err(Cause::Abandoned) } else { Ok(None) };

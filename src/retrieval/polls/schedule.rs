@@ -35,13 +35,12 @@ impl ReadOutcome {
             Ok(fetched) if fetched.is_unfinished => Self::Unfinished,
             Ok(fetched) if fetched.status == StatusCode::TOO_MANY_REQUESTS => Self::Held(None),
             Ok(fetched) if fetched.status.is_server_error() => Self::Failed,
-            Ok(_) => Self::Ended,
             Err(NoAnswer { cause: Cause::NotAdmitted(refusal), .. }) => Self::Held(Some(refusal.retry_after)),
-            Err(NoAnswer { cause: Cause::Upstream(UpstreamErrorKind::Stopped), .. }) => Self::Ended,
-            Err(NoAnswer {
-                cause: Cause::Upstream(_) | Cause::TooManyFollowers | Cause::Abandoned, ..
-            }) => Self::Failed,
-            Err(_) => Self::Ended,
+            Err(NoAnswer { cause: Cause::Upstream(kind), .. }) if *kind != UpstreamErrorKind::Stopped => {
+                Self::Failed
+            }
+            Err(NoAnswer { cause: Cause::TooManyFollowers | Cause::Abandoned, .. }) => Self::Failed,
+            Ok(_) | Err(_) => Self::Ended,
         }
     }
 }

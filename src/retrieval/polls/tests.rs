@@ -181,7 +181,7 @@ impl Snyk {
     }
 
     async fn until(&self, time: Duration) {
-        sleep(time - self.age()).await;
+        sleep_until((self.0.begin + time).into()).await;
     }
 }
 
@@ -246,7 +246,7 @@ async fn one_waiter_costs_fourteen_reads_in_its_time_and_is_answered_at_its_end(
 #[tokio::test(start_paused = true)]
 async fn a_late_short_waiter_has_a_read_of_its_own() {
     let snyk = Snyk::finished_after(seconds(3_600));
-    let long = |snyk: Snyk| async move { drop(snyk.wait(seconds(55)).await) };
+    let long = |snyk: Snyk| async move { assert!(snyk.wait(seconds(55)).await.is_unfinished) };
     snyk.clients(1, seconds(8), long).await;
     let before = snyk.reads();
     let ended = snyk.wait(seconds(1)).await;
@@ -308,7 +308,7 @@ async fn who_does_not_ask_to_wait_is_told_of_failures_at_once() {
 #[tokio::test(start_paused = true)]
 async fn who_comes_while_the_last_read_is_on_its_way_has_one_that_is_newer() {
     let snyk = Snyk::slow(seconds(2), |_| Answer::Finished);
-    let first = |snyk: Snyk| async move { drop(snyk.wait(seconds(55)).await) };
+    let first = |snyk: Snyk| async move { assert!(snyk.wait(seconds(55)).await.result.is_ok()) };
     snyk.clients(1, seconds(1), first).await;
     let ended = snyk.wait(seconds(55)).await;
     assert!(ended.result.is_ok() && ended.after == seconds(4), "{ended:?}");
@@ -332,7 +332,7 @@ async fn a_stop_ends_all_waits_with_the_last_answer_there_is() {
     let late = Snyk::slow(seconds(30), |_| Answer::Unfinished);
     let wait = |late: Snyk| async move {
         let ended = late.wait(seconds(55)).await;
-        assert_eq!(ended.result, Err(Cause::Upstream(UpstreamErrorKind::Stopped)));
+        assert_eq!(ended.result, Err(Cause::Stopping));
     };
     late.clients(1, seconds(1), wait).await;
     late.0.shutdown.announce();

@@ -72,8 +72,8 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
-    pub(crate) fn new(asker: &Arc<Asker>, asked: Instant, until: Instant) -> Self {
-        Self { asker: Arc::clone(asker), asked, until, reads: 0, is_counted: true }
+    pub(crate) fn new(asker: &Arc<Asker>, since: Instant, until: Instant) -> Self {
+        Self { asker: Arc::clone(asker), asked: since, until, reads: 0, is_counted: true }
     }
 
     fn begin(&self) -> WaitBegin {
