@@ -298,9 +298,9 @@ impl Exchange {
             (Some(kind), _) if kind.is_denial() => RequestOutcome::Denied,
             (Some(FailureKind::NoAnswer(Cause::Abandoned)), _) => RequestOutcome::ClientLeft,
             (Some(_), _) | (None, None) => RequestOutcome::Failed,
+            (None, Some(_)) if self.is_waited => RequestOutcome::Waited,
             (None, Some(Origin::Fresh { .. })) => RequestOutcome::Hit,
             (None, Some(Origin::Stale { .. })) => RequestOutcome::Stale,
-            (None, Some(Origin::Upstream(_))) if self.is_waited => RequestOutcome::Waited,
             (None, Some(Origin::Upstream(Forward { is_collapsed: true, .. }))) => RequestOutcome::Collapsed,
             (None, Some(Origin::Upstream(Forward { reason, .. }))) => match reason {
                 ForwardReason::Bypass | ForwardReason::Method => RequestOutcome::Uncached,

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use http::Method;
 use tempfile::TempDir;
 
-use crate::support::program::Program;
+use crate::support::program::{Program, exportgate};
 use crate::support::raw::{self, connect, peak_memory, poll, read_answer, reset};
 use crate::support::{Flags, Got, ORG, START, V, World, flag, keep_secret, results, scope};
 
@@ -375,4 +375,20 @@ async fn a_thousand_waiters_take_little_memory() {
         assert_eq!(read_answer(waiter).unwrap().0, 200);
     }
     assert_eq!(program.terminate(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fetch_waits_at_a_gateway_for_the_end_of_its_export() {
+    let world = world(vec![]).await;
+    let home = TempDir::new().unwrap();
+    let mut command = exportgate(home.path());
+    command.current_dir(home.path()).env_remove("RUST_LOG");
+    command.args(["fetch", "--via", &world.root, "--org", ORG, "--export", "e1", "-o", "issues.csv"]);
+    let run = tokio::task::spawn_blocking(move || command.output().unwrap());
+    world.wait_for_waits(1).await;
+    world.fake.put_export(&scope(), "e1", State::Finished);
+    let output = run.await.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(home.path().join("issues.csv").exists());
+    end(world).await;
 }
