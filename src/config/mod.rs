@@ -105,17 +105,15 @@ impl Config {
         access::check_addresses(reader, &listener, tls.is_some());
         let credential = credential::read(reader, &upstream, &plain);
         let admission = admission::read(reader, listener.has_clients);
-        let cache = cache::read(reader, upstream.max_answer);
+        let (cache, wait) = (cache::read(reader, upstream.max_answer), wait::read(reader));
         let (files, files_basic) = files::read(reader);
         access.settings.files_basic = files_basic;
-        let (forward_other, wait) = (routes::read(reader), wait::read(reader));
-        let (journal, log) = (journal::read(reader), log::read(reader));
+        let (forward_other, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
         let admin = admin::read(reader, &listener, tls.as_ref());
         let keys = access.settings.clients.iter().flatten().filter_map(ClientSettings::expiring);
         let expiring = expiring.into_iter().flatten().chain(keys);
         note_expiry(reader, expiring, admin.warn_before);
-        let shutdown = shutdown::read(reader);
-        let traces = otlp::read(reader, &plain);
+        let (shutdown, traces) = (shutdown::read(reader), otlp::read(reader, &plain));
         Some(Self {
             listener,
             tls,

@@ -16,6 +16,7 @@ mod spans;
 mod table;
 mod via;
 mod wait;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use hyper::body::{Body as _, Incoming};
 use uuid::Uuid;
 
-use crate::access::{Access, IdentifyError, Permit, PermitError, Principal, QuotaError, Reason};
+use crate::access::{Access, Permit, PermitError, Principal, QuotaError};
 use crate::cache::Directives;
 use crate::clock::{Clock, Now};
 use crate::credential::{Credential, Credentials};
@@ -48,6 +49,7 @@ use exchange::{Conclusion, Exchange, Unanswered};
 use failure::{Failure, FailureKind};
 use via::Keep;
 use wait::RequestWait;
+use waiting::request_wait;
 
 pub use rules::Settings;
 pub use wait::WaitSettings;
@@ -273,23 +275,6 @@ impl Gateway {
         Ok(permitted.map_err(|why| FailureKind::not_permitted(why, self.access.hides()))?)
     }
 
-    /// Checks a request once more that has waited: its client may have lost its key or its permission meanwhile.
-    fn permit_again(&self, exchange: &Exchange, request: &ClientRequest) -> Result<(), Failure> {
-        if !exchange.is_waited {
-            return Ok(());
-        }
-        let ClientRequest { parts, peer, .. } = request;
-        let principal = self.access.identify_again(parts, peer, self.clock.now()).map_err(|why| {
-            let kind = FailureKind::from(IdentifyError::Unknown(why));
-            if self.access.takes_basic(parts) { kind.for_files() } else { kind }
-        })?;
-        if principal.name != exchange.client {
-            return Err(FailureKind::from(IdentifyError::Unknown(Reason::Conflicting)).into());
-        }
-        let denied = principal.decide(&recognise(request)?).map_err(PermitError::Denied);
-        Ok(denied.map_err(|why| FailureKind::not_permitted(why, self.access.hides()))?)
-    }
-
     /// True if the client asks again for an answer that it asked for before, and left: that request holds its place still.
     fn rejoins(&self, principal: &Principal, route: &Route, request: &ClientRequest) -> bool {
         self.credentials.choose(route.scopes()).is_some_and(|credential| {
@@ -371,21 +356,6 @@ fn pass_through(
     let fields = fields::of_one(&request.parts.headers, &request.rules.upstream.forward_headers);
     let body = request.body.take().ok_or(Cause::Internal)?;
     Ok(PassThrough { call, credential, fields, body })
-}
-
-/// The wait for the end of an export that a request begins. A start waits for none.
-fn request_wait(route: &Route, principal: &Principal, request: &ClientRequest, started: Now) -> RequestWait {
-    let is_read = match route {
-        Route::Export(call) => call.is_shared(),
-        Route::Files(_) => true,
-        Route::Other(_) => false,
-    };
-    let WaitSettings { max, unasked } = request.rules.wait;
-    let unasked = principal.wait_unasked().unwrap_or(unasked);
-    if !is_read || max.is_zero() && unasked.is_zero() {
-        return RequestWait::default();
-    }
-    RequestWait::of(&request.parts.headers, max, unasked, started.mono)
 }
 
 fn asker(

@@ -259,11 +259,14 @@ impl Waiting {
         let mut is_over = false;
         loop {
             {
+                // The end of the poller at a stop may be heard before the stop itself.
+                let is_stopping = shutdown.is_announced();
+                let is_over = is_over || is_stopping;
                 let newest = self.newest.borrow_and_update();
                 if let Some(answer) = newest.for_client(self.begin, wait.is_asked, is_over) {
                     return Ok(Some(answer));
                 }
-                if shutdown.is_announced() {
+                if is_stopping {
                     return Err(Cause::Stopping);
                 }
                 if newest.is_closed {
