@@ -30,12 +30,15 @@ pub(super) struct RequestWait {
 impl RequestWait {
     /// The wait of a read that began at `started`. `unasked` is the time that its client waits without asking.
     pub(super) fn of(client: &HeaderMap, max: Duration, unasked: Duration, started: Instant) -> Self {
+        let most = max.as_secs();
+        let applied = preferred(client).filter(|_| most > 0).map(|seconds| seconds.min(most));
+        if applied.is_none() && unasked.is_zero() {
+            return Self::default();
+        }
         let directives = Directives::of_request(client);
         if directives.no_store || directives.only_if_cached {
             return Self::default();
         }
-        let most = max.as_secs();
-        let applied = preferred(client).filter(|_| most > 0).map(|seconds| seconds.min(most));
         let length = applied.map_or(unasked, Duration::from_secs);
         let wait = Wait { until: started + length, is_asked: applied.is_some() };
         Self { wait: (!length.is_zero()).then_some(wait), applied }

@@ -156,7 +156,10 @@ impl Retrieval {
             LookUp::Miss(miss) => miss,
         };
         // Boxed, so that the future of a hit stays small: it is moved about.
-        let wait = wanted.wait.filter(|_| miss.may_end_later() && !self.shutdown.is_announced());
+        let wait = wanted.wait.filter(|wait| {
+            let is_told_now = !wait.is_asked && self.is_paused(&question, &asker);
+            miss.may_end_later() && !is_told_now && !self.shutdown.is_announced()
+        });
         Either::Right(match wait {
             Some(wait) if !wanted.directives.only_if_cached => {
                 let awaited = Awaited { question, asker, wanted, wait, now };

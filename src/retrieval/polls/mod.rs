@@ -270,7 +270,12 @@ impl Waiting {
                     return Err(Cause::Stopping);
                 }
                 if newest.is_closed {
-                    return if asker.half_closed.is_cancelled() { Err(Cause::Abandoned) } else { Ok(None) };
+                    return match &newest.end {
+                        _ if asker.half_closed.is_cancelled() => Err(Cause::Abandoned),
+                        Some(_) => Ok(None),
+                        // It panicked.
+                        None => Err(Cause::Internal),
+                    };
                 }
             }
             tokio::select! {
