@@ -1,7 +1,6 @@
 //! Answers that are waited for: the client's side of a poller, and the poller's reads.
 
 use std::convert::Infallible;
-use std::future::pending;
 use std::sync::Arc;
 
 use super::answer::{Cause, Forward, NoAnswer, Retrieved};
@@ -94,7 +93,7 @@ impl Retrieval {
     async fn poll_once(self: Arc<Self>, poll: PollQuestion, asker: Asker) -> PollRead {
         let PollQuestion { question, key, waiters } = poll;
         let asker = Arc::new(asker);
-        let member = Member::Poller(asker.request, waiters);
+        let member = Member::Poller(asker.request, Arc::clone(&waiters));
         let Ok(role) = self.flights.join(&key, member, false, || None::<Infallible>);
         let (follower, is_collapsed) = match role {
             Role::Full => {
@@ -109,7 +108,7 @@ impl Retrieval {
                 (follower, false)
             }
         };
-        PollRead { result: follower.result(pending()).await, is_collapsed }
+        PollRead { result: follower.result(waiters.all_left()).await, is_collapsed }
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::answer::Cause;
@@ -145,6 +145,7 @@ impl PollTask {
         let mut schedule = PollSchedule::default();
         let mut next = clock.now().mono;
         let (mut newest, mut idle_since) = (None, None);
+        let mut changes = waiters.changes();
         loop {
             // 1. Until the next read is due, or nobody has waited for long.
             let now = clock.now().mono;
@@ -153,7 +154,7 @@ impl PollTask {
             let wake = due.or_else(|| Some(idle_since? + LINGER)).unwrap_or(now);
             if wake > now {
                 tokio::select! {
-                    () = waiters.changed() => {}
+                    _ = changes.changed() => {}
                     () = sleep_until(wake.into()) => {}
                 }
                 continue;
@@ -170,7 +171,7 @@ impl PollTask {
             let PollRead { result, is_collapsed } = tokio::select! {
                 biased;
                 read = read(asker) => read,
-                () = waiters.all_left() => continue,
+                () = waiters.all_gone() => continue,
             };
             let result = result.unwrap_or_else(|| Err(Cause::Internal.into()));
             let mark = ReadMark { number, asked: result.as_ref().map_or(now, |fetched| fetched.asked) };
@@ -207,7 +208,7 @@ impl PollTask {
     /// Has nobody join it any more if nobody waits; false if somebody does.
     fn leave_if_idle(&self) -> bool {
         let mut by_key = lock(&self.pollers);
-        let is_idle = self.poller.waiters.is_empty();
+        let is_idle = self.poller.waiters.is_left();
         if is_idle {
             by_key.remove(&self.key);
         }
@@ -242,9 +243,12 @@ impl Waiting {
         shutdown: &Shutdown,
     ) -> Result<Option<PolledAnswer>, Cause> {
         let (asker, poller) = (Arc::clone(&self.asker), Arc::clone(&self.poller));
+        // One that has closed its half of the connection is read for within the grace, and waits no longer.
         let left = async {
             asker.half_closed.cancelled().await;
-            sleep(HALF_CLOSED_GRACE).await;
+            let end = Instant::now() + HALF_CLOSED_GRACE;
+            poller.waiters.shorten(asker.request, end.into_std());
+            sleep_until(end).await;
             poller.waiters.discount(asker.request);
         };
         let over = async {

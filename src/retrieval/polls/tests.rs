@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -27,7 +27,7 @@ struct Scene {
     pollers: Pollers,
     clock: Clock,
     shutdown: Shutdown,
-    begin: Instant,
+    begin: std::time::Instant,
     /// Answers by the time since the beginning.
     answer: Box<dyn Fn(Duration) -> Answer + Send + Sync>,
     latency: Duration,
@@ -89,7 +89,7 @@ impl Snyk {
     async fn read(self, waiters: Arc<Waiters>) -> PollRead {
         self.0.reads.fetch_add(1, Ordering::Relaxed);
         let asked = self.0.clock.now();
-        sleep(self.0.latency).await;
+        tokio::time::sleep(self.0.latency).await;
         let fetched = |status: u16, is_unfinished| {
             Ok(Arc::new(Fetched {
                 attempt: Uuid::nil(),
@@ -176,7 +176,7 @@ impl Snyk {
     {
         for _ in 0..count {
             self.0.shutdown.spawn(client(self.clone()));
-            sleep(apart).await;
+            tokio::time::sleep(apart).await;
         }
     }
 
@@ -227,7 +227,7 @@ async fn thirty_pollers_that_do_not_ask_to_wait_cost_no_more_than_ten_reads() {
         while snyk.age() < seconds(20) {
             let ended = snyk.ask(seconds(20), false, CancellationToken::new()).await;
             assert!(ended.is_unfinished, "{ended:?}");
-            sleep(seconds(1)).await;
+            tokio::time::sleep(seconds(1)).await;
         }
     };
     snyk.clients(30, Duration::from_millis(33), poll).await;
@@ -347,9 +347,18 @@ async fn nothing_is_read_for_those_who_have_left() {
     let before = snyk.reads();
     snyk.until(seconds(30)).await;
     assert_eq!((snyk.reads(), snyk.0.pollers.counts()), (before, (0, 0)));
-    // One that has closed its half has its answer within the grace, and waits no longer.
+    // One that has closed its half has an answer within the grace, and waits no longer, also in a pause of the schedule.
+    for end in [31, 32] {
+        let half_closed = CancellationToken::new();
+        half_closed.cancel();
+        let ended = snyk.ask(seconds(55), true, half_closed).await;
+        assert!(ended.is_unfinished && ended.after == seconds(end), "{ended:?}");
+    }
+    // So has one whose read takes longer.
+    let slow = Snyk::slow(seconds(5), |_| Answer::Unfinished);
     let half_closed = CancellationToken::new();
     half_closed.cancel();
-    let ended = snyk.ask(seconds(55), true, half_closed).await;
-    assert!(ended.is_unfinished && ended.after == seconds(31), "{ended:?}");
+    let ended = slow.ask(seconds(55), true, half_closed).await;
+    assert!(ended.is_unfinished && ended.after == seconds(5), "{ended:?}");
+    assert_eq!(slow.reads(), 1);
 }

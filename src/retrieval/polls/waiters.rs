@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::super::question::Asker;
@@ -17,7 +17,7 @@ const LAST_CALL: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     state: Mutex<WaitersState>,
-    changed: Notify,
+    changed: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -93,13 +93,13 @@ impl Waiters {
         let waiter = Waiter { reads: state.reads, ..waiter };
         let begin = waiter.begin();
         state.by_request.insert(waiter.asker.request, waiter);
-        self.changed.notify_one();
+        self.changed.send_replace(());
         begin
     }
 
     pub(super) fn remove(&self, request: Uuid) {
         self.lock().by_request.remove(&request);
-        self.changed.notify_one();
+        self.changed.send_replace(());
     }
 
     /// Counts a client no more: it gets its answer, but nothing is sent for it alone.
@@ -107,23 +107,42 @@ impl Waiters {
         if let Some(waiter) = self.lock().by_request.get_mut(&request) {
             waiter.is_counted = false;
         }
-        self.changed.notify_one();
+        self.changed.send_replace(());
     }
 
-    /// Resolves when somebody came or left.
-    pub(super) async fn changed(&self) {
-        self.changed.notified().await;
+    /// Has a client that has closed its half of the connection wait until `until` at most.
+    pub(super) fn shorten(&self, request: Uuid, until: Instant) {
+        if let Some(waiter) = self.lock().by_request.get_mut(&request) {
+            waiter.until = waiter.until.min(until);
+        }
+        self.changed.send_replace(());
     }
 
-    /// Resolves when nobody waits.
-    pub(super) async fn all_left(&self) {
-        while !self.is_empty() {
-            self.changed().await;
+    /// Hears of those who come and leave.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Resolves when nobody waits for certain.
+    pub(crate) async fn all_left(&self) {
+        self.until(|| self.is_left()).await;
+    }
+
+    /// Resolves when nobody is there.
+    pub(super) async fn all_gone(&self) {
+        self.until(|| self.lock().by_request.is_empty()).await;
+    }
+
+    async fn until(&self, is_so: impl Fn() -> bool) {
+        let mut changes = self.changes();
+        while !is_so() {
+            // It is never closed.
+            let _ = changes.changed().await;
         }
     }
 
     /// True if nobody waits for certain.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(super) fn is_left(&self) -> bool {
         !self.lock().by_request.values().any(|waiter| waiter.is_counted)
     }
 
