@@ -17,7 +17,7 @@ mod settings;
 pub mod token;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::HeaderName;
@@ -68,6 +68,16 @@ impl Principal {
     pub(crate) fn holder(&self) -> Holder {
         let key = self.client.as_ref().and_then(|client| client.key);
         Holder { client: Arc::clone(&self.name), key }
+    }
+
+    /// Checks `route` against its policy alone.
+    pub(crate) fn decide(&self, route: &Route) -> Result<(), PolicyError> {
+        self.client.as_ref().map_or(Ok(()), |client| client.policy.decide(route))
+    }
+
+    /// Its wait for the end of an export where it does not ask for one, if it has one of its own.
+    pub(crate) fn wait_unasked(&self) -> Option<Duration> {
+        self.client.as_ref()?.policy.wait_unasked
     }
 }
 
@@ -222,17 +232,23 @@ impl Access {
         self.principal(client, peer, now)
     }
 
+    /// Identifies the sender of a request once more, which had been identified. Nothing is counted.
+    pub(crate) fn identify_again(&self, parts: &Parts, peer: &Peer, now: Now) -> Result<Principal, Reason> {
+        self.client(parts, peer, now).map(|client| self.named(client))
+    }
+
+    fn named(&self, client: Option<Arc<Client>>) -> Principal {
+        let name = client.as_ref().map_or(&self.local, |client| &client.name);
+        Principal { name: Arc::clone(name), client }
+    }
+
     fn principal(
         &self,
         client: Result<Option<Arc<Client>>, Reason>,
         peer: &Peer,
         now: Now,
     ) -> Result<Principal, IdentifyError> {
-        match client {
-            Ok(Some(client)) => Ok(Principal { name: Arc::clone(&client.name), client: Some(client) }),
-            Ok(None) => Ok(Principal { name: Arc::clone(&self.local), client: None }),
-            Err(reason) => Err(self.failed(reason, peer.via, now.mono)),
-        }
+        client.map(|client| self.named(client)).map_err(|reason| self.failed(reason, peer.via, now.mono))
     }
 
     /// The client that sent a request; `None` without a clients file.

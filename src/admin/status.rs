@@ -34,10 +34,7 @@ impl Admin {
             totals: counts(&self.views.parts.metrics.totals()),
             traffic: self.traffic(),
             cache: self.cache_report(),
-            queue: QueueReport {
-                waiting: self.views.parts.admission.waiting(),
-                followers: self.views.retrieval.waiting(),
-            },
+            queue: self.queue_report(),
             downloads: self.downloads(),
             budget: self.budget(),
             journal: self.journal_report(),
@@ -57,6 +54,16 @@ impl Admin {
                 };
                 parts.into_iter().zip(since).map(part).collect()
             },
+        }
+    }
+
+    fn queue_report(&self) -> QueueReport {
+        let (waits, pollers) = self.views.retrieval.waits();
+        QueueReport {
+            waiting: self.views.parts.admission.waiting(),
+            followers: self.views.retrieval.waiting(),
+            waits,
+            pollers,
         }
     }
 
@@ -197,6 +204,7 @@ fn counts(totals: &Totals) -> CountsReport {
         stale: of(RequestOutcome::Stale),
         miss: of(RequestOutcome::Miss),
         collapsed: of(RequestOutcome::Collapsed),
+        waited: of(RequestOutcome::Waited),
         uncached: of(RequestOutcome::Uncached),
         denied: of(RequestOutcome::Denied),
         failed: of(RequestOutcome::Failed),

@@ -98,6 +98,7 @@ pub(super) fn settings(config: &Config) -> gateway::Settings {
         forward_other: config.forward_other,
         listener: config.listener.clone(),
         upstream: config.upstream.clone(),
+        wait: config.wait,
     }
 }
 

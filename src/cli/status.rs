@@ -100,16 +100,20 @@ impl Report {
             let (name, state) = (shown(name), shown(state));
             writeln!(out, "  {state:<8}  {name:<width$}  since {}  {}", shown(since), shown(detail))?;
         }
-        let CountsReport { hit, stale, miss, collapsed, uncached, denied, failed, client_left } = self.totals;
+        let CountsReport { hit, stale, miss, collapsed, waited, uncached, denied, failed, client_left } =
+            self.totals;
         writeln!(out)?;
         writeln!(
             out,
-            "requests     {hit} hit, {stale} stale, {miss} miss, {collapsed} collapsed, {uncached} uncached, {denied} denied, {failed} failed, {client_left} left by clients"
+            "requests     {hit} hit, {stale} stale, {miss} miss, {collapsed} collapsed, {waited} waited, {uncached} uncached, {denied} denied, {failed} failed, {client_left} left by clients"
         )?;
         let CacheReport { entries, bytes, max_bytes } = self.cache;
         writeln!(out, "cache        {entries} entries, {} of {}", size(bytes), size(max_bytes))?;
-        let QueueReport { waiting, followers } = self.queue;
-        writeln!(out, "waiting      {waiting} in the queue, {followers} for requests in flight")?;
+        let QueueReport { waiting, followers, waits, .. } = self.queue;
+        writeln!(
+            out,
+            "waiting      {waiting} in the queue, {followers} for requests in flight, {waits} for the end of an export"
+        )?;
         writeln!(out, "connections  {} open of {}", self.connections.open, self.connections.max)?;
         self.downloads.write(out)?;
         let JournalReport { failing, written, dropped, queued, .. } = self.journal;
@@ -214,7 +218,7 @@ mod tests {
         for expected in [
             "exportgate 0.1.0 at http://127.0.0.1:7081: degraded, up for 1day 1h (since 2026-11-24T09:00:00Z)",
             "  failing   journal          since 2026-11-24T09:01:00Z  see the log",
-            "10 hit, 0 stale, 5 miss, 3 collapsed",
+            "10 hit, 0 stale, 5 miss, 3 collapsed, 8 waited",
             "2 entries, 7.0 KiB of 256.0 MiB",
             "100 written, 2 dropped, 1 waiting, FAILING",
             "downloads    1 running\n  dashboard  table of e1, 1.0 MiB since 2026-11-25T10:00:01Z\n",

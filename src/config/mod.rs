@@ -25,6 +25,7 @@ mod sources;
 mod starts;
 mod tls;
 mod upstream;
+mod wait;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -69,6 +70,8 @@ pub struct Config {
     pub files: crate::file_store::Settings,
     /// `routes.other`: true if calls that are no export calls are forwarded.
     pub forward_other: bool,
+    /// `[wait]`.
+    pub wait: crate::gateway::WaitSettings,
     /// `[journal]`.
     pub journal: crate::journal::Settings,
     /// `[admin]`.
@@ -106,6 +109,7 @@ impl Config {
         let credential = credential::read(reader, &upstream, &plain);
         let admission = admission::read(reader, listener.has_clients);
         let (cache, starts) = (cache::read(reader, upstream.max_answer), starts::read(reader));
+        let wait = wait::read(reader);
         let (files, files_basic) = files::read(reader);
         access.settings.files_basic = files_basic;
         let (forward_other, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
@@ -127,6 +131,7 @@ impl Config {
             starts,
             files,
             forward_other,
+            wait,
             journal: journal?,
             admin,
             shutdown,

@@ -7,12 +7,10 @@ use std::time::Duration;
 use http::StatusCode;
 use http::header::RETRY_AFTER;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::error::{FilesError, FilesErrorKind};
 use super::{Ask, FilesParts};
-use crate::access::Permit;
 use crate::clock::Now;
 use crate::export::{ExportParts, ExportProgress, PartEntry};
 use crate::file_store::{FileStore, Link, LinkError};
@@ -53,8 +51,10 @@ impl ResultsReader {
     /// Reads the results for `ask`, from a stored answer whose links live, or from Snyk.
     pub(super) async fn first(with: &FilesParts, ask: Ask) -> Result<FirstRead, FilesError> {
         let Ask { question, asker, wanted, now } = ask;
-        let patience = asker.deadline.into_std().saturating_duration_since(now.mono);
-        let later = later(&asker, asker.deadline);
+        // Later reads wait for no end.
+        let begin = wanted.wait.map_or(now.mono, |wait| wait.until);
+        let patience = asker.deadline.into_std().saturating_duration_since(begin);
+        let later = asker.later(asker.deadline);
         let wanted = Wanted { links: LinkUse::Here { newer_than: None }, ..wanted };
         let retrieved = with.retrieval.get(question.clone(), asker, wanted, now).await?;
         match read(with, &retrieved).await {
@@ -71,7 +71,7 @@ impl ResultsReader {
         let deadline = Instant::from_std(now.mono) + self.patience;
         let links = LinkUse::Here { newer_than: Some(held.mono) };
         let wanted = Wanted { links, ..Wanted::default() };
-        let asker = later(&self.asker, deadline);
+        let asker = self.asker.later(deadline);
         let retrieved = with.retrieval.get(self.question.clone(), asker, wanted, now).await?;
         Ok(read(with, &retrieved).await?)
     }
@@ -92,21 +92,6 @@ pub(super) struct FirstRead {
     pub(super) reader: ResultsReader,
     pub(super) parts: PartList,
     pub(super) retrieved: Retrieved,
-}
-
-/// The asker of a later read: it is nobody's request, and takes no place of the client's.
-fn later(asker: &Asker, deadline: Instant) -> Asker {
-    Asker {
-        request: asker.request,
-        client: Arc::clone(&asker.client),
-        share: asker.share,
-        permit: Permit::unlimited(),
-        deadline,
-        half_closed: CancellationToken::new(),
-        sent_id: None,
-        via: asker.via.clone(),
-        trace: asker.trace.clone(),
-    }
 }
 
 /// Reads the parts of an answer, once for all who get it.

@@ -6,13 +6,15 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::RETRY_AFTER;
+use http::header::{AGE, RETRY_AFTER, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use uuid::Uuid;
 
 use super::failure::{Failure, FailureKind, NoFile};
+use super::wait::{PREFER, PREFERENCE_APPLIED};
 use super::{Gateway, refused_start};
 use crate::access::Principal;
+use crate::cache;
 use crate::clock::Now;
 use crate::export::{FilesTarget, Id, ScopeKind};
 use crate::files::{FilesError, FilesErrorKind};
@@ -55,6 +57,12 @@ pub(super) struct Exchange {
     pub(super) refused: Option<Arc<RefusedStart>>,
     /// The last try of that attempt's request.
     pub(super) sending: Option<Sending>,
+    /// The preference to wait that is applied, in seconds.
+    pub(super) preference: Option<u64>,
+    /// True if it waited for the end of an export.
+    pub(super) is_waited: bool,
+    /// The arrival of an answer that was waited for.
+    arrival: Option<Now>,
     /// Its place in a trace, where it is traced.
     pub(super) trace: Option<Trace>,
     /// The place of the attempt that another client's traced request made for it.
@@ -117,6 +125,9 @@ impl Exchange {
             refused: None,
             file: None,
             snyk_id: None,
+            preference: None,
+            is_waited: false,
+            arrival: None,
             trace: None,
             fetched: None,
         }
@@ -153,12 +164,14 @@ impl Exchange {
         let retrieved = self.forwarded(retrieved)?;
         self.origin = Some(retrieved.origin);
         self.refused.clone_from(&retrieved.refused);
+        self.is_waited |= retrieved.is_waited;
         match &retrieved.answer {
             Payload::Stored(entry) => self.attempt = Some(entry.attempt),
             Payload::Fetched(fetched) => {
                 self.attempt = Some(fetched.attempt);
                 self.export = fetched.began.clone().or(self.export.take());
                 self.sending = fetched.sending;
+                self.arrival = Some(fetched.arrival).filter(|_| retrieved.is_waited && self.file.is_none());
                 let is_collapsed =
                     matches!(retrieved.origin, Origin::Upstream(forward) if forward.is_collapsed);
                 self.fetched = fetched.trace.clone().filter(|_| is_collapsed);
@@ -179,6 +192,7 @@ impl Exchange {
         let FilesError { kind, source, results, no_answer, .. } = error;
         if let Some(no_answer) = no_answer {
             self.origin = no_answer.forward.map(Origin::Upstream);
+            self.is_waited |= no_answer.is_waited;
             return (*no_answer).into();
         }
         let mut failure = Failure { source, ..NoFile::Failed(kind).into() };
@@ -207,6 +221,7 @@ impl Exchange {
         answer.map_err(|no_answer| {
             self.origin = no_answer.forward.map(Origin::Upstream);
             self.refused.clone_from(&no_answer.refused);
+            self.is_waited |= no_answer.is_waited;
             no_answer.into()
         })
     }
@@ -256,6 +271,12 @@ impl Exchange {
             // Behind what gateways before us said (RFC 9211 §2).
             fields.append(CACHE_STATUS, status);
         }
+        if let Some(seconds) = self.preference {
+            if let Ok(applied) = HeaderValue::try_from(format!("wait={seconds}")) {
+                fields.insert(PREFERENCE_APPLIED, applied);
+            }
+            fields.append(VARY, HeaderValue::from_name(PREFER));
+        }
         if let Some(id) = &self.snyk_id {
             fields.insert(SNYK_REQUEST_ID, id.clone());
         }
@@ -274,12 +295,21 @@ impl Exchange {
         }
     }
 
+    /// Adds the `Age` of an answer that came before the end of its wait (RFC 9111 §4.2.3).
+    pub(super) fn stamp_age(&self, fields: &mut HeaderMap, now: Now) {
+        if let Some(arrival) = self.arrival {
+            let waited = now.mono.saturating_duration_since(arrival.mono).as_secs();
+            fields.insert(AGE, HeaderValue::from(cache::age(fields).as_secs() + waited));
+        }
+    }
+
     /// Its outcome, for the metrics.
     pub(super) fn served(&self, failure: Option<&Failure>) -> RequestOutcome {
         match (failure.map(|failure| failure.kind), self.origin) {
             (Some(kind), _) if kind.is_denial() => RequestOutcome::Denied,
             (Some(FailureKind::NoAnswer(Cause::Abandoned)), _) => RequestOutcome::ClientLeft,
             (Some(_), _) | (None, None) => RequestOutcome::Failed,
+            (None, Some(_)) if self.is_waited => RequestOutcome::Waited,
             (None, Some(Origin::Fresh { .. } | Origin::SharedStart { refusal: None, .. })) => {
                 RequestOutcome::Hit
             }

@@ -56,6 +56,8 @@ impl Exchange {
                     attempt.tries = self.sending.map(|sending| sending.tries),
                     queue.duration_ms = self.sending.map(|sending| sending.queued.as_secs_f64() * 1_000.0),
                     queue.reason = self.sending.and_then(|sending| sending.waited_for),
+                    wait.preference_s = self.preference,
+                    wait.waited = self.is_waited.then_some(true),
                     error.code = end.code(),
                     error.reason = error_reason,
                     error.cause = cause,

@@ -16,6 +16,8 @@ mod rules;
 mod spans;
 mod table;
 mod via;
+mod wait;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -48,8 +50,11 @@ use exchange::{Conclusion, Exchange, Unanswered};
 use failure::{Failure, FailureKind};
 use files::FilesRequest;
 use via::Keep;
+use wait::RequestWait;
+use waiting::request_wait;
 
 pub use rules::Settings;
+pub use wait::WaitSettings;
 
 /// The parts that a gateway works with.
 #[derive(Debug)]
@@ -149,6 +154,7 @@ impl Gateway {
         async move {
             // 1. to 4.
             let answer = gateway.answer(&mut unanswered.exchange, &mut request).await;
+            let answer = gateway.permit_again(&unanswered.exchange, &request).and(answer);
 
             // 5. Reply: a large answer waits for room on its connection, and the rest of an unwanted body must be out of
             //    the way.
@@ -204,7 +210,12 @@ impl Gateway {
         } else {
             self.pseudonym.alone(request.parts.version)
         };
-        let asker = asker(exchange, request, principal.share(), permit, via);
+        let mut asker = asker(exchange, request, principal.share(), permit, via);
+        let wait = request_wait(&route, &principal, request, exchange.started);
+        // The request's own time begins after the wait.
+        asker.deadline += wait.length(exchange.started.mono);
+        let RequestWait { wait, applied: preference } = wait;
+        exchange.preference = preference;
 
         // 4. Get the answer, from the cache, from a request in flight, or from Snyk.
         match route {
@@ -214,13 +225,13 @@ impl Gateway {
                     self.retrieval.refuse_unrecorded()?;
                     question.body = Box::pin(self.read_body(request, &principal.name)).await?;
                 }
-                let wanted = Wanted { directives, ..Wanted::default() };
+                let wanted = Wanted { directives, wait, ..Wanted::default() };
                 let retrieved = self.retrieval.get(question, asker, wanted, exchange.started).await;
                 Ok(reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers))
             }
             Route::Files(call) => {
                 let question = files_question(&call, credential, request);
-                let wanted = Wanted { directives, ..Wanted::default() };
+                let wanted = Wanted { directives, wait, ..Wanted::default() };
                 let ask = Ask { question, asker, wanted, now: exchange.started };
                 let wanted_files = FilesRequest { call, ask };
                 Box::pin(self.answer_files(exchange, request, principal.holder(), wanted_files)).await
@@ -298,9 +309,13 @@ impl Gateway {
             response.headers_mut().remove(CONNECTION);
             response.headers_mut().remove(KEEP_ALIVE);
         }
+        let now = self.clock.now();
+        if failure.is_none() {
+            exchange.stamp_age(response.headers_mut(), now);
+        }
         exchange.stamp(response.headers_mut());
         let (answered, fields, failure) = (Some(response.status()), response.headers(), failure.as_ref());
-        self.record(exchange, &Conclusion { now: self.clock.now(), answered, fields, failure });
+        self.record(exchange, &Conclusion { now, answered, fields, failure });
         if exchange.method == Method::HEAD { reply::without_body(response) } else { response }
     }
 

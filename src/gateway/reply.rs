@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use http::header::{
-    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, IF_NONE_MATCH, WWW_AUTHENTICATE,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, IF_NONE_MATCH, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body as _;
@@ -25,6 +26,9 @@ const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"exportgate\
 const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"exportgate\"");
 const JSON_API: HeaderValue = HeaderValue::from_static("application/vnd.api+json");
 
+/// The `Retry-After` of an unfinished answer that has none, in seconds.
+const NEXT_LOOK: HeaderValue = HeaderValue::from_static("5");
+
 /// The answer to an export call, for a client with these request fields. A stored response is replayed (RFC 9111 §4); its
 /// placeholders are still to be filled.
 pub(super) fn retrieved(retrieved: &Retrieved, client: &HeaderMap) -> Response<Body> {
@@ -33,6 +37,10 @@ pub(super) fn retrieved(retrieved: &Retrieved, client: &HeaderMap) -> Response<B
         Payload::Fetched(fetched) => {
             let mut fields = fetched.fields.clone();
             let Some(entry) = &fetched.entry else {
+                if fetched.is_unfinished {
+                    // So that no tool has to guess.
+                    fields.entry(RETRY_AFTER).or_insert(NEXT_LOOK);
+                }
                 return whole(fetched.status, fields, fetched.body.clone());
             };
             describe_stored(&mut fields, &entry.etag, entry.links_end());
@@ -122,7 +130,7 @@ pub(super) fn failure(failure: &Failure, request: Uuid, refused: Option<&Refused
         fields.append(WWW_AUTHENTICATE, BEARER);
     }
     if let Some(seconds) = answer.retry_after {
-        fields.insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
+        fields.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     if answer.close {
         fields.insert(http::header::CONNECTION, HeaderValue::from_static("close"));

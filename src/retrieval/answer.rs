@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -24,6 +24,8 @@ pub(crate) struct Retrieved {
     pub(crate) answer: Payload,
     /// Advice to whoever asked for a start that Snyk refused.
     pub(crate) refused: Option<Arc<RefusedStart>>,
+    /// True if the end of the export was waited for.
+    pub(crate) is_waited: bool,
 }
 
 /// The answer itself.
@@ -70,14 +72,15 @@ impl Retrieved {
 
     fn stored(entry: Arc<Entry>, origin: Origin) -> Self {
         entry.count_hit();
-        Self { origin, answer: Payload::Stored(entry), refused: None }
+        Self { origin, answer: Payload::Stored(entry), refused: None, is_waited: false }
     }
 
     pub(super) fn fetched(fetched: Arc<Fetched>, forward: Forward) -> Self {
         let Fetched { status, entry, not_stored, .. } = &*fetched;
         let forward =
             Forward { status: Some(*status), is_stored: entry.is_some(), not_stored: *not_stored, ..forward };
-        Self { origin: Origin::Upstream(forward), answer: Payload::Fetched(fetched), refused: None }
+        let answer = Payload::Fetched(fetched);
+        Self { origin: Origin::Upstream(forward), answer, refused: None, is_waited: false }
     }
 }
 
@@ -207,7 +210,11 @@ pub(crate) struct Fetched {
     pub(crate) trace: Option<Trace>,
     /// The way that it was sent; `None` if it is a start that was on record.
     pub(crate) sending: Option<Sending>,
+    /// The time at which Snyk was asked.
+    pub(crate) asked: Instant,
     pub(crate) arrival: Now,
+    /// True if it says that the export goes on.
+    pub(crate) is_unfinished: bool,
     pub(crate) status: StatusCode,
     /// Its end-to-end fields.
     pub(crate) fields: HeaderMap,
@@ -249,6 +256,8 @@ pub(crate) struct NoAnswer {
     pub(crate) forward: Option<Forward>,
     /// Advice to whoever asked for a start that is held.
     pub(crate) refused: Option<Arc<RefusedStart>>,
+    /// True if the end of the export was waited for.
+    pub(crate) is_waited: bool,
 }
 
 /// The cause that there is no answer.
@@ -274,6 +283,8 @@ pub(crate) enum Cause {
     Abandoned,
     /// The upstream gave no whole answer.
     Upstream(UpstreamErrorKind),
+    /// A stop ended the wait for the end of an export before its first answer came.
+    Stopping,
     /// A fault of our own.
     Internal,
 }
@@ -294,7 +305,7 @@ impl Cause {
 
 impl From<Cause> for NoAnswer {
     fn from(cause: Cause) -> Self {
-        Self { cause, source: None, attempt: None, forward: None, refused: None }
+        Self { cause, source: None, attempt: None, forward: None, refused: None, is_waited: false }
     }
 }
 

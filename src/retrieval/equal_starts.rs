@@ -134,6 +134,8 @@ pub(super) fn given_again(found: FoundStart, now: Now) -> Arc<Fetched> {
         attempt: found.attempt,
         trace: None,
         sending: None,
+        asked: now.mono,
+        is_unfinished: false,
         arrival: Now { wall: found.made, mono: now.mono.checked_sub(age).unwrap_or(now.mono) },
         status: StatusCode::ACCEPTED,
         fields,

@@ -21,7 +21,7 @@ use crate::admission::RequestSlot;
 use crate::cache::{self, CacheKey, Entry, NotStored, WholeAnswer};
 use crate::clock::Now;
 use crate::credential::{Authorization, Unavailable};
-use crate::export::Id;
+use crate::export::{Document, Id};
 use crate::journal::Attempt;
 use crate::upstream::{UpstreamAnswer, UpstreamError, UpstreamErrorKind, UpstreamRequest};
 
@@ -48,6 +48,9 @@ struct Trial {
     /// The validator of a finished export's document.
     etag: Option<HeaderValue>,
     verdict: Verdict,
+    /// True if the answer says that the export goes on.
+    is_unfinished: bool,
+    sent: Now,
     received: Now,
 }
 
@@ -233,6 +236,8 @@ impl Fetch {
                 Reply::Whole(WholeAnswer { status, fields, body_len, document, sent, received })
             }
         };
+        let is_unfinished = matches!(&reply, Reply::Whole(WholeAnswer { status: StatusCode::OK, .. }))
+            && document.is_some_and(Document::is_unfinished);
         let verdict = Verdict::of(self.question.kind(), &reply, received.wall, &settings.cache);
         if is_echo {
             attempt.error = Some("credential_echoed");
@@ -244,7 +249,7 @@ impl Fetch {
         }
         retrieval.observe(&attempt, &self.asker, &verdict, received);
         let answer = if is_echo { Err(Cause::Echo.into()) } else { answer.map_err(NoAnswer::from) };
-        Trial { attempt, answer, etag: reading.etag, verdict, received }
+        Trial { attempt, answer, etag: reading.etag, verdict, is_unfinished, sent, received }
     }
 
     fn attempt(&self, number: u32) -> Attempt {
@@ -275,7 +280,7 @@ impl Fetch {
     /// The record to write, and the result of the flight.
     fn result(&self, trial: Trial) -> (Attempt, FlightResult) {
         let stored = self.stored_response(&trial);
-        let Trial { attempt, answer, received: arrival, .. } = trial;
+        let Trial { attempt, answer, is_unfinished, sent, received: arrival, .. } = trial;
         let id = attempt.id;
         let began = attempt.export_id.as_deref().filter(|_| self.question.is_start()).and_then(Id::parse);
         let fetched = |answer: UpstreamAnswer| {
@@ -287,7 +292,9 @@ impl Fetch {
                 attempt: id,
                 trace: self.asker.trace.as_ref().map(|trace| trace.child(id)),
                 sending: Some(Sending::of(&attempt)),
+                asked: sent.mono,
                 arrival,
+                is_unfinished,
                 status: answer.status,
                 fields: response_fields::end_to_end(answer.fields, self.retrieval.upstream.root()),
                 began: began.filter(|_| answer.status == StatusCode::ACCEPTED),

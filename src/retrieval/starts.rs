@@ -13,7 +13,7 @@ use super::answer::{
 use super::attempt::scope_name;
 use super::equal_starts::{ShareWish, age, given_again, start_key};
 use super::fetch::{Fetch, FlightResult};
-use super::flights::{Leader, Role};
+use super::flights::{Leader, Member, Role};
 use super::question::{Asker, Question, Wanted};
 use super::{Retrieval, fields, reading, wait};
 use crate::admission::Obstacle;
@@ -124,7 +124,7 @@ impl Retrieval {
 
     /// Waits for an equal start that is on its way, or leads one.
     async fn start_or_join(self: &Arc<Self>, call: &StartRequest) -> Result<StartResult, NoAnswer> {
-        let (asker, member) = (Arc::clone(&call.asker), call.asker.member());
+        let (asker, member) = (Arc::clone(&call.asker), Member::Client(call.asker.member()));
         let role = match call.key.filter(|_| !call.wish.age.is_zero()) {
             None => {
                 let (leader, follower) = Leader::alone(member);
@@ -173,7 +173,7 @@ impl Retrieval {
         self.record_late(fetched.attempt, vec![call.asker.member()]).await?;
         let age = age(fetched.arrival.wall, self.clock.now()).as_secs();
         let origin = Origin::SharedStart { age, refusal };
-        Ok(Retrieved { origin, answer: Payload::Fetched(fetched), refused: None })
+        Ok(Retrieved { origin, answer: Payload::Fetched(fetched), refused: None, is_waited: false })
     }
 
     /// Gives an equal start in place of a 429, or says which is the newest.

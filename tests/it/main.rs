@@ -49,3 +49,4 @@ mod starts;
 mod structure;
 mod support;
 mod traces;
+mod waiting;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AGE, CACHE_CONTROL};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
 use super::caller::{CallAnswer, CallFailure, FetchCall};
@@ -18,6 +18,10 @@ use crate::export::Id;
 
 /// Seconds between two looks at an export, the last again and again.
 const PACE: [u64; 6] = [1, 1, 2, 3, 5, 5];
+/// Longest wait that a gateway is asked for in one look. Load balancers end what is silent for a minute.
+const LONG_LOOK: Duration = Duration::from_secs(55);
+/// Pause after it: a gateway that stops ends a wait early.
+const AFTER_WAIT: Duration = Duration::from_secs(1);
 /// Looks that failed one after another before the run gives up.
 const MAX_FAILURES: u32 = 8;
 /// Failures that are no look at Snyk's: the credential is the gateway's own.
@@ -40,8 +44,25 @@ const UNSENT: [&str; 11] = [
 /// One look at an export.
 enum Look {
     Ready(FileIndex),
-    NotYet { wait: Option<Duration>, is_unknown: bool },
+    NotYet { pause: LookPause, is_unknown: bool },
     Failed(String),
+}
+
+/// The pause before the next look.
+enum LookPause {
+    /// The usual one, or a longer one that the gateway asks for.
+    Usual(Option<Duration>),
+    /// The gateway has waited already.
+    Short,
+}
+
+impl LookPause {
+    fn after(self, usual: Duration) -> Duration {
+        match self {
+            Self::Usual(asked) => asked.unwrap_or_default().max(usual),
+            Self::Short => AFTER_WAIT,
+        }
+    }
 }
 
 impl Session {
@@ -157,7 +178,7 @@ impl Session {
             let gap = Duration::from_secs(gap);
             match look {
                 Look::Ready(index) => return Ok(index),
-                Look::NotYet { wait, is_unknown } => {
+                Look::NotYet { pause, is_unknown } => {
                     failures = 0;
                     if is_unknown && !has_warned {
                         let text = format!(
@@ -167,7 +188,7 @@ impl Session {
                         has_warned = true;
                     }
                     self.progress.say(&FetchEvent::Waiting { export: export.to_owned() });
-                    let wait = wait.unwrap_or_default().max(gap);
+                    let wait = pause.after(gap);
                     if wait > self.rest() {
                         return Err(self.unfinished(export));
                     }
@@ -198,7 +219,8 @@ impl Session {
 
     async fn look(&self, export: &str) -> Result<Look, Ending> {
         let target = self.question.files(export);
-        let call = FetchCall { name: "files".to_owned(), target: &target, fields: Vec::new(), body: None };
+        let fields = self.wait_preference().into_iter().collect();
+        let call = FetchCall { name: "files".to_owned(), target: &target, fields, body: None };
         let document = match self.caller.document(call).await {
             Ok(document) => document,
             Err(CallFailure { text, .. }) => return Ok(Look::Failed(text)),
@@ -210,12 +232,23 @@ impl Session {
         self.not_ready(export, &document)
     }
 
+    /// Has a gateway answer when the export has ended, or after a while. The one in this process is asked by the pace here.
+    fn wait_preference(&self) -> Option<(HeaderName, HeaderValue)> {
+        let seconds = self.rest().min(LONG_LOOK).as_secs();
+        let value = HeaderValue::try_from(format!("wait={seconds}")).ok()?;
+        (seconds > 0 && !self.caller.is_direct).then_some((HeaderName::from_static("prefer"), value))
+    }
+
     fn not_ready(&self, export: &str, document: &CallAnswer) -> Result<Look, Ending> {
         let error = document.error();
         let text = error.text;
         match (document.status, error.code.as_str()) {
+            (_, "not_finished") if document.fields.contains_key("preference-applied") => {
+                Ok(Look::NotYet { pause: LookPause::Short, is_unknown: false })
+            }
             (_, code @ ("not_finished" | "status_unknown")) => {
-                Ok(Look::NotYet { wait: document.pause(), is_unknown: code == "status_unknown" })
+                let pause = LookPause::Usual(document.pause());
+                Ok(Look::NotYet { pause, is_unknown: code == "status_unknown" })
             }
             (_, "export_failed") => {
                 // The next run has to start another one.
@@ -234,7 +267,7 @@ impl Session {
                     );
                     return Err(Ending::new(EndingKind::Held, text));
                 }
-                Ok(Look::NotYet { wait, is_unknown: false })
+                Ok(Look::NotYet { pause: LookPause::Usual(wait), is_unknown: false })
             }
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
                 Err(Ending::new(EndingKind::NotAuthorised, text))

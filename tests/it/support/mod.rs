@@ -236,6 +236,13 @@ impl World {
         }
     }
 
+    /// Resolves when exactly so many clients wait for the end of an export.
+    pub(crate) async fn wait_for_waits(&self, count: usize) {
+        while self.retrieval.waits().0 != count {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// The door at `at` in the order of `listen`; `config` is what a TLS client shows.
     pub(crate) fn door(&self, at: usize, config: Option<&Arc<rustls::ClientConfig>>) -> doors::Door {
         match (&self.addresses[at], config) {
