@@ -188,7 +188,7 @@ impl App {
         shutdown.spawn_helper(self.expiry.watch(clock.clone(), self.warn_before));
         let admin_end = self.admin.map(|(admin_thread, admin)| {
             for address in &admin_thread.addresses {
-                tracing::info!(server.address = %address, "admin listening: health, metrics and status page");
+                tracing::info!(server.address = %address, "admin listener: health, metrics and status page");
             }
             admin_thread.begin(admin, clock.clone())
         });

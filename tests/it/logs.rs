@@ -81,7 +81,7 @@ async fn who_stops_it_at_once_is_told_of_every_exchange_too() {
     };
     signal();
     raw::poll("the stop", || {
-        let has_begun = |event: &Value| event["message"].as_str().is_some_and(|m| m.starts_with("stopping:"));
+        let has_begun = |event: &Value| event["message"].as_str().is_some_and(|m| m.starts_with("shutdown:"));
         events(&program.log()).iter().any(has_begun).then_some(())
     });
     program.terminate();
