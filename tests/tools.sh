@@ -92,7 +92,7 @@ printf 'not-a-secret' >"$scratch/keys/client_secret"
 printf 'the-token-of-the-admin-listener' >"$scratch/keys/admin_token"
 chmod 600 "$scratch/clients.toml" "$scratch"/keys/*
 
-# configuration NAME CERTIFICATE UPSTREAM: what all have in common.
+# configuration NAME CERTIFICATE UPSTREAM: what all have in common. Generated waits would take the whole time.
 configuration() {
     cat >"$scratch/$1.toml" <<END
 listen = ["127.0.0.1:0", "tls:127.0.0.1:0"]
@@ -101,6 +101,7 @@ tls.key = "$scratch/keys/$2.key"
 upstream.url = "$3"
 journal.path = "$scratch/$1.db"
 listener.body_timeout = "2s"
+wait.max = "0s"
 admin.listen = "127.0.0.1:0"
 admin.token_file = "$scratch/keys/admin_token"
 END

@@ -56,6 +56,9 @@ fn gateway(admin: &Admin, found: &mut Families) {
     found.gauge("ready", "1 if the gateway is ready for requests of clients").is(flag(is_ready));
     let followers = admin.views.retrieval.waiting();
     found.gauge("flight_followers", "Clients that wait for a request in flight").is(number(followers));
+    let (waits, pollers) = admin.views.retrieval.waits();
+    found.gauge("waiting_clients", "Clients that wait for the end of an export").is(number(waits));
+    found.gauge("pollers", "Exports that are read for clients that wait").is(number(pollers));
     let help = "Log lines that were dropped because the reader of the log was too slow";
     found.counter("log_lines_dropped", help).is(large(crate::telemetry::lines_dropped()));
     let running = admin.views.downloads.running().len();

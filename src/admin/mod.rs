@@ -32,6 +32,7 @@ use crate::clock::Now;
 use crate::credential::Credentials;
 use crate::downloads::Downloads;
 use crate::export::Id;
+use crate::files::Files;
 use crate::listener::{self, Counters};
 use crate::named::Named;
 use crate::retrieval::{self, Retrieval};
@@ -96,6 +97,7 @@ pub(crate) struct Views {
     pub(crate) retrieval: Arc<Retrieval>,
     pub(crate) downloads: Downloads,
     pub(crate) named: Named,
+    pub(crate) files: Files,
     pub(crate) memory: Memory,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) journal_path: PathBuf,

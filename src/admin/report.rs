@@ -60,6 +60,7 @@ pub(crate) struct CountsReport {
     pub(crate) stale: u64,
     pub(crate) miss: u64,
     pub(crate) collapsed: u64,
+    pub(crate) waited: u64,
     pub(crate) uncached: u64,
     pub(crate) denied: u64,
     pub(crate) failed: u64,
@@ -96,6 +97,10 @@ pub(crate) struct CacheReport {
 pub(crate) struct QueueReport {
     pub(crate) waiting: usize,
     pub(crate) followers: usize,
+    /// Clients that wait for the end of an export.
+    pub(crate) waits: usize,
+    /// Pollers that read for them.
+    pub(crate) pollers: usize,
 }
 
 /// The downloads of files that run.
@@ -323,7 +328,7 @@ pub(crate) mod tests {
 
     /// A report with a value in every field.
     pub(crate) fn example() -> Value {
-        let counts = json!({"hit": 10, "stale": 0, "miss": 5, "collapsed": 3, "uncached": 2, "denied": 1, "failed": 4,
+        let counts = json!({"hit": 10, "stale": 0, "miss": 5, "collapsed": 3, "waited": 8, "uncached": 2, "denied": 1, "failed": 4,
             "client_left": 6});
         let mut point = counts.clone();
         point["at"] = "2026-11-24T09:01:00Z".into();
@@ -347,7 +352,7 @@ pub(crate) mod tests {
             "totals": counts,
             "traffic": {"step_s": 60, "points": [point]},
             "cache": {"entries": 2, "bytes": 7168, "max_bytes": 268_435_456},
-            "queue": {"waiting": 1, "followers": 2},
+            "queue": {"waiting": 1, "followers": 2, "waits": 9, "pollers": 1},
             "downloads": {"running": 1, "oldest": [{"request_id": "0199f3c2-0000-7000-8000-000000000001",
                 "client": "dashboard", "scope_kind": "org", "scope_id": "825e", "export_id": "e1", "file": "table",
                 "bytes": 1_048_576, "since": "2026-11-25T10:00:01Z"}]},

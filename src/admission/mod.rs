@@ -159,14 +159,29 @@ impl Drop for CircuitPass {
                 tracing::error!(upstream.url = %upstream, "circuit breaker opened: the upstream keeps failing; pausing all requests for breaker.pause");
                 admission.opened.notify_waiters();
             }
-            CircuitChange::ScopeOpened | CircuitChange::ExportOpened => {
+            CircuitChange::ScopeOpened => {
                 let scope = resource.map(|resource| resource.scope.id.as_str());
-                let export = resource.filter(|_| change == CircuitChange::ExportOpened);
-                let export = export.and_then(|resource| Some(resource.export.as_ref()?.as_str()));
+                tracing::warn!(
+                    export.scope.id = scope,
+                    "circuit breaker opened for an org or group: its exports keep failing; others go on"
+                );
+            }
+            CircuitChange::ExportOpened => {
+                let scope = resource.map(|resource| resource.scope.id.as_str());
+                let export = resource.and_then(|resource| Some(resource.export.as_ref()?.as_str()));
                 tracing::warn!(
                     export.scope.id = scope,
                     export.id = export,
-                    "circuit breaker opened for one export, org or group: it keeps failing; others go on"
+                    "circuit breaker opened for an export: it keeps failing; others go on"
+                );
+            }
+            CircuitChange::PartClosed => {
+                let scope = resource.map(|resource| resource.scope.id.as_str());
+                let export = resource.and_then(|resource| Some(resource.export.as_ref()?.as_str()));
+                tracing::info!(
+                    export.scope.id = scope,
+                    export.id = export,
+                    "circuit breaker closed for an export, org or group: it answers again"
                 );
             }
             CircuitChange::Closed => {
@@ -306,6 +321,11 @@ impl Admission {
     pub(crate) fn is_paused(&self, lane: &Lane, resource: &Resource, client: &Arc<str>) -> bool {
         lock(&self.circuits).check(Some(resource), client, self.now()).is_err()
             || self.queues.load().get(lane).is_some_and(|queue| queue.is_backing_off())
+    }
+
+    /// The time left of a backoff that holds the starts of `scope`.
+    pub(crate) fn starts_pause(&self, lane: &Lane, scope: &Arc<str>) -> Option<Duration> {
+        self.queues.load().get(lane)?.starts_pause(scope)
     }
 
     /// The pause before another try of a failed read, if the allowance has one. `left` is the time that its client still

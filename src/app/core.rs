@@ -18,7 +18,7 @@ use crate::retrieval::{self, Retrieval, RetrievalSettings};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
-use crate::transport::{Memory, Resolver};
+use crate::transport::Memory;
 use crate::upstream::Upstream;
 
 /// The parts between the listener and Snyk.
@@ -32,6 +32,7 @@ pub(super) struct Core {
     pub(super) retrieval: Arc<Retrieval>,
     pub(super) downloads: Downloads,
     pub(super) named_exports: Named,
+    pub(super) files: Files,
     pub(super) gateway: Arc<Gateway>,
 }
 
@@ -47,8 +48,7 @@ impl Core {
         memory.set(config.admission.rest.max_wait, config.admission.rest.several_clients);
         let names = credentials.names();
         let upstream = Upstream::new(&config.upstream, memory.clone())?;
-        let file_store =
-            FileStore::new(config.files.clone(), Resolver::System).map_err(StartError::FileStore)?;
+        let file_store = FileStore::new(config.files.clone()).map_err(StartError::FileStore)?;
         let root = upstream.root().to_string();
         let admission = Admission::new(root.as_str().into(), clock.clone(), &config.admission, &names);
         let journal = Journal::open(config.journal.clone(), clock.clone());
@@ -80,7 +80,7 @@ impl Core {
             access: Arc::clone(&access),
             credentials: Arc::clone(&credentials),
             retrieval: Arc::clone(&retrieval),
-            files,
+            files: files.clone(),
             downloads: downloads.clone(),
             named: named_exports.clone(),
             metrics: Arc::clone(&parts.metrics),
@@ -98,6 +98,7 @@ impl Core {
             retrieval,
             downloads,
             named_exports,
+            files,
             gateway,
         })
     }
@@ -123,9 +124,14 @@ pub(super) fn settings(config: &Config) -> gateway::Settings {
         forward_other: config.forward_other,
         listener: config.listener.clone(),
         upstream: config.upstream.clone(),
+        wait: config.wait,
     }
 }
 
 pub(super) fn retrieval_settings(config: &Config) -> RetrievalSettings {
-    RetrievalSettings { cache: config.cache.clone(), on_journal_failure: config.journal.on_failure }
+    RetrievalSettings {
+        cache: config.cache.clone(),
+        starts: config.starts,
+        on_journal_failure: config.journal.on_failure,
+    }
 }

@@ -127,6 +127,7 @@ impl App {
             retrieval: Arc::clone(&core.retrieval),
             downloads: core.downloads.clone(),
             named: core.named_exports.clone(),
+            files: core.files.clone(),
             memory: core.memory.clone(),
             credentials: Arc::clone(&core.credentials),
             journal_path: config.journal.path.clone(),
@@ -219,7 +220,7 @@ impl App {
             Some(true) => {}
             ended => {
                 if ended.is_some() {
-                    tracing::warn!("drain time exceeded; aborting requests in flight");
+                    tracing::warn!("drain time exceeded (shutdown.drain); aborting requests in flight");
                 }
                 shutdown.end();
                 if !shutdown.finished(LAST_RECORDS).await {
@@ -321,8 +322,8 @@ impl ClientsInForce {
     /// Ends the downloads that are not permitted any more.
     fn cut_downloads(&self) {
         self.downloads.retain(|download| {
-            self.named.still_serves(&download.call, &download.client)
-                && self.access.still_permits(&download.client, &Route::Files(download.call.clone()))
+            self.named.still_serves(&download.call, &download.holder.client)
+                && self.access.still_permits(&download.holder, &Route::Files(download.call.clone()))
         });
     }
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::reader::Reader;
 use super::upstream::check_certificates;
 use crate::file_store::{Settings, TransferLimits};
-use crate::transport::{BadProxy, Proxy};
+use crate::transport::{BadProxy, Proxy, Resolver};
 
 /// The settings of the stores' client, and whether clients may log in with HTTP Basic.
 pub(super) fn read(r: &mut Reader<'_>) -> (Settings, bool) {
@@ -18,6 +18,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> (Settings, bool) {
         hosts: r.list("files.hosts", str::parse),
         origins: r.list("files.origins", str::parse),
         private_addresses: r.list("files.private_addresses", network),
+        resolver: Resolver::System,
         ca_file,
         connect_timeout: r.duration("files.connect_timeout", "10ms"..="10m"),
         idle_timeout: r.duration("files.idle_timeout", "10ms"..="1h"),

@@ -42,6 +42,7 @@ fn client_default(name: &str) -> &'static str {
         "operations" => r#"["read"]"#,
         "requests_per_minute" | "concurrent_requests" => "0",
         "share" => "1",
+        "wait_unasked" => r#""0s""#,
         _ => "[]",
     }
 }

@@ -23,8 +23,10 @@ mod reader;
 mod routes;
 mod shutdown;
 mod sources;
+mod starts;
 mod tls;
 mod upstream;
+mod wait;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,10 +67,14 @@ pub struct Config {
     pub cache: crate::cache::Settings,
     /// `[exports]` and `[exports.NAME]`.
     pub named: crate::named::Settings,
+    /// `[starts]`.
+    pub(crate) starts: crate::retrieval::ShareSettings,
     /// `[files]`.
     pub files: crate::file_store::Settings,
     /// `routes.other`: true if calls that are no export calls are forwarded.
     pub forward_other: bool,
+    /// `[wait]`.
+    pub wait: crate::gateway::WaitSettings,
     /// `[journal]`.
     pub journal: crate::journal::Settings,
     /// `[admin]`.
@@ -105,7 +111,8 @@ impl Config {
         access::check_addresses(reader, &listener, tls.is_some());
         let credential = credential::read(reader, &upstream, &plain);
         let admission = admission::read(reader, listener.has_clients);
-        let cache = cache::read(reader, upstream.max_answer);
+        let (cache, starts) = (cache::read(reader, upstream.max_answer), starts::read(reader));
+        let wait = wait::read(reader);
         let (named, (files, files_basic)) = (exports::read(reader, &listener), files::read(reader));
         access.settings.files_basic = files_basic;
         let (forward_other, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
@@ -125,8 +132,10 @@ impl Config {
             credential: credential?,
             cache,
             named,
+            starts,
             files,
             forward_other,
+            wait,
             journal: journal?,
             admin,
             shutdown,

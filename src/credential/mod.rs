@@ -224,7 +224,7 @@ impl Credential {
                 credential.name = %self.name,
                 credential.slot = slot_name(slot),
                 credential.probe_interval_s = self.probe_interval.as_secs(),
-                "Snyk refuses this credential (401); pausing its use, but for one request each interval; replace it"
+                "credential locked: Snyk rejected it (401); replace the token; one request each credential.probe_interval tries it"
             );
         } else if self.health().was_refused_now(slot, scope) {
             tracing::warn!(
@@ -232,7 +232,7 @@ impl Credential {
                 credential.slot = slot_name(slot),
                 export.scope.id = scope.map(|scope| scope.id.as_str()),
                 credential.probe_interval_s = self.probe_interval.as_secs(),
-                "Snyk refuses this credential for one org or group (401); pausing its requests, but for one each interval; others go on"
+                "credential rejected by Snyk (401) for one org or group; check its id and the credential's access; other scopes go on"
             );
         }
         match other {

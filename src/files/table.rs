@@ -15,6 +15,7 @@ use super::object::ObjectBytes;
 use super::opened::{FileAnswer, TransferOutcome};
 use super::part::{self, Described};
 use super::transfer::{self, Outlet, Stop, WholePart};
+use crate::csv::TotalProof;
 use crate::export::FileName;
 use crate::file_store::Transfer;
 
@@ -50,7 +51,7 @@ pub(super) async fn open(
                 None => None,
             };
             let work = |outlet| async move { table.send_whole(first, &outlet).await };
-            FileAnswer::Whole(transfer::spawn(links, place, size, work))
+            FileAnswer::Whole(transfer::spawn(links, place, size, work).await?)
         }
         Selection::Range(span) => {
             let stretches = table.layout.stretches(span);
@@ -59,7 +60,8 @@ pub(super) async fn open(
                 Some(Stretch::LineEnd) | None => None,
             };
             let work = |outlet| async move { table.send_range(stretches, first, &outlet).await };
-            FileAnswer::Range { span, body: transfer::spawn(links, place, Some(span.len()), work) }
+            let body = transfer::spawn(links, place, Some(span.len()), work).await?;
+            FileAnswer::Range { span, body }
         }
         Selection::Head => FileAnswer::Head,
         Selection::NotModified => FileAnswer::NotModified,
@@ -112,19 +114,20 @@ impl JoinedTable {
         ObjectBytes::range(&self.links, *target, &facts.identity, span).await
     }
 
-    /// Hands all of it out; each part is proven before its last bytes leave.
+    /// Hands all of it out; each part is proven before its last bytes leave, and the number of all rows before the last ones.
     async fn send_whole(
         self,
         mut first: Option<WholePart>,
         outlet: &Outlet,
     ) -> Result<TransferOutcome, Stop> {
         let mut outcome = TransferOutcome::Proven;
+        let mut total = TotalProof::new(self.links.row_count(), self.layout.places().len());
         for place in self.layout.places() {
             let part = match first.take() {
                 Some(part) => part,
                 None => self.whole(place).await?,
             };
-            let sent = part.send(outlet).await?;
+            let sent = part.send(outlet, &mut total).await?;
             sent.warn(&self.links, place.part);
             outlet.send(sent.line_end()).await?;
             if sent.outcome() == TransferOutcome::Unproven {

@@ -1,5 +1,7 @@
 //! The table of causes: the answer to a request that got no answer to its question.
 
+use std::time::Duration;
+
 use http::StatusCode;
 
 use super::error_reply::{ErrorReply, no_room, reply, too_many, unavailable};
@@ -55,6 +57,13 @@ pub(super) fn of_cause(cause: Cause) -> ErrorReply {
         Cause::NotAdmitted(refusal) => not_admitted(refusal),
         Cause::Upstream(kind) => upstream(kind),
         Cause::Abandoned => abandoned(),
+        Cause::Stopping => unavailable(
+            "proxy_internal_response",
+            "gateway_stopped",
+            "The gateway stops, and Snyk had not answered yet",
+            "Wait again as Retry-After says: another process of the gateway may be there by then.",
+        )
+        .after(Duration::from_secs(1)),
         Cause::Internal => reply(
             S::INTERNAL_SERVER_ERROR,
             "proxy_internal_error",

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::reply::{LengthUnknown, protect};
 use crate::export::{FileName, FilesCall};
-use crate::files::{ByteSpan, Description, IndexedPart};
+use crate::files::{ByteSpan, Description, Index};
 use crate::transport::Body;
 
 const CSV: HeaderValue = HeaderValue::from_static("text/csv; charset=utf-8");
@@ -28,12 +28,12 @@ const OBJECT: HeaderName = HeaderName::from_static("exportgate-object");
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
 /// The list of an export's files. It holds no link.
-pub(super) fn index(call: &FilesCall, parts: &[IndexedPart]) -> Response<Body> {
+pub(super) fn index(call: &FilesCall, index: &Index) -> Response<Body> {
     let mut results = call.results();
     results.query = crate::export::CallQuery::default();
     let below = results.target();
     let parts: Vec<_> = (1_u32..)
-        .zip(parts)
+        .zip(&index.parts)
         .map(|(number, part)| {
             json!({
                 "part": number,
@@ -47,6 +47,7 @@ pub(super) fn index(call: &FilesCall, parts: &[IndexedPart]) -> Response<Body> {
     let list = json!({
         "export": call.export.as_str(),
         "status": "FINISHED",
+        "row_count": index.row_count,
         "parts": parts,
         "table": format!("{below}/table.csv"),
     });

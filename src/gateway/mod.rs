@@ -11,11 +11,14 @@ mod files;
 mod log;
 mod named;
 mod no_file;
+mod refused_start;
 mod reply;
 mod rules;
 mod spans;
 mod table;
 mod via;
+mod wait;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -47,9 +50,13 @@ use crate::upstream::UpstreamErrorKind;
 use body::is_large;
 use exchange::{Conclusion, Exchange, Unanswered};
 use failure::{Failure, FailureKind};
+use files::FilesCaller;
 use via::Keep;
+use wait::RequestWait;
+use waiting::request_wait;
 
 pub use rules::Settings;
+pub use wait::WaitSettings;
 
 /// The parts that a gateway works with.
 #[derive(Debug)]
@@ -153,6 +160,7 @@ impl Gateway {
         async move {
             // 1. to 4.
             let answer = gateway.answer(&mut unanswered.exchange, &mut request).await;
+            let answer = gateway.permit_again(&unanswered.exchange, &request).and(answer);
 
             // 5. Reply: a large answer waits for room on its connection, and the rest of an unwanted body must be out of
             //    the way.
@@ -202,14 +210,22 @@ impl Gateway {
         //    chooses the credential.
         let permit = self.permit(&principal, &route, request, exchange.started)?;
         let credential = self.credentials.choose(route.scopes()).ok_or(FailureKind::NoCredential)?;
+        let directives = Directives::of_request(&request.parts.headers);
         let via = if is_passed_on {
-            self.pseudonym.append(&request.parts, Keep::of(&route))?
+            let is_start_shared = self.retrieval.shares_starts(&directives);
+            self.pseudonym.append(&request.parts, Keep::of(&route, is_start_shared))?
         } else {
             self.pseudonym.alone(request.parts.version)
         };
-        let asker = asker(exchange, request, principal.share(), permit, via);
+        let mut asker = asker(exchange, request, principal.share(), permit, via);
+        let wait = request_wait(&route, &principal, request, exchange.started);
+        // The request's own time begins after the wait.
+        asker.deadline += wait.length(exchange.started.mono);
+        let RequestWait { wait, applied: preference } = wait;
+        exchange.preference = preference;
 
         // 4. Get the answer, from the cache, from a request in flight, or from Snyk.
+        let wanted = Wanted { directives, wait, ..Wanted::default() };
         match route {
             Route::Export(call) => {
                 let mut question = question(call, credential, request);
@@ -217,15 +233,19 @@ impl Gateway {
                     self.retrieval.refuse_unrecorded()?;
                     question.body = Box::pin(self.read_body(request, &principal.name)).await?;
                 }
-                let directives = Directives::of_request(&request.parts.headers);
-                let wanted = Wanted { directives, ..Wanted::default() };
                 let retrieved = self.retrieval.get(question, asker, wanted, exchange.started).await;
                 Ok(reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers))
             }
-            Route::Files(call) => Box::pin(self.answer_files_call(exchange, request, call, asker)).await,
-            Route::Named(call) => Box::pin(self.answer_named(exchange, request, call, asker)).await,
+            Route::Files(call) => {
+                let caller = FilesCaller { asker, wanted, holder: principal.holder() };
+                Box::pin(self.answer_files_call(exchange, request, call, caller)).await
+            }
+            Route::Named(call) => {
+                let caller = FilesCaller { asker, wanted, holder: principal.holder() };
+                Box::pin(self.answer_named(exchange, request, call, caller)).await
+            }
             Route::Other(call) => {
-                // A body that is not passed on must be out of the way: it is taken at the last moment.
+                // The body is taken last: if an earlier step fails, `respond` still has it to discard.
                 self.retrieval.refuse_unrecorded()?;
                 let passed = pass_through(call, credential, request)?;
                 let passed = Box::pin(self.retrieval.pass_through(passed, asker)).await;
@@ -287,16 +307,23 @@ impl Gateway {
     ) -> Response<Body> {
         let (mut response, failure) = match answer {
             Ok(response) => (response, None),
-            Err(failure) => (reply::failure(&failure, exchange.id), Some(failure)),
+            Err(failure) => {
+                let refused = exchange.refused.as_deref();
+                (reply::failure(&failure, exchange.id, refused), Some(failure))
+            }
         };
         if version >= Version::HTTP_2 {
             // HTTP/2 has no such fields (RFC 9113 §8.2.2).
             response.headers_mut().remove(CONNECTION);
             response.headers_mut().remove(KEEP_ALIVE);
         }
+        let now = self.clock.now();
+        if failure.is_none() {
+            exchange.stamp_age(response.headers_mut(), now);
+        }
         exchange.stamp(response.headers_mut());
         let (answered, fields, failure) = (Some(response.status()), response.headers(), failure.as_ref());
-        self.record(exchange, &Conclusion { now: self.clock.now(), answered, fields, failure });
+        self.record(exchange, &Conclusion { now, answered, fields, failure });
         if exchange.method == Method::HEAD { reply::without_body(response) } else { response }
     }
 

@@ -11,15 +11,13 @@ use serde_json::{Value, json};
 use super::exchange::Exchange;
 use super::failure::{Failure, FailureKind, NoFile};
 use super::file_reply::{ASK_AGAIN, JSON};
+use super::files::FilesCaller;
 use super::reply::protect;
-use super::{ClientRequest, Gateway, files_question};
+use super::{ClientRequest, Gateway};
 use crate::access::{PermitError, Principal};
-use crate::cache::Directives;
 use crate::clock::Now;
-use crate::export::{FilesCall, NamedCall, NamedTarget};
-use crate::files::Ask;
+use crate::export::{NamedCall, NamedTarget};
 use crate::named::{NamedExport, ServedExport, unix_ms};
-use crate::retrieval::{Asker, Wanted};
 use crate::route::Route;
 use crate::transport::Body;
 
@@ -49,7 +47,7 @@ impl Gateway {
         exchange: &mut Exchange,
         request: &ClientRequest,
         call: NamedCall,
-        asker: Asker,
+        caller: FilesCaller,
     ) -> Result<Response<Body>, Failure> {
         let export = self.named.find(&call.name, &exchange.client).ok_or(FailureKind::NoSuchName)?;
         let target = match call.target {
@@ -59,28 +57,11 @@ impl Gateway {
         let served = export.serve(target, exchange.started).map_err(NoFile::Named)?;
         let note = note(&served);
         exchange.asks(&Route::Files(served.call.clone()));
-        let mut response = self.answer_files_call(exchange, request, served.call, asker).await?;
+        let mut response = self.answer_files_call(exchange, request, served.call, caller).await?;
         // The next export has other bytes at this address.
         response.headers_mut().insert(CACHE_CONTROL, REVALIDATE);
         response.headers_mut().extend(note.map(|note| (EXPORT, note)));
         Ok(response)
-    }
-
-    /// Answers a call for files, from the results of its export.
-    pub(super) async fn answer_files_call(
-        &self,
-        exchange: &mut Exchange,
-        request: &ClientRequest,
-        call: FilesCall,
-        asker: Asker,
-    ) -> Result<Response<Body>, Failure> {
-        let scope = std::slice::from_ref(&call.scope);
-        let credential = self.credentials.choose(scope).ok_or(FailureKind::NoCredential)?;
-        let question = files_question(&call, credential, request);
-        let directives = Directives::of_request(&request.parts.headers);
-        let wanted = Wanted { directives, ..Wanted::default() };
-        let ask = Ask { question, asker, wanted, now: exchange.started };
-        Box::pin(self.answer_files(exchange, request, call, ask)).await
     }
 }
 

@@ -75,13 +75,7 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
             "Snyk says that the export is finished, and lists none of its parts, or one of them twice",
             "Ask again with Cache-Control: no-cache. If it lasts, start a new export, and report the snyk-request-id of this answer to Snyk's support.",
         ),
-        K::NotFinished { retry_after } => unavailable(
-            "proxy_internal_response",
-            kind.code(),
-            "The export is not finished",
-            "Wait as Retry-After says, and ask again. Its job status tells how far it is.",
-        )
-        .after(retry_after.unwrap_or(NEXT_LOOK)),
+        K::NotFinished { retry_after, .. } => not_finished(kind).after(retry_after.unwrap_or(NEXT_LOOK)),
         K::ExportFailed => table(
             "The export failed at Snyk",
             "Start a new one. Snyk's support wants the snyk-request-id of this answer.",
@@ -152,6 +146,16 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
     }
 }
 
+fn not_finished(kind: FilesErrorKind) -> ErrorReply {
+    let title = if let FilesErrorKind::NotFinished { is_unknown: true, .. } = kind {
+        "Snyk's status of the export is a word that the gateway does not know"
+    } else {
+        "The export is not finished"
+    };
+    let detail = "Wait as Retry-After says, and ask again. Its job status tells how far it is.";
+    unavailable("proxy_internal_response", kind.code(), title, detail)
+}
+
 /// Snyk's own answer is withheld: a client that may have files alone gets no link, from whatever answer.
 fn snyk_answered(status: StatusCode, retry_after: Option<u64>) -> ErrorReply {
     let is_login = status == StatusCode::UNAUTHORIZED || status == StatusCode::PROXY_AUTHENTICATION_REQUIRED;
@@ -201,7 +205,8 @@ mod tests {
         let kinds = [
             K::ResultsUnreadable,
             K::PartsMissing,
-            K::NotFinished { retry_after: None },
+            K::NotFinished { retry_after: None, is_unknown: false },
+            K::NotFinished { retry_after: None, is_unknown: true },
             K::ExportFailed,
             K::NoSuchFile,
             K::FileGone,

@@ -33,9 +33,10 @@ pub(super) enum Keep {
 }
 
 impl Keep {
-    pub(super) fn of(route: &Route) -> Self {
+    /// `is_start_shared` says it of a start.
+    pub(super) fn of(route: &Route, is_start_shared: bool) -> Self {
         match route {
-            Route::Export(call) if call.is_shared() => Self::Gateways,
+            Route::Export(call) if call.is_shared() || is_start_shared => Self::Gateways,
             // Its results are shared.
             Route::Files(_) | Route::Named(_) => Self::Gateways,
             Route::Export(_) | Route::Other(_) => Self::All,

@@ -23,6 +23,7 @@ use super::record::{Attempt, Served, capped, unix_ms};
 use super::schema;
 use super::sends::{self, SendsListener, SendsReader};
 use super::settings::{Durability, Settings};
+use super::starts::{self, StartCommand};
 use super::transfer::{self, TransferRecord};
 use crate::clock::{Clock, Now};
 
@@ -50,6 +51,8 @@ pub(super) enum WriterCommand {
     Look,
     /// Changes the row of a named export.
     Named(NamedJob),
+    /// Finds or forgets starts.
+    Start(StartCommand),
 }
 
 /// Decides whether a request may be sent at a time.
@@ -68,7 +71,7 @@ impl WriterCommand {
             Self::Attempt(_, served) => 1 + served.len(),
             Self::Serve(_, served) => served.len(),
             Self::Transfer(_) => 1,
-            Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::Named(_) => 0,
+            Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::Named(_) | Self::Start(_) => 0,
         }
     }
 
@@ -77,6 +80,7 @@ impl WriterCommand {
         match self {
             Self::Attempt(..) | Self::Serve(..) | Self::Transfer(_) => true,
             Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::Named(_) => false,
+            Self::Start(command) => matches!(command, StartCommand::Forget(_)),
         }
     }
 }
@@ -148,7 +152,7 @@ impl Database {
         // The wait for the file's lock is over: from here on nobody else writes.
         let now = clock.now();
         let (mut on_record, mut has_read) = (Vec::new(), false);
-        // Before a row of ours is put in: what is newer than the last one that is known was written by others.
+        // Read the sends of others first: after our insert, the rows beyond the last known one include ours.
         let mut read = |sends: &mut SendsReader| {
             if std::mem::replace(&mut has_read, true) {
                 return Ok(());
@@ -159,11 +163,12 @@ impl Database {
             on_record.push(match command {
                 WriterCommand::Attempt(attempt, served) => {
                     let is_answered = served.iter().any(|one| one.request == attempt.request);
-                    // It is on record, unless the journal did not work when it was sent.
+                    // Its reservation inserted it, unless the journal did not work then.
                     if !complete(connection, attempt, is_answered)? {
                         read(sends)?;
                         insert(connection, attempt, attempt.started, is_answered)?;
                     }
+                    starts::note(connection, attempt, now.wall)?;
                     // The ids are our own, one for each request, so an equal one is the same client's.
                     let others = || served.iter().filter(|one| one.request != attempt.request);
                     others().next().is_none() || insert_served(connection, attempt.id, others())?
@@ -179,6 +184,7 @@ impl Database {
                 }
                 WriterCommand::Named(job) => job.run(connection, now.wall).map(|()| true)?,
                 WriterCommand::Look => read(sends).map(|()| true)?,
+                WriterCommand::Start(command) => command.run(connection, now.wall).map(|()| true)?,
                 WriterCommand::Transfer(transfer) => {
                     transfer::insert(connection, transfer)?;
                     true

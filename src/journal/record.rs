@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 /// One request to the upstream and its answer.
@@ -63,6 +64,8 @@ pub struct Attempt {
     pub waited_for: Option<&'static str>,
     /// The kind of failure, where no whole answer came (an RFC 9209 error type).
     pub error: Option<&'static str>,
+    /// The answer to a start, if equal ones may share it.
+    pub kept: Option<Box<KeptStart>>,
 }
 
 impl Attempt {
@@ -99,6 +102,7 @@ impl Attempt {
             queued: Duration::ZERO,
             waited_for: None,
             error: None,
+            kept: None,
         }
     }
 }
@@ -118,6 +122,17 @@ pub(super) fn unix_ms(time: SystemTime) -> i64 {
         Ok(after) => ms(after),
         Err(before) => -ms(before.duration()),
     }
+}
+
+/// The answer to a start, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptStart {
+    /// A digest of all that makes two starts equal.
+    pub key: [u8; 32],
+    /// The fields of the answer, as `name: value` lines.
+    pub fields: Vec<u8>,
+    /// Its body, without a link.
+    pub body: Bytes,
 }
 
 /// A client's request that one attempt answered.

@@ -112,6 +112,20 @@ CREATE TABLE named_exports (
     state          TEXT,
     PRIMARY KEY (name, question)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE starts (
+    attempt    INTEGER PRIMARY KEY REFERENCES attempts (seq) ON DELETE CASCADE,
+    key        BLOB NOT NULL,
+    made_ms    INTEGER NOT NULL,
+    scope_kind TEXT NOT NULL,
+    scope_id   TEXT NOT NULL,
+    export_id  TEXT NOT NULL,
+    finished   INTEGER NOT NULL,
+    fields     BLOB NOT NULL,
+    body       BLOB NOT NULL
+) STRICT;
+CREATE INDEX starts_key ON starts (key, made_ms);
+CREATE INDEX starts_export ON starts (export_id);
 ";
 
 /// Checks that a file may be read and written. `false` if it is empty.

@@ -24,6 +24,7 @@ use super::named::{NamedChange, NamedJob, NamedRow};
 use super::record::{Attempt, Served};
 use super::sends::RecordedSends;
 use super::settings::Settings;
+use super::starts::{FoundStart, StartCommand, StartSearch};
 use super::transfer::TransferRecord;
 use super::writer::{Job, RETRY, Writer, WriterContext};
 use crate::clock::{Clock, Now};
@@ -114,6 +115,21 @@ impl Journal {
     /// Records the transfer of a file. Nobody waits for it: its answer has left.
     pub fn transferred(&self, transfer: TransferRecord) {
         let _ = self.leave(Job { command: WriterCommand::Transfer(Box::new(transfer)), done: None });
+    }
+
+    /// The newest start on record with this key, at most `max_age` old and still of use.
+    pub async fn find_start(&self, key: [u8; 32], max_age: Duration) -> Option<FoundStart> {
+        let search = StartSearch { key, max_age, found: Arc::default() };
+        let found = Arc::clone(&search.found);
+        // A journal that does not work knows of none.
+        self.submit(WriterCommand::Start(StartCommand::Find(search))).await.ok()?;
+        found.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Forgets the start of an export, given by the ids of its org or group and its own, or all of them. Where the journal does
+    /// not work at the moment, it does so later.
+    pub async fn forget_start(&self, export: Option<[String; 2]>) {
+        let _ = self.submit(WriterCommand::Start(StartCommand::Forget(export))).await;
     }
 
     /// A place on record for the request that is attempt `id`, not taken yet.

@@ -60,6 +60,7 @@ fn attempt(n: u128) -> Attempt {
         queued: Duration::ZERO,
         waited_for: None,
         error: None,
+        kept: None,
     }
 }
 

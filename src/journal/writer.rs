@@ -173,7 +173,7 @@ impl Writer {
         health.commits.fetch_add(1, Ordering::Relaxed);
         health.in_hand.store(0, Ordering::Relaxed);
         for (mut job, found) in group.into_iter().zip(on_record) {
-            if job.command.is_record() {
+            if job.command.rows() > 0 {
                 let count = if *found { &health.written } else { &health.dropped };
                 count.fetch_add(1, Ordering::Relaxed);
             }
@@ -298,8 +298,13 @@ impl Writer {
 
     fn works(&self) {
         if self.shared.health.works() {
-            let dropped = self.shared.health.dropped.load(Ordering::Relaxed);
-            info!(path = %self.settings.path.display(), dropped, "journal writable again");
+            let (path, dropped) =
+                (self.settings.path.display(), self.shared.health.dropped.load(Ordering::Relaxed));
+            if dropped > 0 {
+                warn!(%path, dropped, "journal writable again; records were lost meanwhile");
+            } else {
+                info!(%path, "journal writable again");
+            }
         }
     }
 

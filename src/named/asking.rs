@@ -16,6 +16,7 @@ use super::failure::{NoStart, TurnError};
 use super::state::{PendingExport, ProvenTable, unix_ms};
 use super::turn::TurnTask;
 use crate::access::Permit;
+use crate::cache::Directives;
 use crate::clock::Now;
 use crate::export::{
     API_VERSION, CallQuery, Document, ExportCall, ExportParts, ExportProgress, FileName, Id, Operation,
@@ -54,8 +55,10 @@ impl TurnTask {
         fields.insert(ACCEPT, HeaderValue::from_static("*/*"));
         let body = Bytes::from(start.body.to_string());
         let question = self.question(call, fields, body).ok_or_else(|| failed(NO_CREDENTIAL))?;
-        let answer = self.parts().retrieval.get(question, asker(now), Wanted::default(), now).await;
-        let retrieved = match answer {
+        // A turn makes an export of its own: it takes no equal start's, not in a hold of starts either.
+        let directives = Directives { no_cache: true, ..Directives::default() };
+        let wanted = Wanted { directives, ..Wanted::default() };
+        let retrieved = match self.parts().retrieval.get(question, asker(now), wanted, now).await {
             Ok(retrieved) => retrieved,
             Err(no_answer) if is_unsent(no_answer.cause) => {
                 let wait = if let Cause::NotAdmitted(refusal) = no_answer.cause {
@@ -198,7 +201,7 @@ fn progress(answer: &Retrieved) -> Result<JobProgress, TurnError> {
     match ExportParts::of(answer.body).filter(|_| is_ok).map(|export| export.progress) {
         Some(ExportProgress::Finished) => Ok(JobProgress::Finished),
         Some(ExportProgress::Failed) => Err(TurnError::errored()),
-        Some(ExportProgress::Running) | None => Ok(JobProgress::Running),
+        Some(ExportProgress::Running | ExportProgress::Unknown) | None => Ok(JobProgress::Running),
     }
 }
 
@@ -230,6 +233,7 @@ fn is_unsent(cause: Cause) -> bool {
         | Cause::Journal
         | Cause::Unavailable(_)
         | Cause::CredentialRejected
+        | Cause::Stopping
         | Cause::OnlyIfCached
         | Cause::TooManyFollowers => true,
         Cause::Deadline | Cause::Echo | Cause::Abandoned | Cause::Internal => false,
@@ -246,9 +250,11 @@ fn words(cause: Cause) -> String {
         Cause::Upstream(kind) => format!("Snyk gave no whole answer ({})", kind.as_str()),
         Cause::Deadline => "Snyk gave no answer within a minute".to_owned(),
         Cause::Echo => "Snyk's answer holds the credential".to_owned(),
-        Cause::OnlyIfCached | Cause::TooManyFollowers | Cause::Abandoned | Cause::Internal => {
-            "the start call was not answered".to_owned()
-        }
+        Cause::OnlyIfCached
+        | Cause::TooManyFollowers
+        | Cause::Abandoned
+        | Cause::Stopping
+        | Cause::Internal => "the start call was not answered".to_owned(),
     }
 }
 

@@ -40,6 +40,13 @@ pub(super) fn for_one(taken: &HeaderMap) -> HeaderMap {
     fields
 }
 
+/// The same of a start that others may share: nothing that is not in its key may shape it.
+pub(super) fn for_equal_starts(mut taken: HeaderMap) -> HeaderMap {
+    taken.insert(ACCEPT, ACCEPT_EXPORT);
+    taken.insert(USER_AGENT, AGENT);
+    taken
+}
+
 /// Puts the fields of `other` in place of those of the same names.
 fn replace(fields: &mut HeaderMap, other: &HeaderMap) {
     for name in other.keys() {

@@ -18,6 +18,8 @@ pub enum DriftKind {
     StatusWord,
     /// A link whose end we cannot read.
     LinkForm,
+    /// A link that is signed for more header fields than `Host`: stores will refuse it.
+    SignedFields,
     /// `X-Ratelimit-…` that we cannot read.
     RateFields,
     /// Other columns of a named export.
@@ -26,12 +28,13 @@ pub enum DriftKind {
 
 impl DriftKind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Deprecation,
         Self::Sunset,
         Self::Version,
         Self::StatusWord,
         Self::LinkForm,
+        Self::SignedFields,
         Self::RateFields,
         Self::Columns,
     ];
@@ -44,6 +47,7 @@ impl DriftKind {
             Self::Version => "version",
             Self::StatusWord => "status_word",
             Self::LinkForm => "link_form",
+            Self::SignedFields => "signed_fields",
             Self::RateFields => "rate_fields",
             Self::Columns => "columns",
         }

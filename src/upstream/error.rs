@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 
@@ -24,6 +25,13 @@ impl UpstreamError {
     /// One without head or source.
     pub(crate) fn of(kind: UpstreamErrorKind) -> Self {
         Self { kind, head: None, source: None }
+    }
+
+    /// An answer that did not come in time.
+    pub(super) fn late(missing: &str, limit: Duration) -> Self {
+        let source =
+            format!("{missing} within {limit:?} (upstream.header_timeout, upstream.request_timeout)");
+        Self { source: Some(source.into()), ..Self::of(UpstreamErrorKind::ResponseTimeout) }
     }
 }
 

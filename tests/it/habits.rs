@@ -46,7 +46,9 @@ impl Served {
         let log = std::fs::read_to_string(self.program.log()).unwrap_or_default();
         let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         events
-            .filter(|event| event["message"] == "exchange" && event["http.response.status_code"] == status)
+            .filter(|event| {
+                event["http.response.status_code"].is_u64() && event["http.response.status_code"] == status
+            })
             .collect()
     }
 
@@ -213,6 +215,7 @@ async fn who_uploads_by_http_2_what_is_refused_sees_the_refusal() {
     std::fs::write(&body, vec![b'x'; 3 << 20]).unwrap();
     let url = format!("http://localhost:{}{}", served.address().port(), start_target());
     let body = format!("@{}", body.display());
+    let mut reset = 0;
     for _ in 0..10 {
         // This one takes a stream that is reset after the answer (RFC 9113 §8.1) for one that failed.
         let args = ["-sS4", "--http2-prior-knowledge", "-m", "20", "-w", "%{http_code}", "-o", "/dev/null"];
@@ -220,8 +223,15 @@ async fn who_uploads_by_http_2_what_is_refused_sees_the_refusal() {
             std::process::Command::new("curl").args(args).args(["--data-binary", &body, &url]).output();
         let curl = curl.unwrap();
         let (told, error) = (String::from_utf8_lossy(&curl.stdout), String::from_utf8_lossy(&curl.stderr));
-        assert_eq!((&*told, &*error), ("413", ""));
+        // It also ends its body early when it sees the head of a refusal, although it has announced more. That is malformed
+        // (RFC 9113 §8.1.1), and h2 resets the stream. On a busy machine that can be before the rest of the answer has left.
+        if error.contains("PROTOCOL_ERROR") {
+            reset += 1;
+        } else {
+            assert_eq!((&*told, &*error), ("413", ""));
+        }
     }
+    assert!(reset <= 2, "{reset} of 10 were reset");
     // What does not end is not read for ever.
     let target = start_target();
     let mut connection = Connection::open(served.connect(), &[]);

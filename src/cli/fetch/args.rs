@@ -22,7 +22,7 @@ Examples:
     exportgate fetch --export ID --group ID -o issues.csv
 
 Exit codes:
-  0    complete and proven
+  0    complete, and proven by what the last lines name
   1    failed
   2    the command line is not right, or the output has unfinished work for another question
   3    unfinished, also where the disk is full or another run works on this output:
@@ -121,7 +121,8 @@ pub(super) enum ProgressStyleArg {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum RowsRule {
-    /// Another number of rows than Snyk announced is a warning where a checksum proved the part
+    /// Another number of rows than Snyk announced, in a part or in all, is a warning where more proves it: the store's
+    /// checksum, or Snyk's file size
     Warn,
     /// It is always an error (exit code 6)
     Fail,
@@ -174,7 +175,8 @@ pub(super) struct ConductArgs {
     /// Longest time of this run; the next one goes on
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1h")]
     pub(super) timeout: Duration,
-    /// Take the export that the manifest names, if the question is the same and it was started at most so long ago
+    /// Take the export that the manifest names, or one that the gateway knows, if the question is the same and it was
+    /// started at most so long ago
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) max_age: Option<Duration>,
     /// Forget unfinished work of this output, and start a new export
@@ -183,7 +185,7 @@ pub(super) struct ConductArgs {
     /// Parts to download at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub(super) jobs: u8,
-    /// Rule for parts with another number of rows than Snyk announced
+    /// Rule for another number of rows than Snyk announced
     #[arg(long, value_enum, default_value_t = RowsRule::Warn)]
     pub(super) rows: RowsRule,
     /// Rule for other columns than those of the earlier run, whose manifest is beside the output

@@ -16,6 +16,7 @@ mod merge;
 mod merge_error;
 mod named;
 mod output;
+mod own_file;
 mod place;
 mod progress;
 mod proof;
@@ -89,7 +90,8 @@ fn prepare(
     progress: Arc<FetchProgress>,
     clock: Clock,
 ) -> Result<Option<Prepared>, Ending> {
-    let elsewhere = Sources::state_folder().unwrap_or_else(std::env::temp_dir).join("fetch");
+    // Where many write, only a sticky folder keeps ours from being swapped: one of our own in it would not.
+    let elsewhere = Sources::state_folder().map_or_else(std::env::temp_dir, |folder| folder.join("fetch"));
     let path = target.state_folder(&question, &elsewhere);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let (TargetKind::Stdout | TargetKind::Parts(_), Some(folder)) = (&target.kind, folder) {

@@ -66,9 +66,9 @@ impl Session {
                 return Err(Ending::new(EndingKind::NotAuthorised, format!("{name}: {}", error.text)));
             }
             match self.not_ready(&place, &document)? {
-                Look::NotYet(wait) => {
+                Look::NotYet { pause, .. } => {
                     self.progress.say(&FetchEvent::Waiting { export: name.to_string() });
-                    let wait = wait.unwrap_or_default().max(LEAST_PAUSE);
+                    let wait = pause.after(LEAST_PAUSE);
                     if wait > self.rest() {
                         return Err(self.unfinished(name.as_str()));
                     }

@@ -68,7 +68,12 @@ impl AskedPlace {
     }
 
     fn direct(sources: &Sources) -> Result<Self, CommandError> {
-        let mut config = Config::resolve(sources)?.0;
+        let mut config = Config::resolve(sources)
+            .map_err(|problems| {
+                let why = "Snyk is asked directly here: neither --via nor SNYK_API names a gateway";
+                Ending::usage(format!("{problems}\n  {why}"))
+            })?
+            .0;
         config.clients_file = None;
         config.named.exports.clear();
         config.access.clients = None;

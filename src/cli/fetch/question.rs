@@ -180,3 +180,35 @@ fn read_body(path: &Path) -> Result<Value, Ending> {
     serde_json::from_slice(&text)
         .map_err(|error| Ending::usage(format!("--body {shown}: is no JSON: {error}")))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: FetchArgs,
+    }
+
+    fn question(since: &str, now: &str) -> FetchQuestion {
+        let org = "825e79b7-0073-44c3-a5ea-e0aa8a3dbf38";
+        let line = Line::parse_from(["fetch", "--org", org, "--since", since, "--filter", "cve=X"]);
+        let now = humantime::parse_rfc3339(now).expect("a time");
+        FetchQuestion::of(&line.args, now).expect("a question")
+    }
+
+    #[test]
+    fn equal_questions_of_one_day_or_hour_make_equal_bodies() {
+        let (first, last) = ("2026-11-28T08:00:01Z", "2026-11-28T08:59:59Z");
+        for since in ["30d", "12h", "all"] {
+            assert_eq!(question(since, first), question(since, last), "{since}");
+        }
+        let next = question("30d", "2026-11-29T00:00:00Z");
+        let before = question("30d", last);
+        assert_eq!(before.typed, next.typed, "the same command goes on the next day");
+        assert_ne!(before.start, next.start);
+    }
+}

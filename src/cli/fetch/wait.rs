@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::header::{AGE, CACHE_CONTROL};
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
 use super::caller::{CallAnswer, CallFailure, FetchCall};
@@ -13,10 +14,15 @@ use super::progress::FetchEvent;
 use super::question::FetchExport;
 use super::session::{Session, words};
 use super::state::RunState;
+use crate::cache;
 use crate::export::{API_VERSION, Id};
 
 /// Seconds between two looks at an export, the last again and again.
 const PACE: [u64; 6] = [1, 1, 2, 3, 5, 5];
+/// Longest wait that a gateway is asked for in one look. Load balancers end what is silent for a minute.
+const LONG_LOOK: Duration = Duration::from_secs(55);
+/// Pause after it: a gateway that stops ends a wait early.
+const AFTER_WAIT: Duration = Duration::from_secs(1);
 /// Looks that failed one after another before the run gives up.
 const MAX_FAILURES: u32 = 8;
 /// Failures that are no look at Snyk's: the credential is the gateway's own.
@@ -39,8 +45,25 @@ const UNSENT: [&str; 11] = [
 /// One look at an export.
 pub(super) enum Look {
     Ready(FileIndex),
-    NotYet(Option<Duration>),
+    NotYet { pause: LookPause, is_unknown: bool },
     Failed(String),
+}
+
+/// The pause before the next look.
+pub(super) enum LookPause {
+    /// The usual one, or a longer one that the gateway asks for.
+    Usual(Option<Duration>),
+    /// The gateway has waited already.
+    Short,
+}
+
+impl LookPause {
+    pub(super) fn after(self, usual: Duration) -> Duration {
+        match self {
+            Self::Usual(asked) => asked.unwrap_or_default().max(usual),
+            Self::Short => AFTER_WAIT,
+        }
+    }
 }
 
 impl Session {
@@ -76,11 +99,19 @@ impl Session {
             if document.status == StatusCode::ACCEPTED {
                 let export = id_in(&document)?;
                 state.export = Some(export.clone());
+                // One that an equal start has made is older than this run.
+                let age = cache::age(&document.fields).as_secs();
+                state.started = state.started.saturating_sub(age);
                 self.folder.save_state(state).map_err(|ending| {
                     let text = "the export was started and could not be noted";
                     Ending::failed(format!("{}. {text}: --export {export} takes it", ending.text))
                 })?;
-                self.progress.say(&FetchEvent::Started { export: export.clone() });
+                let event = if document.fields.contains_key(AGE) {
+                    FetchEvent::Continued { export: export.clone() }
+                } else {
+                    FetchEvent::Started { export: export.clone() }
+                };
+                self.progress.say(&event);
                 return Ok(export);
             }
             let was_refused = document.status.is_client_error()
@@ -95,7 +126,14 @@ impl Session {
     async fn start(&self, state: &RunState) -> Result<CallAnswer, CallFailure> {
         let target = self.question.start.as_ref().map_or("", |start| start.target.as_str());
         let body = Some(Bytes::from(state.body.to_string()));
-        self.caller.document(FetchCall { name: "start".to_owned(), target, fields: Vec::new(), body }).await
+        // The export of an equal start is as good as the one of the manifest.
+        let wish = match self.args.max_age {
+            _ if self.args.restart => Some("no-cache".to_owned()),
+            max_age => max_age.map(|max_age| format!("max-age={}", max_age.as_secs())),
+        };
+        let wish = wish.and_then(|wish| HeaderValue::try_from(wish).ok());
+        let fields = wish.map(|wish| (CACHE_CONTROL, wish)).into_iter().collect();
+        self.caller.document(FetchCall { name: "start".to_owned(), target, fields, body }).await
     }
 
     /// Waits where the start may be sent again within the time, and fails otherwise.
@@ -134,17 +172,25 @@ impl Session {
 
     /// Waits until the export is finished. Its index is the answer.
     pub(super) async fn wait(&self, export: &FetchExport) -> Result<FileIndex, Ending> {
-        let mut failures = 0;
+        let (mut failures, mut has_warned) = (0, false);
         let last = PACE.last().copied().unwrap_or(5);
         for gap in PACE.into_iter().chain(std::iter::repeat(last)) {
             let look = self.look(export).await?;
             let gap = Duration::from_secs(gap);
             match look {
                 Look::Ready(index) => return Ok(index),
-                Look::NotYet(wait) => {
+                Look::NotYet { pause, is_unknown } => {
                     failures = 0;
+                    if is_unknown && !has_warned {
+                        let text = format!(
+                            "Snyk's status of export {} is a word that is not known; waiting on until it is FINISHED",
+                            export.id
+                        );
+                        self.progress.say(&FetchEvent::Warning { text });
+                        has_warned = true;
+                    }
                     self.progress.say(&FetchEvent::Waiting { export: export.id.clone() });
-                    let wait = wait.unwrap_or_default().max(gap);
+                    let wait = pause.after(gap);
                     if wait > self.rest() {
                         return Err(self.unfinished(&export.id));
                     }
@@ -178,7 +224,8 @@ impl Session {
         let FetchExport { scope, id } = export;
         let under = format!("{scope}/export/{id}/");
         let target = format!("{under}files?version={API_VERSION}");
-        let call = FetchCall { name: "files".to_owned(), target: &target, fields: Vec::new(), body: None };
+        let fields = self.wait_preference().into_iter().collect();
+        let call = FetchCall { name: "files".to_owned(), target: &target, fields, body: None };
         let document = match self.caller.document(call).await {
             Ok(document) => document,
             Err(CallFailure { text, .. }) => return Ok(Look::Failed(text)),
@@ -189,12 +236,25 @@ impl Session {
         self.not_ready(export, &document)
     }
 
+    /// Has a gateway answer when the export has ended, or after a while. The one in this process is asked by the pace here.
+    fn wait_preference(&self) -> Option<(HeaderName, HeaderValue)> {
+        let seconds = self.rest().min(LONG_LOOK).as_secs();
+        let value = HeaderValue::try_from(format!("wait={seconds}")).ok()?;
+        (seconds > 0 && !self.caller.is_direct).then_some((HeaderName::from_static("prefer"), value))
+    }
+
     pub(super) fn not_ready(&self, export: &FetchExport, document: &CallAnswer) -> Result<Look, Ending> {
         let export = &export.id;
         let error = document.error();
         let text = error.text;
         match (document.status, error.code.as_str()) {
-            (_, "not_finished") => Ok(Look::NotYet(document.pause())),
+            (_, "not_finished") if document.fields.contains_key("preference-applied") => {
+                Ok(Look::NotYet { pause: LookPause::Short, is_unknown: false })
+            }
+            (_, code @ ("not_finished" | "status_unknown")) => {
+                let pause = LookPause::Usual(document.pause());
+                Ok(Look::NotYet { pause, is_unknown: code == "status_unknown" })
+            }
             (_, "export_failed") => {
                 // The next run has to start another one.
                 self.folder.clear().map_err(|error| Ending::of_file(self.folder.path(), &error))?;
@@ -212,7 +272,7 @@ impl Session {
                     );
                     return Err(Ending::new(EndingKind::Held, text));
                 }
-                Ok(Look::NotYet(wait))
+                Ok(Look::NotYet { pause: LookPause::Usual(wait), is_unknown: false })
             }
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
                 Err(Ending::new(EndingKind::NotAuthorised, text))
