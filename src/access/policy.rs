@@ -69,7 +69,7 @@ impl Class {
                 Operation::Start => Self::Start,
                 Operation::JobStatus(_) | Operation::Results(_) => Self::Read,
             },
-            Route::Files(_) => Self::Files,
+            Route::Files(_) | Route::Named(_) => Self::Files,
             Route::Other(_) => Self::Other,
         }
     }

@@ -106,7 +106,7 @@ impl Admin {
         let (cache, now) = (self.views.retrieval.cache(), self.now());
         let stored = self.search(move || cache.stored()).await?;
         let exports = stored.iter().take(limit as usize).map(|stored| export(stored, now)).collect();
-        Ok(ExportsReport { total: stored.len(), exports })
+        Ok(ExportsReport { total: stored.len(), exports, named: self.named() })
     }
 
     /// Requests to Snyk, or the text about them for Snyk's support.

@@ -11,6 +11,7 @@ mod exposition;
 mod families;
 mod guard;
 mod health;
+mod named;
 mod page;
 mod parts;
 pub(crate) mod report;
@@ -33,6 +34,7 @@ use crate::downloads::Downloads;
 use crate::export::Id;
 use crate::files::Files;
 use crate::listener::{self, Counters};
+use crate::named::Named;
 use crate::retrieval::{self, Retrieval};
 use crate::telemetry::history::History;
 use crate::transport::{Body, Memory, Peer, ServerTlsSettings};
@@ -94,6 +96,7 @@ pub(crate) struct Views {
     pub(crate) parts: retrieval::Parts,
     pub(crate) retrieval: Arc<Retrieval>,
     pub(crate) downloads: Downloads,
+    pub(crate) named: Named,
     pub(crate) files: Files,
     pub(crate) memory: Memory,
     pub(crate) credentials: Arc<Credentials>,

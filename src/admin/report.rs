@@ -30,6 +30,8 @@ pub(crate) struct Report {
     #[serde(default)]
     pub(crate) downloads: DownloadsReport,
     #[serde(default)]
+    pub(crate) named: Vec<NamedReport>,
+    #[serde(default)]
     pub(crate) budget: BudgetReport,
     #[serde(default)]
     pub(crate) journal: JournalReport,
@@ -123,6 +125,27 @@ pub(crate) struct DownloadReport {
     /// Bytes that were sent so far.
     pub(crate) bytes: u64,
     pub(crate) since: String,
+}
+
+/// A named export.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct NamedReport {
+    pub(crate) name: String,
+    pub(crate) scope_kind: String,
+    pub(crate) scope_id: String,
+    pub(crate) every_s: u64,
+    pub(crate) export_id: Option<String>,
+    pub(crate) made: Option<String>,
+    pub(crate) age_s: Option<u64>,
+    pub(crate) rows: Option<u64>,
+    /// True if its last turns brought nothing.
+    pub(crate) stale: bool,
+    pub(crate) next_turn: Option<String>,
+    pub(crate) failed_at: Option<String>,
+    pub(crate) last_failure: Option<String>,
+    pub(crate) columns_changed_at: Option<String>,
+    pub(crate) columns_changed: Option<String>,
 }
 
 /// `GET /api/budget`.
@@ -241,6 +264,7 @@ pub(crate) struct ReloadFailure {
 pub(crate) struct ExportsReport {
     pub(crate) total: usize,
     pub(crate) exports: Vec<ExportReport>,
+    pub(crate) named: Vec<NamedReport>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -332,6 +356,11 @@ pub(crate) mod tests {
             "downloads": {"running": 1, "oldest": [{"request_id": "0199f3c2-0000-7000-8000-000000000001",
                 "client": "dashboard", "scope_kind": "org", "scope_id": "825e", "export_id": "e1", "file": "table",
                 "bytes": 1_048_576, "since": "2026-11-25T10:00:01Z"}]},
+            "named": [{"name": "crit", "scope_kind": "org", "scope_id": "825e", "every_s": 7200, "export_id": "e1",
+                "made": "2026-11-25T09:00:01Z", "age_s": 3660, "rows": 1200, "stale": true,
+                "next_turn": "2026-11-25T11:00:01Z", "failed_at": "2026-11-25T10:00:01Z",
+                "last_failure": "the export failed at Snyk (ERRORED)",
+                "columns_changed_at": "2026-11-25T09:01:01Z", "columns_changed": "went: A; came: B"}],
             "budget": {"credentials": [credential],
                 "breaker": {"state": "half_open", "seconds_left": 0, "exports": 1}},
             "journal": {"failing": true, "written": 100, "dropped": 2, "queued": 1, "log_bytes": 4096},
@@ -390,7 +419,7 @@ pub(crate) mod tests {
         let export = json!({"operation": "results", "scope_kind": "org", "scope_id": "825e", "export_id": "e1",
             "query": "version=2024-10-15", "credential": "snyk", "stored": "2026-11-24T09:00:00Z", "age_s": 12,
             "fresh_for_s": 2600, "links_end": "2026-11-24T10:00:00Z", "hits": 3, "bytes": 3800});
-        let exports = json!({"total": 1, "exports": [export]});
+        let exports = json!({"total": 1, "exports": [export], "named": status["named"]});
         let error = json!({"error": {"code": "bad_id", "title": "t", "detail": "d"}});
         let key = KeyReport { name: "listen".to_owned(), ..KeyReport::default() };
         let config = ConfigReport { keys: vec![key], notes: vec!["note".to_owned()] };

@@ -36,6 +36,7 @@ impl Admin {
             cache: self.cache_report(),
             queue: self.queue_report(),
             downloads: self.downloads(),
+            named: self.named(),
             budget: self.budget(),
             journal: self.journal_report(),
             connections: ConnectionsReport {

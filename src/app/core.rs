@@ -13,6 +13,7 @@ use crate::file_store::FileStore;
 use crate::files::{Files, FilesCollaborators};
 use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
+use crate::named::{Named, NamedParts};
 use crate::retrieval::{self, Retrieval, RetrievalSettings};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
@@ -30,6 +31,7 @@ pub(super) struct Core {
     pub(super) file_store: FileStore,
     pub(super) retrieval: Arc<Retrieval>,
     pub(super) downloads: Downloads,
+    pub(super) named_exports: Named,
     pub(super) files: Files,
     pub(super) gateway: Arc<Gateway>,
 }
@@ -62,6 +64,17 @@ impl Core {
             store: file_store.clone(),
             shutdown: parts.shutdown.clone(),
         });
+        let named_parts = NamedParts {
+            clock: parts.clock.clone(),
+            journal: parts.journal.clone(),
+            retrieval: Arc::clone(&retrieval),
+            files: files.clone(),
+            credentials: Arc::clone(&credentials),
+            metrics: Arc::clone(&parts.metrics),
+            shutdown: parts.shutdown.clone(),
+            upstream: parts.upstream.root().to_string(),
+        };
+        let named_exports = Named::new(&config.named, named_parts);
         let with = Collaborators {
             clock: parts.clock.clone(),
             access: Arc::clone(&access),
@@ -69,17 +82,30 @@ impl Core {
             retrieval: Arc::clone(&retrieval),
             files: files.clone(),
             downloads: downloads.clone(),
+            named: named_exports.clone(),
             metrics: Arc::clone(&parts.metrics),
             traces: parts.traces.clone(),
             memory: memory.clone(),
             shutdown: parts.shutdown.clone(),
         };
         let gateway = Arc::new(Gateway::new(settings(config), with));
-        Ok(Self { parts, access, credentials, memory, file_store, retrieval, downloads, files, gateway })
+        Ok(Self {
+            parts,
+            access,
+            credentials,
+            memory,
+            file_store,
+            retrieval,
+            downloads,
+            named_exports,
+            files,
+            gateway,
+        })
     }
 
     pub(super) fn clients(&self) -> ClientsInForce {
-        ClientsInForce { access: Arc::clone(&self.access), downloads: self.downloads.clone() }
+        let (downloads, named) = (self.downloads.clone(), self.named_exports.clone());
+        ClientsInForce { access: Arc::clone(&self.access), downloads, named }
     }
 }
 

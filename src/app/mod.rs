@@ -19,6 +19,7 @@ use crate::config::{Config, Problems, clients};
 use crate::credential::{BadCredential, Credentials};
 use crate::downloads::Downloads;
 use crate::listener::{Address, BindError, Listener};
+use crate::named::Named;
 use crate::retrieval::{self, Retrieval};
 use crate::route::Route;
 use crate::shutdown::Shutdown;
@@ -125,6 +126,7 @@ impl App {
             parts: core.parts.clone(),
             retrieval: Arc::clone(&core.retrieval),
             downloads: core.downloads.clone(),
+            named: core.named_exports.clone(),
             files: core.files.clone(),
             memory: core.memory.clone(),
             credentials: Arc::clone(&core.credentials),
@@ -181,6 +183,7 @@ impl App {
             tracing::info!(server.address = %address, "listening");
         }
         queues::run(&admission.queues(), journal, shutdown);
+        self.core.named_exports.run().await;
         let stop = Arc::clone(&self.reloader.stop);
         if let Some(reload) = self.reload {
             reload.spawn(self.reloader);
@@ -301,6 +304,7 @@ impl ClientsFile {
 struct ClientsInForce {
     access: Arc<Access>,
     downloads: Downloads,
+    named: Named,
 }
 
 impl ClientsInForce {
@@ -312,8 +316,14 @@ impl ClientsInForce {
             tracing::info!(path = %path.display(), clients = clients.len(), "clients loaded");
         }
         self.access.replace_clients(clients);
+        self.cut_downloads();
+    }
+
+    /// Ends the downloads that are not permitted any more.
+    fn cut_downloads(&self) {
         self.downloads.retain(|download| {
-            self.access.still_permits(&download.holder, &Route::Files(download.call.clone()))
+            self.named.still_serves(&download.call, &download.holder.client)
+                && self.access.still_permits(&download.holder, &Route::Files(download.call.clone()))
         });
     }
 }

@@ -138,7 +138,8 @@ impl Reloader {
     /// Puts `new` in force. Everything that may fail is done before the first change.
     fn take(&mut self, mut new: Config, log: &LogFilter) -> Result<(), BoxError> {
         let (changed, later) = self.differences(&new);
-        if changed.is_empty() && later.is_empty() {
+        // A body in a file of its own may have changed.
+        if changed.is_empty() && later.is_empty() && new.named == self.in_force.named {
             self.show(Vec::new());
             return Ok(());
         }
@@ -184,6 +185,8 @@ impl Reloader {
         self.tasks.clients(clients.map(|clients| clients.take(&in_force)), &in_force);
         core.retrieval.set(retrieval_settings(&new));
         core.gateway.set(settings(&new));
+        core.named_exports.set(&new.named);
+        in_force.cut_downloads();
         self.limits.store(Arc::new(new.listener.clone()));
         if let (Some((limits, _)), Some(listener)) = (&self.admin, &new.admin.listener) {
             limits.store(Arc::new(listener.clone()));

@@ -30,9 +30,9 @@ pub fn parse(name: &str, content: &[u8]) -> Result<Vec<ClientSettings>, Problems
     reader.finish(Some(clients)).map(|(clients, _)| clients)
 }
 
-/// True if `text` can name a client. `local` and `unknown` name callers without a clients file.
+/// True if `text` can name a client. `local` and `unknown` name callers without a clients file, `exportgate` the gateway itself.
 pub(crate) fn is_client_name(text: &str) -> bool {
-    is_name(text) && !text.starts_with(PREFIX) && !["local", "unknown"].contains(&text)
+    is_name(text) && !text.starts_with(PREFIX) && !["local", "unknown", "exportgate"].contains(&text)
 }
 
 fn client(r: &mut Reader<'_>, file: &str, table: &str) -> ClientSettings {
@@ -41,7 +41,7 @@ fn client(r: &mut Reader<'_>, file: &str, table: &str) -> ClientSettings {
         r.problem(
             file,
             &format!("clients.{table}"),
-            format!("the name must be {NAME}, and not \"local\" or \"unknown\""),
+            format!("the name must be {NAME}, and not \"local\", \"unknown\" or \"exportgate\""),
         );
     }
     let described = ClientSettings {

@@ -10,6 +10,7 @@ mod admission;
 mod cache;
 pub mod clients;
 mod credential;
+mod exports;
 mod files;
 mod journal;
 mod keys;
@@ -64,6 +65,8 @@ pub struct Config {
     pub credential: crate::credential::Settings,
     /// `[cache]`.
     pub cache: crate::cache::Settings,
+    /// `[exports]` and `[exports.NAME]`.
+    pub named: crate::named::Settings,
     /// `[starts]`.
     pub(crate) starts: crate::retrieval::ShareSettings,
     /// `[files]`.
@@ -110,7 +113,7 @@ impl Config {
         let admission = admission::read(reader, listener.has_clients);
         let (cache, starts) = (cache::read(reader, upstream.max_answer), starts::read(reader));
         let wait = wait::read(reader);
-        let (files, files_basic) = files::read(reader);
+        let (named, (files, files_basic)) = (exports::read(reader, &listener), files::read(reader));
         access.settings.files_basic = files_basic;
         let (forward_other, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
         let admin = admin::read(reader, &listener, tls.as_ref());
@@ -128,6 +131,7 @@ impl Config {
             admission,
             credential: credential?,
             cache,
+            named,
             starts,
             files,
             forward_other,

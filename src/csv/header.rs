@@ -102,6 +102,12 @@ impl Header {
         names
     }
 
+    /// The names of the columns as text. One that is no UTF-8 is shown as far as it is.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.columns().iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+    }
+
     fn bare(&self) -> &[u8] {
         let bare = self.0.strip_prefix(BOM).unwrap_or(&self.0);
         let bare = bare.strip_suffix(b"\n").unwrap_or(bare);

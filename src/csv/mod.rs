@@ -3,10 +3,12 @@
 //! A record ends at a line feed outside quotes. The parity of `"` tells the outside from the inside, because a quote in a
 //! cell is doubled (RFC 4180 §2), so that a part can be followed at any size of chunk without parsing it.
 
+mod change;
 mod header;
 mod proof;
 mod record;
 
+pub use change::ColumnChange;
 pub use header::{Header, HeaderError, MAX_HEADER};
 pub(crate) use proof::{Expected, Proof, Proven, Rung, TotalProof};
 pub use record::{MAX_RECORD, Record, RecordError, RecordReader};

@@ -146,6 +146,7 @@ impl Exchange {
                 self.scope = Some((call.scope.kind, call.scope.id.clone()));
                 self.export = Some(call.export.clone());
             }
+            Route::Named(_) => self.operation = "files",
             Route::Other(_) => self.operation = "other",
         }
     }

@@ -9,6 +9,7 @@ mod fields;
 mod file_reply;
 mod files;
 mod log;
+mod named;
 mod no_file;
 mod refused_start;
 mod reply;
@@ -35,8 +36,9 @@ use crate::clock::{Clock, Now};
 use crate::credential::{Credential, Credentials};
 use crate::downloads::Downloads;
 use crate::export::{API_VERSION, ExportCall, FilesCall};
-use crate::files::{Ask, Files};
+use crate::files::Files;
 use crate::listener::KEEP_ALIVE;
+use crate::named::Named;
 use crate::retrieval::{Asker, Cause, PassThrough, Question, Retrieval, Wanted};
 use crate::route::{self, OtherCall, Route};
 use crate::shutdown::Shutdown;
@@ -48,7 +50,7 @@ use crate::upstream::UpstreamErrorKind;
 use body::is_large;
 use exchange::{Conclusion, Exchange, Unanswered};
 use failure::{Failure, FailureKind};
-use files::FilesRequest;
+use files::FilesCaller;
 use via::Keep;
 use wait::RequestWait;
 use waiting::request_wait;
@@ -71,6 +73,8 @@ pub struct Collaborators {
     pub files: Files,
     /// The downloads.
     pub downloads: Downloads,
+    /// The named exports.
+    pub named: Named,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The exporter of spans, if requests are traced.
@@ -90,6 +94,7 @@ pub struct Gateway {
     retrieval: Arc<Retrieval>,
     files: Files,
     downloads: Downloads,
+    named: Named,
     metrics: Arc<Metrics>,
     traces: Option<Traces>,
     memory: Memory,
@@ -120,6 +125,7 @@ impl Gateway {
             retrieval: with.retrieval,
             files: with.files,
             downloads: with.downloads,
+            named: with.named,
             metrics: with.metrics,
             traces: with.traces,
             memory: with.memory,
@@ -198,6 +204,7 @@ impl Gateway {
         // 2. Recognise: which call is it? From here on, only what was parsed counts.
         let route = recognise(request)?;
         exchange.asks(&route);
+        let route = self.locate(route, &principal)?;
 
         // 3. Permit: before the cache is looked at, so that a client that may not know learns nothing. The scope
         //    chooses the credential.
@@ -218,6 +225,7 @@ impl Gateway {
         exchange.preference = preference;
 
         // 4. Get the answer, from the cache, from a request in flight, or from Snyk.
+        let wanted = Wanted { directives, wait, ..Wanted::default() };
         match route {
             Route::Export(call) => {
                 let mut question = question(call, credential, request);
@@ -225,16 +233,16 @@ impl Gateway {
                     self.retrieval.refuse_unrecorded()?;
                     question.body = Box::pin(self.read_body(request, &principal.name)).await?;
                 }
-                let wanted = Wanted { directives, wait, ..Wanted::default() };
                 let retrieved = self.retrieval.get(question, asker, wanted, exchange.started).await;
                 Ok(reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers))
             }
             Route::Files(call) => {
-                let question = files_question(&call, credential, request);
-                let wanted = Wanted { directives, wait, ..Wanted::default() };
-                let ask = Ask { question, asker, wanted, now: exchange.started };
-                let wanted_files = FilesRequest { call, ask };
-                Box::pin(self.answer_files(exchange, request, principal.holder(), wanted_files)).await
+                let caller = FilesCaller { asker, wanted, holder: principal.holder() };
+                Box::pin(self.answer_files_call(exchange, request, call, caller)).await
+            }
+            Route::Named(call) => {
+                let caller = FilesCaller { asker, wanted, holder: principal.holder() };
+                Box::pin(self.answer_named(exchange, request, call, caller)).await
             }
             Route::Other(call) => {
                 // The body is taken last: if an earlier step fails, `respond` still has it to discard.
@@ -275,7 +283,7 @@ impl Gateway {
             }
             permitted => permitted,
         };
-        Ok(permitted.map_err(|why| FailureKind::not_permitted(why, self.access.hides()))?)
+        Ok(permitted.map_err(|why| self.not_permitted(why, route))?)
     }
 
     /// True if the client asks again for an answer that it asked for before, and left: that request holds its place still.
@@ -284,7 +292,7 @@ impl Gateway {
             let question = match route {
                 Route::Export(call) => question(call.clone(), credential, request),
                 Route::Files(call) => files_question(call, credential, request),
-                Route::Other(_) => return false,
+                Route::Named(_) | Route::Other(_) => return false,
             };
             self.retrieval.was_left_by(&question, &principal.name)
         })

@@ -9,6 +9,7 @@ use super::error_reply::{ErrorReply, denied, not_found, reply, unavailable};
 use super::failure::NoFile;
 use crate::downloads::CutReason;
 use crate::files::FilesErrorKind;
+use crate::named::NoExport;
 use crate::retrieval::Cause;
 use crate::upstream::UpstreamErrorKind;
 
@@ -20,6 +21,20 @@ pub(super) fn no_file(why: NoFile) -> ErrorReply {
     match why {
         NoFile::Failed(kind) => failed(kind),
         NoFile::SnykAnswered { status, retry_after } => snyk_answered(status, retry_after),
+        NoFile::Named(NoExport::NotYet) => unavailable(
+            "proxy_internal_response",
+            "not_finished",
+            "The first export of this name is not made yet",
+            "Wait as Retry-After says, and ask again. GET /named/NAME tells the last failure, if there was one.",
+        )
+        .after(NEXT_LOOK),
+        NoFile::Named(NoExport::Gone) => reply(
+            StatusCode::GONE,
+            "http_request_denied",
+            "named_export_gone",
+            "No new export was made for three days, and Snyk has deleted the files of the last one",
+            "Ask who runs the gateway: GET /named/NAME tells the last failure.",
+        ),
         NoFile::Cut(reason) => cut(reason),
         NoFile::Unsatisfiable(_) => sent(
             StatusCode::RANGE_NOT_SATISFIABLE,
@@ -214,6 +229,8 @@ mod tests {
         let not_found = NoFile::SnykAnswered { status: StatusCode::NOT_FOUND, retry_after: None };
         let others = [
             not_found,
+            NoFile::Named(NoExport::NotYet),
+            NoFile::Named(NoExport::Gone),
             NoFile::Cut(CutReason::Revoked),
             NoFile::Cut(CutReason::Purged),
             NoFile::Cut(CutReason::Stopped),

@@ -38,7 +38,7 @@ impl Keep {
         match route {
             Route::Export(call) if call.is_shared() || is_start_shared => Self::Gateways,
             // Its results are shared.
-            Route::Files(_) => Self::Gateways,
+            Route::Files(_) | Route::Named(_) => Self::Gateways,
             Route::Export(_) | Route::Other(_) => Self::All,
         }
     }

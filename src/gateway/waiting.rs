@@ -37,7 +37,7 @@ pub(super) fn request_wait(
     let is_read = match route {
         Route::Export(call) => call.is_shared(),
         Route::Files(_) => true,
-        Route::Other(_) => false,
+        Route::Named(_) | Route::Other(_) => false,
     };
     let WaitSettings { max, unasked } = request.rules.wait;
     let unasked = principal.wait_unasked().unwrap_or(unasked);

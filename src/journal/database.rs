@@ -18,6 +18,7 @@ use super::checkpoint::Checkpoints;
 use super::fault::JournalFault;
 use super::file::{self, Identity};
 use super::health::JournalHealth;
+use super::named::NamedJob;
 use super::record::{Attempt, Served, capped, unix_ms};
 use super::schema;
 use super::sends::{self, SendsListener, SendsReader};
@@ -48,6 +49,8 @@ pub(super) enum WriterCommand {
     Transfer(Box<TransferRecord>),
     /// Reads the requests that other processes sent, and writes nothing.
     Look,
+    /// Changes the row of a named export.
+    Named(NamedJob),
     /// Finds or forgets starts.
     Start(StartCommand),
 }
@@ -68,7 +71,7 @@ impl WriterCommand {
             Self::Attempt(_, served) => 1 + served.len(),
             Self::Serve(_, served) => served.len(),
             Self::Transfer(_) => 1,
-            Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::Start(_) => 0,
+            Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::Named(_) | Self::Start(_) => 0,
         }
     }
 
@@ -76,7 +79,7 @@ impl WriterCommand {
     pub(super) fn is_record(&self) -> bool {
         match self {
             Self::Attempt(..) | Self::Serve(..) | Self::Transfer(_) => true,
-            Self::Reserve(..) | Self::Withdraw(_) | Self::Look => false,
+            Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::Named(_) => false,
             Self::Start(command) => matches!(command, StartCommand::Forget(_)),
         }
     }
@@ -179,6 +182,7 @@ impl Database {
                     }
                     may_be_sent
                 }
+                WriterCommand::Named(job) => job.run(connection, now.wall).map(|()| true)?,
                 WriterCommand::Look => read(sends).map(|()| true)?,
                 WriterCommand::Start(command) => command.run(connection, now.wall).map(|()| true)?,
                 WriterCommand::Transfer(transfer) => {

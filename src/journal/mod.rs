@@ -6,14 +6,15 @@
 //!
 //! Reading order: [`record`](Attempt) (what is kept), `store` (the handle that the gateway holds),
 //! `writer` (the thread behind it), `health` (what both know), `database`, `checkpoint` and `schema` (the file), `prune`, `sends`,
-//! `query` and `support` (reading). `starts` is about answers that are given again; `transfer` about files, which are no
-//! requests to Snyk.
+//! `query` and `support` (reading). `starts` is about answers that are given again, `named` about named exports; `transfer` about
+//! files, which are no requests to Snyk.
 
 mod checkpoint;
 mod database;
 mod fault;
 mod file;
 mod health;
+mod named;
 mod prune;
 mod query;
 mod record;
@@ -30,6 +31,7 @@ mod transfer;
 mod writer;
 
 pub use fault::Unrecorded;
+pub use named::{NamedChange, NamedKey, NamedRow, NamedView};
 pub use query::{Query, QueryError, StatusFilter, StatusFilterError, find, moment};
 pub use record::{Attempt, KeptStart, Served};
 pub use row::Row;

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::database::{Confirm, WriterCommand};
 use super::fault::Unrecorded;
+use super::named::{NamedChange, NamedJob, NamedRow};
 use super::record::{Attempt, Served};
 use super::sends::RecordedSends;
 use super::settings::Settings;
@@ -141,6 +142,16 @@ impl Journal {
     /// before it is decided whether these may be sent.
     pub fn on_sends(&self, listener: impl Fn(&RecordedSends) + Send + Sync + 'static) {
         self.0.shared.sends.set(Box::new(listener));
+    }
+
+    /// Changes the row of a named export where its lease is or becomes ours, and gives the row.
+    ///
+    /// # Errors
+    /// The journal does not command at the moment.
+    pub async fn change_named(&self, change: NamedChange) -> Result<NamedRow, Unrecorded> {
+        let row = Arc::new(Mutex::new(None));
+        self.submit(WriterCommand::Named(NamedJob { change, row: Arc::clone(&row) })).await?;
+        row.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(Unrecorded::Failing)
     }
 
     /// Reads the requests of other processes, and waits for it as long as for a record.

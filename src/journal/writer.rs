@@ -133,7 +133,9 @@ impl Writer {
     fn commit(&mut self) {
         let mut group = mem::take(&mut self.group);
         // Who did not wait for its record any more has been sent without, or will not be.
-        group.retain(|job| !matches!(job.command, WriterCommand::Reserve(..)) || job.is_awaited());
+        let is_for_somebody =
+            |job: &Job| matches!(job.command, WriterCommand::Reserve(..) | WriterCommand::Named(_));
+        group.retain(|job| !is_for_somebody(job) || job.is_awaited());
         let records = group.iter().filter(|job| job.command.is_record()).count();
         self.shared.health.in_hand.store(records, Ordering::Relaxed);
         let began = self.clock.now().mono;

@@ -22,11 +22,13 @@ pub enum DriftKind {
     SignedFields,
     /// `X-Ratelimit-…` that we cannot read.
     RateFields,
+    /// Other columns of a named export.
+    Columns,
 }
 
 impl DriftKind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Deprecation,
         Self::Sunset,
         Self::Version,
@@ -34,6 +36,7 @@ impl DriftKind {
         Self::LinkForm,
         Self::SignedFields,
         Self::RateFields,
+        Self::Columns,
     ];
 
     /// The label.
@@ -46,6 +49,7 @@ impl DriftKind {
             Self::LinkForm => "link_form",
             Self::SignedFields => "signed_fields",
             Self::RateFields => "rate_fields",
+            Self::Columns => "columns",
         }
     }
 }

@@ -179,6 +179,24 @@ def status(state="degraded"):
         },
         "journal": {"failing": ill, "written": 100321, "dropped": 12 if ill else 0, "queued": 4},
         "connections": {"open": 14, "max": 10000},
+        "named": [
+            {
+                "name": "open-criticals",
+                "scope_kind": "org",
+                "scope_id": ORG,
+                "every_s": 7200,
+                "export_id": ORG,
+                "made": at(30000 if ill else 600),
+                "age_s": 30000 if ill else 600,
+                "rows": 120345,
+                "stale": ill,
+                "next_turn": at(-3600),
+                "failed_at": at(60) if ill else None,
+                "last_failure": "the export failed at Snyk (ERRORED)" if ill else None,
+                "columns_changed_at": at(90000) if ill else None,
+                "columns_changed": "went: SCORE; came: <b>RISK</b>" if ill else None,
+            }
+        ],
         "drift": [
             {
                 "kind": "deprecation",

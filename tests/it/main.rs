@@ -38,6 +38,7 @@ mod logs;
 mod looking_after;
 mod memory;
 mod metrics;
+mod named_exports;
 mod oauth;
 mod reload;
 mod rotation;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::super::Configured;
 use super::super::admin::AdminAddress;
-use super::when::When;
+use crate::export::ExportName;
+use crate::start_call::When;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -15,6 +16,8 @@ Examples:
     exportgate fetch --org ID --since all --filter issue_status=Open \\
       --filter nvd_severity=Critical --via https://gateway.example:7443 --key-file key \\
       --format jsonl -o - | jq .CVE
+  The table that a gateway makes every two hours by itself:
+    exportgate fetch --named open-criticals --via https://gateway.example:7443 --key-file key
   The table of an export that somebody else has started:
     exportgate fetch --export ID --group ID -o issues.csv
 
@@ -26,7 +29,7 @@ Exit codes:
        run the same command again; it goes on, without a second start
   4    not authorised
   5    the export failed at Snyk
-  6    the files that came are not whole, or do not fit together
+  6    the files that came are not whole, do not fit together, or have other columns (--columns-changed fail)
   7    a quota is used up, or Snyk asked for a pause; the error says until when
   130  stopped by Ctrl-C; 143 by SIGTERM. The same command goes on.";
 
@@ -55,6 +58,10 @@ pub(super) struct ScopeArgs {
     /// Org to export; with --group, repeat for those orgs of the group
     #[arg(long, value_name = "ID", value_parser = id)]
     pub(super) org: Vec<uuid::Uuid>,
+    /// Named export of a gateway ([exports.NAME]): nothing is started, and the first one is waited for
+    #[arg(long, value_name = "NAME", value_parser = name,
+        conflicts_with_all = ["dataset", "group", "org", "export", "rows_group", "max_age"])]
+    pub(super) named: Option<ExportName>,
     /// Export that was started already: nothing is started
     #[arg(long, value_name = "ID", value_parser = id, conflicts_with = "max_age")]
     pub(super) export: Option<uuid::Uuid>,
@@ -121,6 +128,14 @@ pub(super) enum RowsRule {
     Fail,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum ColumnsRule {
+    /// Other columns than in the manifest of the earlier run are a warning
+    Warn,
+    /// They are an error (exit code 6), and the output stays as it was
+    Fail,
+}
+
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Output")]
 pub(super) struct OutputArgs {
@@ -173,6 +188,9 @@ pub(super) struct ConductArgs {
     /// Rule for another number of rows than Snyk announced
     #[arg(long, value_enum, default_value_t = RowsRule::Warn)]
     pub(super) rows: RowsRule,
+    /// Rule for other columns than those of the earlier run, whose manifest is beside the output
+    #[arg(long, value_enum, default_value_t = ColumnsRule::Warn)]
+    pub(super) columns_changed: ColumnsRule,
     /// Form of the progress, on standard error
     #[arg(long, value_enum, default_value_t = ProgressStyleArg::Auto)]
     pub(super) progress: ProgressStyleArg,
@@ -195,6 +213,10 @@ pub(super) struct DirectArgs {
     /// SQLite file of the journal [env: EXPORTGATE_JOURNAL_PATH]
     #[arg(long, value_name = "PATH", conflicts_with = "via")]
     journal: Option<PathBuf>,
+}
+
+fn name(text: &str) -> Result<ExportName, String> {
+    ExportName::parse(text).ok_or_else(|| format!("must be {}", ExportName::GRAMMAR))
 }
 
 fn id(text: &str) -> Result<uuid::Uuid, &'static str> {

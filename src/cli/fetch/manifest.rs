@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::caller::CallNote;
-use super::proof::ProvenPart;
+use super::proof::{ProvenPart, columns_of};
 use super::question::FetchQuestion;
 use super::state::RunState;
 use crate::csv::{Proven, Rung};
@@ -29,6 +29,9 @@ pub(super) struct FetchManifest {
     pub(super) started: String,
     pub(super) finished: String,
     pub(super) output: OutputNote,
+    /// The names of the columns.
+    #[serde(default)]
+    pub(super) columns: Vec<String>,
     /// The rows of all parts by Snyk's word.
     #[serde(default)]
     pub(super) announced_rows: Option<u64>,
@@ -85,6 +88,7 @@ impl FetchManifest {
             started: humantime::format_rfc3339_seconds(state.started()).to_string(),
             finished: String::new(),
             output: OutputNote::default(),
+            columns: Vec::new(),
             announced_rows: None,
             parts: Vec::new(),
             warnings: Vec::new(),
@@ -100,9 +104,10 @@ impl FetchManifest {
     /// The same with its end.
     pub(super) fn with(self, facts: Vec<ProvenPart>, output: OutputNote, end: RunEnd) -> Self {
         let parts = facts.iter().map(PartNote::of).collect();
+        let columns = columns_of(&facts);
         let warnings = facts.into_iter().flat_map(|facts| facts.warnings).collect();
         let finished = humantime::format_rfc3339_seconds(end.at).to_string();
-        Self { output, parts, warnings, finished, calls: end.calls, ..self }
+        Self { output, columns, parts, warnings, finished, calls: end.calls, ..self }
     }
 
     /// True if it is the record of this question, with these times.

@@ -6,6 +6,7 @@
 
 mod args;
 mod caller;
+mod columns;
 mod completion;
 mod download;
 mod failure;
@@ -13,6 +14,7 @@ mod index;
 mod manifest;
 mod merge;
 mod merge_error;
+mod named;
 mod output;
 mod own_file;
 mod place;
@@ -25,7 +27,6 @@ mod signal;
 mod state;
 mod target;
 mod wait;
-mod when;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,7 +56,7 @@ pub(super) fn run(args: FetchArgs) -> Result<(), CommandError> {
     let _ = crate::hardening::harden();
     let clock = Clock::system();
     let question = FetchQuestion::of(&args, clock.now().wall)?;
-    let place = AskedPlace::of(&args.conduct)?;
+    let place = AskedPlace::of(&args.conduct, question.named.is_some())?;
     if args.conduct.dry_run {
         return print(&mut anstream::stdout(), &dry_run(&question, &place));
     }
@@ -101,7 +102,7 @@ fn prepare(
     if completion.complete_earlier()? {
         return Ok(None);
     }
-    if !args.output.clobber && completion.is_done(&question) {
+    if !args.output.clobber && question.named.is_none() && completion.is_done(&question) {
         return Ok(None);
     }
     target.refuse_existing()?;
@@ -200,7 +201,7 @@ fn dry_run(question: &FetchQuestion, place: &AskedPlace) -> String {
     let Some(start) = &question.start else {
         return format!(
             "Nothing would be started. The files would be asked for {place}:\n\nGET {}\n",
-            question.files(question.export.as_deref().unwrap_or_default())
+            question.files()
         );
     };
     let body = serde_json::to_string_pretty(&start.body).unwrap_or_else(|_| Value::Null.to_string());

@@ -44,7 +44,8 @@ pub(super) struct GatewayPlace {
 }
 
 impl AskedPlace {
-    pub(super) fn of(args: &ConductArgs) -> Result<Self, CommandError> {
+    /// `is_named` where only a gateway has what is asked for.
+    pub(super) fn of(args: &ConductArgs, is_named: bool) -> Result<Self, CommandError> {
         let sources = args.configured.configured().sources()?;
         let snyk_api = sources.snyk_api().filter(|_| args.configured.upstream.is_none());
         let named = match (&args.via, snyk_api) {
@@ -56,6 +57,10 @@ impl AskedPlace {
             Some((source, text)) => Ok(gateway(args, source, text)?),
             None if args.key_file.is_some() => {
                 let text = "--key-file is for a gateway, and Snyk is asked directly here: add --via URL, or leave it out";
+                Err(Ending::usage(text).into())
+            }
+            None if is_named => {
+                let text = "--named is for a gateway, which makes that export: add --via URL, or set SNYK_API to the gateway";
                 Err(Ending::usage(text).into())
             }
             None => Self::direct(&sources),
@@ -70,6 +75,7 @@ impl AskedPlace {
             })?
             .0;
         config.clients_file = None;
+        config.named.exports.clear();
         config.access.clients = None;
         config.access.tokens = None;
         config.access.required_header = None;

@@ -89,6 +89,12 @@ pub(super) fn prove(
     Ok(ProvenPart { part: number, header, proven, warnings })
 }
 
+/// The names of the columns, from the first part that has a header.
+pub(super) fn columns_of(facts: &[ProvenPart]) -> Vec<String> {
+    let header = facts.iter().map(|facts| &facts.header).find(|header| !header.is_empty());
+    header.map_or_else(Vec::new, Header::names)
+}
+
 impl ProvenPart {
     /// Counts it into the rows of all parts. The last one brings a warning where they are not Snyk's.
     pub(super) fn count(&self, total: &mut TotalProof, rule: RowsRule) -> Result<Option<String>, Ending> {

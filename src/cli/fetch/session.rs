@@ -19,7 +19,7 @@ use super::output::{Hashed, stdout};
 use super::own_file;
 use super::progress::{FetchEvent, FetchProgress};
 use super::proof::ProvenPart;
-use super::question::FetchQuestion;
+use super::question::{FetchExport, FetchQuestion};
 use super::state::{RunState, StateFolder};
 use super::target::{FetchTarget, TargetKind};
 use crate::clock::Clock;
@@ -39,21 +39,26 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) async fn run(&self, state: &mut RunState) -> Result<(), Ending> {
-        let export = self.export(state).await?;
+        let export = match &self.question.named {
+            Some(name) => self.named(name, state).await?,
+            None => FetchExport { scope: self.question.scope.clone(), id: self.export(state).await? },
+        };
         let index = self.wait(&export).await?;
         self.progress.say(&FetchEvent::Found { parts: index.parts.len(), bytes: index.bytes() });
-        let mut manifest = FetchManifest::new(state, &export, self.target.file_name());
+        let mut manifest = FetchManifest::new(state, &export.id, self.target.file_name());
         manifest.announced_rows = index.row_count;
         match &self.target.kind {
             TargetKind::Stdout => self.stream(&index, manifest).await,
             TargetKind::Table(_) => {
                 let parts = self.collect(&index).await?;
+                self.compare_columns(&facts_of(&parts))?;
                 let note = tokio::task::block_in_place(|| self.merge(&parts))?;
                 self.complete(&manifest.with(facts_of(&parts), note, self.ended()))
             }
             TargetKind::Parts(_) => {
                 let parts = self.collect(&index).await?;
                 let facts = facts_of(&parts);
+                self.compare_columns(&facts)?;
                 let (rows, bytes) = {
                     let proven = || facts.iter().map(|facts| &facts.proven);
                     (proven().map(|proven| proven.rows).sum(), proven().map(|proven| proven.bytes).sum())
@@ -123,6 +128,9 @@ impl Session {
         let mut downloads = self.downloads(index);
         while let Some(part) = downloads.next().await {
             let part = part?;
+            if facts.iter().all(|facts| facts.header.is_empty()) {
+                self.compare_columns(std::slice::from_ref(&part.facts))?;
+            }
             match tokio::task::block_in_place(|| table.add(&part)) {
                 Ok(()) => facts.push(part.facts),
                 Err(MergeError::Closed) => return self.enough(),

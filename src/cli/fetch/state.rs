@@ -34,6 +34,9 @@ pub(super) struct RunState {
     /// True from before the start call is sent.
     pub(super) is_start_sent: bool,
     pub(super) export: Option<String>,
+    /// The scope of the export of a name.
+    #[serde(default)]
+    pub(super) scope: Option<String>,
 }
 
 /// The folder, locked.
@@ -64,6 +67,7 @@ impl RunState {
             started: seconds(now),
             is_start_sent: false,
             export: question.export.clone(),
+            scope: None,
         }
     }
 
@@ -99,10 +103,10 @@ impl OpenedState {
             )));
         }
         let age = Duration::from_secs(fresh.started.saturating_sub(state.started));
-        if age > MAX_AGE && question.start.is_some() {
+        if age > MAX_AGE && question.export.is_none() {
             folder.clear().map_err(|error| Ending::of_file(path, &error))?;
             let hours = age.as_secs() / 3600;
-            let note = format!("the unfinished export is {hours} hours old; a new one is started");
+            let note = format!("the unfinished export is {hours} hours old; this run begins anew");
             return Ok(Self { folder, state: fresh, note: Some(note) });
         }
         Ok(Self { folder, state, note: None })
@@ -256,13 +260,14 @@ mod tests {
     const NOW: Duration = Duration::from_hours(500_000);
 
     fn question(typed: &str) -> FetchQuestion {
-        let start = super::super::question::StartCall { target: "/t".to_owned(), body: json!({}) };
+        let start = crate::start_call::StartCall { target: "/t".to_owned(), body: json!({}) };
         FetchQuestion {
             scope: "/rest/orgs/O".to_owned(),
             dataset: "issues".to_owned(),
             typed: json!(typed),
             start: Some(start),
             export: None,
+            named: None,
         }
     }
 

@@ -11,10 +11,11 @@ use super::caller::{CallAnswer, CallFailure, FetchCall};
 use super::failure::{Ending, EndingKind};
 use super::index::FileIndex;
 use super::progress::FetchEvent;
+use super::question::FetchExport;
 use super::session::{Session, words};
 use super::state::RunState;
 use crate::cache;
-use crate::export::Id;
+use crate::export::{API_VERSION, Id};
 
 /// Seconds between two looks at an export, the last again and again.
 const PACE: [u64; 6] = [1, 1, 2, 3, 5, 5];
@@ -42,14 +43,14 @@ const UNSENT: [&str; 11] = [
 ];
 
 /// One look at an export.
-enum Look {
+pub(super) enum Look {
     Ready(FileIndex),
     NotYet { pause: LookPause, is_unknown: bool },
     Failed(String),
 }
 
 /// The pause before the next look.
-enum LookPause {
+pub(super) enum LookPause {
     /// The usual one, or a longer one that the gateway asks for.
     Usual(Option<Duration>),
     /// The gateway has waited already.
@@ -57,7 +58,7 @@ enum LookPause {
 }
 
 impl LookPause {
-    fn after(self, usual: Duration) -> Duration {
+    pub(super) fn after(self, usual: Duration) -> Duration {
         match self {
             Self::Usual(asked) => asked.unwrap_or_default().max(usual),
             Self::Short => AFTER_WAIT,
@@ -170,7 +171,7 @@ impl Session {
     }
 
     /// Waits until the export is finished. Its index is the answer.
-    pub(super) async fn wait(&self, export: &str) -> Result<FileIndex, Ending> {
+    pub(super) async fn wait(&self, export: &FetchExport) -> Result<FileIndex, Ending> {
         let (mut failures, mut has_warned) = (0, false);
         let last = PACE.last().copied().unwrap_or(5);
         for gap in PACE.into_iter().chain(std::iter::repeat(last)) {
@@ -182,21 +183,23 @@ impl Session {
                     failures = 0;
                     if is_unknown && !has_warned {
                         let text = format!(
-                            "Snyk's status of export {export} is a word that is not known; waiting on until it is FINISHED"
+                            "Snyk's status of export {} is a word that is not known; waiting on until it is FINISHED",
+                            export.id
                         );
                         self.progress.say(&FetchEvent::Warning { text });
                         has_warned = true;
                     }
-                    self.progress.say(&FetchEvent::Waiting { export: export.to_owned() });
+                    self.progress.say(&FetchEvent::Waiting { export: export.id.clone() });
                     let wait = pause.after(gap);
                     if wait > self.rest() {
-                        return Err(self.unfinished(export));
+                        return Err(self.unfinished(&export.id));
                     }
                     tokio::time::sleep(wait).await;
                 }
                 Look::Failed(why) if failures + 1 >= MAX_FAILURES => {
                     let text = format!(
-                        "{why}, {MAX_FAILURES} times in a row: run the same command again later; it goes on with export {export}"
+                        "{why}, {MAX_FAILURES} times in a row: run the same command again later; it goes on with export {}",
+                        export.id
                     );
                     return Err(Ending::new(EndingKind::Unfinished, text));
                 }
@@ -206,7 +209,7 @@ impl Session {
                 }
             }
         }
-        Err(self.unfinished(export))
+        Err(self.unfinished(&export.id))
     }
 
     pub(super) fn unfinished(&self, export: &str) -> Ending {
@@ -217,8 +220,10 @@ impl Session {
         Ending::new(EndingKind::Unfinished, text)
     }
 
-    async fn look(&self, export: &str) -> Result<Look, Ending> {
-        let target = self.question.files(export);
+    async fn look(&self, export: &FetchExport) -> Result<Look, Ending> {
+        let FetchExport { scope, id } = export;
+        let under = format!("{scope}/export/{id}/");
+        let target = format!("{under}files?version={API_VERSION}");
         let fields = self.wait_preference().into_iter().collect();
         let call = FetchCall { name: "files".to_owned(), target: &target, fields, body: None };
         let document = match self.caller.document(call).await {
@@ -226,7 +231,6 @@ impl Session {
             Err(CallFailure { text, .. }) => return Ok(Look::Failed(text)),
         };
         if document.status == StatusCode::OK {
-            let under = format!("{}/export/{export}/", self.question.scope);
             return FileIndex::read(&document.body, &under).map(Look::Ready);
         }
         self.not_ready(export, &document)
@@ -239,7 +243,8 @@ impl Session {
         (seconds > 0 && !self.caller.is_direct).then_some((HeaderName::from_static("prefer"), value))
     }
 
-    fn not_ready(&self, export: &str, document: &CallAnswer) -> Result<Look, Ending> {
+    pub(super) fn not_ready(&self, export: &FetchExport, document: &CallAnswer) -> Result<Look, Ending> {
+        let export = &export.id;
         let error = document.error();
         let text = error.text;
         match (document.status, error.code.as_str()) {

@@ -8,7 +8,7 @@ const RANKS: [&[&str]; 11] = [
     &["error_text"],
     &["circuit", "clock", "expiry", "hardening", "secret", "shutdown", "systemd", "watched_file"],
     &["csv", "export", "transport"],
-    &["route"],
+    &["route", "start_call"],
     &[
         "access",
         "admission",
@@ -22,7 +22,7 @@ const RANKS: [&[&str]; 11] = [
     ],
     &["retrieval"],
     &["files"],
-    &["downloads"],
+    &["downloads", "named"],
     &["admin", "gateway"],
     &["config", "app"],
     &["cli"],

@@ -1,0 +1,105 @@
+//! The current export of a name at a gateway. Nothing is started: the gateway makes it.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::caller::{CallFailure, FetchCall};
+use super::failure::{Ending, EndingKind};
+use super::progress::FetchEvent;
+use super::question::FetchExport;
+use super::session::Session;
+use super::state::RunState;
+use super::wait::Look;
+use crate::export::{ExportCall, ExportName, Id, Operation};
+
+/// Least pause between two looks at a name without an export.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The list of files of a named export, as far as it says which export that is.
+#[derive(Debug, Deserialize)]
+struct NamedIndex {
+    export: String,
+    table: String,
+}
+
+impl NamedIndex {
+    /// The export, by the path of its table: it must be one of an org or a group.
+    fn export(&self) -> Option<FetchExport> {
+        let results = self.table.strip_suffix("/table.csv")?;
+        let call = ExportCall::of_target(results)?;
+        let is_it = call.operation == Operation::Results(Id::parse(&self.export)?);
+        let scope = results.strip_suffix(&format!("/export/{}", self.export))?;
+        is_it.then(|| FetchExport { scope: scope.to_owned(), id: self.export.clone() })
+    }
+}
+
+impl Session {
+    /// The export of the name, or the one that an earlier run began with. It is on the disk when this returns.
+    pub(super) async fn named(&self, name: &ExportName, state: &mut RunState) -> Result<FetchExport, Ending> {
+        if let (Some(scope), Some(export)) = (&state.scope, &state.export) {
+            self.progress.say(&FetchEvent::Continued { export: export.clone() });
+            return Ok(FetchExport { scope: scope.clone(), id: export.clone() });
+        }
+        let target = format!("/named/{name}/files");
+        let place = FetchExport { scope: String::new(), id: name.to_string() };
+        loop {
+            let call =
+                FetchCall { name: "files".to_owned(), target: &target, fields: Vec::new(), body: None };
+            let document = match self.caller.document(call).await {
+                Ok(document) => document,
+                Err(CallFailure { text, .. }) => return Err(Ending::failed(text)),
+            };
+            if document.status.is_success() {
+                let index: Option<NamedIndex> = serde_json::from_slice(&document.body).ok();
+                let export = index.and_then(|index| index.export()).ok_or_else(|| {
+                    Ending::failed(
+                        "the list of files cannot be used: is this an exportgate with named exports?",
+                    )
+                })?;
+                (state.scope, state.export) = (Some(export.scope.clone()), Some(export.id.clone()));
+                self.folder.save_state(state)?;
+                return Ok(export);
+            }
+            let error = document.error();
+            if error.code == "no_such_name" {
+                return Err(Ending::new(EndingKind::NotAuthorised, format!("{name}: {}", error.text)));
+            }
+            match self.not_ready(&place, &document)? {
+                Look::NotYet { pause, .. } => {
+                    self.progress.say(&FetchEvent::Waiting { export: name.to_string() });
+                    let wait = pause.after(LEAST_PAUSE);
+                    if wait > self.rest() {
+                        return Err(self.unfinished(name.as_str()));
+                    }
+                    tokio::time::sleep(wait).await;
+                }
+                Look::Failed(text) => return Err(Ending::failed(text)),
+                Look::Ready(_) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_export_of_a_name_is_one_of_an_org_or_a_group() {
+        let export = |export: &str, table: &str| {
+            NamedIndex { export: export.to_owned(), table: table.to_owned() }
+                .export()
+                .map(|found| found.scope)
+        };
+        assert_eq!(export("e1", "/rest/orgs/o/export/e1/table.csv").as_deref(), Some("/rest/orgs/o"));
+        for table in [
+            "/rest/orgs/o/export/e2/table.csv",
+            "//x/rest/orgs/o/export/e1/table.csv",
+            "/x/e1/table.csv",
+            "/e1",
+        ] {
+            assert_eq!(export("e1", table), None, "{table}");
+        }
+    }
+}

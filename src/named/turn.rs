@@ -1,0 +1,246 @@
+//! The task of one named export. It reads the state once a second, and makes the turns of those that it holds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::failure::{NoStart, TurnError};
+use super::state::{NamedState, Pace, PendingExport, unix_ms};
+use super::{Named, NamedExport, NamedParts};
+use crate::journal::{NamedChange, NamedRow, NamedView};
+use crate::telemetry::drift::DriftKind;
+
+/// Time between two looks at the state: at the clock, and at what another process changed.
+const LOOK: Duration = Duration::from_secs(1);
+/// Snyk's starts in an hour.
+const SNYKS_STARTS: u32 = 20;
+
+/// The task of one named export.
+pub(super) struct TurnTask {
+    pub(super) named: Named,
+    pub(super) export: Arc<NamedExport>,
+}
+
+/// The step of a turn that is next.
+enum NextStep {
+    Start,
+    GoOn(PendingExport),
+}
+
+impl TurnTask {
+    pub(super) fn parts(&self) -> &NamedParts {
+        &self.named.0.parts
+    }
+
+    fn name(&self) -> &str {
+        self.export.settings.name.as_str()
+    }
+
+    fn pace(&self) -> Pace {
+        Pace { every: self.export.settings.every, jitter: fastrand::f64() }
+    }
+
+    /// Reads the state and shows it.
+    pub(super) async fn show(&self) {
+        let _ = self.change(None, |_, view| view.state.is_none()).await;
+    }
+
+    pub(super) async fn run(self) {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = looks.tick() => {}
+                () = self.is_over() => return,
+            }
+            let Some((fence, step)) = self.next().await else { continue };
+            let pending = match step {
+                NextStep::GoOn(pending) => Some(pending),
+                // A start is not given up: its export would be lost.
+                NextStep::Start => tokio::select! {
+                    pending = self.begin(fence) => pending,
+                    () = self.renew(fence) => None,
+                    () = self.parts().shutdown.over() => return,
+                },
+            };
+            let Some(pending) = pending else { continue };
+            tokio::select! {
+                () = self.complete(fence, &pending) => {}
+                () = self.renew(fence) => {}
+                () = self.is_over() => return,
+            }
+        }
+    }
+
+    /// Resolves when no more turns are to be made here.
+    async fn is_over(&self) {
+        tokio::select! {
+            () = self.parts().shutdown.begun() => {}
+            () = self.export.is_replaced.cancelled() => {}
+        }
+    }
+
+    /// Looks at the state, and claims the turn if it is due.
+    async fn next(&self) -> Option<(i64, NextStep)> {
+        let credential = self.parts().credentials.choose(std::slice::from_ref(self.export.scope()))?;
+        let (pace, reserve) = (self.pace(), self.export.reserve);
+        let (is_claimed, is_put_off) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (claimed, put_off) = (Arc::clone(&is_claimed), Arc::clone(&is_put_off));
+        let change = move |state: &mut NamedState, view: &NamedView<'_>| {
+            let now_ms = unix_ms(view.now);
+            if !state.is_due(now_ms) {
+                return view.state.is_none();
+            }
+            if (view.starts)(&credential.name).saturating_add(reserve) > SNYKS_STARTS {
+                let reason = "fewer starts than exports.reserve are left in this hour";
+                state.put_off(reason, Duration::ZERO, pace, now_ms);
+                put_off.store(true, Ordering::SeqCst);
+            } else {
+                state.claim(pace, now_ms);
+                claimed.store(true, Ordering::SeqCst);
+            }
+            true
+        };
+        let (row, state) = self.change(None, change).await?;
+        if is_put_off.load(Ordering::SeqCst) {
+            self.was_put_off(&state);
+        }
+        let step = match state.pending {
+            _ if !row.is_held => return None,
+            Some(pending) => NextStep::GoOn(pending),
+            None if is_claimed.load(Ordering::SeqCst) => NextStep::Start,
+            None => return None,
+        };
+        Some((row.fence, step))
+    }
+
+    /// Starts an export and notes its id.
+    async fn begin(&self, fence: i64) -> Option<PendingExport> {
+        let pace = self.pace();
+        match self.start().await {
+            Ok(id) => {
+                tracing::info!(export.name = self.name(), export.id = id.as_str(), "named export started");
+                let noted = self
+                    .change(Some(fence), move |state, view| {
+                        state.started(id.as_str(), unix_ms(view.now));
+                        true
+                    })
+                    .await;
+                noted.filter(|(row, _)| row.is_held).and_then(|(_, state)| state.pending)
+            }
+            Err(NoStart::NotSent { reason, wait }) => {
+                let put_off = move |state: &mut NamedState, view: &NamedView<'_>| {
+                    state.take_back();
+                    state.put_off(&reason, wait, pace, unix_ms(view.now));
+                    true
+                };
+                if let Some((_, state)) = self.change(Some(fence), put_off).await {
+                    self.was_put_off(&state);
+                }
+                None
+            }
+            Err(NoStart::Failed(reason)) => {
+                self.fail(fence, TurnError { reason, is_at_once: false }).await;
+                None
+            }
+        }
+    }
+
+    /// Waits for the export, proves it, and has it served.
+    async fn complete(&self, fence: i64, pending: &PendingExport) {
+        let table = match self.wait(pending).await {
+            Ok(()) => self.prove(pending).await,
+            Err(error) => Err(error),
+        };
+        let table = match table {
+            Ok(table) => table,
+            Err(error) => return self.fail(fence, error).await,
+        };
+        let (pace, id, rows) = (self.pace(), pending.id.clone(), table.rows);
+        let proven = move |state: &mut NamedState, view: &NamedView<'_>| {
+            let is_it = state.pending.as_ref().is_some_and(|pending| pending.id == id);
+            if is_it {
+                let _ = state.proven(&table, pace, unix_ms(view.now));
+            }
+            is_it
+        };
+        let before = self.export.state();
+        let Some((_, state)) = self.change(Some(fence), proven).await.filter(|(row, _)| row.is_held) else {
+            return;
+        };
+        self.export.counts.count("made");
+        let (name, export) = (self.name(), pending.id.as_str());
+        tracing::info!(export.name = name, export.id = export, rows, "named export proven; it is served now");
+        let changed = state.columns_changed.as_ref();
+        let changed =
+            changed.filter(|_| before.is_none_or(|before| before.columns_changed != state.columns_changed));
+        if let Some(changed) = changed {
+            self.columns_changed(&changed.change.to_string());
+        }
+    }
+
+    fn columns_changed(&self, change: &str) {
+        self.export.counts.column_changes.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(export.name = self.name(), columns = change, "columns of a named export changed");
+        let detail = format!("{}: {change}", self.name());
+        let parts = self.parts();
+        parts.metrics.drifted(DriftKind::Columns, &detail, parts.clock.now().wall);
+    }
+
+    async fn fail(&self, fence: i64, error: TurnError) {
+        let TurnError { reason, is_at_once } = error;
+        tracing::warn!(
+            export.name = self.name(),
+            reason,
+            "turn of a named export failed; the last one that was proven is served"
+        );
+        self.export.counts.count("failed");
+        let pace = self.pace();
+        let failed = move |state: &mut NamedState, view: &NamedView<'_>| {
+            state.failed(&reason, is_at_once, pace, unix_ms(view.now));
+            true
+        };
+        let _ = self.change(Some(fence), failed).await;
+    }
+
+    fn was_put_off(&self, state: &NamedState) {
+        self.export.counts.count("put_off");
+        let reason = state.failure.as_ref().map(|failure| failure.reason.as_str());
+        tracing::info!(export.name = self.name(), reason, "turn of a named export put off");
+    }
+
+    /// Keeps the lease; ends when another process has it.
+    async fn renew(&self, fence: i64) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            // A journal that fails takes no lease away.
+            let row = self.change(Some(fence), |_, _| false).await;
+            if row.is_some_and(|(row, _)| !row.is_held) {
+                return;
+            }
+        }
+    }
+
+    /// Changes the state in a transaction, where the lease is ours, and shows the outcome. `act` says if it changed anything.
+    async fn change(
+        &self,
+        fence: Option<i64>,
+        act: impl Fn(&mut NamedState, &NamedView<'_>) -> bool + Send + 'static,
+    ) -> Option<(NamedRow, NamedState)> {
+        let change = Box::new(move |view: &NamedView<'_>| {
+            let mut state = NamedState::read(view.state, unix_ms(view.now));
+            act(&mut state, view).then(|| state.to_text()).flatten()
+        });
+        let (key, holder) = (self.export.key.clone(), self.named.0.holder);
+        let row = self.parts().journal.change_named(NamedChange { key, holder, fence, change }).await.ok()?;
+        let text = row.state.as_deref()?;
+        let state = NamedState::read(Some(text), unix_ms(self.parts().clock.now().wall));
+        let shown = self.export.state.load();
+        if shown.as_deref() != Some(&state) {
+            self.export.state.store(Some(Arc::new(state.clone())));
+        }
+        Some((row, state))
+    }
+}
