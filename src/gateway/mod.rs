@@ -11,6 +11,7 @@ mod files;
 mod log;
 mod named;
 mod no_file;
+mod question;
 mod refused_start;
 mod reply;
 mod rules;
@@ -23,7 +24,6 @@ mod waiting;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use http::header::{CONNECTION, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
@@ -33,14 +33,13 @@ use uuid::Uuid;
 use crate::access::{Access, Permit, PermitError, Principal, QuotaError};
 use crate::cache::Directives;
 use crate::clock::{Clock, Now};
-use crate::credential::{Credential, Credentials};
+use crate::credential::Credentials;
 use crate::downloads::Downloads;
-use crate::export::{API_VERSION, ExportCall, FilesCall};
 use crate::files::Files;
 use crate::listener::KEEP_ALIVE;
 use crate::named::Named;
-use crate::retrieval::{Asker, Cause, PassThrough, Question, Retrieval, Wanted};
-use crate::route::{self, OtherCall, Route};
+use crate::retrieval::{Cause, Retrieval, Wanted};
+use crate::route::{self, Route};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
@@ -51,6 +50,7 @@ use body::is_large;
 use exchange::{Conclusion, Exchange, Unanswered};
 use failure::{Failure, FailureKind};
 use files::FilesCaller;
+use question::{asker, files_question, pass_through, question};
 use via::Keep;
 use wait::RequestWait;
 use waiting::request_wait;
@@ -340,55 +340,6 @@ impl Gateway {
         if let Some(traces) = &self.traces {
             exchange.trace(traces, end);
         }
-    }
-}
-
-/// The question of a call, from one reading of the rules.
-fn question(mut call: ExportCall, credential: Arc<Credential>, request: &ClientRequest) -> Question {
-    let ClientRequest { parts, rules, .. } = request;
-    if let Some(version) = &rules.upstream.default_version {
-        call.query.default_version(version);
-    }
-    let take = if call.is_shared() { fields::forwarded } else { fields::of_one };
-    let fields = take(&parts.headers, &rules.upstream.forward_headers);
-    Question { call, credential, fields, body: Bytes::new() }
-}
-
-/// The question of the results that files come from. An address in a dashboard needs no `version`.
-fn files_question(call: &FilesCall, credential: Arc<Credential>, request: &ClientRequest) -> Question {
-    let mut question = question(call.results(), credential, request);
-    question.call.query.default_version(API_VERSION);
-    question
-}
-
-/// A call to pass through, with the body of its request.
-fn pass_through(
-    call: OtherCall,
-    credential: Arc<Credential>,
-    request: &mut ClientRequest,
-) -> Result<PassThrough, Failure> {
-    let fields = fields::of_one(&request.parts.headers, &request.rules.upstream.forward_headers);
-    let body = request.body.take().ok_or(Cause::Internal)?;
-    Ok(PassThrough { call, credential, fields, body })
-}
-
-fn asker(
-    exchange: &Exchange,
-    request: &ClientRequest,
-    share: u32,
-    permit: Permit,
-    via: HeaderValue,
-) -> Asker {
-    Asker {
-        request: exchange.id,
-        client: Arc::clone(&exchange.client),
-        share,
-        permit,
-        deadline: request.rules.deadline(exchange.started),
-        half_closed: request.peer.connection.half_closed.clone(),
-        sent_id: fields::request_id(&request.parts.headers),
-        via,
-        trace: exchange.trace.clone(),
     }
 }
 

@@ -176,5 +176,5 @@ async fn a_log_that_nobody_reads_stops_nothing_and_what_is_lost_is_counted() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let mut rest = String::new();
     program.log.read_to_string(&mut rest).expect("text");
-    assert!(rest.contains("\"exchange\"") && !rest.contains("\"stopped\""));
+    assert!(rest.contains("\"request\"") && !rest.contains("\"stopped\""));
 }
