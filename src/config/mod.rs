@@ -111,15 +111,12 @@ impl Config {
         access::check_addresses(reader, &listener, tls.is_some());
         let credential = credential::read(reader, &upstream, &plain);
         let admission = admission::read(reader, listener.has_clients);
-        let (cache, starts) = (cache::read(reader, upstream.max_answer), starts::read(reader));
-        let wait = wait::read(reader);
         let (named, (files, files_basic)) = (exports::read(reader, &listener), files::read(reader));
         access.settings.files_basic = files_basic;
         let (forward_other, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
         let admin = admin::read(reader, &listener, tls.as_ref());
         let keys = access.settings.clients.iter().flatten().filter_map(ClientSettings::expiring);
-        let expiring = expiring.into_iter().flatten().chain(keys);
-        note_expiry(reader, expiring, admin.warn_before);
+        note_expiry(reader, expiring.into_iter().flatten().chain(keys), admin.warn_before);
         let (shutdown, traces) = (shutdown::read(reader), otlp::read(reader, &plain));
         Some(Self {
             listener,
@@ -127,15 +124,15 @@ impl Config {
             access: access.settings,
             clients_file: access.clients_file,
             reload_interval: access.reload_interval,
+            cache: cache::read(reader, upstream.max_answer),
             upstream,
             admission,
             credential: credential?,
-            cache,
             named,
-            starts,
+            starts: starts::read(reader),
             files,
             forward_other,
-            wait,
+            wait: wait::read(reader),
             journal: journal?,
             admin,
             shutdown,
