@@ -148,7 +148,7 @@ fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
     use StatusCode as S;
     use UpstreamErrorKind as K;
     let with = |status, title, detail| reply(status, kind.proxy_error(), kind.as_str(), title, detail);
-    let gateway = |title, detail| with(S::BAD_GATEWAY, title, detail);
+    let bad_gateway = |title, detail| with(S::BAD_GATEWAY, title, detail);
     match kind {
         K::ConnectTimeout => with(
             S::GATEWAY_TIMEOUT,
@@ -167,56 +167,56 @@ fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
         K::Unavailable => {
             gateway("Snyk was not reached", "Check the network, HTTPS_PROXY and NO_PROXY of the gateway.")
         }
-        K::ProxyDns => gateway(
+        K::ProxyDns => bad_gateway(
             "The name of the gateway's proxy was not resolved",
             "Check HTTPS_PROXY of the gateway and the machine's name service. Snyk was not asked.",
         ),
-        K::ProxyRefused => gateway(
+        K::ProxyRefused => bad_gateway(
             "The gateway's proxy refused the connection",
             "Check HTTPS_PROXY of the gateway, and whether the proxy runs. Snyk was not asked.",
         ),
-        K::ProxyUnreachable => gateway(
+        K::ProxyUnreachable => bad_gateway(
             "The gateway's proxy was not reached, or did not answer",
             "Check HTTPS_PROXY of the gateway and the way to the proxy. Snyk was not asked.",
         ),
-        K::ProxyStatus(407) => gateway(
+        K::ProxyStatus(407) => bad_gateway(
             "The gateway's proxy demands a login, or refuses the one that it got (407)",
             "Set HTTPS_PROXY of the gateway to http://USER:PASSWORD@HOST:PORT. Snyk was not asked.",
         ),
-        K::ProxyStatus(403) => gateway(
+        K::ProxyStatus(403) => bad_gateway(
             "The gateway's proxy does not let it through to Snyk (403)",
             "Ask who runs the proxy to allow CONNECT to the host of upstream.url. Snyk was not asked.",
         ),
-        K::ProxyStatus(502..=504) => gateway(
+        K::ProxyStatus(502..=504) => bad_gateway(
             "The gateway's proxy does not reach Snyk (502, 503 or 504)",
             "Look at the proxy's log: it may not resolve or reach the host of upstream.url. Snyk was not asked.",
         ),
-        K::ProxyStatus(_) => gateway(
+        K::ProxyStatus(_) => bad_gateway(
             "The gateway's proxy opens no tunnel to Snyk",
             "Check that HTTPS_PROXY of the gateway names an HTTP proxy; the gateway's log has its status. Snyk was not asked.",
         ),
-        K::NotProcessed => gateway(
+        K::NotProcessed => bad_gateway(
             "Snyk closed the connection before it processed the request",
-            "Try again, a POST too: by its own word Snyk has not processed it.",
+            "Try again, even a POST: Snyk said that it did not process it.",
         ),
-        K::TlsCertificate => gateway(
+        K::TlsCertificate => bad_gateway(
             "The upstream's certificate is not trusted",
-            "Behind a proxy that opens TLS, set upstream.ca_file to its certificate. No request was sent.",
+            "Behind a proxy that intercepts TLS, set upstream.ca_file to its certificate. No request was sent.",
         ),
-        K::TlsProtocol => gateway(
+        K::TlsProtocol => bad_gateway(
             "TLS with the upstream failed",
             "Check that upstream.url names an HTTPS server. No request was sent.",
         ),
-        K::Terminated => gateway(
+        K::Terminated => bad_gateway(
             "The connection to Snyk ended before an answer came",
             "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
         ),
-        K::Incomplete => gateway(
+        K::Incomplete => bad_gateway(
             "Snyk's answer broke off",
             "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
         ),
         K::TooLarge => gateway("Snyk's answer is too large", "Raise upstream.max_answer, or ask for less."),
-        K::HeadTooLarge => gateway(
+        K::HeadTooLarge => bad_gateway(
             "Snyk's answer has too large a header section",
             "Check that upstream.url is Snyk's API; if it is, report this to Snyk's support.",
         ),
@@ -228,7 +228,7 @@ fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
             "The gateway stopped before Snyk answered",
             "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
         ),
-        K::Protocol => gateway(
+        K::Protocol => bad_gateway(
             "The upstream's answer breaks the rules of HTTP",
             "Check that upstream.url is Snyk's API.",
         ),

@@ -45,7 +45,7 @@ pub(super) fn no_file(why: NoFile) -> ErrorReply {
         NoFile::LengthUnknown => sent(
             StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             "http_version_too_old",
-            "HTTP/1.0 could not tell a cut file from this one",
+            "HTTP/1.0 cannot show where this file ends",
             "Ask over HTTP/1.1 or HTTP/2: the store decodes this file while it sends it, so that its length is not known before.",
         ),
         NoFile::PreconditionFailed => sent(
@@ -62,9 +62,9 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
     use StatusCode as S;
     let with = |status, error, title, detail| reply(status, error, kind.code(), title, detail);
     let store = |title, detail| with(S::BAD_GATEWAY, "http_protocol_error", title, detail);
-    let table = |title, detail| with(S::BAD_GATEWAY, "proxy_internal_response", title, detail);
+    let bad_gateway = |title, detail| with(S::BAD_GATEWAY, "proxy_internal_response", title, detail);
     match kind {
-        // These are answered by their causes.
+        // Not reached: `Exchange::no_files` answers these from the failure or the status that they carry.
         K::NoResults | K::SnykAnswered => of_cause(Cause::Internal),
         K::Stopped => stopped(),
         K::ResultsUnreadable => store(
@@ -72,11 +72,11 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
             "Check that upstream.url is Snyk's API; if it is, report the snyk-request-id of this answer to Snyk's support.",
         ),
         K::PartsMissing => store(
-            "Snyk says that the export is finished, and lists none of its parts, or one of them twice",
+            "Snyk says that the export is finished, but lists no part, or one part twice",
             "Ask again with Cache-Control: no-cache. If it lasts, start a new export, and report the snyk-request-id of this answer to Snyk's support.",
         ),
         K::NotFinished { retry_after, .. } => not_finished(kind).after(retry_after.unwrap_or(NEXT_LOOK)),
-        K::ExportFailed => table(
+        K::ExportFailed => bad_gateway(
             "The export failed at Snyk",
             "Start a new one. Snyk's support wants the snyk-request-id of this answer.",
         ),
@@ -117,15 +117,15 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
             "Snyk's answer has no link for this file",
             "Ask again in a moment. If it lasts, start a new export.",
         ),
-        K::ColumnsDiffer => table(
+        K::ColumnsDiffer => bad_gateway(
             "The parts of the export have different columns: they make no table",
             "Download the parts: the path with /files at its end lists them.",
         ),
-        K::HeaderTooLong => table(
+        K::HeaderTooLong => bad_gateway(
             "The header row of a part is too long to make a table",
             "Download the parts: the path with /files at its end lists them.",
         ),
-        K::NotCsv => table(
+        K::NotCsv => bad_gateway(
             "A part is no CSV that can be joined with the others",
             "Download the parts: the path with /files at its end lists them.",
         ),

@@ -62,7 +62,7 @@ pub(super) struct ScopeArgs {
     #[arg(long, value_name = "NAME", value_parser = name,
         conflicts_with_all = ["dataset", "group", "org", "export", "rows_group", "max_age"])]
     pub(super) named: Option<ExportName>,
-    /// Export that was started already: nothing is started
+    /// Download this existing export; start none
     #[arg(long, value_name = "ID", value_parser = id, conflicts_with = "max_age")]
     pub(super) export: Option<uuid::Uuid>,
 }
@@ -74,7 +74,7 @@ pub(super) struct RowArgs {
     /// Rows introduced at this time or later
     #[arg(long, value_name = "WHEN", value_parser = When::parse, conflicts_with_all = ["export", "body"])]
     pub(super) since: Option<When>,
-    /// Rows introduced before this time; a date means its first second, in UTC
+    /// Rows introduced before this time; a date means 00:00 UTC of that day
     #[arg(long, value_name = "WHEN", value_parser = When::parse, conflicts_with_all = ["export", "body"])]
     pub(super) until: Option<When>,
     /// Rows updated at this time or later
@@ -160,7 +160,7 @@ pub(super) struct OutputArgs {
 }
 
 #[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Conduct")]
+#[command(next_help_heading = "Behaviour")]
 pub(super) struct ConductArgs {
     /// Gateway to ask: http://HOST:PORT, https://… or unix:/path [default: SNYK_API, where it is no host of Snyk's;
     /// else Snyk is asked directly, with the configuration, credential, journal and budget of `serve`]
@@ -172,11 +172,11 @@ pub(super) struct ConductArgs {
     /// PEM certificates to trust for the gateway, instead of the platform's
     #[arg(long, value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
-    /// Longest time of this run; the next one goes on
+    /// Stop after this long; the same command continues
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1h")]
     pub(super) timeout: Duration,
-    /// Take the export that the manifest names, or one that the gateway knows, if the question is the same and it was
-    /// started at most so long ago
+    /// Reuse an export that answers the same question and was started within this time: the one that the manifest names,
+    /// or one that the gateway knows
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) max_age: Option<Duration>,
     /// Forget unfinished work of this output, and start a new export
@@ -185,10 +185,10 @@ pub(super) struct ConductArgs {
     /// Parts to download at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub(super) jobs: u8,
-    /// Rule for another number of rows than Snyk announced
+    /// What to do if the number of rows differs from Snyk's
     #[arg(long, value_enum, default_value_t = RowsRule::Warn)]
     pub(super) rows: RowsRule,
-    /// Rule for other columns than those of the earlier run, whose manifest is beside the output
+    /// What to do if the columns differ from those of the earlier run, whose manifest is beside the output
     #[arg(long, value_enum, default_value_t = ColumnsRule::Warn)]
     pub(super) columns_changed: ColumnsRule,
     /// Form of the progress, on standard error
