@@ -161,11 +161,13 @@ fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
             "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
         ),
         K::Dns => {
-            gateway("Snyk's name was not resolved", "Check upstream.url and the machine's name service.")
+            bad_gateway("Snyk's name was not resolved", "Check upstream.url and the machine's name service.")
         }
-        K::Refused => gateway("Snyk refused the connection", "Check upstream.url, then Snyk's status page."),
+        K::Refused => {
+            bad_gateway("Snyk refused the connection", "Check upstream.url, then Snyk's status page.")
+        }
         K::Unavailable => {
-            gateway("Snyk was not reached", "Check the network, HTTPS_PROXY and NO_PROXY of the gateway.")
+            bad_gateway("Snyk was not reached", "Check the network, HTTPS_PROXY and NO_PROXY of the gateway.")
         }
         K::ProxyDns => bad_gateway(
             "The name of the gateway's proxy was not resolved",
@@ -215,7 +217,9 @@ fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
             "Snyk's answer broke off",
             "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
         ),
-        K::TooLarge => gateway("Snyk's answer is too large", "Raise upstream.max_answer, or ask for less."),
+        K::TooLarge => {
+            bad_gateway("Snyk's answer is too large", "Raise upstream.max_answer, or ask for less.")
+        }
         K::HeadTooLarge => bad_gateway(
             "Snyk's answer has too large a header section",
             "Check that upstream.url is Snyk's API; if it is, report this to Snyk's support.",
