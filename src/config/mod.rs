@@ -124,7 +124,6 @@ impl Config {
             access: access.settings,
             clients_file: access.clients_file,
             reload_interval: access.reload_interval,
-            // All sections are read before one that is missing ends this.
             cache: cache::read(reader, upstream.max_answer),
             starts: starts::read(reader),
             wait: wait::read(reader),

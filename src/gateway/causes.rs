@@ -148,7 +148,7 @@ fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
     use StatusCode as S;
     use UpstreamErrorKind as K;
     let with = |status, title, detail| reply(status, kind.proxy_error(), kind.as_str(), title, detail);
-    let bad_gateway = |title, detail| with(S::BAD_GATEWAY, title, detail);
+    let failed = |title, detail| with(S::BAD_GATEWAY, title, detail);
     match kind {
         K::ConnectTimeout => with(
             S::GATEWAY_TIMEOUT,
@@ -161,66 +161,62 @@ fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
             "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
         ),
         K::Dns => {
-            bad_gateway("Snyk's name was not resolved", "Check upstream.url and the machine's name service.")
+            failed("Snyk's name was not resolved", "Check upstream.url and the machine's name service.")
         }
-        K::Refused => {
-            bad_gateway("Snyk refused the connection", "Check upstream.url, then Snyk's status page.")
-        }
+        K::Refused => failed("Snyk refused the connection", "Check upstream.url, then Snyk's status page."),
         K::Unavailable => {
-            bad_gateway("Snyk was not reached", "Check the network, HTTPS_PROXY and NO_PROXY of the gateway.")
+            failed("Snyk was not reached", "Check the network, HTTPS_PROXY and NO_PROXY of the gateway.")
         }
-        K::ProxyDns => bad_gateway(
+        K::ProxyDns => failed(
             "The name of the gateway's proxy was not resolved",
             "Check HTTPS_PROXY of the gateway and the machine's name service. Snyk was not asked.",
         ),
-        K::ProxyRefused => bad_gateway(
+        K::ProxyRefused => failed(
             "The gateway's proxy refused the connection",
             "Check HTTPS_PROXY of the gateway, and whether the proxy runs. Snyk was not asked.",
         ),
-        K::ProxyUnreachable => bad_gateway(
+        K::ProxyUnreachable => failed(
             "The gateway's proxy was not reached, or did not answer",
             "Check HTTPS_PROXY of the gateway and the way to the proxy. Snyk was not asked.",
         ),
-        K::ProxyStatus(407) => bad_gateway(
+        K::ProxyStatus(407) => failed(
             "The gateway's proxy demands a login, or refuses the one that it got (407)",
             "Set HTTPS_PROXY of the gateway to http://USER:PASSWORD@HOST:PORT. Snyk was not asked.",
         ),
-        K::ProxyStatus(403) => bad_gateway(
+        K::ProxyStatus(403) => failed(
             "The gateway's proxy does not let it through to Snyk (403)",
             "Ask who runs the proxy to allow CONNECT to the host of upstream.url. Snyk was not asked.",
         ),
-        K::ProxyStatus(502..=504) => bad_gateway(
+        K::ProxyStatus(502..=504) => failed(
             "The gateway's proxy does not reach Snyk (502, 503 or 504)",
             "Look at the proxy's log: it may not resolve or reach the host of upstream.url. Snyk was not asked.",
         ),
-        K::ProxyStatus(_) => bad_gateway(
+        K::ProxyStatus(_) => failed(
             "The gateway's proxy opens no tunnel to Snyk",
             "Check that HTTPS_PROXY of the gateway names an HTTP proxy; the gateway's log has its status. Snyk was not asked.",
         ),
-        K::NotProcessed => bad_gateway(
+        K::NotProcessed => failed(
             "Snyk closed the connection before it processed the request",
             "Try again, even a POST: Snyk said that it did not process it.",
         ),
-        K::TlsCertificate => bad_gateway(
+        K::TlsCertificate => failed(
             "The upstream's certificate is not trusted",
             "Behind a proxy that intercepts TLS, set upstream.ca_file to its certificate. No request was sent.",
         ),
-        K::TlsProtocol => bad_gateway(
+        K::TlsProtocol => failed(
             "TLS with the upstream failed",
             "Check that upstream.url names an HTTPS server. No request was sent.",
         ),
-        K::Terminated => bad_gateway(
+        K::Terminated => failed(
             "The connection to Snyk ended before an answer came",
             "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
         ),
-        K::Incomplete => bad_gateway(
+        K::Incomplete => failed(
             "Snyk's answer broke off",
             "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
         ),
-        K::TooLarge => {
-            bad_gateway("Snyk's answer is too large", "Raise upstream.max_answer, or ask for less.")
-        }
-        K::HeadTooLarge => bad_gateway(
+        K::TooLarge => failed("Snyk's answer is too large", "Raise upstream.max_answer, or ask for less."),
+        K::HeadTooLarge => failed(
             "Snyk's answer has too large a header section",
             "Check that upstream.url is Snyk's API; if it is, report this to Snyk's support.",
         ),
@@ -232,9 +228,8 @@ fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
             "The gateway stopped before Snyk answered",
             "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
         ),
-        K::Protocol => bad_gateway(
-            "The upstream's answer breaks the rules of HTTP",
-            "Check that upstream.url is Snyk's API.",
-        ),
+        K::Protocol => {
+            failed("The upstream's answer breaks the rules of HTTP", "Check that upstream.url is Snyk's API.")
+        }
     }
 }

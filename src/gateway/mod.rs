@@ -343,7 +343,7 @@ impl Gateway {
     }
 }
 
-/// Which call a request is, or the reason that it is none.
+/// The call that a request is, or the reason that it is none.
 fn recognise(request: &ClientRequest) -> Result<Route, Failure> {
     let ClientRequest { parts, rules, .. } = request;
     if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > rules.listener.max_target) {

@@ -22,7 +22,7 @@ pub(super) enum BadVia {
 /// Every pseudonym of a gateway of our kind begins with this.
 const PREFIX: &str = "exportgate-";
 
-/// Which members of a `Via` are sent on.
+/// The members of a `Via` that are sent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keep {
     /// All: the request is its client's alone.
