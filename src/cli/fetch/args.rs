@@ -185,10 +185,10 @@ pub(super) struct ConductArgs {
     /// Parts to download at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub(super) jobs: u8,
-    /// What to do if the number of rows differs from Snyk's
+    /// Action if the number of rows differs from Snyk's
     #[arg(long, value_enum, default_value_t = RowsRule::Warn)]
     pub(super) rows: RowsRule,
-    /// What to do if the columns differ from those of the earlier run, whose manifest is beside the output
+    /// Action if the columns differ from those of the earlier run, whose manifest is beside the output
     #[arg(long, value_enum, default_value_t = ColumnsRule::Warn)]
     pub(super) columns_changed: ColumnsRule,
     /// Form of the progress, on standard error
