@@ -198,20 +198,21 @@ pub(super) fn run(args: &FakeSnykArgs) -> Result<(), CommandError> {
             std::fs::write(path, fake.ca_pem()).map_err(failed)?;
             // The commands are for another terminal, which may be in another folder.
             let path = std::path::absolute(path).map_err(failed)?;
-            say(format!("Its certificate authority is in {}. Try:", path.display()))?;
+            let ca = path.display();
+            say(format!("Its certificate authority is in {ca}. Try:"))?;
+            let trust = format!("EXPORTGATE_UPSTREAM_CA_FILE={ca} EXPORTGATE_FILES_CA_FILE={ca} ");
             say(format!(
-                "  SNYK_TOKEN=any EXPORTGATE_UPSTREAM_CA_FILE={} exportgate serve --upstream {}",
-                path.display(),
+                "  SNYK_TOKEN=any {trust}EXPORTGATE_FILES_ORIGINS={} exportgate serve --upstream {}",
+                origin(args, &fake),
                 fake.url()
             ))?;
-            let ca = path.display();
-            say(fetch_line(
-                args,
-                &fake,
-                &format!("EXPORTGATE_UPSTREAM_CA_FILE={ca} EXPORTGATE_FILES_CA_FILE={ca} "),
-            ))?;
+            say(fetch_line(args, &fake, &trust))?;
         } else if args.plain {
-            say(format!("Try:  SNYK_TOKEN=any exportgate serve --upstream {}", fake.url()))?;
+            let origin = origin(args, &fake);
+            say(format!(
+                "Try:  SNYK_TOKEN=any EXPORTGATE_FILES_ORIGINS={origin} exportgate serve --upstream {}",
+                fake.url()
+            ))?;
             say(fetch_line(args, &fake, ""))?;
         } else {
             say("Give --ca-out FILE to be able to trust its certificate, or --plain to do without TLS."
@@ -222,10 +223,15 @@ pub(super) fn run(args: &FakeSnykArgs) -> Result<(), CommandError> {
     })
 }
 
+/// The origin of the links.
+fn origin(args: &FakeSnykArgs, fake: &Fake) -> String {
+    args.store.link_origin.clone().unwrap_or_else(|| fake.url())
+}
+
 /// A fetch that works before this fake.
 fn fetch_line(args: &FakeSnykArgs, fake: &Fake, trust: &str) -> String {
     let url = fake.url();
-    let origin = args.store.link_origin.as_deref().unwrap_or(&url);
+    let origin = origin(args, fake);
     format!(
         "  SNYK_TOKEN=any {trust}EXPORTGATE_FILES_ORIGINS={origin} exportgate fetch --org {ORG} --since all --upstream {url}"
     )

@@ -65,7 +65,7 @@ enum Command {
     },
     /// Show the status of a running gateway: health, requests, budget, journal.
     Status(status::StatusArgs),
-    /// List the exports in a running gateway's cache.
+    /// List the named exports of a running gateway, and the exports in its cache.
     Exports(exports::ExportsArgs),
     /// Purge entries from a running gateway's cache.
     Purge(purge::PurgeArgs),

@@ -71,9 +71,10 @@ fn scope(r: &mut Reader<'_>, key: &str) -> Option<Scope> {
         "org" => Some(ScopeKind::Org),
         _ => None,
     };
-    let scope = kind.zip(Id::parse(id)).map(|(kind, id)| Scope { kind, id });
+    let id = Id::parse(id).filter(|id| id.as_str().len() == 36 && uuid::Uuid::try_parse(id.as_str()).is_ok());
+    let scope = kind.zip(id).map(|(kind, id)| Scope { kind, id });
     if scope.is_none() {
-        r.invalid(key, "must be \"group/ID\" or \"org/ID\"");
+        r.invalid(key, "must be \"group/ID\" or \"org/ID\", with an ID such as 825e79b7-0073-44c3-a5ea-e0aa8a3dbf38 (36 characters)");
     }
     scope
 }

@@ -8,6 +8,7 @@ use crate::access::{IdentifyError, Reason};
 use crate::clock::Now;
 use crate::export::Id;
 use crate::files::FilesErrorKind;
+use crate::named::NoExport;
 use crate::retrieval::{Cause, Forward, ForwardReason, Origin, SNYK_REQUEST_ID, response_text};
 use crate::telemetry::EXCHANGE;
 
@@ -76,7 +77,9 @@ impl Exchange {
             }
             Some(
                 FailureKind::NoAnswer(Cause::OnlyIfCached)
-                | FailureKind::NoFile(NoFile::Failed(FilesErrorKind::NotFinished { .. })),
+                | FailureKind::NoFile(
+                    NoFile::Failed(FilesErrorKind::NotFinished { .. }) | NoFile::Named(NoExport::NotYet),
+                ),
             ) => event!(info),
             _ if status.is_server_error() => event!(warn),
             _ => event!(info),

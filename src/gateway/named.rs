@@ -16,11 +16,14 @@ use super::reply::protect;
 use super::{ClientRequest, Gateway};
 use crate::access::{PermitError, Principal};
 use crate::clock::Now;
-use crate::export::{NamedCall, NamedTarget};
-use crate::named::{NamedExport, ServedExport, unix_ms};
+use crate::export::{FilesTarget, NamedCall, NamedTarget};
+use crate::named::{NamedExport, NoExport, ServedExport, unix_ms};
+use crate::retrieval::Wait;
 use crate::route::Route;
 use crate::transport::Body;
 
+/// The pause between two looks for the first export of a name.
+const NEXT_LOOK: Duration = Duration::from_millis(250);
 const REVALIDATE: HeaderValue = HeaderValue::from_static("private, no-cache, no-transform");
 /// The export that a name stands for.
 const EXPORT: HeaderName = HeaderName::from_static("exportgate-export");
@@ -54,7 +57,8 @@ impl Gateway {
             NamedTarget::State => return Ok(state(&export, exchange.started)),
             NamedTarget::Files(target) => target,
         };
-        let served = export.serve(target, exchange.started).map_err(NoFile::Named)?;
+        let served = self.serve_name(exchange, &export, target, caller.wanted.wait).await;
+        let served = served.map_err(NoFile::Named)?;
         let note = note(&served);
         exchange.asks(&Route::Files(served.call.clone()));
         let mut response = self.answer_files_call(exchange, request, served.call, caller).await?;
@@ -62,6 +66,29 @@ impl Gateway {
         response.headers_mut().insert(CACHE_CONTROL, REVALIDATE);
         response.headers_mut().extend(note.map(|note| (EXPORT, note)));
         Ok(response)
+    }
+
+    /// The export that a name serves. The first one is waited for, as long as the client wants.
+    async fn serve_name(
+        &self,
+        exchange: &mut Exchange,
+        export: &NamedExport,
+        target: FilesTarget,
+        wait: Option<Wait>,
+    ) -> Result<ServedExport, NoExport> {
+        loop {
+            let now = self.clock.now();
+            let served = export.serve(target, now);
+            let is_over = wait.is_none_or(|wait| now.mono >= wait.until) || self.shutdown.is_announced();
+            if is_over || !matches!(served, Err(NoExport::NotYet)) {
+                return served;
+            }
+            exchange.is_waited = true;
+            tokio::select! {
+                () = tokio::time::sleep(NEXT_LOOK) => {}
+                () = self.shutdown.announced() => {}
+            }
+        }
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) fn no_file(why: NoFile) -> ErrorReply {
             "proxy_internal_response",
             "not_finished",
             "The first export of this name is not made yet",
-            "Wait as Retry-After says, and ask again. GET /named/NAME tells the last failure, if there was one.",
+            "Ask again as Retry-After says, or with Prefer: wait=55. GET /named/NAME tells the last failure, if there was one.",
         )
         .after(NEXT_LOOK),
         NoFile::Named(NoExport::Gone) => reply(
@@ -152,7 +152,7 @@ fn not_finished(kind: FilesErrorKind) -> ErrorReply {
     } else {
         "The export is not finished"
     };
-    let detail = "Wait as Retry-After says, and ask again. Its job status tells how far it is.";
+    let detail = "Ask again as Retry-After says, or with Prefer: wait=55 to be answered when it is finished.";
     unavailable("proxy_internal_response", kind.code(), title, detail)
 }
 

@@ -37,8 +37,8 @@ pub(super) fn retrieved(retrieved: &Retrieved, client: &HeaderMap) -> Response<B
         Payload::Fetched(fetched) => {
             let mut fields = fetched.fields.clone();
             let Some(entry) = &fetched.entry else {
-                if fetched.is_unfinished {
-                    // So that no tool has to guess.
+                // So that no tool has to guess. Who has waited may ask again at once.
+                if fetched.is_unfinished && !retrieved.is_waited {
                     fields.entry(RETRY_AFTER).or_insert(NEXT_LOOK);
                 }
                 return whole(fetched.status, fields, fetched.body.clone());

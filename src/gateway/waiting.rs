@@ -6,6 +6,7 @@ use super::wait::{RequestWait, WaitSettings};
 use super::{ClientRequest, Gateway, recognise};
 use crate::access::{IdentifyError, PermitError, Principal, Reason};
 use crate::clock::Now;
+use crate::export::NamedTarget;
 use crate::route::Route;
 
 impl Gateway {
@@ -22,8 +23,9 @@ impl Gateway {
         if principal.name != exchange.client {
             return Err(FailureKind::from(IdentifyError::Unknown(Reason::Conflicting)).into());
         }
-        let denied = principal.decide(&recognise(request)?).map_err(PermitError::Denied);
-        Ok(denied.map_err(|why| FailureKind::not_permitted(why, self.access.hides()))?)
+        let route = self.locate(recognise(request)?, &principal)?;
+        let denied = principal.decide(&route).map_err(PermitError::Denied);
+        Ok(denied.map_err(|why| self.not_permitted(why, &route))?)
     }
 }
 
@@ -37,7 +39,8 @@ pub(super) fn request_wait(
     let is_read = match route {
         Route::Export(call) => call.is_shared(),
         Route::Files(_) => true,
-        Route::Named(_) | Route::Other(_) => false,
+        Route::Named(call) => call.target != NamedTarget::State,
+        Route::Other(_) => false,
     };
     let WaitSettings { max, unasked } = request.rules.wait;
     let unasked = principal.wait_unasked().unwrap_or(unasked);

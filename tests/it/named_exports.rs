@@ -539,3 +539,20 @@ async fn they_are_shown_by_the_admin_api_and_in_the_metrics() {
     assert!(shown.contains("crit") && shown.contains("ERRORED"), "{shown}");
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_export_of_a_name_is_waited_for() {
+    let fake = fake().await;
+    fake.script(|script| script.polls = 2);
+    let upstream = fake.url();
+    let world = World::before(fake, &upstream, named(vec![])).await;
+    let table = "/named/crit/table.csv";
+    assert_eq!(world.get(table).await.code(), "not_finished");
+    // The state is told at once.
+    let state = world.get_with("/named/crit", &[("prefer", "wait=30")]).await;
+    assert_eq!((state.json()["export"].is_null(), state.field("preference-applied")), (true, ""));
+    let got = world.get_with(table, &[("prefer", "wait=30")]).await;
+    assert_eq!((got.status.as_u16(), got.body.len()), (200, 592));
+    assert_eq!(got.field("preference-applied"), "wait=30");
+    world.stop().await;
+}

@@ -28,7 +28,9 @@ impl Session {
                 Ok(())
             }
             ColumnsRule::Fail => {
-                let text = format!("{text}. The output is as it was; --columns-changed warn takes this one");
+                let text = format!(
+                    "{text}. The output is as it was. The same command with --columns-changed warn takes this export, with --restart a new one"
+                );
                 Err(Ending::not_whole(text))
             }
         }

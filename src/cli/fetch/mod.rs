@@ -206,7 +206,7 @@ fn dry_run(question: &FetchQuestion, place: &AskedPlace) -> String {
     };
     let body = serde_json::to_string_pretty(&start.body).unwrap_or_else(|_| Value::Null.to_string());
     format!(
-        "This would be sent {place}, without what that needs to know you by:\n\nPOST {}\nContent-Type: application/vnd.api+json\n\n{body}\n",
+        "This would be sent {place}; the credential is not shown:\n\nPOST {}\nContent-Type: application/vnd.api+json\n\n{body}\n",
         start.target
     )
 }

@@ -101,7 +101,7 @@ impl AskedPlace {
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Gateway(GatewayPlace { address, .. }) => format!("through the gateway {address}"),
-            Self::Direct(config) => format!("directly from {}", config.upstream.root),
+            Self::Direct(config) => format!("directly to {}", config.upstream.root),
         }
     }
 }

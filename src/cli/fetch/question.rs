@@ -95,6 +95,9 @@ fn scope(args: &ScopeArgs) -> Result<String, Ending> {
             Err(Ending::usage("an export belongs to a group or to an org: give --group or --org, not both"))
         }
         (None, [org]) => Ok(format!("/rest/orgs/{org}")),
+        (None, []) if args.export.is_some() => Err(Ending::usage(
+            "--export needs the group or org that the export is of: add --group ID or --org ID",
+        )),
         (None, []) => Err(Ending::usage("nothing says what to export: add --group ID or --org ID")),
         (None, _) => Err(Ending::usage(
             "several orgs need their group: add --group ID. (Without it each org would be an export of its own, and Snyk allows 20 starts an hour.)",

@@ -107,7 +107,7 @@ impl Session {
                     Ending::failed(format!("{}. {text}: --export {export} takes it", ending.text))
                 })?;
                 let event = if document.fields.contains_key(AGE) {
-                    FetchEvent::Continued { export: export.clone() }
+                    FetchEvent::Shared { export: export.clone(), age }
                 } else {
                     FetchEvent::Started { export: export.clone() }
                 };
