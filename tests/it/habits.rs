@@ -179,6 +179,33 @@ fn upload(address: SocketAddr, head: &str, body: usize) -> Vec<u8> {
     answer
 }
 
+/// Processor time of the program, in ticks of 10 ms.
+fn processor_time(served: &Served) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", served.program.child.id())).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let fields: Vec<&str> = fields.split(' ').collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+/// Read a byte at a time, it took 5.9 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_read_in_pieces() {
+    let served = Served::with(&[]).await;
+    let size = 1 << 20;
+    let head = format!(
+        "POST {} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {size}\r\n\r\n",
+        start_target()
+    );
+    let before = processor_time(&served);
+    let answer = upload(served.address(), &head, size);
+    // It is no JSON, which Snyk says.
+    assert!(answer.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(served.fake.hits().start, 1);
+    let spent = processor_time(&served) - before;
+    assert!(spent < 200, "{spent} ticks");
+    served.end();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_uploads_what_is_refused_sees_the_refusal() {
     // Time enough for a machine that is busy.
