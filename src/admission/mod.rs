@@ -1,7 +1,7 @@
 //! Permission to send: the rate limit, the queue, the slots, the backoff after a 429, the circuit breakers and the
 //! allowance for retries (0006, 0009).
 //!
-//! [`Admission::acquire`] lets one request through. Just before it is sent it is confirmed ([`LaneSlot::confirmation`]),
+//! [`Admission::acquire`] lets one request through. Just before it is sent it is confirmed (`LaneSlot::confirmation`),
 //! in the transaction that puts it on record: so no window of Snyk's is exceeded by all processes on one journal.
 //!
 //! The decisions are pure and take `now`: `rules` (of one lane), `budget` (Snyk's windows), `fair_queue`, `slots`,
