@@ -106,8 +106,8 @@ impl TurnTask {
             if !state.is_due(pace, now_ms) {
                 return view.state.is_none();
             }
-            if (view.starts)(&credential.name).saturating_add(reserve) > SNYKS_STARTS {
-                let reason = "fewer starts than exports.reserve are left in this hour";
+            if (view.starts)(&credential.name).saturating_add(reserve) >= SNYKS_STARTS {
+                let reason = "no more starts than exports.reserve are left in this hour";
                 state.put_off(reason, Duration::ZERO, pace, now_ms);
                 put_off.store(true, Ordering::SeqCst);
             } else {

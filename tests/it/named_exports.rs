@@ -285,12 +285,12 @@ async fn another_question_has_an_export_of_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_turn_is_put_off_while_few_starts_are_left_or_starts_are_held() {
-    let world = world(vec![flag("exports.reserve", 20), flag("exports.crit.every", "30m")]).await;
+    let world = world(vec![flag("exports.reserve", 19), flag("exports.crit.every", "30m")]).await;
     let export = made(&world).await;
     let reason = |word: &'static str| {
         move |state: &Value| state["last_failure"]["reason"].as_str().is_some_and(|why| why.contains(word))
     };
-    // All twenty are to be left, and one of the last hour is on record.
+    // All but one are to be left, and one of the last hour is on record.
     step(&world, &world.fake, 32 * 60);
     let now = state(&world, reason("exports.reserve")).await;
     assert_eq!((export_of(&now), world.fake.hits().start), (export.clone(), 1));
