@@ -227,6 +227,11 @@ impl Exchange {
         })
     }
 
+    /// Forgets the answer that its client may not have any more.
+    pub(super) fn forget_answer(&mut self) {
+        (self.origin, self.snyk_id, self.sending, self.refused) = (None, None, None, None);
+    }
+
     /// The `Age` of a stored answer, in seconds.
     const fn age(&self) -> Option<u64> {
         match self.origin {

@@ -160,7 +160,13 @@ impl Gateway {
         async move {
             // 1. to 4.
             let answer = gateway.answer(&mut unanswered.exchange, &mut request).await;
-            let answer = gateway.permit_again(&unanswered.exchange, &request).and(answer);
+            let answer = match gateway.permit_again(&unanswered.exchange, &request) {
+                Ok(()) => answer,
+                Err(denied) => {
+                    unanswered.exchange.forget_answer();
+                    Err(denied)
+                }
+            };
 
             // 5. Reply: a large answer waits for room on its connection, and the rest of an unwanted body must be out of
             //    the way.

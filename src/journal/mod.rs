@@ -31,6 +31,8 @@ mod transfer;
 mod writer;
 
 pub use fault::Unrecorded;
+#[cfg(test)]
+pub(crate) use named::NOT_PROCESSED;
 pub use named::{NamedChange, NamedKey, NamedRow, NamedView};
 pub use query::{Query, QueryError, StatusFilter, StatusFilterError, find, moment};
 pub use record::{Attempt, KeptStart, Served};

@@ -43,7 +43,7 @@ enum JobProgress {
 
 impl TurnTask {
     /// Starts an export; gives its id.
-    pub(super) async fn start(&self) -> Result<Id, NoStart> {
+    pub(super) async fn start(&self, request: Uuid) -> Result<Id, NoStart> {
         let now = self.parts().clock.now();
         let failed = |reason: &str| NoStart::Failed(reason.to_owned());
         let start = self.export.settings.question.start(now.wall);
@@ -58,7 +58,8 @@ impl TurnTask {
         // A turn makes an export of its own: it takes no equal start's, not in a hold of starts either.
         let directives = Directives { no_cache: true, ..Directives::default() };
         let wanted = Wanted { directives, ..Wanted::default() };
-        let retrieved = match self.parts().retrieval.get(question, asker(now), wanted, now).await {
+        let asker = Asker { request, ..asker(now) };
+        let retrieved = match self.parts().retrieval.get(question, asker, wanted, now).await {
             Ok(retrieved) => retrieved,
             Err(no_answer) if is_unsent(no_answer.cause) => {
                 let wait = if let Cause::NotAdmitted(refusal) = no_answer.cause {
@@ -93,7 +94,11 @@ impl TurnTask {
             if let JobProgress::Finished = self.look(pending).await? {
                 break;
             }
-            if pending.is_too_old(unix_ms(self.parts().clock.now().wall)) {
+            // Its time may have been set right meanwhile.
+            let state = self.export.state();
+            let shown = state.as_ref().and_then(|state| state.pending.as_ref());
+            let shown = shown.filter(|shown| shown.id == pending.id).unwrap_or(pending);
+            if shown.is_too_old(unix_ms(self.parts().clock.now().wall)) {
                 return Err(TurnError::new("the export was not finished within an hour"));
             }
         }
@@ -261,4 +266,18 @@ fn words(cause: Cause) -> String {
 fn retry_after(fields: &HeaderMap) -> Option<Duration> {
     let seconds = fields.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::journal::NOT_PROCESSED;
+    use crate::upstream::UpstreamErrorKind;
+
+    #[test]
+    fn the_journal_counts_no_start_that_snyk_has_not_processed() {
+        assert_eq!(UpstreamErrorKind::all().count(), 20);
+        for kind in UpstreamErrorKind::all() {
+            assert_eq!(NOT_PROCESSED.contains(&kind.as_str()), kind.is_not_processed(), "{kind:?}");
+        }
+    }
 }

@@ -18,6 +18,8 @@ const JITTER_PART: u32 = 20;
 const STALE_TURNS: u32 = 3;
 /// Snyk keeps files for so long.
 const KEPT_BY_SNYK: Duration = Duration::from_hours(3 * 24);
+/// Times that are further ahead come from a clock that went back since.
+const AHEAD: Duration = Duration::from_secs(1);
 /// An export that is not finished after so long has failed.
 const LONGEST_EXPORT: Duration = Duration::from_hours(1);
 
@@ -30,10 +32,20 @@ pub(crate) struct NamedState {
     turn_began_ms: u64,
     /// Tries of the turn that began last, that one among them whose end is not known.
     tries: u32,
+    /// The start of that try, until its outcome is known. The journal counts it (`claimed`, as JSON).
+    pub(super) claimed: Option<ClaimedStart>,
     pub(super) pending: Option<PendingExport>,
     pub(crate) current: Option<CurrentExport>,
     pub(crate) failure: Option<TurnFailure>,
     pub(crate) columns_changed: Option<ColumnsChanged>,
+}
+
+/// A start that is sent, or is about to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ClaimedStart {
+    pub(super) at_ms: u64,
+    pub(super) request: String,
+    pub(super) credential: String,
 }
 
 /// An export that was started for a turn, and is not proven yet.
@@ -86,6 +98,11 @@ impl Pace {
         span_ms(PAUSE.min(self.every / 4))
     }
 
+    /// Longest time until a next turn.
+    fn longest_ms(self) -> u64 {
+        span_ms(self.every + self.every / JITTER_PART + LONGEST_WAIT)
+    }
+
     fn next_ms(self, began_ms: u64) -> u64 {
         began_ms.saturating_add(span_ms(self.every + (self.every / JITTER_PART).mul_f64(self.jitter)))
     }
@@ -105,8 +122,34 @@ impl NamedState {
         serde_json::to_string(self).ok()
     }
 
-    pub(super) fn is_due(&self, now_ms: u64) -> bool {
-        self.pending.is_none() && now_ms >= self.next_turn_ms
+    pub(super) fn is_due(&self, pace: Pace, now_ms: u64) -> bool {
+        let left = self.next_turn_ms.saturating_sub(now_ms);
+        self.pending.is_none() && (left == 0 || left > pace.longest_ms())
+    }
+
+    /// Takes what is ahead as now, after the clock went back; the next turn keeps its distance. Gives true if it did so.
+    pub(super) fn settle(&mut self, now_ms: u64) -> bool {
+        let current = self.current.as_mut();
+        let (made, proven) = current.map(|one| (&mut one.made_ms, &mut one.proven_ms)).unzip();
+        let times = [
+            Some(&mut self.created_ms),
+            Some(&mut self.turn_began_ms),
+            self.claimed.as_mut().map(|one| &mut one.at_ms),
+            self.pending.as_mut().map(|one| &mut one.started_ms),
+            made,
+            proven,
+            self.failure.as_mut().map(|one| &mut one.at_ms),
+            self.columns_changed.as_mut().map(|one| &mut one.at_ms),
+        ];
+        // The newest of them is from when the next turn was set, or later.
+        let newest = times.iter().flatten().map(|time| **time).max().unwrap_or_default();
+        let ahead = newest.saturating_sub(now_ms);
+        if ahead <= span_ms(AHEAD) {
+            return false;
+        }
+        times.into_iter().flatten().for_each(|time| *time = now_ms.min(*time));
+        self.next_turn_ms = self.next_turn_ms.saturating_sub(ahead);
+        true
     }
 
     /// Counts a try before its start is sent. Whoever finds the state without its end makes the next try.
@@ -132,15 +175,17 @@ impl NamedState {
     /// Takes a try back whose start was not sent.
     pub(super) fn take_back(&mut self) {
         self.tries = self.tries.saturating_sub(1);
+        self.claimed = None;
     }
 
     pub(super) fn started(&mut self, id: &str, now_ms: u64) {
+        self.claimed = None;
         self.pending = Some(PendingExport { id: id.to_owned(), started_ms: now_ms });
     }
 
     /// Ends a try. A second one follows, where there was none: at once, or after a pause.
     pub(super) fn failed(&mut self, reason: &str, is_at_once: bool, pace: Pace, now_ms: u64) {
-        self.pending = None;
+        (self.claimed, self.pending) = (None, None);
         self.failure = Some(TurnFailure { at_ms: now_ms, reason: reason.to_owned() });
         self.next_turn_ms = if self.tries >= TRIES {
             pace.next_ms(self.turn_began_ms).max(now_ms + pace.pause_ms())
@@ -223,7 +268,7 @@ mod tests {
         for jitter in [0.0, 0.3, 1.0] {
             let (mut state, mut starts, pace) = (NamedState::new(0), 0, Pace { every: EVERY, jitter });
             for now in (0..24 * HOUR).step_by(1_000) {
-                if state.is_due(now) {
+                if state.is_due(pace, now) {
                     state.claim(pace, now);
                     state.started("e", now);
                     starts += 1;
@@ -241,7 +286,7 @@ mod tests {
         state.claim(PACE, 0);
         state.started("e1", 0);
         state.failed("ERRORED", true, PACE, MINUTE);
-        assert!(state.is_due(MINUTE));
+        assert!(state.is_due(PACE, MINUTE));
         state.claim(PACE, MINUTE);
         state.started("e2", MINUTE);
         state.failed("ERRORED", true, PACE, 2 * MINUTE);
@@ -258,7 +303,7 @@ mod tests {
         let mut state = NamedState::new(0);
         for round in 0..5 {
             let now = round * 5 * MINUTE;
-            assert!(state.is_due(now), "{round}");
+            assert!(state.is_due(PACE, now), "{round}");
             state.claim(PACE, now);
             state.take_back();
             state.put_off("held", Duration::ZERO, PACE, now);
@@ -268,6 +313,26 @@ mod tests {
         assert_eq!(state.next_turn_ms, 2 * HOUR);
         state.put_off("held", Duration::MAX, PACE, HOUR);
         assert_eq!(state.next_turn_ms, 25 * HOUR);
+    }
+
+    #[test]
+    fn a_clock_that_went_back_puts_nothing_off() {
+        let mut state = NamedState::new(50 * HOUR);
+        state.claim(PACE, 50 * HOUR);
+        state.started("e1", 50 * HOUR);
+        assert!(state.pending.as_ref().is_some_and(|pending| !pending.is_too_old(49 * HOUR)));
+        assert_eq!(state.proven(&table(&["a"]), PACE, 50 * HOUR + MINUTE), None);
+        assert!(!state.clone().settle(50 * HOUR + MINUTE - 1_000));
+        let now = 3 * HOUR;
+        assert!(state.settle(now) && !state.settle(now));
+        assert_eq!(state.current.as_ref().map(|current| current.made_ms), Some(now));
+        // Two hours and 5 % after its start, a minute of which is over.
+        assert_eq!(state.next_turn_ms, now + 125 * MINUTE);
+        assert!(!state.is_due(PACE, now + 124 * MINUTE) && state.is_due(PACE, now + 125 * MINUTE));
+        assert!(state.is_stale(EVERY, now + 7 * HOUR) && state.is_gone(now + 72 * HOUR));
+        // More than the longest that is ever set.
+        state.next_turn_ms = now + 27 * HOUR;
+        assert!(state.is_due(PACE, now));
     }
 
     #[test]

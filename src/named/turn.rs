@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
+use uuid::Uuid;
 
 use super::failure::{NoStart, TurnError};
-use super::state::{NamedState, Pace, PendingExport, unix_ms};
+use super::state::{ClaimedStart, NamedState, Pace, PendingExport, unix_ms};
 use super::{Named, NamedExport, NamedParts};
 use crate::journal::{NamedChange, NamedRow, NamedView};
 use crate::telemetry::drift::DriftKind;
@@ -25,7 +26,7 @@ pub(super) struct TurnTask {
 
 /// The step of a turn that is next.
 enum NextStep {
-    Start,
+    Start(Uuid),
     GoOn(PendingExport),
 }
 
@@ -47,7 +48,18 @@ impl TurnTask {
         let _ = self.change(None, |_, view| view.state.is_none()).await;
     }
 
+    /// Makes turns until a stop, and lets another process go on then.
     pub(super) async fn run(self) {
+        self.make_turns().await;
+        // Who replaces it has the same lease.
+        if !self.export.is_replaced.is_cancelled() {
+            let (key, holder) = (self.export.key.clone(), self.named.0.holder);
+            let change = NamedChange { key, holder, fence: None, is_last: true, change: Box::new(|_| None) };
+            let _ = self.parts().journal.change_named(change).await;
+        }
+    }
+
+    async fn make_turns(&self) {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -59,8 +71,8 @@ impl TurnTask {
             let pending = match step {
                 NextStep::GoOn(pending) => Some(pending),
                 // A start is not given up: its export would be lost.
-                NextStep::Start => tokio::select! {
-                    pending = self.begin(fence) => pending,
+                NextStep::Start(request) => tokio::select! {
+                    pending = self.begin(fence, request) => pending,
                     () = self.renew(fence) => None,
                     () = self.parts().shutdown.over() => return,
                 },
@@ -86,19 +98,23 @@ impl TurnTask {
     async fn next(&self) -> Option<(i64, NextStep)> {
         let credential = self.parts().credentials.choose(std::slice::from_ref(self.export.scope()))?;
         let (pace, reserve) = (self.pace(), self.export.reserve);
+        let request = Uuid::now_v7();
         let (is_claimed, is_put_off) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (claimed, put_off) = (Arc::clone(&is_claimed), Arc::clone(&is_put_off));
         let change = move |state: &mut NamedState, view: &NamedView<'_>| {
             let now_ms = unix_ms(view.now);
-            if !state.is_due(now_ms) {
+            if !state.is_due(pace, now_ms) {
                 return view.state.is_none();
             }
-            if (view.starts)(&credential.name).saturating_add(reserve) > SNYKS_STARTS {
-                let reason = "fewer starts than exports.reserve are left in this hour";
+            if (view.starts)(&credential.name).saturating_add(reserve) >= SNYKS_STARTS {
+                let reason = "no more starts than exports.reserve are left in this hour";
                 state.put_off(reason, Duration::ZERO, pace, now_ms);
                 put_off.store(true, Ordering::SeqCst);
             } else {
                 state.claim(pace, now_ms);
+                let credential = credential.name.to_string();
+                state.claimed =
+                    Some(ClaimedStart { at_ms: now_ms, request: request.to_string(), credential });
                 claimed.store(true, Ordering::SeqCst);
             }
             true
@@ -110,16 +126,16 @@ impl TurnTask {
         let step = match state.pending {
             _ if !row.is_held => return None,
             Some(pending) => NextStep::GoOn(pending),
-            None if is_claimed.load(Ordering::SeqCst) => NextStep::Start,
+            None if is_claimed.load(Ordering::SeqCst) => NextStep::Start(request),
             None => return None,
         };
         Some((row.fence, step))
     }
 
     /// Starts an export and notes its id.
-    async fn begin(&self, fence: i64) -> Option<PendingExport> {
+    async fn begin(&self, fence: i64, request: Uuid) -> Option<PendingExport> {
         let pace = self.pace();
-        match self.start().await {
+        match self.start(request).await {
             Ok(id) => {
                 tracing::info!(export.name = self.name(), export.id = id.as_str(), "named export started");
                 let noted = self
@@ -229,12 +245,29 @@ impl TurnTask {
         fence: Option<i64>,
         act: impl Fn(&mut NamedState, &NamedView<'_>) -> bool + Send + 'static,
     ) -> Option<(NamedRow, NamedState)> {
+        let is_settled = Arc::new(AtomicBool::new(false));
+        let settled = Arc::clone(&is_settled);
         let change = Box::new(move |view: &NamedView<'_>| {
-            let mut state = NamedState::read(view.state, unix_ms(view.now));
-            act(&mut state, view).then(|| state.to_text()).flatten()
+            let now_ms = unix_ms(view.now);
+            let mut state = NamedState::read(view.state, now_ms);
+            let was_ahead = state.settle(now_ms);
+            settled.store(was_ahead, Ordering::SeqCst);
+            (act(&mut state, view) || was_ahead).then(|| state.to_text()).flatten()
         });
         let (key, holder) = (self.export.key.clone(), self.named.0.holder);
-        let row = self.parts().journal.change_named(NamedChange { key, holder, fence, change }).await.ok()?;
+        let row = self
+            .parts()
+            .journal
+            .change_named(NamedChange { key, holder, fence, is_last: false, change })
+            .await
+            .ok()?;
+        if is_settled.load(Ordering::SeqCst) {
+            let name = self.name();
+            tracing::warn!(
+                export.name = name,
+                "the clock went back: times of a named export are taken as now"
+            );
+        }
         let text = row.state.as_deref()?;
         let state = NamedState::read(Some(text), unix_ms(self.parts().clock.now().wall));
         let shown = self.export.state.load();

@@ -141,6 +141,39 @@ impl UpstreamErrorKind {
     }
 }
 
+#[cfg(test)]
+impl UpstreamErrorKind {
+    /// All kinds. A new one is missing in `after` until it is added to them.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        std::iter::successors(Some(Self::Dns), |kind| kind.after())
+    }
+
+    const fn after(self) -> Option<Self> {
+        Some(match self {
+            Self::Dns => Self::ConnectTimeout,
+            Self::ConnectTimeout => Self::Refused,
+            Self::Refused => Self::Unavailable,
+            Self::Unavailable => Self::ProxyDns,
+            Self::ProxyDns => Self::ProxyRefused,
+            Self::ProxyRefused => Self::ProxyUnreachable,
+            Self::ProxyUnreachable => Self::ProxyStatus(502),
+            Self::ProxyStatus(_) => Self::TlsCertificate,
+            Self::TlsCertificate => Self::TlsProtocol,
+            Self::TlsProtocol => Self::NotProcessed,
+            Self::NotProcessed => Self::Terminated,
+            Self::Terminated => Self::ResponseTimeout,
+            Self::ResponseTimeout => Self::Incomplete,
+            Self::Incomplete => Self::TooLarge,
+            Self::TooLarge => Self::HeadTooLarge,
+            Self::HeadTooLarge => Self::Protocol,
+            Self::Protocol => Self::NoRoom,
+            Self::NoRoom => Self::Stopped,
+            Self::Stopped => Self::Abandoned,
+            Self::Abandoned => return None,
+        })
+    }
+}
+
 /// The name of what RFC 9209 calls so too.
 const fn same(name: &'static str) -> (&'static str, &'static str) {
     (name, name)

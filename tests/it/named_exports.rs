@@ -230,8 +230,10 @@ async fn a_restart_starts_nothing_anew_and_goes_on_with_what_was_started() {
     second.stop().await;
     fake.script(|script| script.polls = 0);
     let third = beside(&fake, &journal, vec![]).await;
-    third.clock.step_wall(TURN + 60);
-    made_after(&third, &export).await;
+    // The second one has let go of its lease, which would have 30 seconds more.
+    third.clock.step_wall(TURN);
+    let soon = Duration::from_secs(15);
+    tokio::time::timeout(soon, made_after(&third, &export)).await.expect("it goes on at once");
     assert_eq!(fake.hits().start, 2);
     third.stop().await;
 }
@@ -283,12 +285,12 @@ async fn another_question_has_an_export_of_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_turn_is_put_off_while_few_starts_are_left_or_starts_are_held() {
-    let world = world(vec![flag("exports.reserve", 20), flag("exports.crit.every", "30m")]).await;
+    let world = world(vec![flag("exports.reserve", 19), flag("exports.crit.every", "30m")]).await;
     let export = made(&world).await;
     let reason = |word: &'static str| {
         move |state: &Value| state["last_failure"]["reason"].as_str().is_some_and(|why| why.contains(word))
     };
-    // All twenty are to be left, and one of the last hour is on record.
+    // All but one are to be left, and one of the last hour is on record.
     step(&world, &world.fake, 32 * 60);
     let now = state(&world, reason("exports.reserve")).await;
     assert_eq!((export_of(&now), world.fake.hits().start), (export.clone(), 1));
@@ -302,6 +304,60 @@ async fn a_turn_is_put_off_while_few_starts_are_left_or_starts_are_held() {
     let new = made_after(&world, &export).await;
     assert_eq!((world.fake.hits().start, new != export), (tried + 1, true));
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reserve_is_left_by_names_whose_turns_come_at_once() {
+    let names: Vec<String> = (1..18).map(|n| format!("n{n}")).collect();
+    let mut more = vec![flag("exports.reserve", 15)];
+    for name in &names {
+        more.push((format!("exports.{name}.scope").leak(), format!("org/{ORG}"), "test"));
+        more.push((format!("exports.{name}.since").leak(), "90d".to_owned(), "test"));
+    }
+    let fake = fake().await;
+    fake.script(|script| script.polls = u32::MAX);
+    let upstream = fake.url();
+    let world = World::before(fake, &upstream, named(more)).await;
+    let mut put_off = 0;
+    for _ in 0..100 {
+        put_off = 0;
+        for name in names.iter().map(String::as_str).chain(["crit"]) {
+            let state = world.get(&format!("/named/{name}")).await.json();
+            put_off += usize::from(state["last_failure"].is_object());
+        }
+        if put_off + usize::try_from(world.fake.hits().start).unwrap() >= 18 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!((world.fake.hits().start, put_off), (5, 13));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_goes_back_stops_nothing() {
+    let (fake, home) = (fake().await, TempDir::new().unwrap());
+    let journal = home.path().join("journal.db");
+    let first = beside(&fake, &journal, vec![]).await;
+    let export = made(&first).await;
+    step(&first, &fake, 5 * TURN);
+    let export = made_after(&first, &export).await;
+    let before = state(&first, |_| true).await;
+    step(&first, &fake, -4 * TURN);
+    // It counts as made now, and the next turn comes in its time.
+    let after = state(&first, |state| state["made"] != before["made"]).await;
+    assert!(after["made"].as_str() < before["made"].as_str(), "{after}");
+    assert_eq!((export_of(&after), fake.hits().start), (export.clone(), 2));
+    step(&first, &fake, TURN);
+    let export = made_after(&first, &export).await;
+    first.stop().await;
+    // The same before a start of the process.
+    let second = beside(&fake, &journal, vec![]).await;
+    fake.step_clock(-2 * TURN);
+    state(&second, |state| state["made"].as_str() < after["made"].as_str()).await;
+    step(&second, &fake, TURN);
+    made_after(&second, &export).await;
+    second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

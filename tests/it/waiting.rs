@@ -257,6 +257,9 @@ async fn who_loses_the_permission_or_the_key_while_waiting_gets_nothing() {
             let got = waiter.await.unwrap();
             assert_eq!(got.status, status, "{got:?}");
             assert!(!String::from_utf8_lossy(&got.body).contains("FINISHED"));
+            for field in ["cache-status", "snyk-request-id", "exportgate-attempts", "exportgate-queued-ms"] {
+                assert_eq!(got.field(field), "", "{field} tells of the answer");
+            }
             end(world).await;
         }
     }
