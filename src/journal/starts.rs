@@ -53,21 +53,30 @@ pub(super) struct StartSearch {
 /// Notes what `attempt`, which is on record, shows of starts: one that was made, or the fate of an export.
 pub(super) fn note(connection: &Connection, attempt: &Attempt, now: SystemTime) -> rusqlite::Result<()> {
     let Some(export) = attempt.export_id.as_deref().map(capped) else { return Ok(()) };
-    let of_export = params![export, attempt.scope_kind, attempt.scope_id.as_deref().map(capped)];
-    let is_gone =
-        attempt.status == Some(404) || matches!(attempt.export_status.as_deref(), Some("ERRORED" | "ERROR"));
+    let scope = attempt.scope_id.as_deref().map(capped);
     if let Some(kept) = &attempt.kept {
         forget_old(connection, now)?;
         return insert(connection, attempt, kept);
     }
     let change = match attempt.export_status.as_deref() {
-        _ if is_gone => "DELETE FROM starts WHERE export_id = ?1 AND scope_kind = ?2 AND scope_id = ?3",
+        // A client chooses the version: with one that Snyk does not know, each export is unknown.
+        _ if attempt.status == Some(404) => {
+            let version = attempt.version_requested.as_deref().map(capped);
+            let mut forget = connection.prepare_cached(
+                "DELETE FROM starts WHERE export_id = ?1 AND scope_kind = ?2 AND scope_id = ?3
+                    AND EXISTS (SELECT 1 FROM attempts WHERE seq = attempt AND version_requested IS ?4)",
+            )?;
+            return forget.execute(params![export, attempt.scope_kind, scope, version]).map(drop);
+        }
+        Some("ERRORED" | "ERROR") => {
+            "DELETE FROM starts WHERE export_id = ?1 AND scope_kind = ?2 AND scope_id = ?3"
+        }
         Some("FINISHED") => {
             "UPDATE starts SET finished = 1 WHERE export_id = ?1 AND scope_kind = ?2 AND scope_id = ?3 AND finished = 0"
         }
         _ => return Ok(()),
     };
-    connection.prepare_cached(change)?.execute(of_export).map(drop)
+    connection.prepare_cached(change)?.execute(params![export, attempt.scope_kind, scope]).map(drop)
 }
 
 fn insert(connection: &Connection, attempt: &Attempt, kept: &KeptStart) -> rusqlite::Result<()> {
