@@ -33,8 +33,6 @@ const LOG_LIMIT_BYTES: i64 = 16 * 1024 * 1024;
 const STATEMENTS: usize = 32;
 /// Most tries to enter WAL mode, 20 ms apart: SQLite does not wait by itself there.
 const WAL_TRIES: u32 = 50;
-/// Most clients of one start that are on record besides the one that caused it; the log and the metrics have all.
-const MOST_OF_START: u32 = 1_000;
 
 /// A command to the thread that owns the file.
 #[derive(Debug)]
@@ -369,16 +367,11 @@ fn insert_served<'a>(
     attempt: Uuid,
     served: impl Iterator<Item = &'a Served>,
 ) -> rusqlite::Result<bool> {
-    let mut find = connection.prepare_cached(
-        "SELECT seq, started_ms, CASE operation WHEN 'start' THEN
-            (SELECT count(*) FROM served WHERE attempt = seq) ELSE NULL END FROM attempts WHERE id = ?1",
-    )?;
-    let found = find.query_row([Text::of(attempt).as_str()], |row| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, Option<u32>>(2)?))
-    });
-    let Some((seq, started_ms, of_start)) = found.optional()? else { return Ok(false) };
-    // Of a start, others come for three days; reads are bounded by those who wait for one flight.
-    let room = of_start.map_or(u32::MAX, |count| MOST_OF_START.saturating_sub(count));
+    let mut find = connection.prepare_cached("SELECT seq, started_ms FROM attempts WHERE id = ?1")?;
+    let found = find
+        .query_row([Text::of(attempt).as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+    let Some((seq, started_ms)) = found.optional()? else { return Ok(false) };
+    let room = starts::room(connection, seq)?;
     let mut insert = connection.prepare_cached(
         "INSERT INTO served (attempt, request_id, client, started_ms) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT DO NOTHING",

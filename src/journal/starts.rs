@@ -16,6 +16,8 @@ const LONGEST: Duration = Duration::from_hours(72);
 const UNFINISHED: Duration = Duration::from_mins(30);
 /// Most starts that are kept: some 50 hours of what Snyk allows.
 const MOST: i64 = 1_000;
+/// Most clients of one start that are on record besides the one that caused it; the log and the metrics have all.
+const MOST_CLIENTS: u32 = 1_000;
 /// A start may be dated ahead by so much: two readings of a clock differ.
 const AHEAD: Duration = Duration::from_secs(1);
 
@@ -87,6 +89,16 @@ fn insert(connection: &Connection, attempt: &Attempt, kept: &KeptStart) -> rusql
     let made = unix_ms(attempt.started + attempt.latency);
     let id = attempt.id.hyphenated().to_string();
     insert.execute(params![id, kept.key, made, kept.fields, &*kept.body]).map(drop)
+}
+
+/// The number of further clients that the record of an attempt takes. To a start they come for days; to a read, only those
+/// who wait for one flight.
+pub(super) fn room(connection: &Connection, seq: i64) -> rusqlite::Result<u32> {
+    let mut count = connection.prepare_cached(
+        "SELECT (SELECT count(*) FROM served WHERE attempt = seq) FROM attempts WHERE seq = ?1 AND operation = 'start'",
+    )?;
+    let count = count.query_row([seq], |row| row.get(0)).optional()?;
+    Ok(count.map_or(u32::MAX, |count: u32| MOST_CLIENTS.saturating_sub(count)))
 }
 
 /// Forgets starts that are too old, too many, or dated ahead: then the clock went back, and their age is not known.
