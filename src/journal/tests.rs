@@ -82,7 +82,7 @@ async fn a_start_has_a_thousand_other_clients_on_record() {
         journal.record(Attempt { operation, ..attempt(n) }, many(10_000)).await.unwrap();
         journal.serve(Uuid::from_u128(n), many(20_000)).await.unwrap();
         let id = Some(Uuid::from_u128(2_000 + n).to_string());
-        let found = find(&path, &Query { id, ..Query::default() }).unwrap();
+        let found = find(&path, &Query { id, limit: 1, ..Query::default() }).unwrap();
         assert_eq!(found[0].clients, rows, "{operation}");
     }
     journal.close().await;
