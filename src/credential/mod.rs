@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use http::HeaderValue;
 
 use crate::clock::{Clock, Now};
@@ -101,6 +102,15 @@ impl Credential {
             }
         };
         self.slots.iter().enumerate().map(status).collect()
+    }
+
+    /// A digest of the accounts that it stands for. Another value of a token, or another OAuth client, may see other data.
+    pub(crate) fn account(&self) -> [u8; 32] {
+        let mut digest = Context::new(&SHA256);
+        self.slots.iter().for_each(|slot| slot.identify(&mut digest));
+        let mut account = [0; 32];
+        account.copy_from_slice(digest.finish().as_ref());
+        account
     }
 
     /// The value to send at `now` for a call about `scope`.

@@ -7,12 +7,17 @@ use std::collections::BTreeMap;
 
 use serde::de::IgnoredAny;
 
+/// Longest text, in bytes: the work takes 13 times as much memory.
+const MAX_BYTES: usize = 64 * 1024;
 /// Deepest nesting.
 const MAX_DEPTH: usize = 128;
 
-/// The normal form of `text`; `None` if it is not plain JSON: not valid, nested too deep, or with a member twice, which readers
-/// understand in different ways.
+/// The normal form of `text`; `None` if it is longer than 64 KiB, or not plain JSON: not valid, nested too deep, or with a member
+/// twice, which readers understand in different ways.
 pub(crate) fn normal_form(text: &[u8]) -> Option<String> {
+    if text.len() > MAX_BYTES {
+        return None;
+    }
     // The grammar is checked here, so that the reader below need not.
     serde_json::from_slice::<IgnoredAny>(text).ok()?;
     let mut reader = JsonReader { text, at: 0 };
@@ -232,5 +237,7 @@ mod tests {
         assert_eq!((normal_form(nested.as_bytes()), normal_form(b"\"\xff\"")), (None, None));
         assert!(normal_form(flat.as_bytes()).is_some());
         assert_eq!(normal_form(deep(500_000).as_bytes()), None);
+        let long = |length: usize| normal_form(&vec![b'1'; length]).is_some();
+        assert_eq!((long(MAX_BYTES), long(MAX_BYTES + 1)), (true, false));
     }
 }

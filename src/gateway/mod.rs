@@ -218,7 +218,7 @@ impl Gateway {
         let credential = self.credentials.choose(route.scopes()).ok_or(FailureKind::NoCredential)?;
         let directives = Directives::of_request(&request.parts.headers);
         let via = if is_passed_on {
-            let is_start_shared = self.retrieval.shares_starts(&directives);
+            let is_start_shared = self.retrieval.shares_starts();
             self.pseudonym.append(&request.parts, Keep::of(&route, is_start_shared))?
         } else {
             self.pseudonym.alone(request.parts.version)

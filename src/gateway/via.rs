@@ -33,7 +33,7 @@ pub(super) enum Keep {
 }
 
 impl Keep {
-    /// `is_start_shared` says it of a start.
+    /// `is_start_shared` says it of starts.
     pub(super) fn of(route: &Route, is_start_shared: bool) -> Self {
         match route {
             Route::Export(call) if call.is_shared() || is_start_shared => Self::Gateways,

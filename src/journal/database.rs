@@ -361,7 +361,7 @@ fn size(bytes: Option<u64>) -> Option<i64> {
     bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
 }
 
-/// Records the clients that an attempt answered besides the one that caused it. `false` if the attempt is not on record.
+/// Records the clients that an attempt answered besides the one that caused it; of a start, the first thousand. `false` if the attempt is not on record.
 fn insert_served<'a>(
     connection: &Connection,
     attempt: Uuid,
@@ -371,11 +371,12 @@ fn insert_served<'a>(
     let found = find
         .query_row([Text::of(attempt).as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
     let Some((seq, started_ms)) = found.optional()? else { return Ok(false) };
+    let room = starts::room(connection, seq)?;
     let mut insert = connection.prepare_cached(
         "INSERT INTO served (attempt, request_id, client, started_ms) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT DO NOTHING",
     )?;
-    for one in served {
+    for (one, _) in served.zip(0..room) {
         insert.execute((seq, Text::of(one.request).as_str(), capped(&one.client), started_ms))?;
     }
     Ok(true)

@@ -16,6 +16,8 @@ const LONGEST: Duration = Duration::from_hours(72);
 const UNFINISHED: Duration = Duration::from_mins(30);
 /// Most starts that are kept: some 50 hours of what Snyk allows.
 const MOST: i64 = 1_000;
+/// Most clients of one start that are on record besides the one that caused it; the log and the metrics have all.
+const MOST_CLIENTS: u32 = 1_000;
 /// A start may be dated ahead by so much: two readings of a clock differ.
 const AHEAD: Duration = Duration::from_secs(1);
 
@@ -53,21 +55,30 @@ pub(super) struct StartSearch {
 /// Notes what `attempt`, which is on record, shows of starts: one that was made, or the fate of an export.
 pub(super) fn note(connection: &Connection, attempt: &Attempt, now: SystemTime) -> rusqlite::Result<()> {
     let Some(export) = attempt.export_id.as_deref().map(capped) else { return Ok(()) };
-    let of_export = params![export, attempt.scope_kind, attempt.scope_id.as_deref().map(capped)];
-    let is_gone =
-        attempt.status == Some(404) || matches!(attempt.export_status.as_deref(), Some("ERRORED" | "ERROR"));
+    let scope = attempt.scope_id.as_deref().map(capped);
     if let Some(kept) = &attempt.kept {
         forget_old(connection, now)?;
         return insert(connection, attempt, kept);
     }
     let change = match attempt.export_status.as_deref() {
-        _ if is_gone => "DELETE FROM starts WHERE export_id = ?1 AND scope_kind = ?2 AND scope_id = ?3",
+        // A client chooses the version: with one that Snyk does not know, each export is unknown.
+        _ if attempt.status == Some(404) => {
+            let version = attempt.version_requested.as_deref().map(capped);
+            let mut forget = connection.prepare_cached(
+                "DELETE FROM starts WHERE export_id = ?1 AND scope_kind = ?2 AND scope_id = ?3
+                    AND EXISTS (SELECT 1 FROM attempts WHERE seq = attempt AND version_requested IS ?4)",
+            )?;
+            return forget.execute(params![export, attempt.scope_kind, scope, version]).map(drop);
+        }
+        Some("ERRORED" | "ERROR") => {
+            "DELETE FROM starts WHERE export_id = ?1 AND scope_kind = ?2 AND scope_id = ?3"
+        }
         Some("FINISHED") => {
             "UPDATE starts SET finished = 1 WHERE export_id = ?1 AND scope_kind = ?2 AND scope_id = ?3 AND finished = 0"
         }
         _ => return Ok(()),
     };
-    connection.prepare_cached(change)?.execute(of_export).map(drop)
+    connection.prepare_cached(change)?.execute(params![export, attempt.scope_kind, scope]).map(drop)
 }
 
 fn insert(connection: &Connection, attempt: &Attempt, kept: &KeptStart) -> rusqlite::Result<()> {
@@ -78,6 +89,16 @@ fn insert(connection: &Connection, attempt: &Attempt, kept: &KeptStart) -> rusql
     let made = unix_ms(attempt.started + attempt.latency);
     let id = attempt.id.hyphenated().to_string();
     insert.execute(params![id, kept.key, made, kept.fields, &*kept.body]).map(drop)
+}
+
+/// The number of further clients that the record of an attempt takes. To a start they come for days; to a read, only those
+/// who wait for one flight.
+pub(super) fn room(connection: &Connection, seq: i64) -> rusqlite::Result<u32> {
+    let mut count = connection.prepare_cached(
+        "SELECT (SELECT count(*) FROM served WHERE attempt = seq) FROM attempts WHERE seq = ?1 AND operation = 'start'",
+    )?;
+    let count = count.query_row([seq], |row| row.get(0)).optional()?;
+    Ok(count.map_or(u32::MAX, |count: u32| MOST_CLIENTS.saturating_sub(count)))
 }
 
 /// Forgets starts that are too old, too many, or dated ahead: then the clock went back, and their age is not known.

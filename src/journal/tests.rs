@@ -73,6 +73,22 @@ fn count(path: &Path, query: &Query) -> usize {
 }
 
 #[tokio::test]
+async fn a_start_has_a_thousand_other_clients_on_record() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    let journal = journal(&path);
+    let many = |from: u128| (from..from + 600).map(|n| served(n, "bob")).collect::<Vec<_>>();
+    for (n, operation, rows) in [(1, "start", 1_000), (2, "results", 1_200)] {
+        journal.record(Attempt { operation, ..attempt(n) }, many(10_000)).await.unwrap();
+        journal.serve(Uuid::from_u128(n), many(20_000)).await.unwrap();
+        let id = Some(Uuid::from_u128(2_000 + n).to_string());
+        let found = find(&path, &Query { id, limit: 1, ..Query::default() }).unwrap();
+        assert_eq!(found[0].clients, rows, "{operation}");
+    }
+    journal.close().await;
+}
+
+#[tokio::test]
 async fn what_was_recorded_is_found_by_every_id_and_filter() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("deep/journal.db");

@@ -5,12 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
-use http::header::{ACCEPT, AGE, CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT, AGE, CONTENT_LOCATION, CONTENT_TYPE, LOCATION, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::answer::Fetched;
 use super::question::Question;
-use super::response_fields::{PLACEHOLDER, end_to_end, for_replay};
+use super::response_fields::{PLACEHOLDER, end_to_end};
 use crate::cache::Directives;
 use crate::clock::Now;
 use crate::export::{Document, Id, normal_form};
@@ -21,6 +21,10 @@ use crate::upstream::{Root, UpstreamAnswer};
 const MOST_BYTES: usize = 64 * 1024;
 /// Snyk takes a start as either of these, to the same end.
 const JSON_TYPES: [&str; 2] = ["application/json", "application/vnd.api+json"];
+/// Fields of an answer that are kept, besides those of versions and of locations.
+const KEPT_FIELDS: [&str; 5] = ["content-type", "snyk-request-id", "retry-after", "deprecation", "sunset"];
+/// A parameter whose name has one of these may be a credential: those of signed links do.
+const SECRET_NAMES: [&str; 4] = ["signature", "sig", "token", "credential"];
 
 /// `[starts]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +76,7 @@ pub(super) fn start_key(question: &Question, upstream: &str) -> [u8; 32] {
         fields.append(CONTENT_TYPE, HeaderValue::from_static(""));
     }
     let mut digest = Context::new(&SHA256);
+    digest.update(&question.credential.account());
     digest.update(Question { fields, ..question.clone() }.key(upstream).as_bytes());
     // No field is an empty line, so this is the end of the key.
     let form = normal_form(&question.body);
@@ -83,11 +88,13 @@ pub(super) fn start_key(question: &Question, upstream: &str) -> [u8; 32] {
     key
 }
 
-/// True if the body is JSON by its type.
+/// True if the body is JSON by its type, and its type says no more than that.
 fn is_json(fields: &HeaderMap) -> bool {
     let mut types = fields.get_all(CONTENT_TYPE).iter().map(|value| {
-        let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        let mut parts = value.to_str().unwrap_or_default().split(';').map(str::trim);
+        let essence = parts.next().unwrap_or_default();
         JSON_TYPES.iter().any(|json| essence.eq_ignore_ascii_case(json))
+            && parts.all(|parameter| parameter.eq_ignore_ascii_case("charset=utf-8"))
     });
     types.next() == Some(true) && types.next().is_none()
 }
@@ -102,17 +109,40 @@ pub(super) fn kept(
     let document = document.filter(|document| document.id.is_some() && document.links.count == 0);
     let is_kept =
         answer.status == StatusCode::ACCEPTED && document.is_some() && answer.body.len() <= MOST_BYTES;
-    if !is_kept {
+    // In its normal form no escape hides anything.
+    if !is_kept || has_secret(&normal_form(&answer.body)?) {
         return None;
     }
-    let pause = answer.fields.get(RETRY_AFTER).cloned();
-    let mut fields = for_replay(end_to_end(answer.fields.clone(), root));
-    fields.extend(pause.map(|pause| (RETRY_AFTER, pause)));
+    let fields = end_to_end(answer.fields.clone(), root);
     let mut lines = Vec::new();
-    for (name, value) in &fields {
+    for (name, value) in fields.iter().filter(|(name, value)| is_field_kept(name, value)) {
         lines.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"].concat());
     }
     Some(KeptStart { key, fields: lines, body: Bytes::copy_from_slice(&answer.body) })
+}
+
+/// True if `text` has a query-like parameter whose name is one of a credential.
+fn has_secret(text: &str) -> bool {
+    text.split(['?', '&']).skip(1).filter_map(|parameter| parameter.split_once('=')).any(|(name, _)| {
+        let name = name.to_ascii_lowercase();
+        SECRET_NAMES.iter().any(|secret| name.contains(secret))
+    })
+}
+
+/// True if a field may be written down: it is known to hold no link and no credential.
+fn is_field_kept(name: &HeaderName, value: &HeaderValue) -> bool {
+    if [LOCATION, CONTENT_LOCATION].contains(name) {
+        return value.to_str().is_ok_and(is_plain_path);
+    }
+    let is_known = KEPT_FIELDS.contains(&name.as_str()) || name.as_str().starts_with("snyk-version-");
+    is_known && !value.as_bytes().contains(&b'?')
+}
+
+/// True for a path on us without a query, or with Snyk's `version` alone.
+fn is_plain_path(reference: &str) -> bool {
+    let (path, query) = reference.split_once('?').unwrap_or((reference, "version="));
+    let is_version = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-~".contains(&b));
+    path.starts_with('/') && query.strip_prefix("version=").is_some_and(is_version)
 }
 
 /// The answer of a start that is on record, to be given again at `now`.

@@ -243,7 +243,10 @@ impl Fetch {
             attempt.error = Some("credential_echoed");
         } else {
             record::note(&mut attempt, &answer, document);
-            if let (Some(key), Ok(answer), Some(_)) = (self.start, &answer, &attempt.export_id) {
+            // The credential may have got another value meanwhile: then the key is another, too.
+            if let (Some(key), Ok(answer), Some(_)) = (self.start, &answer, &attempt.export_id)
+                && retrieval.start_key(&self.question).await == Some(key)
+            {
                 attempt.kept = kept(key, answer, document, retrieval.upstream.root()).map(Box::new);
             }
         }

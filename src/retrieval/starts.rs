@@ -17,13 +17,15 @@ use super::flights::{Leader, Member, Role};
 use super::question::{Asker, Question, Wanted};
 use super::{Retrieval, fields, reading, wait};
 use crate::admission::Obstacle;
-use crate::cache::{CacheKey, Directives};
+use crate::cache::CacheKey;
 use crate::export::ExportCall;
 use crate::journal::FoundStart;
 use crate::upstream::UpstreamErrorKind;
 
 /// Failures of equal starts after which those who waited for them try no more.
 const MOST_FAILURES: u32 = 2;
+/// Answers that are too old for an asker, after which it joins no flight any more.
+const MOST_OLDER: u32 = 2;
 /// Age up to which the newest equal export is named: as long as Snyk keeps its files.
 const NAMED: Duration = Duration::from_hours(72);
 
@@ -45,9 +47,9 @@ struct StartResult {
 }
 
 impl Retrieval {
-    /// True if a start with these directives may be shared with others.
-    pub(crate) fn shares_starts(&self, directives: &Directives) -> bool {
-        !self.settings.load().starts.wish(directives).age.is_zero()
+    /// True if others may get a start: even of one that takes none, the answer is kept.
+    pub(crate) fn shares_starts(&self) -> bool {
+        self.settings.load().starts.is_on()
     }
 
     /// Starts an export, or shares an equal start.
@@ -59,7 +61,7 @@ impl Retrieval {
     ) -> Result<Retrieved, NoAnswer> {
         let settings = self.settings.load().starts;
         let wish = settings.wish(&wanted.directives);
-        if !wish.age.is_zero() {
+        if settings.is_on() {
             question.fields = fields::for_equal_starts(question.fields);
         }
         let key = if settings.is_on() { self.start_key(&question).await } else { None };
@@ -87,23 +89,27 @@ impl Retrieval {
         }
     }
 
-    async fn start_key(&self, question: &Question) -> Option<[u8; 32]> {
+    pub(super) async fn start_key(&self, question: &Question) -> Option<[u8; 32]> {
         let (question, upstream) = (question.clone(), Arc::clone(&self.upstream_name));
         reading::aside(question.body.len(), move || start_key(&question, &upstream)).await
     }
 
     /// The result of an equal start, unless that fails: the failure is its own caller's. After two, those who waited get
-    /// the second.
+    /// the second. Whoever got two answers that are too old for it leads alone.
     async fn equal_start(self: &Arc<Self>, call: &StartRequest) -> Result<StartResult, NoAnswer> {
-        let mut failures = 0;
+        let (mut failures, mut older) = (0, 0);
         loop {
-            let asked = self.start_or_join(call).await?;
+            let joined = call.key.filter(|_| !call.wish.age.is_zero() && older < MOST_OLDER);
+            let asked = self.start_or_join(call, joined).await?;
             let is_older = |fetched: &Fetched| {
                 fetched.sending.is_none() && age(fetched.arrival.wall, self.clock.now()) > call.wish.age
             };
             match &asked.result {
                 // It was found for somebody who takes older ones.
-                Ok(fetched) if is_older(fetched) => continue,
+                Ok(fetched) if is_older(fetched) && older < MOST_OLDER => {
+                    older += 1;
+                    continue;
+                }
                 Ok(fetched) if fetched.began.is_some() => return Ok(asked),
                 Err(no_answer) if is_own_end(no_answer.cause) => return Ok(asked),
                 _ if !asked.is_collapsed => return Ok(asked),
@@ -122,10 +128,14 @@ impl Retrieval {
         }
     }
 
-    /// Waits for an equal start that is on its way, or leads one.
-    async fn start_or_join(self: &Arc<Self>, call: &StartRequest) -> Result<StartResult, NoAnswer> {
+    /// Waits for a start with the key `joined` that is on its way, or leads one.
+    async fn start_or_join(
+        self: &Arc<Self>,
+        call: &StartRequest,
+        joined: Option<[u8; 32]>,
+    ) -> Result<StartResult, NoAnswer> {
         let (asker, member) = (Arc::clone(&call.asker), Member::Client(call.asker.member()));
-        let role = match call.key.filter(|_| !call.wish.age.is_zero()) {
+        let role = match joined {
             None => {
                 let (leader, follower) = Leader::alone(member);
                 Role::Leader(leader, follower)

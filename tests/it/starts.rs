@@ -40,14 +40,14 @@ async fn sharing(mut flags: Flags) -> World {
 }
 
 /// Another gateway before the same upstream, with a journal in `directory`.
-async fn another(fake: &Fake, directory: &TempDir) -> World {
+async fn another(fake: &Fake, directory: &TempDir, mut flags: Flags) -> World {
     let ca = directory.path().join("ca.pem");
     std::fs::write(&ca, fake.ca_pem()).unwrap();
-    let flags = vec![
+    flags.extend([
         flag("starts.share", "15m"),
         flag("upstream.ca_file", ca.display()),
         flag("journal.path", directory.path().join("journal.db").display()),
-    ];
+    ]);
     let plain = Fake::start(Settings { tls: false, ..Settings::default() }).await.unwrap();
     World::before(plain, &fake.url(), flags).await
 }
@@ -92,17 +92,31 @@ async fn equal_starts_are_one_and_arrays_in_another_order_are_another() {
 async fn a_restart_and_another_process_on_the_journal_know_it() {
     let fake = Fake::start(Settings::default()).await.unwrap();
     let directory = TempDir::new().unwrap();
-    let first = another(&fake, &directory).await;
-    let second = another(&fake, &directory).await;
+    let first = another(&fake, &directory, vec![]).await;
+    let second = another(&fake, &directory, vec![]).await;
     let made = id(&start(&first, "", START).await);
     assert_eq!(id(&start(&second, "", START).await), made);
     first.stop().await;
     second.stop().await;
-    let third = another(&fake, &directory).await;
+    let third = another(&fake, &directory, vec![]).await;
     let again = start(&third, "", START).await;
     assert_eq!((id(&again), again.cache()), (made, "exportgate; hit; detail=shared-start"));
     assert_eq!(fake.hits().start, 1);
     third.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_value_of_the_credential_shares_nothing_of_the_one_before() {
+    let fake = Fake::start(Settings::default()).await.unwrap();
+    let directory = TempDir::new().unwrap();
+    let token = directory.path().join("token");
+    for (value, posts) in [("first-account-0001", 1), ("second-account-002", 2), ("first-account-0001", 2)] {
+        std::fs::write(&token, value).unwrap();
+        let world = another(&fake, &directory, vec![flag("credential.token_file", token.display())]).await;
+        id(&start(&world, "", START).await);
+        assert_eq!(fake.hits().start, posts, "{value}");
+        world.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,6 +200,8 @@ async fn what_differs_in_more_than_spelling_is_not_equal() {
     let world = sharing(vec![flag("upstream.forward_headers", "x-tenant")]).await;
     world.fake.script(|script| script.accept_any_start = true);
     let target = |org: &str, query: &str| format!("/orgs/{org}/export?{V}{query}");
+    let large = format!(r#"{{"n":"{}"}}"#, "x".repeat(65_536));
+    let spaced = format!("{large} ");
     let mut posts = 0;
     for (target, fields, body) in [
         (target(ORG, ""), &[][..], START),
@@ -195,12 +211,17 @@ async fn what_differs_in_more_than_spelling_is_not_equal() {
         (target(ORG, ""), &[("x-tenant", "a")], START),
         (target(ORG, ""), &[("content-encoding", "gzip")], START),
         (target(ORG, ""), &[("content-type", "text/plain")], START),
+        (target(ORG, ""), &[("content-type", "application/json; charset=utf-16")], START),
+        (target(ORG, ""), &[("content-type", "application/json; charset=utf-8; ext=x")], START),
         (target(ORG, ""), &[], r#"{"n":1}"#),
         (target(ORG, ""), &[], r#"{"n":1.0}"#),
         (target(ORG, ""), &[], r#"{"n":1,"n":1}"#),
         (target(ORG, ""), &[], r#"{"n":1, "n":1}"#),
         (target(ORG, ""), &[], ""),
         (target(ORG, ""), &[], " "),
+        // So long a body is compared by its bytes.
+        (target(ORG, ""), &[], &large),
+        (target(ORG, ""), &[], &spaced),
     ] {
         posts += 1;
         for at in 0..2 {
@@ -214,7 +235,7 @@ async fn what_differs_in_more_than_spelling_is_not_equal() {
     for (at, field) in [
         ("accept", "text/html"),
         ("user-agent", "x"),
-        ("content-type", "Application/vnd.api+json; charset=utf-8"),
+        ("content-type", "Application/vnd.api+json; Charset=UTF-8"),
     ]
     .into_iter()
     .enumerate()
@@ -234,6 +255,27 @@ async fn what_differs_in_more_than_spelling_is_not_equal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_client_shapes_a_start_that_others_may_get() {
+    let world = sharing(vec![]).await;
+    for wish in ["no-cache", "max-age=0", "max-age=60", ""] {
+        let fields = [
+            ("cache-control", wish),
+            ("content-type", "application/json"),
+            ("accept", "text/html"),
+            ("user-agent", "x"),
+            ("via", "1.0 fred"),
+        ];
+        let target = format!("/orgs/{ORG}/export?{V}");
+        world.send(Method::POST, &target, &fields, &body(&format!("\"{wish}\""))).await;
+        let seen = world.fake.requests().pop().unwrap();
+        assert!(seen.header("accept")[0].starts_with("application/vnd.api+json"), "{wish}: {seen:?}");
+        assert!(seen.header("user-agent")[0].starts_with("exportgate/"), "{wish}: {seen:?}");
+        assert!(!seen.header("via").concat().contains("fred"), "{wish}: {seen:?}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_is_of_no_use_any_more_is_forgotten() {
     let world = sharing(vec![flag("starts.share", "3d")]).await;
     let read = |org: &str, export: &str| format!("/orgs/{org}/jobs/export/{export}?{V}");
@@ -242,6 +284,10 @@ async fn a_start_that_is_of_no_use_any_more_is_forgotten() {
     for what in ["ERRORED", "ERROR", "404", "purged", "purged all", "the clock went back", "30 min"] {
         // What is said of another org's export of this id says nothing of this one.
         world.get(&read(OTHER, &last)).await;
+        // Nor does a version that Snyk does not know.
+        world.fake.fault(Fault::Status(404), Some(1));
+        let unknown = world.get(&read(ORG, &last).replace(V, "version=2001-01-01")).await;
+        assert_eq!(unknown.status, 404, "{what}");
         assert_eq!(id(&start(&world, "", START).await), last, "{what}");
         let (method, target) = match what {
             "purged" => purge(format!("/{ORG}/{last}")),
@@ -274,7 +320,11 @@ async fn a_start_that_is_of_no_use_any_more_is_forgotten() {
 fn answer(status: &str, id: &str, attributes: &str) -> Answer {
     let body = format!(r#"{{"data":{{{id}"type":"export","attributes":{{{attributes}}}}}}}"#);
     let length = body.len();
-    let head = "content-type: application/vnd.api+json\r\nx-ratelimit-remaining: 7";
+    let signed = "https://files.example/1.csv?X-Goog-Signature=ad1f";
+    let head = format!(
+        "content-type: application/vnd.api+json\r\nx-ratelimit-remaining: 7\r\nx-amz-security-token: ad1f\r\n\
+         location: {signed}\r\nlink: <{signed}>; rel=next\r\ncontent-location: /rest/jobs/1"
+    );
     Answer::of(format!("HTTP/1.1 {status}\r\n{head}\r\ncontent-length: {length}\r\n\r\n{body}"))
 }
 
@@ -282,6 +332,10 @@ fn answer(status: &str, id: &str, attributes: &str) -> Answer {
 async fn only_a_202_with_an_export_and_without_a_link_is_shared() {
     let id = r#""id":"e1","#;
     let link = r#""results":[{"url":"https://files.example/1.csv?X-Amz-Signature=ad1f"}]"#;
+    let bare = |name: &str| format!(r#""x":"store.example/a{name}=ad1f""#);
+    let (aws, google) = (bare("?X-Amz-Signature"), bare("?a=b\\u0026x-goog-credential"));
+    let (azure, other) = (bare("?sv=1&sig"), bare("\\u003faccess_TOKEN"));
+    let harmless = bare("?version");
     let large = format!(r#""x":"{}""#, "x".repeat(65_000));
     let over = format!(r#""x":"{}""#, "x".repeat(66_000));
     for (status, id, attributes, is_shared) in [
@@ -289,6 +343,11 @@ async fn only_a_202_with_an_export_and_without_a_link_is_shared() {
         ("202 Accepted", id, large.as_str(), true),
         ("202 Accepted", id, over.as_str(), false),
         ("202 Accepted", id, link, false),
+        ("202 Accepted", id, &aws, false),
+        ("202 Accepted", id, &google, false),
+        ("202 Accepted", id, &azure, false),
+        ("202 Accepted", id, &other, false),
+        ("202 Accepted", id, &harmless, true),
         ("202 Accepted", "", "", false),
         ("202 Accepted", r#""id":"not an id","#, "", false),
         ("200 OK", id, "", false),
@@ -304,7 +363,10 @@ async fn only_a_202_with_an_export_and_without_a_link_is_shared() {
         assert_eq!((second.is_hit(), upstream.requests()), (is_shared, if is_shared { 1 } else { 2 }));
         assert_eq!((first.status, &first.body), (second.status, &second.body));
         if is_shared {
-            assert_eq!((second.field("x-ratelimit-remaining"), second.field("retry-after")), ("", "1"));
+            let dropped = ["x-ratelimit-remaining", "x-amz-security-token", "location", "link"];
+            assert_eq!(dropped.map(|name| second.field(name)), [""; 4]);
+            let left = ["retry-after", "content-location"].map(|name| second.field(name));
+            assert_eq!(left, ["1", "/rest/jobs/1"]);
         }
         world.stop().await;
     }
