@@ -31,10 +31,9 @@ mod transfer;
 mod writer;
 
 pub use fault::Unrecorded;
-#[cfg(test)]
-pub(crate) use named::NOT_PROCESSED;
 pub use named::{NamedChange, NamedKey, NamedRow, NamedView};
 pub use query::{Query, QueryError, StatusFilter, StatusFilterError, find, moment};
+pub(crate) use record::NOT_PROCESSED;
 pub use record::{Attempt, KeptStart, Served};
 pub use row::Row;
 pub use sends::{RecordedSend, RecordedSends};

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use uuid::Uuid;
 
-use super::record::unix_ms;
+use super::record::{NOT_PROCESSED, unix_ms};
 
 /// Length of a lease.
 const LEASE: Duration = Duration::from_secs(30);
@@ -22,22 +22,6 @@ const AHEAD: Duration = Duration::from_secs(1);
 const FORGOTTEN_AFTER: Duration = Duration::from_hours(7 * 24);
 /// Snyk's window of starts.
 const STARTS_WINDOW: Duration = Duration::from_hours(1);
-
-/// The errors of attempts that Snyk has certainly not processed.
-pub(crate) const NOT_PROCESSED: [&str; 12] = [
-    "not_sent",
-    "dns_error",
-    "connection_timeout",
-    "connection_refused",
-    "destination_unavailable",
-    "proxy_dns",
-    "proxy_refused",
-    "proxy_unreachable",
-    "proxy_status",
-    "tls_certificate_error",
-    "tls_protocol_error",
-    "not_processed",
-];
 
 /// The key of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]

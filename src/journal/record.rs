@@ -7,6 +7,22 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use uuid::Uuid;
 
+/// The errors of attempts that Snyk has certainly not processed; those of the gateway's answers have the same words.
+pub(crate) const NOT_PROCESSED: [&str; 12] = [
+    "not_sent",
+    "dns_error",
+    "connection_timeout",
+    "connection_refused",
+    "destination_unavailable",
+    "proxy_dns",
+    "proxy_refused",
+    "proxy_unreachable",
+    "proxy_status",
+    "tls_certificate_error",
+    "tls_protocol_error",
+    "not_processed",
+];
+
 /// One request to the upstream and its answer.
 #[derive(Debug, Clone)]
 pub struct Attempt {

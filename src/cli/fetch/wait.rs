@@ -16,6 +16,7 @@ use super::session::{Session, words};
 use super::state::RunState;
 use crate::cache;
 use crate::export::{API_VERSION, Id};
+use crate::journal::NOT_PROCESSED;
 
 /// Seconds between two looks at an export, the last again and again.
 const PACE: [u64; 6] = [1, 1, 2, 3, 5, 5];
@@ -27,21 +28,6 @@ const AFTER_WAIT: Duration = Duration::from_secs(1);
 const MAX_FAILURES: u32 = 8;
 /// Failures that are no look at Snyk's: the credential is the gateway's own.
 pub(super) const CREDENTIAL: &str = "upstream_credential_";
-/// The codes of a gateway that says that Snyk got, or took, no request.
-const UNSENT: [&str; 11] = [
-    "dns_error",
-    "connection_timeout",
-    "connection_refused",
-    "destination_unavailable",
-    "proxy_dns",
-    "proxy_refused",
-    "proxy_unreachable",
-    "proxy_status",
-    "tls_certificate_error",
-    "tls_protocol_error",
-    "not_processed",
-];
-
 /// One look at an export.
 pub(super) enum Look {
     Ready(FileIndex),
@@ -291,7 +277,7 @@ impl Session {
 
 /// True if an error of the gateway's means that Snyk has started nothing.
 fn is_without_start(code: &str) -> bool {
-    code.starts_with(CREDENTIAL) || UNSENT.contains(&code)
+    code.starts_with(CREDENTIAL) || NOT_PROCESSED.contains(&code)
 }
 
 /// The id of the export in the answer to a start call.
