@@ -153,6 +153,8 @@ impl Drop for CircuitPass {
         let (admission, resource) = (&self.admission, self.resource.as_ref());
         let change = lock(&admission.circuits).ended(resource, self.probes, self.evidence, admission.now());
         let upstream = &admission.upstream;
+        let scope = resource.map(|resource| resource.scope.id.as_str());
+        let export = resource.and_then(|resource| Some(resource.export.as_ref()?.as_str()));
         match change {
             CircuitChange::None => {}
             CircuitChange::Opened => {
@@ -160,15 +162,12 @@ impl Drop for CircuitPass {
                 admission.opened.notify_waiters();
             }
             CircuitChange::ScopeOpened => {
-                let scope = resource.map(|resource| resource.scope.id.as_str());
                 tracing::warn!(
                     export.scope.id = scope,
                     "circuit breaker opened for an org or group: its exports keep failing; others go on"
                 );
             }
             CircuitChange::ExportOpened => {
-                let scope = resource.map(|resource| resource.scope.id.as_str());
-                let export = resource.and_then(|resource| Some(resource.export.as_ref()?.as_str()));
                 tracing::warn!(
                     export.scope.id = scope,
                     export.id = export,
@@ -176,8 +175,6 @@ impl Drop for CircuitPass {
                 );
             }
             CircuitChange::PartClosed => {
-                let scope = resource.map(|resource| resource.scope.id.as_str());
-                let export = resource.and_then(|resource| Some(resource.export.as_ref()?.as_str()));
                 tracing::info!(
                     export.scope.id = scope,
                     export.id = export,
