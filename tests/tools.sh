@@ -19,17 +19,10 @@ program=${named:-$target/debug/exportgate}
 tools=$target/tools
 
 
-scratch=$(mktemp -d)
+own_scratch
 # Counted in a file, for parts of a pipe have variables of their own.
 : >"$scratch/findings"
 finding() { printf 'FINDING: %s\n' "$*" | tee -a "$scratch/findings" >&2; }
-started=()
-clean_up() {
-    for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
-    for pid in "${started[@]}"; do wait "$pid" 2>/dev/null || true; done
-    rm -rf "$scratch"
-}
-trap clean_up EXIT
 
 # gateway NAME: starts one with $scratch/NAME.toml; its ports are then in NAME.port, NAME.tls and NAME.admin.
 gateway() {

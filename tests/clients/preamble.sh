@@ -10,14 +10,7 @@ cd "$(dirname "$0")/../.." || exit
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 program=${named:-$target/debug/exportgate}
-scratch=$(mktemp -d)
-started=()
-clean_up() {
-    for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
-    for pid in "${started[@]}"; do wait "$pid" 2>/dev/null || true; done
-    rm -rf "$scratch"
-}
-trap clean_up EXIT
+own_scratch
 
 # A proxy is for what is installed, not for this machine.
 export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1
