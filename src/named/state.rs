@@ -267,13 +267,14 @@ mod tests {
     fn a_day_has_twelve_turns_of_two_hours_whatever_the_jitter() {
         for jitter in [0.0, 0.3, 1.0] {
             let (mut state, mut starts, pace) = (NamedState::new(0), 0, Pace { every: EVERY, jitter });
-            for now in (0..24 * HOUR).step_by(1_000) {
-                if state.is_due(pace, now) {
-                    state.claim(pace, now);
-                    state.started("e", now);
+            for second in 0..24 * HOUR / 1_000 {
+                let at = second * 1_000;
+                if state.is_due(pace, at) {
+                    state.claim(pace, at);
+                    state.started("e", at);
                     starts += 1;
                 } else if state.pending.is_some() {
-                    assert_eq!(state.proven(&table(&["a"]), pace, now), None);
+                    assert_eq!(state.proven(&table(&["a"]), pace, at), None);
                 }
             }
             assert_eq!(starts, 12, "{jitter}");
