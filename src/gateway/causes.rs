@@ -10,6 +10,10 @@ use crate::credential::Unavailable;
 use crate::retrieval::Cause;
 use crate::upstream::UpstreamErrorKind;
 
+/// Advice where Snyk may have processed the request.
+const LOOK_FIRST: &str =
+    "Try a GET again. After a POST, look for the export first: Snyk may have started it.";
+
 pub(super) fn of_cause(cause: Cause) -> ErrorReply {
     use StatusCode as S;
     match cause {
@@ -155,11 +159,7 @@ fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
             "Snyk was not reached in time",
             "Check the network of the gateway, then Snyk's status page. No request was sent.",
         ),
-        K::ResponseTimeout => with(
-            S::GATEWAY_TIMEOUT,
-            "Snyk did not answer in time",
-            "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
-        ),
+        K::ResponseTimeout => with(S::GATEWAY_TIMEOUT, "Snyk did not answer in time", LOOK_FIRST),
         K::Dns => {
             failed("Snyk's name was not resolved", "Check upstream.url and the machine's name service.")
         }
@@ -179,22 +179,10 @@ fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
             "The gateway's proxy was not reached, or did not answer",
             "Check HTTPS_PROXY of the gateway and the way to the proxy. Snyk was not asked.",
         ),
-        K::ProxyStatus(407) => failed(
-            "The gateway's proxy demands a login, or refuses the one that it got (407)",
-            "Set HTTPS_PROXY of the gateway to http://USER:PASSWORD@HOST:PORT. Snyk was not asked.",
-        ),
-        K::ProxyStatus(403) => failed(
-            "The gateway's proxy does not let it through to Snyk (403)",
-            "Ask who runs the proxy to allow CONNECT to the host of upstream.url. Snyk was not asked.",
-        ),
-        K::ProxyStatus(502..=504) => failed(
-            "The gateway's proxy does not reach Snyk (502, 503 or 504)",
-            "Look at the proxy's log: it may not resolve or reach the host of upstream.url. Snyk was not asked.",
-        ),
-        K::ProxyStatus(_) => failed(
-            "The gateway's proxy opens no tunnel to Snyk",
-            "Check that HTTPS_PROXY of the gateway names an HTTP proxy; the gateway's log has its status. Snyk was not asked.",
-        ),
+        K::ProxyStatus(status) => {
+            let (title, detail) = refused_by_proxy(status);
+            failed(title, detail)
+        }
         K::NotProcessed => failed(
             "Snyk closed the connection before it processed the request",
             "Try again, even a POST: Snyk said that it did not process it.",
@@ -207,14 +195,8 @@ fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
             "TLS with the upstream failed",
             "Check that upstream.url names an HTTPS server. No request was sent.",
         ),
-        K::Terminated => failed(
-            "The connection to Snyk ended before an answer came",
-            "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
-        ),
-        K::Incomplete => failed(
-            "Snyk's answer broke off",
-            "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
-        ),
+        K::Terminated => failed("The connection to Snyk ended before an answer came", LOOK_FIRST),
+        K::Incomplete => failed("Snyk's answer broke off", LOOK_FIRST),
         K::TooLarge => failed("Snyk's answer is too large", "Raise upstream.max_answer, or ask for less."),
         K::HeadTooLarge => failed(
             "Snyk's answer has too large a header section",
@@ -226,10 +208,32 @@ fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
             "proxy_internal_response",
             "gateway_stopped",
             "The gateway stopped before Snyk answered",
-            "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
+            LOOK_FIRST,
         ),
         K::Protocol => {
             failed("The upstream's answer breaks the rules of HTTP", "Check that upstream.url is Snyk's API.")
         }
+    }
+}
+
+/// A proxy that opens no tunnel to Snyk and answers with `status`.
+const fn refused_by_proxy(status: u16) -> (&'static str, &'static str) {
+    match status {
+        407 => (
+            "The gateway's proxy demands a login, or refuses the one that it got (407)",
+            "Set HTTPS_PROXY of the gateway to http://USER:PASSWORD@HOST:PORT. Snyk was not asked.",
+        ),
+        403 => (
+            "The gateway's proxy does not let it through to Snyk (403)",
+            "Ask who runs the proxy to allow CONNECT to the host of upstream.url. Snyk was not asked.",
+        ),
+        502..=504 => (
+            "The gateway's proxy does not reach Snyk (502, 503 or 504)",
+            "Look at the proxy's log: it may not resolve or reach the host of upstream.url. Snyk was not asked.",
+        ),
+        _ => (
+            "The gateway's proxy opens no tunnel to Snyk",
+            "Check that HTTPS_PROXY of the gateway names an HTTP proxy; the gateway's log has its status. Snyk was not asked.",
+        ),
     }
 }

@@ -63,6 +63,8 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
     let with = |status, error, title, detail| reply(status, error, kind.code(), title, detail);
     let store = |title, detail| with(S::BAD_GATEWAY, "http_protocol_error", title, detail);
     let bad_gateway = |title, detail| with(S::BAD_GATEWAY, "proxy_internal_response", title, detail);
+    let no_table =
+        |title| bad_gateway(title, "Download the parts: the path with /files at its end lists them.");
     match kind {
         // Not reached: `Exchange::no_files` answers these from the failure or the status that they carry.
         K::NoResults | K::SnykAnswered => of_cause(Cause::Internal),
@@ -117,18 +119,9 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
             "Snyk's answer has no link for this file",
             "Ask again in a moment. If it lasts, start a new export.",
         ),
-        K::ColumnsDiffer => bad_gateway(
-            "The parts of the export have different columns: they make no table",
-            "Download the parts: the path with /files at its end lists them.",
-        ),
-        K::HeaderTooLong => bad_gateway(
-            "The header row of a part is too long to make a table",
-            "Download the parts: the path with /files at its end lists them.",
-        ),
-        K::NotCsv => bad_gateway(
-            "A part is no CSV that can be joined with the others",
-            "Download the parts: the path with /files at its end lists them.",
-        ),
+        K::ColumnsDiffer => no_table("The parts of the export have different columns: they make no table"),
+        K::HeaderTooLong => no_table("The header row of a part is too long to make a table"),
+        K::NotCsv => no_table("A part is no CSV that can be joined with the others"),
         K::FilesBusy => unavailable(
             "connection_limit_reached",
             kind.code(),

@@ -139,7 +139,7 @@ fn sizes() {
     // What is kept by now. Whoever makes one of them smaller writes it down here.
     assert!(code <= 32_600, "{code} lines of code");
     assert!(at(&lines, 50) <= 130 && at(&lines, 90) <= 306 && longest_file.lines <= 400, "lengths of files");
-    assert!(at(&of_functions, 90) <= 25 && longest_function.lines <= 89, "lengths of functions");
+    assert!(at(&of_functions, 90) <= 25 && longest_function.lines <= 81, "lengths of functions");
     let of_config = files.iter().filter(|file| file.part() == "config").flat_map(|file| &file.functions);
     let longest_section = of_config.max_by_key(|function| function.lines).unwrap();
     assert!(longest_section.lines <= 40, "config: {} {}", longest_section.lines, longest_section.name);
