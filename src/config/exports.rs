@@ -171,3 +171,60 @@ fn check(r: &mut Reader<'_>, keys: &ExportKeys<'_>, question: &ExportQuestion) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::tests::{problems, resolve};
+
+    #[test]
+    fn a_named_export_is_a_question_and_all_of_its_problems_are_said() {
+        let text = r#"
+            [exports.open-criticals]
+            scope = "group/825e79b7-0073-44c3-a5ea-e0aa8a3dbf38"
+            filters = { issue_status = ["Open"], nvd_severity = ["Critical", "High"] }
+            columns = ["CVE", "SCORE"]
+            since = "90d"
+            every = "1h"
+        "#;
+        let config = resolve(text, &[], &[]).expect("a configuration");
+        assert_eq!((config.named.reserve, config.named.exports.len()), (5, 1));
+        let export = &config.named.exports[0];
+        let start = export.question.start(std::time::SystemTime::UNIX_EPOCH).expect("a start");
+        assert!(start.target.starts_with("/rest/groups/825e79b7-0073-44c3-a5ea-e0aa8a3dbf38/export?"));
+        let attributes = &start.body["data"]["attributes"];
+        assert_eq!(attributes["filters"]["nvd_severity"], serde_json::json!(["Critical", "High"]));
+        assert_eq!(attributes["columns"], serde_json::json!(["CVE", "SCORE"]));
+        for (text, expected) in [
+            ("[exports.Bad]\nevery = \"2h\"", "exports.Bad: the name must be 1 to 64 of a-z"),
+            ("[exports.a]\nevery = \"2h\"", "exports.a.scope: must be \"group/ID\" or \"org/ID\""),
+            (
+                "[exports.a]\nscope = \"org/825e79b7-0073-44c3-a5ea-e0aa8a3dbf38\"",
+                "exports.a.since: is needed",
+            ),
+            (
+                "[exports.a]\nscope = \"org/my-org\"",
+                "exports.a.scope: must be \"group/ID\" or \"org/ID\", with an ID such as",
+            ),
+            ("[exports.a]\nsince = \"soon\"", "exports.a.since: must be a date"),
+            ("[exports.a]\nevery = \"1m\"", "exports.a.every: must be a duration from 10m to 1d"),
+            ("[exports.a]\nfilters = \"x\"", "exports.a.filters: no such key"),
+            ("[exports.a]\nfilters = { issue_stat = [\"Open\"] }", "did you mean issue_status?"),
+            ("[exports.a]\nclients = [\"b\"]", "exports.a.clients: names clients, and access.clients_file"),
+            (
+                "[exports.a]\nscope = \"org/825e79b7-0073-44c3-a5ea-e0aa8a3dbf38\"\nsince = \"1d\"\norgs = [\"p\"]",
+                "exports.a.orgs: must be empty",
+            ),
+            ("[exports.a]\nbody_file = \"/none\"\nsince = \"1d\"", "leave since out"),
+            (
+                "[exports.a]\nsince = \"2026-02-01\"\nscope = \"org/825e79b7-0073-44c3-a5ea-e0aa8a3dbf38\"\nuntil = \"2026-01-01\"",
+                "no row can be between",
+            ),
+            ("[exports.a]\nsinse = \"1d\"", "exports.a.sinse: no such key; did you mean exports.a.since?"),
+        ] {
+            let found = problems(text, &[]);
+            assert!(found.contains(expected), "{expected} in {found}");
+        }
+        let all = problems("[exports.a]\nscope = \"x\"\nsince = \"soon\"\n[exports.B]\nevery = \"1s\"", &[]);
+        assert_eq!(all.lines().count(), 6, "{all}");
+    }
+}

@@ -24,7 +24,11 @@ fn sources(file: &str, env: &[(&str, &str)], flags: &[(&str, &str, &str)]) -> So
     sources
 }
 
-fn resolve(file: &str, env: &[(&str, &str)], flags: &[(&str, &str, &str)]) -> Result<Config, String> {
+pub(super) fn resolve(
+    file: &str,
+    env: &[(&str, &str)],
+    flags: &[(&str, &str, &str)],
+) -> Result<Config, String> {
     Config::resolve(&sources(file, env, flags))
         .map(|(config, _)| config)
         .map_err(|problems| problems.to_string())
@@ -39,7 +43,7 @@ pub(super) fn defaults() -> Resolved {
     reader.resolved
 }
 
-fn problems(file: &str, env: &[(&str, &str)]) -> String {
+pub(super) fn problems(file: &str, env: &[(&str, &str)]) -> String {
     resolve(file, env, &[]).expect_err("a problem")
 }
 
@@ -298,108 +302,4 @@ fn an_error_always_has_a_text() {
     let Problems(problems) = reader::Reader::new(&sources).finish(None::<()>).expect_err("nothing was read");
     assert_eq!(problems.len(), 1);
     assert!(problems[0].to_string().contains("does not say why"));
-}
-
-#[test]
-fn file_stores_are_named_by_whole_labels_origins_and_networks() {
-    let config = resolve("", &[], &[]).expect("a configuration");
-    let allows = |host: &str| config.files.hosts.iter().any(|pattern| pattern.matches(host));
-    for host in [
-        "storage.googleapis.com",
-        "bucket.storage.googleapis.com",
-        "s3.us-east-1.amazonaws.com",
-        "bucket.s3.us-gov-west-1.amazonaws.com",
-        "s3.dualstack.eu-west-1.amazonaws.com",
-        "bucket.s3.dualstack.eu-west-1.amazonaws.com",
-    ] {
-        assert!(allows(host), "{host}");
-    }
-    for host in ["www.googleapis.com", "a.ec2.amazonaws.com", "x.execute-api.eu-west-1.amazonaws.com"] {
-        assert!(!allows(host), "{host}");
-    }
-    assert!(config.files.origins.is_empty() && config.files.private_addresses.is_empty());
-    assert!(!config.access.files_basic);
-
-    let file = "[files]\nhosts = ['files.corp.example']\norigins = ['http://127.0.0.1:9000']\nprivate_addresses = ['10.20.1.2/16', 'fd12::1']";
-    let files = resolve(file, &[], &[]).expect("a configuration").files;
-    assert_eq!(files.origins[0].to_string(), "http://127.0.0.1:9000");
-    let networks: Vec<String> = files.private_addresses.iter().map(ToString::to_string).collect();
-    assert_eq!(networks, ["10.20.0.0/16", "fd12::1/128"]);
-
-    for (key, value, expected) in [
-        ("hosts", "'*.amazonaws.com'", "stands for more than a file store"),
-        ("hosts", "'*.com'", "no host name with at least two labels at its end"),
-        ("hosts", "'127.0.0.1'", "name it in files.origins"),
-        ("origins", "'minio.example:9000'", "write it like https://minio.example:9000"),
-        ("private_addresses", "'0.0.0.0/0'", "stands for all addresses"),
-        ("private_addresses", "'inner'", "write it like \"10.20.0.0/16\""),
-    ] {
-        let problems = problems(&format!("[files]\n{key} = [{value}]"), &[]);
-        assert!(problems.contains(&format!("files.{key}: ")) && problems.contains(expected), "{problems}");
-    }
-}
-
-#[test]
-fn a_proxy_before_the_file_stores_is_said_not_to_be_checked() {
-    let notes =
-        |env: &[(&str, &str)]| resolve("", env, &[]).expect("a configuration").resolved.notes.join("; ");
-    let (proxy, bad) =
-        (("HTTPS_PROXY", "http://u:p4ss@proxy.test:3128"), ("HTTPS_PROXY", "socks5://u:p4ss@proxy.test"));
-    let unchecked = "file stores are reached through the proxy proxy.test:3128 (HTTPS_PROXY): their names are checked, but not their addresses";
-    assert!(notes(&[proxy]).contains(unchecked), "{}", notes(&[proxy]));
-    assert!(!notes(&[]).contains("file stores"));
-    assert!(!notes(&[proxy, ("NO_PROXY", "googleapis.com,amazonaws.com")]).contains("file stores"));
-    // Snyk is reached all the same.
-    let notes = notes(&[bad, ("NO_PROXY", "api.snyk.io")]);
-    assert!(notes.contains("WARNING: file stores cannot be reached: HTTPS_PROXY must be http://"), "{notes}");
-    assert!(!notes.contains("p4ss"));
-}
-
-#[test]
-fn a_named_export_is_a_question_and_all_of_its_problems_are_said() {
-    let text = r#"
-        [exports.open-criticals]
-        scope = "group/825e79b7-0073-44c3-a5ea-e0aa8a3dbf38"
-        filters = { issue_status = ["Open"], nvd_severity = ["Critical", "High"] }
-        columns = ["CVE", "SCORE"]
-        since = "90d"
-        every = "1h"
-    "#;
-    let config = resolve(text, &[], &[]).expect("a configuration");
-    assert_eq!((config.named.reserve, config.named.exports.len()), (5, 1));
-    let export = &config.named.exports[0];
-    let start = export.question.start(std::time::SystemTime::UNIX_EPOCH).expect("a start");
-    assert!(start.target.starts_with("/rest/groups/825e79b7-0073-44c3-a5ea-e0aa8a3dbf38/export?"));
-    let attributes = &start.body["data"]["attributes"];
-    assert_eq!(attributes["filters"]["nvd_severity"], serde_json::json!(["Critical", "High"]));
-    assert_eq!(attributes["columns"], serde_json::json!(["CVE", "SCORE"]));
-    for (text, expected) in [
-        ("[exports.Bad]\nevery = \"2h\"", "exports.Bad: the name must be 1 to 64 of a-z"),
-        ("[exports.a]\nevery = \"2h\"", "exports.a.scope: must be \"group/ID\" or \"org/ID\""),
-        ("[exports.a]\nscope = \"org/825e79b7-0073-44c3-a5ea-e0aa8a3dbf38\"", "exports.a.since: is needed"),
-        (
-            "[exports.a]\nscope = \"org/my-org\"",
-            "exports.a.scope: must be \"group/ID\" or \"org/ID\", with an ID such as",
-        ),
-        ("[exports.a]\nsince = \"soon\"", "exports.a.since: must be a date"),
-        ("[exports.a]\nevery = \"1m\"", "exports.a.every: must be a duration from 10m to 1d"),
-        ("[exports.a]\nfilters = \"x\"", "exports.a.filters: no such key"),
-        ("[exports.a]\nfilters = { issue_stat = [\"Open\"] }", "did you mean issue_status?"),
-        ("[exports.a]\nclients = [\"b\"]", "exports.a.clients: names clients, and access.clients_file"),
-        (
-            "[exports.a]\nscope = \"org/825e79b7-0073-44c3-a5ea-e0aa8a3dbf38\"\nsince = \"1d\"\norgs = [\"p\"]",
-            "exports.a.orgs: must be empty",
-        ),
-        ("[exports.a]\nbody_file = \"/none\"\nsince = \"1d\"", "leave since out"),
-        (
-            "[exports.a]\nsince = \"2026-02-01\"\nscope = \"org/825e79b7-0073-44c3-a5ea-e0aa8a3dbf38\"\nuntil = \"2026-01-01\"",
-            "no row can be between",
-        ),
-        ("[exports.a]\nsinse = \"1d\"", "exports.a.sinse: no such key; did you mean exports.a.since?"),
-    ] {
-        let found = problems(text, &[]);
-        assert!(found.contains(expected), "{expected} in {found}");
-    }
-    let all = problems("[exports.a]\nscope = \"x\"\nsince = \"soon\"\n[exports.B]\nevery = \"1s\"", &[]);
-    assert_eq!(all.lines().count(), 6, "{all}");
 }
