@@ -22,7 +22,7 @@ use crate::export::{
     API_VERSION, CallQuery, Document, ExportCall, ExportParts, ExportProgress, FileName, Id, Operation,
 };
 use crate::files::{Ask, Conditions, FileAnswer, FilesError, FilesErrorKind};
-use crate::retrieval::{Asker, Cause, Question, Retrieved, Wanted};
+use crate::retrieval::{Asker, Cause, Question, Retrieved, Wait, Wanted};
 
 /// Our name among the clients.
 pub(super) const CLIENT: &str = "exportgate";
@@ -30,8 +30,10 @@ pub(super) const CLIENT: &str = "exportgate";
 const VIA: HeaderValue = HeaderValue::from_static("1.1 exportgate");
 /// Longest wait for one answer.
 const PATIENCE: Duration = Duration::from_mins(1);
-/// Seconds between two looks at an export, the last again and again, each up to 10 % more or less.
-const GAPS: [u64; 6] = [0, 1, 1, 2, 3, 5];
+/// Longest wait for the end of an export before the turn looks at the clock.
+const WAIT: Duration = Duration::from_secs(10);
+/// The pause after a wait that did not bring the end: it may have ended early.
+const PAUSE: Duration = Duration::from_secs(5);
 /// Seconds before the proof is tried again, where that may help.
 const PROOF_PAUSES: [u64; 2] = [10, 60];
 
@@ -85,14 +87,18 @@ impl TurnTask {
         }
     }
 
-    /// Waits until an export is finished.
+    /// Waits until an export is finished, with the clients that wait for it. Trouble on the way is no end of the export.
     pub(super) async fn wait(&self, pending: &PendingExport) -> Result<(), TurnError> {
-        let last = GAPS.last().copied().unwrap_or(5);
-        for gap in GAPS.into_iter().chain(std::iter::repeat(last)) {
-            let gap = Duration::from_secs(gap).mul_f64(0.9 + 0.2 * fastrand::f64());
-            tokio::time::sleep(gap).await;
-            if let JobProgress::Finished = self.look(pending).await? {
-                break;
+        loop {
+            let now = self.parts().clock.now();
+            let question = self.question_of(pending, Operation::JobStatus)?;
+            let wait = Some(Wait { until: now.mono + WAIT, is_asked: true });
+            let wanted = Wanted { wait, ..Wanted::default() };
+            let answer = self.parts().retrieval.get(question, asker(now), wanted, now).await;
+            if let Ok(answer) = answer
+                && let JobProgress::Finished = progress(&answer)?
+            {
+                return Ok(());
             }
             // Its time may have been set right meanwhile.
             let state = self.export.state();
@@ -101,17 +107,8 @@ impl TurnTask {
             if shown.is_too_old(unix_ms(self.parts().clock.now().wall)) {
                 return Err(TurnError::new("the export was not finished within an hour"));
             }
+            tokio::time::sleep(PAUSE).await;
         }
-        Ok(())
-    }
-
-    /// Asks for the job status once. Trouble on the way is no end of the export.
-    async fn look(&self, pending: &PendingExport) -> Result<JobProgress, TurnError> {
-        let now = self.parts().clock.now();
-        let question = self.question_of(pending, Operation::JobStatus)?;
-        let answer = self.parts().retrieval.get(question, asker(now), Wanted::default(), now).await;
-        let Ok(answer) = answer else { return Ok(JobProgress::Running) };
-        progress(&answer)
     }
 
     /// Reads the whole table once; each of its parts is proven on the way.
