@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use http::header::RETRY_AFTER;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -14,7 +13,7 @@ use super::{Ask, FilesParts};
 use crate::clock::Now;
 use crate::export::{ExportParts, ExportProgress, PartEntry};
 use crate::file_store::{FileStore, Link, LinkError};
-use crate::retrieval::{Asker, LinkUse, Question, Retrieved, Wanted};
+use crate::retrieval::{Asker, LinkUse, Question, Retrieved, Wanted, retry_after};
 
 /// Bodies up to this length are read at once; longer ones would hold up the other requests of the thread.
 const AT_ONCE: usize = 128 * 1024;
@@ -120,8 +119,7 @@ async fn read(with: &FilesParts, retrieved: &Retrieved) -> Result<PartList, File
             Ok(list)
         }
         Err(FilesErrorKind::NotFinished { is_unknown, .. }) => {
-            let text = answer.fields.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-            let retry_after = text.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+            let retry_after = retry_after(answer.fields);
             Err(FilesErrorKind::NotFinished { retry_after, is_unknown })
         }
         Err(kind) => Err(kind),

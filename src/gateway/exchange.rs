@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{AGE, RETRY_AFTER, VARY};
+use http::header::{AGE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ use crate::export::{FilesTarget, Id, ScopeKind};
 use crate::files::{FilesError, FilesErrorKind};
 use crate::retrieval::{
     AnswerParts, CACHE_STATUS, Cause, Forward, ForwardReason, NoAnswer, Origin, PLACEHOLDER, Passed, Payload,
-    REQUEST_ID, RefusedStart, Retrieved, SNYK_REQUEST_ID, Sending, StartRefusal,
+    REQUEST_ID, RefusedStart, Retrieved, SNYK_REQUEST_ID, Sending, StartRefusal, retry_after,
 };
 use crate::route::Route;
 use crate::telemetry::metrics::{Metrics, RequestOutcome, RequestSample};
@@ -200,7 +200,7 @@ impl Exchange {
         if let Some(results) = results {
             let AnswerParts { status, fields, .. } = results.parts();
             if kind == FilesErrorKind::SnykAnswered {
-                let retry_after = fields.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+                let retry_after = retry_after(fields).map(|pause| pause.as_secs());
                 failure.kind = FailureKind::NoFile(NoFile::SnykAnswered { status, retry_after });
             }
             if let Err(other) = self.files_of(*results) {

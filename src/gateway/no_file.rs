@@ -7,14 +7,12 @@ use http::StatusCode;
 use super::causes::of_cause;
 use super::error_reply::{ErrorReply, denied, not_found, reply, unavailable};
 use super::failure::NoFile;
+use super::reply::NEXT_LOOK;
 use crate::downloads::CutReason;
 use crate::files::FilesErrorKind;
 use crate::named::NoExport;
 use crate::retrieval::Cause;
 use crate::upstream::UpstreamErrorKind;
-
-/// Time for an export to go on, where Snyk gave none.
-const NEXT_LOOK: Duration = Duration::from_secs(5);
 
 pub(super) fn no_file(why: NoFile) -> ErrorReply {
     let sent = |status, code, title, detail| reply(status, "http_request_error", code, title, detail);

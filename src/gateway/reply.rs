@@ -1,5 +1,7 @@
 //! Answers to clients, made of what the cache, the upstream or a failure gives.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, IF_NONE_MATCH, RETRY_AFTER,
@@ -26,8 +28,8 @@ const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"exportgate\
 const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"exportgate\"");
 const JSON_API: HeaderValue = HeaderValue::from_static("application/vnd.api+json");
 
-/// The `Retry-After` of an unfinished answer that has none, in seconds.
-const NEXT_LOOK: HeaderValue = HeaderValue::from_static("5");
+/// The `Retry-After` of an unfinished answer that has none.
+pub(super) const NEXT_LOOK: Duration = Duration::from_secs(5);
 
 /// The answer to an export call, for a client with these request fields. A stored response is replayed (RFC 9111 §4); its
 /// placeholders are still to be filled.
@@ -39,7 +41,7 @@ pub(super) fn retrieved(retrieved: &Retrieved, client: &HeaderMap) -> Response<B
             let Some(entry) = &fetched.entry else {
                 // So that no tool has to guess. Who has waited may ask again at once.
                 if fetched.is_unfinished && !retrieved.is_waited {
-                    fields.entry(RETRY_AFTER).or_insert(NEXT_LOOK);
+                    fields.entry(RETRY_AFTER).or_insert(HeaderValue::from(NEXT_LOOK.as_secs()));
                 }
                 return whole(fetched.status, fields, fetched.body.clone());
             };

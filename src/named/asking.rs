@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ use crate::export::{
     API_VERSION, CallQuery, Document, ExportCall, ExportParts, ExportProgress, FileName, Id, Operation,
 };
 use crate::files::{Ask, Conditions, FileAnswer, FilesError, FilesErrorKind};
-use crate::retrieval::{Asker, Cause, Question, Retrieved, Wait, Wanted};
+use crate::retrieval::{Asker, Cause, Question, Retrieved, Wait, Wanted, retry_after};
 
 /// Our name among the clients.
 pub(super) const CLIENT: &str = "exportgate";
@@ -258,11 +258,6 @@ fn words(cause: Cause) -> String {
         | Cause::Stopping
         | Cause::Internal => "the start call was not answered".to_owned(),
     }
-}
-
-fn retry_after(fields: &HeaderMap) -> Option<Duration> {
-    let seconds = fields.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
 }
 
 #[cfg(test)]

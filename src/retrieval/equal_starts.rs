@@ -9,6 +9,7 @@ use http::header::{ACCEPT, AGE, CONTENT_LOCATION, CONTENT_TYPE, LOCATION, RETRY_
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::answer::Fetched;
+use super::fields::retry_after;
 use super::question::Question;
 use super::response_fields::{PLACEHOLDER, end_to_end};
 use crate::cache::Directives;
@@ -156,8 +157,7 @@ pub(super) fn given_again(found: FoundStart, now: Now) -> Arc<Fetched> {
         }
     }
     let age = age(found.made, now);
-    let pause: Option<u64> = fields.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-    let left = pause.unwrap_or_default().saturating_sub(age.as_secs()).max(1);
+    let left = retry_after(&fields).unwrap_or_default().as_secs().saturating_sub(age.as_secs()).max(1);
     fields.insert(RETRY_AFTER, HeaderValue::from(left));
     fields.insert(AGE, HeaderValue::from_static(PLACEHOLDER));
     Arc::new(Fetched {

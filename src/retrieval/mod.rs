@@ -50,7 +50,7 @@ pub(crate) use answer::{
     Retrieved, Sending, StartRefusal,
 };
 pub(crate) use equal_starts::ShareSettings;
-pub(crate) use fields::{SNYK_REQUEST_ID, text as response_text};
+pub(crate) use fields::{SNYK_REQUEST_ID, retry_after, text as response_text};
 pub(crate) use pass_through::{PassThrough, Passed};
 pub(crate) use question::{Asker, LinkUse, Question, Wait, Wanted};
 pub(crate) use response_fields::{CACHE_STATUS, PLACEHOLDER, REQUEST_ID, describe_stored};
