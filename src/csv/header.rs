@@ -26,6 +26,26 @@ pub enum HeaderError {
     Cut,
 }
 
+/// The header of a part that comes in pieces.
+#[derive(Debug, Default)]
+pub(crate) struct HeaderScan(Vec<u8>);
+
+impl HeaderScan {
+    /// Takes the next bytes.
+    pub(crate) fn feed(&mut self, data: &[u8]) {
+        let room = (MAX_HEADER + 1).saturating_sub(self.0.len());
+        self.0.extend_from_slice(&data[..data.len().min(room)]);
+    }
+
+    /// The header, when all of the part has come.
+    ///
+    /// # Errors
+    /// [`HeaderError`].
+    pub(crate) fn end(&self) -> Result<Header, HeaderError> {
+        Header::of(&self.0, self.0.len() <= MAX_HEADER)
+    }
+}
+
 impl Header {
     /// Finds the header at the `start` of a part. `is_whole` says that the part has no more bytes.
     ///

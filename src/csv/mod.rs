@@ -9,6 +9,7 @@ mod proof;
 mod record;
 
 pub use change::ColumnChange;
+pub(crate) use header::HeaderScan;
 pub use header::{Header, HeaderError, MAX_HEADER};
 pub(crate) use proof::{Expected, Proof, Proven, Rung, TotalProof};
 pub use record::{MAX_RECORD, Record, RecordError, RecordReader};

@@ -75,8 +75,8 @@ impl ExportParts {
         let progress = match document.status.as_deref() {
             _ if document.is_finished() => ExportProgress::Finished,
             Some("ERRORED" | "ERROR") => ExportProgress::Failed,
-            Some("PENDING" | "STARTED") | None => ExportProgress::Running,
-            Some(_) => ExportProgress::Unknown,
+            _ if document.unknown_status().is_some() => ExportProgress::Unknown,
+            _ => ExportProgress::Running,
         };
         let whole: ExportBody = serde_json::from_slice(body).ok()?;
         let Attributes { results, row_count } = whole.data.attributes;

@@ -46,11 +46,12 @@ pub(super) async fn open(
     let answer = match conditions.select(&description) {
         Selection::Whole => {
             // The first part answers before we do, so that a failure has a status.
-            let first = match table.layout.places().first() {
+            let places = table.layout.in_order_of_proof();
+            let first = match places.first() {
                 Some(place) => Some(table.whole(place).await?),
                 None => None,
             };
-            let work = |outlet| async move { table.send_whole(first, &outlet).await };
+            let work = |outlet| async move { table.send_whole(places, first, &outlet).await };
             FileAnswer::Whole(transfer::spawn(links, place, size, work).await?)
         }
         Selection::Range(span) => {
@@ -117,15 +118,16 @@ impl JoinedTable {
     /// Hands all of it out; each part is proven before its last bytes leave, and the number of all rows before the last ones.
     async fn send_whole(
         self,
+        places: Vec<TablePlace>,
         mut first: Option<WholePart>,
         outlet: &Outlet,
     ) -> Result<TransferOutcome, Stop> {
         let mut outcome = TransferOutcome::Proven;
-        let mut total = TotalProof::new(self.links.row_count(), self.layout.places().len());
-        for place in self.layout.places() {
+        let mut total = TotalProof::new(self.links.row_count(), places.len());
+        for place in places {
             let part = match first.take() {
                 Some(part) => part,
-                None => self.whole(place).await?,
+                None => self.whole(&place).await?,
             };
             let sent = part.send(outlet, &mut total).await?;
             sent.warn(&self.links, place.part);

@@ -1,14 +1,12 @@
 //! The rows and the columns of a table, counted as it is read (pure).
 
-use bytes::BytesMut;
-
 use super::state::ProvenTable;
-use crate::csv::{Header, MAX_HEADER, RecordScan};
+use crate::csv::{Header, HeaderScan, RecordScan};
 
 /// A table on its way.
 #[derive(Debug, Default)]
 pub(super) struct TableScan {
-    start: BytesMut,
+    header: HeaderScan,
     records: RecordScan,
 }
 
@@ -16,14 +14,12 @@ impl TableScan {
     /// Takes the next bytes.
     pub(super) fn feed(&mut self, data: &[u8]) {
         self.records.feed(data);
-        let room = (MAX_HEADER + 1).saturating_sub(self.start.len());
-        self.start.extend_from_slice(&data[..data.len().min(room)]);
+        self.header.feed(data);
     }
 
     /// Its rows and columns, when all of it has come.
     pub(super) fn end(self) -> ProvenTable {
-        let header = Header::of(&self.start, self.start.len() <= MAX_HEADER).ok();
-        let header = header.filter(|header| !header.is_empty());
+        let header = self.header.end().ok().filter(|header| !header.is_empty());
         ProvenTable {
             rows: self.records.records().saturating_sub(1),
             columns: header.as_ref().map_or_else(Vec::new, Header::names),

@@ -36,9 +36,6 @@ pub(crate) use settings::NamedSettings;
 pub use settings::Settings;
 pub(crate) use state::{NamedState, unix_ms};
 
-/// The outcomes of turns, as labels.
-pub(crate) const OUTCOMES: [&str; 3] = ["made", "failed", "put_off"];
-
 /// The parts that named exports work with.
 #[derive(Debug)]
 pub(crate) struct NamedParts {
@@ -83,19 +80,16 @@ pub(crate) struct NamedExport {
 /// The turns of this process, and the changes of columns that it saw.
 #[derive(Debug, Default)]
 pub(crate) struct TurnCounts {
-    by_outcome: [AtomicU64; OUTCOMES.len()],
+    made: AtomicU64,
+    failed: AtomicU64,
+    put_off: AtomicU64,
     column_changes: AtomicU64,
 }
 
 impl TurnCounts {
-    fn count(&self, outcome: &str) {
-        if let Some(at) = OUTCOMES.iter().position(|known| *known == outcome) {
-            self.by_outcome[at].fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     pub(crate) fn by_outcome(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        OUTCOMES.into_iter().zip(self.by_outcome.iter().map(|count| count.load(Ordering::Relaxed)))
+        let counts = [("made", &self.made), ("failed", &self.failed), ("put_off", &self.put_off)];
+        counts.into_iter().map(|(outcome, count)| (outcome, count.load(Ordering::Relaxed)))
     }
 
     pub(crate) fn column_changes(&self) -> u64 {

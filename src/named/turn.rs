@@ -1,7 +1,7 @@
 //! The task of one named export. It reads the state once a second, and makes the turns of those that it holds.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -30,6 +30,20 @@ enum NextStep {
     GoOn(PendingExport),
 }
 
+/// The outcome of a look at the state that changed it.
+enum LookOutcome {
+    New,
+    PutOff,
+    Claimed,
+}
+
+/// The row and the state after a change, and the outcome of it.
+struct Changed<T> {
+    row: NamedRow,
+    state: NamedState,
+    outcome: Option<T>,
+}
+
 impl TurnTask {
     pub(super) fn parts(&self) -> &NamedParts {
         &self.named.0.parts
@@ -45,7 +59,7 @@ impl TurnTask {
 
     /// Reads the state and shows it.
     pub(super) async fn show(&self) {
-        let _ = self.change(None, |_, view| view.state.is_none()).await;
+        let _ = self.change(None, |_, view| view.state.is_none().then_some(())).await;
     }
 
     /// Makes turns until a stop, and lets another process go on then.
@@ -99,35 +113,32 @@ impl TurnTask {
         let credential = self.parts().credentials.choose(std::slice::from_ref(self.export.scope()))?;
         let (pace, reserve) = (self.pace(), self.export.reserve);
         let request = Uuid::now_v7();
-        let (is_claimed, is_put_off) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (claimed, put_off) = (Arc::clone(&is_claimed), Arc::clone(&is_put_off));
         let change = move |state: &mut NamedState, view: &NamedView<'_>| {
             let now_ms = unix_ms(view.now);
             if !state.is_due(pace, now_ms) {
-                return view.state.is_none();
+                return view.state.is_none().then_some(LookOutcome::New);
             }
             if (view.starts)(&credential.name).saturating_add(reserve) >= SNYKS_STARTS {
                 let reason = "no more starts than exports.reserve are left in this hour";
                 state.put_off(reason, Duration::ZERO, pace, now_ms);
-                put_off.store(true, Ordering::SeqCst);
+                Some(LookOutcome::PutOff)
             } else {
                 state.claim(pace, now_ms);
                 let credential = credential.name.to_string();
                 state.claimed =
                     Some(ClaimedStart { at_ms: now_ms, request: request.to_string(), credential });
-                claimed.store(true, Ordering::SeqCst);
+                Some(LookOutcome::Claimed)
             }
-            true
         };
-        let (row, state) = self.change(None, change).await?;
-        if is_put_off.load(Ordering::SeqCst) {
+        let Changed { row, state, outcome } = self.change(None, change).await?;
+        if let Some(LookOutcome::PutOff) = outcome {
             self.was_put_off(&state);
         }
-        let step = match state.pending {
+        let step = match (state.pending, outcome) {
             _ if !row.is_held => return None,
-            Some(pending) => NextStep::GoOn(pending),
-            None if is_claimed.load(Ordering::SeqCst) => NextStep::Start(request),
-            None => return None,
+            (Some(pending), _) => NextStep::GoOn(pending),
+            (None, Some(LookOutcome::Claimed)) => NextStep::Start(request),
+            (None, _) => return None,
         };
         Some((row.fence, step))
     }
@@ -141,19 +152,19 @@ impl TurnTask {
                 let noted = self
                     .change(Some(fence), move |state, view| {
                         state.started(id.as_str(), unix_ms(view.now));
-                        true
+                        Some(())
                     })
                     .await;
-                noted.filter(|(row, _)| row.is_held).and_then(|(_, state)| state.pending)
+                noted.filter(|noted| noted.row.is_held).and_then(|noted| noted.state.pending)
             }
             Err(NoStart::NotSent { reason, wait }) => {
                 let put_off = move |state: &mut NamedState, view: &NamedView<'_>| {
                     state.take_back();
                     state.put_off(&reason, wait, pace, unix_ms(view.now));
-                    true
+                    Some(())
                 };
-                if let Some((_, state)) = self.change(Some(fence), put_off).await {
-                    self.was_put_off(&state);
+                if let Some(put_off) = self.change(Some(fence), put_off).await {
+                    self.was_put_off(&put_off.state);
                 }
                 None
             }
@@ -177,23 +188,16 @@ impl TurnTask {
         let (pace, id, rows) = (self.pace(), pending.id.clone(), table.rows);
         let proven = move |state: &mut NamedState, view: &NamedView<'_>| {
             let is_it = state.pending.as_ref().is_some_and(|pending| pending.id == id);
-            if is_it {
-                let _ = state.proven(&table, pace, unix_ms(view.now));
-            }
-            is_it
+            is_it.then(|| state.proven(&table, pace, unix_ms(view.now)))
         };
-        let before = self.export.state();
-        let Some((_, state)) = self.change(Some(fence), proven).await.filter(|(row, _)| row.is_held) else {
+        let Some(Changed { outcome: Some(columns), .. }) = self.change(Some(fence), proven).await else {
             return;
         };
-        self.export.counts.count("made");
+        self.export.counts.made.fetch_add(1, Ordering::Relaxed);
         let (name, export) = (self.name(), pending.id.as_str());
         tracing::info!(export.name = name, export.id = export, rows, "named export proven; it is served now");
-        let changed = state.columns_changed.as_ref();
-        let changed =
-            changed.filter(|_| before.is_none_or(|before| before.columns_changed != state.columns_changed));
-        if let Some(changed) = changed {
-            self.columns_changed(&changed.change.to_string());
+        if let Some(change) = columns {
+            self.columns_changed(&change.to_string());
         }
     }
 
@@ -212,17 +216,17 @@ impl TurnTask {
             reason,
             "turn of a named export failed; the last one that was proven is served"
         );
-        self.export.counts.count("failed");
+        self.export.counts.failed.fetch_add(1, Ordering::Relaxed);
         let pace = self.pace();
         let failed = move |state: &mut NamedState, view: &NamedView<'_>| {
             state.failed(&reason, is_at_once, pace, unix_ms(view.now));
-            true
+            Some(())
         };
         let _ = self.change(Some(fence), failed).await;
     }
 
     fn was_put_off(&self, state: &NamedState) {
-        self.export.counts.count("put_off");
+        self.export.counts.put_off.fetch_add(1, Ordering::Relaxed);
         let reason = state.failure.as_ref().map(|failure| failure.reason.as_str());
         tracing::info!(export.name = self.name(), reason, "turn of a named export put off");
     }
@@ -232,27 +236,30 @@ impl TurnTask {
         loop {
             tokio::time::sleep(LOOK).await;
             // A journal that fails takes no lease away.
-            let row = self.change(Some(fence), |_, _| false).await;
-            if row.is_some_and(|(row, _)| !row.is_held) {
+            let changed = self.change(Some(fence), |_, _| None::<()>).await;
+            if changed.is_some_and(|changed| !changed.row.is_held) {
                 return;
             }
         }
     }
 
-    /// Changes the state in a transaction, where the lease is ours, and shows the outcome. `act` says if it changed anything.
-    async fn change(
+    /// Changes the state in a transaction, where the lease is ours, and shows it. `act` gives `None` if it changed nothing.
+    async fn change<T: Send + 'static>(
         &self,
         fence: Option<i64>,
-        act: impl Fn(&mut NamedState, &NamedView<'_>) -> bool + Send + 'static,
-    ) -> Option<(NamedRow, NamedState)> {
-        let is_settled = Arc::new(AtomicBool::new(false));
-        let settled = Arc::clone(&is_settled);
+        act: impl Fn(&mut NamedState, &NamedView<'_>) -> Option<T> + Send + 'static,
+    ) -> Option<Changed<T>> {
+        // What the transaction brought: true if the clock went back, and the outcome of `act`.
+        let found = Arc::new(Mutex::new((false, None)));
+        let within = Arc::clone(&found);
         let change = Box::new(move |view: &NamedView<'_>| {
             let now_ms = unix_ms(view.now);
             let mut state = NamedState::read(view.state, now_ms);
             let was_ahead = state.settle(now_ms);
-            settled.store(was_ahead, Ordering::SeqCst);
-            (act(&mut state, view) || was_ahead).then(|| state.to_text()).flatten()
+            let outcome = act(&mut state, view);
+            let is_changed = outcome.is_some() || was_ahead;
+            *lock(&within) = (was_ahead, outcome);
+            is_changed.then(|| state.to_text()).flatten()
         });
         let (key, holder) = (self.export.key.clone(), self.named.0.holder);
         let row = self
@@ -261,7 +268,8 @@ impl TurnTask {
             .change_named(NamedChange { key, holder, fence, is_last: false, change })
             .await
             .ok()?;
-        if is_settled.load(Ordering::SeqCst) {
+        let (was_ahead, outcome) = std::mem::take(&mut *lock(&found));
+        if was_ahead {
             let name = self.name();
             tracing::warn!(
                 export.name = name,
@@ -274,6 +282,11 @@ impl TurnTask {
         if shown.as_deref() != Some(&state) {
             self.export.state.store(Some(Arc::new(state.clone())));
         }
-        Some((row, state))
+        Some(Changed { row, state, outcome })
     }
+}
+
+/// A panic while it was locked left it whole: each change is one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

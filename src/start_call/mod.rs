@@ -73,7 +73,7 @@ impl ExportQuestion {
     /// The start call at `now`.
     pub(crate) fn start(&self, now: SystemTime) -> Result<StartCall, BadChoice> {
         let body = match &self.body {
-            StartBody::Chosen(choice) => choice.body(Some(now))?,
+            StartBody::Chosen(choice) => choice.body(choice.ranges(now)?),
             StartBody::Given(body) => body.clone(),
         };
         Ok(StartCall { target: self.target(), body })
@@ -82,7 +82,7 @@ impl ExportQuestion {
     /// The question as it was typed: a span of time stays a span, and everything else is as it is sent.
     pub(crate) fn typed(&self) -> Value {
         let (body, times) = match &self.body {
-            StartBody::Chosen(choice) => (choice.body(None).unwrap_or_default(), choice.times()),
+            StartBody::Chosen(choice) => (choice.body(Map::new()), choice.times()),
             StartBody::Given(body) => (body.clone(), Map::new()),
         };
         json!({"target": self.target(), "times": times, "body": body})
@@ -115,13 +115,12 @@ impl RowChoice {
             .collect()
     }
 
-    /// The body at a time; without one, the body without times.
-    fn body(&self, now: Option<SystemTime>) -> Result<Value, BadChoice> {
+    /// The ranges of time at `now`, as filters.
+    fn ranges(&self, now: SystemTime) -> Result<Map<String, Value>, BadChoice> {
         let mut filters = Map::new();
         for (is_updated, name, range) in
             [(false, "introduced", self.introduced), (true, "updated", self.updated)]
         {
-            let Some(now) = now else { break };
             let times = range.at(now);
             if let (Some(since), Some(until)) = (times.get("from"), times.get("to"))
                 && since.as_str() > until.as_str()
@@ -133,9 +132,14 @@ impl RowChoice {
                 filters.insert(name.to_owned(), times.into());
             }
         }
-        if self.dataset == "issues" && filters.is_empty() && now.is_some() {
+        if self.dataset == "issues" && filters.is_empty() {
             return Err(BadChoice::NoTime);
         }
+        Ok(filters)
+    }
+
+    /// The body with these filters and those that were chosen.
+    fn body(&self, mut filters: Map<String, Value>) -> Value {
         if !self.orgs.is_empty() {
             filters.insert("orgs".to_owned(), self.orgs.clone().into());
         }
@@ -147,7 +151,7 @@ impl RowChoice {
         if let Some(columns) = &self.columns {
             attributes["columns"] = columns.clone().into();
         }
-        Ok(json!({"data": {"type": "resource", "attributes": attributes}}))
+        json!({"data": {"type": "resource", "attributes": attributes}})
     }
 }
 

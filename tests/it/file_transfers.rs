@@ -329,6 +329,24 @@ async fn a_table_has_as_many_rows_as_snyk_announced_or_a_stronger_proof() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_brings_no_byte_to_a_table_is_proven_too() {
+    // An empty part, and one that is its header alone.
+    for (names, empty) in [(["a1", "h1"], 2), (["h1", "a1"], 1), (["a1", "b1"], 2), (["h1", "h1"], 2)] {
+        let lies = vec![Lie::FileSize { part: Some(empty), stated: Stated::More(9_000_000) }];
+        let store = StoreScript { lies, ..samples(&names) };
+        let world = with(Script { store, link_form: LinkForm::S3V4, ..Script::default() }, vec![]).await;
+        for target in [&part(empty), &table()] {
+            let got = world.get(target).await;
+            assert_eq!((got.status.as_u16(), got.code().as_str()), (502, "not_proven"), "{names:?} {target}");
+        }
+        world.fake.script(|script| script.store.lies.clear());
+        world.fake.put_export(&scope(), "e2", State::Finished);
+        assert_eq!(world.get(&table().replace("e1", "e2")).await.status, 200, "{names:?}");
+        world.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_answers_200_each_time_makes_no_loop() {
     let world = world(made(2 * MB)).await;
     world.fake.store_fault(StoreFault::IgnoreRange, None);

@@ -1,7 +1,5 @@
 //! The current export of a name at a gateway. Nothing is started: the gateway makes it.
 
-use std::time::Duration;
-
 use serde::Deserialize;
 
 use super::caller::{CallFailure, FetchCall};
@@ -12,9 +10,6 @@ use super::session::Session;
 use super::state::RunState;
 use super::wait::Look;
 use crate::export::{ExportCall, ExportName, Id, Operation};
-
-/// Least pause between two looks at a name without an export.
-const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The list of files of a named export, as far as it says which export that is.
 #[derive(Debug, Deserialize)]
@@ -41,43 +36,31 @@ impl Session {
             self.progress.say(&FetchEvent::Continued { export: export.clone() });
             return Ok(FetchExport { scope: scope.clone(), id: export.clone() });
         }
-        let target = format!("/named/{name}/files");
-        let place = FetchExport { scope: String::new(), id: name.to_string() };
-        loop {
-            let call =
-                FetchCall { name: "files".to_owned(), target: &target, fields: Vec::new(), body: None };
-            let document = match self.caller.document(call).await {
-                Ok(document) => document,
-                Err(CallFailure { text, .. }) => return Err(Ending::failed(text)),
-            };
-            if document.status.is_success() {
-                let index: Option<NamedIndex> = serde_json::from_slice(&document.body).ok();
-                let export = index.and_then(|index| index.export()).ok_or_else(|| {
-                    Ending::failed(
-                        "the list of files cannot be used: is this an exportgate with named exports?",
-                    )
-                })?;
-                (state.scope, state.export) = (Some(export.scope.clone()), Some(export.id.clone()));
-                self.folder.save_state(state)?;
-                return Ok(export);
-            }
-            let error = document.error();
-            if error.code == "no_such_name" {
-                return Err(Ending::new(EndingKind::NotAuthorised, format!("{name}: {}", error.text)));
-            }
-            match self.not_ready(&place, &document)? {
-                Look::NotYet { pause, .. } => {
-                    self.progress.say(&FetchEvent::Waiting { export: name.to_string() });
-                    let wait = pause.after(LEAST_PAUSE);
-                    if wait > self.rest() {
-                        return Err(self.unfinished(name.as_str()));
-                    }
-                    tokio::time::sleep(wait).await;
-                }
-                Look::Failed(text) => return Err(Ending::failed(text)),
-                Look::Ready(_) => {}
-            }
+        let export = self.until_ready(name.as_str(), async || self.look_for_name(name).await).await?;
+        (state.scope, state.export) = (Some(export.scope.clone()), Some(export.id.clone()));
+        self.folder.save_state(state)?;
+        Ok(export)
+    }
+
+    async fn look_for_name(&self, name: &ExportName) -> Result<Look<FetchExport>, Ending> {
+        let target = self.question.files();
+        let fields = self.wait_preference().into_iter().collect();
+        let call = FetchCall { name: "files".to_owned(), target: &target, fields, body: None };
+        let document = match self.caller.document(call).await {
+            Ok(document) => document,
+            Err(CallFailure { text, .. }) => return Ok(Look::Failed(text)),
+        };
+        if document.status.is_success() {
+            let index: Option<NamedIndex> = serde_json::from_slice(&document.body).ok();
+            let export = index.and_then(|index| index.export());
+            let what = "the list of files cannot be used: is this an exportgate with named exports?";
+            return export.map(Look::Ready).ok_or_else(|| Ending::failed(what));
         }
+        let error = document.error();
+        if error.code == "no_such_name" {
+            return Err(Ending::new(EndingKind::NotAuthorised, format!("{name}: {}", error.text)));
+        }
+        self.not_ready(name.as_str(), &document)
     }
 }
 

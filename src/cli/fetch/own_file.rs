@@ -14,10 +14,10 @@ pub(super) fn read(path: &Path) -> io::Result<File> {
     open(path, File::options().read(true))
 }
 
-/// Opens a file to write behind what it has, or makes it.
+/// Opens a file to write behind what it has, or makes it. One that has a second name is refused; one that was just deleted has none.
 pub(super) fn append(path: &Path) -> io::Result<File> {
     let file = open(path, File::options().append(true).create(true))?;
-    if file.metadata()?.nlink() == 1 { Ok(file) } else { Err(refused()) }
+    if file.metadata()?.nlink() <= 1 { Ok(file) } else { Err(refused()) }
 }
 
 /// Makes a file anew, in place of one that is there.

@@ -13,7 +13,7 @@ use super::args::RowsRule;
 use super::failure::Ending;
 use super::index::FetchPart;
 use super::own_file;
-use crate::csv::{Expected, Header, MAX_HEADER, Proof, Proven, TotalProof};
+use crate::csv::{Expected, Header, HeaderScan, Proof, Proven, TotalProof};
 
 const CHUNK: usize = 256 * 1024;
 const UNPROVEN: &str = "nothing but its closed quotes says that it is whole: the store gave no length and no checksum, and Snyk no numbers";
@@ -63,18 +63,18 @@ pub(super) fn prove(
     let mut file = own_file::read(path).map_err(failed)?;
     let FetchPart { part: number, row_count, file_size, .. } = *part;
     let mut proof = Proof::new(Expected { size: claim.size, crc32c: claim.crc32c, file_size, row_count });
-    let (mut start, mut chunk) = (Vec::new(), vec![0; CHUNK]);
+    let (mut header, mut chunk) = (HeaderScan::default(), vec![0; CHUNK]);
     loop {
         let count = file.read(&mut chunk).map_err(failed)?;
         if count == 0 {
             break;
         }
         proof.feed(&chunk[..count]);
-        start.extend_from_slice(&chunk[..count.min((MAX_HEADER + 1).saturating_sub(start.len()))]);
+        header.feed(&chunk[..count]);
     }
     let not_whole = |what: &dyn Display| not_whole(&format_args!("part {number}: {what}"));
     let proven = proof.judge().map_err(|error| not_whole(&error))?;
-    let header = Header::of(&start, proven.bytes <= start.len() as u64).map_err(|error| not_whole(&error))?;
+    let header = header.end().map_err(|error| not_whole(&error))?;
     let differs = |what: &str, got: u64, name: &str, expected: Option<u64>| {
         expected.map(|expected| format!("{got} {what} came where Snyk's {name} says {expected}"))
     };

@@ -29,8 +29,8 @@ const MAX_FAILURES: u32 = 8;
 /// Failures that are no look at Snyk's: the credential is the gateway's own.
 pub(super) const CREDENTIAL: &str = "upstream_credential_";
 /// One look at an export.
-pub(super) enum Look {
-    Ready(FileIndex),
+pub(super) enum Look<T> {
+    Ready(T),
     NotYet { pause: LookPause, is_unknown: bool },
     Failed(String),
 }
@@ -44,7 +44,7 @@ pub(super) enum LookPause {
 }
 
 impl LookPause {
-    pub(super) fn after(self, usual: Duration) -> Duration {
+    fn after(self, usual: Duration) -> Duration {
         match self {
             Self::Usual(asked) => asked.unwrap_or_default().max(usual),
             Self::Short => AFTER_WAIT,
@@ -158,34 +158,41 @@ impl Session {
 
     /// Waits until the export is finished. Its index is the answer.
     pub(super) async fn wait(&self, export: &FetchExport) -> Result<FileIndex, Ending> {
+        self.until_ready(&export.id, async || self.look(export).await).await
+    }
+
+    /// Looks again and again, until what is asked for is there.
+    pub(super) async fn until_ready<T>(
+        &self,
+        export: &str,
+        look: impl AsyncFn() -> Result<Look<T>, Ending>,
+    ) -> Result<T, Ending> {
         let (mut failures, mut has_warned) = (0, false);
         let last = PACE.last().copied().unwrap_or(5);
         for gap in PACE.into_iter().chain(std::iter::repeat(last)) {
-            let look = self.look(export).await?;
+            let look = look().await?;
             let gap = Duration::from_secs(gap);
             match look {
-                Look::Ready(index) => return Ok(index),
+                Look::Ready(found) => return Ok(found),
                 Look::NotYet { pause, is_unknown } => {
                     failures = 0;
                     if is_unknown && !has_warned {
                         let text = format!(
-                            "Snyk's status of export {} is a word that is not known; waiting on until it is FINISHED",
-                            export.id
+                            "Snyk's status of export {export} is a word that is not known; waiting on until it is FINISHED"
                         );
                         self.progress.say(&FetchEvent::Warning { text });
                         has_warned = true;
                     }
-                    self.progress.say(&FetchEvent::Waiting { export: export.id.clone() });
+                    self.progress.say(&FetchEvent::Waiting { export: export.to_owned() });
                     let wait = pause.after(gap);
                     if wait > self.rest() {
-                        return Err(self.unfinished(&export.id));
+                        return Err(self.unfinished(export));
                     }
                     tokio::time::sleep(wait).await;
                 }
                 Look::Failed(why) if failures + 1 >= MAX_FAILURES => {
                     let text = format!(
-                        "{why}, {MAX_FAILURES} times in a row: run the same command again later; it goes on with export {}",
-                        export.id
+                        "{why}, {MAX_FAILURES} times in a row: run the same command again later; it goes on with export {export}"
                     );
                     return Err(Ending::new(EndingKind::Unfinished, text));
                 }
@@ -195,10 +202,10 @@ impl Session {
                 }
             }
         }
-        Err(self.unfinished(&export.id))
+        Err(self.unfinished(export))
     }
 
-    pub(super) fn unfinished(&self, export: &str) -> Ending {
+    fn unfinished(&self, export: &str) -> Ending {
         let text = format!(
             "export {export} is not finished within {} (--timeout): run the same command again; it goes on, and starts nothing",
             words(self.args.timeout)
@@ -206,7 +213,7 @@ impl Session {
         Ending::new(EndingKind::Unfinished, text)
     }
 
-    async fn look(&self, export: &FetchExport) -> Result<Look, Ending> {
+    async fn look(&self, export: &FetchExport) -> Result<Look<FileIndex>, Ending> {
         let FetchExport { scope, id } = export;
         let under = format!("{scope}/export/{id}/");
         let target = format!("{under}files?version={API_VERSION}");
@@ -219,18 +226,18 @@ impl Session {
         if document.status == StatusCode::OK {
             return FileIndex::read(&document.body, &under).map(Look::Ready);
         }
-        self.not_ready(export, &document)
+        self.not_ready(id, &document)
     }
 
     /// Has a gateway answer when the export has ended, or after a while. The one in this process is asked by the pace here.
-    fn wait_preference(&self) -> Option<(HeaderName, HeaderValue)> {
+    pub(super) fn wait_preference(&self) -> Option<(HeaderName, HeaderValue)> {
         let seconds = self.rest().min(LONG_LOOK).as_secs();
         let value = HeaderValue::try_from(format!("wait={seconds}")).ok()?;
         (seconds > 0 && !self.caller.is_direct).then_some((HeaderName::from_static("prefer"), value))
     }
 
-    pub(super) fn not_ready(&self, export: &FetchExport, document: &CallAnswer) -> Result<Look, Ending> {
-        let export = &export.id;
+    /// The meaning of an answer that is not what is asked for.
+    pub(super) fn not_ready<T>(&self, export: &str, document: &CallAnswer) -> Result<Look<T>, Ending> {
         let error = document.error();
         let text = error.text;
         match (document.status, error.code.as_str()) {
