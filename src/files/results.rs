@@ -13,10 +13,7 @@ use super::{Ask, FilesParts};
 use crate::clock::Now;
 use crate::export::{ExportParts, ExportProgress, PartEntry};
 use crate::file_store::{FileStore, Link, LinkError};
-use crate::retrieval::{Asker, LinkUse, Question, Retrieved, Wanted, retry_after};
-
-/// Bodies up to this length are read at once; longer ones would hold up the other requests of the thread.
-const AT_ONCE: usize = 128 * 1024;
+use crate::retrieval::{Asker, LinkUse, Question, Retrieved, Wanted, aside, retry_after};
 
 /// A part of an export, as its results have it.
 #[derive(Debug)]
@@ -108,11 +105,7 @@ async fn read(with: &FilesParts, retrieved: &Retrieved) -> Result<PartList, File
         let export = ExportParts::of(&body).filter(|_| status == StatusCode::OK);
         finished(export.ok_or(FilesErrorKind::ResultsUnreadable)?, arrival, &store)
     };
-    let read = if answer.body.len() <= AT_ONCE {
-        reading()
-    } else {
-        tokio::task::spawn_blocking(reading).await.unwrap_or(Err(FilesErrorKind::ResultsUnreadable))
-    };
+    let read = aside(answer.body.len(), reading).await.unwrap_or(Err(FilesErrorKind::ResultsUnreadable));
     match read {
         Ok(list) => {
             with.lists.insert(id, list.clone());

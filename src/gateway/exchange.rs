@@ -162,7 +162,7 @@ impl Exchange {
 
     /// Notes the answer that was retrieved, or how it was tried.
     pub(super) fn retrieved(&mut self, retrieved: Result<Retrieved, NoAnswer>) -> Result<Retrieved, Failure> {
-        let retrieved = self.forwarded(retrieved)?;
+        let retrieved = retrieved.map_err(|none| self.no_answer(none))?;
         self.origin = Some(retrieved.origin);
         self.refused.clone_from(&retrieved.refused);
         self.is_waited |= retrieved.is_waited;
@@ -192,9 +192,7 @@ impl Exchange {
     pub(super) fn no_files(&mut self, error: FilesError) -> Failure {
         let FilesError { kind, source, results, no_answer, .. } = error;
         if let Some(no_answer) = no_answer {
-            self.origin = no_answer.forward.map(Origin::Upstream);
-            self.is_waited |= no_answer.is_waited;
-            return (*no_answer).into();
+            return self.no_answer(*no_answer);
         }
         let mut failure = Failure { source, ..NoFile::Failed(kind).into() };
         if let Some(results) = results {
@@ -212,19 +210,18 @@ impl Exchange {
 
     /// Notes the answer that was passed through, or how it was tried.
     pub(super) fn passed(&mut self, passed: Result<Passed, NoAnswer>) -> Result<Response<Streamed>, Failure> {
-        let passed = self.forwarded(passed)?;
+        let passed = passed.map_err(|none| self.no_answer(none))?;
         self.origin = Some(Origin::Upstream(passed.forward));
         (self.attempt, self.sending) = (Some(passed.attempt), Some(passed.sending));
         Ok(passed.response)
     }
 
-    fn forwarded<T>(&mut self, answer: Result<T, NoAnswer>) -> Result<T, Failure> {
-        answer.map_err(|no_answer| {
-            self.origin = no_answer.forward.map(Origin::Upstream);
-            self.refused.clone_from(&no_answer.refused);
-            self.is_waited |= no_answer.is_waited;
-            no_answer.into()
-        })
+    /// Notes how an answer was tried that did not come.
+    fn no_answer(&mut self, no_answer: NoAnswer) -> Failure {
+        self.origin = no_answer.forward.map(Origin::Upstream);
+        self.refused.clone_from(&no_answer.refused);
+        self.is_waited |= no_answer.is_waited;
+        no_answer.into()
     }
 
     /// Forgets the answer that its client may not have any more.

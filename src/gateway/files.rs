@@ -35,7 +35,7 @@ impl Gateway {
         let credential = self.credentials.choose(scope).ok_or(FailureKind::NoCredential)?;
         let question = files_question(&call, credential, request);
         let FilesCaller { asker, wanted, holder } = caller;
-        let mut ask = Ask { question, asker, wanted, now: exchange.started };
+        let mut ask = Ask { question, asker, wanted, now: self.clock.now() };
         let file = match call.target {
             FilesTarget::File(file) => file,
             FilesTarget::Index => {

@@ -57,7 +57,11 @@ impl Gateway {
             NamedTarget::State => return Ok(state(&export, exchange.started)),
             NamedTarget::Files(target) => target,
         };
-        let served = self.serve_name(exchange, &export, target, caller.wanted.wait).await;
+        let served = {
+            // A wait takes no place among the client's requests.
+            let _lent = caller.wanted.wait.map(|_| caller.asker.permit.lend());
+            self.serve_name(exchange, &export, target, caller.wanted.wait).await
+        };
         let served = served.map_err(NoFile::Named)?;
         let note = note(&served);
         exchange.asks(&Route::Files(served.call.clone()));

@@ -44,7 +44,7 @@ pub(super) fn request_wait(
     };
     let WaitSettings { max, unasked } = request.rules.wait;
     let unasked = principal.wait_unasked().unwrap_or(unasked);
-    if !is_read || max.is_zero() && unasked.is_zero() {
+    if !is_read {
         return RequestWait::default();
     }
     RequestWait::of(&request.parts.headers, max, unasked, started.mono)

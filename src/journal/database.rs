@@ -361,17 +361,19 @@ fn size(bytes: Option<u64>) -> Option<i64> {
     bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
 }
 
-/// Records the clients that an attempt answered besides the one that caused it; of a start, the first thousand. `false` if the attempt is not on record.
+/// Records the further clients that an attempt answered; of a start, the first thousand. `false` if it is not on record.
 fn insert_served<'a>(
     connection: &Connection,
     attempt: Uuid,
     served: impl Iterator<Item = &'a Served>,
 ) -> rusqlite::Result<bool> {
-    let mut find = connection.prepare_cached("SELECT seq, started_ms FROM attempts WHERE id = ?1")?;
-    let found = find
-        .query_row([Text::of(attempt).as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
-    let Some((seq, started_ms)) = found.optional()? else { return Ok(false) };
-    let room = starts::room(connection, seq)?;
+    let mut find = connection
+        .prepare_cached("SELECT seq, started_ms, operation = 'start' FROM attempts WHERE id = ?1")?;
+    let found = find.query_row([Text::of(attempt).as_str()], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, bool>(2)?))
+    });
+    let Some((seq, started_ms, is_start)) = found.optional()? else { return Ok(false) };
+    let room = if is_start { starts::room(connection, seq)? } else { u32::MAX };
     let mut insert = connection.prepare_cached(
         "INSERT INTO served (attempt, request_id, client, started_ms) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT DO NOTHING",

@@ -44,7 +44,7 @@ pub(super) enum StartCommand {
 }
 
 /// The search for the newest equal start.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct StartSearch {
     pub(super) key: [u8; 32],
     pub(super) max_age: Duration,
@@ -91,14 +91,12 @@ fn insert(connection: &Connection, attempt: &Attempt, kept: &KeptStart) -> rusql
     insert.execute(params![id, kept.key, made, kept.fields, &*kept.body]).map(drop)
 }
 
-/// The number of further clients that the record of an attempt takes. To a start they come for days; to a read, only those
-/// who wait for one flight.
+/// The number of further clients that the record of a start takes: they come for days. To a read come only those who wait for
+/// one flight.
 pub(super) fn room(connection: &Connection, seq: i64) -> rusqlite::Result<u32> {
-    let mut count = connection.prepare_cached(
-        "SELECT (SELECT count(*) FROM served WHERE attempt = seq) FROM attempts WHERE seq = ?1 AND operation = 'start'",
-    )?;
-    let count = count.query_row([seq], |row| row.get(0)).optional()?;
-    Ok(count.map_or(u32::MAX, |count: u32| MOST_CLIENTS.saturating_sub(count)))
+    let mut count = connection.prepare_cached("SELECT count(*) FROM served WHERE attempt = ?1")?;
+    let count: u32 = count.query_row([seq], |row| row.get(0))?;
+    Ok(MOST_CLIENTS.saturating_sub(count))
 }
 
 /// Forgets starts that are too old, too many, or dated ahead: then the clock went back, and their age is not known.

@@ -107,6 +107,26 @@ pub(super) enum Role<T> {
     Full,
 }
 
+impl<T> Role<T> {
+    /// The leader of a flight that nobody else can join.
+    pub(super) fn alone(member: Member) -> Self {
+        let (leader, follower) = Leader::start(None, member);
+        Self::Leader(leader, follower)
+    }
+
+    /// Has `lead` run a new flight. The follower, and true if another leads; `None` if too many wait.
+    pub(super) fn follow(self, lead: impl FnOnce(Leader<T>)) -> Option<(Follower<T>, bool)> {
+        match self {
+            Self::Full => None,
+            Self::Follower(follower) => Some((follower, true)),
+            Self::Leader(leader, follower) => {
+                lead(leader);
+                Some((follower, false))
+            }
+        }
+    }
+}
+
 impl<T: Clone> Flights<T> {
     /// No flights yet; at most `max_followers` may wait for one.
     pub(super) fn new(max_followers: usize) -> Self {
@@ -130,8 +150,7 @@ impl<T: Clone> Flights<T> {
         let mut by_key = lock(&self.by_key);
         if let Some(flight) = by_key.get(key) {
             if anew && flight.is_answered.load(Ordering::Acquire) {
-                let (leader, follower) = Leader::start(None, member);
-                return Ok(Role::Leader(leader, follower));
+                return Ok(Role::alone(member));
             }
             if lock(&flight.members).len() > self.max_followers {
                 return Ok(Role::Full);
@@ -190,11 +209,6 @@ pub(super) struct Leader<T> {
 }
 
 impl<T> Leader<T> {
-    /// Starts a flight that nobody else can join.
-    pub(super) fn alone(member: Member) -> (Self, Follower<T>) {
-        Self::start(None, member)
-    }
-
     fn start(on_map: Option<OnMap<T>>, member: Member) -> (Self, Follower<T>) {
         let leader = Self::of(on_map, Some(&member));
         let follower = Follower::join(&leader.flight, member);

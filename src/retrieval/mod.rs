@@ -41,7 +41,7 @@ use crate::telemetry::trace::Traces;
 use crate::upstream::Upstream;
 
 use fetch::{Fetch, FlightResult};
-use flights::{Flights, Follower, Leader, Member, Role};
+use flights::{Flights, Follower, Member, Role};
 use polls::Pollers;
 use waiting::Awaited;
 
@@ -53,6 +53,7 @@ pub(crate) use equal_starts::ShareSettings;
 pub(crate) use fields::{SNYK_REQUEST_ID, retry_after, text as response_text};
 pub(crate) use pass_through::{PassThrough, Passed};
 pub(crate) use question::{Asker, LinkUse, Question, Wait, Wanted};
+pub(crate) use reading::aside;
 pub(crate) use response_fields::{CACHE_STATUS, PLACEHOLDER, REQUEST_ID, describe_stored};
 pub(crate) use span::{known_method, template};
 
@@ -167,11 +168,11 @@ impl Retrieval {
             miss.may_end_later() && !is_told_now && !self.shutdown.is_announced()
         });
         Either::Right(match wait {
-            Some(wait) if !wanted.directives.only_if_cached => {
+            Some(wait) => {
                 let awaited = Awaited { question, asker, wanted, wait, now };
                 Either::Left(Box::pin(Arc::clone(self).wait_for_end(awaited, miss)))
             }
-            _ => Either::Right(Box::pin(Arc::clone(self).ask(question, asker, wanted, miss))),
+            None => Either::Right(Box::pin(Arc::clone(self).ask(question, asker, wanted, miss))),
         })
     }
 
@@ -233,10 +234,7 @@ impl Retrieval {
 
         // 2. Collapse: the first to ask has it fetched, everybody waits for it.
         let role = match &key {
-            None => {
-                let (leader, follower) = Leader::alone(Member::Client(asker.member()));
-                Role::Leader(leader, follower)
-            }
+            None => Role::alone(Member::Client(asker.member())),
             Some(key) => {
                 let now = self.clock.now();
                 let usable = |entry: &Arc<Entry>| wanted.is_met_by(entry, now);
@@ -250,16 +248,11 @@ impl Retrieval {
         };
 
         // 3. Fetch: a task of its own, so that no client can cancel it.
-        let (follower, is_collapsed) = match role {
-            Role::Full => return Err(Cause::TooManyFollowers.into()),
-            Role::Follower(follower) => (follower, true),
-            Role::Leader(leader, follower) => {
-                let (retrieval, asker) = (Arc::clone(&self), Arc::clone(&asker));
-                let fetch = Fetch { retrieval, question, asker, key, start: None, leader };
-                self.shutdown.spawn(fetch.run());
-                (follower, false)
-            }
-        };
+        let joined = role.follow(|leader| {
+            let (retrieval, asker) = (Arc::clone(&self), Arc::clone(&asker));
+            self.shutdown.spawn(Fetch { retrieval, question, asker, key, start: None, leader }.run());
+        });
+        let (follower, is_collapsed) = joined.ok_or(Cause::TooManyFollowers)?;
 
         // 4. Wait for the result.
         let result = wait(follower, &asker).await;

@@ -35,7 +35,7 @@ pub(super) async fn read(body: &Bytes, secret: &[u8], is_storable: bool) -> Read
 }
 
 /// Does `work` on so many bytes; on a thread that may block, where they are many. `None` if it panicked there.
-pub(super) async fn aside<T: Send + 'static>(
+pub(crate) async fn aside<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {

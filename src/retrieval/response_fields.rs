@@ -169,7 +169,7 @@ fn path_absolute(reference: &[u8], root: &Root) -> Option<HeaderValue> {
 }
 
 /// Takes away fields about one exchange with the upstream rather than its answer: a replay must not repeat them.
-pub(super) fn for_replay(mut fields: HeaderMap) -> HeaderMap {
+fn for_replay(mut fields: HeaderMap) -> HeaderMap {
     let about_one: Vec<HeaderName> = fields
         .keys()
         .filter(|name| name.as_str().starts_with("x-ratelimit-") || name.as_str() == "retry-after")

@@ -18,7 +18,6 @@ use super::question::{Asker, Question, Wanted};
 use super::{Retrieval, fields, reading, wait};
 use crate::admission::Obstacle;
 use crate::cache::CacheKey;
-use crate::export::ExportCall;
 use crate::journal::FoundStart;
 use crate::upstream::UpstreamErrorKind;
 
@@ -136,10 +135,7 @@ impl Retrieval {
     ) -> Result<StartResult, NoAnswer> {
         let (asker, member) = (Arc::clone(&call.asker), Member::Client(call.asker.member()));
         let role = match joined {
-            None => {
-                let (leader, follower) = Leader::alone(member);
-                Role::Leader(leader, follower)
-            }
+            None => Role::alone(member),
             Some(key) => {
                 let none = || None::<Infallible>;
                 match self.flights.join(&flight_key(&key), member, false, none) {
@@ -148,14 +144,10 @@ impl Retrieval {
                 }
             }
         };
-        let (follower, is_collapsed) = match role {
-            Role::Full => return Err(Cause::TooManyFollowers.into()),
-            Role::Follower(follower) => (follower, true),
-            Role::Leader(leader, follower) => {
-                self.shutdown.spawn(Arc::clone(self).lead_start(call.clone(), leader));
-                (follower, false)
-            }
-        };
+        let flight = role.follow(|leader| {
+            self.shutdown.spawn(Arc::clone(self).lead_start(call.clone(), leader));
+        });
+        let (follower, is_collapsed) = flight.ok_or(Cause::TooManyFollowers)?;
         Ok(StartResult { result: wait(follower, &asker).await, is_collapsed })
     }
 
@@ -201,7 +193,7 @@ impl Retrieval {
             }
             newest => newest.map(|found| EqualExport { id: found.export_id, made: found.made }),
         };
-        let Question { call: ExportCall { scope, .. }, .. } = &call.question;
+        let scope = &call.question.call.scope;
         let pause = self.admission.starts_pause(&call.question.lane(), &scope_name(scope));
         let advice = Some(Arc::new(RefusedStart { equal, retry_after: pause }));
         match refused {
@@ -224,6 +216,5 @@ fn is_hold(cause: Cause) -> bool {
 
 /// The key of the flight of a start. No other begins like it: those of reads begin with the upstream.
 fn flight_key(key: &[u8; 32]) -> CacheKey {
-    let digits = key.iter().map(|byte| format!("{byte:02x}"));
-    CacheKey::from(digits.fold("start ".to_owned(), |text, digits| text + &digits))
+    CacheKey::from(format!("start {key:02x?}"))
 }

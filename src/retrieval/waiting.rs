@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::answer::{Cause, Forward, NoAnswer, Retrieved};
 use super::fetch::Fetch;
-use super::flights::{Member, Role};
+use super::flights::Member;
 use super::polls::{PollRead, PollTask, PolledAnswer, Waiter, Waiters};
 use super::question::{Asker, Question, Wait, Wanted};
 use super::{LookUp, Miss, Retrieval};
@@ -33,13 +33,12 @@ impl Retrieval {
     pub(super) async fn wait_for_end(
         self: Arc<Self>,
         awaited: Awaited,
-        miss: Miss,
+        mut miss: Miss,
     ) -> Result<Retrieved, NoAnswer> {
         let Awaited { question, asker, wanted, wait, now } = awaited;
         self.refuse_unrecorded()?;
         let asker = Arc::new(asker);
         let _lent = asker.permit.lend();
-        let mut miss = miss;
         loop {
             let Miss { reason, key: Some(key), .. } = miss else { return Err(Cause::Internal.into()) };
             let waiter = Waiter::new(&asker, now.mono, wait.until);
@@ -95,25 +94,14 @@ impl Retrieval {
         let asker = Arc::new(asker);
         let member = Member::Poller(asker.request, Arc::clone(&waiters));
         let Ok(role) = self.flights.join(&key, member, false, || None::<Infallible>);
-        let (follower, is_collapsed) = match role {
-            Role::Full => {
-                return PollRead { result: Some(Err(Cause::TooManyFollowers.into())), is_collapsed: true };
-            }
-            Role::Follower(follower) => (follower, true),
-            Role::Leader(leader, follower) => {
-                let retrieval = Arc::clone(&self);
-                let fetch = Fetch {
-                    retrieval,
-                    question,
-                    asker: Arc::clone(&asker),
-                    key: Some(key),
-                    start: None,
-                    leader,
-                };
-                self.metrics.polled();
-                self.shutdown.spawn(fetch.run());
-                (follower, false)
-            }
+        let joined = role.follow(|leader| {
+            let retrieval = Arc::clone(&self);
+            self.metrics.polled();
+            self.shutdown
+                .spawn(Fetch { retrieval, question, asker, key: Some(key), start: None, leader }.run());
+        });
+        let Some((follower, is_collapsed)) = joined else {
+            return PollRead { result: Some(Err(Cause::TooManyFollowers.into())), is_collapsed: true };
         };
         PollRead { result: follower.result(waiters.all_left()).await, is_collapsed }
     }

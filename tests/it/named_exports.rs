@@ -374,6 +374,28 @@ async fn a_change_of_columns_is_said() {
     world.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn waits_for_a_name_take_no_place_among_the_requests_of_their_client() {
+    let clients = Clients::new();
+    let one_request = std::fs::read_to_string(clients.file()).unwrap();
+    let one_request = one_request.replace("operations", "concurrent_requests = 1\noperations");
+    std::fs::write(clients.file(), one_request).unwrap();
+    let fake = fake().await;
+    fake.script(|script| script.polls = u32::MAX);
+    let upstream = fake.url();
+    let flags =
+        named(vec![flag("access.clients_file", clients.file()), flag("exports.crit.clients", "dashboard")]);
+    let world = World::before(fake, &upstream, flags).await;
+    let token = clients.token("dashboard");
+    let fields = [("authorization", token.as_str()), ("prefer", "wait=2")];
+    let (one, other) = tokio::join!(
+        world.get_with("/named/crit/table.csv", &fields),
+        world.get_with("/named/crit/table.csv", &fields)
+    );
+    assert_eq!((one.code().as_str(), other.code().as_str()), ("not_finished", "not_finished"));
+    world.stop().await;
+}
+
 /// A clients file with clients that may have files of the tests' org, and a stranger.
 struct Clients {
     home: TempDir,

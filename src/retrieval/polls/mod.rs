@@ -149,9 +149,13 @@ impl PollTask {
         loop {
             // 1. Until the next read is due, or nobody has waited for long.
             let now = clock.now().mono;
-            let due = waiters.due(next, newest);
-            idle_since = if due.is_none() { idle_since.or(Some(now)) } else { None };
-            let wake = due.or_else(|| Some(idle_since? + LINGER)).unwrap_or(now);
+            let wake = match waiters.due(next, newest) {
+                Some(due) => {
+                    idle_since = None;
+                    due
+                }
+                None => *idle_since.get_or_insert(now) + LINGER,
+            };
             if wake > now {
                 tokio::select! {
                     _ = changes.changed() => {}
@@ -181,7 +185,9 @@ impl PollTask {
             // 3. Tell them.
             let outcome = ReadOutcome::of(&answer.result);
             let Some(pause) = schedule.pause_after(outcome, fastrand::f64()) else {
-                return self.end(answer);
+                // Nobody can join it any more; then its waiters hear of the end.
+                self.leave();
+                return self.poller.newest.send_modify(|known| known.end = Some(answer));
             };
             next = clock.now().mono + pause;
             self.poller.newest.send_modify(|known| {
@@ -190,12 +196,6 @@ impl PollTask {
                 *place = Some(answer);
             });
         }
-    }
-
-    /// Nobody can join it any more; then its waiters hear of the end.
-    fn end(&self, answer: PolledAnswer) {
-        self.leave();
-        self.poller.newest.send_modify(|known| (known.end, known.is_closed) = (Some(answer), true));
     }
 
     fn leave(&self) {
