@@ -2,7 +2,7 @@
 //!
 //! Links expire by wall time, which can jump; durations are measured on the monotonic clock, which
 //! stops while a machine is suspended. A [`Now`] holds both, read once per request, and everything
-//! below the request path is given it instead of reading a clock.
+//! below the request path is given it instead of reading a clock. Monotonic time is tokio's, which a test can pause.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -49,7 +49,7 @@ impl Clock {
     #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clocks")]
     pub fn now(&self) -> Now {
         let wall = SystemTime::now();
-        let mono = Instant::now();
+        let mono = tokio::time::Instant::now().into_std();
         let Some(offset) = &self.offset_ms else { return Now { wall, mono } };
         let ms = offset.load(Ordering::SeqCst);
         let by = Duration::from_millis(ms.unsigned_abs());

@@ -17,6 +17,7 @@ pub mod export;
 pub mod transport;
 
 pub mod route;
+pub mod start_call;
 
 pub mod access;
 pub mod admission;
@@ -34,6 +35,7 @@ pub mod retrieval;
 pub mod files;
 
 pub mod downloads;
+pub mod named;
 
 pub mod admin;
 pub mod gateway;

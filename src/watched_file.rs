@@ -211,7 +211,7 @@ impl Followed {
                         tracing::info!(
                             files = self.watched.what,
                             files.replaced = taken,
-                            "the files are good"
+                            "file reloaded or readable again"
                         );
                     }
                     if taken {
@@ -226,7 +226,7 @@ impl Followed {
                         tracing::error!(
                             files = self.watched.what,
                             error,
-                            "the files are not usable: the last good ones stay in force until they are mended"
+                            "file reload failed; keeping the last good version; fix the file"
                         );
                     }
                 }

@@ -7,6 +7,18 @@ fail() {
     exit 1
 }
 
+# own_scratch: makes the folder scratch, and has it and all that the array started lists end with the script.
+own_scratch() {
+    scratch=$(mktemp -d)
+    started=()
+    trap clean_up EXIT
+}
+clean_up() {
+    for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
+    for pid in "${started[@]}"; do wait "$pid" 2>/dev/null || true; done
+    rm -rf "$scratch"
+}
+
 # need PACKAGE TEST...: runs TEST; where it fails, installs the Debian package.
 need() {
     local package=$1 log

@@ -19,17 +19,10 @@ program=${named:-$target/debug/exportgate}
 tools=$target/tools
 
 
-scratch=$(mktemp -d)
+own_scratch
 # Counted in a file, for parts of a pipe have variables of their own.
 : >"$scratch/findings"
 finding() { printf 'FINDING: %s\n' "$*" | tee -a "$scratch/findings" >&2; }
-started=()
-clean_up() {
-    for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
-    for pid in "${started[@]}"; do wait "$pid" 2>/dev/null || true; done
-    rm -rf "$scratch"
-}
-trap clean_up EXIT
 
 # gateway NAME: starts one with $scratch/NAME.toml; its ports are then in NAME.port, NAME.tls and NAME.admin.
 gateway() {
@@ -92,7 +85,7 @@ printf 'not-a-secret' >"$scratch/keys/client_secret"
 printf 'the-token-of-the-admin-listener' >"$scratch/keys/admin_token"
 chmod 600 "$scratch/clients.toml" "$scratch"/keys/*
 
-# configuration NAME CERTIFICATE UPSTREAM: what all have in common.
+# configuration NAME CERTIFICATE UPSTREAM: what all have in common. Generated waits would take the whole time.
 configuration() {
     cat >"$scratch/$1.toml" <<END
 listen = ["127.0.0.1:0", "tls:127.0.0.1:0"]
@@ -101,6 +94,7 @@ tls.key = "$scratch/keys/$2.key"
 upstream.url = "$3"
 journal.path = "$scratch/$1.db"
 listener.body_timeout = "2s"
+wait.max = "0s"
 admin.listen = "127.0.0.1:0"
 admin.token_file = "$scratch/keys/admin_token"
 END

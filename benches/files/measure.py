@@ -1,5 +1,6 @@
 """Downloads side by side. Started by run.sh."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -12,9 +13,11 @@ import sys
 import tempfile
 import time
 
-from servers import CLIENT_CORE, SERVER_CORE, Process, cpu_seconds, fetch, free_port, peak_memory
+import pages
+from servers import CLIENT_CORE, SERVER_CORE, Process, cpu_seconds, fetch, free_port, machine, peak_memory
 
-ROUNDS = 3
+ROUNDS = 5
+PARTS = 16
 MIB = 1 << 20
 ORG = "825e79b7-0073-44c3-a5ea-e0aa8a3dbf38"
 SCOPE = f"/rest/orgs/{ORG}"
@@ -50,14 +53,22 @@ with open(sys.argv[2], "wb") as out:
 class Servers:
     """A fake Snyk with its store, the gateway before it, and nginx before the store."""
 
-    def __init__(self, program, scratch, parts, size):
-        self.program, self.scratch, self.parts, self.size = program, scratch, parts, size
+    def __init__(self, program, scratch, parts, size, hash_field):
+        self.program, self.scratch, self.parts, self.size, self.hash = program, scratch, parts, size, hash_field
 
     def __enter__(self):
-        stack = self.stack = contextlib.ExitStack()
+        self.stack = contextlib.ExitStack()
+        try:
+            self.start(self.stack)
+        except BaseException:
+            self.stack.close()
+            raise
+        return self
+
+    def start(self, stack):
         self.store, self.port, self.nginx = free_port(), free_port(), free_port()
         fake = [self.program, "fake-snyk", "--listen", f"127.0.0.1:{self.store}", "--plain", "--polls", "0", "--part-count",
-                self.parts, "--part-size", self.size, "--hash", "absent"]
+                self.parts, "--part-size", self.size, "--hash", self.hash]
         stack.enter_context(Process(fake, CLIENT_CORE, self.store, self.scratch / "fake.log"))
         self.config = self.scratch / "exportgate.toml"
         self.config.write_text(f"""
@@ -75,7 +86,6 @@ log.filter = "warn"
         (self.scratch / "nginx.conf").write_text(text)
         nginx = ["nginx", "-p", self.scratch, "-c", self.scratch / "nginx.conf"]
         self.proxy = stack.enter_context(Process(nginx, SERVER_CORE, self.nginx, self.scratch / "nginx.log"))
-        return self
 
     def __exit__(self, *_):
         self.stack.close()
@@ -114,7 +124,7 @@ def timed(command, environment=None):
 
 
 def fetchers(servers, scratch):
-    """The three ways to get all parts."""
+    """The ways to get all parts."""
     out = scratch / "out"
 
     def clean():
@@ -142,41 +152,101 @@ def fetchers(servers, scratch):
         _, links = servers.finished()
         return timed([sys.executable, "-c", SCRIPT, out, out / "table.csv", *links])
     return {"fetch through the gateway": by_fetch, "fetch by itself": alone, "aria2c -x4 (no table)": aria2c,
-            "script with requests": script}
+            "a script with requests": script}
 
 
-def show(results):
-    for name, rounds in results.items():
-        middle = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
-        print(f"{name:28}" + "".join(f"{key} {value:10.2f}   " for key, value in middle.items()), flush=True)
+def by_proxies(out, program, size):
+    """A large file through both proxies in turn, without and with a hash of the store's that the gateway proves it by."""
+    results = {}
+    for hash_field, proven in (("absent", ""), ("one-line", ", CRC32C proven")):
+        with scratch_in(out) as scratch, Servers(program, scratch, "1", f"{size >> 20}MiB", hash_field) as servers:
+            export, links = servers.finished()
+            path = links[0].split("/", 3)[3]
+            file = f"http://127.0.0.1:{servers.port}{SCOPE}/export/{export}/files/1.csv{QUERY}"
+            peer = f"http://127.0.0.1:{servers.nginx}/{path}"
+            ways = [(f"exportgate{proven}", servers.gateway, file), (f"nginx{proven and ', in those rounds'}", servers.proxy, peer)]
+            rounds = {name: [] for name, _, _ in ways}
+            # The store reads it once for its hash.
+            through(*ways[0][1:], size)
+            for number in range(ROUNDS):
+                for name, server, url in ways if number % 2 else reversed(ways):
+                    rounds[name].append(through(server, url, size))
+            results |= medians(rounds)
+            of_nginx = results[ways[1][0]]["cpu_us_per_mib"]
+            for name, _, _ in ways:
+                results[name]["to_nginx"] = results[name]["cpu_us_per_mib"] / of_nginx
+    return results
+
+
+def by_fetchers(out, program, size):
+    """The parts of an export as files on the disk."""
+    results = {}
+    with scratch_in(out) as scratch, Servers(program, scratch, str(PARTS), f"{size >> 20}MiB", "one-line") as servers:
+        ways = fetchers(servers, scratch)
+        for number in range(ROUNDS):
+            for name in ways if number % 2 else reversed(ways):
+                results.setdefault(name, []).append(ways[name]())
+    return medians(results)
+
+
+@contextlib.contextmanager
+def scratch_in(out):
+    with tempfile.TemporaryDirectory(dir=out) as name:
+        scratch = pathlib.Path(name)
+        # nginx's worker is another user.
+        scratch.chmod(0o755)
+        yield scratch
+
+
+def medians(results):
+    return {name: {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
+            for name, rounds in results.items()}
+
+
+def table(results, columns):
+    lines = ["| | " + " | ".join(title for title, _, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, result in results.items():
+        lines.append(f"| {name} | " + " | ".join(form.format(result[key]) for _, key, form in columns) + " |")
+    return "\n".join(lines)
+
+
+def page(proxies, fetched, size, part):
+    about = machine()
+    busy = "\n**The machine was busy: trust the ratios alone.**\n" if about["load"] > 1.5 else ""
+    return f"""## Files
+
+```sh
+benches/files/run.sh
+```
+
+{about["processor"]}, {about["cores"]} cores, {about["memory_gib"]} GiB, Linux {about["kernel"]}; {time.strftime("%Y-%m-%d")}. Medians of {ROUNDS} rounds
+in turn. Server on one core, store and client on the other, loopback without TLS. The rows are short and full of quotes,
+which is hard for the gateway: it follows each quote.
+{busy}
+One part of {size >> 20} MiB by curl, through the gateway and through nginx's `proxy_pass` of the same store. Processor time is that of
+the proxy.
+
+{table(proxies, [("**CPU µs/MiB**", "cpu_us_per_mib", "**{:.0f}**"), ("× nginx", "to_nginx", "{:.2f}"),
+                 ("MiB/s", "mib_per_s", "{:.0f}"), ("peak MiB", "memory_mib", "{:.0f}")])}
+
+{PARTS} parts of {part >> 20} MiB to the disk. `fetch` starts the export and proves and merges its parts; the script merges them; aria2c
+leaves them as they are. The last two get the links for nothing. Processor time and memory are those of the client.
+
+{table(fetched, [("seconds", "seconds", "{:.2f}"), ("CPU s", "cpu_s", "{:.2f}"), ("peak MiB", "memory_mib", "{:.0f}")])}
+"""
 
 
 def main():
-    out = pathlib.Path(sys.argv[1])
-    program = out / "bin/exportgate"
-    results = {}
-    with tempfile.TemporaryDirectory(dir=out) as name:
-        scratch = pathlib.Path(name)
-        scratch.chmod(0o755)
-        with Servers(program, scratch, "1", "1GiB") as servers:
-            export, links = servers.finished()
-            path = links[0].partition("/")[2].partition("/")[2].partition("/")[2]
-            for _ in range(ROUNDS):
-                table = f"http://127.0.0.1:{servers.port}{SCOPE}/export/{export}/files/1.csv{QUERY}"
-                results.setdefault("exportgate, 1 GiB", []).append(through(servers.gateway, table, 1 << 30))
-                results.setdefault("nginx, 1 GiB", []).append(
-                    through(servers.proxy, f"http://127.0.0.1:{servers.nginx}/{path}", 1 << 30))
-        show(results)
-    fetched = {}
-    with tempfile.TemporaryDirectory(dir=out) as name:
-        scratch = pathlib.Path(name)
-        scratch.chmod(0o755)
-        with Servers(program, scratch, "16", "64MiB") as servers:
-            for _ in range(ROUNDS):
-                for name, act in fetchers(servers, scratch).items():
-                    fetched.setdefault(name, []).append(act())
-        show(fetched)
-    (out / "results.json").write_text(json.dumps({**results, **fetched}, indent=2))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("page", type=pathlib.Path)
+    parser.add_argument("--quick", action="store_true", help="a sixteenth of the size, to see that all works")
+    arguments = parser.parse_args()
+    size, part = (1 << 26, 1 << 22) if arguments.quick else (1 << 30, 1 << 26)
+    out, program = arguments.out, arguments.out / "bin/exportgate"
+    text = page(by_proxies(out, program, size), by_fetchers(out, program, part), size, part)
+    pages.put(arguments.page, "files", text)
+    print(text)
 
 
 if __name__ == "__main__":

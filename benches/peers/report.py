@@ -125,7 +125,10 @@ def main():
         parts.append(f"## {one['title']}\n\n`{name}`, {one['rounds']} rounds of {one['seconds']} s\n\n{table(one)}\n")
     parts.append(NOTES)
     docs.mkdir(parents=True, exist_ok=True)
-    (docs / "benchmarks.md").write_text("\n".join(parts))
+    page = docs / "benchmarks.md"
+    # That of benches/files stays.
+    parts.append(pages.section(page, "files"))
+    page.write_text("\n".join(parts))
     chart(saved, docs / "benchmarks.svg")
 
 

@@ -4,7 +4,9 @@
 
 #![no_main]
 
-use exportgate::export::{ExportCall, FileName, FilesCall, FilesTarget, Operation, Scope};
+use exportgate::export::{
+    ExportCall, FileName, FilesCall, FilesTarget, NamedCall, NamedTarget, Operation, Scope,
+};
 use exportgate::route::{OtherCall, Route, recognise};
 use http::{Method, Uri};
 use libfuzzer_sys::fuzz_target;
@@ -18,6 +20,7 @@ fuzz_target!(|data: &[u8]| {
     match recognise(&method, &uri, forward_other) {
         Ok(Route::Export(call)) => export(&call, &method, &uri),
         Ok(Route::Files(call)) => files(&call, &method, &uri),
+        Ok(Route::Named(call)) => named(&call, &method, &uri),
         Ok(Route::Other(call)) => other(&call, &method, &uri, forward_other),
         Err(_) => {}
     }
@@ -55,6 +58,21 @@ fn export(call: &ExportCall, method: &Method, uri: &Uri) {
         assert_eq!(recognise(method, &again, forward_other), Ok(Route::Export(call.clone())), "{target}");
         assert_eq!(recognise(method, uri, forward_other), Ok(Route::Export(call.clone())), "{uri}");
     }
+}
+
+/// A name has one spelling, and no scope before it is looked up.
+fn named(call: &NamedCall, method: &Method, uri: &Uri) {
+    assert!(*method == Method::GET || *method == Method::HEAD, "{method}");
+    let name = call.name.as_str();
+    assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b)), "{uri}");
+    let last = match call.target {
+        NamedTarget::State => String::new(),
+        NamedTarget::Files(FilesTarget::Index) => "/files".to_owned(),
+        NamedTarget::Files(FilesTarget::File(FileName::Table)) => "/table.csv".to_owned(),
+        NamedTarget::Files(FilesTarget::File(FileName::Part(number))) => format!("/files/{number}.csv"),
+    };
+    assert_eq!(uri.path(), format!("/named/{name}{last}"));
+    assert_eq!(call.scope, None, "{uri}");
 }
 
 /// The results that are asked for are an export call, and the number of a part has one spelling.

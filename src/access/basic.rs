@@ -11,14 +11,15 @@ use http::request::Parts;
 use zeroize::Zeroizing;
 
 use super::key;
-use crate::export::FilesPath;
+use crate::export::{FilesPath, NamedCall};
 
 /// Longest encoded name and password; a key takes a tenth of it.
 const LONGEST: usize = 1_024;
 
 /// True if a request is a call for files.
 pub(super) fn is_for_files(parts: &Parts) -> bool {
-    FilesPath::parse(parts.uri.path()).is_some()
+    let path = parts.uri.path();
+    FilesPath::parse(path).is_some() || NamedCall::parse(path).is_some()
 }
 
 /// True if a page has led to this request, as far as it says.

@@ -13,7 +13,7 @@ use crate::expiry::{Expiring, Kind};
 use crate::transport::User;
 
 /// One client.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Client {
     /// Its name in journal and log.
     pub name: Arc<str>,
@@ -21,7 +21,12 @@ pub struct Client {
     pub policy: Policy,
     /// Its requests of the last minute.
     pub usage: Arc<Usage>,
+    /// The key that it showed, by a part of its digest; `None` where it is known otherwise.
+    pub(super) key: Option<KeyId>,
 }
+
+/// The first half of a key's digest.
+pub(super) type KeyId = [u8; 16];
 
 /// One client of the clients file.
 #[derive(Debug, Clone)]
@@ -93,7 +98,7 @@ struct KeyRecord {
 #[derive(Debug, Default)]
 pub struct Clients {
     all: Vec<Arc<Client>>,
-    keys: HashMap<[u8; 16], KeyRecord>,
+    keys: HashMap<KeyId, KeyRecord>,
     /// Compared with an unknown key, so that it takes as long as a known one.
     no_key: Digest,
     certificates: HashMap<String, Arc<Client>>,
@@ -115,10 +120,11 @@ impl Clients {
         for one in settings {
             let known = before.and_then(|clients| clients.find(&one.name));
             let usage = known.map(|client| Arc::clone(&client.usage)).unwrap_or_default();
-            let client = Arc::new(Client { name: one.name.into(), policy: one.policy, usage });
+            let client = Arc::new(Client { name: one.name.into(), policy: one.policy, usage, key: None });
             for key in one.keys {
                 let half = key.digest.first_half();
-                let known = KeyRecord { key, is_well_formed: OnceLock::new(), client: Arc::clone(&client) };
+                let by_key = Arc::new(Client { key: Some(half), ..Client::clone(&client) });
+                let known = KeyRecord { key, is_well_formed: OnceLock::new(), client: by_key };
                 if let Some(other) = clients.keys.insert(half, known) {
                     return Err(shared(&other.client, &client, "keys"));
                 }
@@ -134,6 +140,11 @@ impl Clients {
 
     pub(super) fn find(&self, name: &str) -> Option<&Arc<Client>> {
         self.all.iter().find(|client| *client.name == *name)
+    }
+
+    /// True if `key` is one of the client's.
+    pub(super) fn has_key(&self, client: &str, key: &KeyId) -> bool {
+        self.keys.get(key).is_some_and(|known| *known.client.name == *client)
     }
 
     pub(crate) fn len(&self) -> usize {

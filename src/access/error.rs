@@ -65,7 +65,7 @@ impl Reason {
     /// Its value in the log.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
-            Self::Nothing => "no_credential",
+            Self::Nothing => "no_client_key",
             Self::Conflicting => "conflicting_credentials",
             Self::MalformedKey => "malformed_key",
             Self::UnknownKey => "unknown_key",

@@ -17,7 +17,7 @@ mod settings;
 pub mod token;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::HeaderName;
@@ -44,6 +44,13 @@ use quota::{FailureCount, Failures};
 /// Second header in which Snyk's CLI sends its credential.
 static SESSION_TOKEN: HeaderName = HeaderName::from_static("session-token");
 
+/// The holder of a right that lasts: a client, and the key that it showed.
+#[derive(Debug, Clone)]
+pub(crate) struct Holder {
+    pub(crate) client: Arc<str>,
+    key: Option<clients::KeyId>,
+}
+
 /// The sender of a request.
 #[derive(Debug, Clone)]
 pub struct Principal {
@@ -56,6 +63,21 @@ impl Principal {
     /// Its weight when requests to Snyk are queued.
     pub(crate) fn share(&self) -> u32 {
         self.client.as_ref().map_or(1, |client| client.policy.share.max(1))
+    }
+
+    pub(crate) fn holder(&self) -> Holder {
+        let key = self.client.as_ref().and_then(|client| client.key);
+        Holder { client: Arc::clone(&self.name), key }
+    }
+
+    /// Checks `route` against its policy alone.
+    pub(crate) fn decide(&self, route: &Route) -> Result<(), PolicyError> {
+        self.client.as_ref().map_or(Ok(()), |client| client.policy.decide(route))
+    }
+
+    /// Its wait for the end of an export where it does not ask for one, if it has one of its own.
+    pub(crate) fn wait_unasked(&self) -> Option<Duration> {
+        self.client.as_ref()?.policy.wait_unasked
     }
 }
 
@@ -210,17 +232,23 @@ impl Access {
         self.principal(client, peer, now)
     }
 
+    /// Identifies the sender of a request once more, which had been identified. Nothing is counted.
+    pub(crate) fn identify_again(&self, parts: &Parts, peer: &Peer, now: Now) -> Result<Principal, Reason> {
+        self.client(parts, peer, now).map(|client| self.named(client))
+    }
+
+    fn named(&self, client: Option<Arc<Client>>) -> Principal {
+        let name = client.as_ref().map_or(&self.local, |client| &client.name);
+        Principal { name: Arc::clone(name), client }
+    }
+
     fn principal(
         &self,
         client: Result<Option<Arc<Client>>, Reason>,
         peer: &Peer,
         now: Now,
     ) -> Result<Principal, IdentifyError> {
-        match client {
-            Ok(Some(client)) => Ok(Principal { name: Arc::clone(&client.name), client: Some(client) }),
-            Ok(None) => Ok(Principal { name: Arc::clone(&self.local), client: None }),
-            Err(reason) => Err(self.failed(reason, peer.via, now.mono)),
-        }
+        client.map(|client| self.named(client)).map_err(|reason| self.failed(reason, peer.via, now.mono))
     }
 
     /// The client that sent a request; `None` without a clients file.
@@ -237,7 +265,7 @@ impl Access {
                 Credential::Password(key) => clients.by_key(&key, now),
                 Credential::Token(token) => self.by_token(clients, token, now),
             }?;
-            if found.as_ref().is_some_and(|other| !Arc::ptr_eq(other, &client)) {
+            if found.as_ref().is_some_and(|other| other.name != client.name) {
                 return Err(Reason::Conflicting);
             }
             found = Some(client);
@@ -293,10 +321,12 @@ impl Access {
         client.usage.admit(requests_per_minute, concurrent_requests, now).map_err(PermitError::Exceeded)
     }
 
-    /// True if the client of this name may still make a call that it was permitted.
-    pub(crate) fn still_permits(&self, client: &str, route: &Route) -> bool {
+    /// True if a client may still make a call that it was permitted, by the key that it showed.
+    pub(crate) fn still_permits(&self, Holder { client, key }: &Holder, route: &Route) -> bool {
         let Some(clients) = &self.clients else { return true };
-        clients.load().find(client).is_some_and(|client| client.policy.decide(route).is_ok())
+        let clients = clients.load();
+        let has_key = key.is_none_or(|key| clients.has_key(client, &key));
+        has_key && clients.find(client).is_some_and(|client| client.policy.decide(route).is_ok())
     }
 
     /// Does the same for a request that joins an earlier one of `principal`, which still counts as concurrent.

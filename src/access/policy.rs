@@ -1,6 +1,7 @@
 //! Permissions and limits of a client (pure).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::export::{Id, Operation, ScopeKind};
 use crate::route::Route;
@@ -20,6 +21,8 @@ pub struct Policy {
     pub concurrent_requests: Option<u32>,
     /// Its weight when requests to Snyk are queued; 0 counts as 1.
     pub share: u32,
+    /// Its wait for the end of an export where it asks for none; `None` is `wait.unasked`.
+    pub wait_unasked: Option<Duration>,
 }
 
 /// Some ids, or all.
@@ -66,7 +69,7 @@ impl Class {
                 Operation::Start => Self::Start,
                 Operation::JobStatus(_) | Operation::Results(_) => Self::Read,
             },
-            Route::Files(_) => Self::Files,
+            Route::Files(_) | Route::Named(_) => Self::Files,
             Route::Other(_) => Self::Other,
         }
     }

@@ -49,7 +49,6 @@ enum UsagePlace {
     Unlimited,
     Own(Arc<Usage>),
     /// Released when all who share it have dropped it.
-    #[expect(dead_code, reason = "it is held until it is dropped")]
     Shared(Arc<Permit>),
 }
 
@@ -63,6 +62,31 @@ impl Permit {
         let shared = Arc::new(std::mem::replace(self, Self::unlimited()));
         *self = Self(UsagePlace::Shared(Arc::clone(&shared)));
         Self(UsagePlace::Shared(shared))
+    }
+
+    /// Gives the place back for as long as the result lives: who only waits takes none.
+    pub(crate) fn lend(&self) -> LentPlace<'_> {
+        let usage = match &self.0 {
+            UsagePlace::Unlimited => None,
+            UsagePlace::Own(usage) => Some(usage),
+            UsagePlace::Shared(shared) => return shared.lend(),
+        };
+        if let Some(usage) = usage {
+            usage.running.fetch_sub(1, Ordering::AcqRel);
+        }
+        LentPlace(usage)
+    }
+}
+
+/// A place that is given back for a while. It is taken again whether it is free or not: its request was admitted.
+#[derive(Debug)]
+pub(crate) struct LentPlace<'a>(Option<&'a Arc<Usage>>);
+
+impl Drop for LentPlace<'_> {
+    fn drop(&mut self) {
+        if let Some(usage) = self.0 {
+            usage.running.fetch_add(1, Ordering::AcqRel);
+        }
     }
 }
 
@@ -186,6 +210,19 @@ mod tests {
         assert_eq!(usage.admit(None, Some(1), now).err(), Some(QuotaError::AtOnce));
         drop(second);
         assert!(usage.admit(Some(0), Some(1), now).is_err());
+        assert!(usage.admit(None, Some(1), now).is_ok());
+    }
+
+    #[test]
+    fn who_waits_takes_no_place_and_has_it_again_afterwards() {
+        let (usage, now) = (Arc::new(Usage::default()), Instant::now());
+        let mut waiting = usage.admit(None, Some(1), now).expect("a place");
+        let shared = waiting.share();
+        let lent = waiting.lend();
+        let other = usage.admit(None, Some(1), now).expect("the place that is lent");
+        drop((lent, other));
+        assert_eq!(usage.admit(None, Some(1), now).err(), Some(QuotaError::AtOnce));
+        drop((waiting, shared));
         assert!(usage.admit(None, Some(1), now).is_ok());
     }
 

@@ -67,13 +67,16 @@ impl Admin {
         what: Option<(Id, Id)>,
         by: Option<SocketAddr>,
     ) -> Result<usize, AdminRefusal> {
-        let (cache, downloads) = (self.views.retrieval.cache(), self.views.downloads.clone());
+        let cache = self.views.retrieval.cache();
+        let (downloads, files) = (self.views.downloads.clone(), self.views.files.clone());
+        let of_start = what.as_ref().map(|(scope, export)| [scope, export].map(|id| id.as_str().to_owned()));
         let work = move || {
             let purged = match &what {
                 Some((scope, export)) => cache.purge(scope, export),
                 None => cache.purge_all(),
             };
             downloads.purged(what.as_ref().map(|(scope, export)| (scope, export)));
+            files.purged(what.as_ref().map(|(_, export)| export));
             tracing::info!(
                 target: "exportgate::admin",
                 {
@@ -86,7 +89,10 @@ impl Admin {
             );
             purged
         };
-        tokio::task::spawn_blocking(work).await.map_err(|_| BUSY)
+        let purged = tokio::task::spawn_blocking(work).await.map_err(|_| BUSY)?;
+        // After the purge was counted: a start that is under way is not kept.
+        self.views.parts.journal.forget_start(of_start).await;
+        Ok(purged)
     }
 
     pub(super) async fn stored(&self, query: &str) -> Result<ExportsReport, AdminRefusal> {
@@ -100,7 +106,7 @@ impl Admin {
         let (cache, now) = (self.views.retrieval.cache(), self.now());
         let stored = self.search(move || cache.stored()).await?;
         let exports = stored.iter().take(limit as usize).map(|stored| export(stored, now)).collect();
-        Ok(ExportsReport { total: stored.len(), exports })
+        Ok(ExportsReport { total: stored.len(), exports, named: self.named() })
     }
 
     /// Requests to Snyk, or the text about them for Snyk's support.

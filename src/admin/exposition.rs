@@ -1,7 +1,7 @@
 //! The metrics, as Prometheus and `OpenMetrics` read them.
 //!
 //! The request path's own counters are registered as they are; everything else is read from the other parts at each
-//! scrape. Labels are few and known ahead: no ids, paths or clients.
+//! scrape. Labels are few and known ahead: no ids, paths or clients. Names of exports are those of the configuration.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,6 +9,7 @@ use prometheus_client::encoding::text::{encode, encode_registry};
 use prometheus_client::registry::{Registry, Unit};
 
 use super::families::{Families, as_prometheus, flag, large, number, timestamp};
+use super::named;
 use super::{Admin, lock};
 use crate::admission::Api;
 use crate::expiry::{Expiring, Kind, Standing};
@@ -23,7 +24,8 @@ const BREAKER: [&str; 3] = ["closed", "open", "half_open"];
 pub(super) fn of(admin: &Admin, wants_open_metrics: bool) -> (&'static str, String) {
     let (mut of_process, mut ours) = (Families::default(), Families::default());
     process(admin, &mut of_process);
-    for read in [gateway, admission, shared, credentials, stored, connections, expiring, files] {
+    for read in [gateway, admission, shared, credentials, stored, connections, expiring, files, named::count]
+    {
         read(admin, &mut ours);
     }
     let mut registry = Registry::default();
@@ -56,6 +58,9 @@ fn gateway(admin: &Admin, found: &mut Families) {
     found.gauge("ready", "1 if the gateway is ready for requests of clients").is(flag(is_ready));
     let followers = admin.views.retrieval.waiting();
     found.gauge("flight_followers", "Clients that wait for a request in flight").is(number(followers));
+    let (waits, pollers) = admin.views.retrieval.waits();
+    found.gauge("waiting_clients", "Clients that wait for the end of an export").is(number(waits));
+    found.gauge("pollers", "Exports that are read for clients that wait").is(number(pollers));
     let help = "Log lines that were dropped because the reader of the log was too slow";
     found.counter("log_lines_dropped", help).is(large(crate::telemetry::lines_dropped()));
     let running = admin.views.downloads.running().len();

@@ -11,6 +11,7 @@ mod exposition;
 mod families;
 mod guard;
 mod health;
+mod named;
 mod page;
 mod parts;
 pub(crate) mod report;
@@ -31,7 +32,9 @@ use crate::clock::Now;
 use crate::credential::Credentials;
 use crate::downloads::Downloads;
 use crate::export::Id;
+use crate::files::Files;
 use crate::listener::{self, Counters};
+use crate::named::Named;
 use crate::retrieval::{self, Retrieval};
 use crate::shared::Shared;
 use crate::telemetry::history::History;
@@ -94,6 +97,8 @@ pub(crate) struct Views {
     pub(crate) parts: retrieval::Parts,
     pub(crate) retrieval: Arc<Retrieval>,
     pub(crate) downloads: Downloads,
+    pub(crate) named: Named,
+    pub(crate) files: Files,
     pub(crate) memory: Memory,
     /// The engine that many machines share, where there is one.
     pub(crate) shared: Option<Shared>,

@@ -30,6 +30,8 @@ pub(crate) struct Report {
     #[serde(default)]
     pub(crate) downloads: DownloadsReport,
     #[serde(default)]
+    pub(crate) named: Vec<NamedReport>,
+    #[serde(default)]
     pub(crate) budget: BudgetReport,
     /// Only with `[shared]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,6 +77,7 @@ pub(crate) struct CountsReport {
     pub(crate) stale: u64,
     pub(crate) miss: u64,
     pub(crate) collapsed: u64,
+    pub(crate) waited: u64,
     pub(crate) uncached: u64,
     pub(crate) denied: u64,
     pub(crate) failed: u64,
@@ -111,6 +114,10 @@ pub(crate) struct CacheReport {
 pub(crate) struct QueueReport {
     pub(crate) waiting: usize,
     pub(crate) followers: usize,
+    /// Clients that wait for the end of an export.
+    pub(crate) waits: usize,
+    /// Pollers that read for them.
+    pub(crate) pollers: usize,
 }
 
 /// The downloads of files that run.
@@ -135,6 +142,27 @@ pub(crate) struct DownloadReport {
     /// Bytes that were sent so far.
     pub(crate) bytes: u64,
     pub(crate) since: String,
+}
+
+/// A named export.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct NamedReport {
+    pub(crate) name: String,
+    pub(crate) scope_kind: String,
+    pub(crate) scope_id: String,
+    pub(crate) every_s: u64,
+    pub(crate) export_id: Option<String>,
+    pub(crate) made: Option<String>,
+    pub(crate) age_s: Option<u64>,
+    pub(crate) rows: Option<u64>,
+    /// True if its last turns brought nothing.
+    pub(crate) stale: bool,
+    pub(crate) next_turn: Option<String>,
+    pub(crate) failed_at: Option<String>,
+    pub(crate) last_failure: Option<String>,
+    pub(crate) columns_changed_at: Option<String>,
+    pub(crate) columns_changed: Option<String>,
 }
 
 /// `GET /api/budget`.
@@ -253,6 +281,7 @@ pub(crate) struct ReloadFailure {
 pub(crate) struct ExportsReport {
     pub(crate) total: usize,
     pub(crate) exports: Vec<ExportReport>,
+    pub(crate) named: Vec<NamedReport>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -316,7 +345,7 @@ pub(crate) mod tests {
 
     /// A report with a value in every field.
     pub(crate) fn example() -> Value {
-        let counts = json!({"hit": 10, "stale": 0, "miss": 5, "collapsed": 3, "uncached": 2, "denied": 1, "failed": 4,
+        let counts = json!({"hit": 10, "stale": 0, "miss": 5, "collapsed": 3, "waited": 8, "uncached": 2, "denied": 1, "failed": 4,
             "client_left": 6});
         let mut point = counts.clone();
         point["at"] = "2026-11-24T09:01:00Z".into();
@@ -340,10 +369,15 @@ pub(crate) mod tests {
             "totals": counts,
             "traffic": {"step_s": 60, "points": [point]},
             "cache": {"entries": 2, "bytes": 7168, "max_bytes": 268_435_456},
-            "queue": {"waiting": 1, "followers": 2},
+            "queue": {"waiting": 1, "followers": 2, "waits": 9, "pollers": 1},
             "downloads": {"running": 1, "oldest": [{"request_id": "0199f3c2-0000-7000-8000-000000000001",
                 "client": "dashboard", "scope_kind": "org", "scope_id": "825e", "export_id": "e1", "file": "table",
                 "bytes": 1_048_576, "since": "2026-11-25T10:00:01Z"}]},
+            "named": [{"name": "crit", "scope_kind": "org", "scope_id": "825e", "every_s": 7200, "export_id": "e1",
+                "made": "2026-11-25T09:00:01Z", "age_s": 3660, "rows": 1200, "stale": true,
+                "next_turn": "2026-11-25T11:00:01Z", "failed_at": "2026-11-25T10:00:01Z",
+                "last_failure": "the export failed at Snyk (ERRORED)",
+                "columns_changed_at": "2026-11-25T09:01:01Z", "columns_changed": "went: A; came: B"}],
             "budget": {"credentials": [credential],
                 "breaker": {"state": "half_open", "seconds_left": 0, "exports": 1}},
             "shared": {"engine": "rediss://valkey.example:6379", "state": "shut", "shut_for_s": 12, "place": 3,
@@ -404,7 +438,7 @@ pub(crate) mod tests {
         let export = json!({"operation": "results", "scope_kind": "org", "scope_id": "825e", "export_id": "e1",
             "query": "version=2024-10-15", "credential": "snyk", "stored": "2026-11-24T09:00:00Z", "age_s": 12,
             "fresh_for_s": 2600, "links_end": "2026-11-24T10:00:00Z", "hits": 3, "bytes": 3800});
-        let exports = json!({"total": 1, "exports": [export]});
+        let exports = json!({"total": 1, "exports": [export], "named": status["named"]});
         let error = json!({"error": {"code": "bad_id", "title": "t", "detail": "d"}});
         let key = KeyReport { name: "listen".to_owned(), ..KeyReport::default() };
         let config = ConfigReport { keys: vec![key], notes: vec!["note".to_owned()] };

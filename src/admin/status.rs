@@ -34,11 +34,9 @@ impl Admin {
             totals: counts(&self.views.parts.metrics.totals()),
             traffic: self.traffic(),
             cache: self.cache_report(),
-            queue: QueueReport {
-                waiting: self.views.parts.admission.waiting(),
-                followers: self.views.retrieval.waiting(),
-            },
+            queue: self.queue_report(),
             downloads: self.downloads(),
+            named: self.named(),
             budget: self.budget(),
             shared: self.shared_report(),
             journal: self.journal_report(),
@@ -61,11 +59,21 @@ impl Admin {
         }
     }
 
+    fn queue_report(&self) -> QueueReport {
+        let (waits, pollers) = self.views.retrieval.waits();
+        QueueReport {
+            waiting: self.views.parts.admission.waiting(),
+            followers: self.views.retrieval.waiting(),
+            waits,
+            pollers,
+        }
+    }
+
     fn downloads(&self) -> DownloadsReport {
         let running = self.views.downloads.running();
         let oldest = running.iter().take(MOST_DOWNLOADS).map(|download| DownloadReport {
             request_id: download.request.to_string(),
-            client: download.client.to_string(),
+            client: download.holder.client.to_string(),
             scope_kind: download.call.scope.kind.as_str().to_owned(),
             scope_id: download.call.scope.id.as_str().to_owned(),
             export_id: download.call.export.as_str().to_owned(),
@@ -213,6 +221,7 @@ fn counts(totals: &Totals) -> CountsReport {
         stale: of(RequestOutcome::Stale),
         miss: of(RequestOutcome::Miss),
         collapsed: of(RequestOutcome::Collapsed),
+        waited: of(RequestOutcome::Waited),
         uncached: of(RequestOutcome::Uncached),
         denied: of(RequestOutcome::Denied),
         failed: of(RequestOutcome::Failed),

@@ -88,6 +88,8 @@ pub(super) enum CircuitChange {
     ScopeOpened,
     /// The export's opened.
     ExportOpened,
+    /// The scope's or the export's closed.
+    PartClosed,
 }
 
 /// A circuit of many exports.
@@ -281,23 +283,26 @@ impl Circuits {
             self.scopes.clear();
             self.resources.clear();
         }
+        let mut change = CircuitChange::None;
         if let Some(resource) = resource {
             if let Some(health) = self.health(resource, now) {
                 (health.failures, health.last) = (0, Some(now));
                 // One that was on its way when the circuit opened shows nothing.
                 if probes.export {
                     health.circuit.close(None, now);
+                    change = CircuitChange::PartClosed;
                 }
             }
             if probes.scope {
                 self.scopes.remove(&resource.scope);
+                change = CircuitChange::PartClosed;
             }
         }
         if probes.host {
             self.whole.circuit.close(None, now);
             return CircuitChange::Closed;
         }
-        CircuitChange::None
+        change
     }
 
     /// Counts a failure against `resource` and its scope.
@@ -433,7 +438,7 @@ mod tests {
             assert_eq!(ask(&mut host, &bad, Evidence::Broken, now), Ok(CircuitChange::None));
             assert!(ask(&mut host, &bad, Evidence::Broken, now).is_err());
         }
-        assert_eq!(ask(&mut host, &bad, Evidence::Answered, at(now, 25)), Ok(CircuitChange::None));
+        assert_eq!(ask(&mut host, &bad, Evidence::Answered, at(now, 25)), Ok(CircuitChange::PartClosed));
         assert_eq!(ask(&mut host, &bad, Evidence::Answered, at(now, 25)), Ok(CircuitChange::None));
     }
 
@@ -451,7 +456,7 @@ mod tests {
         assert_eq!(ask(&mut host, &other, Evidence::Answered, now), Ok(CircuitChange::None));
         // One request a pause, and one that did not fail first.
         assert!(ask(&mut host, &a, Evidence::Broken, at(now, 5)).is_err());
-        assert_eq!(ask(&mut host, &c, Evidence::Answered, at(now, 5)), Ok(CircuitChange::None));
+        assert_eq!(ask(&mut host, &c, Evidence::Answered, at(now, 5)), Ok(CircuitChange::PartClosed));
         assert_eq!(ask(&mut host, &a, Evidence::Broken, at(now, 5)), Ok(CircuitChange::None));
     }
 

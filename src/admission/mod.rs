@@ -1,7 +1,7 @@
 //! Permission to send: the rate limit, the queue, the slots, the backoff after a 429, the circuit breakers and the
 //! allowance for retries (0006, 0009).
 //!
-//! [`Admission::acquire`] lets one request through. Just before it is sent it is confirmed ([`LaneSlot::confirmation`]),
+//! [`Admission::acquire`] lets one request through. Just before it is sent it is confirmed (`LaneSlot::confirmation`),
 //! in the transaction that puts it on record: so no window of Snyk's is exceeded by all processes on one journal.
 //!
 //! The decisions are pure and take `now`: `rules` (of one lane), `budget` (Snyk's windows), `fair_queue`, `slots`,
@@ -157,20 +157,32 @@ impl Drop for CircuitPass {
         let (admission, resource) = (&self.admission, self.resource.as_ref());
         let change = lock(&admission.circuits).ended(resource, self.probes, self.evidence, admission.now());
         let upstream = &admission.upstream;
+        let scope = resource.map(|resource| resource.scope.id.as_str());
+        let export = resource.and_then(|resource| Some(resource.export.as_ref()?.as_str()));
         match change {
             CircuitChange::None => {}
             CircuitChange::Opened => {
                 tracing::error!(upstream.url = %upstream, "circuit breaker opened: the upstream keeps failing; pausing all requests for breaker.pause");
                 admission.opened.notify_waiters();
             }
-            CircuitChange::ScopeOpened | CircuitChange::ExportOpened => {
-                let scope = resource.map(|resource| resource.scope.id.as_str());
-                let export = resource.filter(|_| change == CircuitChange::ExportOpened);
-                let export = export.and_then(|resource| Some(resource.export.as_ref()?.as_str()));
+            CircuitChange::ScopeOpened => {
+                tracing::warn!(
+                    export.scope.id = scope,
+                    "circuit breaker opened for an org or group: its exports keep failing; others go on"
+                );
+            }
+            CircuitChange::ExportOpened => {
                 tracing::warn!(
                     export.scope.id = scope,
                     export.id = export,
-                    "circuit breaker opened for one export, org or group: it keeps failing; others go on"
+                    "circuit breaker opened for an export: it keeps failing; others go on"
+                );
+            }
+            CircuitChange::PartClosed => {
+                tracing::info!(
+                    export.scope.id = scope,
+                    export.id = export,
+                    "circuit breaker closed for an export, org or group: it answers again"
                 );
             }
             CircuitChange::Closed => {
@@ -310,6 +322,11 @@ impl Admission {
     pub(crate) fn is_paused(&self, lane: &Lane, resource: &Resource, client: &Arc<str>) -> bool {
         lock(&self.circuits).check(Some(resource), client, self.now()).is_err()
             || self.queues.load().get(lane).is_some_and(|queue| queue.is_backing_off())
+    }
+
+    /// The time left of a backoff that holds the starts of `scope`.
+    pub(crate) fn starts_pause(&self, lane: &Lane, scope: &Arc<str>) -> Option<Duration> {
+        self.queues.load().get(lane)?.starts_pause(scope)
     }
 
     /// The pause before another try of a failed read, if the allowance has one. `left` is the time that its client still

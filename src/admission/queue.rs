@@ -138,6 +138,11 @@ impl Queue {
         self.state().rules.is_backing_off(self.now())
     }
 
+    /// The time left of a backoff that holds the starts of `scope`.
+    pub(super) fn starts_pause(&self, scope: &Arc<str>) -> Option<Duration> {
+        self.state().rules.pause_for(Some(scope), self.now()).map(|(_, left)| left)
+    }
+
     /// The upstream is back after its circuit was open.
     pub(super) fn ramp(&self) {
         self.state().rules.ramp(self.now());

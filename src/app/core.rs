@@ -14,11 +14,12 @@ use crate::file_store::FileStore;
 use crate::files::{Files, FilesCollaborators};
 use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
+use crate::named::{Named, NamedParts};
 use crate::retrieval::{self, Retrieval, RetrievalSettings};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
-use crate::transport::{Memory, Resolver};
+use crate::transport::Memory;
 use crate::upstream::Upstream;
 
 /// The parts between the listener and Snyk.
@@ -31,6 +32,8 @@ pub(super) struct Core {
     pub(super) file_store: FileStore,
     pub(super) retrieval: Arc<Retrieval>,
     pub(super) downloads: Downloads,
+    pub(super) named_exports: Named,
+    pub(super) files: Files,
     pub(super) gateway: Arc<Gateway>,
     pub(super) fleet: Option<Fleet>,
 }
@@ -47,8 +50,7 @@ impl Core {
         memory.set(config.admission.rest.max_wait, config.admission.rest.several_clients);
         let names = credentials.names();
         let upstream = Upstream::new(&config.upstream, memory.clone())?;
-        let file_store =
-            FileStore::new(config.files.clone(), Resolver::System).map_err(StartError::FileStore)?;
+        let file_store = FileStore::new(config.files.clone()).map_err(StartError::FileStore)?;
         let root = upstream.root().to_string();
         let admission = Admission::new(root.as_str().into(), clock.clone(), &config.admission, &names);
         let journal = Journal::open(config.journal.clone(), clock.clone());
@@ -65,24 +67,49 @@ impl Core {
             store: file_store.clone(),
             shutdown: parts.shutdown.clone(),
         });
+        let named_parts = NamedParts {
+            clock: parts.clock.clone(),
+            journal: parts.journal.clone(),
+            retrieval: Arc::clone(&retrieval),
+            files: files.clone(),
+            credentials: Arc::clone(&credentials),
+            metrics: Arc::clone(&parts.metrics),
+            shutdown: parts.shutdown.clone(),
+            upstream: parts.upstream.root().to_string(),
+        };
+        let named_exports = Named::new(&config.named, named_parts);
         let with = Collaborators {
             clock: parts.clock.clone(),
             access: Arc::clone(&access),
             credentials: Arc::clone(&credentials),
             retrieval: Arc::clone(&retrieval),
-            files,
+            files: files.clone(),
             downloads: downloads.clone(),
+            named: named_exports.clone(),
             metrics: Arc::clone(&parts.metrics),
             traces: parts.traces.clone(),
             memory: memory.clone(),
             shutdown: parts.shutdown.clone(),
         };
         let gateway = Arc::new(Gateway::new(settings(config), with));
-        Ok(Self { parts, access, credentials, memory, file_store, retrieval, downloads, gateway, fleet })
+        Ok(Self {
+            parts,
+            access,
+            credentials,
+            memory,
+            file_store,
+            retrieval,
+            downloads,
+            named_exports,
+            files,
+            gateway,
+            fleet,
+        })
     }
 
     pub(super) fn clients(&self) -> ClientsInForce {
-        ClientsInForce { access: Arc::clone(&self.access), downloads: self.downloads.clone() }
+        let (downloads, named) = (self.downloads.clone(), self.named_exports.clone());
+        ClientsInForce { access: Arc::clone(&self.access), downloads, named }
     }
 }
 
@@ -101,9 +128,14 @@ pub(super) fn settings(config: &Config) -> gateway::Settings {
         forward_other: config.forward_other,
         listener: config.listener.clone(),
         upstream: config.upstream.clone(),
+        wait: config.wait,
     }
 }
 
 pub(super) fn retrieval_settings(config: &Config) -> RetrievalSettings {
-    RetrievalSettings { cache: config.cache.clone(), on_journal_failure: config.journal.on_failure }
+    RetrievalSettings {
+        cache: config.cache.clone(),
+        starts: config.starts,
+        on_journal_failure: config.journal.on_failure,
+    }
 }

@@ -20,6 +20,7 @@ use crate::config::{Config, Problems, clients};
 use crate::credential::{BadCredential, Credentials};
 use crate::downloads::Downloads;
 use crate::listener::{Address, BindError, Listener};
+use crate::named::Named;
 use crate::retrieval::{self, Retrieval};
 use crate::route::Route;
 use crate::shutdown::Shutdown;
@@ -126,6 +127,8 @@ impl App {
             parts: core.parts.clone(),
             retrieval: Arc::clone(&core.retrieval),
             downloads: core.downloads.clone(),
+            named: core.named_exports.clone(),
+            files: core.files.clone(),
             memory: core.memory.clone(),
             shared: core.fleet.as_ref().map(fleet::Fleet::shared),
             credentials: Arc::clone(&core.credentials),
@@ -185,6 +188,7 @@ impl App {
             fleet.run(admission.clone(), shutdown);
         }
         queues::run(&admission.queues(), journal, self.core.fleet.as_ref(), shutdown);
+        self.core.named_exports.run().await;
         let stop = Arc::clone(&self.reloader.stop);
         if let Some(reload) = self.reload {
             reload.spawn(self.reloader);
@@ -221,7 +225,7 @@ impl App {
             Some(true) => {}
             ended => {
                 if ended.is_some() {
-                    tracing::warn!("drain time exceeded; aborting requests in flight");
+                    tracing::warn!("drain time exceeded (shutdown.drain); aborting requests in flight");
                 }
                 shutdown.end();
                 if !shutdown.finished(LAST_RECORDS).await {
@@ -305,6 +309,7 @@ impl ClientsFile {
 struct ClientsInForce {
     access: Arc<Access>,
     downloads: Downloads,
+    named: Named,
 }
 
 impl ClientsInForce {
@@ -316,8 +321,14 @@ impl ClientsInForce {
             tracing::info!(path = %path.display(), clients = clients.len(), "clients loaded");
         }
         self.access.replace_clients(clients);
+        self.cut_downloads();
+    }
+
+    /// Ends the downloads that are not permitted any more.
+    fn cut_downloads(&self) {
         self.downloads.retain(|download| {
-            self.access.still_permits(&download.client, &Route::Files(download.call.clone()))
+            self.named.still_serves(&download.call, &download.holder.client)
+                && self.access.still_permits(&download.holder, &Route::Files(download.call.clone()))
         });
     }
 }

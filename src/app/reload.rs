@@ -138,7 +138,8 @@ impl Reloader {
     /// Puts `new` in force. Everything that may fail is done before the first change.
     fn take(&mut self, mut new: Config, log: &LogFilter) -> Result<(), BoxError> {
         let (changed, later) = self.differences(&new);
-        if changed.is_empty() && later.is_empty() {
+        // A body in a file of its own may have changed.
+        if changed.is_empty() && later.is_empty() && new.named == self.in_force.named {
             self.show(Vec::new());
             return Ok(());
         }
@@ -153,8 +154,8 @@ impl Reloader {
         let clients = changed_file.map(|path| open_clients(path, &core.access)).transpose()?;
         log.set(&new.log)?;
 
-        // Nothing fails from here on. The queue of a credential exists before the credential can be chosen, and until it
-        // cannot be chosen any more.
+        // Nothing fails from here on. A queue must exist as long as its credential can be chosen: the new ones come first,
+        // and the old ones go last.
         let before = core.credentials.names();
         let (count, new_names) = (before.len(), credentials.names());
         let both: Vec<Arc<str>> = before.into_iter().chain(new_names).collect();
@@ -175,7 +176,7 @@ impl Reloader {
         }
         self.tasks.credentials(values);
         self.tasks.retain_credentials(&names);
-        // None of them is new.
+        // The queues of removed credentials go.
         let _ = admission.set(&new.admission, &names);
         self.tasks.tls("tls", tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
         self.tasks.tls("admin tls", admin_tls.map(|(tls, files)| (tls.clone(), tls.reopen(files))));
@@ -184,6 +185,8 @@ impl Reloader {
         self.tasks.clients(clients.map(|clients| clients.take(&in_force)), &in_force);
         core.retrieval.set(retrieval_settings(&new));
         core.gateway.set(settings(&new));
+        core.named_exports.set(&new.named);
+        in_force.cut_downloads();
         self.limits.store(Arc::new(new.listener.clone()));
         if let (Some((limits, _)), Some(listener)) = (&self.admin, &new.admin.listener) {
             limits.store(Arc::new(listener.clone()));
@@ -194,7 +197,10 @@ impl Reloader {
             tracing::info!(keys = changed.join(", "), "configuration changed");
         }
         if !later.is_empty() {
-            tracing::warn!(keys = later.join(", "), "changed keys take effect after a restart only");
+            tracing::warn!(
+                keys = later.join(", "),
+                "restart required: these changed keys take effect after a restart only"
+            );
         }
         self.show(later);
         Ok(())

@@ -8,6 +8,7 @@ use crate::access::{Class, ClientSettings};
 use crate::config::{Config, Resolved};
 use crate::credential::Scopes;
 use crate::expiry::{Standing, date};
+use crate::export::NamedCall;
 use crate::gateway::text_of;
 use crate::route::{self, Route};
 
@@ -30,6 +31,13 @@ impl DryRun<'_> {
             return Ok(false);
         };
         let route = match route::recognise(&method, &uri, config.forward_other) {
+            Ok(Route::Named(call)) => match self.locate(call, config) {
+                Ok(route) => route,
+                Err(why) => {
+                    writeln!(out, "  refused: 404 no_such_name, {why}")?;
+                    return Ok(false);
+                }
+            },
             Ok(route) => route,
             Err(refusal) => {
                 writeln!(out, "  refused: {}", text_of(refusal))?;
@@ -51,6 +59,17 @@ impl DryRun<'_> {
             }
         };
         Ok(is_allowed && has_credential(config, &route, out)?)
+    }
+
+    /// A call for a named export with its org or group.
+    fn locate(&self, call: NamedCall, config: &Config) -> Result<Route, String> {
+        let name = call.name.as_str();
+        let found = config.named.exports.iter().find(|export| export.name == call.name);
+        let export = found.ok_or_else(|| format!("there is no [exports.{name}]"))?;
+        if !export.is_for(self.client) {
+            return Err(format!("exports.{name}.clients does not hold {}", self.client));
+        }
+        Ok(Route::Named(NamedCall { scope: Some(export.scope.clone()), ..call }))
     }
 
     fn permit(

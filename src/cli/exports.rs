@@ -7,7 +7,7 @@ use http::Method;
 use super::CommandError;
 use super::admin::AdminArgs;
 use super::status::{size, span};
-use crate::admin::report::ExportsReport;
+use crate::admin::report::{ExportsReport, NamedReport};
 use crate::error_text::visible;
 
 #[derive(Debug, clap::Args)]
@@ -33,9 +33,15 @@ pub(super) async fn run(args: &ExportsArgs) -> Result<String, CommandError> {
 }
 
 impl ExportsReport {
-    /// Ids are whole: `exportgate purge` needs them so. A column with the same value in all rows is left out.
+    /// The named exports, where there are any, then those in the cache.
     fn shown(&self) -> String {
-        let Self { total, exports } = self;
+        let stored = self.stored();
+        if self.named.is_empty() { stored } else { format!("{}\n{stored}", named(&self.named)) }
+    }
+
+    /// Ids are whole: `exportgate purge` needs them so. A column with the same value in all rows is left out.
+    fn stored(&self) -> String {
+        let Self { total, exports, .. } = self;
         let Some(first) = exports.first() else { return "The cache is empty.\n".to_owned() };
         let queries = exports.iter().any(|export| export.query != first.query);
         let credentials = exports.iter().any(|export| export.credential != first.credential);
@@ -69,6 +75,40 @@ impl ExportsReport {
     }
 }
 
+fn named(exports: &[NamedReport]) -> String {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header([
+        "name",
+        "scope",
+        "export",
+        "age",
+        "rows",
+        "next turn (UTC)",
+        "last failure",
+        "columns",
+    ]);
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
+    for export in exports {
+        let age = or_none(export.age_s.map(span));
+        table.add_row([
+            visible(&export.name),
+            format!("{} {}", visible(&export.scope_kind), visible(&export.scope_id)),
+            or_none(export.export_id.as_deref().map(visible)),
+            if export.stale { format!("{age}, stale") } else { age },
+            or_none(export.rows.map(|rows| rows.to_string())),
+            or_none(export.next_turn.as_deref().map(visible)),
+            or_none(told(export.failed_at.as_ref(), export.last_failure.as_ref())),
+            or_none(told(export.columns_changed_at.as_ref(), export.columns_changed.as_ref())),
+        ]);
+    }
+    format!("{table}\n")
+}
+
+fn told(at: Option<&String>, text: Option<&String>) -> Option<String> {
+    Some(format!("{}: {}", visible(at?), visible(text?)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,5 +135,23 @@ mod tests {
         assert!(text.contains("version=2025-01-01") && text.contains("stale"), "{text}");
         assert!(text.contains("2 of 5 exports"), "{text}");
         assert_eq!(shown(&[], 0), "The cache is empty.\n");
+    }
+
+    #[test]
+    fn named_exports_come_first_with_their_failures() {
+        let named = crate::admin::report::tests::example()["named"].clone();
+        let document = serde_json::json!({"total": 0, "exports": [], "named": named});
+        let text = serde_json::from_value::<ExportsReport>(document).expect("a document").shown();
+        for expected in [
+            "crit",
+            "1h 1m, stale",
+            "1200",
+            "2026-11-25T11:00:01Z",
+            "ERRORED",
+            "went: A; came: B",
+            "The cache is empty",
+        ] {
+            assert!(text.contains(expected), "{expected} in\n{text}");
+        }
     }
 }

@@ -29,10 +29,10 @@ pub(super) struct FakeSnykArgs {
     /// Write its certificate authority to this file
     #[arg(long, value_name = "FILE", conflicts_with = "plain")]
     ca_out: Option<PathBuf>,
-    /// Number of GETs that find an export unfinished
+    /// GETs that are answered PENDING before an export is finished
     #[arg(long, default_value_t = 2)]
     polls: u32,
-    /// Seconds that an export is unfinished at least
+    /// Least seconds until an export is finished
     #[arg(long, default_value_t = 0.0)]
     seconds: f64,
     /// Lifetime of links, in seconds
@@ -57,7 +57,7 @@ pub(super) struct FakeSnykArgs {
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     date_offset: i64,
     /// Make calls fail; repeat for more. *N: the next N calls. @TARGET: `starts`, an org or group (orgs/ID,
-    /// groups/ID), an export (ID), or calls whose path begins so (/v1/)
+    /// groups/ID), an export (ID), or a path prefix (/v1/)
     #[arg(long = "fault", value_name = "FAULT[*N][@TARGET]")]
     faults: Vec<FaultPlan>,
     #[command(flatten)]
@@ -74,7 +74,7 @@ struct StoreArgs {
     /// Number of parts of an export
     #[arg(long, value_name = "N", default_value_t = 2)]
     part_count: u32,
-    /// Size of each part, in bytes; such parts are made while they are read [default: an export of issues]
+    /// Size of each part, in bytes; generated while they are read [default: an export of issues]
     #[arg(long, value_name = "BYTES")]
     part_size: Option<bytesize::ByteSize>,
     /// Store whose links are imitated
@@ -92,7 +92,7 @@ struct StoreArgs {
     /// Make downloads fail; repeat for more. *N: the next N. @PART: this part alone
     #[arg(long = "store-fault", value_name = "FAULT[*N][@PART]")]
     store_faults: Vec<StoreFaultPlan>,
-    /// Say in the results what is not so; repeat for more
+    /// Report false figures in the results; repeat for more
     #[arg(long = "lie", value_name = "LIE")]
     lies: Vec<Lie>,
 }
@@ -196,20 +196,23 @@ pub(super) fn run(args: &FakeSnykArgs) -> Result<(), CommandError> {
         say(format!("A fake Snyk listens on {} and takes any token.", fake.url()))?;
         if let Some(path) = &args.ca_out {
             std::fs::write(path, fake.ca_pem()).map_err(failed)?;
-            say(format!("Its certificate authority is in {}. Try:", path.display()))?;
+            // The commands are for another terminal, which may be in another folder.
+            let path = std::path::absolute(path).map_err(failed)?;
+            let ca = path.display();
+            say(format!("Its certificate authority is in {ca}. Try:"))?;
+            let trust = format!("EXPORTGATE_UPSTREAM_CA_FILE={ca} EXPORTGATE_FILES_CA_FILE={ca} ");
             say(format!(
-                "  SNYK_TOKEN=any EXPORTGATE_UPSTREAM_CA_FILE={} exportgate serve --upstream {}",
-                path.display(),
+                "  SNYK_TOKEN=any {trust}EXPORTGATE_FILES_ORIGINS={} exportgate serve --upstream {}",
+                origin(args, &fake),
                 fake.url()
             ))?;
-            let ca = path.display();
-            say(fetch_line(
-                args,
-                &fake,
-                &format!("EXPORTGATE_UPSTREAM_CA_FILE={ca} EXPORTGATE_FILES_CA_FILE={ca} "),
-            ))?;
+            say(fetch_line(args, &fake, &trust))?;
         } else if args.plain {
-            say(format!("Try:  SNYK_TOKEN=any exportgate serve --upstream {}", fake.url()))?;
+            let origin = origin(args, &fake);
+            say(format!(
+                "Try:  SNYK_TOKEN=any EXPORTGATE_FILES_ORIGINS={origin} exportgate serve --upstream {}",
+                fake.url()
+            ))?;
             say(fetch_line(args, &fake, ""))?;
         } else {
             say("Give --ca-out FILE to be able to trust its certificate, or --plain to do without TLS."
@@ -220,10 +223,15 @@ pub(super) fn run(args: &FakeSnykArgs) -> Result<(), CommandError> {
     })
 }
 
+/// The origin of the links.
+fn origin(args: &FakeSnykArgs, fake: &Fake) -> String {
+    args.store.link_origin.clone().unwrap_or_else(|| fake.url())
+}
+
 /// A fetch that works before this fake.
 fn fetch_line(args: &FakeSnykArgs, fake: &Fake, trust: &str) -> String {
     let url = fake.url();
-    let origin = args.store.link_origin.as_deref().unwrap_or(&url);
+    let origin = origin(args, fake);
     format!(
         "  SNYK_TOKEN=any {trust}EXPORTGATE_FILES_ORIGINS={origin} exportgate fetch --org {ORG} --since all --upstream {url}"
     )

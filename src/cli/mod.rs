@@ -11,6 +11,7 @@ mod fetch;
 mod key;
 mod live;
 mod purge;
+mod recorded;
 mod requests;
 mod serve;
 mod signals;
@@ -41,7 +42,7 @@ pub struct Cli {
 enum Command {
     /// Serve clients until SIGTERM or Ctrl-C.
     Serve(Configured),
-    /// Fetch an export as one complete, proven table.
+    /// Fetch an export as one complete, verified table.
     ///
     /// It starts the export, waits, downloads the parts, proves and merges them. A run that was stopped anywhere goes on with
     /// the same command, without a second start.
@@ -64,7 +65,7 @@ enum Command {
     },
     /// Show the status of a running gateway: health, requests, budget, journal.
     Status(status::StatusArgs),
-    /// List the exports in a running gateway's cache.
+    /// List the named exports of a running gateway, and the exports in its cache.
     Exports(exports::ExportsArgs),
     /// Purge entries from a running gateway's cache.
     Purge(purge::PurgeArgs),
@@ -79,7 +80,7 @@ enum Command {
         /// Show whether the policy allows a request of this client, and which rule decides: METHOD PATH
         #[arg(long = "as", value_name = "CLIENT", requires = "request", conflicts_with = "example")]
         client: Option<String>,
-        /// Method and path of that request, such as GET /orgs/ID/export/ID
+        /// With --as: method and path of the request, such as GET /orgs/ID/export/ID
         #[arg(value_names = ["METHOD", "PATH"], num_args = 2, requires = "client")]
         request: Vec<String>,
         #[command(flatten)]
@@ -103,7 +104,7 @@ enum Command {
     },
 }
 
-/// Sources of the configuration. Flags come before EXPORTGATE_… variables, these before the file.
+/// Sources of the configuration. Flags override EXPORTGATE_… variables, and these override the file.
 #[derive(Debug, Clone, Default, Args)]
 struct Configured {
     /// Configuration file (TOML); see config/exportgate.example.toml [env: EXPORTGATE_CONFIG]

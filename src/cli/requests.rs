@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use clap::ValueEnum;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 
+use super::recorded::{RecordForm, RecordedArgs, harmless_text, short};
 use crate::error_text::{BoxError, visible};
-use crate::journal::{Query, Row, StatusFilter, find, moment, support};
+use crate::journal::{Query, Row, StatusFilter, find, support};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RequestsArgs {
@@ -21,77 +21,42 @@ pub(super) struct RequestsArgs {
     /// Requests about this group
     #[arg(long, value_name = "ID")]
     group: Option<String>,
-    /// Requests for this client
-    #[arg(long, value_name = "NAME")]
-    client: Option<String>,
     /// Any request id (Exportgate-Request-Id or snyk-request-id), or at least its first 8 characters
     #[arg(long, value_name = "ID")]
     id: Option<String>,
     /// A status (404), a class (5xx), or "error" for requests without a complete answer
     #[arg(long)]
     status: Option<StatusFilter>,
-    /// Sent after this time (2026-02-12T20:00:00Z) or this long ago (2h)
-    #[arg(long, value_name = "TIME", value_parser = moment_text)]
-    since: Option<String>,
-    /// Sent before this time or this long ago
-    #[arg(long, value_name = "TIME", value_parser = moment_text)]
-    until: Option<String>,
-    /// Show at most this many, the newest first
-    #[arg(long, default_value_t = 50)]
-    limit: u32,
-    /// Output format
-    #[arg(long, value_enum, default_value_t = OutputFormat::Table)]
-    format: OutputFormat,
+    #[command(flatten)]
+    recorded: RecordedArgs,
     /// Print a block for a ticket to Snyk's support
     #[arg(long, conflicts_with = "format")]
     support: bool,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum OutputFormat {
-    Table,
-    Json,
-    Csv,
-}
-
-/// Checks a time or a distance; it is resolved when now is known.
-pub(super) fn moment_text(text: &str) -> Result<String, &'static str> {
-    moment(text, SystemTime::UNIX_EPOCH).map(|_| text.to_owned())
-}
-
 pub(super) fn run(args: &RequestsArgs, journal: &Path, now: SystemTime) -> Result<String, BoxError> {
-    let at = |text: &Option<String>| text.as_deref().and_then(|text| moment(text, now).ok());
+    let RequestsArgs { recorded, .. } = args;
     let query = Query {
         export: args.export.clone(),
         org: args.org.clone(),
         group: args.group.clone(),
-        client: args.client.clone(),
+        client: recorded.client.clone(),
         id: args.id.clone(),
         status: args.status,
-        since: at(&args.since),
-        until: at(&args.until),
-        limit: args.limit,
+        since: recorded.since(now),
+        until: recorded.until(now),
+        limit: recorded.limit,
         within: None,
     };
     let rows = find(journal, &query)?;
     if args.support {
         return Ok(support(&rows));
     }
-    Ok(match args.format {
-        OutputFormat::Table if rows.is_empty() => format!(
-            "No matching requests in {}. Try fewer filters, and at least 8 characters of an id.\nAnswers from the cache are in the gateway's log only: search it for the snyk-request-id of the answer.\n",
-            journal.display()
-        ),
-        OutputFormat::Table => format!("{}\n", table(&rows)),
-        OutputFormat::Json => format!("{}\n", serde_json::to_string_pretty(&rows)?),
-        OutputFormat::Csv => {
-            let mut csv = csv::Writer::from_writer(Vec::new());
-            for row in &rows {
-                csv.serialize(harmless(row))?;
-            }
-            String::from_utf8(csv.into_inner()?)?
-        }
-    })
+    let none = format!(
+        "No matching requests in {}. Try fewer filters, and at least 8 characters of an id.\nAnswers from the cache are in the gateway's log only: search it for the snyk-request-id of the answer.\n",
+        journal.display()
+    );
+    recorded.show(&rows, &RecordForm { none, table, harmless })
 }
 
 /// A table for a terminal. Tries and waits have columns only if there are any: lines are long enough.
@@ -125,14 +90,8 @@ pub(super) fn table(rows: &[Row]) -> Table {
     table
 }
 
-/// The first part of a UUID, which is enough to recognise it.
-pub(super) fn short(id: &str) -> &str {
-    if id.len() == 36 { id.split('-').next().unwrap_or(id) } else { id }
-}
-
 /// A spreadsheet must not take a value for a formula.
-fn harmless(row: &Row) -> Row {
-    let mut row = row.clone();
+fn harmless(mut row: Row) -> Row {
     let optional = [
         &mut row.scope_id,
         &mut row.export_id,
@@ -148,13 +107,6 @@ fn harmless(row: &Row) -> Row {
         harmless_text(value);
     }
     row
-}
-
-/// A text that a spreadsheet takes for no formula.
-pub(super) fn harmless_text(value: &mut String) {
-    if value.starts_with(['=', '+', '-', '@', '\t', '\r']) {
-        value.insert(0, '\'');
-    }
 }
 
 #[cfg(test)]

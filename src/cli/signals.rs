@@ -41,12 +41,16 @@ pub(super) fn receive(shutdown: &Shutdown, reload: Option<Arc<Notify>>) -> std::
             stops += 1;
             if stops == 1 {
                 beside(move || {
-                    tracing::info!("stopping: requests in flight finish first; signal again to stop at once");
+                    tracing::info!(
+                        "shutdown: signal received; draining requests in flight; signal again to stop at once"
+                    );
                     shutdown.announce();
                 });
             } else if stops == 2 {
                 beside(move || {
-                    tracing::warn!("stopping at once: requests in flight are recorded and aborted");
+                    tracing::warn!(
+                        "shutdown: second signal received; recording and aborting requests in flight"
+                    );
                     shutdown.end();
                 });
                 beside(|| {

@@ -9,8 +9,8 @@ use http::{Method, StatusCode};
 use super::CommandError;
 use super::admin::{AdminAddress, AdminArgs};
 use crate::admin::report::{
-    CacheReport, CountsReport, CredentialReport, DriftReport, JournalReport, PartReport, QueueReport,
-    ReloadFailure, Report, SharedReport, SlotReport, StartsReport, WindowReport,
+    CacheReport, CountsReport, CredentialReport, DownloadReport, DownloadsReport, DriftReport, JournalReport,
+    PartReport, QueueReport, ReloadFailure, Report, SharedReport, SlotReport, StartsReport, WindowReport,
 };
 use crate::error_text::visible;
 
@@ -100,17 +100,22 @@ impl Report {
             let (name, state) = (shown(name), shown(state));
             writeln!(out, "  {state:<8}  {name:<width$}  since {}  {}", shown(since), shown(detail))?;
         }
-        let CountsReport { hit, stale, miss, collapsed, uncached, denied, failed, client_left } = self.totals;
+        let CountsReport { hit, stale, miss, collapsed, waited, uncached, denied, failed, client_left } =
+            self.totals;
         writeln!(out)?;
         writeln!(
             out,
-            "requests     {hit} hit, {stale} stale, {miss} miss, {collapsed} collapsed, {uncached} uncached, {denied} denied, {failed} failed, {client_left} left by clients"
+            "requests     {hit} hit, {stale} stale, {miss} miss, {collapsed} collapsed, {waited} waited, {uncached} uncached, {denied} denied, {failed} failed, {client_left} left by clients"
         )?;
         let CacheReport { entries, bytes, max_bytes } = self.cache;
         writeln!(out, "cache        {entries} entries, {} of {}", size(bytes), size(max_bytes))?;
-        let QueueReport { waiting, followers } = self.queue;
-        writeln!(out, "waiting      {waiting} in the queue, {followers} for requests in flight")?;
+        let QueueReport { waiting, followers, waits, .. } = self.queue;
+        writeln!(
+            out,
+            "waiting      {waiting} in the queue, {followers} for requests in flight, {waits} for the end of an export"
+        )?;
         writeln!(out, "connections  {} open of {}", self.connections.open, self.connections.max)?;
+        self.downloads.write(out)?;
         let JournalReport { failing, written, dropped, queued, .. } = self.journal;
         let failing = if failing { ", FAILING: see the log" } else { "" };
         writeln!(out, "journal      {written} written, {dropped} dropped, {queued} waiting{failing}")?;
@@ -142,6 +147,21 @@ impl Report {
         }
         if let Some(ReloadFailure { since, detail }) = &self.reload.failing {
             writeln!(out, "reload       failing since {}: {}", shown(since), shown(detail))?;
+        }
+        Ok(())
+    }
+}
+
+/// Downloads that are named: the page has more of them.
+const NAMED_DOWNLOADS: usize = 5;
+
+impl DownloadsReport {
+    fn write(&self, out: &mut String) -> fmt::Result {
+        writeln!(out, "downloads    {} running", self.running)?;
+        for one in self.oldest.iter().take(NAMED_DOWNLOADS) {
+            let DownloadReport { client, export_id, file, bytes, since, .. } = one;
+            let [client, export, file, since] = [client, export_id, file, since].map(|text| visible(text));
+            writeln!(out, "  {client:<9}  {file} of {export}, {} since {since}", size(*bytes))?;
         }
         Ok(())
     }
@@ -207,9 +227,10 @@ mod tests {
         for expected in [
             "exportgate 0.1.0 at http://127.0.0.1:7081: degraded, up for 1day 1h (since 2026-11-24T09:00:00Z)",
             "  failing   journal          since 2026-11-24T09:01:00Z  see the log",
-            "10 hit, 0 stale, 5 miss, 3 collapsed",
+            "10 hit, 0 stale, 5 miss, 3 collapsed, 8 waited",
             "2 entries, 7.0 KiB of 256.0 MiB",
             "100 written, 2 dropped, 1 waiting, FAILING",
+            "downloads    1 running\n  dashboard  table of e1, 1.0 MiB since 2026-11-25T10:00:01Z\n",
             "breaker      half open\n",
             "40 of 1620 in 1m",
             "paused, 30s left",

@@ -6,56 +6,30 @@ use std::time::SystemTime;
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 
-use super::requests::{OutputFormat, harmless_text, moment_text, short};
+use super::recorded::{RecordForm, RecordedArgs, harmless_text, short};
 use crate::error_text::{BoxError, visible};
-use crate::journal::{TransferQuery, TransferRow, find_transfers, moment};
+use crate::journal::{TransferQuery, TransferRow, find_transfers};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TransfersArgs {
     /// Transfers of this export, or the one with this Exportgate-Request-Id
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// Transfers to this client
-    #[arg(long, value_name = "NAME")]
-    client: Option<String>,
-    /// Begun after this time (2026-02-12T20:00:00Z) or this long ago (2h)
-    #[arg(long, value_name = "TIME", value_parser = moment_text)]
-    since: Option<String>,
-    /// Begun before this time or this long ago
-    #[arg(long, value_name = "TIME", value_parser = moment_text)]
-    until: Option<String>,
-    /// Show at most this many, the newest first
-    #[arg(long, default_value_t = 50)]
-    limit: u32,
-    /// Output format
-    #[arg(long, value_enum, default_value_t = OutputFormat::Table)]
-    format: OutputFormat,
+    #[command(flatten)]
+    recorded: RecordedArgs,
 }
 
 pub(super) fn run(args: &TransfersArgs, journal: &Path, now: SystemTime) -> Result<String, BoxError> {
-    let at = |text: &Option<String>| text.as_deref().and_then(|text| moment(text, now).ok());
+    let TransfersArgs { id, recorded } = args;
     let query = TransferQuery {
-        id: args.id.clone(),
-        client: args.client.clone(),
-        since: at(&args.since),
-        until: at(&args.until),
-        limit: args.limit,
+        id: id.clone(),
+        client: recorded.client.clone(),
+        since: recorded.since(now),
+        until: recorded.until(now),
+        limit: recorded.limit,
     };
-    let rows = find_transfers(journal, &query)?;
-    Ok(match args.format {
-        OutputFormat::Table if rows.is_empty() => {
-            format!("No matching transfers of files in {}.\n", journal.display())
-        }
-        OutputFormat::Table => format!("{}\n", table(&rows)),
-        OutputFormat::Json => format!("{}\n", serde_json::to_string_pretty(&rows)?),
-        OutputFormat::Csv => {
-            let mut csv = csv::Writer::from_writer(Vec::new());
-            for row in rows {
-                csv.serialize(harmless(row))?;
-            }
-            String::from_utf8(csv.into_inner()?)?
-        }
-    })
+    let none = format!("No matching transfers of files in {}.\n", journal.display());
+    recorded.show(&find_transfers(journal, &query)?, &RecordForm { none, table, harmless })
 }
 
 /// A table for a terminal.

@@ -1,9 +1,12 @@
 //! The clients file: `[clients.NAME]` for each.
 
+use std::time::Duration;
+
 use super::credential::{NAME, is_name};
 use super::problem::{Problem, Problems};
 use super::reader::Reader;
 use super::sources::Sources;
+use super::wait::LONGEST;
 use crate::access::key::{Key, PREFIX};
 use crate::access::{AllowedIds, Claim, Class, ClientSettings, Clients, Policy};
 use crate::export::Id;
@@ -27,9 +30,9 @@ pub fn parse(name: &str, content: &[u8]) -> Result<Vec<ClientSettings>, Problems
     reader.finish(Some(clients)).map(|(clients, _)| clients)
 }
 
-/// True if `text` can name a client. `local` and `unknown` name callers without a clients file.
+/// True if `text` can name a client. `local` and `unknown` name callers without a clients file, `exportgate` the gateway itself.
 pub(crate) fn is_client_name(text: &str) -> bool {
-    is_name(text) && !text.starts_with(PREFIX) && !["local", "unknown"].contains(&text)
+    is_name(text) && !text.starts_with(PREFIX) && !["local", "unknown", "exportgate"].contains(&text)
 }
 
 fn client(r: &mut Reader<'_>, file: &str, table: &str) -> ClientSettings {
@@ -38,7 +41,7 @@ fn client(r: &mut Reader<'_>, file: &str, table: &str) -> ClientSettings {
         r.problem(
             file,
             &format!("clients.{table}"),
-            format!("the name must be {NAME}, and not \"local\" or \"unknown\""),
+            format!("the name must be {NAME}, and not \"local\", \"unknown\" or \"exportgate\""),
         );
     }
     let described = ClientSettings {
@@ -55,6 +58,7 @@ fn client(r: &mut Reader<'_>, file: &str, table: &str) -> ClientSettings {
             requests_per_minute: limit(r, &key("requests_per_minute")),
             share: r.number(&key("share"), 1..=1_000),
             concurrent_requests: limit(r, &key("concurrent_requests")),
+            wait_unasked: wait_unasked(r, &key("wait_unasked")),
         },
     };
     if described.keys.is_empty() && !described.is_known_otherwise() {
@@ -106,6 +110,16 @@ fn allowed(r: &mut Reader<'_>, key: &str) -> AllowedIds {
         Some(ids) => AllowedIds::Some(ids),
         None => AllowedIds::All,
     }
+}
+
+/// The empty text is `wait.unasked`.
+fn wait_unasked(r: &mut Reader<'_>, key: &str) -> Option<Duration> {
+    let is_given = r.given(key).is_some_and(|given| given.text != [""]);
+    if is_given {
+        return Some(r.duration(key, "0s"..=LONGEST));
+    }
+    r.text(key);
+    None
 }
 
 fn limit(r: &mut Reader<'_>, key: &str) -> Option<u32> {

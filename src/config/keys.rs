@@ -42,6 +42,7 @@ fn client_default(name: &str) -> &'static str {
         "operations" => r#"["read"]"#,
         "requests_per_minute" | "concurrent_requests" => "0",
         "share" => "1",
+        "wait_unasked" => r#""0s""#,
         _ => "[]",
     }
 }
@@ -50,13 +51,23 @@ fn is_name(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
-/// The declaration of `key`. All tables `[credentials.…]` are declared as `[credentials.NAME]`.
+/// The declaration of `key`. All tables `[credentials.…]` are declared as `[credentials.NAME]`, and those
+/// of `[exports.…]` as `[exports.NAME]`.
 pub(super) fn declaration(key: &str) -> Option<Declaration> {
     let named = |tables: &str| Some(key.strip_prefix(tables)?.split_once('.')?.1);
     if let Some(name) = named("clients.") {
         return Some(Declaration { default: client_default(name), comment: "", needs_restart: false });
     }
+    let of_export = named("exports.");
+    if of_export.is_some_and(|name| name.starts_with("filters.")) {
+        return Some(Declaration {
+            default: "[]",
+            comment: "Values of a filter of Snyk's.",
+            needs_restart: false,
+        });
+    }
     let template = named("credentials.").map(|name| format!("credentials.NAME.{name}"));
+    let template = template.or_else(|| of_export.map(|name| format!("exports.NAME.{name}")));
     DECLARED.get(template.as_deref().unwrap_or(key)).copied()
 }
 

@@ -10,6 +10,7 @@ mod admission;
 mod cache;
 pub mod clients;
 mod credential;
+mod exports;
 mod files;
 mod journal;
 mod keys;
@@ -23,8 +24,10 @@ mod routes;
 mod shared;
 mod shutdown;
 mod sources;
+mod starts;
 mod tls;
 mod upstream;
+mod wait;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,10 +68,16 @@ pub struct Config {
     pub credential: crate::credential::Settings,
     /// `[cache]`.
     pub cache: crate::cache::Settings,
+    /// `[exports]` and `[exports.NAME]`.
+    pub named: crate::named::Settings,
+    /// `[starts]`.
+    pub(crate) starts: crate::retrieval::ShareSettings,
     /// `[files]`.
     pub files: crate::file_store::Settings,
     /// `routes.other`: true if calls that are no export calls are forwarded.
     pub forward_other: bool,
+    /// `[wait]`.
+    pub wait: crate::gateway::WaitSettings,
     /// `[journal]`.
     pub journal: crate::journal::Settings,
     /// `[admin]`.
@@ -96,8 +105,7 @@ impl Config {
     }
 
     fn read(reader: &mut reader::Reader<'_>) -> Option<Self> {
-        let mut listener = listener::read(reader);
-        let (tls, expiring) = tls::read(reader).unzip();
+        let (mut listener, (tls, expiring)) = (listener::read(reader), tls::read(reader).unzip());
         let (upstream, plain) = upstream::read(reader, &listener);
         let mut access = access::read(reader, &plain);
         access.note_certificates(reader, tls.as_ref());
@@ -106,31 +114,32 @@ impl Config {
         let credential = credential::read(reader, &upstream, &plain);
         let (shared, split) = shared::read(reader).unzip();
         let admission = admission::read(reader, listener.has_clients, split);
-        let cache = cache::read(reader, upstream.max_answer);
-        let (files, files_basic) = files::read(reader);
+        let (named, (files, files_basic)) = (exports::read(reader, &listener), files::read(reader));
         access.settings.files_basic = files_basic;
         let (forward_other, journal, log) = (routes::read(reader), journal::read(reader), log::read(reader));
         let admin = admin::read(reader, &listener, tls.as_ref());
         let keys = access.settings.clients.iter().flatten().filter_map(ClientSettings::expiring);
         note_expiry(reader, expiring.into_iter().flatten().chain(keys), admin.warn_before);
-        let (shutdown, traces) = (shutdown::read(reader), otlp::read(reader, &plain));
         Some(Self {
             listener,
             tls,
             access: access.settings,
             clients_file: access.clients_file,
             reload_interval: access.reload_interval,
+            cache: cache::read(reader, upstream.max_answer),
+            starts: starts::read(reader),
+            wait: wait::read(reader),
             upstream,
             admission,
             shared,
             credential: credential?,
-            cache,
+            named,
             files,
             forward_other,
             journal: journal?,
             admin,
-            shutdown,
-            traces,
+            shutdown: shutdown::read(reader),
+            traces: otlp::read(reader, &plain),
             log,
             resolved: Resolved::default(),
         })

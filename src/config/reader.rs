@@ -1,5 +1,6 @@
 //! Reads keys one by one from the sources. A key that is given and never read does not exist.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -252,7 +253,14 @@ impl<'a> Reader<'a> {
             let (name, _) = key.strip_prefix(above)?.strip_prefix('.')?.split_once('.')?;
             Some(name.to_owned())
         });
-        names.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
+        names.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The keys that are given below `above`, which ends with a dot.
+    pub(super) fn keys_below(&self, above: &str) -> Vec<String> {
+        let given = self.sources.file.keys().chain(self.sources.flags.keys());
+        let below: BTreeSet<&String> = given.filter(|key| key.starts_with(above)).collect();
+        below.into_iter().cloned().collect()
     }
 
     /// The source of the value of `key`.

@@ -24,7 +24,11 @@ fn sources(file: &str, env: &[(&str, &str)], flags: &[(&str, &str, &str)]) -> So
     sources
 }
 
-fn resolve(file: &str, env: &[(&str, &str)], flags: &[(&str, &str, &str)]) -> Result<Config, String> {
+pub(super) fn resolve(
+    file: &str,
+    env: &[(&str, &str)],
+    flags: &[(&str, &str, &str)],
+) -> Result<Config, String> {
     Config::resolve(&sources(file, env, flags))
         .map(|(config, _)| config)
         .map_err(|problems| problems.to_string())
@@ -33,13 +37,13 @@ fn resolve(file: &str, env: &[(&str, &str)], flags: &[(&str, &str, &str)]) -> Re
 /// Every key with its default.
 pub(super) fn defaults() -> Resolved {
     let mut sources = Sources::default();
-    sources.read_file("e.toml", "[credentials.NAME]\norgs = []");
+    sources.read_file("e.toml", "[credentials.NAME]\norgs = []\n[exports.NAME]\ncolumns = []");
     let mut reader = reader::Reader::new(&sources);
     let _ = Config::read(&mut reader);
     reader.resolved
 }
 
-fn problems(file: &str, env: &[(&str, &str)]) -> String {
+pub(super) fn problems(file: &str, env: &[(&str, &str)]) -> String {
     resolve(file, env, &[]).expect_err("a problem")
 }
 
@@ -307,7 +311,8 @@ fn every_key_has_an_environment_variable() {
     let resolved = defaults();
     assert!(resolved.keys.len() > 30);
     // A table of the file gives its keys their variables; here, no file has one.
-    for key in resolved.keys.iter().filter(|key| !key.name.starts_with("credentials.")) {
+    let is_of_table = |name: &str| name.starts_with("credentials.") || name.starts_with("exports.NAME.");
+    for key in resolved.keys.iter().filter(|key| !is_of_table(&key.name)) {
         let bad = sources("", &[(&sources::variable(&key.name), "\u{1}nonsense,")], &[]);
         let read = Config::resolve(&bad).err().map(|problems| problems.to_string());
         let seen = bad.env.len() == 3 && !read.is_some_and(|text| text.contains("no such setting"));
@@ -321,59 +326,4 @@ fn an_error_always_has_a_text() {
     let Problems(problems) = reader::Reader::new(&sources).finish(None::<()>).expect_err("nothing was read");
     assert_eq!(problems.len(), 1);
     assert!(problems[0].to_string().contains("does not say why"));
-}
-
-#[test]
-fn file_stores_are_named_by_whole_labels_origins_and_networks() {
-    let config = resolve("", &[], &[]).expect("a configuration");
-    let allows = |host: &str| config.files.hosts.iter().any(|pattern| pattern.matches(host));
-    for host in [
-        "storage.googleapis.com",
-        "bucket.storage.googleapis.com",
-        "s3.us-east-1.amazonaws.com",
-        "bucket.s3.us-gov-west-1.amazonaws.com",
-        "s3.dualstack.eu-west-1.amazonaws.com",
-        "bucket.s3.dualstack.eu-west-1.amazonaws.com",
-    ] {
-        assert!(allows(host), "{host}");
-    }
-    for host in ["www.googleapis.com", "a.ec2.amazonaws.com", "x.execute-api.eu-west-1.amazonaws.com"] {
-        assert!(!allows(host), "{host}");
-    }
-    assert!(config.files.origins.is_empty() && config.files.private_addresses.is_empty());
-    assert!(!config.access.files_basic);
-
-    let file = "[files]\nhosts = ['files.corp.example']\norigins = ['http://127.0.0.1:9000']\nprivate_addresses = ['10.20.1.2/16', 'fd12::1']";
-    let files = resolve(file, &[], &[]).expect("a configuration").files;
-    assert_eq!(files.origins[0].to_string(), "http://127.0.0.1:9000");
-    let networks: Vec<String> = files.private_addresses.iter().map(ToString::to_string).collect();
-    assert_eq!(networks, ["10.20.0.0/16", "fd12::1/128"]);
-
-    for (key, value, expected) in [
-        ("hosts", "'*.amazonaws.com'", "stands for more than a file store"),
-        ("hosts", "'*.com'", "no host name with at least two labels at its end"),
-        ("hosts", "'127.0.0.1'", "name it in files.origins"),
-        ("origins", "'minio.example:9000'", "write it like https://minio.example:9000"),
-        ("private_addresses", "'0.0.0.0/0'", "stands for all addresses"),
-        ("private_addresses", "'inner'", "write it like \"10.20.0.0/16\""),
-    ] {
-        let problems = problems(&format!("[files]\n{key} = [{value}]"), &[]);
-        assert!(problems.contains(&format!("files.{key}: ")) && problems.contains(expected), "{problems}");
-    }
-}
-
-#[test]
-fn a_proxy_before_the_file_stores_is_said_not_to_be_checked() {
-    let notes =
-        |env: &[(&str, &str)]| resolve("", env, &[]).expect("a configuration").resolved.notes.join("; ");
-    let (proxy, bad) =
-        (("HTTPS_PROXY", "http://u:p4ss@proxy.test:3128"), ("HTTPS_PROXY", "socks5://u:p4ss@proxy.test"));
-    let unchecked = "file stores are reached through the proxy proxy.test:3128 (HTTPS_PROXY): their names are checked, but not their addresses";
-    assert!(notes(&[proxy]).contains(unchecked), "{}", notes(&[proxy]));
-    assert!(!notes(&[]).contains("file stores"));
-    assert!(!notes(&[proxy, ("NO_PROXY", "googleapis.com,amazonaws.com")]).contains("file stores"));
-    // Snyk is reached all the same.
-    let notes = notes(&[bad, ("NO_PROXY", "api.snyk.io")]);
-    assert!(notes.contains("WARNING: file stores cannot be reached: HTTPS_PROXY must be http://"), "{notes}");
-    assert!(!notes.contains("p4ss"));
 }

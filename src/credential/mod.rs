@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use http::HeaderValue;
 
 use crate::clock::{Clock, Now};
@@ -101,6 +102,15 @@ impl Credential {
             }
         };
         self.slots.iter().enumerate().map(status).collect()
+    }
+
+    /// A digest of the accounts that it stands for. Another value of a token, or another OAuth client, may see other data.
+    pub(crate) fn account(&self) -> [u8; 32] {
+        let mut digest = Context::new(&SHA256);
+        self.slots.iter().for_each(|slot| slot.identify(&mut digest));
+        let mut account = [0; 32];
+        account.copy_from_slice(digest.finish().as_ref());
+        account
     }
 
     /// The value to send at `now` for a call about `scope`.
@@ -224,7 +234,7 @@ impl Credential {
                 credential.name = %self.name,
                 credential.slot = slot_name(slot),
                 credential.probe_interval_s = self.probe_interval.as_secs(),
-                "Snyk refuses this credential (401); pausing its use, but for one request each interval; replace it"
+                "credential locked: Snyk rejected it (401); replace the token; one request each credential.probe_interval tries it"
             );
         } else if self.health().was_refused_now(slot, scope) {
             tracing::warn!(
@@ -232,7 +242,7 @@ impl Credential {
                 credential.slot = slot_name(slot),
                 export.scope.id = scope.map(|scope| scope.id.as_str()),
                 credential.probe_interval_s = self.probe_interval.as_secs(),
-                "Snyk refuses this credential for one org or group (401); pausing its requests, but for one each interval; others go on"
+                "credential rejected by Snyk (401) for one org or group; check its id and the credential's access; other scopes go on"
             );
         }
         match other {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use aws_lc_rs::digest::Context;
 use http::HeaderValue;
 
 use super::Unavailable;
 use super::oauth::OAuth;
-use super::settings::{Scheme, SlotSettings, ValueSource};
+use super::settings::{OAuthSettings, Scheme, SlotSettings, ValueSource};
 use crate::clock::{Clock, Now};
 use crate::secret::Secret;
 use crate::transport::{self, TransportError};
@@ -86,6 +87,19 @@ impl Slot {
         let value = self.value.load();
         let value = value.as_ref().ok_or(Unavailable::NoToken { retry_after: Duration::from_secs(1) })?;
         Ok((value.field.clone(), value.generation))
+    }
+
+    /// Adds the identity that Snyk sees to `digest`: access tokens change, their client does not.
+    pub(super) fn identify(&self, digest: &mut Context) {
+        match (&self.source, self.value.load().as_deref()) {
+            (ValueSource::OAuth(OAuthSettings { token_url, client_id, .. }), _) => {
+                digest.update(format!("{token_url} {client_id:?}").as_bytes());
+            }
+            (_, Some(value)) => digest.update(value.field.as_bytes()),
+            (_, None) => {}
+        }
+        // Neither has one inside.
+        digest.update(b"\n");
     }
 
     pub(super) fn generation(&self) -> u64 {

@@ -26,6 +26,26 @@ pub enum HeaderError {
     Cut,
 }
 
+/// The header of a part that comes in pieces.
+#[derive(Debug, Default)]
+pub(crate) struct HeaderScan(Vec<u8>);
+
+impl HeaderScan {
+    /// Takes the next bytes.
+    pub(crate) fn feed(&mut self, data: &[u8]) {
+        let room = (MAX_HEADER + 1).saturating_sub(self.0.len());
+        self.0.extend_from_slice(&data[..data.len().min(room)]);
+    }
+
+    /// The header, when all of the part has come.
+    ///
+    /// # Errors
+    /// [`HeaderError`].
+    pub(crate) fn end(&self) -> Result<Header, HeaderError> {
+        Header::of(&self.0, self.0.len() <= MAX_HEADER)
+    }
+}
+
 impl Header {
     /// Finds the header at the `start` of a part. `is_whole` says that the part has no more bytes.
     ///
@@ -100,6 +120,12 @@ impl Header {
         // A header is shorter than the longest record.
         let _ = reader.feed(self.bare(), &mut take).and_then(|()| reader.finish(&mut take));
         names
+    }
+
+    /// The names of the columns as text. One that is no UTF-8 is shown as far as it is.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.columns().iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
     }
 
     fn bare(&self) -> &[u8] {

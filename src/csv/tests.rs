@@ -227,6 +227,25 @@ fn every_sample_is_read_alike_at_any_size_of_chunk() {
     }
 }
 
+proptest! {
+    /// Blocks, words and single bytes count as one byte after the other does.
+    #[test]
+    fn a_scan_counts_as_one_byte_after_the_other(
+        text in prop::collection::vec(prop::sample::select(b"\"\n,aaaaaaa\xa2\x8a".to_vec()), 0..700),
+        chunk in 1_usize..200,
+    ) {
+        let (mut is_quoted, mut ended) = (false, 0);
+        for byte in &text {
+            is_quoted ^= *byte == b'"';
+            ended += u64::from(*byte == b'\n' && !is_quoted);
+        }
+        let ends_with_record = !is_quoted && text.last().is_none_or(|last| *last == b'\n');
+        let scan = scan(&text, chunk);
+        prop_assert_eq!((scan.is_in_quotes(), scan.ends_with_record()), (is_quoted, ends_with_record));
+        prop_assert_eq!(scan.records(), ended + u64::from(!ends_with_record));
+    }
+}
+
 #[test]
 fn headers_are_equal_but_for_byte_order_mark_and_line_end() {
     for (one, other, expected) in [

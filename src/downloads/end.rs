@@ -1,5 +1,7 @@
 //! The end of a download: its row in the journal, its log event, and its count.
 
+use std::sync::Arc;
+
 use super::{RegisteredDownload, RunningDownload};
 use crate::files::{ByteSpan, TransferEnd, TransferOutcome};
 use crate::journal::TransferRecord;
@@ -8,7 +10,7 @@ use crate::telemetry::TRANSFER;
 /// The reason to cut a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CutReason {
-    /// Its client is no longer in the clients file, or may no longer have the file.
+    /// Its client or the key that it showed is no longer in the clients file, or the file is no longer allowed.
     Revoked,
     /// Its export was purged.
     Purged,
@@ -30,7 +32,7 @@ impl RegisteredDownload {
     /// Records its end: as the files tell it, if they do, and whether the client took all.
     pub(super) fn record(&self, span: Option<ByteSpan>, end: Option<&TransferEnd>, is_whole: bool) {
         let parts = &self.of.0.parts;
-        let RunningDownload { request, client, call, started, cut, .. } = &*self.download;
+        let RunningDownload { request, holder, call, started, cut, .. } = &*self.download;
         let cut = cut.get().copied().filter(|_| !is_whole);
         let ended = end.map(|end| end.outcome);
         let outcome = match (cut, ended) {
@@ -46,7 +48,7 @@ impl RegisteredDownload {
             started: started.wall,
             duration: now.mono.saturating_duration_since(started.mono),
             request: *request,
-            client: client.clone(),
+            client: Arc::clone(&holder.client),
             scope_kind: call.scope.kind.as_str(),
             scope_id: call.scope.id.as_str().to_owned(),
             export_id: call.export.as_str().to_owned(),

@@ -1,5 +1,5 @@
 //! The downloads that run. Each is registered under its client and export before its results are read, so that it ends when
-//! its client loses the right, its export is purged, or time is over at a stop: whatever is registered later was permitted
+//! its client loses the right or the key that it showed, its export is purged, or time is over at a stop: whatever is registered later was permitted
 //! later. A download that is cut ends in an error, and its client never takes it for whole.
 
 mod body;
@@ -14,7 +14,7 @@ use http_body_util::BodyExt as _;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::access::Permit;
+use crate::access::{Holder, Permit};
 use crate::clock::{Clock, Now};
 use crate::export::{FilesCall, Id};
 use crate::files::{ByteSpan, FileBody};
@@ -50,7 +50,7 @@ struct Registry {
 #[derive(Debug)]
 pub(crate) struct RunningDownload {
     pub(crate) request: Uuid,
-    pub(crate) client: Arc<str>,
+    pub(crate) holder: Holder,
     pub(crate) call: FilesCall,
     pub(crate) started: Now,
     sent: AtomicU64,
@@ -85,13 +85,13 @@ impl Downloads {
     pub(crate) fn begin(
         &self,
         request: Uuid,
-        client: &Arc<str>,
+        holder: Holder,
         call: &FilesCall,
         started: Now,
     ) -> RegisteredDownload {
         let download = Arc::new(RunningDownload {
             request,
-            client: Arc::clone(client),
+            holder,
             call: call.clone(),
             started,
             sent: AtomicU64::new(0),

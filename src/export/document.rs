@@ -43,6 +43,11 @@ impl Document {
         self.status.as_deref() == Some(FINISHED)
     }
 
+    /// True if the export goes on: no other word than these two says so for certain.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        matches!(self.status.as_deref(), Some("PENDING" | "STARTED"))
+    }
+
     /// The status word, if it is none that Snyk is known to use.
     pub(crate) fn unknown_status(&self) -> Option<&str> {
         self.status.as_deref().filter(|word| !STATUS_WORDS.contains(word))

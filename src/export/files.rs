@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::call::{ExportCall, Operation, parse_path};
-use super::id::{Id, Scope};
+use super::id::{ExportName, Id, Scope};
 use super::query::CallQuery;
 
 /// The version of Snyk's API that has exports (`version=YYYY-MM-DD`): for what is asked of Snyk on our own account.
@@ -20,6 +20,8 @@ pub struct FilesCall {
     pub target: FilesTarget,
     /// The query, in canonical form; the results are asked for with it.
     pub query: CallQuery,
+    /// The name that it was asked for by.
+    pub name: Option<ExportName>,
 }
 
 /// The list of an export's files, or one of them.
@@ -75,6 +77,16 @@ impl std::fmt::Display for FilesTarget {
 }
 
 impl FilesTarget {
+    /// Splits the end of a path off that names files.
+    pub(super) fn split(path: &str) -> Option<(&str, Self)> {
+        let (above, last) = path.rsplit_once('/')?;
+        Some(match last {
+            "files" => (above, Self::Index),
+            "table.csv" => (above, Self::File(FileName::Table)),
+            part => (above.strip_suffix("/files")?, Self::File(FileName::part(part)?)),
+        })
+    }
+
     /// `files`, `file` or `table`: the kind of the call in traces.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -114,12 +126,7 @@ pub(crate) struct FilesPath {
 impl FilesPath {
     /// Reads the path of the results of an export with `/files`, `/files/{n}.csv` or `/table.csv` behind it.
     pub(crate) fn parse(path: &str) -> Option<Self> {
-        let (above, last) = path.rsplit_once('/')?;
-        let (results, target) = match last {
-            "files" => (above, FilesTarget::Index),
-            "table.csv" => (above, FilesTarget::File(FileName::Table)),
-            part => (above.strip_suffix("/files")?, FilesTarget::File(FileName::part(part)?)),
-        };
+        let (results, target) = FilesTarget::split(path)?;
         match parse_path(results)? {
             (scope, Operation::Results(export)) => Some(Self { scope, export, target }),
             (_, Operation::Start | Operation::JobStatus(_)) => None,

@@ -1,5 +1,6 @@
-//! Ids, orgs and groups.
+//! Ids, names, orgs and groups.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::text::{FOREIGN, OF_IDS, UPPER_CASE};
@@ -77,4 +78,35 @@ pub struct Scope {
     pub kind: ScopeKind,
     /// Its id.
     pub id: Id,
+}
+
+/// The name of an export: 1 to 64 of `a-z 0-9 - _`, the first one a letter or a digit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExportName(Arc<str>);
+
+impl ExportName {
+    /// The grammar in words.
+    pub(crate) const GRAMMAR: &str =
+        "1 to 64 of a-z, 0-9, \"-\" and \"_\", and begin with a letter or a digit";
+
+    /// Parses a path segment.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let is_name = (1..=64).contains(&text.len())
+            && text.bytes().all(|b| is_plain(b) || b == b'-' || b == b'_')
+            && text.bytes().next().is_some_and(is_plain);
+        is_name.then(|| Self(text.into()))
+    }
+
+    /// Its text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ExportName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }

@@ -38,15 +38,18 @@ pub(crate) struct Links {
     pub(crate) is_unreadable: bool,
     /// One was signed by something that can end sooner: temporary credentials, a stored access policy.
     pub(crate) is_revocable: bool,
+    /// One is signed for more header fields than `Host`, which nobody but its maker knows.
+    pub(crate) signs_fields: bool,
 }
 
 impl Links {
     /// Takes one more link into account.
     pub(crate) fn add(&mut self, link: &str) {
-        let Terms { end, signed, is_unreadable, is_revocable, .. } = Terms::by(link);
+        let Terms { end, signed, is_unreadable, is_revocable, signs_fields, .. } = Terms::by(link);
         self.count += 1;
         self.is_unreadable |= is_unreadable || end.is_none();
         self.is_revocable |= is_revocable;
+        self.signs_fields |= signs_fields;
         let Some(end) = end else { return };
         self.end = first(self.end, Some(end));
         self.signed = self.signed.max(signed);
@@ -79,6 +82,8 @@ enum Term {
     Policy,
     /// Something else can end it sooner.
     Revocable,
+    /// The header fields that must be sent with it: names, with `;` between them.
+    SignedFields,
 }
 
 impl Term {
@@ -94,6 +99,7 @@ impl Term {
             b"policy" => Self::Policy,
             b"q-sign-time" | b"q-key-time" => Self::Period,
             lower if lower.ends_with(b"security-token") => Self::Revocable,
+            lower if lower.ends_with(b"-signedheaders") => Self::SignedFields,
             lower if lower.starts_with(b"x-") && lower.ends_with(b"-date") => Self::Date,
             lower if lower.starts_with(b"x-") && lower.ends_with(b"-expires") => Self::Life,
             // What a store is to answer with says nothing of the link.
@@ -108,7 +114,7 @@ impl Term {
         match c {
             '&' | '?' | '"' | '\'' | '<' | '>' => true,
             '/' | '~' => self != Self::Policy,
-            ';' => self != Self::Period,
+            ';' => !matches!(self, Self::Period | Self::SignedFields),
             c => c.is_whitespace(),
         }
     }
@@ -126,6 +132,7 @@ struct Terms {
     life: Option<Duration>,
     is_unreadable: bool,
     is_revocable: bool,
+    signs_fields: bool,
 }
 
 impl Terms {
@@ -169,6 +176,7 @@ impl Terms {
             Term::End => self.ends(instant(value)),
             Term::Policy => self.ends(policy_end(value)),
             Term::Revocable => self.is_revocable = true,
+            Term::SignedFields => self.signs_fields |= !value.eq_ignore_ascii_case("host"),
             Term::Period => {
                 let mut times = value.split(';').map(unix_seconds);
                 self.begins(times.next().flatten());
@@ -284,6 +292,23 @@ mod tests {
 
     const GOOG: &str = "X-Goog-Date=20260212T200947Z&X-Goog-Expires=3600&X-Goog-Signature=ab";
     const AN_HOUR_ON: &str = "2026-02-12T21:09:47Z";
+
+    #[test]
+    fn a_link_that_is_signed_for_more_than_host_is_seen() {
+        for (fields, expected) in [
+            ("X-Goog-SignedHeaders=host", false),
+            ("X-Amz-SignedHeaders=Host", false),
+            ("", false),
+            ("X-Goog-SignedHeaders=host%3Bx-goog-content-sha256", true),
+            ("X-Amz-SignedHeaders=host;range", true),
+            ("X-Amz-SignedHeaders=content-type%3Bhost", true),
+            ("X-Amz-SignedHeaders=", true),
+        ] {
+            let mut links = Links::default();
+            links.add(&format!("https://h/a?{fields}&{GOOG}"));
+            assert_eq!((links.signs_fields, links.are_certain()), (expected, true), "{fields}");
+        }
+    }
 
     /// Each public form, with an end of 21:09:47.
     fn known() -> Vec<String> {

@@ -18,10 +18,12 @@ pub(crate) struct ExportParts {
     pub(crate) row_count: Option<u64>,
 }
 
-/// A progress, as the status word says it. A word that nobody knows is no end.
+/// A progress, as the status word says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExportProgress {
     Running,
+    /// A word that nobody knows: it is no end.
+    Unknown,
     Finished,
     Failed,
 }
@@ -73,6 +75,7 @@ impl ExportParts {
         let progress = match document.status.as_deref() {
             _ if document.is_finished() => ExportProgress::Finished,
             Some("ERRORED" | "ERROR") => ExportProgress::Failed,
+            _ if document.unknown_status().is_some() => ExportProgress::Unknown,
             _ => ExportProgress::Running,
         };
         let whole: ExportBody = serde_json::from_slice(body).ok()?;
@@ -193,8 +196,8 @@ mod tests {
             ("ERROR", ExportProgress::Failed),
             ("PENDING", ExportProgress::Running),
             ("STARTED", ExportProgress::Running),
-            ("finished", ExportProgress::Running),
-            ("ELSE", ExportProgress::Running),
+            ("finished", ExportProgress::Unknown),
+            ("ELSE", ExportProgress::Unknown),
         ] {
             let body = format!(r#"{{"data":{{"attributes":{{"status":"{word}","results":[{{}}]}}}}}}"#);
             let found = ExportParts::of(body.as_bytes()).expect("a document");

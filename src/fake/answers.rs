@@ -62,7 +62,7 @@ pub(super) fn started(scope: &str, export: &str, version: &str, time: &str) -> R
     response
 }
 
-/// What a GET of an export is answered with.
+/// The answer to a GET of an export.
 pub(super) struct ExportDocument<'a> {
     pub(super) scope: &'a str,
     pub(super) id: &'a str,

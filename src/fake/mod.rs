@@ -299,7 +299,7 @@ impl Fake {
         let _ = self.shared.store.subscribe().wait_for(is_wanted).await;
     }
 
-    /// Lets requests to the store be received and kept, but not answered, until the gate is dropped.
+    /// Lets requests to the store be received, decided and kept, but not answered, until the gate is dropped.
     #[must_use]
     pub fn hold_store(&self) -> Gate {
         Gate::shut(&self.shared.store_held)

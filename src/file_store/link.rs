@@ -126,6 +126,7 @@ mod tests {
                 "https://minio.example:9443".parse().expect("an origin"),
             ],
             private_addresses: Vec::new(),
+            resolver: crate::transport::Resolver::System,
             ca_file: None,
             connect_timeout: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(1),

@@ -27,7 +27,7 @@ use tokio::time::timeout;
 
 use crate::error_text::find;
 use crate::transport::{
-    self, Body, ConnectError, ConnectStage, HttpClient, ManyHosts, RequestError, Resolver, TransportError,
+    self, Body, ConnectError, ConnectStage, HttpClient, ManyHosts, RequestError, TransportError,
 };
 
 pub use answer::{StoreAnswer, StoreRange, StrongTag};
@@ -53,8 +53,9 @@ impl FileStore {
     ///
     /// # Errors
     /// See [`TransportError`].
-    pub fn new(settings: Settings, resolver: Resolver) -> Result<Self, TransportError> {
+    pub fn new(settings: Settings) -> Result<Self, TransportError> {
         let (ca_file, connect_timeout) = (settings.ca_file.clone(), settings.connect_timeout);
+        let resolver = settings.resolver.clone();
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let in_force = Arc::clone(&settings);
         let check = transport::AddressCheck::new(move |host, address| {
@@ -64,7 +65,7 @@ impl FileStore {
         Ok(Self { client: HttpClient::to_many(hosts)?, settings })
     }
 
-    /// Goes by other settings from now on; certificates and connecting stay.
+    /// Goes by other settings from now on; certificates, resolver and connecting stay.
     pub fn set(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::hosts::{HostPattern, StoreOrigin};
+use crate::transport::Resolver;
 
 /// `[files]`, as far as it is about the stores.
 #[derive(Debug, Clone)]
@@ -16,6 +17,8 @@ pub struct Settings {
     pub origins: Vec<StoreOrigin>,
     /// Networks that names may lead to although they are not public.
     pub private_addresses: Vec<IpNet>,
+    /// The source of addresses. No key names another than the system's.
+    pub resolver: Resolver,
     /// A PEM file of certificates to trust instead of the platform's.
     pub ca_file: Option<PathBuf>,
     /// Longest wait for name, TCP, a proxy's CONNECT and TLS together.

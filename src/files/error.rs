@@ -38,6 +38,8 @@ pub(crate) enum FilesErrorKind {
     NotFinished {
         /// Snyk's `Retry-After`, where it gave one.
         retry_after: Option<Duration>,
+        /// True if Snyk's word for its progress is none that is known.
+        is_unknown: bool,
     },
     /// The export ended in ERRORED or ERROR.
     ExportFailed,
@@ -78,6 +80,7 @@ impl FilesErrorKind {
             Self::NoResults => "no_results",
             Self::SnykAnswered => "upstream_answered",
             Self::ResultsUnreadable | Self::PartsMissing => "results_unreadable",
+            Self::NotFinished { is_unknown: true, .. } => "status_unknown",
             Self::NotFinished { .. } => "not_finished",
             Self::ExportFailed => "export_failed",
             Self::NoSuchFile => "no_such_file",

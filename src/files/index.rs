@@ -9,6 +9,8 @@ use crate::retrieval::Retrieved;
 pub(crate) struct Index {
     /// The answer that it was made of, for `snyk-request-id` and the record of the exchange.
     pub(crate) results: Retrieved,
+    /// The rows of all parts together, as Snyk has it.
+    pub(crate) row_count: Option<u64>,
     /// Its parts, in order; the first is part 1.
     pub(crate) parts: Vec<IndexedPart>,
 }

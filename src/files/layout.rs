@@ -22,7 +22,7 @@ pub(super) struct PartShape {
 /// A table made of parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
-    /// Those parts that bring bytes, in order, or may.
+    /// All parts in order: one that brings no byte is proven too.
     places: Vec<TablePlace>,
     /// Its size; none where that of a part is not known.
     size: Option<u64>,
@@ -41,6 +41,8 @@ pub(super) struct TablePlace {
     start: u64,
     /// True if a line end is added behind it.
     gets_line_end: bool,
+    /// True if it brings bytes, or may.
+    brings_bytes: bool,
 }
 
 /// Bytes of a table that come from one place.
@@ -61,11 +63,10 @@ impl Layout {
             let skipped = if has_header { shape.header } else { shape.bom };
             let len = shape.size.unwrap_or_default().saturating_sub(skipped);
             has_header |= shape.header > 0;
-            if len > 0 || shape.size.is_none() {
-                let gets_line_end = !shape.ends_line;
-                places.push(TablePlace { part, skipped, len, start: size, gets_line_end });
-                size += len + u64::from(gets_line_end);
-            }
+            let brings_bytes = len > 0 || shape.size.is_none();
+            let gets_line_end = brings_bytes && !shape.ends_line;
+            places.push(TablePlace { part, skipped, len, start: size, gets_line_end, brings_bytes });
+            size += len + u64::from(gets_line_end);
         }
         Self { places, size: Some(size).filter(|_| parts.iter().all(|shape| shape.size.is_some())) }
     }
@@ -74,8 +75,12 @@ impl Layout {
         self.size
     }
 
-    pub(super) fn places(&self) -> &[TablePlace] {
-        &self.places
+    /// The places in the order of their proofs: those that bring no byte come first, for a table looks whole with its last byte.
+    pub(super) fn in_order_of_proof(&self) -> Vec<TablePlace> {
+        let (mut places, others): (Vec<_>, Vec<_>) =
+            self.places.iter().partition(|place| !place.brings_bytes);
+        places.extend(others);
+        places
     }
 
     /// The stretches of `span` in order, which must be in a table of known size.
@@ -95,7 +100,7 @@ impl TablePlace {
     fn stretches(&self, span: ByteSpan) -> impl Iterator<Item = Stretch> + use<> {
         let Self { part, skipped, start, len, .. } = *self;
         let bytes_end = start + len;
-        let of_part = (span.first < bytes_end).then(|| {
+        let of_part = (len > 0 && span.first < bytes_end).then(|| {
             let first = span.first.max(start) - start + skipped;
             let last = span.last.min(bytes_end - 1) - start + skipped;
             Stretch::Part { part, span: ByteSpan { first, last } }

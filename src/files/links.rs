@@ -69,6 +69,11 @@ impl ExportLinks {
         Arc::clone(&lock(&self.held).parts)
     }
 
+    /// `row_count` of the export.
+    pub(super) fn row_count(&self) -> Option<u64> {
+        lock(&self.held).row_count
+    }
+
     /// `row_count` and `file_size` of a part.
     pub(super) fn numbers(&self, target: Target) -> Numbers {
         let parts = self.parts();
@@ -123,7 +128,7 @@ impl ExportLinks {
     }
 
     fn find(&self, target: &Target) -> Result<(Link, Now), FilesError> {
-        let PartList { parts, arrival } = lock(&self.held).clone();
+        let PartList { parts, arrival, .. } = lock(&self.held).clone();
         let is_it =
             |part: &FilePart| usable(part).ok().filter(|link| link.object() == target.object).cloned();
         let in_place = parts.get(target.part).and_then(is_it);

@@ -14,7 +14,6 @@ mod links;
 mod object;
 mod opened;
 mod part;
-mod proof;
 mod results;
 mod table;
 mod transfer;
@@ -22,7 +21,7 @@ mod transfer;
 use std::sync::Arc;
 
 use crate::clock::{Clock, Now};
-use crate::export::FileName;
+use crate::export::{FileName, Id};
 use crate::file_store::{FileStore, Transfers};
 use crate::retrieval::{Asker, Question, Retrieval, Wanted};
 use crate::shutdown::Shutdown;
@@ -88,14 +87,22 @@ impl Files {
         Self { parts: Arc::new(parts) }
     }
 
+    /// Forgets what is remembered of a purged export; of all exports without one. Lists of parts go all: those of others are
+    /// read again from their stored answers.
+    pub(crate) fn purged(&self, export: Option<&Id>) {
+        self.parts.lists.invalidate_all();
+        facts::purge(&self.parts.facts, export.map(Id::as_str));
+    }
+
     /// Lists the files of an export: one read of its results, and no request to the store.
     ///
     /// # Errors
     /// [`FilesError`].
     pub(crate) async fn index(&self, ask: Ask) -> Result<Index, FilesError> {
         let FirstRead { parts, retrieved, .. } = ResultsReader::first(&self.parts, ask).await?;
+        let row_count = parts.row_count;
         let parts = parts.parts.iter().map(IndexedPart::from).collect();
-        Ok(Index { results: retrieved, parts })
+        Ok(Index { results: retrieved, row_count, parts })
     }
 
     /// Opens a file. A whole part costs one read of the results and one request to the store.

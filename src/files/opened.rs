@@ -44,6 +44,8 @@ pub(crate) enum FileAnswer {
 /// for whole. A task of its own fills it, and ends when it is dropped.
 #[derive(Debug)]
 pub(crate) struct FileBody {
+    /// The piece that came before there was an answer.
+    pub(super) first: Option<Piece>,
     pub(super) pieces: mpsc::Receiver<Piece>,
     /// Bytes to come, where the length is known.
     pub(super) left: Option<u64>,
@@ -117,7 +119,11 @@ impl Body for FileBody {
         if self.is_whole {
             return Poll::Ready(None);
         }
-        Poll::Ready(match ready!(self.pieces.poll_recv(cx)) {
+        let piece = match self.first.take() {
+            Some(piece) => Some(piece),
+            None => ready!(self.pieces.poll_recv(cx)),
+        };
+        Poll::Ready(match piece {
             Some(Piece::Data(data)) => Some(self.count(data).map(Frame::data)),
             // Fewer bytes than were announced are no end either.
             Some(Piece::End) if self.left.is_none_or(|left| left == 0) => {

@@ -9,8 +9,8 @@ use super::facts::PartFacts;
 use super::links::{ExportLinks, Numbers, Target};
 use super::object::{ObjectBytes, ObjectMarks};
 use super::opened::{FileAnswer, TransferOutcome};
-use super::proof::{Expected, Proof};
 use super::transfer::{self, Outlet, Stop, WholePart};
+use crate::csv::{Expected, Proof, TotalProof};
 use crate::export::FileName;
 use crate::file_store::Transfer;
 
@@ -38,7 +38,7 @@ pub(super) async fn open(
             let body = transfer::spawn(Arc::clone(links), place, size, move |outlet| async move {
                 send_whole(&sent, target, download, &outlet).await
             });
-            return Ok(Described { description, answer: FileAnswer::Whole(body) });
+            return Ok(Described { description, answer: FileAnswer::Whole(body.await?) });
         }
         Selection::Range(span) => {
             let identity = known.as_ref().map_or_else(ObjectMarks::default, |facts| facts.identity.clone());
@@ -47,7 +47,7 @@ pub(super) async fn open(
                 outlet.send_all(download).await?;
                 Ok(TransferOutcome::Range)
             });
-            FileAnswer::Range { span, body }
+            FileAnswer::Range { span, body: body.await? }
         }
         Selection::Head => FileAnswer::Head,
         Selection::NotModified => FileAnswer::NotModified,
@@ -64,7 +64,7 @@ async fn send_whole(
     outlet: &Outlet,
 ) -> Result<TransferOutcome, Stop> {
     let proof = proof(links, target, &download.identity);
-    let sent = WholePart { download, proof, skipped: 0 }.send(outlet).await?;
+    let sent = WholePart { download, proof, skipped: 0 }.send(outlet, &mut TotalProof::new(None, 1)).await?;
     sent.warn(links, target.part);
     Ok(sent.outcome())
 }

@@ -5,21 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use http::header::RETRY_AFTER;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::error::{FilesError, FilesErrorKind};
 use super::{Ask, FilesParts};
-use crate::access::Permit;
 use crate::clock::Now;
 use crate::export::{ExportParts, ExportProgress, PartEntry};
 use crate::file_store::{FileStore, Link, LinkError};
-use crate::retrieval::{Asker, LinkUse, Question, Retrieved, Wanted};
-
-/// Bodies up to this length are read at once; longer ones would hold up the other requests of the thread.
-const AT_ONCE: usize = 128 * 1024;
+use crate::retrieval::{Asker, LinkUse, Question, Retrieved, Wanted, aside, retry_after};
 
 /// A part of an export, as its results have it.
 #[derive(Debug)]
@@ -34,6 +28,8 @@ pub(super) struct FilePart {
 #[derive(Debug, Clone)]
 pub(super) struct PartList {
     pub(super) parts: Arc<[FilePart]>,
+    /// The rows of all parts together.
+    pub(super) row_count: Option<u64>,
     /// The arrival of the answer.
     pub(super) arrival: Now,
 }
@@ -51,8 +47,10 @@ impl ResultsReader {
     /// Reads the results for `ask`, from a stored answer whose links live, or from Snyk.
     pub(super) async fn first(with: &FilesParts, ask: Ask) -> Result<FirstRead, FilesError> {
         let Ask { question, asker, wanted, now } = ask;
-        let patience = asker.deadline.into_std().saturating_duration_since(now.mono);
-        let later = later(&asker, asker.deadline);
+        // Later reads wait for no end.
+        let begin = wanted.wait.map_or(now.mono, |wait| wait.until);
+        let patience = asker.deadline.into_std().saturating_duration_since(begin);
+        let later = asker.later(asker.deadline);
         let wanted = Wanted { links: LinkUse::Here { newer_than: None }, ..wanted };
         let retrieved = with.retrieval.get(question.clone(), asker, wanted, now).await?;
         match read(with, &retrieved).await {
@@ -69,7 +67,7 @@ impl ResultsReader {
         let deadline = Instant::from_std(now.mono) + self.patience;
         let links = LinkUse::Here { newer_than: Some(held.mono) };
         let wanted = Wanted { links, ..Wanted::default() };
-        let asker = later(&self.asker, deadline);
+        let asker = self.asker.later(deadline);
         let retrieved = with.retrieval.get(self.question.clone(), asker, wanted, now).await?;
         Ok(read(with, &retrieved).await?)
     }
@@ -92,21 +90,6 @@ pub(super) struct FirstRead {
     pub(super) retrieved: Retrieved,
 }
 
-/// The asker of a later read: it is nobody's request, and takes no place of the client's.
-fn later(asker: &Asker, deadline: Instant) -> Asker {
-    Asker {
-        request: asker.request,
-        client: Arc::clone(&asker.client),
-        share: asker.share,
-        permit: Permit::unlimited(),
-        deadline,
-        half_closed: CancellationToken::new(),
-        sent_id: None,
-        via: asker.via.clone(),
-        trace: asker.trace.clone(),
-    }
-}
-
 /// Reads the parts of an answer, once for all who get it.
 async fn read(with: &FilesParts, retrieved: &Retrieved) -> Result<PartList, FilesErrorKind> {
     let answer = retrieved.parts();
@@ -114,35 +97,34 @@ async fn read(with: &FilesParts, retrieved: &Retrieved) -> Result<PartList, File
         return Err(FilesErrorKind::SnykAnswered);
     }
     let (id, arrival) = (answer.attempt, answer.arrival);
-    if let Some(parts) = with.lists.get(&id) {
-        return Ok(PartList { parts, arrival });
+    if let Some(list) = with.lists.get(&id) {
+        return Ok(PartList { arrival, ..list });
     }
     let (status, body, store) = (answer.status, answer.body.clone(), with.store.clone());
-    let reading = move || finished(ExportParts::of(&body).filter(|_| status == StatusCode::OK), &store);
-    let read = if answer.body.len() <= AT_ONCE {
-        reading()
-    } else {
-        tokio::task::spawn_blocking(reading).await.unwrap_or(Err(FilesErrorKind::ResultsUnreadable))
+    let reading = move || {
+        let export = ExportParts::of(&body).filter(|_| status == StatusCode::OK);
+        finished(export.ok_or(FilesErrorKind::ResultsUnreadable)?, arrival, &store)
     };
+    let read = aside(answer.body.len(), reading).await.unwrap_or(Err(FilesErrorKind::ResultsUnreadable));
     match read {
-        Ok(parts) => {
-            with.lists.insert(id, Arc::clone(&parts));
-            Ok(PartList { parts, arrival })
+        Ok(list) => {
+            with.lists.insert(id, list.clone());
+            Ok(list)
         }
-        Err(FilesErrorKind::NotFinished { .. }) => {
-            let text = answer.fields.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-            let retry_after = text.and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
-            Err(FilesErrorKind::NotFinished { retry_after })
+        Err(FilesErrorKind::NotFinished { is_unknown, .. }) => {
+            let retry_after = retry_after(answer.fields);
+            Err(FilesErrorKind::NotFinished { retry_after, is_unknown })
         }
         Err(kind) => Err(kind),
     }
 }
 
-fn finished(export: Option<ExportParts>, store: &FileStore) -> Result<Arc<[FilePart]>, FilesErrorKind> {
-    let export = export.ok_or(FilesErrorKind::ResultsUnreadable)?;
+fn finished(export: ExportParts, arrival: Now, store: &FileStore) -> Result<PartList, FilesErrorKind> {
+    let not_finished = |is_unknown| Err(FilesErrorKind::NotFinished { retry_after: None, is_unknown });
     match export.progress {
         ExportProgress::Finished => {}
-        ExportProgress::Running => return Err(FilesErrorKind::NotFinished { retry_after: None }),
+        ExportProgress::Running => return not_finished(false),
+        ExportProgress::Unknown => return not_finished(true),
         ExportProgress::Failed => return Err(FilesErrorKind::ExportFailed),
     }
     let part = |PartEntry { link, row_count, file_size }| FilePart {
@@ -156,11 +138,14 @@ fn finished(export: Option<ExportParts>, store: &FileStore) -> Result<Arc<[FileP
     let mut seen = HashSet::new();
     let objects = parts.iter().filter_map(|part| Some(part.link.as_ref()?.as_ref().ok()?.object()));
     let are_different = objects.into_iter().all(|object| seen.insert(object));
-    if are_different { Ok(parts) } else { Err(FilesErrorKind::PartsMissing) }
+    if !are_different {
+        return Err(FilesErrorKind::PartsMissing);
+    }
+    Ok(PartList { parts, row_count: export.row_count, arrival })
 }
 
 /// The lists of parts that were read, by the attempts that brought them.
-pub(super) type PartLists = moka::sync::Cache<Uuid, Arc<[FilePart]>>;
+pub(super) type PartLists = moka::sync::Cache<Uuid, PartList>;
 
 /// Memory for such lists, in bytes: links are long.
 const MAX_LISTS: u64 = 16 * 1024 * 1024;
@@ -171,8 +156,7 @@ const LIST_LIFE: Duration = Duration::from_mins(10);
 
 /// No lists yet.
 pub(super) fn part_lists() -> PartLists {
-    let weight = |_: &Uuid, parts: &Arc<[FilePart]>| {
-        u32::try_from((parts.len() + 1) * LINK_WEIGHT).unwrap_or(u32::MAX)
-    };
+    let weight =
+        |_: &Uuid, list: &PartList| u32::try_from((list.parts.len() + 1) * LINK_WEIGHT).unwrap_or(u32::MAX);
     moka::sync::Cache::builder().max_capacity(MAX_LISTS).weigher(weight).time_to_idle(LIST_LIFE).build()
 }

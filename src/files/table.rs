@@ -15,6 +15,7 @@ use super::object::ObjectBytes;
 use super::opened::{FileAnswer, TransferOutcome};
 use super::part::{self, Described};
 use super::transfer::{self, Outlet, Stop, WholePart};
+use crate::csv::TotalProof;
 use crate::export::FileName;
 use crate::file_store::Transfer;
 
@@ -45,12 +46,13 @@ pub(super) async fn open(
     let answer = match conditions.select(&description) {
         Selection::Whole => {
             // The first part answers before we do, so that a failure has a status.
-            let first = match table.layout.places().first() {
+            let places = table.layout.in_order_of_proof();
+            let first = match places.first() {
                 Some(place) => Some(table.whole(place).await?),
                 None => None,
             };
-            let work = |outlet| async move { table.send_whole(first, &outlet).await };
-            FileAnswer::Whole(transfer::spawn(links, place, size, work))
+            let work = |outlet| async move { table.send_whole(places, first, &outlet).await };
+            FileAnswer::Whole(transfer::spawn(links, place, size, work).await?)
         }
         Selection::Range(span) => {
             let stretches = table.layout.stretches(span);
@@ -59,7 +61,8 @@ pub(super) async fn open(
                 Some(Stretch::LineEnd) | None => None,
             };
             let work = |outlet| async move { table.send_range(stretches, first, &outlet).await };
-            FileAnswer::Range { span, body: transfer::spawn(links, place, Some(span.len()), work) }
+            let body = transfer::spawn(links, place, Some(span.len()), work).await?;
+            FileAnswer::Range { span, body }
         }
         Selection::Head => FileAnswer::Head,
         Selection::NotModified => FileAnswer::NotModified,
@@ -112,19 +115,21 @@ impl JoinedTable {
         ObjectBytes::range(&self.links, *target, &facts.identity, span).await
     }
 
-    /// Hands all of it out; each part is proven before its last bytes leave.
+    /// Hands all of it out; each part is proven before its last bytes leave, and the number of all rows before the last ones.
     async fn send_whole(
         self,
+        places: Vec<TablePlace>,
         mut first: Option<WholePart>,
         outlet: &Outlet,
     ) -> Result<TransferOutcome, Stop> {
         let mut outcome = TransferOutcome::Proven;
-        for place in self.layout.places() {
+        let mut total = TotalProof::new(self.links.row_count(), places.len());
+        for place in places {
             let part = match first.take() {
                 Some(part) => part,
-                None => self.whole(place).await?,
+                None => self.whole(&place).await?,
             };
-            let sent = part.send(outlet).await?;
+            let sent = part.send(outlet, &mut total).await?;
             sent.warn(&self.links, place.part);
             outlet.send(sent.line_end()).await?;
             if sent.outcome() == TransferOutcome::Unproven {

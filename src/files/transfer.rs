@@ -14,12 +14,13 @@ use super::layout::LINE_END;
 use super::links::ExportLinks;
 use super::object::ObjectBytes;
 use super::opened::{FileBody, Piece, TransferEnd, TransferOutcome};
-use super::proof::{Proof, Proven};
+use crate::csv::{Proof, Proven, TotalProof};
 use crate::error_text::error_text;
 use crate::file_store::Transfer;
 
-/// Largest piece that is handed out at once, in bytes.
-const PIECE: usize = 32 * 1024;
+/// Largest piece that is handed out at once, in bytes: as much as is read of a store at once. With one in hyper's hands, one that
+/// waits, what is held back and what the store has sent, a transfer holds four times this.
+const PIECE: usize = 64 * 1024;
 /// Pieces that wait for the client.
 const WAITING: usize = 1;
 
@@ -47,13 +48,15 @@ impl Outlet {
     pub(super) async fn send(&self, mut data: Bytes) -> Result<(), Stop> {
         while !data.is_empty() {
             let piece = data.split_to(data.len().min(PIECE));
-            let sending = timeout(self.idle_timeout, self.pieces.send(Piece::Data(piece)));
-            let is_taken = sending.await.is_ok_and(|sent| sent.is_ok());
-            if !is_taken {
-                return Err(Stop::Abandoned);
-            }
+            self.room().await?.send(Piece::Data(piece));
         }
         Ok(())
+    }
+
+    /// Waits until the client has taken what waits for it.
+    async fn room(&self) -> Result<mpsc::Permit<'_, Piece>, Stop> {
+        let room = timeout(self.idle_timeout, self.pieces.reserve()).await;
+        room.ok().and_then(Result::ok).ok_or(Stop::Abandoned)
     }
 
     /// Hands out all that `download` brings, unproven.
@@ -64,8 +67,9 @@ impl Outlet {
         Ok(())
     }
 
-    /// Waits for bytes of the store, as long as there is a client.
+    /// Waits for bytes of the store, as long as there is a client. Nothing is read for one that takes nothing.
     pub(super) async fn next(&self, download: &mut ObjectBytes) -> Result<Option<Bytes>, Stop> {
+        drop(self.room().await?);
         tokio::select! {
             biased;
             next = download.next() => Ok(next?),
@@ -74,13 +78,19 @@ impl Outlet {
     }
 }
 
-/// Runs `work` as a task, and gives the body that it fills.
-pub(super) fn spawn<W, F>(links: Arc<ExportLinks>, place: Transfer, size: Option<u64>, work: W) -> FileBody
+/// Runs `work` as a task, and gives the body that it fills when that has begun: what fails before a byte could leave has a
+/// status. A short file is proven by then.
+pub(super) async fn spawn<W, F>(
+    links: Arc<ExportLinks>,
+    place: Transfer,
+    size: Option<u64>,
+    work: W,
+) -> Result<FileBody, FilesError>
 where
     W: FnOnce(Outlet) -> F + Send + 'static,
     F: Future<Output = Result<TransferOutcome, Stop>> + Send,
 {
-    let (sender, pieces) = mpsc::channel(WAITING);
+    let (sender, mut pieces) = mpsc::channel(WAITING);
     let (teller, end) = oneshot::channel();
     let with = Arc::clone(&links.with);
     let idle_timeout = with.store.idle_timeout();
@@ -105,7 +115,10 @@ where
         drop(place);
         let _ = teller.send(end_of(&links, outcome));
     });
-    FileBody { pieces, left: size, is_whole: false, end: Some(end) }
+    match pieces.recv().await {
+        Some(Piece::Failed(error)) => Err(error),
+        first => Ok(FileBody { first, pieces, left: size, is_whole: false, end: Some(end) }),
+    }
 }
 
 fn end_of(links: &ExportLinks, outcome: TransferOutcome) -> TransferEnd {
@@ -128,8 +141,8 @@ pub(super) struct WholePart {
 }
 
 impl WholePart {
-    /// Hands the part out. Its last bytes leave when it is proven. Returns the number of bytes that were handed out.
-    pub(super) async fn send(mut self, outlet: &Outlet) -> Result<SentPart, Stop> {
+    /// Hands the part out. Its last bytes leave when it is proven; those of the last part, when all have the rows of `total`.
+    pub(super) async fn send(mut self, outlet: &Outlet, total: &mut TotalProof) -> Result<SentPart, Stop> {
         let (mut held, mut bytes) = (HeldBack::default(), 0);
         while let Some(data) = outlet.next(&mut self.download).await? {
             self.proof.feed(&data);
@@ -142,10 +155,11 @@ impl WholePart {
         }
         let unproven = |error| FilesError::by(FilesErrorKind::NotProven, error);
         let proven = self.proof.judge().map_err(unproven)?;
+        let total_doubt = total.add(&proven).map_err(unproven)?;
         for piece in held.release_all() {
             outlet.send(piece).await?;
         }
-        Ok(SentPart { proven, bytes, ends_line: self.proof.ends_with_record() })
+        Ok(SentPart { proven, total_doubt, bytes, ends_line: self.proof.ends_with_record() })
     }
 
     fn without_skipped(&mut self, mut data: Bytes) -> Bytes {
@@ -158,6 +172,8 @@ impl WholePart {
 /// A part that was handed out.
 pub(super) struct SentPart {
     pub(super) proven: Proven,
+    /// Snyk's number of rows of all parts, where theirs differs.
+    total_doubt: Option<u64>,
     pub(super) bytes: u64,
     pub(super) ends_line: bool,
 }
@@ -169,18 +185,20 @@ impl SentPart {
     }
 
     pub(super) fn outcome(&self) -> TransferOutcome {
-        if self.proven.by_something { TransferOutcome::Proven } else { TransferOutcome::Unproven }
+        if self.proven.is_by_something() { TransferOutcome::Proven } else { TransferOutcome::Unproven }
     }
 
     /// Says where Snyk's numbers differ from a part that is whole all the same.
     pub(super) fn warn(&self, links: &ExportLinks, part: usize) {
         let doubts = self.proven.doubts;
-        if doubts.file_size || doubts.row_count {
+        let (size, rows) = (doubts.file_size.is_some(), doubts.row_count.is_some());
+        if size || rows || self.total_doubt.is_some() {
             tracing::warn!(
                 export = links.export(),
                 part = part + 1,
-                file_size_differs = doubts.file_size,
-                row_count_differs = doubts.row_count,
+                file_size_differs = size,
+                row_count_differs = rows,
+                export_row_count_differs = self.total_doubt.is_some(),
                 "file is whole by the store's proof, but Snyk's numbers differ"
             );
         }

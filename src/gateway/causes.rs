@@ -1,5 +1,7 @@
 //! The table of causes: the answer to a request that got no answer to its question.
 
+use std::time::Duration;
+
 use http::StatusCode;
 
 use super::error_reply::{ErrorReply, no_room, reply, too_many, unavailable};
@@ -7,6 +9,10 @@ use crate::admission::{AdmissionRefusal, Level, Obstacle};
 use crate::credential::Unavailable;
 use crate::retrieval::Cause;
 use crate::upstream::UpstreamErrorKind;
+
+/// Advice where Snyk may have processed the request.
+const LOOK_FIRST: &str =
+    "Try a GET again. After a POST, look for the export first: Snyk may have started it.";
 
 pub(super) fn of_cause(cause: Cause) -> ErrorReply {
     use StatusCode as S;
@@ -55,6 +61,13 @@ pub(super) fn of_cause(cause: Cause) -> ErrorReply {
         Cause::NotAdmitted(refusal) => not_admitted(refusal),
         Cause::Upstream(kind) => upstream(kind),
         Cause::Abandoned => abandoned(),
+        Cause::Stopping => unavailable(
+            "proxy_internal_response",
+            "gateway_stopped",
+            "The gateway stops, and Snyk had not answered yet",
+            "Wait again as Retry-After says: another process of the gateway may be there by then.",
+        )
+        .after(Duration::from_secs(1)),
         Cause::Internal => reply(
             S::INTERNAL_SERVER_ERROR,
             "proxy_internal_error",
@@ -139,75 +152,53 @@ fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
     use StatusCode as S;
     use UpstreamErrorKind as K;
     let with = |status, title, detail| reply(status, kind.proxy_error(), kind.as_str(), title, detail);
-    let gateway = |title, detail| with(S::BAD_GATEWAY, title, detail);
+    let failed = |title, detail| with(S::BAD_GATEWAY, title, detail);
     match kind {
         K::ConnectTimeout => with(
             S::GATEWAY_TIMEOUT,
             "Snyk was not reached in time",
             "Check the network of the gateway, then Snyk's status page. No request was sent.",
         ),
-        K::ResponseTimeout => with(
-            S::GATEWAY_TIMEOUT,
-            "Snyk did not answer in time",
-            "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
-        ),
+        K::ResponseTimeout => with(S::GATEWAY_TIMEOUT, "Snyk did not answer in time", LOOK_FIRST),
         K::Dns => {
-            gateway("Snyk's name was not resolved", "Check upstream.url and the machine's name service.")
+            failed("Snyk's name was not resolved", "Check upstream.url and the machine's name service.")
         }
-        K::Refused => gateway("Snyk refused the connection", "Check upstream.url, then Snyk's status page."),
+        K::Refused => failed("Snyk refused the connection", "Check upstream.url, then Snyk's status page."),
         K::Unavailable => {
-            gateway("Snyk was not reached", "Check the network, HTTPS_PROXY and NO_PROXY of the gateway.")
+            failed("Snyk was not reached", "Check the network, HTTPS_PROXY and NO_PROXY of the gateway.")
         }
-        K::ProxyDns => gateway(
+        K::ProxyDns => failed(
             "The name of the gateway's proxy was not resolved",
             "Check HTTPS_PROXY of the gateway and the machine's name service. Snyk was not asked.",
         ),
-        K::ProxyRefused => gateway(
+        K::ProxyRefused => failed(
             "The gateway's proxy refused the connection",
             "Check HTTPS_PROXY of the gateway, and whether the proxy runs. Snyk was not asked.",
         ),
-        K::ProxyUnreachable => gateway(
+        K::ProxyUnreachable => failed(
             "The gateway's proxy was not reached, or did not answer",
             "Check HTTPS_PROXY of the gateway and the way to the proxy. Snyk was not asked.",
         ),
-        K::ProxyStatus(407) => gateway(
-            "The gateway's proxy demands a login, or refuses the one that it got (407)",
-            "Set HTTPS_PROXY of the gateway to http://USER:PASSWORD@HOST:PORT. Snyk was not asked.",
-        ),
-        K::ProxyStatus(403) => gateway(
-            "The gateway's proxy does not let it through to Snyk (403)",
-            "Ask who runs the proxy to allow CONNECT to the host of upstream.url. Snyk was not asked.",
-        ),
-        K::ProxyStatus(502..=504) => gateway(
-            "The gateway's proxy does not reach Snyk (502, 503 or 504)",
-            "Look at the proxy's log: it may not resolve or reach the host of upstream.url. Snyk was not asked.",
-        ),
-        K::ProxyStatus(_) => gateway(
-            "The gateway's proxy opens no tunnel to Snyk",
-            "Check that HTTPS_PROXY of the gateway names an HTTP proxy; the gateway's log has its status. Snyk was not asked.",
-        ),
-        K::NotProcessed => gateway(
+        K::ProxyStatus(status) => {
+            let (title, detail) = refused_by_proxy(status);
+            failed(title, detail)
+        }
+        K::NotProcessed => failed(
             "Snyk closed the connection before it processed the request",
-            "Try again, a POST too: by its own word Snyk has not processed it.",
+            "Try again, even a POST: Snyk said that it did not process it.",
         ),
-        K::TlsCertificate => gateway(
+        K::TlsCertificate => failed(
             "The upstream's certificate is not trusted",
-            "Behind a proxy that opens TLS, set upstream.ca_file to its certificate. No request was sent.",
+            "Behind a proxy that intercepts TLS, set upstream.ca_file to its certificate. No request was sent.",
         ),
-        K::TlsProtocol => gateway(
+        K::TlsProtocol => failed(
             "TLS with the upstream failed",
             "Check that upstream.url names an HTTPS server. No request was sent.",
         ),
-        K::Terminated => gateway(
-            "The connection to Snyk ended before an answer came",
-            "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
-        ),
-        K::Incomplete => gateway(
-            "Snyk's answer broke off",
-            "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
-        ),
-        K::TooLarge => gateway("Snyk's answer is too large", "Raise upstream.max_answer, or ask for less."),
-        K::HeadTooLarge => gateway(
+        K::Terminated => failed("The connection to Snyk ended before an answer came", LOOK_FIRST),
+        K::Incomplete => failed("Snyk's answer broke off", LOOK_FIRST),
+        K::TooLarge => failed("Snyk's answer is too large", "Raise upstream.max_answer, or ask for less."),
+        K::HeadTooLarge => failed(
             "Snyk's answer has too large a header section",
             "Check that upstream.url is Snyk's API; if it is, report this to Snyk's support.",
         ),
@@ -217,11 +208,32 @@ fn upstream(kind: UpstreamErrorKind) -> ErrorReply {
             "proxy_internal_response",
             "gateway_stopped",
             "The gateway stopped before Snyk answered",
-            "Try a GET again. After a POST, look for the export first: Snyk may have started it.",
+            LOOK_FIRST,
         ),
-        K::Protocol => gateway(
-            "The upstream's answer breaks the rules of HTTP",
-            "Check that upstream.url is Snyk's API.",
+        K::Protocol => {
+            failed("The upstream's answer breaks the rules of HTTP", "Check that upstream.url is Snyk's API.")
+        }
+    }
+}
+
+/// A proxy that opens no tunnel to Snyk and answers with `status`.
+const fn refused_by_proxy(status: u16) -> (&'static str, &'static str) {
+    match status {
+        407 => (
+            "The gateway's proxy demands a login, or refuses the one that it got (407)",
+            "Set HTTPS_PROXY of the gateway to http://USER:PASSWORD@HOST:PORT. Snyk was not asked.",
+        ),
+        403 => (
+            "The gateway's proxy does not let it through to Snyk (403)",
+            "Ask who runs the proxy to allow CONNECT to the host of upstream.url. Snyk was not asked.",
+        ),
+        502..=504 => (
+            "The gateway's proxy does not reach Snyk (502, 503 or 504)",
+            "Look at the proxy's log: it may not resolve or reach the host of upstream.url. Snyk was not asked.",
+        ),
+        _ => (
+            "The gateway's proxy opens no tunnel to Snyk",
+            "Check that HTTPS_PROXY of the gateway names an HTTP proxy; the gateway's log has its status. Snyk was not asked.",
         ),
     }
 }

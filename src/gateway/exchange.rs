@@ -6,19 +6,21 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::RETRY_AFTER;
+use http::header::{AGE, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use uuid::Uuid;
 
-use super::Gateway;
 use super::failure::{Failure, FailureKind, NoFile};
+use super::wait::{PREFER, PREFERENCE_APPLIED};
+use super::{Gateway, refused_start};
 use crate::access::Principal;
+use crate::cache;
 use crate::clock::Now;
 use crate::export::{FilesTarget, Id, ScopeKind};
 use crate::files::{FilesError, FilesErrorKind};
 use crate::retrieval::{
     AnswerParts, CACHE_STATUS, Cause, Forward, ForwardReason, NoAnswer, Origin, PLACEHOLDER, Passed, Payload,
-    REQUEST_ID, Retrieved, SNYK_REQUEST_ID, Sending,
+    REQUEST_ID, RefusedStart, Retrieved, SNYK_REQUEST_ID, Sending, StartRefusal, retry_after,
 };
 use crate::route::Route;
 use crate::telemetry::metrics::{Metrics, RequestOutcome, RequestSample};
@@ -51,8 +53,16 @@ pub(super) struct Exchange {
     pub(super) origin: Option<Origin>,
     /// The attempt that the answer came from.
     pub(super) attempt: Option<Uuid>,
+    /// Advice to whoever asked for a start that was refused.
+    pub(super) refused: Option<Arc<RefusedStart>>,
     /// The last try of that attempt's request.
     pub(super) sending: Option<Sending>,
+    /// The preference to wait that is applied, in seconds.
+    pub(super) preference: Option<u64>,
+    /// True if it waited for the end of an export.
+    pub(super) is_waited: bool,
+    /// The arrival of an answer that was waited for.
+    arrival: Option<Now>,
     /// Its place in a trace, where it is traced.
     pub(super) trace: Option<Trace>,
     /// The place of the attempt that another client's traced request made for it.
@@ -112,8 +122,12 @@ impl Exchange {
             origin: None,
             attempt: None,
             sending: None,
+            refused: None,
             file: None,
             snyk_id: None,
+            preference: None,
+            is_waited: false,
+            arrival: None,
             trace: None,
             fetched: None,
         }
@@ -132,6 +146,7 @@ impl Exchange {
                 self.scope = Some((call.scope.kind, call.scope.id.clone()));
                 self.export = Some(call.export.clone());
             }
+            Route::Named(_) => self.operation = "files",
             Route::Other(_) => self.operation = "other",
         }
     }
@@ -147,13 +162,17 @@ impl Exchange {
 
     /// Notes the answer that was retrieved, or how it was tried.
     pub(super) fn retrieved(&mut self, retrieved: Result<Retrieved, NoAnswer>) -> Result<Retrieved, Failure> {
-        let retrieved = self.forwarded(retrieved)?;
+        let retrieved = retrieved.map_err(|none| self.no_answer(none))?;
         self.origin = Some(retrieved.origin);
+        self.refused.clone_from(&retrieved.refused);
+        self.is_waited |= retrieved.is_waited;
         match &retrieved.answer {
             Payload::Stored(entry) => self.attempt = Some(entry.attempt),
             Payload::Fetched(fetched) => {
                 self.attempt = Some(fetched.attempt);
-                self.sending = Some(fetched.sending);
+                self.export = fetched.began.clone().or(self.export.take());
+                self.sending = fetched.sending;
+                self.arrival = Some(fetched.arrival).filter(|_| retrieved.is_waited && self.file.is_none());
                 let is_collapsed =
                     matches!(retrieved.origin, Origin::Upstream(forward) if forward.is_collapsed);
                 self.fetched = fetched.trace.clone().filter(|_| is_collapsed);
@@ -173,14 +192,13 @@ impl Exchange {
     pub(super) fn no_files(&mut self, error: FilesError) -> Failure {
         let FilesError { kind, source, results, no_answer, .. } = error;
         if let Some(no_answer) = no_answer {
-            self.origin = no_answer.forward.map(Origin::Upstream);
-            return (*no_answer).into();
+            return self.no_answer(*no_answer);
         }
         let mut failure = Failure { source, ..NoFile::Failed(kind).into() };
         if let Some(results) = results {
             let AnswerParts { status, fields, .. } = results.parts();
             if kind == FilesErrorKind::SnykAnswered {
-                let retry_after = fields.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+                let retry_after = retry_after(fields).map(|pause| pause.as_secs());
                 failure.kind = FailureKind::NoFile(NoFile::SnykAnswered { status, retry_after });
             }
             if let Err(other) = self.files_of(*results) {
@@ -192,23 +210,31 @@ impl Exchange {
 
     /// Notes the answer that was passed through, or how it was tried.
     pub(super) fn passed(&mut self, passed: Result<Passed, NoAnswer>) -> Result<Response<Streamed>, Failure> {
-        let passed = self.forwarded(passed)?;
+        let passed = passed.map_err(|none| self.no_answer(none))?;
         self.origin = Some(Origin::Upstream(passed.forward));
         (self.attempt, self.sending) = (Some(passed.attempt), Some(passed.sending));
         Ok(passed.response)
     }
 
-    fn forwarded<T>(&mut self, answer: Result<T, NoAnswer>) -> Result<T, Failure> {
-        answer.map_err(|no_answer| {
-            self.origin = no_answer.forward.map(Origin::Upstream);
-            no_answer.into()
-        })
+    /// Notes how an answer was tried that did not come.
+    fn no_answer(&mut self, no_answer: NoAnswer) -> Failure {
+        self.origin = no_answer.forward.map(Origin::Upstream);
+        self.refused.clone_from(&no_answer.refused);
+        self.is_waited |= no_answer.is_waited;
+        no_answer.into()
+    }
+
+    /// Forgets the answer that its client may not have any more.
+    pub(super) fn forget_answer(&mut self) {
+        (self.origin, self.snyk_id, self.sending, self.refused) = (None, None, None, None);
     }
 
     /// The `Age` of a stored answer, in seconds.
     const fn age(&self) -> Option<u64> {
         match self.origin {
-            Some(Origin::Fresh { age, .. } | Origin::Stale { age, .. }) => Some(age),
+            Some(Origin::Fresh { age, .. } | Origin::Stale { age, .. } | Origin::SharedStart { age, .. }) => {
+                Some(age)
+            }
             Some(Origin::Upstream(_)) | None => None,
         }
     }
@@ -248,8 +274,17 @@ impl Exchange {
             // Behind what gateways before us said (RFC 9211 §2).
             fields.append(CACHE_STATUS, status);
         }
+        if let Some(seconds) = self.preference {
+            if let Ok(applied) = HeaderValue::try_from(format!("wait={seconds}")) {
+                fields.insert(PREFERENCE_APPLIED, applied);
+            }
+            fields.append(VARY, HeaderValue::from_name(PREFER));
+        }
         if let Some(id) = &self.snyk_id {
             fields.insert(SNYK_REQUEST_ID, id.clone());
+        }
+        if let Some(refused) = &self.refused {
+            refused_start::stamp(refused, fields);
         }
         if let Some(sending) = self.sending {
             fields.insert(ATTEMPTS, HeaderValue::from(sending.tries));
@@ -263,14 +298,25 @@ impl Exchange {
         }
     }
 
+    /// Adds the `Age` of an answer that came before the end of its wait (RFC 9111 §4.2.3).
+    pub(super) fn stamp_age(&self, fields: &mut HeaderMap, now: Now) {
+        if let Some(arrival) = self.arrival {
+            let waited = now.mono.saturating_duration_since(arrival.mono).as_secs();
+            fields.insert(AGE, HeaderValue::from(cache::age(fields).as_secs() + waited));
+        }
+    }
+
     /// Its outcome, for the metrics.
     pub(super) fn served(&self, failure: Option<&Failure>) -> RequestOutcome {
         match (failure.map(|failure| failure.kind), self.origin) {
             (Some(kind), _) if kind.is_denial() => RequestOutcome::Denied,
             (Some(FailureKind::NoAnswer(Cause::Abandoned)), _) => RequestOutcome::ClientLeft,
             (Some(_), _) | (None, None) => RequestOutcome::Failed,
-            (None, Some(Origin::Fresh { .. })) => RequestOutcome::Hit,
-            (None, Some(Origin::Stale { .. })) => RequestOutcome::Stale,
+            (None, Some(_)) if self.is_waited => RequestOutcome::Waited,
+            (None, Some(Origin::Fresh { .. } | Origin::SharedStart { refusal: None, .. })) => {
+                RequestOutcome::Hit
+            }
+            (None, Some(Origin::Stale { .. } | Origin::SharedStart { .. })) => RequestOutcome::Stale,
             (None, Some(Origin::Upstream(Forward { is_collapsed: true, .. }))) => RequestOutcome::Collapsed,
             (None, Some(Origin::Upstream(Forward { reason, .. }))) => match reason {
                 ForwardReason::Bypass | ForwardReason::Method => RequestOutcome::Uncached,
@@ -310,6 +356,11 @@ impl Exchange {
             Origin::Stale { detail: Some(detail), .. } => {
                 let _ = write!(text, "; fwd=stale; detail={detail}");
             }
+            Origin::SharedStart { refusal, .. } => text.push_str(match refusal {
+                None => "; hit; detail=shared-start",
+                Some(StartRefusal::Held) => "; hit; detail=shared-start-in-hold",
+                Some(StartRefusal::BySnyk) => "; fwd=method; fwd-status=429; detail=shared-start-in-hold",
+            }),
             Origin::Upstream(Forward { reason, is_collapsed, status, is_stored, not_stored }) => {
                 let _ = write!(text, "; fwd={}", reason.as_str());
                 if let Some(status) = status {

@@ -11,6 +11,7 @@ use crate::access::{IdentifyError, PermitError, PolicyError, QuotaError};
 use crate::downloads::CutReason;
 use crate::error_text::find;
 use crate::files::FilesErrorKind;
+use crate::named::NoExport;
 use crate::retrieval::{Cause, NoAnswer};
 use crate::route::RouteError;
 use crate::transport::ConnectError;
@@ -37,6 +38,8 @@ pub(super) enum FailureKind {
     Hidden(PolicyError),
     /// The client asks more than it may.
     Exceeded(QuotaError),
+    /// There is no named export of this name, for this client.
+    NoSuchName,
     /// No credential is for this org or group.
     NoCredential,
     /// `Via` cannot be read, or this very instance is on the request's way already.
@@ -70,6 +73,8 @@ pub(super) enum NoFile {
         /// Its `Retry-After`, in seconds.
         retry_after: Option<u64>,
     },
+    /// The named export has none.
+    Named(NoExport),
     /// The download was cut before it began.
     Cut(CutReason),
     /// No byte of the range is in the file, which has so many.
@@ -164,7 +169,10 @@ impl FailureKind {
         if let Self::Unidentified(why, _) = self {
             return !matches!(why, I::Host | I::Framing | I::TargetForm);
         }
-        matches!(self, Self::Denied(_) | Self::Hidden(_) | Self::Exceeded(_) | Self::NoCredential)
+        matches!(
+            self,
+            Self::Denied(_) | Self::Hidden(_) | Self::Exceeded(_) | Self::NoCredential | Self::NoSuchName
+        )
     }
 
     /// The reason in a word or a rule, for the log; the client does not get it.

@@ -11,16 +11,16 @@ use http_body_util::{Either, Full};
 use serde_json::json;
 
 use super::reply::{LengthUnknown, protect};
-use crate::export::{FileName, FilesCall, Id};
-use crate::files::{ByteSpan, Description, IndexedPart};
+use crate::export::{FileName, FilesCall};
+use crate::files::{ByteSpan, Description, Index};
 use crate::transport::Body;
 
 const CSV: HeaderValue = HeaderValue::from_static("text/csv; charset=utf-8");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Nobody on the way may keep or change them.
 const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-transform");
 /// The list is short, and who may have it can change.
-const ASK_AGAIN: HeaderValue = HeaderValue::from_static("private, no-cache");
+pub(super) const ASK_AGAIN: HeaderValue = HeaderValue::from_static("private, no-cache");
 const ROWS: HeaderName = HeaderName::from_static("exportgate-rows");
 /// The object that a part is: Snyk may list the parts in another order the next time.
 const OBJECT: HeaderName = HeaderName::from_static("exportgate-object");
@@ -28,12 +28,12 @@ const OBJECT: HeaderName = HeaderName::from_static("exportgate-object");
 const REPR_DIGEST: HeaderName = HeaderName::from_static("repr-digest");
 
 /// The list of an export's files. It holds no link.
-pub(super) fn index(call: &FilesCall, parts: &[IndexedPart]) -> Response<Body> {
+pub(super) fn index(call: &FilesCall, index: &Index) -> Response<Body> {
     let mut results = call.results();
     results.query = crate::export::CallQuery::default();
     let below = results.target();
     let parts: Vec<_> = (1_u32..)
-        .zip(parts)
+        .zip(&index.parts)
         .map(|(number, part)| {
             json!({
                 "part": number,
@@ -47,6 +47,7 @@ pub(super) fn index(call: &FilesCall, parts: &[IndexedPart]) -> Response<Body> {
     let list = json!({
         "export": call.export.as_str(),
         "status": "FINISHED",
+        "row_count": index.row_count,
         "parts": parts,
         "table": format!("{below}/table.csv"),
     });
@@ -59,7 +60,7 @@ pub(super) fn index(call: &FilesCall, parts: &[IndexedPart]) -> Response<Body> {
 
 /// A file, to be answered with.
 pub(super) struct FileReply<'a> {
-    pub(super) export: &'a Id,
+    pub(super) call: &'a FilesCall,
     pub(super) file: FileName,
     pub(super) description: &'a Description,
 }
@@ -115,13 +116,15 @@ impl FileReply<'_> {
         fields
     }
 
-    /// A name to save it by. An id has no byte that would need a quote.
+    /// A name to save it by. Ids and names have no byte that would need a quote.
     fn disposition(&self) -> String {
-        let name = match self.file {
-            FileName::Part(number) => format!("part-{number}"),
-            FileName::Table => "table".to_owned(),
+        let name = match (&self.call.name, self.file) {
+            (Some(name), FileName::Table) => name.to_string(),
+            (Some(name), FileName::Part(number)) => format!("{name}-part-{number}"),
+            (None, FileName::Part(number)) => format!("{}-part-{number}", self.call.export.as_str()),
+            (None, FileName::Table) => format!("{}-table", self.call.export.as_str()),
         };
-        format!("attachment; filename=\"{}-{name}.csv\"", self.export.as_str())
+        format!("attachment; filename=\"{name}.csv\"")
     }
 }
 

@@ -9,17 +9,21 @@ mod fields;
 mod file_reply;
 mod files;
 mod log;
+mod named;
 mod no_file;
+mod question;
+mod refused_start;
 mod reply;
 mod rules;
 mod spans;
 mod table;
 mod via;
+mod wait;
+mod waiting;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use http::header::{CONNECTION, VIA};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
@@ -29,13 +33,13 @@ use uuid::Uuid;
 use crate::access::{Access, Permit, PermitError, Principal, QuotaError};
 use crate::cache::Directives;
 use crate::clock::{Clock, Now};
-use crate::credential::{Credential, Credentials};
+use crate::credential::Credentials;
 use crate::downloads::Downloads;
-use crate::export::{API_VERSION, ExportCall, FilesCall};
-use crate::files::{Ask, Files};
+use crate::files::Files;
 use crate::listener::KEEP_ALIVE;
-use crate::retrieval::{Asker, Cause, PassThrough, Question, Retrieval, Wanted};
-use crate::route::{self, OtherCall, Route};
+use crate::named::Named;
+use crate::retrieval::{Cause, Retrieval, Wanted};
+use crate::route::{self, Route};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
@@ -45,9 +49,14 @@ use crate::upstream::UpstreamErrorKind;
 use body::is_large;
 use exchange::{Conclusion, Exchange, Unanswered};
 use failure::{Failure, FailureKind};
+use files::FilesCaller;
+use question::{asker, files_question, pass_through, question};
 use via::Keep;
+use wait::RequestWait;
+use waiting::request_wait;
 
 pub use rules::Settings;
+pub use wait::WaitSettings;
 
 /// The parts that a gateway works with.
 #[derive(Debug)]
@@ -64,6 +73,8 @@ pub struct Collaborators {
     pub files: Files,
     /// The downloads.
     pub downloads: Downloads,
+    /// The named exports.
+    pub named: Named,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The exporter of spans, if requests are traced.
@@ -83,6 +94,7 @@ pub struct Gateway {
     retrieval: Arc<Retrieval>,
     files: Files,
     downloads: Downloads,
+    named: Named,
     metrics: Arc<Metrics>,
     traces: Option<Traces>,
     memory: Memory,
@@ -113,6 +125,7 @@ impl Gateway {
             retrieval: with.retrieval,
             files: with.files,
             downloads: with.downloads,
+            named: with.named,
             metrics: with.metrics,
             traces: with.traces,
             memory: with.memory,
@@ -147,6 +160,13 @@ impl Gateway {
         async move {
             // 1. to 4.
             let answer = gateway.answer(&mut unanswered.exchange, &mut request).await;
+            let answer = match gateway.permit_again(&unanswered.exchange, &request) {
+                Ok(()) => answer,
+                Err(denied) => {
+                    unanswered.exchange.forget_answer();
+                    Err(denied)
+                }
+            };
 
             // 5. Reply: a large answer waits for room on its connection, and the rest of an unwanted body must be out of
             //    the way.
@@ -190,19 +210,28 @@ impl Gateway {
         // 2. Recognise: which call is it? From here on, only what was parsed counts.
         let route = recognise(request)?;
         exchange.asks(&route);
+        let route = self.locate(route, &principal)?;
 
         // 3. Permit: before the cache is looked at, so that a client that may not know learns nothing. The scope
         //    chooses the credential.
         let permit = self.permit(&principal, &route, request, exchange.started)?;
         let credential = self.credentials.choose(route.scopes()).ok_or(FailureKind::NoCredential)?;
+        let directives = Directives::of_request(&request.parts.headers);
         let via = if is_passed_on {
-            self.pseudonym.append(&request.parts, Keep::of(&route))?
+            let is_start_shared = self.retrieval.shares_starts();
+            self.pseudonym.append(&request.parts, Keep::of(&route, is_start_shared))?
         } else {
             self.pseudonym.alone(request.parts.version)
         };
-        let asker = asker(exchange, request, principal.share(), permit, via);
+        let mut asker = asker(exchange, request, principal.share(), permit, via);
+        let wait = request_wait(&route, &principal, request, exchange.started);
+        // The request's own time begins after the wait.
+        asker.deadline += wait.length(exchange.started.mono);
+        let RequestWait { wait, applied: preference } = wait;
+        exchange.preference = preference;
 
         // 4. Get the answer, from the cache, from a request in flight, or from Snyk.
+        let wanted = Wanted { directives, wait, ..Wanted::default() };
         match route {
             Route::Export(call) => {
                 let mut question = question(call, credential, request);
@@ -210,20 +239,19 @@ impl Gateway {
                     self.retrieval.refuse_unrecorded()?;
                     question.body = Box::pin(self.read_body(request, &principal.name)).await?;
                 }
-                let directives = Directives::of_request(&request.parts.headers);
-                let wanted = Wanted { directives, ..Wanted::default() };
                 let retrieved = self.retrieval.get(question, asker, wanted, exchange.started).await;
                 Ok(reply::retrieved(&exchange.retrieved(retrieved)?, &request.parts.headers))
             }
             Route::Files(call) => {
-                let question = files_question(&call, credential, request);
-                let directives = Directives::of_request(&request.parts.headers);
-                let wanted = Wanted { directives, ..Wanted::default() };
-                let ask = Ask { question, asker, wanted, now: exchange.started };
-                Box::pin(self.answer_files(exchange, request, call, ask)).await
+                let caller = FilesCaller { asker, wanted, holder: principal.holder() };
+                Box::pin(self.answer_files_call(exchange, request, call, caller)).await
+            }
+            Route::Named(call) => {
+                let caller = FilesCaller { asker, wanted, holder: principal.holder() };
+                Box::pin(self.answer_named(exchange, request, call, caller)).await
             }
             Route::Other(call) => {
-                // A body that is not passed on must be out of the way: it is taken at the last moment.
+                // The body is taken last: if an earlier step fails, `respond` still has it to discard.
                 self.retrieval.refuse_unrecorded()?;
                 let passed = pass_through(call, credential, request)?;
                 let passed = Box::pin(self.retrieval.pass_through(passed, asker)).await;
@@ -261,7 +289,7 @@ impl Gateway {
             }
             permitted => permitted,
         };
-        Ok(permitted.map_err(|why| FailureKind::not_permitted(why, self.access.hides()))?)
+        Ok(permitted.map_err(|why| self.not_permitted(why, route))?)
     }
 
     /// True if the client asks again for an answer that it asked for before, and left: that request holds its place still.
@@ -270,7 +298,7 @@ impl Gateway {
             let question = match route {
                 Route::Export(call) => question(call.clone(), credential, request),
                 Route::Files(call) => files_question(call, credential, request),
-                Route::Other(_) => return false,
+                Route::Named(_) | Route::Other(_) => return false,
             };
             self.retrieval.was_left_by(&question, &principal.name)
         })
@@ -285,16 +313,23 @@ impl Gateway {
     ) -> Response<Body> {
         let (mut response, failure) = match answer {
             Ok(response) => (response, None),
-            Err(failure) => (reply::failure(&failure, exchange.id), Some(failure)),
+            Err(failure) => {
+                let refused = exchange.refused.as_deref();
+                (reply::failure(&failure, exchange.id, refused), Some(failure))
+            }
         };
         if version >= Version::HTTP_2 {
             // HTTP/2 has no such fields (RFC 9113 §8.2.2).
             response.headers_mut().remove(CONNECTION);
             response.headers_mut().remove(KEEP_ALIVE);
         }
+        let now = self.clock.now();
+        if failure.is_none() {
+            exchange.stamp_age(response.headers_mut(), now);
+        }
         exchange.stamp(response.headers_mut());
         let (answered, fields, failure) = (Some(response.status()), response.headers(), failure.as_ref());
-        self.record(exchange, &Conclusion { now: self.clock.now(), answered, fields, failure });
+        self.record(exchange, &Conclusion { now, answered, fields, failure });
         if exchange.method == Method::HEAD { reply::without_body(response) } else { response }
     }
 
@@ -314,56 +349,7 @@ impl Gateway {
     }
 }
 
-/// The question of a call, from one reading of the rules.
-fn question(mut call: ExportCall, credential: Arc<Credential>, request: &ClientRequest) -> Question {
-    let ClientRequest { parts, rules, .. } = request;
-    if let Some(version) = &rules.upstream.default_version {
-        call.query.default_version(version);
-    }
-    let take = if call.is_shared() { fields::forwarded } else { fields::of_one };
-    let fields = take(&parts.headers, &rules.upstream.forward_headers);
-    Question { call, credential, fields, body: Bytes::new() }
-}
-
-/// The question of the results that files come from. An address in a dashboard needs no `version`.
-fn files_question(call: &FilesCall, credential: Arc<Credential>, request: &ClientRequest) -> Question {
-    let mut question = question(call.results(), credential, request);
-    question.call.query.default_version(API_VERSION);
-    question
-}
-
-/// A call to pass through, with the body of its request.
-fn pass_through(
-    call: OtherCall,
-    credential: Arc<Credential>,
-    request: &mut ClientRequest,
-) -> Result<PassThrough, Failure> {
-    let fields = fields::of_one(&request.parts.headers, &request.rules.upstream.forward_headers);
-    let body = request.body.take().ok_or(Cause::Internal)?;
-    Ok(PassThrough { call, credential, fields, body })
-}
-
-fn asker(
-    exchange: &Exchange,
-    request: &ClientRequest,
-    share: u32,
-    permit: Permit,
-    via: HeaderValue,
-) -> Asker {
-    Asker {
-        request: exchange.id,
-        client: Arc::clone(&exchange.client),
-        share,
-        permit,
-        deadline: request.rules.deadline(exchange.started),
-        half_closed: request.peer.connection.half_closed.clone(),
-        sent_id: fields::request_id(&request.parts.headers),
-        via,
-        trace: exchange.trace.clone(),
-    }
-}
-
-/// Which call a request is, or the reason that it is none.
+/// The call that a request is, or the reason that it is none.
 fn recognise(request: &ClientRequest) -> Result<Route, Failure> {
     let ClientRequest { parts, rules, .. } = request;
     if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > rules.listener.max_target) {

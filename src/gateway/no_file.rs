@@ -7,19 +7,32 @@ use http::StatusCode;
 use super::causes::of_cause;
 use super::error_reply::{ErrorReply, denied, not_found, reply, unavailable};
 use super::failure::NoFile;
+use super::reply::NEXT_LOOK;
 use crate::downloads::CutReason;
 use crate::files::FilesErrorKind;
+use crate::named::NoExport;
 use crate::retrieval::Cause;
 use crate::upstream::UpstreamErrorKind;
-
-/// Time for an export to go on, where Snyk gave none.
-const NEXT_LOOK: Duration = Duration::from_secs(5);
 
 pub(super) fn no_file(why: NoFile) -> ErrorReply {
     let sent = |status, code, title, detail| reply(status, "http_request_error", code, title, detail);
     match why {
         NoFile::Failed(kind) => failed(kind),
         NoFile::SnykAnswered { status, retry_after } => snyk_answered(status, retry_after),
+        NoFile::Named(NoExport::NotYet) => unavailable(
+            "proxy_internal_response",
+            "not_finished",
+            "The first export of this name is not made yet",
+            "Ask again as Retry-After says, or with Prefer: wait=55. GET /named/NAME tells the last failure, if there was one.",
+        )
+        .after(NEXT_LOOK),
+        NoFile::Named(NoExport::Gone) => reply(
+            StatusCode::GONE,
+            "http_request_denied",
+            "named_export_gone",
+            "No new export was made for three days, and Snyk has deleted the files of the last one",
+            "Ask who runs the gateway: GET /named/NAME tells the last failure.",
+        ),
         NoFile::Cut(reason) => cut(reason),
         NoFile::Unsatisfiable(_) => sent(
             StatusCode::RANGE_NOT_SATISFIABLE,
@@ -30,7 +43,7 @@ pub(super) fn no_file(why: NoFile) -> ErrorReply {
         NoFile::LengthUnknown => sent(
             StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             "http_version_too_old",
-            "HTTP/1.0 could not tell a cut file from this one",
+            "HTTP/1.0 cannot show where this file ends",
             "Ask over HTTP/1.1 or HTTP/2: the store decodes this file while it sends it, so that its length is not known before.",
         ),
         NoFile::PreconditionFailed => sent(
@@ -47,9 +60,11 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
     use StatusCode as S;
     let with = |status, error, title, detail| reply(status, error, kind.code(), title, detail);
     let store = |title, detail| with(S::BAD_GATEWAY, "http_protocol_error", title, detail);
-    let table = |title, detail| with(S::BAD_GATEWAY, "proxy_internal_response", title, detail);
+    let bad_gateway = |title, detail| with(S::BAD_GATEWAY, "proxy_internal_response", title, detail);
+    let no_table =
+        |title| bad_gateway(title, "Download the parts: the path with /files at its end lists them.");
     match kind {
-        // These are answered by their causes.
+        // Not reached: `Exchange::no_files` answers these from the failure or the status that they carry.
         K::NoResults | K::SnykAnswered => of_cause(Cause::Internal),
         K::Stopped => stopped(),
         K::ResultsUnreadable => store(
@@ -57,17 +72,11 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
             "Check that upstream.url is Snyk's API; if it is, report the snyk-request-id of this answer to Snyk's support.",
         ),
         K::PartsMissing => store(
-            "Snyk says that the export is finished, and lists none of its parts, or one of them twice",
+            "Snyk says that the export is finished, but lists no part, or one part twice",
             "Ask again with Cache-Control: no-cache. If it lasts, start a new export, and report the snyk-request-id of this answer to Snyk's support.",
         ),
-        K::NotFinished { retry_after } => unavailable(
-            "proxy_internal_response",
-            kind.code(),
-            "The export is not finished",
-            "Wait as Retry-After says, and ask again. Its job status tells how far it is.",
-        )
-        .after(retry_after.unwrap_or(NEXT_LOOK)),
-        K::ExportFailed => table(
+        K::NotFinished { retry_after, .. } => not_finished(kind).after(retry_after.unwrap_or(NEXT_LOOK)),
+        K::ExportFailed => bad_gateway(
             "The export failed at Snyk",
             "Start a new one. Snyk's support wants the snyk-request-id of this answer.",
         ),
@@ -108,18 +117,9 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
             "Snyk's answer has no link for this file",
             "Ask again in a moment. If it lasts, start a new export.",
         ),
-        K::ColumnsDiffer => table(
-            "The parts of the export have different columns: they make no table",
-            "Download the parts: the path with /files at its end lists them.",
-        ),
-        K::HeaderTooLong => table(
-            "The header row of a part is too long to make a table",
-            "Download the parts: the path with /files at its end lists them.",
-        ),
-        K::NotCsv => table(
-            "A part is no CSV that can be joined with the others",
-            "Download the parts: the path with /files at its end lists them.",
-        ),
+        K::ColumnsDiffer => no_table("The parts of the export have different columns: they make no table"),
+        K::HeaderTooLong => no_table("The header row of a part is too long to make a table"),
+        K::NotCsv => no_table("A part is no CSV that can be joined with the others"),
         K::FilesBusy => unavailable(
             "connection_limit_reached",
             kind.code(),
@@ -135,6 +135,16 @@ fn failed(kind: FilesErrorKind) -> ErrorReply {
             "Ask again. If it lasts, start a new export.",
         ),
     }
+}
+
+fn not_finished(kind: FilesErrorKind) -> ErrorReply {
+    let title = if let FilesErrorKind::NotFinished { is_unknown: true, .. } = kind {
+        "Snyk's status of the export is a word that the gateway does not know"
+    } else {
+        "The export is not finished"
+    };
+    let detail = "Ask again as Retry-After says, or with Prefer: wait=55 to be answered when it is finished.";
+    unavailable("proxy_internal_response", kind.code(), title, detail)
 }
 
 /// Snyk's own answer is withheld: a client that may have files alone gets no link, from whatever answer.
@@ -186,7 +196,8 @@ mod tests {
         let kinds = [
             K::ResultsUnreadable,
             K::PartsMissing,
-            K::NotFinished { retry_after: None },
+            K::NotFinished { retry_after: None, is_unknown: false },
+            K::NotFinished { retry_after: None, is_unknown: true },
             K::ExportFailed,
             K::NoSuchFile,
             K::FileGone,
@@ -209,6 +220,8 @@ mod tests {
         let not_found = NoFile::SnykAnswered { status: StatusCode::NOT_FOUND, retry_after: None };
         let others = [
             not_found,
+            NoFile::Named(NoExport::NotYet),
+            NoFile::Named(NoExport::Gone),
             NoFile::Cut(CutReason::Revoked),
             NoFile::Cut(CutReason::Purged),
             NoFile::Cut(CutReason::Stopped),

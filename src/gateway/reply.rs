@@ -1,8 +1,11 @@
 //! Answers to clients, made of what the cache, the upstream or a failure gives.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{
-    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, IF_NONE_MATCH, WWW_AUTHENTICATE,
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, IF_NONE_MATCH, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body as _;
@@ -11,9 +14,10 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::failure::{Challenge, Failure, FailureKind, NoFile};
+use super::refused_start;
 use crate::access::IdentifyError;
 use crate::cache::Entry;
-use crate::retrieval::{Payload, Retrieved, describe_stored};
+use crate::retrieval::{Payload, RefusedStart, Retrieved, describe_stored};
 use crate::transport::Body;
 
 /// Our documents are data: a browser that is made to show one must do nothing with it.
@@ -24,6 +28,9 @@ const BEARER: HeaderValue = HeaderValue::from_static("Bearer realm=\"exportgate\
 const BASIC: HeaderValue = HeaderValue::from_static("Basic realm=\"exportgate\"");
 const JSON_API: HeaderValue = HeaderValue::from_static("application/vnd.api+json");
 
+/// The `Retry-After` of an unfinished answer that has none.
+pub(super) const NEXT_LOOK: Duration = Duration::from_secs(5);
+
 /// The answer to an export call, for a client with these request fields. A stored response is replayed (RFC 9111 §4); its
 /// placeholders are still to be filled.
 pub(super) fn retrieved(retrieved: &Retrieved, client: &HeaderMap) -> Response<Body> {
@@ -32,6 +39,10 @@ pub(super) fn retrieved(retrieved: &Retrieved, client: &HeaderMap) -> Response<B
         Payload::Fetched(fetched) => {
             let mut fields = fetched.fields.clone();
             let Some(entry) = &fetched.entry else {
+                // So that no tool has to guess. Who has waited may ask again at once.
+                if fetched.is_unfinished && !retrieved.is_waited {
+                    fields.entry(RETRY_AFTER).or_insert(HeaderValue::from(NEXT_LOOK.as_secs()));
+                }
                 return whole(fetched.status, fields, fetched.body.clone());
             };
             describe_stored(&mut fields, &entry.etag, entry.links_end());
@@ -92,20 +103,21 @@ pub(super) fn protect(fields: &mut HeaderMap) {
 }
 
 /// An error document of our own, in Snyk's shape, and `Proxy-Status` (RFC 9209).
-pub(super) fn failure(failure: &Failure, request: Uuid) -> Response<Body> {
+pub(super) fn failure(failure: &Failure, request: Uuid, refused: Option<&RefusedStart>) -> Response<Body> {
     let answer = failure.kind.answer();
     let proxy = failure.proxy().map_or_else(String::new, |proxy| format!(" The proxy is {proxy}."));
-    let document = json!({
-        "jsonapi": { "version": "1.0" },
-        "errors": [{
-            "id": request.to_string(),
-            "status": answer.status.as_str(),
-            "code": answer.code,
-            "title": answer.title,
-            "detail": format!("{}{proxy}", answer.detail),
-            "meta": { "source": "exportgate", "request_id": request.to_string() },
-        }],
+    let mut error = json!({
+        "id": request.to_string(),
+        "status": answer.status.as_str(),
+        "code": answer.code,
+        "title": answer.title,
+        "detail": format!("{}{proxy}", answer.detail),
+        "meta": { "source": "exportgate", "request_id": request.to_string() },
     });
+    if let Some(refused) = refused {
+        refused_start::describe(refused, &mut error);
+    }
+    let document = json!({ "jsonapi": { "version": "1.0" }, "errors": [error] });
     let mut fields = HeaderMap::new();
     fields.insert(CONTENT_TYPE, JSON_API);
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -120,7 +132,7 @@ pub(super) fn failure(failure: &Failure, request: Uuid) -> Response<Body> {
         fields.append(WWW_AUTHENTICATE, BEARER);
     }
     if let Some(seconds) = answer.retry_after {
-        fields.insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
+        fields.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     if answer.close {
         fields.insert(http::header::CONNECTION, HeaderValue::from_static("close"));

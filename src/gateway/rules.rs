@@ -3,6 +3,7 @@
 
 use tokio::time::Instant;
 
+use super::wait::WaitSettings;
 use crate::clock::Now;
 use crate::{listener, upstream};
 
@@ -15,6 +16,8 @@ pub struct Settings {
     pub listener: listener::Settings,
     /// `[upstream]`.
     pub upstream: upstream::Settings,
+    /// `[wait]`.
+    pub wait: WaitSettings,
 }
 
 impl Settings {

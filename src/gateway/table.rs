@@ -26,6 +26,11 @@ impl FailureKind {
             ),
             Self::Hidden(_) => not_found("not_found", "Not found", "Check the path and the ids."),
             Self::Exceeded(exceeded) => exceeded_by(exceeded),
+            Self::NoSuchName => not_found(
+                "no_such_name",
+                "There is no named export of this name for you",
+                "Check the name, and ask who runs the gateway: [exports.NAME] is in its configuration.",
+            ),
             Self::NoCredential => denied(
                 "no_credential",
                 "The gateway has no Snyk credential for this org or group",

@@ -22,7 +22,7 @@ pub(super) enum BadVia {
 /// Every pseudonym of a gateway of our kind begins with this.
 const PREFIX: &str = "exportgate-";
 
-/// Which members of a `Via` are sent on.
+/// The members of a `Via` that are sent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keep {
     /// All: the request is its client's alone.
@@ -33,11 +33,12 @@ pub(super) enum Keep {
 }
 
 impl Keep {
-    pub(super) fn of(route: &Route) -> Self {
+    /// `is_start_shared` says it of starts.
+    pub(super) fn of(route: &Route, is_start_shared: bool) -> Self {
         match route {
-            Route::Export(call) if call.is_shared() => Self::Gateways,
+            Route::Export(call) if call.is_shared() || is_start_shared => Self::Gateways,
             // Its results are shared.
-            Route::Files(_) => Self::Gateways,
+            Route::Files(_) | Route::Named(_) => Self::Gateways,
             Route::Export(_) | Route::Other(_) => Self::All,
         }
     }

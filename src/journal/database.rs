@@ -18,10 +18,12 @@ use super::checkpoint::Checkpoints;
 use super::fault::JournalFault;
 use super::file::{self, Identity};
 use super::health::JournalHealth;
+use super::named::NamedJob;
 use super::record::{Attempt, Served, capped, unix_ms};
 use super::schema;
 use super::sends::{self, SendsListener, SendsReader};
 use super::settings::{Durability, Settings};
+use super::starts::{self, StartCommand};
 use super::transfer::{self, TransferRecord};
 use crate::clock::{Clock, Now};
 
@@ -47,6 +49,10 @@ pub(super) enum WriterCommand {
     Transfer(Box<TransferRecord>),
     /// Reads the requests that other processes sent, and writes nothing.
     Look,
+    /// Changes the row of a named export.
+    Named(NamedJob),
+    /// Finds or forgets starts.
+    Start(StartCommand),
 }
 
 /// Decides whether a request may be sent at a time.
@@ -65,7 +71,7 @@ impl WriterCommand {
             Self::Attempt(_, served) => 1 + served.len(),
             Self::Serve(_, served) => served.len(),
             Self::Transfer(_) => 1,
-            Self::Reserve(..) | Self::Withdraw(_) | Self::Look => 0,
+            Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::Named(_) | Self::Start(_) => 0,
         }
     }
 
@@ -73,7 +79,8 @@ impl WriterCommand {
     pub(super) fn is_record(&self) -> bool {
         match self {
             Self::Attempt(..) | Self::Serve(..) | Self::Transfer(_) => true,
-            Self::Reserve(..) | Self::Withdraw(_) | Self::Look => false,
+            Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::Named(_) => false,
+            Self::Start(command) => matches!(command, StartCommand::Forget(_)),
         }
     }
 }
@@ -145,7 +152,7 @@ impl Database {
         // The wait for the file's lock is over: from here on nobody else writes.
         let now = clock.now();
         let (mut on_record, mut has_read) = (Vec::new(), false);
-        // Before a row of ours is put in: what is newer than the last one that is known was written by others.
+        // Read the sends of others first: after our insert, the rows beyond the last known one include ours.
         let mut read = |sends: &mut SendsReader| {
             if std::mem::replace(&mut has_read, true) {
                 return Ok(());
@@ -156,11 +163,12 @@ impl Database {
             on_record.push(match command {
                 WriterCommand::Attempt(attempt, served) => {
                     let is_answered = served.iter().any(|one| one.request == attempt.request);
-                    // It is on record, unless the journal did not work when it was sent.
+                    // Its reservation inserted it, unless the journal did not work then.
                     if !complete(connection, attempt, is_answered)? {
                         read(sends)?;
                         insert(connection, attempt, attempt.started, is_answered)?;
                     }
+                    starts::note(connection, attempt, now.wall)?;
                     // The ids are our own, one for each request, so an equal one is the same client's.
                     let others = || served.iter().filter(|one| one.request != attempt.request);
                     others().next().is_none() || insert_served(connection, attempt.id, others())?
@@ -174,7 +182,9 @@ impl Database {
                     }
                     may_be_sent
                 }
+                WriterCommand::Named(job) => job.run(connection, now.wall).map(|()| true)?,
                 WriterCommand::Look => read(sends).map(|()| true)?,
+                WriterCommand::Start(command) => command.run(connection, now.wall).map(|()| true)?,
                 WriterCommand::Transfer(transfer) => {
                     transfer::insert(connection, transfer)?;
                     true
@@ -351,21 +361,24 @@ fn size(bytes: Option<u64>) -> Option<i64> {
     bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
 }
 
-/// Records the clients that an attempt answered besides the one that caused it. `false` if the attempt is not on record.
+/// Records the further clients that an attempt answered; of a start, the first thousand. `false` if it is not on record.
 fn insert_served<'a>(
     connection: &Connection,
     attempt: Uuid,
     served: impl Iterator<Item = &'a Served>,
 ) -> rusqlite::Result<bool> {
-    let mut find = connection.prepare_cached("SELECT seq, started_ms FROM attempts WHERE id = ?1")?;
-    let found = find
-        .query_row([Text::of(attempt).as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
-    let Some((seq, started_ms)) = found.optional()? else { return Ok(false) };
+    let mut find = connection
+        .prepare_cached("SELECT seq, started_ms, operation = 'start' FROM attempts WHERE id = ?1")?;
+    let found = find.query_row([Text::of(attempt).as_str()], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, bool>(2)?))
+    });
+    let Some((seq, started_ms, is_start)) = found.optional()? else { return Ok(false) };
+    let room = if is_start { starts::room(connection, seq)? } else { u32::MAX };
     let mut insert = connection.prepare_cached(
         "INSERT INTO served (attempt, request_id, client, started_ms) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT DO NOTHING",
     )?;
-    for one in served {
+    for (one, _) in served.zip(0..room) {
         insert.execute((seq, Text::of(one.request).as_str(), capped(&one.client), started_ms))?;
     }
     Ok(true)

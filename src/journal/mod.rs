@@ -6,13 +6,15 @@
 //!
 //! Reading order: [`record`](Attempt) (what is kept), `store` (the handle that the gateway holds),
 //! `writer` (the thread behind it), `health` (what both know), `database`, `checkpoint` and `schema` (the file), `prune`, `sends`,
-//! `query` and `support` (reading). `transfer` is about files, which are no requests to Snyk.
+//! `query` and `support` (reading). `starts` is about answers that are given again, `named` about named exports; `transfer` about
+//! files, which are no requests to Snyk.
 
 mod checkpoint;
 mod database;
 mod fault;
 mod file;
 mod health;
+mod named;
 mod prune;
 mod query;
 mod record;
@@ -20,6 +22,7 @@ mod row;
 mod schema;
 mod sends;
 mod settings;
+mod starts;
 mod store;
 mod support;
 #[cfg(test)]
@@ -28,11 +31,14 @@ mod transfer;
 mod writer;
 
 pub use fault::Unrecorded;
+pub use named::{NamedChange, NamedKey, NamedRow, NamedView};
 pub use query::{Query, QueryError, StatusFilter, StatusFilterError, find, moment};
-pub use record::{Attempt, Served};
+pub(crate) use record::NOT_PROCESSED;
+pub use record::{Attempt, KeptStart, Served};
 pub use row::Row;
 pub use sends::{RecordedSend, RecordedSends};
 pub use settings::{Durability, OnFailure, Settings};
+pub use starts::FoundStart;
 pub use store::{AttemptReservation, Journal};
 pub use support::support;
 pub use transfer::{TransferQuery, TransferRecord, TransferRow, find_transfers};

@@ -4,7 +4,24 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use uuid::Uuid;
+
+/// The errors of attempts that Snyk has certainly not processed; those of the gateway's answers have the same words.
+pub(crate) const NOT_PROCESSED: [&str; 12] = [
+    "not_sent",
+    "dns_error",
+    "connection_timeout",
+    "connection_refused",
+    "destination_unavailable",
+    "proxy_dns",
+    "proxy_refused",
+    "proxy_unreachable",
+    "proxy_status",
+    "tls_certificate_error",
+    "tls_protocol_error",
+    "not_processed",
+];
 
 /// One request to the upstream and its answer.
 #[derive(Debug, Clone)]
@@ -63,6 +80,8 @@ pub struct Attempt {
     pub waited_for: Option<&'static str>,
     /// The kind of failure, where no whole answer came (an RFC 9209 error type).
     pub error: Option<&'static str>,
+    /// The answer to a start, if equal ones may share it.
+    pub kept: Option<Box<KeptStart>>,
 }
 
 impl Attempt {
@@ -99,6 +118,7 @@ impl Attempt {
             queued: Duration::ZERO,
             waited_for: None,
             error: None,
+            kept: None,
         }
     }
 }
@@ -118,6 +138,17 @@ pub(super) fn unix_ms(time: SystemTime) -> i64 {
         Ok(after) => ms(after),
         Err(before) => -ms(before.duration()),
     }
+}
+
+/// The answer to a start, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptStart {
+    /// A digest of all that makes two starts equal.
+    pub key: [u8; 32],
+    /// The fields of the answer, as `name: value` lines.
+    pub fields: Vec<u8>,
+    /// Its body, without a link.
+    pub body: Bytes,
 }
 
 /// A client's request that one attempt answered.

@@ -20,6 +20,7 @@ const VERSION: i64 = 1;
 /// that was sent is the attempt's own, unless the client chose it; one that came back as it was sent has no entry of its own; a
 /// 200 is found by its time. The request that caused an attempt is nearly always answered by it: `answered` says so, and
 /// `served` has the others. Transfers of files are few beside the requests: a search reads them by their time.
+/// The state of a named export is a JSON document: it is read and written whole.
 const TABLES: &str = "
 CREATE TABLE attempts (
     seq               INTEGER PRIMARY KEY,
@@ -101,6 +102,30 @@ CREATE TABLE transfers (
     outcome     TEXT NOT NULL
 ) STRICT;
 CREATE INDEX transfers_started ON transfers (started_ms);
+
+CREATE TABLE named_exports (
+    name           TEXT NOT NULL,
+    question       TEXT NOT NULL,
+    holder         TEXT NOT NULL,
+    fence          INTEGER NOT NULL,
+    lease_until_ms INTEGER NOT NULL,
+    state          TEXT,
+    PRIMARY KEY (name, question)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE starts (
+    attempt    INTEGER PRIMARY KEY REFERENCES attempts (seq) ON DELETE CASCADE,
+    key        BLOB NOT NULL,
+    made_ms    INTEGER NOT NULL,
+    scope_kind TEXT NOT NULL,
+    scope_id   TEXT NOT NULL,
+    export_id  TEXT NOT NULL,
+    finished   INTEGER NOT NULL,
+    fields     BLOB NOT NULL,
+    body       BLOB NOT NULL
+) STRICT;
+CREATE INDEX starts_key ON starts (key, made_ms);
+CREATE INDEX starts_export ON starts (export_id);
 ";
 
 /// Checks that a file may be read and written. `false` if it is empty.

@@ -20,9 +20,11 @@ use uuid::Uuid;
 
 use super::database::{Confirm, WriterCommand};
 use super::fault::Unrecorded;
+use super::named::{NamedChange, NamedJob, NamedRow};
 use super::record::{Attempt, Served};
 use super::sends::RecordedSends;
 use super::settings::Settings;
+use super::starts::{FoundStart, StartCommand, StartSearch};
 use super::transfer::TransferRecord;
 use super::writer::{Job, RETRY, Writer, WriterContext};
 use crate::clock::{Clock, Now};
@@ -115,6 +117,21 @@ impl Journal {
         let _ = self.leave(Job { command: WriterCommand::Transfer(Box::new(transfer)), done: None });
     }
 
+    /// The newest start on record with this key, at most `max_age` old and still of use.
+    pub async fn find_start(&self, key: [u8; 32], max_age: Duration) -> Option<FoundStart> {
+        let search = StartSearch { key, max_age, found: Arc::default() };
+        let found = Arc::clone(&search.found);
+        // A journal that does not work knows of none.
+        self.submit(WriterCommand::Start(StartCommand::Find(search))).await.ok()?;
+        found.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Forgets the start of an export, given by the ids of its org or group and its own, or all of them. Where the journal does
+    /// not work at the moment, it does so later.
+    pub async fn forget_start(&self, export: Option<[String; 2]>) {
+        let _ = self.submit(WriterCommand::Start(StartCommand::Forget(export))).await;
+    }
+
     /// A place on record for the request that is attempt `id`, not taken yet.
     #[must_use]
     pub fn reservation(&self, id: Uuid) -> AttemptReservation {
@@ -125,6 +142,16 @@ impl Journal {
     /// before it is decided whether these may be sent.
     pub fn on_sends(&self, listener: impl Fn(&RecordedSends) + Send + Sync + 'static) {
         self.0.shared.sends.set(Box::new(listener));
+    }
+
+    /// Changes the row of a named export where its lease is or becomes ours, and gives the row.
+    ///
+    /// # Errors
+    /// The journal does not command at the moment.
+    pub async fn change_named(&self, change: NamedChange) -> Result<NamedRow, Unrecorded> {
+        let row = Arc::new(Mutex::new(None));
+        self.submit(WriterCommand::Named(NamedJob { change, row: Arc::clone(&row) })).await?;
+        row.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(Unrecorded::Failing)
     }
 
     /// Reads the requests of other processes, and waits for it as long as for a record.

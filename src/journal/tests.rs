@@ -60,6 +60,7 @@ fn attempt(n: u128) -> Attempt {
         queued: Duration::ZERO,
         waited_for: None,
         error: None,
+        kept: None,
     }
 }
 
@@ -69,6 +70,22 @@ fn served(n: u128, client: &str) -> Served {
 
 fn count(path: &Path, query: &Query) -> usize {
     find(path, &Query { limit: 100_000, ..query.clone() }).unwrap().len()
+}
+
+#[tokio::test]
+async fn a_start_has_a_thousand_other_clients_on_record() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    let journal = journal(&path);
+    let many = |from: u128| (from..from + 600).map(|n| served(n, "bob")).collect::<Vec<_>>();
+    for (n, operation, rows) in [(1, "start", 1_000), (2, "results", 1_200)] {
+        journal.record(Attempt { operation, ..attempt(n) }, many(10_000)).await.unwrap();
+        journal.serve(Uuid::from_u128(n), many(20_000)).await.unwrap();
+        let id = Some(Uuid::from_u128(2_000 + n).to_string());
+        let found = find(&path, &Query { id, limit: 1, ..Query::default() }).unwrap();
+        assert_eq!(found[0].clients, rows, "{operation}");
+    }
+    journal.close().await;
 }
 
 #[tokio::test]

@@ -133,7 +133,9 @@ impl Writer {
     fn commit(&mut self) {
         let mut group = mem::take(&mut self.group);
         // Who did not wait for its record any more has been sent without, or will not be.
-        group.retain(|job| !matches!(job.command, WriterCommand::Reserve(..)) || job.is_awaited());
+        let is_for_somebody =
+            |job: &Job| matches!(job.command, WriterCommand::Reserve(..) | WriterCommand::Named(_));
+        group.retain(|job| !is_for_somebody(job) || job.is_awaited());
         let records = group.iter().filter(|job| job.command.is_record()).count();
         self.shared.health.in_hand.store(records, Ordering::Relaxed);
         let began = self.clock.now().mono;
@@ -171,7 +173,7 @@ impl Writer {
         health.commits.fetch_add(1, Ordering::Relaxed);
         health.in_hand.store(0, Ordering::Relaxed);
         for (mut job, found) in group.into_iter().zip(on_record) {
-            if job.command.is_record() {
+            if job.command.rows() > 0 {
                 let count = if *found { &health.written } else { &health.dropped };
                 count.fetch_add(1, Ordering::Relaxed);
             }
@@ -296,8 +298,13 @@ impl Writer {
 
     fn works(&self) {
         if self.shared.health.works() {
-            let dropped = self.shared.health.dropped.load(Ordering::Relaxed);
-            info!(path = %self.settings.path.display(), dropped, "journal writable again");
+            let (path, dropped) =
+                (self.settings.path.display(), self.shared.health.dropped.load(Ordering::Relaxed));
+            if dropped > 0 {
+                warn!(%path, dropped, "journal writable again; records were lost meanwhile");
+            } else {
+                info!(%path, "journal writable again");
+            }
         }
     }
 

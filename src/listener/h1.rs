@@ -145,6 +145,8 @@ pub(super) struct H1Stream<S> {
     ahead: Option<u8>,
     /// The client sends nothing more.
     has_ended: bool,
+    /// A failure that came behind bytes that were read.
+    failure: Option<io::Error>,
     closing: Closing,
 }
 
@@ -174,6 +176,7 @@ impl<S: AsyncRead + AsyncWrite> H1Stream<S> {
             begun: None,
             ahead: None,
             has_ended: false,
+            failure: None,
             closing: Closing::Open,
         }
     }
@@ -212,6 +215,22 @@ impl<S: AsyncRead + AsyncWrite> H1Stream<S> {
         Ok(())
     }
 
+    /// Reads on behind the byte that was read ahead: a body would come a byte at a time.
+    fn read_on(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) {
+        let before = buffer.filled().len();
+        if buffer.remaining() == 0 {
+            return;
+        }
+        match self.inner.as_mut().poll_read(cx, buffer) {
+            Poll::Ready(Err(error)) => self.failure = Some(error),
+            Poll::Ready(Ok(())) if buffer.filled().len() == before => {
+                self.has_ended = true;
+                self.connection.half_closed.cancel();
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+    }
+
     /// True if more may come of a request that was answered, or whose head hyper has refused. Closing the connection would
     /// then be a reset, which takes the answer along (RFC 9112 §9.6).
     fn may_be_sending(&self) -> bool {
@@ -248,7 +267,10 @@ impl<S: AsyncRead + AsyncWrite> AsyncRead for H1Stream<S> {
         let before = buffer.filled().len();
         let polled = if let Some(byte) = this.ahead.take_if(|_| buffer.remaining() > 0) {
             buffer.put_slice(&[byte]);
+            this.read_on(cx, buffer);
             Poll::Ready(Ok(()))
+        } else if let Some(error) = this.failure.take() {
+            Poll::Ready(Err(error))
         } else if this.has_ended {
             return Poll::Ready(Ok(()));
         } else {

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -12,6 +12,7 @@ use crate::admission::AdmissionRefusal;
 use crate::cache::Entry;
 use crate::clock::Now;
 use crate::credential::Unavailable;
+use crate::export::Id;
 use crate::journal::Attempt;
 use crate::telemetry::trace::Trace;
 use crate::upstream::{UpstreamError, UpstreamErrorKind};
@@ -21,6 +22,10 @@ use crate::upstream::{UpstreamError, UpstreamErrorKind};
 pub(crate) struct Retrieved {
     pub(crate) origin: Origin,
     pub(crate) answer: Payload,
+    /// Advice to whoever asked for a start that Snyk refused.
+    pub(crate) refused: Option<Arc<RefusedStart>>,
+    /// True if the end of the export was waited for.
+    pub(crate) is_waited: bool,
 }
 
 /// The answer itself.
@@ -67,14 +72,15 @@ impl Retrieved {
 
     fn stored(entry: Arc<Entry>, origin: Origin) -> Self {
         entry.count_hit();
-        Self { origin, answer: Payload::Stored(entry) }
+        Self { origin, answer: Payload::Stored(entry), refused: None, is_waited: false }
     }
 
     pub(super) fn fetched(fetched: Arc<Fetched>, forward: Forward) -> Self {
         let Fetched { status, entry, not_stored, .. } = &*fetched;
         let forward =
             Forward { status: Some(*status), is_stored: entry.is_some(), not_stored: *not_stored, ..forward };
-        Self { origin: Origin::Upstream(forward), answer: Payload::Fetched(fetched) }
+        let answer = Payload::Fetched(fetched);
+        Self { origin: Origin::Upstream(forward), answer, refused: None, is_waited: false }
     }
 }
 
@@ -110,8 +116,40 @@ pub(crate) enum Origin {
         /// The reason, if Snyk was asked.
         detail: Option<&'static str>,
     },
+    /// An equal start on record.
+    SharedStart {
+        /// Its `Age`.
+        age: u64,
+        /// The refusal that it stands in for.
+        refusal: Option<StartRefusal>,
+    },
     /// Snyk.
     Upstream(Forward),
+}
+
+/// The refusal of a start that an equal one stands in for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StartRefusal {
+    /// By admission: Snyk was not asked.
+    Held,
+    /// By Snyk's 429.
+    BySnyk,
+}
+
+/// Advice to whoever cannot start an export now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RefusedStart {
+    /// The newest equal export.
+    pub(crate) equal: Option<EqualExport>,
+    /// Time left of the backoff, if there is one: it is said where Snyk does not say it.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+/// An export that an equal start has begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EqualExport {
+    pub(crate) id: String,
+    pub(crate) made: SystemTime,
 }
 
 /// The way of a request to Snyk.
@@ -170,13 +208,19 @@ pub(crate) struct Fetched {
     pub(crate) attempt: Uuid,
     /// The place of that attempt in a trace.
     pub(crate) trace: Option<Trace>,
-    /// The way that it was sent.
-    pub(crate) sending: Sending,
+    /// The way that it was sent; `None` if it is a start that was on record.
+    pub(crate) sending: Option<Sending>,
+    /// The time at which Snyk was asked.
+    pub(crate) asked: Instant,
     pub(crate) arrival: Now,
+    /// True if it says that the export goes on.
+    pub(crate) is_unfinished: bool,
     pub(crate) status: StatusCode,
     /// Its end-to-end fields.
     pub(crate) fields: HeaderMap,
     pub(crate) body: Bytes,
+    /// The export that it began, if it is the answer to a start.
+    pub(crate) began: Option<Id>,
     /// The stored response that was made of it.
     pub(crate) entry: Option<Arc<Entry>>,
     /// The reason that a finished export was not stored.
@@ -210,6 +254,10 @@ pub(crate) struct NoAnswer {
     pub(crate) attempt: Option<Uuid>,
     /// The way that was tried, if Snyk was to be asked.
     pub(crate) forward: Option<Forward>,
+    /// Advice to whoever asked for a start that is held.
+    pub(crate) refused: Option<Arc<RefusedStart>>,
+    /// True if the end of the export was waited for.
+    pub(crate) is_waited: bool,
 }
 
 /// The cause that there is no answer.
@@ -235,6 +283,8 @@ pub(crate) enum Cause {
     Abandoned,
     /// The upstream gave no whole answer.
     Upstream(UpstreamErrorKind),
+    /// A stop ended the wait for the end of an export before its first answer came.
+    Stopping,
     /// A fault of our own.
     Internal,
 }
@@ -255,7 +305,7 @@ impl Cause {
 
 impl From<Cause> for NoAnswer {
     fn from(cause: Cause) -> Self {
-        Self { cause, source: None, attempt: None, forward: None }
+        Self { cause, source: None, attempt: None, forward: None, refused: None, is_waited: false }
     }
 }
 

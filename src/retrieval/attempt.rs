@@ -13,7 +13,7 @@ use super::{Retrieval, span};
 use crate::admission::{Api, Lane, Obstacle, RequestSlot, Resource};
 use crate::clock::Now;
 use crate::credential::{Authorization, Credential};
-use crate::export::{ExportCall, Operation};
+use crate::export::{ExportCall, Operation, Scope};
 use crate::journal::{Attempt, AttemptReservation, OnFailure, Served, Unrecorded};
 use crate::telemetry::drift;
 use crate::telemetry::metrics::AttemptSample;
@@ -43,8 +43,13 @@ impl Draft<'_> {
     /// The scope of a start.
     fn start(&self) -> Option<Arc<str>> {
         let call = self.call.filter(|call| call.operation == Operation::Start)?;
-        Some(format!("{} {}", call.scope.kind.as_str(), call.scope.id.as_str()).into())
+        Some(scope_name(&call.scope))
     }
+}
+
+/// The name of a scope for admission.
+pub(super) fn scope_name(scope: &Scope) -> Arc<str> {
+    format!("{} {}", scope.kind.as_str(), scope.id.as_str()).into()
 }
 
 /// The value of `credential` for a call of `client`; for one that is no export call, no probe.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::{Either, Full};
 use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::answer::{Cause, Fetched, NoAnswer, Sending};
 use super::attempt::{self, Draft};
+use super::equal_starts::kept;
 use super::flights::Leader;
 use super::question::{Asker, Question};
 use super::reading::{self, Reading};
@@ -20,6 +21,7 @@ use crate::admission::RequestSlot;
 use crate::cache::{self, CacheKey, Entry, NotStored, WholeAnswer};
 use crate::clock::Now;
 use crate::credential::{Authorization, Unavailable};
+use crate::export::{Document, Id};
 use crate::journal::Attempt;
 use crate::upstream::{UpstreamAnswer, UpstreamError, UpstreamErrorKind, UpstreamRequest};
 
@@ -34,6 +36,8 @@ pub(super) struct Fetch {
     pub(super) asker: Arc<Asker>,
     /// The key under which the answer may be stored.
     pub(super) key: Option<CacheKey>,
+    /// The key under which equal starts may share the answer.
+    pub(super) start: Option<[u8; 32]>,
     pub(super) leader: Leader<FlightResult>,
 }
 
@@ -44,6 +48,9 @@ struct Trial {
     /// The validator of a finished export's document.
     etag: Option<HeaderValue>,
     verdict: Verdict,
+    /// True if the answer says that the export goes on.
+    is_unfinished: bool,
+    sent: Now,
     received: Now,
 }
 
@@ -59,16 +66,22 @@ impl Fetch {
 
         // 2. Judge whether it may be stored.
         let id = trial.attempt.id;
-        let (attempt, result) = self.result(trial);
+        let (mut attempt, result) = self.result(trial);
+        attempt.kept = attempt.kept.filter(|_| purges == self.retrieval.cache.purges());
 
         // 3. Record it. An answer that will be stored may be joined until it is: a client that comes
-        //    meanwhile finds either the flight or the stored response. Any other is over now, so that
-        //    nobody gets an answer that had come before it asked.
+        //    meanwhile finds either the flight or the stored response; a start is kept with its record. Any other
+        //    is over now, so that nobody gets an answer that had come before it asked.
         let entry = result.as_ref().ok().and_then(|fetched| fetched.entry.clone());
-        let mut clients = if entry.is_some() { self.leader.answered() } else { self.leader.close() };
+        let is_kept = entry.is_some() || attempt.kept.is_some();
+        let mut clients = if is_kept { self.leader.answered() } else { self.leader.close() };
         if matches!(&result, Err(NoAnswer { cause: Cause::Upstream(UpstreamErrorKind::Abandoned), .. })) {
             // A client that has closed one half, and is there all the same, gets nothing of Snyk's.
             clients.clear();
+        }
+        if self.question.is_start() && !result.as_ref().is_ok_and(|fetched| fetched.began.is_some()) {
+            // It fails its own caller only.
+            clients.retain(|client| client.request == self.asker.request);
         }
         //    An export that Snyk has begun is answered in any case: a client that is told nothing of it begins another.
         if let Err(no_answer) = self.retrieval.record(attempt, clients).await
@@ -80,10 +93,12 @@ impl Fetch {
         // 4. Store it, and record those who came meanwhile.
         if let Some((entry, key)) = entry.zip(self.key) {
             self.retrieval.cache.store(&key, entry, purges);
-            let late = self.leader.close();
-            if let Err(no_answer) = self.retrieval.record_late(id, late).await {
-                return self.leader.complete(Err(no_answer));
-            }
+        }
+        let late = self.leader.close();
+        if let Err(no_answer) = self.retrieval.record_late(id, late).await
+            && !self.question.is_start()
+        {
+            return self.leader.complete(Err(no_answer));
         }
         self.leader.complete(result);
     }
@@ -221,15 +236,23 @@ impl Fetch {
                 Reply::Whole(WholeAnswer { status, fields, body_len, document, sent, received })
             }
         };
+        let is_unfinished = matches!(&reply, Reply::Whole(WholeAnswer { status: StatusCode::OK, .. }))
+            && document.is_some_and(Document::is_unfinished);
         let verdict = Verdict::of(self.question.kind(), &reply, received.wall, &settings.cache);
         if is_echo {
             attempt.error = Some("credential_echoed");
         } else {
             record::note(&mut attempt, &answer, document);
+            // The credential may have got another value meanwhile: then the key is another, too.
+            if let (Some(key), Ok(answer), Some(_)) = (self.start, &answer, &attempt.export_id)
+                && retrieval.start_key(&self.question).await == Some(key)
+            {
+                attempt.kept = kept(key, answer, document, retrieval.upstream.root()).map(Box::new);
+            }
         }
         retrieval.observe(&attempt, &self.asker, &verdict, received);
         let answer = if is_echo { Err(Cause::Echo.into()) } else { answer.map_err(NoAnswer::from) };
-        Trial { attempt, answer, etag: reading.etag, verdict, received }
+        Trial { attempt, answer, etag: reading.etag, verdict, is_unfinished, sent, received }
     }
 
     fn attempt(&self, number: u32) -> Attempt {
@@ -260,8 +283,9 @@ impl Fetch {
     /// The record to write, and the result of the flight.
     fn result(&self, trial: Trial) -> (Attempt, FlightResult) {
         let stored = self.stored_response(&trial);
-        let Trial { attempt, answer, received: arrival, .. } = trial;
+        let Trial { attempt, answer, is_unfinished, sent, received: arrival, .. } = trial;
         let id = attempt.id;
+        let began = attempt.export_id.as_deref().filter(|_| self.question.is_start()).and_then(Id::parse);
         let fetched = |answer: UpstreamAnswer| {
             let (entry, not_stored) = match stored {
                 Ok(entry) => (Some(entry), None),
@@ -270,10 +294,13 @@ impl Fetch {
             Arc::new(Fetched {
                 attempt: id,
                 trace: self.asker.trace.as_ref().map(|trace| trace.child(id)),
-                sending: Sending::of(&attempt),
+                sending: Some(Sending::of(&attempt)),
+                asked: sent.mono,
                 arrival,
+                is_unfinished,
                 status: answer.status,
                 fields: response_fields::end_to_end(answer.fields, self.retrieval.upstream.root()),
+                began: began.filter(|_| answer.status == StatusCode::ACCEPTED),
                 body: answer.body,
                 entry,
                 not_stored,

@@ -2,7 +2,11 @@
 //!
 //! Fields go up by name: nothing else of a client's can get through.
 
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, AsHeaderName, CONTENT_TYPE, USER_AGENT, VIA};
+use std::time::Duration;
+
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, AsHeaderName, CONTENT_TYPE, RETRY_AFTER, USER_AGENT, VIA,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
@@ -11,6 +15,12 @@ use crate::credential::Authorization;
 
 /// The id that Snyk's support asks for.
 pub(crate) const SNYK_REQUEST_ID: HeaderName = HeaderName::from_static("snyk-request-id");
+
+/// `Retry-After` (RFC 9110 §10.2.3), if it is in seconds.
+pub(crate) fn retry_after(fields: &HeaderMap) -> Option<Duration> {
+    let seconds = fields.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
 
 /// Every GET of an export asks for this, whoever asks: a stored or shared answer must suit all.
 const ACCEPT_EXPORT: HeaderValue =
@@ -38,6 +48,13 @@ pub(super) fn for_one(taken: &HeaderMap) -> HeaderMap {
     fields.insert(USER_AGENT, AGENT);
     replace(&mut fields, taken);
     fields
+}
+
+/// The same of a start that others may share: nothing that is not in its key may shape it.
+pub(super) fn for_equal_starts(mut taken: HeaderMap) -> HeaderMap {
+    taken.insert(ACCEPT, ACCEPT_EXPORT);
+    taken.insert(USER_AGENT, AGENT);
+    taken
 }
 
 /// Puts the fields of `other` in place of those of the same names.

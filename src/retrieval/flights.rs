@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use uuid::Uuid;
 
+use super::polls::Waiters;
 use crate::cache::CacheKey;
 use crate::journal::Served;
 
@@ -38,12 +39,45 @@ struct Flight<T> {
     members: Mutex<HashMap<Uuid, Membership>>,
     /// The client that caused it.
     cause: Option<Arc<str>>,
+    /// True if it began ahead of its first follower.
+    is_ahead: bool,
 }
 
-/// A client among those who wait for a flight.
+/// One that waits for a flight.
+#[derive(Debug, Clone)]
+pub(super) enum Member {
+    Client(Served),
+    /// A poller, for all who wait with it; named by the request in whose name it asks.
+    Poller(Uuid, Arc<Waiters>),
+}
+
+impl Member {
+    fn request(&self) -> Uuid {
+        match self {
+            Self::Client(served) => served.request,
+            Self::Poller(request, _) => *request,
+        }
+    }
+
+    fn client(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Client(served) => Some(&served.client),
+            Self::Poller(..) => None,
+        }
+    }
+
+    fn served(self) -> Vec<Served> {
+        match self {
+            Self::Client(served) => vec![served],
+            Self::Poller(_, waiters) => waiters.served(),
+        }
+    }
+}
+
+/// A member of a flight and its presence.
 #[derive(Debug)]
 struct Membership {
-    client: Arc<str>,
+    member: Member,
     presence: Presence,
 }
 
@@ -73,6 +107,26 @@ pub(super) enum Role<T> {
     Full,
 }
 
+impl<T> Role<T> {
+    /// The leader of a flight that nobody else can join.
+    pub(super) fn alone(member: Member) -> Self {
+        let (leader, follower) = Leader::start(None, member);
+        Self::Leader(leader, follower)
+    }
+
+    /// Has `lead` run a new flight. The follower, and true if another leads; `None` if too many wait.
+    pub(super) fn follow(self, lead: impl FnOnce(Leader<T>)) -> Option<(Follower<T>, bool)> {
+        match self {
+            Self::Full => None,
+            Self::Follower(follower) => Some((follower, true)),
+            Self::Leader(leader, follower) => {
+                lead(leader);
+                Some((follower, false))
+            }
+        }
+    }
+}
+
 impl<T: Clone> Flights<T> {
     /// No flights yet; at most `max_followers` may wait for one.
     pub(super) fn new(max_followers: usize) -> Self {
@@ -89,15 +143,14 @@ impl<T: Clone> Flights<T> {
     pub(super) fn join<S>(
         &self,
         key: &CacheKey,
-        member: Served,
+        member: Member,
         anew: bool,
         stored: impl FnOnce() -> Option<S>,
     ) -> Result<Role<T>, S> {
         let mut by_key = lock(&self.by_key);
         if let Some(flight) = by_key.get(key) {
             if anew && flight.is_answered.load(Ordering::Acquire) {
-                let (leader, follower) = Leader::start(None, member);
-                return Ok(Role::Leader(leader, follower));
+                return Ok(Role::alone(member));
             }
             if lock(&flight.members).len() > self.max_followers {
                 return Ok(Role::Full);
@@ -130,13 +183,17 @@ impl<T: Clone> Flights<T> {
         flight.cause.as_ref() == Some(client)
             && !lock(&flight.members)
                 .values()
-                .any(|member| member.client == *client && member.presence == Presence::Waits)
+                .any(|one| one.member.client() == Some(client) && one.presence == Presence::Waits)
     }
 
     /// The number of clients that wait for certain, over all flights that can be joined.
     pub(super) fn waiting(&self) -> usize {
         let waiting = |flight: &Arc<Flight<T>>| {
-            lock(&flight.members).values().filter(|member| member.presence == Presence::Waits).count()
+            let members = lock(&flight.members);
+            members
+                .values()
+                .filter(|one| one.member.client().is_some() && one.presence == Presence::Waits)
+                .count()
         };
         lock(&self.by_key).values().map(waiting).sum()
     }
@@ -152,24 +209,20 @@ pub(super) struct Leader<T> {
 }
 
 impl<T> Leader<T> {
-    /// Starts a flight that nobody else can join.
-    pub(super) fn alone(member: Served) -> (Self, Follower<T>) {
-        Self::start(None, member)
-    }
-
-    fn start(on_map: Option<OnMap<T>>, member: Served) -> (Self, Follower<T>) {
-        let leader = Self::of(on_map, Some(Arc::clone(&member.client)));
+    fn start(on_map: Option<OnMap<T>>, member: Member) -> (Self, Follower<T>) {
+        let leader = Self::of(on_map, Some(&member));
         let follower = Follower::join(&leader.flight, member);
         (leader, follower)
     }
 
-    fn of(on_map: Option<OnMap<T>>, cause: Option<Arc<str>>) -> Self {
+    fn of(on_map: Option<OnMap<T>>, first: Option<&Member>) -> Self {
         let flight = Arc::new(Flight {
             result: watch::Sender::new(None),
             is_answered: AtomicBool::new(false),
             left: Notify::new(),
             members: Mutex::default(),
-            cause,
+            cause: first.and_then(Member::client).cloned(),
+            is_ahead: first.is_none(),
         });
         Self { flight, on_map }
     }
@@ -182,7 +235,7 @@ impl<T> Leader<T> {
     /// Resolves when all followers have left; the flight is off the map then.
     pub(super) async fn given_up(&mut self) {
         // They may have left during an earlier try. A flight that began ahead has had none.
-        if self.flight.cause.is_some() && self.give_up() {
+        if !self.flight.is_ahead && self.give_up() {
             return;
         }
         loop {
@@ -221,7 +274,7 @@ impl<T> Leader<T> {
     /// The followers that were not taken before.
     fn take_members(&self) -> Vec<Served> {
         let members = lock(&self.flight.members).drain().collect::<Vec<_>>();
-        members.into_iter().map(|(request, member)| Served { request, client: member.client }).collect()
+        members.into_iter().flat_map(|(_, one)| one.member.served()).collect()
     }
 
     /// Takes the flight off the map, so that nobody can join it any more; the followers that were not taken before.
@@ -256,10 +309,9 @@ pub(super) struct Follower<T> {
 }
 
 impl<T> Follower<T> {
-    fn join(flight: &Arc<Flight<T>>, member: Served) -> Self {
-        let request = member.request;
-        lock(&flight.members)
-            .insert(request, Membership { client: member.client, presence: Presence::Waits });
+    fn join(flight: &Arc<Flight<T>>, member: Member) -> Self {
+        let request = member.request();
+        lock(&flight.members).insert(request, Membership { member, presence: Presence::Waits });
         Self { result: flight.result.subscribe(), flight: Arc::clone(flight), request }
     }
 }
@@ -332,8 +384,12 @@ mod tests {
         CacheKey::from(CacheKey::text("u", "c", &call, &HeaderMap::new()))
     }
 
-    fn member(n: u128) -> Served {
+    fn served(n: u128) -> Served {
         Served { request: Uuid::from_u128(n), client: "test".into() }
+    }
+
+    fn member(n: u128) -> Member {
+        Member::Client(served(n))
     }
 
     fn join<T: Clone>(flights: &Flights<T>, export: &str, n: u128) -> Role<T> {
@@ -381,7 +437,7 @@ mod tests {
         let Role::Leader(mut leader, first) = join(&flights, "a", 1) else { panic!("first leads") };
         let Role::Follower(second) = join(&flights, "a", 2) else { panic!("second follows") };
         drop(first);
-        assert_eq!(leader.close(), vec![member(2)]);
+        assert_eq!(leader.close(), vec![served(2)]);
         leader.complete(7);
         assert_eq!(second.result(pending()).await, Some(7));
     }

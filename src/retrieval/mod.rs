@@ -6,17 +6,21 @@
 
 mod answer;
 mod attempt;
+mod equal_starts;
 mod fetch;
 mod fields;
 mod flights;
 mod pass_through;
+mod polls;
 mod question;
 mod reading;
 mod record;
 mod response_fields;
 mod span;
+mod starts;
 mod try_result;
 mod verdict;
+mod waiting;
 
 use std::future::ready;
 use std::sync::Arc;
@@ -37,14 +41,19 @@ use crate::telemetry::trace::Traces;
 use crate::upstream::Upstream;
 
 use fetch::{Fetch, FlightResult};
-use flights::{Flights, Follower, Leader, Role};
+use flights::{Flights, Follower, Member, Role};
+use polls::Pollers;
+use waiting::Awaited;
 
 pub(crate) use answer::{
-    AnswerParts, Cause, Forward, ForwardReason, NoAnswer, Origin, Payload, Retrieved, Sending,
+    AnswerParts, Cause, EqualExport, Forward, ForwardReason, NoAnswer, Origin, Payload, RefusedStart,
+    Retrieved, Sending, StartRefusal,
 };
-pub(crate) use fields::{SNYK_REQUEST_ID, text as response_text};
+pub(crate) use equal_starts::ShareSettings;
+pub(crate) use fields::{SNYK_REQUEST_ID, retry_after, text as response_text};
 pub(crate) use pass_through::{PassThrough, Passed};
-pub(crate) use question::{Asker, LinkUse, Question, Wanted};
+pub(crate) use question::{Asker, LinkUse, Question, Wait, Wanted};
+pub(crate) use reading::aside;
 pub(crate) use response_fields::{CACHE_STATUS, PLACEHOLDER, REQUEST_ID, describe_stored};
 pub(crate) use span::{known_method, template};
 
@@ -65,6 +74,8 @@ pub(crate) struct Parts {
 pub(crate) struct RetrievalSettings {
     /// `[cache]`. `max_bytes` and `max_followers` stay as they are.
     pub(crate) cache: cache::Settings,
+    /// `[starts]`.
+    pub(crate) starts: ShareSettings,
     /// `journal.on_failure`.
     pub(crate) on_journal_failure: OnFailure,
 }
@@ -82,6 +93,7 @@ pub struct Retrieval {
     shutdown: Shutdown,
     cache: Cache,
     flights: Flights<FlightResult>,
+    pollers: Pollers,
     settings: ArcSwap<RetrievalSettings>,
 }
 
@@ -98,6 +110,7 @@ impl Retrieval {
             shutdown: parts.shutdown,
             cache: Cache::new(&settings.cache),
             flights: Flights::new(settings.cache.max_followers),
+            pollers: Pollers::new(settings.cache.max_followers),
             settings: ArcSwap::from_pointee(settings),
         }
     }
@@ -150,10 +163,20 @@ impl Retrieval {
             LookUp::Miss(miss) => miss,
         };
         // Boxed, so that the future of a hit stays small: it is moved about.
-        Either::Right(Box::pin(Arc::clone(self).ask(question, asker, wanted, miss)))
+        let wait = wanted.wait.filter(|wait| {
+            let is_told_now = !wait.is_asked && self.is_paused(&question, &asker);
+            miss.may_end_later() && !is_told_now && !self.shutdown.is_announced()
+        });
+        Either::Right(match wait {
+            Some(wait) => {
+                let awaited = Awaited { question, asker, wanted, wait, now };
+                Either::Left(Box::pin(Arc::clone(self).wait_for_end(awaited, miss)))
+            }
+            None => Either::Right(Box::pin(Arc::clone(self).ask(question, asker, wanted, miss))),
+        })
     }
 
-    /// Looks for a stored response. A start is never looked up, stored or shared; `no-store` says the same of a read.
+    /// Looks for a stored response. Starts are never stored here; `no-store` goes round what is.
     fn look_up(&self, question: &Question, asker: &Asker, wanted: &Wanted, now: Now) -> LookUp {
         let miss = |reason, key: Option<String>| Miss { reason, key: key.map(CacheKey::from), stale: None };
         if question.is_start() {
@@ -197,6 +220,10 @@ impl Retrieval {
         wanted: Wanted,
         miss: Miss,
     ) -> Result<Retrieved, NoAnswer> {
+        if question.is_start() {
+            self.refuse_unrecorded()?;
+            return self.start(question, asker, wanted).await;
+        }
         if wanted.directives.only_if_cached {
             return Err(Cause::OnlyIfCached.into());
         }
@@ -207,15 +234,13 @@ impl Retrieval {
 
         // 2. Collapse: the first to ask has it fetched, everybody waits for it.
         let role = match &key {
-            None => {
-                let (leader, follower) = Leader::alone(asker.member());
-                Role::Leader(leader, follower)
-            }
+            None => Role::alone(Member::Client(asker.member())),
             Some(key) => {
                 let now = self.clock.now();
                 let usable = |entry: &Arc<Entry>| wanted.is_met_by(entry, now);
                 let stored = || self.cache.find(key.as_str()).filter(usable);
-                match self.flights.join(key, asker.member(), wanted.is_revalidated(), stored) {
+                match self.flights.join(key, Member::Client(asker.member()), wanted.is_revalidated(), stored)
+                {
                     Ok(role) => role,
                     Err(entry) => return Ok(Retrieved::fresh(entry, now)),
                 }
@@ -223,15 +248,11 @@ impl Retrieval {
         };
 
         // 3. Fetch: a task of its own, so that no client can cancel it.
-        let (follower, is_collapsed) = match role {
-            Role::Full => return Err(Cause::TooManyFollowers.into()),
-            Role::Follower(follower) => (follower, true),
-            Role::Leader(leader, follower) => {
-                let (retrieval, asker) = (Arc::clone(&self), Arc::clone(&asker));
-                self.shutdown.spawn(Fetch { retrieval, question, asker, key, leader }.run());
-                (follower, false)
-            }
-        };
+        let joined = role.follow(|leader| {
+            let (retrieval, asker) = (Arc::clone(&self), Arc::clone(&asker));
+            self.shutdown.spawn(Fetch { retrieval, question, asker, key, start: None, leader }.run());
+        });
+        let (follower, is_collapsed) = joined.ok_or(Cause::TooManyFollowers)?;
 
         // 4. Wait for the result.
         let result = wait(follower, &asker).await;
@@ -255,7 +276,8 @@ impl Retrieval {
             && let Some(leader) = self.flights.lead_ahead(&key)
         {
             let asker = Arc::new(Asker { permit: Permit::unlimited(), sent_id: None, ..asker });
-            let fetch = Fetch { retrieval: Arc::clone(self), question, asker, key: Some(key), leader };
+            let (retrieval, key) = (Arc::clone(self), Some(key));
+            let fetch = Fetch { retrieval, question, asker, key, start: None, leader };
             self.shutdown.spawn(fetch.run());
         }
     }
@@ -266,7 +288,7 @@ impl Retrieval {
         if self.metrics.not_stored(reason) {
             tracing::warn!(
                 cache.not_stored = reason,
-                "a finished export is not stored; {} (logged once for each reason)",
+                "answer not cached; {} (logged once for each reason)",
                 why.remedy()
             );
         }
@@ -312,4 +334,11 @@ struct Miss {
     key: Option<CacheKey>,
     /// A stored response past its freshness, of use if Snyk gives nothing better.
     stale: Option<Arc<Entry>>,
+}
+
+impl Miss {
+    /// True if the answer may be shared, and nothing says that the export has ended.
+    fn may_end_later(&self) -> bool {
+        self.key.is_some() && self.stale.is_none()
+    }
 }

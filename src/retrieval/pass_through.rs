@@ -58,8 +58,8 @@ impl Retrieval {
         let (retrieval, deadline) = (Arc::clone(self), asker.deadline);
         let (mut result, passed) = oneshot::channel();
         self.shutdown.spawn(async move {
-            // A client that leaves in the queue is not sent; one that leaves later gets nothing, and the record is made
-            // all the same.
+            // The request of a client that leaves the queue is not sent. One that leaves later gets nothing, and the record
+            // is made all the same.
             let half_closed = asker.half_closed.clone();
             let left = async {
                 let half_closed = async {
@@ -84,7 +84,7 @@ impl Retrieval {
         })
     }
 
-    /// Sends the call when it is admitted, and records its head; the record tells the bytes if the head announces them.
+    /// Sends the call when it is admitted, and records its head. The record has a length only if `Content-Length` gave it.
     async fn pass(
         &self,
         request: PassThrough,
@@ -122,7 +122,7 @@ impl Retrieval {
         let received = self.clock.now();
         attempt.latency = received.mono.saturating_duration_since(sent.mono);
 
-        // Before anything of it is judged or written down.
+        // An echoed credential must be found before the answer is judged or recorded.
         let is_echo = answer.as_ref().is_ok_and(|response| presented.is_in_fields(response.headers()));
         let reply = match &answer {
             _ if is_echo => Reply::Echo,
@@ -130,7 +130,7 @@ impl Retrieval {
             Err(failed) => Reply::Failed(failed.kind),
         };
         let verdict = Verdict::of(CallKind::Other, &reply, received.wall, &self.settings.load().cache);
-        // Its client's upload may have failed it, or kept it from an answer: that says nothing of the upstream.
+        // If the client's own upload broke, the failure is no evidence against the upstream.
         slot.end(verdict.end(answer.is_err() && uploads));
         let answer = note(&mut attempt, answer, is_echo);
         if verdict.credential == CredentialVerdict::Refused {

@@ -78,6 +78,21 @@ impl Asker {
         Served { request: self.request, client: Arc::clone(&self.client) }
     }
 
+    /// The asker of a later read: it is nobody's request, and takes no place of the client's.
+    pub(crate) fn later(&self, deadline: Deadline) -> Self {
+        Self {
+            request: self.request,
+            client: Arc::clone(&self.client),
+            share: self.share,
+            permit: Permit::unlimited(),
+            deadline,
+            half_closed: CancellationToken::new(),
+            sent_id: None,
+            via: self.via.clone(),
+            trace: self.trace.clone(),
+        }
+    }
+
     /// Its request for admission. `start` is the scope of a start.
     pub(super) fn candidate(&self, start: Option<Arc<str>>) -> Candidate {
         Candidate {
@@ -96,6 +111,17 @@ pub(crate) struct Wanted {
     /// The directives of a client's request (RFC 9111 §5.2.1).
     pub(crate) directives: Directives,
     pub(crate) links: LinkUse,
+    /// To be answered when the export has ended.
+    pub(crate) wait: Option<Wait>,
+}
+
+/// The wish to wait for the end of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Wait {
+    /// The end of the wait.
+    pub(crate) until: Instant,
+    /// True if the client asked for it. Else it waits on an unfinished answer alone.
+    pub(crate) is_asked: bool,
 }
 
 /// The use of the links in an answer.

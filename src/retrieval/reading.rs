@@ -29,9 +29,17 @@ pub(super) async fn read(body: &Bytes, secret: &[u8], is_storable: bool) -> Read
         return read_now(body, secret, is_storable);
     }
     let (body, secret) = (body.clone(), Zeroizing::new(secret.to_vec()));
-    let reading = tokio::task::spawn_blocking(move || read_now(&body, &secret, is_storable));
+    let reading = aside(body.len(), move || read_now(&body, &secret, is_storable));
     // A body that could not be read may hold anything: it is withheld.
     reading.await.unwrap_or(Reading { echoes: true, ..Reading::default() })
+}
+
+/// Does `work` on so many bytes; on a thread that may block, where they are many. `None` if it panicked there.
+pub(crate) async fn aside<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    if bytes <= AT_ONCE { Some(work()) } else { tokio::task::spawn_blocking(work).await.ok() }
 }
 
 fn read_now(body: &[u8], secret: &[u8], is_storable: bool) -> Reading {

@@ -205,11 +205,18 @@ fn announcements(fields: &HeaderMap) -> Vec<(drift::DriftKind, String)> {
 fn surprises(document: &Document) -> impl Iterator<Item = (drift::DriftKind, String)> {
     let word = document.unknown_status();
     let word = word.map(|word| (drift::DriftKind::StatusWord, format!("status {}", fields::plain(word))));
-    let link = document.links.is_unreadable.then(|| {
-        let export = document.id.as_deref().map_or_else(|| "(no id)".to_owned(), fields::plain);
-        (drift::DriftKind::LinkForm, format!("a link of export {export} does not say when it ends"))
-    });
-    word.into_iter().chain(link)
+    let export = || document.id.as_deref().map_or_else(|| "(no id)".to_owned(), fields::plain);
+    let of_links = [
+        (document.links.is_unreadable, drift::DriftKind::LinkForm, "does not say when it ends"),
+        (
+            document.links.signs_fields,
+            drift::DriftKind::SignedFields,
+            "is signed for more header fields than Host: a file store refuses it",
+        ),
+    ];
+    let of_links = of_links.into_iter().filter(|(is_seen, ..)| *is_seen);
+    word.into_iter()
+        .chain(of_links.map(move |(_, kind, what)| (kind, format!("a link of export {} {what}", export()))))
 }
 
 #[cfg(test)]

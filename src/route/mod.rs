@@ -10,7 +10,7 @@ mod package;
 use http::{Method, Uri};
 
 use crate::export::text::{check_percent, is_unreserved_byte};
-use crate::export::{CallQuery, ExportCall, FilesCall, FilesPath, Operation, Scope, parse_path};
+use crate::export::{CallQuery, ExportCall, FilesCall, FilesPath, NamedCall, Operation, Scope, parse_path};
 
 /// A call that is no export call and is passed on as it is (`routes.other = "forward"`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub enum Route {
     Export(ExportCall),
     /// A call for the files of an export, which the gateway serves itself.
     Files(FilesCall),
+    /// A call for a named export.
+    Named(NamedCall),
     /// Anything else below `/rest/`, `/v1/` or `/api/v1/`.
     Other(OtherCall),
 }
@@ -42,6 +44,7 @@ impl Route {
         match self {
             Self::Export(call) => std::slice::from_ref(&call.scope),
             Self::Files(call) => std::slice::from_ref(&call.scope),
+            Self::Named(call) => call.scope.as_slice(),
             Self::Other(call) => &call.scopes,
         }
     }
@@ -97,7 +100,15 @@ pub fn recognise(method: &Method, uri: &Uri, forward_other: bool) -> Result<Rout
             return Err(RouteError::Method { allow: "GET, HEAD" });
         }
         let query = CallQuery::parse(query).ok_or(RouteError::Query)?;
-        return Ok(Route::Files(FilesCall { scope, export, target, query }));
+        return Ok(Route::Files(FilesCall { scope, export, target, query, name: None }));
+    }
+    if let Some(call) = NamedCall::parse(uri.path()) {
+        if !FilesCall::takes(method) {
+            return Err(RouteError::Method { allow: "GET, HEAD" });
+        }
+        // A name stands for all of the question: tools that add a query to every address are no reason to refuse.
+        check_percent(query).ok_or(RouteError::Query)?;
+        return Ok(Route::Named(call));
     }
     if !forward_other {
         check_path(uri.path())?;
@@ -147,6 +158,7 @@ mod tests {
         match route {
             Ok(Route::Export(call)) => call.target(),
             Ok(Route::Files(call)) => format!("{:?} of {}", call.target, call.results().target()),
+            Ok(Route::Named(call)) => format!("{:?} of {}", call.target, call.name),
             Ok(Route::Other(call)) => call.target,
             Err(refusal) => format!("{refusal:?}"),
         }
@@ -231,6 +243,37 @@ mod tests {
         {
             assert_eq!(get(path), Err(RouteError::Path), "{path}");
         }
+    }
+
+    #[test]
+    fn a_named_export_has_a_strict_name() {
+        for (path, expected) in [
+            ("/named/open-criticals", "State of open-criticals"),
+            ("/named/a/files", "Files(Index) of a"),
+            ("/named/0_x/files/12.csv?a=1", "Files(File(Part(12))) of 0_x"),
+            ("/named/files/table.csv", "Files(File(Table)) of files"),
+        ] {
+            assert_eq!(target(get(path)), expected, "{path}");
+        }
+        let long = format!("/named/{}", "x".repeat(65));
+        for path in [
+            "/named",
+            "/named/",
+            "/named/A",
+            "/named/-a",
+            "/named/_a",
+            "/named/a.b",
+            "/named/a/x",
+            &long,
+            "/rest/named/a",
+        ] {
+            assert_eq!(get(path), Err(RouteError::Unknown), "{path}");
+        }
+        for path in ["/named/%61", "/named/a//files", "/named/../a"] {
+            assert_eq!(get(path), Err(RouteError::Path), "{path}");
+        }
+        let post = recognise(&Method::POST, &"/named/a".parse().expect("a URI"), true);
+        assert_eq!(post, Err(RouteError::Method { allow: "GET, HEAD" }));
     }
 
     #[test]

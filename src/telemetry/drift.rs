@@ -18,14 +18,26 @@ pub enum DriftKind {
     StatusWord,
     /// A link whose end we cannot read.
     LinkForm,
+    /// A link that is signed for more header fields than `Host`: stores will refuse it.
+    SignedFields,
     /// `X-Ratelimit-…` that we cannot read.
     RateFields,
+    /// Other columns of a named export.
+    Columns,
 }
 
 impl DriftKind {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Deprecation, Self::Sunset, Self::Version, Self::StatusWord, Self::LinkForm, Self::RateFields];
+    pub const ALL: [Self; 8] = [
+        Self::Deprecation,
+        Self::Sunset,
+        Self::Version,
+        Self::StatusWord,
+        Self::LinkForm,
+        Self::SignedFields,
+        Self::RateFields,
+        Self::Columns,
+    ];
 
     /// The label.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -35,7 +47,9 @@ impl DriftKind {
             Self::Version => "version",
             Self::StatusWord => "status_word",
             Self::LinkForm => "link_form",
+            Self::SignedFields => "signed_fields",
             Self::RateFields => "rate_fields",
+            Self::Columns => "columns",
         }
     }
 }

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     fn hits(count: u64) -> Totals {
-        Totals { served: [count, 0, 0, 0, 0, 0, 0, 0], ..Totals::default() }
+        Totals { served: [count, 0, 0, 0, 0, 0, 0, 0, 0], ..Totals::default() }
     }
 
     #[test]

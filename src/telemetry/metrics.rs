@@ -56,6 +56,8 @@ pub enum RequestOutcome {
     Miss,
     /// From Snyk, by another client's request.
     Collapsed,
+    /// From Snyk, after a wait for the end of the export.
+    Waited,
     /// From Snyk, as a call that is never stored: a start, or one that is no export call.
     Uncached,
     /// Refused: the client is unknown, or may not do this.
@@ -68,11 +70,12 @@ pub enum RequestOutcome {
 
 impl RequestOutcome {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Hit,
         Self::Stale,
         Self::Miss,
         Self::Collapsed,
+        Self::Waited,
         Self::Uncached,
         Self::Denied,
         Self::Failed,
@@ -86,6 +89,7 @@ impl RequestOutcome {
             Self::Stale => "stale",
             Self::Miss => "miss",
             Self::Collapsed => "collapsed",
+            Self::Waited => "waited",
             Self::Uncached => "uncached",
             Self::Denied => "denied",
             Self::Failed => "failed",
@@ -150,6 +154,7 @@ pub struct Metrics {
     queue_duration: Histogram,
     freshness: Histogram,
     not_stored: [Counter; NOT_STORED.len()],
+    polls: Counter,
     transfers: [Counter; TRANSFERS.len()],
     sent_bytes: Counter,
     drift: Drift,
@@ -229,6 +234,12 @@ impl Default for Metrics {
         let freshness = r.histogram("served_freshness", help, &FRESHNESS_SECONDS);
         let help = "Responses with a finished or an unreadable export that were not stored, by reason";
         let not_stored = r.counters("not_stored", help, Label { name: "reason", values: NOT_STORED });
+        let polls = Counter::default();
+        r.0.register(
+            "polls",
+            "Requests to Snyk for clients that wait for the end of an export",
+            polls.clone(),
+        );
         let outcome = Label { name: "outcome", values: TRANSFERS };
         let help = "Transfers of files to clients that have ended, by outcome";
         let transfers = r.counters("files_transfers", help, outcome);
@@ -249,6 +260,7 @@ impl Default for Metrics {
             queue_duration,
             freshness,
             not_stored,
+            polls,
             transfers,
             sent_bytes,
             drift,
@@ -298,6 +310,11 @@ impl Metrics {
     pub fn not_stored(&self, reason: &str) -> bool {
         let counter = NOT_STORED.iter().position(|known| *known == reason).map(|at| &self.not_stored[at]);
         counter.is_some_and(|counter| counter.inc() == 0)
+    }
+
+    /// Counts a request for clients that wait.
+    pub fn polled(&self) {
+        self.polls.inc();
     }
 
     /// Counts bytes of a file that a client was sent.
@@ -351,7 +368,9 @@ mod tests {
     #[test]
     fn every_answer_and_attempt_is_counted_once() {
         let metrics = Metrics::default();
-        for (served, status) in RequestOutcome::ALL.into_iter().zip([200, 200, 404, 200, 201, 403, 503, 0]) {
+        for (served, status) in
+            RequestOutcome::ALL.into_iter().zip([200, 200, 404, 200, 200, 201, 403, 503, 0])
+        {
             let (operation, duration) = ("results", Duration::from_millis(1));
             let status = Some(status).filter(|status| *status > 0);
             metrics.answered(&RequestSample {
@@ -368,8 +387,8 @@ mod tests {
             metrics.attempted(&AttemptSample { operation: "start", status, latency, queued });
         }
         let totals = metrics.totals();
-        assert_eq!(totals, Totals { served: [1; 8], attempts: 7, failed: 4 });
+        assert_eq!(totals, Totals { served: [1; 9], attempts: 7, failed: 4 });
         let classes = metrics.responses.each_ref().map(Counter::get);
-        assert_eq!(classes, [4, 0, 2, 1]);
+        assert_eq!(classes, [5, 0, 2, 1]);
     }
 }

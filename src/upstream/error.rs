@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 
@@ -24,6 +25,13 @@ impl UpstreamError {
     /// One without head or source.
     pub(crate) fn of(kind: UpstreamErrorKind) -> Self {
         Self { kind, head: None, source: None }
+    }
+
+    /// An answer that did not come in time.
+    pub(super) fn late(missing: &str, limit: Duration) -> Self {
+        let source =
+            format!("{missing} within {limit:?} (upstream.header_timeout, upstream.request_timeout)");
+        Self { source: Some(source.into()), ..Self::of(UpstreamErrorKind::ResponseTimeout) }
     }
 }
 
@@ -130,6 +138,39 @@ impl UpstreamErrorKind {
     /// True if the upstream has certainly not processed the request.
     pub(crate) const fn is_not_processed(self) -> bool {
         self.is_unreachable() || matches!(self, Self::NotProcessed)
+    }
+}
+
+#[cfg(test)]
+impl UpstreamErrorKind {
+    /// All kinds. A new one is missing in `after` until it is added to them.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        std::iter::successors(Some(Self::Dns), |kind| kind.after())
+    }
+
+    const fn after(self) -> Option<Self> {
+        Some(match self {
+            Self::Dns => Self::ConnectTimeout,
+            Self::ConnectTimeout => Self::Refused,
+            Self::Refused => Self::Unavailable,
+            Self::Unavailable => Self::ProxyDns,
+            Self::ProxyDns => Self::ProxyRefused,
+            Self::ProxyRefused => Self::ProxyUnreachable,
+            Self::ProxyUnreachable => Self::ProxyStatus(502),
+            Self::ProxyStatus(_) => Self::TlsCertificate,
+            Self::TlsCertificate => Self::TlsProtocol,
+            Self::TlsProtocol => Self::NotProcessed,
+            Self::NotProcessed => Self::Terminated,
+            Self::Terminated => Self::ResponseTimeout,
+            Self::ResponseTimeout => Self::Incomplete,
+            Self::Incomplete => Self::TooLarge,
+            Self::TooLarge => Self::HeadTooLarge,
+            Self::HeadTooLarge => Self::Protocol,
+            Self::Protocol => Self::NoRoom,
+            Self::NoRoom => Self::Stopped,
+            Self::Stopped => Self::Abandoned,
+            Self::Abandoned => return None,
+        })
     }
 }
 

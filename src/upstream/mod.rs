@@ -165,7 +165,7 @@ impl Upstream {
         let response = timeout_at(head_by, client.request(request)).await;
         self.note_proxy(&response);
         match response {
-            Err(_) => Err(UpstreamError::of(UpstreamErrorKind::ResponseTimeout)),
+            Err(_) => Err(UpstreamError::late("no header section", head_by - now)),
             Ok(Err(error)) => {
                 let kind = error::before_head(&error);
                 Err(UpstreamError { source: Some(error.into()), ..UpstreamError::of(kind) })
@@ -201,7 +201,7 @@ impl Upstream {
         }
         let gathering = self.memory.gather(Limited::new(body, max_answer), source, client);
         match timeout_at(deadline, gathering).await {
-            Err(_) => Err(UpstreamError::of(UpstreamErrorKind::ResponseTimeout)),
+            Err(_) => Err(UpstreamError::late("no whole body", self.settings.load().request_timeout)),
             Ok(Err(GatherError::NoRoom(_))) => Err(UpstreamError::of(UpstreamErrorKind::NoRoom)),
             Ok(Err(GatherError::Body(error))) => {
                 let kind = error::in_body(&*error);

@@ -101,6 +101,7 @@ def points(count=60):
             "stale": 2 if n in (40, 41) else 0,
             "miss": w // 2,
             "collapsed": w if n % 5 == 0 else 0,
+            "waited": 0,
             "uncached": n % 2 if w else 0,
             "denied": 3 if n == 22 else 0,
             "failed": 1 if n in (40, 41) else 0,
@@ -143,10 +144,10 @@ def status(state="degraded"):
                 "detail": "circuit breaker open; tried again in 4 s" if ill else "answers",
             },
         ],
-        "totals": {"hit": 10231, "stale": 12, "miss": 1305, "collapsed": 873, "uncached": 45, "denied": 31, "failed": 2, "client_left": 3},
+        "totals": {"hit": 10231, "stale": 12, "miss": 1305, "collapsed": 873, "waited": 60, "uncached": 45, "denied": 31, "failed": 2, "client_left": 3},
         "traffic": {"step_s": 60, "points": points()},
         "cache": {"entries": 6, "bytes": 7340032, "max_bytes": 268435456},
-        "queue": {"waiting": 3, "followers": 1},
+        "queue": {"waiting": 3, "followers": 1, "waits": 30, "pollers": 1},
         "budget": {
             "credentials": [
                 {
@@ -178,6 +179,24 @@ def status(state="degraded"):
         },
         "journal": {"failing": ill, "written": 100321, "dropped": 12 if ill else 0, "queued": 4},
         "connections": {"open": 14, "max": 10000},
+        "named": [
+            {
+                "name": "open-criticals",
+                "scope_kind": "org",
+                "scope_id": ORG,
+                "every_s": 7200,
+                "export_id": ORG,
+                "made": at(30000 if ill else 600),
+                "age_s": 30000 if ill else 600,
+                "rows": 120345,
+                "stale": ill,
+                "next_turn": at(-3600),
+                "failed_at": at(60) if ill else None,
+                "last_failure": "the export failed at Snyk (ERRORED)" if ill else None,
+                "columns_changed_at": at(90000) if ill else None,
+                "columns_changed": "went: SCORE; came: <b>RISK</b>" if ill else None,
+            }
+        ],
         "drift": [
             {
                 "kind": "deprecation",

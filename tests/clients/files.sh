@@ -5,32 +5,14 @@
 #
 #   tests/clients/files.sh [PROGRAM]        (default: target/debug/exportgate)
 set -euo pipefail
-named=${1:+$(realpath -m "$1")}
-cd "$(dirname "$0")/../.."
-# shellcheck source=tests/shell.sh
-. tests/shell.sh
+# shellcheck source=tests/clients/preamble.sh
+. "$(dirname "$0")/preamble.sh"
 
 readonly PINS=(pandas==2.2.3)
 readonly PACKAGES=(s3rver@3.7.1 @aws-sdk/client-s3@3.726.1 @aws-sdk/s3-request-presigner@3.726.1)
 
-target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-program=${named:-$target/debug/exportgate}
-scratch=$(mktemp -d)
-started=()
-clean_up() {
-    for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
-    for pid in "${started[@]}"; do wait "$pid" 2>/dev/null || true; done
-    rm -rf "$scratch"
-}
-trap clean_up EXIT
-
-step 'What is needed'
-[ -x "$program" ] || fail "$program is missing: cargo build, or name the program"
-need curl curl --version
 need aria2 aria2c --version
 need wget wget --version
-need python3-venv python3 -c 'import ensurepip, venv'
-need nodejs node --eval 'fetch'
 need npm npm --version
 venv "$target/pandas" "${PINS[@]}"
 store=$target/store
@@ -42,7 +24,6 @@ if [ "$(cat "$store/pins" 2>/dev/null || true)" != "${PACKAGES[*]}" ]; then
         { cat "$scratch/npm" >&2; fail "npm install ${PACKAGES[*]}"; }
     printf '%s' "${PACKAGES[*]}" >"$store/pins"
 fi
-export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1
 
 step 'The store, the fake and the gateway'
 rm -rf "$store/buckets"
@@ -51,7 +32,7 @@ started+=($!)
 expected=$(listening "$scratch/links" 'table [0-9a-f]{64}' | cut -d ' ' -f 2)
 mapfile -t links < <(sed -n 's/^link //p' "$scratch/links")
 origin=$(printf '%s' "${links[0]}" | grep -oE '^http://[^/]+')
-lies=()
+lies=(--lie total=120000)
 for n in 1 2 3; do lies+=(--lie "link@$n=${links[n - 1]}" --lie "rows@$n=40000" --lie "size@$n=none"); done
 "$program" fake-snyk --listen 127.0.0.1:0 --polls 1 --part-count 3 "${lies[@]}" --ca-out "$scratch/fake.pem" \
     >"$scratch/fake.log" 2>&1 &

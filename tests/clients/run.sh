@@ -5,39 +5,17 @@
 #
 #   tests/clients/run.sh [PROGRAM]        (default: target/debug/exportgate)
 set -euo pipefail
-named=${1:+$(realpath -m "$1")}
-cd "$(dirname "$0")/../.."
-# shellcheck source=tests/shell.sh
-. tests/shell.sh
+# shellcheck source=tests/clients/preamble.sh
+. "$(dirname "$0")/preamble.sh"
 
 readonly PINS=(requests==2.34.2)
 
-target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-program=${named:-$target/debug/exportgate}
-
-scratch=$(mktemp -d)
-started=()
-clean_up() {
-    for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
-    for pid in "${started[@]}"; do wait "$pid" 2>/dev/null || true; done
-    rm -rf "$scratch"
-}
-trap clean_up EXIT
-
-step 'What is needed'
-[ -x "$program" ] || fail "$program is missing: cargo build, or name the program"
-need curl curl --version
 need openssl openssl version
-need python3 python3 --version
-need python3-venv python3 -c 'import ensurepip, venv'
-need nodejs node --eval 'fetch'
 need default-jdk-headless java --describe-module jdk.compiler
 venv "$target/clients" "${PINS[@]}"
 node --version
 java --version | head -n 1
 
-# A proxy is for what was installed above, not for this machine.
-export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
     -keyout "$scratch/tls.key" -out "$scratch/tls.pem" -addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
     2>"$scratch/openssl" || { cat "$scratch/openssl" >&2; fail 'openssl'; }

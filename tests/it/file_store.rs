@@ -28,6 +28,7 @@ fn settings() -> Settings {
         hosts: vec!["storage.googleapis.com".parse().unwrap(), "*.storage.googleapis.com".parse().unwrap()],
         origins: Vec::new(),
         private_addresses: Vec::new(),
+        resolver: Resolver::System,
         ca_file: None,
         connect_timeout: Duration::from_secs(20),
         idle_timeout: Duration::from_secs(20),
@@ -42,7 +43,7 @@ async fn store(
     let upstream = Upstream::http1(script).await;
     let settings = Settings { origins: vec![upstream.url.parse().unwrap()], ..settings() };
     let link = format!("{}/b/data_1_1_0.csv?{QUERY}", upstream.url);
-    (upstream, FileStore::new(settings, Resolver::System).unwrap(), link)
+    (upstream, FileStore::new(settings).unwrap(), link)
 }
 
 async fn get(store: &FileStore, link: &str, range: &StoreRange) -> Result<StoreAnswer, StoreError> {
@@ -90,8 +91,8 @@ async fn secure_store() -> (Upstream, SocketAddr, TempDir, PathBuf) {
 #[tokio::test]
 async fn a_bad_link_opens_no_connection() {
     let (upstream, address, _directory, ca) = secure_store().await;
-    let settings = Settings { ca_file: Some(ca), ..settings() };
-    let store = FileStore::new(settings, resolver(&[&[address]])).unwrap();
+    let settings = Settings { ca_file: Some(ca), resolver: resolver(&[&[address]]), ..settings() };
+    let store = FileStore::new(settings).unwrap();
     for link in [
         "https://127.0.0.1/a",
         "https://169.254.169.254/latest/meta-data/",
@@ -112,7 +113,8 @@ async fn a_bad_link_opens_no_connection() {
     assert!(error_text(&error).contains("127.0.0.1"), "{}", error_text(&error));
     for bad in ["10.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "fd00:ec2::254"] {
         let bad = SocketAddr::new(bad.parse().unwrap(), 443);
-        let store = FileStore::new(self::settings(), resolver(&[&[bad]])).unwrap();
+        let settings = Settings { resolver: resolver(&[&[bad]]), ..self::settings() };
+        let store = FileStore::new(settings).unwrap();
         let error = whole(&store, &format!("https://{HOST}/a?{QUERY}")).await.unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::AddressNotAllowed, "{bad}");
     }
@@ -126,8 +128,9 @@ async fn a_name_that_leads_elsewhere_later_is_checked_each_time() {
     let bad = inner.local_addr().unwrap();
     // To this gateway 127.0.0.1 is public, and 127.0.0.2 is not.
     let private_addresses = vec!["127.0.0.1/32".parse().unwrap()];
-    let settings = Settings { ca_file: Some(ca), private_addresses, ..settings() };
-    let store = FileStore::new(settings.clone(), resolver(&[&[good], &[bad], &[bad, good]])).unwrap();
+    let resolver = resolver(&[&[good], &[bad], &[bad, good]]);
+    let settings = Settings { ca_file: Some(ca), private_addresses, resolver, ..settings() };
+    let store = FileStore::new(settings.clone()).unwrap();
     let link = format!("https://{HOST}/a?{QUERY}");
     assert_eq!(read(whole(&store, &link).await.unwrap()).await.unwrap(), "A,B\n");
     assert_eq!(whole(&store, &link).await.unwrap_err().kind, StoreErrorKind::AddressNotAllowed);
@@ -150,8 +153,9 @@ async fn a_name_that_leads_elsewhere_later_is_checked_each_time() {
 async fn a_store_must_prove_its_name() {
     let (upstream, address, _directory, ca) = secure_store().await;
     let private_addresses = vec!["127.0.0.0/8".parse().unwrap()];
-    let settings = Settings { ca_file: Some(ca), private_addresses, ..settings() };
-    let store = FileStore::new(settings, resolver(&[&[address]])).unwrap();
+    let resolver = resolver(&[&[address]]);
+    let settings = Settings { ca_file: Some(ca), private_addresses, resolver, ..settings() };
+    let store = FileStore::new(settings).unwrap();
     let error = whole(&store, &format!("https://other.storage.googleapis.com/a?{QUERY}")).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Unreachable);
     assert!(error_text(&error).contains("certificate"), "{}", error_text(&error));
@@ -332,7 +336,7 @@ async fn a_store_that_falls_silent_is_left() {
         let short = Duration::from_millis(100);
         let origins = vec![upstream.url.parse().unwrap()];
         let settings = Settings { origins, connect_timeout: short, idle_timeout: short, ..settings() };
-        let store = FileStore::new(settings, Resolver::System).unwrap();
+        let store = FileStore::new(settings).unwrap();
         let outcome = match whole(&store, &format!("{}/a?{QUERY}", upstream.url)).await {
             Err(error) => Err(error.kind),
             Ok(answer) => read(answer).await,
@@ -372,7 +376,7 @@ async fn transfers_that_nobody_reads_hold_back_no_other() {
         }
     });
     let settings = Settings { origins: vec![url.parse().unwrap()], ..settings() };
-    let store = FileStore::new(settings, Resolver::System).unwrap();
+    let store = FileStore::new(settings).unwrap();
     let link = format!("{url}/a?{QUERY}");
     let mut unread = Vec::new();
     for _ in 0..50 {

@@ -66,7 +66,9 @@ async fn a_get_goes_up_with_the_same_fields_whoever_asks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_goes_up_byte_for_byte_with_what_describes_it() {
-    let world = World::with(Settings::default(), vec![flag("access.allow_forwarded", "true")]).await;
+    // Where starts are never shared, its client may shape it.
+    let flags = vec![flag("access.allow_forwarded", "true"), flag("starts.share_max", "0s")];
+    let world = World::with(Settings::default(), flags).await;
     let body = "{\"data\" : {\"type\":\"export\",\n \"odd\": \"\u{fc}\", \"attributes\":{\"filters\":{\"updated\":{\"to\":\"2026-01-31T00:00:00Z\"}}}} }";
     let mut fields = UNWANTED.to_vec();
     fields.extend([
@@ -145,7 +147,7 @@ async fn what_belongs_to_snyks_own_origin_stays_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_loop_is_recognised_and_a_chain_is_not() {
-    let inner = World::new().await;
+    let inner = World::with(Settings::default(), vec![flag("starts.share_max", "0s")]).await;
     inner.fake.put_export(&scope(), "e1", State::Word("PENDING".into()));
     let start = format!("/orgs/{ORG}/export?{V}");
     let chain = [("via", "1.0 fred, 1.1 p.example.net (Apache/1.1)")];

@@ -46,7 +46,9 @@ impl Served {
         let log = std::fs::read_to_string(self.program.log()).unwrap_or_default();
         let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         events
-            .filter(|event| event["message"] == "exchange" && event["http.response.status_code"] == status)
+            .filter(|event| {
+                event["http.response.status_code"].is_u64() && event["http.response.status_code"] == status
+            })
             .collect()
     }
 
@@ -177,6 +179,33 @@ fn upload(address: SocketAddr, head: &str, body: usize) -> Vec<u8> {
     answer
 }
 
+/// Processor time of the program, in ticks of 10 ms.
+fn processor_time(served: &Served) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", served.program.child.id())).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let fields: Vec<&str> = fields.split(' ').collect();
+    fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+/// Read a byte at a time, it took 5.9 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_read_in_pieces() {
+    let served = Served::with(&[]).await;
+    let size = 1 << 20;
+    let head = format!(
+        "POST {} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {size}\r\n\r\n",
+        start_target()
+    );
+    let before = processor_time(&served);
+    let answer = upload(served.address(), &head, size);
+    // It is no JSON, which Snyk says.
+    assert!(answer.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(served.fake.hits().start, 1);
+    let spent = processor_time(&served) - before;
+    assert!(spent < 200, "{spent} ticks");
+    served.end();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_uploads_what_is_refused_sees_the_refusal() {
     // Time enough for a machine that is busy.
@@ -213,6 +242,7 @@ async fn who_uploads_by_http_2_what_is_refused_sees_the_refusal() {
     std::fs::write(&body, vec![b'x'; 3 << 20]).unwrap();
     let url = format!("http://localhost:{}{}", served.address().port(), start_target());
     let body = format!("@{}", body.display());
+    let mut reset = 0;
     for _ in 0..10 {
         // This one takes a stream that is reset after the answer (RFC 9113 §8.1) for one that failed.
         let args = ["-sS4", "--http2-prior-knowledge", "-m", "20", "-w", "%{http_code}", "-o", "/dev/null"];
@@ -220,8 +250,15 @@ async fn who_uploads_by_http_2_what_is_refused_sees_the_refusal() {
             std::process::Command::new("curl").args(args).args(["--data-binary", &body, &url]).output();
         let curl = curl.unwrap();
         let (told, error) = (String::from_utf8_lossy(&curl.stdout), String::from_utf8_lossy(&curl.stderr));
-        assert_eq!((&*told, &*error), ("413", ""));
+        // It also ends its body early when it sees the head of a refusal, although it has announced more. That is malformed
+        // (RFC 9113 §8.1.1), and h2 resets the stream. On a busy machine that can be before the rest of the answer has left.
+        if error.contains("PROTOCOL_ERROR") {
+            reset += 1;
+        } else {
+            assert_eq!((&*told, &*error), ("413", ""));
+        }
     }
+    assert!(reset <= 2, "{reset} of 10 were reset");
     // What does not end is not read for ever.
     let target = start_target();
     let mut connection = Connection::open(served.connect(), &[]);

@@ -23,7 +23,7 @@ fn events(log: &Path) -> Vec<Value> {
 
 /// The exports that exchanges were about.
 fn told(log: &Path) -> Vec<String> {
-    let exports = events(log).into_iter().filter(|event| event["message"] == "exchange");
+    let exports = events(log).into_iter().filter(|event| event["http.response.status_code"].is_u64());
     exports.map(|event| event["export.id"].as_str().expect("an export").to_owned()).collect()
 }
 
@@ -81,7 +81,7 @@ async fn who_stops_it_at_once_is_told_of_every_exchange_too() {
     };
     signal();
     raw::poll("the stop", || {
-        let has_begun = |event: &Value| event["message"].as_str().is_some_and(|m| m.starts_with("stopping:"));
+        let has_begun = |event: &Value| event["message"].as_str().is_some_and(|m| m.starts_with("shutdown:"));
         events(&program.log()).iter().any(has_begun).then_some(())
     });
     program.terminate();
@@ -157,7 +157,7 @@ async fn a_log_that_nobody_reads_stops_nothing_and_what_is_lost_is_counted() {
         let mut line = String::new();
         program.log.read_line(&mut line).expect("a line");
         let event: Value = serde_json::from_str(&line).expect("an object");
-        exchanges += usize::from(event["message"] == "exchange");
+        exchanges += usize::from(event["http.response.status_code"].is_u64());
         if let Some(count) = event["log.lines_dropped"].as_u64() {
             assert_eq!(event["level"], "WARN");
             dropped += usize::try_from(count).unwrap();
@@ -176,5 +176,5 @@ async fn a_log_that_nobody_reads_stops_nothing_and_what_is_lost_is_counted() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let mut rest = String::new();
     program.log.read_to_string(&mut rest).expect("text");
-    assert!(rest.contains("\"exchange\"") && !rest.contains("\"stopped\""));
+    assert!(rest.contains("\"request\"") && !rest.contains("\"stopped\""));
 }

@@ -157,7 +157,7 @@ fn page(open_metrics: &str) -> String {
     }
     let mut text = String::from(
         "# Metrics\n\nWhat `/metrics` of the admin listener gives. This page is generated from a running gateway, and a\n\
-         test keeps it true. No label holds an id, a path or anything else of a request; `credential` is the name in\n\
+         test keeps it true. No label holds an id, a path or anything else of a request; `credential` and `name` are names in\n\
          the configuration, `code` is one of the error codes of the README.\n\n\
          | name | kind | labels | meaning |\n|---|---|---|---|\n",
     );
@@ -166,7 +166,7 @@ fn page(open_metrics: &str) -> String {
         let labels: Vec<String> = labels
             .into_iter()
             .map(|(label, values)| match label.as_str() {
-                "credential" | "code" | "version" => format!("`{label}`"),
+                "credential" | "code" | "version" | "name" => format!("`{label}`"),
                 _ => format!("`{label}`: {}", values.into_iter().collect::<Vec<_>>().join(" ")),
             })
             .collect();
@@ -198,6 +198,8 @@ async fn all_of_it_is_documented() {
         flag("shared.url", "unix:/nonexistent/engine.sock"),
         flag("shared.gateways", 1),
         flag("shared.own", 1),
+        flag("exports.weekly.scope", format!("org/{ORG}")),
+        flag("exports.weekly.since", "all"),
     ]);
     let digest = exportgate::access::key::Digest::of(&known.key).to_hex();
     let clients =
@@ -212,6 +214,8 @@ async fn all_of_it_is_documented() {
         world.get_with(&results(export), &as_client).await;
     }
     world.get("/nothing").await;
+    let named = async { while !metrics(&world, "*/*").await.contains("exportgate_named_rows") {} };
+    tokio::time::timeout(DEADLINE, named).await.expect("the named export is made");
     let text = page(&metrics(&world, "application/openmetrics-text").await);
     let made = Path::new(env!("CARGO_TARGET_TMPDIR"));
     // For Prometheus itself to judge.

@@ -16,7 +16,7 @@ pub enum SendOutcome {
     TooMany {
         /// `Retry-After`, or until the reset.
         retry_after: Option<Duration>,
-        /// The limit that was reached, as far as the rate fields tell ([`Rules::bucket`]).
+        /// The limit that was reached, as far as the rate fields tell (`Rules::bucket`).
         bucket: Bucket,
         /// Added to our own pause, so that many gateways do not come back at once.
         jitter: Duration,

@@ -27,7 +27,7 @@ pub(crate) enum AdminError {
     )]
     NotTrusted { address: AdminAddress, source: BoxError },
     #[error(
-        "what listens at {address} shows another certificate than tls.certificate ({}): either the gateway cannot use that file (its log says why: \"the files are not usable\"), or something else has the address; --admin {address} with --ca trusts another one",
+        "what listens at {address} shows another certificate than tls.certificate ({}): either the gateway cannot use that file (its log says why: \"file reload failed\"), or something else has the address; --admin {address} with --ca trusts another one",
         path.display()
     )]
     OtherCertificate { address: AdminAddress, path: PathBuf },

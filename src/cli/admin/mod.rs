@@ -48,7 +48,7 @@ pub(super) struct AdminArgs {
     /// A file with the admin token [default: admin.token_file]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// PEM certificates to trust instead of the platform's [default: tls.certificate itself, without --admin]
+    /// PEM certificates to trust instead of the platform's [default without --admin: trust tls.certificate]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// The gateway's TOML file, to find its admin listener [env: EXPORTGATE_CONFIG]

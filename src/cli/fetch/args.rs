@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::super::Configured;
 use super::super::admin::AdminAddress;
-use super::when::When;
+use crate::export::ExportName;
+use crate::start_call::When;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -15,18 +16,20 @@ Examples:
     exportgate fetch --org ID --since all --filter issue_status=Open \\
       --filter nvd_severity=Critical --via https://gateway.example:7443 --key-file key \\
       --format jsonl -o - | jq .CVE
+  The table that a gateway makes every two hours by itself:
+    exportgate fetch --named open-criticals --via https://gateway.example:7443 --key-file key
   The table of an export that somebody else has started:
     exportgate fetch --export ID --group ID -o issues.csv
 
 Exit codes:
-  0    complete and proven
+  0    complete, and proven by what the last lines name
   1    failed
   2    the command line is not right, or the output has unfinished work for another question
   3    unfinished, also where the disk is full or another run works on this output:
        run the same command again; it goes on, without a second start
   4    not authorised
   5    the export failed at Snyk
-  6    the files that came are not whole, or do not fit together
+  6    the files that came are not whole, do not fit together, or have other columns (--columns-changed fail)
   7    a quota is used up, or Snyk asked for a pause; the error says until when
   130  stopped by Ctrl-C; 143 by SIGTERM. The same command goes on.";
 
@@ -55,7 +58,11 @@ pub(super) struct ScopeArgs {
     /// Org to export; with --group, repeat for those orgs of the group
     #[arg(long, value_name = "ID", value_parser = id)]
     pub(super) org: Vec<uuid::Uuid>,
-    /// Export that was started already: nothing is started
+    /// Named export of a gateway ([exports.NAME]): nothing is started, and the first one is waited for
+    #[arg(long, value_name = "NAME", value_parser = name,
+        conflicts_with_all = ["dataset", "group", "org", "export", "rows_group", "max_age"])]
+    pub(super) named: Option<ExportName>,
+    /// Download this existing export; start none
     #[arg(long, value_name = "ID", value_parser = id, conflicts_with = "max_age")]
     pub(super) export: Option<uuid::Uuid>,
 }
@@ -67,7 +74,7 @@ pub(super) struct RowArgs {
     /// Rows introduced at this time or later
     #[arg(long, value_name = "WHEN", value_parser = When::parse, conflicts_with_all = ["export", "body"])]
     pub(super) since: Option<When>,
-    /// Rows introduced before this time; a date means its first second, in UTC
+    /// Rows introduced before this time; a date means 00:00 UTC of that day
     #[arg(long, value_name = "WHEN", value_parser = When::parse, conflicts_with_all = ["export", "body"])]
     pub(super) until: Option<When>,
     /// Rows updated at this time or later
@@ -114,9 +121,18 @@ pub(super) enum ProgressStyleArg {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum RowsRule {
-    /// Another number of rows than Snyk announced is a warning where a checksum proved the part
+    /// Another number of rows than Snyk announced, in a part or in all, is a warning where more proves it: the store's
+    /// checksum, or Snyk's file size
     Warn,
     /// It is always an error (exit code 6)
+    Fail,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum ColumnsRule {
+    /// Other columns than in the manifest of the earlier run are a warning
+    Warn,
+    /// They are an error (exit code 6), and the output stays as it was
     Fail,
 }
 
@@ -144,7 +160,7 @@ pub(super) struct OutputArgs {
 }
 
 #[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Conduct")]
+#[command(next_help_heading = "Behaviour")]
 pub(super) struct ConductArgs {
     /// Gateway to ask: http://HOST:PORT, https://… or unix:/path [default: SNYK_API, where it is no host of Snyk's;
     /// else Snyk is asked directly, with the configuration, credential, journal and budget of `serve`]
@@ -156,10 +172,11 @@ pub(super) struct ConductArgs {
     /// PEM certificates to trust for the gateway, instead of the platform's
     #[arg(long, value_name = "FILE")]
     pub(super) ca: Option<PathBuf>,
-    /// Longest time of this run; the next one goes on
+    /// Stop after this long; the same command continues
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "1h")]
     pub(super) timeout: Duration,
-    /// Take the export that the manifest names, if the question is the same and it was started at most so long ago
+    /// Reuse an export that answers the same question and was started within this time: the one that the manifest names,
+    /// or one that the gateway knows
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) max_age: Option<Duration>,
     /// Forget unfinished work of this output, and start a new export
@@ -168,9 +185,12 @@ pub(super) struct ConductArgs {
     /// Parts to download at once
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub(super) jobs: u8,
-    /// Rule for parts with another number of rows than Snyk announced
+    /// Action if the number of rows differs from Snyk's
     #[arg(long, value_enum, default_value_t = RowsRule::Warn)]
     pub(super) rows: RowsRule,
+    /// Action if the columns differ from those of the earlier run, whose manifest is beside the output
+    #[arg(long, value_enum, default_value_t = ColumnsRule::Warn)]
+    pub(super) columns_changed: ColumnsRule,
     /// Form of the progress, on standard error
     #[arg(long, value_enum, default_value_t = ProgressStyleArg::Auto)]
     pub(super) progress: ProgressStyleArg,
@@ -193,6 +213,10 @@ pub(super) struct DirectArgs {
     /// SQLite file of the journal [env: EXPORTGATE_JOURNAL_PATH]
     #[arg(long, value_name = "PATH", conflicts_with = "via")]
     journal: Option<PathBuf>,
+}
+
+fn name(text: &str) -> Result<ExportName, String> {
+    ExportName::parse(text).ok_or_else(|| format!("must be {}", ExportName::GRAMMAR))
 }
 
 fn id(text: &str) -> Result<uuid::Uuid, &'static str> {

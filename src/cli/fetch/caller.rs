@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Either, Full, Limited};
 use hyper::client::conn::http1;
@@ -20,6 +20,7 @@ use super::super::admin::AdminAddress;
 use super::failure::Ending;
 use super::place::GatewayPlace;
 use crate::error_text::{BoxError, error_text, find, visible};
+use crate::retrieval::retry_after;
 use crate::secret::Secret;
 use crate::shutdown::Shutdown;
 use crate::transport::{self, Body, CheckedBody, HttpClient, RequestError};
@@ -29,7 +30,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
 const MAX_DOCUMENT: usize = 16 * 1024 * 1024;
 /// Longest pause that is believed.
-const MAX_PAUSE: u64 = 7 * 24 * 3600;
+const MAX_PAUSE: Duration = Duration::from_hours(7 * 24);
 
 #[derive(Debug)]
 pub(super) struct Caller {
@@ -259,6 +260,5 @@ pub(super) struct ErrorNote {
 }
 
 pub(super) fn pause(fields: &HeaderMap) -> Option<Duration> {
-    let seconds: u64 = fields.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds.min(MAX_PAUSE)))
+    retry_after(fields).map(|pause| pause.min(MAX_PAUSE))
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::failure::Ending;
 use super::manifest::FetchManifest;
+use super::own_file;
 use super::progress::{FetchEvent, FetchProgress};
 use super::question::FetchQuestion;
 use super::state::StateFolder;
@@ -31,6 +32,11 @@ impl Completion<'_> {
     /// Completes a run whose files are whole.
     pub(super) fn complete(&self, manifest: &FetchManifest) -> Result<(), Ending> {
         self.refuse_strangers(Some(manifest))?;
+        // A manifest in the state says that its files are whole: they are on the disk before it.
+        for Naming { from, .. } in self.namings(manifest) {
+            let synced = own_file::read(&from).and_then(|file| file.sync_all());
+            synced.map_err(|error| Ending::of_file(&from, &error))?;
+        }
         self.folder.save(MANIFEST, manifest)?;
         if self.put(manifest)? {
             return Ok(());
@@ -102,7 +108,7 @@ impl Completion<'_> {
 
     fn put(&self, manifest: &FetchManifest) -> Result<bool, Ending> {
         for Naming { from, to, bytes } in self.namings(manifest) {
-            if from.exists() {
+            if from.symlink_metadata().is_ok() {
                 self.target.put(&from, &to)?;
             } else if to.metadata().map_or(0, |found| found.len()) != bytes {
                 return Ok(false);

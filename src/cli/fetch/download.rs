@@ -1,6 +1,5 @@
 //! The download of one part: resumed by a range where it broke off, and started again where the store has another object.
 
-use std::fs::File;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use super::caller::{CallAnswer, CallFailure, FetchCall, pause};
 use super::failure::{Ending, EndingKind};
 use super::index::FetchPart;
 use super::merge::PartFile;
+use super::own_file;
 use super::progress::FetchEvent;
 use super::proof::{PartClaim, prove};
 use super::question::FetchQuestion;
@@ -73,8 +73,8 @@ impl Session {
         for text in &facts.warnings {
             self.progress.say(&FetchEvent::Warning { text: text.clone() });
         }
-        let proven = facts.proven.clone();
-        let (bytes, rows) = (facts.size, facts.rows);
+        let proven = facts.proven.held.iter().map(|rung| rung.word()).collect();
+        let (bytes, rows) = (facts.proven.bytes, facts.proven.rows);
         self.progress.say(&FetchEvent::PartDone { part: part.part, bytes, rows, proven });
         Ok(PartFile { path: whole, facts })
     }
@@ -88,7 +88,7 @@ impl PartDownload<'_> {
     async fn fetch(&mut self) -> Result<(), Ending> {
         let folder = &self.session.folder;
         let (whole, partial) = (folder.part(self.part.part, "csv"), folder.part(self.part.part, "partial"));
-        if let Ok(found) = whole.metadata() {
+        if let Ok(found) = whole.symlink_metadata() {
             self.have = found.len();
             if self.is_still_same().await? {
                 self.session.progress.came(self.have);
@@ -97,7 +97,7 @@ impl PartDownload<'_> {
             std::fs::remove_file(&whole).map_err(|error| Ending::of_file(&whole, &error))?;
             self.have = 0;
         } else if self.claim.tag.is_some() {
-            self.have = partial.metadata().map_or(0, |found| found.len());
+            self.have = partial.symlink_metadata().map_or(0, |found| found.len());
             self.session.progress.came(self.have);
         }
         let (mut fruitless, mut unproven) = (0, 0);
@@ -227,7 +227,7 @@ impl PartDownload<'_> {
     fn begin(&mut self, claim: PartClaim) -> Result<(), Ending> {
         let folder = &self.session.folder;
         let partial = folder.part(self.part.part, "partial");
-        File::create(&partial).map_err(|error| Ending::of_file(&partial, &error))?;
+        own_file::create(&partial).map_err(|error| Ending::of_file(&partial, &error))?;
         self.session.progress.dropped(self.have);
         self.have = 0;
         folder.save(&claim_name(self.part.part), &claim)?;
@@ -238,7 +238,7 @@ impl PartDownload<'_> {
     async fn take(&mut self, mut body: CheckedBody) -> Result<TryOutcome, Ending> {
         let partial = self.session.folder.part(self.part.part, "partial");
         let failed = |error: io::Error| Ending::of_file(&partial, &error);
-        let mut file = File::options().append(true).open(&partial).map_err(failed)?;
+        let mut file = own_file::append(&partial).map_err(failed)?;
         let mut buffer = Vec::with_capacity(BUFFER);
         let mut is_silent = false;
         let end = loop {

@@ -1,6 +1,7 @@
 //! The ends of a run that are no success, each with its exit code and a text that says what to do.
 
 use std::fmt;
+use std::io::ErrorKind;
 
 use super::super::CommandError;
 
@@ -67,13 +68,16 @@ impl Ending {
     /// The failure of a file's or folder's use.
     pub(super) fn of_file(path: &std::path::Path, error: &std::io::Error) -> Self {
         let path = path.display();
-        if error.kind() == std::io::ErrorKind::StorageFull {
-            let text = format!(
-                "no space is left for {path}: free some and run the same command again; what came is kept"
-            );
-            return Self::new(EndingKind::Unfinished, text);
-        }
-        Self::failed(format!("{path}: {error}"))
+        let full = [
+            (ErrorKind::StorageFull, "no space is left"),
+            (ErrorKind::QuotaExceeded, "the disk quota is used up"),
+            (ErrorKind::FileTooLarge, "a file may not be as large (ulimit -f, or the file system)"),
+        ];
+        let Some((_, full)) = full.into_iter().find(|(kind, _)| *kind == error.kind()) else {
+            return Self::failed(format!("{path}: {error}"));
+        };
+        let text = format!("{full} for {path}: make room and run the same command again; what came is kept");
+        Self::new(EndingKind::Unfinished, text)
     }
 }
 
@@ -104,9 +108,14 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_said_in_plain_words() {
-        let error = std::io::Error::from(std::io::ErrorKind::StorageFull);
-        let ending = Ending::of_file(std::path::Path::new("/x/y"), &error);
-        assert_eq!(ending.kind, EndingKind::Unfinished, "the same command goes on");
-        assert!(ending.text.starts_with("no space is left for /x/y"), "{}", ending.text);
+        for (kind, text) in [
+            (ErrorKind::StorageFull, "no space is left for /x/y: make room"),
+            (ErrorKind::QuotaExceeded, "the disk quota is used up for /x/y"),
+            (ErrorKind::FileTooLarge, "ulimit -f"),
+        ] {
+            let ending = Ending::of_file(std::path::Path::new("/x/y"), &kind.into());
+            assert_eq!(ending.kind, EndingKind::Unfinished, "the same command goes on");
+            assert!(ending.text.contains(text), "{}", ending.text);
+        }
     }
 }

@@ -7,6 +7,8 @@ use crate::export::MAX_PARTS;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileIndex {
+    /// Rows of all parts by Snyk's word; a gateway of an earlier version does not tell.
+    pub(super) row_count: Option<u64>,
     pub(super) parts: Vec<FetchPart>,
 }
 
@@ -25,6 +27,7 @@ pub(super) struct FetchPart {
 #[derive(Debug, Deserialize)]
 struct IndexDocument {
     status: String,
+    row_count: Option<u64>,
     parts: Vec<FetchPart>,
 }
 
@@ -40,7 +43,7 @@ impl FileIndex {
         if document.status != "FINISHED" {
             return Err(not_ours("its status is not FINISHED"));
         }
-        let IndexDocument { mut parts, .. } = document;
+        let IndexDocument { mut parts, row_count, .. } = document;
         parts.sort_by_key(|part| part.part);
         let are_numbered = parts.iter().zip(1..).all(|(part, number)| part.part == number);
         if parts.len() > MAX_PARTS || !are_numbered {
@@ -49,7 +52,7 @@ impl FileIndex {
         if !parts.iter().all(|part| part.path.starts_with(under) && !part.path.contains(['?', '#'])) {
             return Err(not_ours("a part is not below its export"));
         }
-        Ok(Self { parts })
+        Ok(Self { row_count, parts })
     }
 
     /// All bytes, where each part's are known.
@@ -78,7 +81,10 @@ mod tests {
             (found.parts[0].row_count, found.parts[0].file_size, found.bytes()),
             (Some(3), None, None)
         );
-        assert_eq!(index("FINISHED", "").expect("an index").parts, []);
+        let empty = index("FINISHED", "").expect("an index");
+        assert_eq!((empty.parts, empty.row_count), (vec![], None));
+        let total = br#"{"status":"FINISHED","row_count":7,"parts":[]}"#;
+        assert_eq!(FileIndex::read(total, "/").expect("an index").row_count, Some(7));
         assert!(index("PENDING", "").is_err());
         assert!(index("FINISHED", &part(2, good)).is_err());
         assert!(index("FINISHED", &format!("{},{}", part(1, good), part(1, good))).is_err());

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::caller::CallNote;
-use super::proof::ProvenPart;
+use super::proof::{ProvenPart, columns_of};
 use super::question::FetchQuestion;
 use super::state::RunState;
+use crate::csv::{Proven, Rung};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct FetchManifest {
@@ -28,6 +29,12 @@ pub(super) struct FetchManifest {
     pub(super) started: String,
     pub(super) finished: String,
     pub(super) output: OutputNote,
+    /// The names of the columns.
+    #[serde(default)]
+    pub(super) columns: Vec<String>,
+    /// The rows of all parts by Snyk's word.
+    #[serde(default)]
+    pub(super) announced_rows: Option<u64>,
     pub(super) parts: Vec<PartNote>,
     warnings: Vec<String>,
     /// Each call that was answered, with its request IDs, in order.
@@ -64,9 +71,9 @@ pub(super) struct PartNote {
 
 impl PartNote {
     fn of(facts: &ProvenPart) -> Self {
-        let ProvenPart { part, size, rows, crc32c, ref proven, .. } = *facts;
-        let proven = proven.iter().map(ToString::to_string).collect();
-        Self { part, size, rows, crc32c: format!("{crc32c:08x}"), proven }
+        let Proven { bytes: size, rows, crc32c, ref held, .. } = facts.proven;
+        let proven = held.iter().map(|rung| rung.word().to_owned()).collect();
+        Self { part: facts.part, size, rows, crc32c: format!("{crc32c:08x}"), proven }
     }
 }
 
@@ -81,6 +88,8 @@ impl FetchManifest {
             started: humantime::format_rfc3339_seconds(state.started()).to_string(),
             finished: String::new(),
             output: OutputNote::default(),
+            columns: Vec::new(),
+            announced_rows: None,
             parts: Vec::new(),
             warnings: Vec::new(),
             calls: Vec::new(),
@@ -95,9 +104,10 @@ impl FetchManifest {
     /// The same with its end.
     pub(super) fn with(self, facts: Vec<ProvenPart>, output: OutputNote, end: RunEnd) -> Self {
         let parts = facts.iter().map(PartNote::of).collect();
+        let columns = columns_of(&facts);
         let warnings = facts.into_iter().flat_map(|facts| facts.warnings).collect();
         let finished = humantime::format_rfc3339_seconds(end.at).to_string();
-        Self { output, parts, warnings, finished, calls: end.calls, ..self }
+        Self { output, columns, parts, warnings, finished, calls: end.calls, ..self }
     }
 
     /// True if it is the record of this question, with these times.
@@ -112,21 +122,31 @@ impl FetchManifest {
         bytes
     }
 
-    /// The steps of the proof that held for all parts.
+    /// The rungs of the proof that held for all parts.
     pub(super) fn proven_in_words(&self) -> String {
-        let held = |step: &str| self.parts.iter().all(|part| part.proven.iter().any(|held| held == step));
-        let names = [
-            ("length", "length"),
-            ("crc32c", "checksum (CRC32C)"),
-            ("file_size", "Snyk's file size"),
-            ("row_count", "Snyk's number of rows"),
-            ("quotes", "closed quotes"),
-        ];
-        let held: Vec<&str> =
-            names.into_iter().filter(|(step, _)| held(step)).map(|(_, name)| name).collect();
-        match (self.parts.len(), held.as_slice()) {
-            (0, _) => "the export has no parts".to_owned(),
-            (count, held) => format!("{count} parts, each proven by {}", held.join(", ")),
+        let has_held =
+            |rung: &Rung| self.parts.iter().all(|part| part.proven.iter().any(|word| word == rung.word()));
+        let held: Vec<Rung> = Rung::ALL.into_iter().filter(has_held).collect();
+        let names: Vec<&str> = held.iter().map(|rung| name(*rung)).collect();
+        let by = if held == [Rung::Quotes] { format!("{} alone", names.join("")) } else { names.join(", ") };
+        let proven = match self.parts.len() {
+            0 => return "the export has no parts".to_owned(),
+            1 => format!("1 part, proven by {by}"),
+            count => format!("{count} parts, each proven by {by}"),
+        };
+        match self.announced_rows {
+            Some(rows) if rows == self.output.rows => format!("{proven}; as many rows as Snyk announced"),
+            Some(_) | None => proven,
         }
+    }
+}
+
+fn name(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Length => "length",
+        Rung::Crc32c => "checksum (CRC32C)",
+        Rung::FileSize => "Snyk's file size",
+        Rung::RowCount => "Snyk's number of rows",
+        Rung::Quotes => "closed quotes",
     }
 }

@@ -1,12 +1,12 @@
 //! One table of all parts, in order: the header of the first part, dropped by its position from the others; byte order marks
 //! dropped; a missing last line end added; every other byte as it is.
 
-use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write};
 use std::path::PathBuf;
 
 use super::failure::Ending;
 use super::merge_error::MergeError;
+use super::own_file;
 use super::proof::ProvenPart;
 use super::rows::RowWriter;
 use crate::csv::Header;
@@ -42,7 +42,7 @@ impl<W: Write> TableWriter<W> {
         if facts.header.is_empty() {
             return Ok(());
         }
-        self.row_count += facts.rows;
+        self.row_count += facts.proven.rows;
         let is_first = self.header.is_none();
         let (first, header) = self.header.get_or_insert_with(|| (facts.part, facts.header.clone()));
         if !header.has_columns_of(&facts.header) {
@@ -53,7 +53,7 @@ impl<W: Write> TableWriter<W> {
             return Err(Ending::not_whole(text).into());
         }
         let failed = |error: io::Error| MergeError::Ending(Ending::of_file(&part.path, &error));
-        let mut file = File::open(&part.path).map_err(failed)?;
+        let mut file = own_file::read(&part.path).map_err(failed)?;
         if let Some(rows) = &mut self.rows {
             return rows.add(facts, BufReader::with_capacity(CHUNK, file), &mut self.out);
         }

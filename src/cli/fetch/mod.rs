@@ -6,6 +6,7 @@
 
 mod args;
 mod caller;
+mod columns;
 mod completion;
 mod download;
 mod failure;
@@ -13,7 +14,9 @@ mod index;
 mod manifest;
 mod merge;
 mod merge_error;
+mod named;
 mod output;
+mod own_file;
 mod place;
 mod progress;
 mod proof;
@@ -24,7 +27,6 @@ mod signal;
 mod state;
 mod target;
 mod wait;
-mod when;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,7 +56,7 @@ pub(super) fn run(args: FetchArgs) -> Result<(), CommandError> {
     let _ = crate::hardening::harden();
     let clock = Clock::system();
     let question = FetchQuestion::of(&args, clock.now().wall)?;
-    let place = AskedPlace::of(&args.conduct)?;
+    let place = AskedPlace::of(&args.conduct, question.named.is_some())?;
     if args.conduct.dry_run {
         return print(&mut anstream::stdout(), &dry_run(&question, &place));
     }
@@ -88,7 +90,8 @@ fn prepare(
     progress: Arc<FetchProgress>,
     clock: Clock,
 ) -> Result<Option<Prepared>, Ending> {
-    let elsewhere = Sources::state_folder().unwrap_or_else(std::env::temp_dir).join("fetch");
+    // Where many write, only a sticky folder keeps ours from being swapped: one of our own in it would not.
+    let elsewhere = Sources::state_folder().map_or_else(std::env::temp_dir, |folder| folder.join("fetch"));
     let path = target.state_folder(&question, &elsewhere);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let (TargetKind::Stdout | TargetKind::Parts(_), Some(folder)) = (&target.kind, folder) {
@@ -99,7 +102,7 @@ fn prepare(
     if completion.complete_earlier()? {
         return Ok(None);
     }
-    if !args.output.clobber && completion.is_done(&question) {
+    if !args.output.clobber && question.named.is_none() && completion.is_done(&question) {
         return Ok(None);
     }
     target.refuse_existing()?;
@@ -198,12 +201,12 @@ fn dry_run(question: &FetchQuestion, place: &AskedPlace) -> String {
     let Some(start) = &question.start else {
         return format!(
             "Nothing would be started. The files would be asked for {place}:\n\nGET {}\n",
-            question.files(question.export.as_deref().unwrap_or_default())
+            question.files()
         );
     };
     let body = serde_json::to_string_pretty(&start.body).unwrap_or_else(|_| Value::Null.to_string());
     format!(
-        "This would be sent {place}, without what that needs to know you by:\n\nPOST {}\nContent-Type: application/vnd.api+json\n\n{body}\n",
+        "This would be sent {place}; the credential is not shown:\n\nPOST {}\nContent-Type: application/vnd.api+json\n\n{body}\n",
         start.target
     )
 }

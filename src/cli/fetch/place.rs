@@ -44,7 +44,8 @@ pub(super) struct GatewayPlace {
 }
 
 impl AskedPlace {
-    pub(super) fn of(args: &ConductArgs) -> Result<Self, CommandError> {
+    /// `is_named` where only a gateway has what is asked for.
+    pub(super) fn of(args: &ConductArgs, is_named: bool) -> Result<Self, CommandError> {
         let sources = args.configured.configured().sources()?;
         let snyk_api = sources.snyk_api().filter(|_| args.configured.upstream.is_none());
         let named = match (&args.via, snyk_api) {
@@ -58,13 +59,23 @@ impl AskedPlace {
                 let text = "--key-file is for a gateway, and Snyk is asked directly here: add --via URL, or leave it out";
                 Err(Ending::usage(text).into())
             }
+            None if is_named => {
+                let text = "--named is for a gateway, which makes that export: add --via URL, or set SNYK_API to the gateway";
+                Err(Ending::usage(text).into())
+            }
             None => Self::direct(&sources),
         }
     }
 
     fn direct(sources: &Sources) -> Result<Self, CommandError> {
-        let mut config = Config::resolve(sources)?.0;
+        let mut config = Config::resolve(sources)
+            .map_err(|problems| {
+                let why = "Snyk is asked directly here: neither --via nor SNYK_API names a gateway";
+                Ending::usage(format!("{problems}\n  {why}"))
+            })?
+            .0;
         config.clients_file = None;
+        config.named.exports.clear();
         config.access.clients = None;
         config.access.tokens = None;
         config.access.required_header = None;
@@ -90,7 +101,7 @@ impl AskedPlace {
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Gateway(GatewayPlace { address, .. }) => format!("through the gateway {address}"),
-            Self::Direct(config) => format!("directly from {}", config.upstream.root),
+            Self::Direct(config) => format!("directly to {}", config.upstream.root),
         }
     }
 }

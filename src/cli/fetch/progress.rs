@@ -14,6 +14,7 @@ use super::args::ProgressStyleArg;
 pub(super) enum FetchEvent {
     Started { export: String },
     Continued { export: String },
+    Shared { export: String, age: u64 },
     Waiting { export: String },
     Found { parts: usize, bytes: Option<u64> },
     PartDone { part: u32, bytes: u64, rows: u64, proven: Vec<&'static str> },
@@ -107,6 +108,7 @@ fn show(bar: &ProgressBar, event: &FetchEvent) {
         }
         FetchEvent::Started { .. }
         | FetchEvent::Continued { .. }
+        | FetchEvent::Shared { .. }
         | FetchEvent::Paused { .. }
         | FetchEvent::Present { .. }
         | FetchEvent::Warning { .. } => bar.suspend(|| line(&event.to_string())),
@@ -126,6 +128,13 @@ impl std::fmt::Display for FetchEvent {
         match self {
             Self::Started { export } => write!(f, "started export {export}"),
             Self::Continued { export } => write!(f, "going on with export {export}; nothing is started"),
+            Self::Shared { export, age } => {
+                let age = humantime::format_duration(Duration::from_secs(*age));
+                write!(
+                    f,
+                    "taking export {export}, which an equal start made {age} ago; nothing is started (--restart makes a new one)"
+                )
+            }
             Self::Waiting { export } => write!(f, "waiting for export {export}"),
             Self::Found { parts, bytes: Some(bytes) } => {
                 write!(f, "the export has {parts} parts, {bytes} bytes")

@@ -1,7 +1,7 @@
-//! The proof that a part is whole, in this order: its length, its CRC32C, then Snyk's own numbers, then its quotes.
+//! The proof of parts on this disk, by the ladder that the gateway climbs too.
 
-use std::fs::File;
-use std::io::Read;
+use std::fmt::Display;
+use std::io::Read as _;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -12,9 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::args::RowsRule;
 use super::failure::Ending;
 use super::index::FetchPart;
-use crate::csv::{Header, MAX_HEADER, RecordScan};
+use super::own_file;
+use crate::csv::{Expected, Header, HeaderScan, Proof, Proven, TotalProof};
 
 const CHUNK: usize = 256 * 1024;
+const UNPROVEN: &str = "nothing but its closed quotes says that it is whole: the store gave no length and no checksum, and Snyk no numbers";
 
 /// The description of a part in the header section of its answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,17 +27,13 @@ pub(super) struct PartClaim {
     pub(super) crc32c: Option<u32>,
 }
 
-/// The facts of a part that was proven.
+/// A part that was proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ProvenPart {
     pub(super) part: u32,
-    pub(super) size: u64,
-    pub(super) rows: u64,
-    pub(super) crc32c: u32,
-    /// The steps of the proof that held.
-    pub(super) proven: Vec<&'static str>,
-    pub(super) warnings: Vec<String>,
     pub(super) header: Header,
+    pub(super) proven: Proven,
+    pub(super) warnings: Vec<String>,
 }
 
 impl PartClaim {
@@ -62,81 +60,60 @@ pub(super) fn prove(
     rule: RowsRule,
 ) -> Result<ProvenPart, Ending> {
     let failed = |error: std::io::Error| Ending::of_file(path, &error);
-    let mut file = File::open(path).map_err(failed)?;
-    let (mut scan, mut crc32c, mut size) = (RecordScan::default(), 0, 0);
-    let mut start = Vec::new();
-    let mut chunk = vec![0; CHUNK];
+    let mut file = own_file::read(path).map_err(failed)?;
+    let FetchPart { part: number, row_count, file_size, .. } = *part;
+    let mut proof = Proof::new(Expected { size: claim.size, crc32c: claim.crc32c, file_size, row_count });
+    let (mut header, mut chunk) = (HeaderScan::default(), vec![0; CHUNK]);
     loop {
         let count = file.read(&mut chunk).map_err(failed)?;
-        let data = &chunk[..count];
-        if data.is_empty() {
+        if count == 0 {
             break;
         }
-        scan.feed(data);
-        crc32c = crc32c::crc32c_append(crc32c, data);
-        size += count as u64;
-        start.extend_from_slice(&data[..count.min((MAX_HEADER + 1).saturating_sub(start.len()))]);
+        proof.feed(&chunk[..count]);
+        header.feed(&chunk[..count]);
     }
-    let number = part.part;
-    let header = Header::of(&start, size <= start.len() as u64)
-        .map_err(|error| Ending::not_whole(format!("part {number}: {error}")))?;
-    let rows = scan.records().saturating_sub(1);
-    let facts =
-        ProvenPart { part: number, size, rows, crc32c, proven: Vec::new(), warnings: Vec::new(), header };
-    facts.judged(part, claim, rule, scan.is_in_quotes())
+    let not_whole = |what: &dyn Display| not_whole(&format_args!("part {number}: {what}"));
+    let proven = proof.judge().map_err(|error| not_whole(&error))?;
+    let header = header.end().map_err(|error| not_whole(&error))?;
+    let differs = |what: &str, got: u64, name: &str, expected: Option<u64>| {
+        expected.map(|expected| format!("{got} {what} came where Snyk's {name} says {expected}"))
+    };
+    let rows = differs("rows", proven.rows, "row_count", proven.doubts.row_count);
+    if let (Some(text), RowsRule::Fail) = (&rows, rule) {
+        return Err(not_whole(text));
+    }
+    let bytes = differs("bytes", proven.bytes, "file_size", proven.doubts.file_size);
+    let weak = (!proven.is_by_something()).then(|| UNPROVEN.to_owned());
+    let warnings = [bytes, rows, weak].into_iter().flatten();
+    let warnings = warnings.map(|text| format!("part {number}: {text}")).collect();
+    Ok(ProvenPart { part: number, header, proven, warnings })
+}
+
+/// The names of the columns, from the first part that has a header.
+pub(super) fn columns_of(facts: &[ProvenPart]) -> Vec<String> {
+    let header = facts.iter().map(|facts| &facts.header).find(|header| !header.is_empty());
+    header.map_or_else(Vec::new, Header::names)
 }
 
 impl ProvenPart {
-    fn judged(
-        mut self,
-        part: &FetchPart,
-        claim: &PartClaim,
-        rule: RowsRule,
-        is_in_quotes: bool,
-    ) -> Result<Self, Ending> {
-        let number = self.part;
-        let again = "run the same command again to download it anew";
-        match claim.size {
-            Some(size) if size != self.size => {
-                let text = format!("part {number} has {} bytes of {size}: {again}", self.size);
-                return Err(Ending::not_whole(text));
-            }
-            Some(_) => self.proven.push("length"),
-            None => {}
+    /// Counts it into the rows of all parts. The last one brings a warning where they are not Snyk's.
+    pub(super) fn count(&self, total: &mut TotalProof, rule: RowsRule) -> Result<Option<String>, Ending> {
+        let Some(expected) = total.add(&self.proven).map_err(|error| not_whole(&error))? else {
+            return Ok(None);
+        };
+        let rows = total.rows();
+        let text = format!("all parts have {rows} rows where Snyk's row_count of the export says {expected}");
+        match rule {
+            RowsRule::Warn => Ok(Some(text)),
+            RowsRule::Fail => Err(not_whole(&text)),
         }
-        match claim.crc32c {
-            Some(crc32c) if crc32c != self.crc32c => {
-                return Err(Ending::not_whole(format!(
-                    "part {number} has not the checksum (CRC32C) of the store: {again}"
-                )));
-            }
-            Some(_) => self.proven.push("crc32c"),
-            None => {}
-        }
-        let is_strong = claim.crc32c.is_some();
-        for (name, what, announced, found, rule) in [
-            ("file_size", "bytes", part.file_size, self.size, RowsRule::Warn),
-            ("row_count", "rows", part.row_count, self.rows, rule),
-        ] {
-            match announced {
-                Some(announced) if announced != found => {
-                    let text =
-                        format!("part {number} has {found} {what}, and Snyk announced {announced} ({name})");
-                    if !is_strong || rule == RowsRule::Fail {
-                        return Err(Ending::not_whole(text));
-                    }
-                    self.warnings.push(text);
-                }
-                Some(_) => self.proven.push(name),
-                None => {}
-            }
-        }
-        if is_in_quotes {
-            return Err(Ending::not_whole(format!("part {number} ends within a quoted cell: it was cut")));
-        }
-        self.proven.push("quotes");
-        Ok(self)
     }
+}
+
+fn not_whole(what: &dyn Display) -> Ending {
+    Ending::not_whole(format!(
+        "{what}. Run the same command again; if it ends so again, --restart begins with a new export"
+    ))
 }
 
 #[cfg(test)]
@@ -159,30 +136,41 @@ mod tests {
     }
 
     #[test]
-    fn the_stronger_step_decides() {
+    fn snyks_rows_decide_where_the_user_says_so() {
         let table = b"A,B\n1,x\n2,y\n";
-        let crc = Some(crc32c::crc32c(table));
-        let claim = |size, crc32c| PartClaim { size, tag: None, crc32c };
-        let proven = |rows, bytes, claim: &PartClaim, rule| {
-            judged(table, &part(rows, bytes), claim, rule).map(|facts| (facts.proven, facts.warnings.len()))
+        let strong = PartClaim { size: Some(12), tag: None, crc32c: Some(crc32c::crc32c(table)) };
+        let warned = |rows, bytes, claim: &PartClaim, rule| {
+            judged(table, &part(rows, bytes), claim, rule).map(|facts| facts.warnings.join(" "))
         };
-        let strong = claim(Some(12), crc);
-        let all = vec!["length", "crc32c", "file_size", "row_count", "quotes"];
-        assert_eq!(proven(Some(2), Some(12), &strong, RowsRule::Fail), Ok((all, 0)));
-        let weak = vec!["length", "crc32c", "quotes"];
-        assert_eq!(proven(Some(9), Some(13), &strong, RowsRule::Warn), Ok((weak.clone(), 2)));
-        assert_eq!(proven(None, None, &strong, RowsRule::Fail), Ok((weak, 0)));
-        assert_eq!(proven(None, None, &claim(None, None), RowsRule::Warn), Ok((vec!["quotes"], 0)));
-        for (rows, bytes, claim, rule) in [
-            (None, None, claim(Some(11), crc), RowsRule::Warn),
-            (None, None, claim(Some(12), Some(1)), RowsRule::Warn),
-            (Some(9), None, claim(Some(12), None), RowsRule::Warn),
-            (None, Some(13), claim(Some(12), None), RowsRule::Warn),
-            (Some(9), None, strong.clone(), RowsRule::Fail),
-        ] {
-            let ending = proven(rows, bytes, &claim, rule).expect_err("not whole");
+        assert_eq!(warned(Some(2), Some(12), &strong, RowsRule::Fail), Ok(String::new()));
+        assert_eq!(
+            warned(Some(9), Some(13), &strong, RowsRule::Warn).expect("proven"),
+            "part 1: 12 bytes came where Snyk's file_size says 13 part 1: 2 rows came where Snyk's row_count says 9"
+        );
+        let none = PartClaim::default();
+        let text = warned(None, None, &none, RowsRule::Warn).expect("proven");
+        assert!(text.starts_with("part 1: nothing but its closed quotes"), "{text}");
+        for (rows, claim, rule) in
+            [(None, PartClaim { size: Some(11), ..none }, RowsRule::Warn), (Some(9), strong, RowsRule::Fail)]
+        {
+            let ending = warned(rows, None, &claim, rule).expect_err("not whole");
             assert_eq!(ending.kind, super::super::failure::EndingKind::NotWhole, "{ending}");
         }
+    }
+
+    #[test]
+    fn the_rows_of_all_parts_are_snyks_or_the_user_is_told() {
+        let table = b"A,B\n1,x\n2,y\n";
+        let count = |announced, size, rule| {
+            let facts = judged(table, &part(None, size), &PartClaim::default(), RowsRule::Warn)?;
+            facts.count(&mut TotalProof::new(announced, 1), rule)
+        };
+        assert_eq!(count(Some(2), None, RowsRule::Fail), Ok(None));
+        assert_eq!(count(None, None, RowsRule::Fail), Ok(None));
+        let text = count(Some(3), Some(12), RowsRule::Warn).expect("whole").expect("a warning");
+        assert_eq!(text, "all parts have 2 rows where Snyk's row_count of the export says 3");
+        assert!(count(Some(3), Some(12), RowsRule::Fail).expect_err("not whole").text.starts_with(&text));
+        assert!(count(Some(3), None, RowsRule::Warn).is_err(), "nothing stronger holds");
     }
 
     #[test]
@@ -192,7 +180,7 @@ mod tests {
             judged(b"A,B\n1,\"cut of", &part(None, None), &claim, RowsRule::Warn).expect_err("cut").text;
         assert!(text.contains("quoted cell"), "{text}");
         let facts = judged(b"", &part(None, None), &claim, RowsRule::Warn).expect("an empty part");
-        assert_eq!((facts.rows, facts.size), (0, 0));
+        assert_eq!((facts.proven.rows, facts.proven.bytes), (0, 0));
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! A run: the export is started or gone on with, waited for, downloaded, proven, merged, and put in its place.
 
-use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,17 +11,19 @@ use super::args::ConductArgs;
 use super::caller::Caller;
 use super::completion::{Completion, TABLE};
 use super::failure::{Ending, EndingKind};
-use super::index::{FetchPart, FileIndex};
+use super::index::FileIndex;
 use super::manifest::{FetchManifest, OutputNote, RunEnd};
 use super::merge::{PartFile, TableWriter};
 use super::merge_error::MergeError;
 use super::output::{Hashed, stdout};
+use super::own_file;
 use super::progress::{FetchEvent, FetchProgress};
 use super::proof::ProvenPart;
-use super::question::FetchQuestion;
+use super::question::{FetchExport, FetchQuestion};
 use super::state::{RunState, StateFolder};
 use super::target::{FetchTarget, TargetKind};
 use crate::clock::Clock;
+use crate::csv::TotalProof;
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -38,50 +39,67 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) async fn run(&self, state: &mut RunState) -> Result<(), Ending> {
-        let export = self.export(state).await?;
+        let export = match &self.question.named {
+            Some(name) => self.named(name, state).await?,
+            None => FetchExport { scope: self.question.scope.clone(), id: self.export(state).await? },
+        };
         let index = self.wait(&export).await?;
         self.progress.say(&FetchEvent::Found { parts: index.parts.len(), bytes: index.bytes() });
-        let manifest = FetchManifest::new(state, &export, self.target.file_name());
+        let mut manifest = FetchManifest::new(state, &export.id, self.target.file_name());
+        manifest.announced_rows = index.row_count;
         match &self.target.kind {
-            TargetKind::Stdout => self.stream(&index.parts, manifest).await,
+            TargetKind::Stdout => self.stream(&index, manifest).await,
             TargetKind::Table(_) => {
                 let parts = self.collect(&index).await?;
+                self.compare_columns(&facts_of(&parts))?;
                 let note = tokio::task::block_in_place(|| self.merge(&parts))?;
                 self.complete(&manifest.with(facts_of(&parts), note, self.ended()))
             }
             TargetKind::Parts(_) => {
                 let parts = self.collect(&index).await?;
                 let facts = facts_of(&parts);
-                let (rows, bytes) =
-                    (facts.iter().map(|facts| facts.rows).sum(), facts.iter().map(|facts| facts.size).sum());
+                self.compare_columns(&facts)?;
+                let (rows, bytes) = {
+                    let proven = || facts.iter().map(|facts| &facts.proven);
+                    (proven().map(|proven| proven.rows).sum(), proven().map(|proven| proven.bytes).sum())
+                };
                 let note = OutputNote { format: self.target.format().to_owned(), rows, bytes, sha256: None };
                 self.complete(&manifest.with(facts, note, self.ended()))
             }
         }
     }
 
-    /// All parts, in order, `--jobs` at once.
     async fn collect(&self, index: &FileIndex) -> Result<Vec<PartFile>, Ending> {
         let mut parts = Vec::with_capacity(index.parts.len());
-        let mut downloads = self.downloads(&index.parts);
+        let mut downloads = self.downloads(index);
         while let Some(part) = downloads.next().await {
             parts.push(part?);
         }
         Ok(parts)
     }
 
+    /// All parts, in order, `--jobs` at once. The last one comes only if all have as many rows as Snyk announced.
     fn downloads<'a>(
         &'a self,
-        parts: &'a [FetchPart],
+        index: &'a FileIndex,
     ) -> impl futures_util::Stream<Item = Result<PartFile, Ending>> + Unpin + 'a {
-        let downloads = parts.iter().map(|part| Box::pin(self.part(part)));
-        futures_util::stream::iter(downloads).buffered(usize::from(self.args.jobs))
+        let mut total = TotalProof::new(index.row_count, index.parts.len());
+        let downloads = index.parts.iter().map(|part| Box::pin(self.part(part)));
+        let downloads = futures_util::stream::iter(downloads).buffered(usize::from(self.args.jobs));
+        downloads.map(move |part| {
+            let mut part = part?;
+            if let Some(text) = part.facts.count(&mut total, self.args.rows)? {
+                self.progress.say(&FetchEvent::Warning { text: text.clone() });
+                part.facts.warnings.push(text);
+            }
+            Ok(part)
+        })
     }
 
     fn merge(&self, parts: &[PartFile]) -> Result<OutputNote, Ending> {
         let path = self.folder.file(TABLE);
         let failed = |error| Ending::of_file(&path, &error);
-        let file = File::create(&path).map_err(failed)?;
+        let file = own_file::create(&path).map_err(failed)?;
         let mut table = TableWriter::new(Hashed::new(BufWriter::new(file)), self.target.is_jsonl);
         for part in parts {
             table.add(part).map_err(|error| self.merge_failed(error, &path))?;
@@ -103,27 +121,34 @@ impl Session {
     }
 
     /// Writes each part to standard output as soon as it is proven, and those before it are written.
-    async fn stream(&self, parts: &[FetchPart], manifest: FetchManifest) -> Result<(), Ending> {
+    async fn stream(&self, index: &FileIndex, manifest: FetchManifest) -> Result<(), Ending> {
         let outlet = stdout().map_err(|error| Ending::of_file(Path::new("standard output"), &error))?;
         let mut table = TableWriter::new(Hashed::new(outlet), self.target.is_jsonl);
         let mut facts: Vec<ProvenPart> = Vec::new();
-        let mut downloads = self.downloads(parts);
+        let mut downloads = self.downloads(index);
         while let Some(part) = downloads.next().await {
             let part = part?;
+            if facts.iter().all(|facts| facts.header.is_empty()) {
+                self.compare_columns(std::slice::from_ref(&part.facts))?;
+            }
             match tokio::task::block_in_place(|| table.add(&part)) {
                 Ok(()) => facts.push(part.facts),
-                // The reader has enough: it gets no more, and nothing is wrong.
-                Err(MergeError::Closed) => return Ok(()),
+                Err(MergeError::Closed) => return self.enough(),
                 Err(error) => return Err(self.merge_failed(error, Path::new("standard output"))),
             }
         }
         let rows = table.row_count;
         let hashed = match table.finish() {
             Ok(hashed) => hashed,
-            Err(MergeError::Closed) => return Ok(()),
+            Err(MergeError::Closed) => return self.enough(),
             Err(error) => return Err(self.merge_failed(error, Path::new("standard output"))),
         };
         self.complete(&manifest.with(facts, hashed.note(self.target.format(), rows), self.ended()))
+    }
+
+    /// The reader of standard output has enough: it gets no more, and nothing is wrong.
+    fn enough(&self) -> Result<(), Ending> {
+        self.folder.clear_parts().map_err(|error| Ending::of_file(self.folder.path(), &error))
     }
 
     fn ended(&self) -> RunEnd {

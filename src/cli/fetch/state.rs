@@ -2,7 +2,7 @@
 //! it. The lock ends with the process, so that none is left behind.
 
 use std::fs::{DirBuilder, File, TryLockError};
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::caller::CallNote;
 use super::failure::{Ending, EndingKind};
+use super::own_file;
 use super::question::FetchQuestion;
 use crate::export::Id;
 
@@ -33,6 +34,9 @@ pub(super) struct RunState {
     /// True from before the start call is sent.
     pub(super) is_start_sent: bool,
     pub(super) export: Option<String>,
+    /// The scope of the export of a name.
+    #[serde(default)]
+    pub(super) scope: Option<String>,
 }
 
 /// The folder, locked.
@@ -63,6 +67,7 @@ impl RunState {
             started: seconds(now),
             is_start_sent: false,
             export: question.export.clone(),
+            scope: None,
         }
     }
 
@@ -98,10 +103,10 @@ impl OpenedState {
             )));
         }
         let age = Duration::from_secs(fresh.started.saturating_sub(state.started));
-        if age > MAX_AGE && question.start.is_some() {
+        if age > MAX_AGE && question.export.is_none() {
             folder.clear().map_err(|error| Ending::of_file(path, &error))?;
             let hours = age.as_secs() / 3600;
-            let note = format!("the unfinished export is {hours} hours old; a new one is started");
+            let note = format!("the unfinished export is {hours} hours old; this run begins anew");
             return Ok(Self { folder, state: fresh, note: Some(note) });
         }
         Ok(Self { folder, state, note: None })
@@ -126,11 +131,11 @@ impl StateFolder {
                 )));
             }
             let lock_path = path.join(LOCK);
-            let lock = match File::options().write(true).create(true).truncate(false).open(&lock_path) {
+            let lock = match own_file::append(&lock_path) {
                 Ok(lock) => lock,
                 // The run before has just removed it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(Ending::of_file(&lock_path, &error)),
             };
             match lock.try_lock() {
                 Ok(()) => {}
@@ -143,7 +148,7 @@ impl StateFolder {
                 }
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
-            let same = lock_path.metadata().is_ok_and(|there| {
+            let same = lock_path.symlink_metadata().is_ok_and(|there| {
                 lock.metadata().is_ok_and(|here| (here.ino(), here.dev()) == (there.ino(), there.dev()))
             });
             if same {
@@ -166,7 +171,7 @@ impl StateFolder {
     }
 
     pub(super) fn load<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        serde_json::from_slice(&std::fs::read(self.file(name)).ok()?).ok()
+        serde_json::from_reader(BufReader::new(own_file::read(&self.file(name)).ok()?)).ok()
     }
 
     /// Writes a file so that it is on the disk, whole, when this returns.
@@ -174,7 +179,7 @@ impl StateFolder {
         let path = self.file(name);
         let write = || {
             let next = self.file(&format!("{name}.new"));
-            let mut file = File::create(&next)?;
+            let mut file = own_file::create(&next)?;
             serde_json::to_writer_pretty(&mut file, value)?;
             file.write_all(b"\n")?;
             file.sync_all()?;
@@ -191,28 +196,40 @@ impl StateFolder {
     /// The file that calls are noted in.
     pub(super) fn call_log(&self) -> Result<File, Ending> {
         let path = self.file(CALLS);
-        File::options().append(true).create(true).open(&path).map_err(|error| Ending::of_file(&path, &error))
+        own_file::append(&path).map_err(|error| Ending::of_file(&path, &error))
     }
 
     /// The calls of this run and of those before it.
     pub(super) fn calls(&self) -> Vec<CallNote> {
-        let text = std::fs::read_to_string(self.file(CALLS)).unwrap_or_default();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        let lines = own_file::read(&self.file(CALLS)).map(|file| BufReader::new(file).lines());
+        let lines = lines.into_iter().flatten().map_while(Result::ok);
+        lines.filter_map(|line| serde_json::from_str(&line).ok()).collect()
     }
 
     /// Removes its files; the lock stays. Nothing that is not of a run is touched.
     pub(super) fn clear(&self) -> io::Result<()> {
+        let others = [STATE, CALLS, "table", "manifest.json"];
+        self.remove(|name| is_of_part(name) || others.contains(&name.trim_end_matches(".new")))
+    }
+
+    /// Removes what came of the parts. The export stays known, so that the next run starts none.
+    pub(super) fn clear_parts(&self) -> io::Result<()> {
+        self.remove(is_of_part)
+    }
+
+    fn remove(&self, is_meant: impl Fn(&str) -> bool) -> io::Result<()> {
         for entry in std::fs::read_dir(&self.path)? {
             let name = entry?.file_name();
-            let name = name.to_string_lossy();
-            let is_ours = [STATE, CALLS, "table", "manifest.json"].contains(&name.trim_end_matches(".new"))
-                || (name.starts_with("part-") && name.len() > "part-".len());
-            if is_ours {
-                std::fs::remove_file(self.file(&name))?;
+            if is_meant(&name.to_string_lossy()) {
+                std::fs::remove_file(self.path.join(name))?;
             }
         }
         Ok(())
     }
+}
+
+fn is_of_part(name: &str) -> bool {
+    name.strip_prefix("part-").is_some_and(|rest| !rest.is_empty())
 }
 
 impl Drop for StateFolder {
@@ -243,13 +260,14 @@ mod tests {
     const NOW: Duration = Duration::from_hours(500_000);
 
     fn question(typed: &str) -> FetchQuestion {
-        let start = super::super::question::StartCall { target: "/t".to_owned(), body: json!({}) };
+        let start = crate::start_call::StartCall { target: "/t".to_owned(), body: json!({}) };
         FetchQuestion {
             scope: "/rest/orgs/O".to_owned(),
             dataset: "issues".to_owned(),
             typed: json!(typed),
             start: Some(start),
             export: None,
+            named: None,
         }
     }
 

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::args::{OutputArgs, TableFormat};
 use super::failure::Ending;
 use super::manifest::FetchManifest;
+use super::own_file;
 use super::question::FetchQuestion;
 use super::state::sync_folder;
 
@@ -178,7 +179,7 @@ impl FetchTarget {
             TargetKind::Parts(folder) => folder.join(".exportgate"),
             TargetKind::Stdout => {
                 let hash = digest(&SHA256, question.typed.to_string().as_bytes());
-                elsewhere.join(hex(&hash.as_ref()[..16]))
+                elsewhere.join(format!("exportgate-{}", hex(&hash.as_ref()[..16])))
             }
         }
     }
@@ -192,7 +193,7 @@ impl FetchTarget {
             }
             Ending::of_file(to, &error)
         };
-        File::open(from).and_then(|file| file.sync_all()).map_err(failed)?;
+        own_file::read(from).and_then(|file| file.sync_all()).map_err(failed)?;
         let done = if self.is_clobber { std::fs::rename(from, to) } else { rename_new(from, to) };
         done.and_then(|()| sync_folder(parent(to))).map_err(failed)
     }

@@ -3,43 +3,53 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::header::{AGE, CACHE_CONTROL};
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
 use super::caller::{CallAnswer, CallFailure, FetchCall};
 use super::failure::{Ending, EndingKind};
 use super::index::FileIndex;
 use super::progress::FetchEvent;
+use super::question::FetchExport;
 use super::session::{Session, words};
 use super::state::RunState;
-use crate::export::Id;
+use crate::cache;
+use crate::export::{API_VERSION, Id};
+use crate::journal::NOT_PROCESSED;
 
 /// Seconds between two looks at an export, the last again and again.
 const PACE: [u64; 6] = [1, 1, 2, 3, 5, 5];
+/// Longest wait that a gateway is asked for in one look. Load balancers end what is silent for a minute.
+const LONG_LOOK: Duration = Duration::from_secs(55);
+/// Pause after it: a gateway that stops ends a wait early.
+const AFTER_WAIT: Duration = Duration::from_secs(1);
 /// Looks that failed one after another before the run gives up.
 const MAX_FAILURES: u32 = 8;
 /// Failures that are no look at Snyk's: the credential is the gateway's own.
 pub(super) const CREDENTIAL: &str = "upstream_credential_";
-/// The codes of a gateway that says that Snyk got, or took, no request.
-const UNSENT: [&str; 11] = [
-    "dns_error",
-    "connection_timeout",
-    "connection_refused",
-    "destination_unavailable",
-    "proxy_dns",
-    "proxy_refused",
-    "proxy_unreachable",
-    "proxy_status",
-    "tls_certificate_error",
-    "tls_protocol_error",
-    "not_processed",
-];
-
 /// One look at an export.
-enum Look {
-    Ready(FileIndex),
-    NotYet(Option<Duration>),
+pub(super) enum Look<T> {
+    Ready(T),
+    NotYet { pause: LookPause, is_unknown: bool },
     Failed(String),
+}
+
+/// The pause before the next look.
+pub(super) enum LookPause {
+    /// The usual one, or a longer one that the gateway asks for.
+    Usual(Option<Duration>),
+    /// The gateway has waited already.
+    Short,
+}
+
+impl LookPause {
+    fn after(self, usual: Duration) -> Duration {
+        match self {
+            Self::Usual(asked) => asked.unwrap_or_default().max(usual),
+            Self::Short => AFTER_WAIT,
+        }
+    }
 }
 
 impl Session {
@@ -75,11 +85,19 @@ impl Session {
             if document.status == StatusCode::ACCEPTED {
                 let export = id_in(&document)?;
                 state.export = Some(export.clone());
+                // One that an equal start has made is older than this run.
+                let age = cache::age(&document.fields).as_secs();
+                state.started = state.started.saturating_sub(age);
                 self.folder.save_state(state).map_err(|ending| {
                     let text = "the export was started and could not be noted";
                     Ending::failed(format!("{}. {text}: --export {export} takes it", ending.text))
                 })?;
-                self.progress.say(&FetchEvent::Started { export: export.clone() });
+                let event = if document.fields.contains_key(AGE) {
+                    FetchEvent::Shared { export: export.clone(), age }
+                } else {
+                    FetchEvent::Started { export: export.clone() }
+                };
+                self.progress.say(&event);
                 return Ok(export);
             }
             let was_refused = document.status.is_client_error()
@@ -94,7 +112,14 @@ impl Session {
     async fn start(&self, state: &RunState) -> Result<CallAnswer, CallFailure> {
         let target = self.question.start.as_ref().map_or("", |start| start.target.as_str());
         let body = Some(Bytes::from(state.body.to_string()));
-        self.caller.document(FetchCall { name: "start".to_owned(), target, fields: Vec::new(), body }).await
+        // The export of an equal start is as good as the one of the manifest.
+        let wish = match self.args.max_age {
+            _ if self.args.restart => Some("no-cache".to_owned()),
+            max_age => max_age.map(|max_age| format!("max-age={}", max_age.as_secs())),
+        };
+        let wish = wish.and_then(|wish| HeaderValue::try_from(wish).ok());
+        let fields = wish.map(|wish| (CACHE_CONTROL, wish)).into_iter().collect();
+        self.caller.document(FetchCall { name: "start".to_owned(), target, fields, body }).await
     }
 
     /// Waits where the start may be sent again within the time, and fails otherwise.
@@ -132,18 +157,34 @@ impl Session {
     }
 
     /// Waits until the export is finished. Its index is the answer.
-    pub(super) async fn wait(&self, export: &str) -> Result<FileIndex, Ending> {
-        let mut failures = 0;
+    pub(super) async fn wait(&self, export: &FetchExport) -> Result<FileIndex, Ending> {
+        self.until_ready(&export.id, async || self.look(export).await).await
+    }
+
+    /// Looks again and again, until what is asked for is there.
+    pub(super) async fn until_ready<T>(
+        &self,
+        export: &str,
+        look: impl AsyncFn() -> Result<Look<T>, Ending>,
+    ) -> Result<T, Ending> {
+        let (mut failures, mut has_warned) = (0, false);
         let last = PACE.last().copied().unwrap_or(5);
         for gap in PACE.into_iter().chain(std::iter::repeat(last)) {
-            let look = self.look(export).await?;
+            let look = look().await?;
             let gap = Duration::from_secs(gap);
             match look {
-                Look::Ready(index) => return Ok(index),
-                Look::NotYet(wait) => {
+                Look::Ready(found) => return Ok(found),
+                Look::NotYet { pause, is_unknown } => {
                     failures = 0;
+                    if is_unknown && !has_warned {
+                        let text = format!(
+                            "Snyk's status of export {export} is a word that is not known; waiting on until it is FINISHED"
+                        );
+                        self.progress.say(&FetchEvent::Warning { text });
+                        has_warned = true;
+                    }
                     self.progress.say(&FetchEvent::Waiting { export: export.to_owned() });
-                    let wait = wait.unwrap_or_default().max(gap);
+                    let wait = pause.after(gap);
                     if wait > self.rest() {
                         return Err(self.unfinished(export));
                     }
@@ -164,7 +205,7 @@ impl Session {
         Err(self.unfinished(export))
     }
 
-    pub(super) fn unfinished(&self, export: &str) -> Ending {
+    fn unfinished(&self, export: &str) -> Ending {
         let text = format!(
             "export {export} is not finished within {} (--timeout): run the same command again; it goes on, and starts nothing",
             words(self.args.timeout)
@@ -172,25 +213,41 @@ impl Session {
         Ending::new(EndingKind::Unfinished, text)
     }
 
-    async fn look(&self, export: &str) -> Result<Look, Ending> {
-        let target = self.question.files(export);
-        let call = FetchCall { name: "files".to_owned(), target: &target, fields: Vec::new(), body: None };
+    async fn look(&self, export: &FetchExport) -> Result<Look<FileIndex>, Ending> {
+        let FetchExport { scope, id } = export;
+        let under = format!("{scope}/export/{id}/");
+        let target = format!("{under}files?version={API_VERSION}");
+        let fields = self.wait_preference().into_iter().collect();
+        let call = FetchCall { name: "files".to_owned(), target: &target, fields, body: None };
         let document = match self.caller.document(call).await {
             Ok(document) => document,
             Err(CallFailure { text, .. }) => return Ok(Look::Failed(text)),
         };
         if document.status == StatusCode::OK {
-            let under = format!("{}/export/{export}/", self.question.scope);
             return FileIndex::read(&document.body, &under).map(Look::Ready);
         }
-        self.not_ready(export, &document)
+        self.not_ready(id, &document)
     }
 
-    fn not_ready(&self, export: &str, document: &CallAnswer) -> Result<Look, Ending> {
+    /// Has a gateway answer when the export has ended, or after a while. The one in this process is asked by the pace here.
+    pub(super) fn wait_preference(&self) -> Option<(HeaderName, HeaderValue)> {
+        let seconds = self.rest().min(LONG_LOOK).as_secs();
+        let value = HeaderValue::try_from(format!("wait={seconds}")).ok()?;
+        (seconds > 0 && !self.caller.is_direct).then_some((HeaderName::from_static("prefer"), value))
+    }
+
+    /// The meaning of an answer that is not what is asked for.
+    pub(super) fn not_ready<T>(&self, export: &str, document: &CallAnswer) -> Result<Look<T>, Ending> {
         let error = document.error();
         let text = error.text;
         match (document.status, error.code.as_str()) {
-            (_, "not_finished") => Ok(Look::NotYet(document.pause())),
+            (_, "not_finished") if document.fields.contains_key("preference-applied") => {
+                Ok(Look::NotYet { pause: LookPause::Short, is_unknown: false })
+            }
+            (_, code @ ("not_finished" | "status_unknown")) => {
+                let pause = LookPause::Usual(document.pause());
+                Ok(Look::NotYet { pause, is_unknown: code == "status_unknown" })
+            }
             (_, "export_failed") => {
                 // The next run has to start another one.
                 self.folder.clear().map_err(|error| Ending::of_file(self.folder.path(), &error))?;
@@ -208,7 +265,7 @@ impl Session {
                     );
                     return Err(Ending::new(EndingKind::Held, text));
                 }
-                Ok(Look::NotYet(wait))
+                Ok(Look::NotYet { pause: LookPause::Usual(wait), is_unknown: false })
             }
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
                 Err(Ending::new(EndingKind::NotAuthorised, text))
@@ -227,7 +284,7 @@ impl Session {
 
 /// True if an error of the gateway's means that Snyk has started nothing.
 fn is_without_start(code: &str) -> bool {
-    code.starts_with(CREDENTIAL) || UNSENT.contains(&code)
+    code.starts_with(CREDENTIAL) || NOT_PROCESSED.contains(&code)
 }
 
 /// The id of the export in the answer to a start call.

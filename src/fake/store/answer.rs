@@ -22,21 +22,19 @@ pub(in super::super) async fn respond(
     switch: Switch,
     seen: Seen,
 ) -> Result<Response<Body>, BoxError> {
-    let running = Running::begin(shared.store.clone());
-    let entry = {
+    // Faults are for requests in the order in which they come, held or not.
+    let (entry, decision) = {
         let mut stage = shared.stage();
         stage.hits.file += 1;
-        stage.shelf.note(&seen)
+        let entry = stage.shelf.note(&seen);
+        let now = api::now_ms(stage.clock_offset) / 1_000;
+        let delay = delay(&mut stage, &seen);
+        (entry, Decided { decision: decide(&mut stage, &seen, now), delay })
     };
+    let running = Running::begin(shared.store.clone());
     let mut held = shared.store_held.subscribe();
     let _ = held.wait_for(|held| *held == 0).await;
 
-    let decision = {
-        let mut stage = shared.stage();
-        let now = api::now_ms(stage.clock_offset) / 1_000;
-        let delay = delay(&mut stage, &seen);
-        Decided { decision: decide(&mut stage, &seen, now), delay }
-    };
     if let Some(delay) = decision.delay {
         tokio::time::sleep(delay).await;
     }

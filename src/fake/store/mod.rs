@@ -58,7 +58,7 @@ impl Default for StoreScript {
 /// `x-goog-hash`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum HashField {
-    /// Right, with an `md5=` in the same line. That one is invented.
+    /// Right, with an `md5=` in the same line, which is invented.
     OneLine,
     /// Right, with `md5=` in a line before it.
     TwoLines,

@@ -51,6 +51,10 @@ fn usage_is_2() {
         .ended(2, "is later than --updated-until");
     fetch(&["--org", ORG, "--body", "/none"]).ended(2, "--body /none");
     fetch(&["--org", ORG, "--since", "30d", "--key-file", "/none"]).ended(2, "--key-file /none");
+    let mut direct = exportgate(desk.home.path());
+    direct.current_dir(desk.home.path()).args(["fetch", "--org", ORG, "--since", "30d"]);
+    let ran = Ran::of(direct.output().unwrap()).ended(2, "no Snyk credential: set SNYK_TOKEN");
+    assert!(ran.err.contains("neither --via nor SNYK_API names a gateway"), "{}", ran.err);
     assert_eq!(desk.gateway.stub().starts, 0);
 }
 
@@ -66,6 +70,14 @@ fn unfinished_is_3_and_the_next_run_starts_nothing() {
     desk.gateway.stub().polls = 0;
     desk.run(&[]).ended(0, "going on with export");
     assert_eq!(desk.gateway.stub().starts, 1);
+}
+
+#[test]
+fn a_status_that_nobody_knows_is_waited_for_with_one_warning() {
+    let desk = desk(vec![]);
+    (desk.gateway.stub().polls, desk.gateway.stub().is_word_unknown) = (2, true);
+    let ran = desk.run(&[]).ended(0, "complete");
+    assert_eq!(ran.err.matches("is a word that is not known").count(), 1, "{}", ran.err);
 }
 
 #[test]
@@ -89,7 +101,7 @@ fn an_export_that_failed_is_5_and_the_next_run_starts_another_one() {
 fn not_whole_is_6() {
     let desk = desk(vec![]);
     desk.gateway.stub().parts = vec![StubPart::of(sample("i1"))];
-    desk.run(&[]).ended(6, "part 1 ends within a quoted cell: it was cut");
+    desk.run(&[]).ended(6, "part 1: the file ends within a quoted cell: it was cut");
     desk.gateway.stub().parts = vec![StubPart::of(sample("d1")), StubPart::of(sample("k1"))];
     desk.run(&["--restart", "--format", "jsonl", "-o", "x.jsonl"])
         .ended(6, "part 2, row 1, byte 3 of column B: is not UTF-8");

@@ -59,6 +59,19 @@ async fn snyk_is_asked_directly_with_the_journal_of_serve() {
         assert!(!manifest.contains(&secret));
     }
     assert!(!manifest.contains("https://"), "{manifest}");
+    // The journal knows the export for other outputs too, and how old it is.
+    let started = |name: &str| {
+        let manifest = std::fs::read(home.path().join(format!("{name}.manifest.json"))).unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        humantime::parse_rfc3339(manifest["started"].as_str().unwrap()).unwrap()
+    };
+    let again = ["--upstream", &fake.url(), "--max-age", "1h", "-o", "again.csv"];
+    let ran = Ran::of(fetch(&home, &fake, &again).output().unwrap()).ended(0, "nothing is started");
+    assert!(ran.err.contains("complete: 5 rows"), "{}", ran.err);
+    assert!(started("again.csv") <= started("issues.csv") + Duration::from_secs(2));
+    let anew = ["--upstream", &fake.url(), "--restart", "-o", "anew.csv"];
+    Ran::of(fetch(&home, &fake, &anew).output().unwrap()).ended(0, "started export");
+    assert_eq!(fake.hits().start, 2);
     // Nothing is left of the gateway in the process.
     let left = std::fs::read_dir(home.path()).unwrap().flatten().map(|entry| entry.file_name());
     assert!(!left.into_iter().any(|name| name.to_string_lossy().starts_with("exportgate-fetch")));

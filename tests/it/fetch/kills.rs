@@ -1,72 +1,69 @@
 //! `kill -9` at random times, again and again until a run ends well: one start, and one output.
+//!
+//! `EXPORTGATE_FETCH_KILLS=50` kills so often; the default is a few.
 
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use super::Desk;
-use super::stub::{Stub, StubGateway, StubPart};
+use super::rig::Rig;
+use crate::support::raw;
 
-/// Kills of this test: `FETCH_KILLS`, or this many.
-const KILLS: u32 = 10;
+const KILLS: u32 = 8;
+/// A run that is not killed takes longer: the download alone has a second.
+const LONGEST: u64 = 3_000;
+/// The start and its answer are within this, and so is all that follows the last part.
+const AT_AN_END: u64 = 300;
+const MORE: &str = "there may be an export more";
 
 fn kills() -> u32 {
-    std::env::var("FETCH_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS)
+    std::env::var("EXPORTGATE_FETCH_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS)
+}
+
+/// Waits for a time to kill at: near the start, anywhere, or when all parts are there.
+fn wait(left: u32, rig: &Rig, child: &mut Child) {
+    let longest = if left % 3 == 1 { LONGEST } else { AT_AN_END };
+    if left % 3 == 2 {
+        raw::poll("all parts, or an end", || {
+            (rig.has_all_parts() || child.try_wait().unwrap().is_some()).then_some(())
+        });
+    }
+    std::thread::sleep(Duration::from_millis(fastrand::u64(0..longest)));
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "figures are told")]
 fn a_run_that_is_killed_anywhere_goes_on_with_the_same_command() {
-    let part = |at: usize| {
-        let rows: Vec<String> =
-            (0..20_000).map(|row| format!("{at},\"row {row}\nof part {at}\"\n")).collect();
-        let rows = rows.concat();
-        StubPart::of(format!("PART,TEXT\n{rows}"))
-    };
-    let parts: Vec<StubPart> = (1..=4).map(part).collect();
-    let expected: Vec<u8> = parts
-        .iter()
-        .enumerate()
-        .flat_map(|(at, part)| if at == 0 { &part.content[..] } else { &part.content["PART,TEXT\n".len()..] })
-        .copied()
-        .collect();
-    let mut left = kills();
+    let table = Rig::table();
+    let (mut left, mut rounds, mut said) = (kills(), 0, 0);
     while left > 0 {
-        let slow = Duration::from_millis(10);
-        let stub =
-            Stub { parts: parts.clone(), slow, slow_start: Duration::from_millis(30), ..Stub::default() };
-        let desk = Desk::before(StubGateway::start(stub));
+        let rig = Rig::with(&["--store-fault", "rate:1000000", "--fault", "delay:50@starts"]);
         let mut warned = 0;
         loop {
-            let wait = fastrand::u64(0..900);
-            let mut child = desk.command(&[]).stderr(Stdio::piped()).spawn().unwrap();
-            let killer = std::time::Instant::now();
-            let ended = loop {
-                if let Some(status) = child.try_wait().unwrap() {
-                    break Some(status);
-                }
-                if left > 0 && killer.elapsed() >= Duration::from_millis(wait) {
-                    break None;
-                }
-                std::thread::sleep(Duration::from_millis(5));
+            let mut child = rig.command(None, &[]).stderr(Stdio::piped()).spawn().unwrap();
+            let is_killed = left > 0 && {
+                wait(left, &rig, &mut child);
+                child.try_wait().unwrap().is_none()
             };
-            if ended.is_none() {
+            if is_killed {
                 child.kill().unwrap();
                 left -= 1;
             }
             let output = child.wait_with_output().unwrap();
             let text = String::from_utf8(output.stderr).unwrap();
-            warned += u32::from(text.contains("there may be an export more"));
-            if let Some(status) = ended {
-                assert_eq!(status.code(), Some(0), "{text}");
+            warned += u64::from(text.contains(MORE));
+            rig.assert_no_secret();
+            // Whatever has the final name is whole.
+            assert!(rig.read("issues.csv").is_none_or(|found| found == table), "{text}");
+            if output.status.code().is_some() {
+                assert_eq!(output.status.code(), Some(0), "{text}");
                 break;
             }
-            // What has the final name is whole.
-            if desk.has("issues.csv") {
-                assert!(desk.file("issues.csv") == expected);
-            }
         }
-        assert!(desk.file("issues.csv") == expected);
-        assert!(desk.has("issues.csv.manifest.json") && !desk.has(".issues.csv.exportgate"));
-        let starts = desk.gateway.stub().starts;
-        assert!(starts <= 1 + warned, "{starts} starts, {warned} said so");
+        assert!(rig.read("issues.csv").is_some() && rig.read("issues.csv.manifest.json").is_some());
+        assert!(!rig.home.path().join(".issues.csv.exportgate").exists(), "the state has gone");
+        let starts = rig.starts();
+        assert!((1..=1 + warned).contains(&starts), "{starts} starts, and {warned} runs said so");
+        (rounds, said) = (rounds + 1, said + warned);
     }
+    println!("{} kills in {rounds} exports; {said} runs said that there may be an export more", kills());
 }

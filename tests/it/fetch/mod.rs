@@ -5,6 +5,8 @@ mod direct;
 mod kills;
 mod outputs;
 mod parts;
+mod rig;
+mod room;
 pub(crate) mod stub;
 
 use std::fmt::Write as _;

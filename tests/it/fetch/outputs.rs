@@ -98,6 +98,13 @@ fn standard_output_streams_and_a_reader_may_have_enough() {
     child.stdout.take().unwrap().read_exact(&mut some).unwrap();
     let ran = Ran::of(child.wait_with_output().unwrap()).ended(0, "");
     assert_eq!(ran.err, "");
+    // The export stays known, and takes no room.
+    let folder = desk.home.path().join(".local/state/exportgate/fetch");
+    let state = std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    assert!(state.join("state.json").exists() && !state.join("part-00001.csv").exists());
+    let starts = desk.gateway.stub().starts;
+    desk.run(&["-o", "-"]).ended(0, "nothing is started");
+    assert_eq!(desk.gateway.stub().starts, starts);
 }
 
 #[test]
@@ -171,6 +178,36 @@ fn an_output_that_is_there_is_replaced_only_by_word() {
 }
 
 #[test]
+fn nothing_is_read_or_written_through_a_link_in_the_state() {
+    let desk = Desk::before(StubGateway::of(&["a1", "a2", "a3"]));
+    let state = desk.home.path().join(".issues.csv.exportgate");
+    let plant = |name: &str| {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let _ = std::fs::DirBuilder::new().mode(0o700).create(&state);
+        std::os::unix::fs::symlink(desk.home.path().join("mine"), state.join(name)).unwrap();
+    };
+    std::fs::write(desk.home.path().join("mine"), "mine").unwrap();
+    let names = ["state.json.new", "calls.jsonl", "part-00001.partial", "part-00001.json.new", "table"];
+    for name in names.into_iter().chain(["state.json", "part-00001.csv", "manifest.json"]) {
+        plant(name);
+    }
+    desk.run(&["--clobber"]).ended(0, "complete");
+    assert_eq!((desk.file("mine"), sha256(&desk.file("issues.csv")).as_str()), (b"mine".to_vec(), WHOLE));
+    // In the state of a run that goes on, a link is no part, and in the place of the lock it ends the run.
+    desk.gateway.stub().parts[2].crc32c = Some(1);
+    desk.run(&["--clobber"]).ended(6, "part 3");
+    plant("part-00003.partial");
+    plant("table");
+    desk.gateway.stub().parts[2].crc32c = Some(crc32c::crc32c(&sample("a3")));
+    desk.run(&["--clobber"]).ended(1, "part-00003.partial: is a link or no file");
+    std::fs::remove_file(state.join("part-00003.partial")).unwrap();
+    desk.run(&["--clobber"]).ended(0, "going on with export");
+    plant("lock");
+    desk.run(&["--clobber"]).ended(1, "lock: is a link or no file");
+    assert_eq!((desk.file("mine"), sha256(&desk.file("issues.csv")).as_str()), (b"mine".to_vec(), WHOLE));
+}
+
+#[test]
 fn an_export_of_others_or_of_before_is_not_started_again() {
     let desk = Desk::before(StubGateway::of(&["a1", "a2", "a3"]));
     let mut command = exportgate(desk.home.path());
@@ -184,6 +221,13 @@ fn an_export_of_others_or_of_before_is_not_started_again() {
     assert_eq!(desk.gateway.stub().starts, 1);
     desk.run(&["--clobber", "--max-age", "1h", "--filter", "cve=CVE-2031-0001"]).ended(0, "started export");
     assert_eq!(desk.gateway.stub().starts, 2);
+    desk.run(&["--clobber", "--max-age", "1h", "--restart"]).ended(0, "started export");
+    // The gateway may know an equal start; whoever begins anew wants none.
+    let wishes = desk.gateway.stub().heads.clone().into_iter().filter(|head| head.starts_with("post "));
+    let wish =
+        |head: String| head.lines().find_map(|line| line.strip_prefix("cache-control: ").map(str::to_owned));
+    let wishes: Vec<Option<String>> = wishes.map(wish).collect();
+    assert_eq!(wishes, [None, Some("max-age=3600".to_owned()), Some("no-cache".to_owned())]);
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn a_part_that_has_changed_is_taken_from_its_start() {
 fn what_came_in_an_earlier_run_is_asked_for_once_more_and_kept() {
     let desk = Desk::before(StubGateway::of(&["a1", "a2", "a3"]));
     desk.gateway.stub().parts[2].crc32c = Some(1);
-    desk.run(&[]).ended(6, "part 3 has not the checksum (CRC32C) of the store");
+    desk.run(&[]).ended(6, "part 3: the bytes that came have another checksum (CRC32C)");
     assert!(!desk.has("issues.csv") && desk.has(".issues.csv.exportgate/part-00001.csv"));
     assert!(!desk.has(".issues.csv.exportgate/part-00003.csv"), "what is not whole is not kept");
     desk.gateway.stub().parts[2] = StubPart::of(sample("a3"));
@@ -65,7 +65,9 @@ fn a_part_without_a_length_is_whole_only_where_its_end_came() {
     let whole = table(30_000);
     let part = StubPart { is_decoded: true, crc32c: None, file_size: None, ..StubPart::of(whole.clone()) };
     let desk = before(StubPart { cuts: VecDeque::from([400_000]), ..part });
-    desk.run(&[]).ended(0, "each proven by closed quotes");
+    desk.run(&[])
+        .ended(0, "1 part, proven by closed quotes alone")
+        .ended(0, "warning: part 1: nothing but its closed quotes");
     assert_eq!(desk.file("issues.csv"), whole);
     assert_eq!(gets(&desk).len(), 2);
     assert!(gets(&desk).iter().all(|get| !get.contains("bytes=")), "{:?}", gets(&desk));
@@ -75,12 +77,34 @@ fn a_part_without_a_length_is_whole_only_where_its_end_came() {
 fn snyks_numbers_count_where_nothing_stronger_did() {
     let wrong = |crc32c| StubPart { row_count: Some(9), crc32c, ..StubPart::of(sample("d1")) };
     let proven = Some(crc32c::crc32c(&sample("d1")));
-    let text = "part 1 has 1 rows, and Snyk announced 9 (row_count)";
-    before(wrong(None)).run(&[]).ended(6, text);
+    let text = "part 1: 1 rows came where Snyk's row_count says 9";
+    let weak = StubPart { file_size: None, ..wrong(None) };
+    before(weak).run(&[]).ended(6, text);
     let desk = before(wrong(proven));
     desk.run(&[]).ended(0, &format!("warning: {text}"));
     assert_eq!(desk.manifest()["warnings"][0], text);
     desk.run(&["--clobber", "--rows", "fail"]).ended(6, text);
+}
+
+#[test]
+fn the_rows_of_all_parts_are_those_that_snyk_announced() {
+    let desk = Desk::before(StubGateway::of(&["a1", "a2", "a3"]));
+    desk.gateway.stub().row_count = Some(5);
+    desk.run(&["--rows", "fail"]).ended(0, "closed quotes; as many rows as Snyk announced");
+    let text = "all parts have 5 rows where Snyk's row_count of the export says 9";
+    desk.gateway.stub().row_count = Some(9);
+    let ran = desk.run(&["--clobber"]).ended(0, &format!("warning: {text}"));
+    assert!(!ran.err.contains("as many rows"), "{}", ran.err);
+    assert_eq!(desk.manifest()["warnings"][0], text);
+    for args in [&["-o", "b.csv"][..], &["-o", "p", "--parts"], &["-o", "-"]] {
+        let ran = desk.run(&[args, &["--rows", "fail"]].concat()).ended(6, text);
+        // To standard output, at least the last part does not come.
+        assert!(!desk.has("b.csv") && !desk.has("p/part-0001.csv") && ran.out.len() < 592);
+    }
+    for part in &mut desk.gateway.stub().parts {
+        (part.crc32c, part.file_size) = (None, None);
+    }
+    desk.run(&["-o", "c.csv"]).ended(6, text);
 }
 
 #[test]

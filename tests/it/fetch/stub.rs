@@ -51,6 +51,10 @@ pub(crate) struct Refusal {
 pub(crate) struct Stub {
     pub(crate) parts: Vec<StubPart>,
     pub(crate) polls: u32,
+    /// An unfinished export has a status that nobody knows.
+    pub(crate) is_word_unknown: bool,
+    /// Rows of all parts by Snyk's word.
+    pub(crate) row_count: Option<u64>,
     pub(crate) starts: u32,
     /// Method and target of each request, with its `Range`.
     pub(crate) seen: Vec<String>,
@@ -161,15 +165,14 @@ impl StubGateway {
             return refused(&Refusal {
                 ending: "",
                 status: 503,
-                code: "not_finished",
+                code: if stub.is_word_unknown { "status_unknown" } else { "not_finished" },
                 retry_after: Some(1),
                 times: 0,
             });
         }
         let part = |(part, at): (&StubPart, usize)| serde_json::json!({"part": at, "path": format!("{path}/{at}.csv"), "row_count": part.row_count, "file_size": part.file_size});
         let parts: Vec<_> = stub.parts.iter().zip(1..).map(part).collect();
-        let index =
-            serde_json::json!({"export": EXPORT, "status": "FINISHED", "parts": parts, "table": "/t"});
+        let index = serde_json::json!({"export": EXPORT, "status": "FINISHED", "row_count": stub.row_count, "parts": parts, "table": "/t"});
         json(200, "", &index.to_string())
     }
 

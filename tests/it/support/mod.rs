@@ -24,7 +24,7 @@ use exportgate::fake::{Fake, Settings};
 use exportgate::listener::Address;
 use exportgate::retrieval::Retrieval;
 use exportgate::shutdown::Shutdown;
-use exportgate::transport;
+use exportgate::transport::{self, Resolver};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Either, Full};
 use tempfile::TempDir;
@@ -146,7 +146,13 @@ impl World {
     }
 
     /// A gateway whose upstream is `upstream`, whatever the fake is.
-    pub(crate) async fn before(fake: Fake, upstream: &str, mut flags: Flags) -> Self {
+    pub(crate) async fn before(fake: Fake, upstream: &str, flags: Flags) -> Self {
+        Self::resolving(fake, upstream, flags, Resolver::System).await
+    }
+
+    /// The same, with `resolver` for the names of file stores.
+    pub(crate) async fn resolving(fake: Fake, upstream: &str, mut flags: Flags, resolver: Resolver) -> Self {
+        keep_logs();
         let directory = TempDir::new().expect("a directory");
         if !fake.ca_pem().is_empty() {
             let ca = directory.path().join("ca.pem");
@@ -180,7 +186,8 @@ impl World {
                 flag("shared.own", 1),
             ]);
         }
-        let (config, _) = Config::resolve(&Sources::isolated(TOKEN, flags)).expect("a configuration");
+        let (mut config, _) = Config::resolve(&Sources::isolated(TOKEN, flags)).expect("a configuration");
+        config.files.resolver = resolver;
         let (clock, shutdown) = (Clock::movable(), Shutdown::new());
         let app = App::bind(config, clock.clone(), shutdown.clone()).await.expect("a gateway");
         let addresses = app.addresses();
@@ -237,6 +244,13 @@ impl World {
     /// Resolves when exactly so many clients wait for answers on their way.
     pub(crate) async fn wait_for_followers(&self, count: usize) {
         while self.retrieval.waiting() != count {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Resolves when exactly so many clients wait for the end of an export.
+    pub(crate) async fn wait_for_waits(&self, count: usize) {
+        while self.retrieval.waits().0 != count {
             tokio::task::yield_now().await;
         }
     }

@@ -1,6 +1,6 @@
 //! The real program, as a user starts it.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -25,10 +25,10 @@ pub(crate) fn exportgate(home: &Path) -> Command {
     command
 }
 
-fn prepare(command: &mut Command, home: &Path, fake: &Fake, env: &[(&str, &str)]) {
+fn prepare(command: &mut Command, home: &Path, ca_pem: &str, env: &[(&str, &str)]) {
     keep_token_secret();
     let ca = home.join("ca.pem");
-    std::fs::write(&ca, fake.ca_pem()).expect("a CA file");
+    std::fs::write(&ca, ca_pem).expect("a CA file");
     if !env.iter().any(|(name, _)| name.starts_with("EXPORTGATE_CREDENTIAL")) {
         command.env("SNYK_TOKEN", TOKEN);
     }
@@ -41,14 +41,14 @@ impl Program {
     pub(crate) fn serve(home: &Path, fake: &Fake, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut command = exportgate(home);
         command.args(["serve", "--listen", "127.0.0.1:0", "--upstream", &fake.url()]).args(args);
-        Self::start(command, home, fake, env)
+        Self::start(command, home, fake.ca_pem(), env)
     }
 
     /// The command that serves before `fake` with these variables; its log is a pipe.
     pub(crate) fn command(home: &Path, fake: &Fake, env: &[(&str, &str)]) -> Command {
         let mut command = exportgate(home);
         command.args(["serve", "--listen", "127.0.0.1:0", "--upstream", &fake.url()]);
-        prepare(&mut command, home, fake, env);
+        prepare(&mut command, home, fake.ca_pem(), env);
         command
     }
 
@@ -61,11 +61,20 @@ impl Program {
             command.args(["-c", script, env!("CARGO_BIN_EXE_exportgate")]);
         }
         command.args(["serve", "--upstream", &fake.url()]);
-        Self::start(command, home, fake, env)
+        Self::start(command, home, fake.ca_pem(), env)
     }
 
-    fn start(mut command: Command, home: &Path, fake: &Fake, env: &[(&str, &str)]) -> Self {
-        prepare(&mut command, home, fake, env);
+    /// Starts it before a fake that is a process too, and lets it ask the fake's store.
+    pub(crate) fn serve_before(home: &Path, fake: &FakeProgram) -> Self {
+        let mut command = exportgate(home);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--upstream", &fake.url]);
+        let ca = home.join("ca.pem").display().to_string();
+        let env = [("EXPORTGATE_FILES_CA_FILE", ca.as_str()), ("EXPORTGATE_FILES_ORIGINS", &fake.url)];
+        Self::start(command, home, &fake.ca_pem, &env)
+    }
+
+    fn start(mut command: Command, home: &Path, ca_pem: &str, env: &[(&str, &str)]) -> Self {
+        prepare(&mut command, home, ca_pem, env);
         let mut child = command.spawn().expect("the program starts");
         let stderr = BufReader::new(child.stderr.take().expect("its standard error"));
         let (listening, address) = mpsc::channel();
@@ -120,6 +129,49 @@ impl Program {
             let _ = reader.join();
         }
         code
+    }
+}
+
+/// A running `exportgate fake-snyk`.
+pub(crate) struct FakeProgram {
+    child: Child,
+    pub(crate) url: String,
+    ca_pem: String,
+    said: BufReader<std::process::ChildStdout>,
+}
+
+impl FakeProgram {
+    pub(crate) fn start(home: &Path, args: &[&str]) -> Self {
+        let ca = home.join("fake.pem");
+        let mut command = exportgate(home);
+        command.args(["fake-snyk", "--listen", "127.0.0.1:0", "--ca-out"]).arg(&ca).args(args);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the fake starts");
+        let mut said = BufReader::new(child.stdout.take().expect("its standard output"));
+        let mut lines = String::new();
+        // The second line comes when the certificate is written.
+        while lines.lines().count() < 2 {
+            assert!(said.read_line(&mut lines).expect("a line") > 0, "{lines}");
+        }
+        let url = lines.split_whitespace().find(|word| word.starts_with("https://")).expect("its address");
+        let ca_pem = std::fs::read_to_string(ca).expect("its certificate");
+        Self { child, url: url.to_owned(), ca_pem, said }
+    }
+
+    /// Ends it; the number of start calls that it answered.
+    pub(crate) fn starts(mut self) -> u64 {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        let mut rest = String::new();
+        self.said.read_to_string(&mut rest).expect("its last words");
+        let count = rest.split_once("start: ").and_then(|(_, rest)| rest.split(',').next());
+        count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no count: {rest}"))
+    }
+}
+
+impl Drop for FakeProgram {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -13,7 +13,7 @@ const DAY: u64 = 24 * HOUR;
 
 /// A time as it was typed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum When {
+pub(crate) enum When {
     At(SystemTime),
     DaysAgo(u64),
     HoursAgo(u64),
@@ -22,7 +22,7 @@ pub(super) enum When {
 }
 
 impl When {
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         const FORMS: &str = "must be a date (2026-01-31), RFC 3339 (2026-01-31T08:00:00Z), a span back such as 30d or 12h, or all";
         if text == "all" {
             return Ok(Self::All);
@@ -40,7 +40,7 @@ impl When {
     }
 
     /// The time in UTC, with whole seconds, as it stands in a body.
-    pub(super) fn at(self, now: SystemTime) -> String {
+    pub(crate) fn at(self, now: SystemTime) -> String {
         let floored = |count: u64, unit: u64| {
             let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
             let seconds = (now - now % unit).saturating_sub(count * unit);

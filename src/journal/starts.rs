@@ -1,0 +1,156 @@
+//! Starts that equal ones may share (0014): kept with the record of their attempt, and forgotten with it or earlier.
+//!
+//! All of it happens in the transactions of the writer, so that processes on one file agree.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use uuid::Uuid;
+
+use super::record::{Attempt, KeptStart, capped, unix_ms};
+
+/// Snyk keeps files for so long.
+const LONGEST: Duration = Duration::from_hours(72);
+/// A start counts for so long without a sign that its export has finished.
+const UNFINISHED: Duration = Duration::from_mins(30);
+/// Most starts that are kept: some 50 hours of what Snyk allows.
+const MOST: i64 = 1_000;
+/// Most clients of one start that are on record besides the one that caused it; the log and the metrics have all.
+const MOST_CLIENTS: u32 = 1_000;
+/// A start may be dated ahead by so much: two readings of a clock differ.
+const AHEAD: Duration = Duration::from_secs(1);
+
+/// A start that is on record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundStart {
+    /// Its attempt.
+    pub attempt: Uuid,
+    /// The arrival of its answer.
+    pub made: SystemTime,
+    /// The export that it began.
+    pub export_id: String,
+    /// The answer.
+    pub kept: KeptStart,
+}
+
+/// A command about starts on record.
+#[derive(Debug)]
+pub(super) enum StartCommand {
+    /// Finds an equal one.
+    Find(StartSearch),
+    /// Forgets the one of an export, by the ids of its org or group and its own, or all.
+    Forget(Option<[String; 2]>),
+}
+
+/// The search for the newest equal start.
+#[derive(Debug)]
+pub(super) struct StartSearch {
+    pub(super) key: [u8; 32],
+    pub(super) max_age: Duration,
+    /// Put here by the writer.
+    pub(super) found: Arc<Mutex<Option<FoundStart>>>,
+}
+
+/// Notes what `attempt`, which is on record, shows of starts: one that was made, or the fate of an export.
+pub(super) fn note(connection: &Connection, attempt: &Attempt, now: SystemTime) -> rusqlite::Result<()> {
+    let Some(export) = attempt.export_id.as_deref().map(capped) else { return Ok(()) };
+    let scope = attempt.scope_id.as_deref().map(capped);
+    if let Some(kept) = &attempt.kept {
+        forget_old(connection, now)?;
+        return insert(connection, attempt, kept);
+    }
+    let change = match attempt.export_status.as_deref() {
+        // A client chooses the version: with one that Snyk does not know, each export is unknown.
+        _ if attempt.status == Some(404) => {
+            let version = attempt.version_requested.as_deref().map(capped);
+            let mut forget = connection.prepare_cached(
+                "DELETE FROM starts WHERE export_id = ?1 AND scope_kind = ?2 AND scope_id = ?3
+                    AND EXISTS (SELECT 1 FROM attempts WHERE seq = attempt AND version_requested IS ?4)",
+            )?;
+            return forget.execute(params![export, attempt.scope_kind, scope, version]).map(drop);
+        }
+        Some("ERRORED" | "ERROR") => {
+            "DELETE FROM starts WHERE export_id = ?1 AND scope_kind = ?2 AND scope_id = ?3"
+        }
+        Some("FINISHED") => {
+            "UPDATE starts SET finished = 1 WHERE export_id = ?1 AND scope_kind = ?2 AND scope_id = ?3 AND finished = 0"
+        }
+        _ => return Ok(()),
+    };
+    connection.prepare_cached(change)?.execute(params![export, attempt.scope_kind, scope]).map(drop)
+}
+
+fn insert(connection: &Connection, attempt: &Attempt, kept: &KeptStart) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare_cached(
+        "INSERT OR REPLACE INTO starts (attempt, key, made_ms, scope_kind, scope_id, export_id, finished, fields, body)
+         SELECT seq, ?2, ?3, scope_kind, scope_id, export_id, 0, ?4, ?5 FROM attempts WHERE id = ?1",
+    )?;
+    let made = unix_ms(attempt.started + attempt.latency);
+    let id = attempt.id.hyphenated().to_string();
+    insert.execute(params![id, kept.key, made, kept.fields, &*kept.body]).map(drop)
+}
+
+/// The number of further clients that the record of a start takes: they come for days. To a read come only those who wait for
+/// one flight.
+pub(super) fn room(connection: &Connection, seq: i64) -> rusqlite::Result<u32> {
+    let mut count = connection.prepare_cached("SELECT count(*) FROM served WHERE attempt = ?1")?;
+    let count: u32 = count.query_row([seq], |row| row.get(0))?;
+    Ok(MOST_CLIENTS.saturating_sub(count))
+}
+
+/// Forgets starts that are too old, too many, or dated ahead: then the clock went back, and their age is not known.
+fn forget_old(connection: &Connection, now: SystemTime) -> rusqlite::Result<()> {
+    let mut forget = connection.prepare_cached(
+        "DELETE FROM starts WHERE made_ms NOT BETWEEN ?1 AND ?2
+            OR attempt <= (SELECT attempt FROM starts ORDER BY attempt DESC LIMIT 1 OFFSET ?3)",
+    )?;
+    let oldest = now.checked_sub(LONGEST).map_or(i64::MIN, unix_ms);
+    forget.execute(params![oldest, unix_ms(now + AHEAD), MOST - 1]).map(drop)
+}
+
+impl StartCommand {
+    pub(super) fn run(&self, connection: &Connection, now: SystemTime) -> rusqlite::Result<()> {
+        match self {
+            Self::Find(search) => search.run(connection, now),
+            Self::Forget(export) => forget(connection, export.as_ref()),
+        }
+    }
+}
+
+impl StartSearch {
+    fn run(&self, connection: &Connection, now: SystemTime) -> rusqlite::Result<()> {
+        forget_old(connection, now)?;
+        let since = |age: Duration| now.checked_sub(age).map_or(i64::MIN, unix_ms);
+        let mut find = connection.prepare_cached(
+            "SELECT id, made_ms, starts.export_id, fields, body FROM starts JOIN attempts ON seq = attempt
+             WHERE key = ?1 AND made_ms >= ?2 AND (finished = 1 OR made_ms >= ?3)
+             ORDER BY made_ms DESC LIMIT 1",
+        )?;
+        let found = find.query_row(params![self.key, since(self.max_age), since(UNFINISHED)], |row| {
+            let made = Duration::from_millis(row.get::<_, i64>(1)?.unsigned_abs());
+            Ok(FoundStart {
+                attempt: row.get::<_, String>(0)?.parse().unwrap_or_default(),
+                made: SystemTime::UNIX_EPOCH + made,
+                export_id: row.get(2)?,
+                kept: KeptStart {
+                    key: self.key,
+                    fields: row.get(3)?,
+                    body: row.get::<_, Vec<u8>>(4)?.into(),
+                },
+            })
+        });
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found.optional()?;
+        Ok(())
+    }
+}
+
+fn forget(connection: &Connection, export: Option<&[String; 2]>) -> rusqlite::Result<()> {
+    let forgotten = match export {
+        Some([scope, export]) => connection
+            .prepare_cached("DELETE FROM starts WHERE export_id = ?2 AND scope_id = ?1")?
+            .execute([scope, export]),
+        None => connection.prepare_cached("DELETE FROM starts")?.execute([]),
+    };
+    forgotten.map(drop)
+}
