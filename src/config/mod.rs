@@ -129,6 +129,8 @@ impl Config {
             cache: cache::read(reader, upstream.max_answer),
             starts: starts::read(reader),
             wait: wait::read(reader),
+            shutdown: shutdown::read(reader),
+            traces: otlp::read(reader, &plain),
             upstream,
             admission,
             shared,
@@ -138,8 +140,6 @@ impl Config {
             forward_other,
             journal: journal?,
             admin,
-            shutdown: shutdown::read(reader),
-            traces: otlp::read(reader, &plain),
             log,
             resolved: Resolved::default(),
         })
