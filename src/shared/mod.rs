@@ -18,6 +18,7 @@ mod drift;
 mod error;
 mod examination;
 mod script;
+mod seal;
 mod settings;
 mod status;
 mod supervisor;
@@ -38,6 +39,7 @@ use status::{Counts, StateLog};
 
 pub use error::EngineError;
 pub use examination::{Finding, Judgement, examine};
+pub use seal::SealKeys;
 pub use settings::{EngineAddress, Settings};
 pub use status::{EngineState, SharedStatus};
 
