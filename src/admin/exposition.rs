@@ -59,8 +59,10 @@ fn gateway(admin: &Admin, found: &mut Families) {
     let followers = admin.views.retrieval.waiting();
     found.gauge("flight_followers", "Clients that wait for a request in flight").is(number(followers));
     let (waits, pollers) = admin.views.retrieval.waits();
-    found.gauge("waiting_clients", "Clients that wait for the end of an export").is(number(waits));
-    found.gauge("pollers", "Exports that are read for clients that wait").is(number(pollers));
+    let help = "Clients and turns of named exports that wait for the end of an export";
+    found.gauge("waiting_clients", help).is(number(waits));
+    let help = "Exports that are read for those who wait for the end";
+    found.gauge("pollers", help).is(number(pollers));
     let help = "Log lines that were dropped because the reader of the log was too slow";
     found.counter("log_lines_dropped", help).is(large(crate::telemetry::lines_dropped()));
     let running = admin.views.downloads.running().len();

@@ -114,7 +114,7 @@ pub(crate) struct CacheReport {
 pub(crate) struct QueueReport {
     pub(crate) waiting: usize,
     pub(crate) followers: usize,
-    /// Clients that wait for the end of an export.
+    /// Clients and turns of named exports that wait for the end of an export.
     pub(crate) waits: usize,
     /// Pollers that read for them.
     pub(crate) pollers: usize,

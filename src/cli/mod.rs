@@ -45,7 +45,7 @@ enum Command {
     /// Fetch an export as one complete, verified table.
     ///
     /// It starts the export, waits, downloads the parts, proves and merges them. A run that was stopped anywhere goes on with
-    /// the same command, without a second start.
+    /// the same command, without a second start, unless its start call was on its way.
     Fetch(Box<fetch::FetchArgs>),
     /// Run an export through a gateway and a fake Snyk, and show each step.
     Demo(demo::DemoArgs),

@@ -180,7 +180,7 @@ fn no_route(error: RouteError) -> ErrorReply {
         RouteError::Unknown => not_found(
             "unknown_route",
             "The gateway does not serve this path",
-            "It serves Snyk's export calls and the files of exports; routes.other = \"forward\" opens the rest of the API.",
+            "It serves Snyk's export calls, files of exports and named exports; routes.other = \"forward\" opens the rest of the API.",
         ),
         RouteError::Method { allow } => ErrorReply {
             allow: Some(allow),

@@ -13,7 +13,7 @@ pub(super) const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("prefe
 /// `[wait]`.
 #[derive(Debug, Clone, Copy)]
 pub struct WaitSettings {
-    /// Longest wait that a client may ask for; zero turns waiting off.
+    /// Longest wait that a client may ask for; zero ignores the wish.
     pub max: Duration,
     /// Wait of clients that do not ask for one; zero is none.
     pub unasked: Duration,

@@ -23,7 +23,7 @@ pub(super) struct Awaited {
 }
 
 impl Retrieval {
-    /// The numbers of clients that wait for the end of an export, and of pollers.
+    /// The numbers of those who wait for the end of an export (clients, and turns of named exports), and of pollers.
     #[must_use]
     pub fn waits(&self) -> (usize, usize) {
         self.pollers.counts()

@@ -237,7 +237,7 @@ impl Default for Metrics {
         let polls = Counter::default();
         r.0.register(
             "polls",
-            "Requests to Snyk for clients that wait for the end of an export",
+            "Requests to Snyk for clients and turns of named exports that wait for the end of an export",
             polls.clone(),
         );
         let outcome = Label { name: "outcome", values: TRANSFERS };
@@ -247,7 +247,7 @@ impl Default for Metrics {
         let help = "Content of files that was sent to clients";
         r.0.register_with_unit("files_sent", help, Unit::Bytes, sent_bytes.clone());
         let kind = Label { name: "kind", values: DriftKind::ALL.map(DriftKind::as_str) };
-        let help = "Responses that differ from what exportgate knows of Snyk, by kind";
+        let help = "Signs of changes at Snyk, by kind: unknown parts of responses, and other columns of a named export";
         let drift = Drift::new(r.counters("drift", help, kind));
         Self {
             registry: r.0,
@@ -312,7 +312,7 @@ impl Metrics {
         counter.is_some_and(|counter| counter.inc() == 0)
     }
 
-    /// Counts a request for clients that wait.
+    /// Counts a request for those who wait for the end of an export.
     pub fn polled(&self) {
         self.polls.inc();
     }

@@ -17,21 +17,25 @@ Examples:
       --filter nvd_severity=Critical --via https://gateway.example:7443 --key-file key \\
       --format jsonl -o - | jq .CVE
   The table that a gateway makes every two hours by itself:
-    exportgate fetch --named open-criticals --via https://gateway.example:7443 --key-file key
+    exportgate fetch --named open-criticals --via https://gateway.example:7443 --key-file key \\
+      --clobber
   The table of an export that somebody else has started:
     exportgate fetch --export ID --group ID -o issues.csv
 
 Exit codes:
   0    complete, and proven by what the last lines name
   1    failed
-  2    the command line is not right, or the output has unfinished work for another question
+  2    the command line is not right, or the output is there already (--clobber replaces it), or has
+       unfinished work for another question
   3    unfinished, also where the disk is full or another run works on this output:
        run the same command again; it goes on, without a second start
   4    not authorised
   5    the export failed at Snyk
-  6    the files that came are not whole, do not fit together, or have other columns (--columns-changed fail)
+  6    the files that came are not whole, do not fit together, or have other columns
+       (--columns-changed fail)
   7    a quota is used up, or Snyk asked for a pause; the error says until when
-  130  stopped by Ctrl-C; 143 by SIGTERM. The same command goes on.";
+  130  stopped by Ctrl-C; 143 by SIGTERM. The same command goes on. Only a run that was stopped
+       while its start call was on its way starts another export.";
 
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = AFTER_HELP)]
@@ -148,7 +152,7 @@ pub(super) struct OutputArgs {
     /// Keep the parts as part-NNNN.csv in the output folder, and merge nothing
     #[arg(long, conflicts_with = "format")]
     pub(super) parts: bool,
-    /// Replace the output
+    /// Replace the output; with --named, each run but the first needs it
     #[arg(long, conflicts_with = "skip_existing")]
     pub(super) clobber: bool,
     /// Do nothing where the output exists

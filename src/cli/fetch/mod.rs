@@ -2,7 +2,8 @@
 //!
 //! It starts an export or goes on with one, waits for it, downloads its parts, proves each, merges them, and puts the table in
 //! its place. All of it goes through the calls for files of a gateway: of one that runs somewhere, or of one in this process.
-//! The state stands beside the output, so that the same command goes on wherever a run was stopped, without a second start.
+//! The state stands beside the output, so that the same command goes on wherever a run was stopped, without a second start. Only
+//! a run that was stopped while its start call was on its way starts another export.
 
 mod args;
 mod caller;
