@@ -91,7 +91,8 @@ pub(super) fn answering(
         progress.advance();
         progress.asked.notify_one();
         let is_kept = request.version() == Version::HTTP_11 && !says_close(request.headers());
-        let answer = respond(request, other.now());
+        // Boxed: it is large, and hyper moves the block below about.
+        let answer = Box::pin(respond(request, other.now()));
         let progress = Arc::clone(&progress);
         async move {
             let mut answer = answer.await;
