@@ -17,6 +17,7 @@ mod connection;
 mod drift;
 mod error;
 mod examination;
+mod names;
 mod script;
 mod seal;
 mod settings;
@@ -39,6 +40,7 @@ use status::{Counts, StateLog};
 
 pub use error::EngineError;
 pub use examination::{Finding, Judgement, examine};
+pub use names::{export_name, hashed};
 pub use seal::SealKeys;
 pub use settings::{EngineAddress, Settings};
 pub use status::{EngineState, SharedStatus};
