@@ -15,6 +15,7 @@ use crate::files::{Files, FilesCollaborators};
 use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
 use crate::named::{Named, NamedParts};
+use crate::purge::{PurgeParts, Purger};
 use crate::retrieval::{self, Retrieval, RetrievalSettings};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
@@ -33,7 +34,7 @@ pub(super) struct Core {
     pub(super) retrieval: Arc<Retrieval>,
     pub(super) downloads: Downloads,
     pub(super) named_exports: Named,
-    pub(super) files: Files,
+    pub(super) purger: Purger,
     pub(super) gateway: Arc<Gateway>,
     pub(super) fleet: Option<Fleet>,
 }
@@ -78,6 +79,13 @@ impl Core {
             upstream: parts.upstream.root().to_string(),
         };
         let named_exports = Named::new(&config.named, named_parts);
+        let purger = Purger::new(PurgeParts {
+            retrieval: Arc::clone(&retrieval),
+            downloads: downloads.clone(),
+            files: files.clone(),
+            journal: parts.journal.clone(),
+            shared: fleet.as_ref().map(Fleet::shared),
+        });
         let with = Collaborators {
             clock: parts.clock.clone(),
             access: Arc::clone(&access),
@@ -101,7 +109,7 @@ impl Core {
             retrieval,
             downloads,
             named_exports,
-            files,
+            purger,
             gateway,
             fleet,
         })

@@ -1,25 +1,41 @@
 //! Names on the engine. They are hashes: nobody learns from one what it stands for.
 
-use std::fmt::Write as _;
-
 use aws_lc_rs::digest::{SHA256, digest};
-
-/// Bytes of a digest that a name keeps.
-const KEPT: usize = 16;
 
 /// The name of an export of an org or group.
 #[must_use]
 pub fn export_name(scope: &str, export: &str) -> String {
-    hashed(&format!("export\n{scope}\n{export}"))
+    name_of(export_number(scope, export))
 }
 
 /// The name that stands for `text`.
 #[must_use]
 pub fn hashed(text: &str) -> String {
-    digest(&SHA256, text.as_bytes()).as_ref().iter().take(KEPT).fold(String::new(), |mut name, byte| {
-        let _ = write!(name, "{byte:02x}");
-        name
-    })
+    name_of(number_of(text))
+}
+
+/// The name of an export, as a number.
+pub(super) fn export_number(scope: &str, export: &str) -> u128 {
+    number_of(&format!("export\n{scope}\n{export}"))
+}
+
+/// The first 16 bytes of the digest.
+fn number_of(text: &str) -> u128 {
+    let digest = digest(&SHA256, text.as_bytes());
+    digest.as_ref().first_chunk().copied().map_or(0, u128::from_be_bytes)
+}
+
+pub(super) fn name_of(number: u128) -> String {
+    format!("{number:032x}")
+}
+
+/// A gateway's name for people: its host, and the beginning of its id.
+pub(super) fn of_gateway(id: &str) -> String {
+    let system = rustix::system::uname();
+    let host = system.nodename().to_str().unwrap_or_default();
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let host = Some(host).filter(|host| !host.is_empty() && host.bytes().all(is_plain));
+    format!("{} ({})", host.unwrap_or("gateway"), id.get(..8).unwrap_or(id))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ mod source;
 
 use std::path::{Path, PathBuf};
 
-const RANKS: [&[&str]; 11] = [
+const RANKS: [&[&str]; 12] = [
     &["error_text"],
     &["circuit", "clock", "expiry", "hardening", "secret", "shutdown", "systemd", "watched_file"],
     &["csv", "export", "transport"],
@@ -24,6 +24,7 @@ const RANKS: [&[&str]; 11] = [
     &["retrieval"],
     &["files"],
     &["downloads", "named"],
+    &["purge"],
     &["admin", "gateway"],
     &["config", "app"],
     &["cli"],
