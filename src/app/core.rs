@@ -34,7 +34,7 @@ pub(super) struct Core {
     pub(super) retrieval: Arc<Retrieval>,
     pub(super) downloads: Downloads,
     pub(super) named_exports: Named,
-    pub(super) purger: Purger,
+    pub(super) files: Files,
     pub(super) gateway: Arc<Gateway>,
     pub(super) fleet: Option<Fleet>,
 }
@@ -79,13 +79,6 @@ impl Core {
             upstream: parts.upstream.root().to_string(),
         };
         let named_exports = Named::new(&config.named, named_parts);
-        let purger = Purger::new(PurgeParts {
-            retrieval: Arc::clone(&retrieval),
-            downloads: downloads.clone(),
-            files: files.clone(),
-            journal: parts.journal.clone(),
-            shared: fleet.as_ref().map(Fleet::shared),
-        });
         let with = Collaborators {
             clock: parts.clock.clone(),
             access: Arc::clone(&access),
@@ -109,9 +102,19 @@ impl Core {
             retrieval,
             downloads,
             named_exports,
-            purger,
+            files,
             gateway,
             fleet,
+        })
+    }
+
+    pub(super) fn purger(&self) -> Purger {
+        Purger::new(PurgeParts {
+            retrieval: Arc::clone(&self.retrieval),
+            downloads: self.downloads.clone(),
+            files: self.files.clone(),
+            journal: self.parts.journal.clone(),
+            shared: self.fleet.as_ref().map(Fleet::shared),
         })
     }
 

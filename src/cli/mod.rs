@@ -69,7 +69,7 @@ enum Command {
     Exports(exports::ExportsArgs),
     /// Purge entries from the cache of a running gateway, and of all that share an engine with it.
     ///
-    /// Where gateways share an engine, it names those that have applied the purge. Exit code 1, with the names: some have not.
+    /// With a shared engine it names the gateways that have applied the purge, and, with exit code 1, those that have not.
     Purge(purge::PurgeArgs),
     /// Check the configuration and print it, redacted, with the source of each value.
     Check {

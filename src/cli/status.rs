@@ -128,7 +128,7 @@ impl Report {
             let own = if *has_own_part { "with" } else { "WITHOUT" };
             writeln!(
                 out,
-                "shared       {} at {}, member {place} of {members}, {own} an own part of the budget; its name is {}",
+                "shared       {} at {}, member {place} of {members}, as {}, {own} an own part of the budget",
                 shown(state),
                 shown(engine),
                 shown(name)

@@ -128,7 +128,7 @@ impl PartFacts {
         while let Some(data) = download.next().await? {
             last = data.last().copied().or(last);
         }
-        let (export, identity, header) = (self.export.clone(), self.identity.clone(), self.header);
+        let (export, identity, header) = (self.export, self.identity.clone(), self.header);
         Ok(Self { export, identity, header, ends_line: Some(last == Some(b'\n')) })
     }
 

@@ -44,8 +44,10 @@ pub(super) enum StartCommand {
     Forget(ForgottenStarts),
 }
 
+type Judge = Box<dyn Fn(&str, &str) -> bool + Send>;
+
 /// Judges by the ids of an export's org or group and its own.
-pub(super) struct ForgottenStarts(pub(super) Box<dyn Fn(&str, &str) -> bool + Send>);
+pub(super) struct ForgottenStarts(pub(super) Judge);
 
 impl fmt::Debug for ForgottenStarts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -71,7 +71,8 @@ impl Purger {
                 }
             }
             shared.applied(&missed).await;
-            tracing::info!(target: "exportgate::purge", purges = missed.exports.len(), "purges of the fleet applied");
+            let all = missed.exports.contains(&PurgedExports::All);
+            tracing::info!(purges = missed.exports.len(), all, "purges of the fleet applied");
         }
     }
 

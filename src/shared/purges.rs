@@ -17,8 +17,8 @@ use super::{Engine, Shared, duration};
 
 /// Most purges in the list.
 const MOST: usize = 1_000;
-/// No file of an export is to be had for longer: an older purge takes nothing more away.
-const KEPT: Duration = Duration::from_hours(7 * 24);
+/// Snyk keeps files for so long: an older purge takes nothing more away.
+const KEPT: Duration = Duration::from_hours(72);
 /// A gateway that is cut off may serve for so long what it keeps: Snyk's links end by then.
 pub(super) const CUT_OFF: Duration = Duration::from_hours(1);
 /// The sequence that a gateway tells when it leaves.

@@ -100,7 +100,7 @@ async fn wait_for<F: Future<Output = bool>>(mut is_so: impl FnMut() -> F) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it comes");
+    tokio::time::timeout(Duration::from_mins(1), waiting).await.expect("it comes");
 }
 
 async fn status(world: &World) -> Value {

@@ -38,13 +38,13 @@ impl EngineRelay {
                 let (engine, mut cut, state) = (engine.clone(), cut.clone(), Arc::clone(&shared));
                 tokio::spawn(async move {
                     let is_cut_already = *cut.borrow();
-                    if !is_cut_already {
-                        // An engine that is away closes the connection.
-                        let Ok(server) = UnixStream::connect(&engine).await else { return };
-                        carry(gateway, server, &mut cut, &state).await;
-                    } else {
+                    if is_cut_already {
                         drop(cut.wait_for(|is_cut| !is_cut).await);
+                        return;
                     }
+                    // An engine that is away closes the connection.
+                    let Ok(server) = UnixStream::connect(&engine).await else { return };
+                    carry(gateway, server, &mut cut, &state).await;
                 });
             }
         });
