@@ -37,6 +37,8 @@ pub mod files;
 pub mod downloads;
 pub mod named;
 
+pub mod purge;
+
 pub mod admin;
 pub mod gateway;
 

@@ -1,7 +1,6 @@
 //! The stored exports, and the search for request ids.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,6 @@ use super::report::{ExportReport, ExportsReport};
 use super::{Admin, time};
 use crate::cache::StoredResponse;
 use crate::clock::Now;
-use crate::export::Id;
 use crate::journal::{self, Query, moment};
 use crate::transport::Body;
 
@@ -59,40 +57,6 @@ impl Admin {
             work()
         };
         tokio::task::spawn_blocking(search).await.map_err(|_| BUSY)
-    }
-
-    /// Purges an export, or everything; gives the number of entries.
-    pub(super) async fn purge(
-        &self,
-        what: Option<(Id, Id)>,
-        by: Option<SocketAddr>,
-    ) -> Result<usize, AdminRefusal> {
-        let cache = self.views.retrieval.cache();
-        let (downloads, files) = (self.views.downloads.clone(), self.views.files.clone());
-        let of_start = what.as_ref().map(|(scope, export)| [scope, export].map(|id| id.as_str().to_owned()));
-        let work = move || {
-            let purged = match &what {
-                Some((scope, export)) => cache.purge(scope, export),
-                None => cache.purge_all(),
-            };
-            downloads.purged(what.as_ref().map(|(scope, export)| (scope, export)));
-            files.purged(what.as_ref().map(|(_, export)| export));
-            tracing::info!(
-                target: "exportgate::admin",
-                {
-                purged,
-                export.scope.id = what.as_ref().map(|(scope, _)| scope.as_str()),
-                export.id = what.as_ref().map(|(_, export)| export.as_str()),
-                client.address = by.map(|address| tracing::field::display(address.ip()))
-                },
-                "cache purged"
-            );
-            purged
-        };
-        let purged = tokio::task::spawn_blocking(work).await.map_err(|_| BUSY)?;
-        // After the purge was counted: a start that is under way is not kept.
-        self.views.parts.journal.forget_start(of_start).await;
-        Ok(purged)
     }
 
     pub(super) async fn stored(&self, query: &str) -> Result<ExportsReport, AdminRefusal> {

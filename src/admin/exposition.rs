@@ -126,6 +126,8 @@ fn shared(admin: &Admin, found: &mut Families) {
     found.gauge("shared_shut_seconds", help).is(status.shut_for.as_secs_f64());
     let help = "Requests that the shared engine granted to this gateway";
     found.counter("shared_granted", help).is(large(status.granted));
+    let help = "Purges that the shared engine told of and this gateway applied";
+    found.counter("shared_purges", help).is(large(status.purges));
     for (result, count) in
         [("ok", status.answered), ("timeout", status.timeouts), ("failed", status.failures)]
     {

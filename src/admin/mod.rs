@@ -1,7 +1,7 @@
 //! The admin API: health, metrics, stored exports, request ids, and a page that shows them.
 //!
 //! It has a listener of its own, so that it answers while clients have taken all their connections. It reads the state of
-//! the other parts and changes nothing but the cache (a purge). Nothing that it shows holds a credential, a link or a body.
+//! the other parts and changes nothing but by a purge. Nothing that it shows holds a credential, a link or a body.
 
 mod answer;
 mod api;
@@ -14,6 +14,7 @@ mod health;
 mod named;
 mod page;
 mod parts;
+mod purge;
 pub(crate) mod report;
 mod status;
 
@@ -32,9 +33,9 @@ use crate::clock::Now;
 use crate::credential::Credentials;
 use crate::downloads::Downloads;
 use crate::export::Id;
-use crate::files::Files;
 use crate::listener::{self, Counters};
 use crate::named::Named;
+use crate::purge::Purger;
 use crate::retrieval::{self, Retrieval};
 use crate::shared::Shared;
 use crate::telemetry::history::History;
@@ -49,7 +50,7 @@ use answer::{
     only, refused, short, whole,
 };
 use health::HealthHistory;
-use report::{ConfigReport, PurgeReport};
+use report::ConfigReport;
 
 /// Interval of the samples for the histories.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -98,7 +99,7 @@ pub(crate) struct Views {
     pub(crate) retrieval: Arc<Retrieval>,
     pub(crate) downloads: Downloads,
     pub(crate) named: Named,
-    pub(crate) files: Files,
+    pub(crate) purger: Purger,
     pub(crate) memory: Memory,
     /// The engine that many machines share, where there is one.
     pub(crate) shared: Option<Shared>,
@@ -296,8 +297,7 @@ impl Admin {
             _ => return Err(NO_SUCH_CALL),
         };
         let what = what.map(|(scope, export)| Id::parse(scope).zip(Id::parse(export)).ok_or(BAD_ID));
-        let purged = self.purge(what.transpose()?, peer.via.address()).await?;
-        Ok(json_answer(&PurgeReport { purged }))
+        self.purge(what.transpose()?, peer.via.address()).await
     }
 
     fn metrics(&self, fields: &HeaderMap) -> Response<Body> {

@@ -58,6 +58,9 @@ pub(crate) struct SharedReport {
     pub(crate) gateways: u32,
     pub(crate) has_own_part: bool,
     pub(crate) granted: u64,
+    /// This gateway's name, as purges name it.
+    pub(crate) name: String,
+    pub(crate) purges: u64,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -302,10 +305,24 @@ pub(crate) struct ExportReport {
 }
 
 /// `DELETE /api/exports`.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct PurgeReport {
-    /// Removed entries.
+    /// Entries that were removed by the gateway that was asked.
     pub(crate) purged: usize,
+    /// The gateways that share an engine, and may keep something. Only with `[shared]`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) gateways: Vec<PurgingGateway>,
+    /// Not all of them have applied it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<ErrorText>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct PurgingGateway {
+    pub(crate) name: String,
+    pub(crate) applied: bool,
+    /// Seconds since it was last heard of.
+    pub(crate) silent_s: u64,
 }
 
 /// `GET /api/config`.
@@ -381,7 +398,8 @@ pub(crate) mod tests {
             "budget": {"credentials": [credential],
                 "breaker": {"state": "half_open", "seconds_left": 0, "exports": 1}},
             "shared": {"engine": "rediss://valkey.example:6379", "state": "shut", "shut_for_s": 12, "place": 3,
-                "members": 4, "gateways": 8, "has_own_part": true, "granted": 900},
+                "members": 4, "gateways": 8, "has_own_part": true, "granted": 900,
+                "name": "gateway-0 (0199f3c2)", "purges": 3},
             "journal": {"failing": true, "written": 100, "dropped": 2, "queued": 1, "log_bytes": 4096},
             "connections": {"open": 3, "max": 10_000},
             "drift": [{"kind": "deprecation", "count": 3, "last": "2026-11-24T09:02:00Z", "detail": "version 1"}],
@@ -440,6 +458,8 @@ pub(crate) mod tests {
             "fresh_for_s": 2600, "links_end": "2026-11-24T10:00:00Z", "hits": 3, "bytes": 3800});
         let exports = json!({"total": 1, "exports": [export], "named": status["named"]});
         let error = json!({"error": {"code": "bad_id", "title": "t", "detail": "d"}});
+        let gateway = json!({"name": "gateway-0 (0199f3c2)", "applied": false, "silent_s": 74});
+        let incomplete = json!({"purged": 1, "gateways": [gateway], "error": error["error"]});
         let key = KeyReport { name: "listen".to_owned(), ..KeyReport::default() };
         let config = ConfigReport { keys: vec![key], notes: vec!["note".to_owned()] };
         for (name, value) in [
@@ -447,6 +467,7 @@ pub(crate) mod tests {
             ("Budget", same::<BudgetReport>(&status["budget"])),
             ("Exports", same::<ExportsReport>(&exports)),
             ("Purged", same::<PurgeReport>(&json!({"purged": 1}))),
+            ("Purged", same::<PurgeReport>(&incomplete)),
             ("Error", same::<ErrorReport>(&error)),
             ("Config", serde_json::to_value(config).expect("JSON")),
         ] {

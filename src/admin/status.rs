@@ -113,6 +113,8 @@ impl Admin {
             gateways: status.gateways,
             has_own_part: status.has_own_part(),
             granted: status.granted,
+            name: shared.name().to_owned(),
+            purges: status.purges,
         })
     }
 

@@ -15,6 +15,7 @@ use crate::files::{Files, FilesCollaborators};
 use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
 use crate::named::{Named, NamedParts};
+use crate::purge::{PurgeParts, Purger};
 use crate::retrieval::{self, Retrieval, RetrievalSettings};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
@@ -104,6 +105,16 @@ impl Core {
             files,
             gateway,
             fleet,
+        })
+    }
+
+    pub(super) fn purger(&self) -> Purger {
+        Purger::new(PurgeParts {
+            retrieval: Arc::clone(&self.retrieval),
+            downloads: self.downloads.clone(),
+            files: self.files.clone(),
+            journal: self.parts.journal.clone(),
+            shared: self.fleet.as_ref().map(Fleet::shared),
         })
     }
 

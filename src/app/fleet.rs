@@ -4,8 +4,6 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
-
 use crate::admission::{
     Admission, CommonAnswer, CommonCall, CommonSettings, EngineNews, Lane, LaneSettings, Limit, Queue, Queues,
 };
@@ -93,11 +91,7 @@ fn each(queues: &Queues, news: EngineNews) {
 
 /// The name of a lane's ledger: nobody learns from it which credentials there are.
 fn ledger_name(upstream: &str, lane: &Lane) -> String {
-    let text = format!("{upstream}\n{}\n{}", lane.credential, lane.api.as_str());
-    digest(&SHA256, text.as_bytes()).as_ref().iter().take(16).fold(String::new(), |mut name, byte| {
-        let _ = write!(name, "{byte:02x}");
-        name
-    })
+    shared::hashed(&format!("{upstream}\n{}\n{}", lane.credential, lane.api.as_str()))
 }
 
 /// The limits of a ledger, with all that its windows are longer by.

@@ -128,7 +128,7 @@ impl App {
             retrieval: Arc::clone(&core.retrieval),
             downloads: core.downloads.clone(),
             named: core.named_exports.clone(),
-            files: core.files.clone(),
+            purger: core.purger(),
             memory: core.memory.clone(),
             shared: core.fleet.as_ref().map(fleet::Fleet::shared),
             credentials: Arc::clone(&core.credentials),
@@ -186,6 +186,7 @@ impl App {
         }
         if let Some(fleet) = &self.core.fleet {
             fleet.run(admission.clone(), shutdown);
+            shutdown.spawn_helper(self.core.purger().follow());
         }
         queues::run(&admission.queues(), journal, self.core.fleet.as_ref(), shutdown);
         self.core.named_exports.run().await;
@@ -237,6 +238,7 @@ impl App {
         if let Some(end) = admin_end {
             end.await;
         }
+        self.core.purger().leave().await;
         shutdown.release();
         journal.close().await;
         if let Some(traces) = traces {

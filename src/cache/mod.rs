@@ -121,13 +121,15 @@ impl Cache {
         }
     }
 
-    /// Purges an export of an org or group (results and job status). Returns the number of entries.
+    /// Purges the exports of which `is_purged` is true, given the ids of their org or group and their own: results and job
+    /// status. Returns the number of entries.
     #[must_use = "it may have been none"]
-    pub fn purge(&self, scope: &Id, export: &Id) -> usize {
+    pub fn purge(&self, is_purged: impl Fn(&Id, &Id) -> bool) -> usize {
         self.purges.fetch_add(1, Ordering::SeqCst);
         let keys = self.entries.iter().filter(|(key, _)| {
-            stored::call(key)
-                .is_some_and(|call| call.scope.id == *scope && call.operation.export() == Some(export))
+            stored::call(key).is_some_and(|call| {
+                call.operation.export().is_some_and(|export| is_purged(&call.scope.id, export))
+            })
         });
         let keys: Vec<_> = keys.map(|(key, _)| key).collect();
         self.remove(&keys)

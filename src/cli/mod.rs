@@ -67,7 +67,9 @@ enum Command {
     Status(status::StatusArgs),
     /// List the named exports of a running gateway, and the exports in its cache.
     Exports(exports::ExportsArgs),
-    /// Purge entries from a running gateway's cache.
+    /// Purge entries from the cache of a running gateway, and of all that share an engine with it.
+    ///
+    /// With a shared engine it names the gateways that have applied the purge, and, with exit code 1, those that have not.
     Purge(purge::PurgeArgs),
     /// Check the configuration and print it, redacted, with the source of each value.
     Check {
@@ -213,7 +215,7 @@ impl Cli {
             }
             Command::Status(args) => print(&mut out, &block_on(status::run(&args))?),
             Command::Exports(args) => print(&mut out, &block_on(exports::run(&args))?),
-            Command::Purge(args) => print(&mut out, &block_on(purge::run(&args))?),
+            Command::Purge(args) => block_on(purge::run(&args, &mut out)),
             Command::FakeSnyk(args) => fake_snyk::run(&args),
             Command::Completions { shell } => {
                 let mut script = Vec::new();

@@ -1,10 +1,14 @@
 //! `exportgate purge`.
 
-use http::Method;
+use std::fmt::Write as _;
+use std::io::Write;
 
-use super::CommandError;
+use http::{Method, StatusCode};
+
 use super::admin::AdminArgs;
-use crate::admin::report::PurgeReport;
+use super::{CommandError, cannot_write, closed};
+use crate::admin::report::{ErrorText, PurgeReport};
+use crate::error_text::visible;
 use crate::export::Id;
 
 #[derive(Debug, clap::Args)]
@@ -23,14 +27,28 @@ fn id(text: &str) -> Result<Id, &'static str> {
     Id::parse(text).ok_or("must be an id, such as 825e79b7-0073-44c3-a5ea-e0aa8a3dbf38")
 }
 
-pub(super) async fn run(args: &PurgeArgs) -> Result<String, CommandError> {
+pub(super) async fn run(args: &PurgeArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     let target = match args.ids.as_slice() {
         [scope, export] => format!("/api/exports/{}/{}", scope.as_str(), export.as_str()),
         _ => "/api/exports".to_owned(),
     };
     let client = args.reached.client()?;
-    let body = client.call(Method::DELETE, &target).await?;
-    let PurgeReport { purged } = client.read(&body)?;
-    let entries = if purged == 1 { "entry" } else { "entries" };
-    Ok(format!("Purged {purged} {entries}.\n"))
+    let wanted = [StatusCode::OK, StatusCode::GATEWAY_TIMEOUT];
+    let body = client.call_for(&wanted, Method::DELETE, &target).await?;
+    let report: PurgeReport = client.read(&body)?;
+    out.write_all(told(&report).as_bytes()).or_else(closed).map_err(cannot_write)?;
+    let Some(ErrorText { title, detail, .. }) = &report.error else { return Ok(()) };
+    Err(CommandError::Coded { code: 1, text: format!("{}: {}", visible(title), visible(detail)) })
+}
+
+fn told(PurgeReport { purged, gateways, .. }: &PurgeReport) -> String {
+    let entries = if *purged == 1 { "entry" } else { "entries" };
+    let mut text = format!("Purged {purged} {entries}.\n");
+    let applied = gateways.iter().filter(|gateway| gateway.applied);
+    let names: Vec<_> = applied.map(|gateway| visible(&gateway.name)).collect();
+    if !gateways.is_empty() {
+        let _ =
+            writeln!(text, "Applied by {} of {} gateways: {}", names.len(), gateways.len(), names.join(", "));
+    }
+    text
 }

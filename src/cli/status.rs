@@ -124,13 +124,14 @@ impl Report {
             "breaker      {}",
             words(&self.budget.breaker.state, self.budget.breaker.seconds_left)
         )?;
-        if let Some(SharedReport { engine, state, place, members, has_own_part, .. }) = &self.shared {
+        if let Some(SharedReport { engine, state, place, members, has_own_part, name, .. }) = &self.shared {
             let own = if *has_own_part { "with" } else { "WITHOUT" };
             writeln!(
                 out,
-                "shared       {} at {}, member {place} of {members}, {own} an own part of the budget",
+                "shared       {} at {}, member {place} of {members}, as {}, {own} an own part of the budget",
                 shown(state),
-                shown(engine)
+                shown(engine),
+                shown(name)
             )?;
         }
         for credential in &self.budget.credentials {

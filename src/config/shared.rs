@@ -25,6 +25,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
     let gateways = r.number("shared.gateways", 1..=1_000);
     let own = r.number("shared.own", 0.0..=1.0);
     let timeout = r.duration("shared.timeout", "10ms"..="5s");
+    let purge_wait = r.duration("shared.purge_wait", "100ms"..="8s");
     check_certificates(r, "shared.ca_file", ca_file.as_deref());
     check_password(r, password_file.as_deref());
     check_prefix(r, &prefix);
@@ -46,6 +47,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
         gateways,
         silence: Duration::ZERO,
         timeout,
+        purge_wait,
     };
     Some((settings, Split { gateways, own }))
 }

@@ -16,9 +16,10 @@ use uuid::Uuid;
 
 use crate::access::{Holder, Permit};
 use crate::clock::{Clock, Now};
-use crate::export::{FilesCall, Id};
+use crate::export::FilesCall;
 use crate::files::{ByteSpan, FileBody};
 use crate::journal::Journal;
+use crate::shared::PurgedExports;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::transport::Streamed;
@@ -107,10 +108,10 @@ impl Downloads {
         self.cut(CutReason::Revoked, |download| !is_permitted(download));
     }
 
-    /// Cuts the downloads of a purged export of an org or group; of all exports without one.
-    pub(crate) fn purged(&self, export: Option<(&Id, &Id)>) {
+    /// Cuts the downloads of purged exports.
+    pub(crate) fn purged(&self, exports: PurgedExports) {
         self.cut(CutReason::Purged, |RunningDownload { call, .. }| {
-            export.is_none_or(|(scope, export)| call.scope.id == *scope && call.export == *export)
+            exports.has(call.scope.id.as_str(), call.export.as_str())
         });
     }
 

@@ -14,6 +14,7 @@ use super::links::{ExportLinks, Target};
 use super::object::{ObjectBytes, ObjectMarks};
 use crate::csv::{Header, HeaderError, MAX_HEADER};
 use crate::file_store::ObjectId;
+use crate::shared::PurgedExports;
 
 /// Memory for facts, in bytes. Those of 2,000 parts take 500 KB.
 const MAX_FACTS: u64 = 8 * 1024 * 1024;
@@ -24,18 +25,20 @@ const FACTS_LIFE: Duration = Duration::from_hours(1);
 /// The facts of one part.
 #[derive(Debug)]
 pub(super) struct PartFacts {
-    /// The export that it was read for: with that it is purged.
-    export: Box<str>,
+    /// The purge of the export that it was read for.
+    export: PurgedExports,
     pub(super) identity: ObjectMarks,
     header: Result<HeaderFacts, HeaderError>,
     /// True if its last byte is a line feed; `None` where that was not seen.
     ends_line: Option<bool>,
 }
 
-/// Forgets the facts of a purged export; of all exports without one.
-pub(super) fn purge(facts: &FactsByObject, export: Option<&str>) {
-    let Some(export) = export else { return facts.invalidate_all() };
-    let purged = facts.iter().filter(|(_, facts)| *facts.export == *export);
+/// Forgets the facts of purged exports.
+pub(super) fn purge(facts: &FactsByObject, exports: PurgedExports) {
+    if exports == PurgedExports::All {
+        return facts.invalidate_all();
+    }
+    let purged = facts.iter().filter(|(_, facts)| facts.export == exports);
     purged.for_each(|(object, _)| facts.invalidate(&*object));
 }
 
@@ -125,7 +128,7 @@ impl PartFacts {
         while let Some(data) = download.next().await? {
             last = data.last().copied().or(last);
         }
-        let (export, identity, header) = (self.export.clone(), self.identity.clone(), self.header);
+        let (export, identity, header) = (self.export, self.identity.clone(), self.header);
         Ok(Self { export, identity, header, ends_line: Some(last == Some(b'\n')) })
     }
 
@@ -151,7 +154,7 @@ impl PartFacts {
         let is_whole = identity.size == Some(read) || identity.size.is_none() && header.is_none();
         let header = header.unwrap_or_else(|| Header::of(&start, is_whole));
         let ends_line = is_whole.then_some(last_byte.is_none_or(|last| last == b'\n'));
-        let (export, header) = (links.export().into(), header.map(|header| HeaderFacts::of(&header)));
+        let (export, header) = (links.purged_by(), header.map(|header| HeaderFacts::of(&header)));
         Ok(Self { export, identity, header, ends_line })
     }
 

@@ -9,6 +9,7 @@ use super::error::{FilesError, FilesErrorKind};
 use super::results::{FilePart, PartList, ResultsReader};
 use crate::clock::Now;
 use crate::file_store::{Link, ObjectId, StoreAnswer, StoreErrorKind, StoreRange};
+use crate::shared::PurgedExports;
 
 /// A link is usable while it lives so much longer. An answer that is younger than this has none that are better.
 const LEAST_LIFE: Duration = Duration::from_mins(1);
@@ -62,6 +63,11 @@ impl ExportLinks {
 
     pub(super) fn export(&self) -> &str {
         self.reader.export()
+    }
+
+    /// The purge that takes what is known of the export.
+    pub(super) fn purged_by(&self) -> PurgedExports {
+        self.reader.purged_by()
     }
 
     /// The parts that are held.

@@ -21,9 +21,10 @@ mod transfer;
 use std::sync::Arc;
 
 use crate::clock::{Clock, Now};
-use crate::export::{FileName, Id};
+use crate::export::FileName;
 use crate::file_store::{FileStore, Transfers};
 use crate::retrieval::{Asker, Question, Retrieval, Wanted};
+use crate::shared::PurgedExports;
 use crate::shutdown::Shutdown;
 
 use facts::{FactsByObject, Readings};
@@ -87,11 +88,11 @@ impl Files {
         Self { parts: Arc::new(parts) }
     }
 
-    /// Forgets what is remembered of a purged export; of all exports without one. Lists of parts go all: those of others are
-    /// read again from their stored answers.
-    pub(crate) fn purged(&self, export: Option<&Id>) {
+    /// Forgets what is remembered of purged exports. Lists of parts go all: those of others are read again from their stored
+    /// answers.
+    pub(crate) fn purged(&self, exports: PurgedExports) {
         self.parts.lists.invalidate_all();
-        facts::purge(&self.parts.facts, export.map(Id::as_str));
+        facts::purge(&self.parts.facts, exports);
     }
 
     /// Lists the files of an export: one read of its results, and no request to the store.

@@ -14,6 +14,7 @@ use crate::clock::Now;
 use crate::export::{ExportParts, ExportProgress, PartEntry};
 use crate::file_store::{FileStore, Link, LinkError};
 use crate::retrieval::{Asker, LinkUse, Question, Retrieved, Wanted, aside, retry_after};
+use crate::shared::PurgedExports;
 
 /// A part of an export, as its results have it.
 #[derive(Debug)]
@@ -75,6 +76,11 @@ impl ResultsReader {
     /// The export's id.
     pub(super) fn export(&self) -> &str {
         self.question.call.operation.export().map_or("", |id| id.as_str())
+    }
+
+    /// The purge that takes what is known of the export.
+    pub(super) fn purged_by(&self) -> PurgedExports {
+        PurgedExports::of(self.question.call.scope.id.as_str(), self.export())
     }
 
     /// The client's name.

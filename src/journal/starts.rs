@@ -2,6 +2,7 @@
 //!
 //! All of it happens in the transactions of the writer, so that processes on one file agree.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -39,8 +40,19 @@ pub struct FoundStart {
 pub(super) enum StartCommand {
     /// Finds an equal one.
     Find(StartSearch),
-    /// Forgets the one of an export, by the ids of its org or group and its own, or all.
-    Forget(Option<[String; 2]>),
+    /// Forgets those of some exports.
+    Forget(ForgottenStarts),
+}
+
+type Judge = Box<dyn Fn(&str, &str) -> bool + Send>;
+
+/// Judges by the ids of an export's org or group and its own.
+pub(super) struct ForgottenStarts(pub(super) Judge);
+
+impl fmt::Debug for ForgottenStarts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ForgottenStarts")
+    }
 }
 
 /// The search for the newest equal start.
@@ -113,7 +125,7 @@ impl StartCommand {
     pub(super) fn run(&self, connection: &Connection, now: SystemTime) -> rusqlite::Result<()> {
         match self {
             Self::Find(search) => search.run(connection, now),
-            Self::Forget(export) => forget(connection, export.as_ref()),
+            Self::Forget(forgotten) => forgotten.forget(connection),
         }
     }
 }
@@ -145,12 +157,19 @@ impl StartSearch {
     }
 }
 
-fn forget(connection: &Connection, export: Option<&[String; 2]>) -> rusqlite::Result<()> {
-    let forgotten = match export {
-        Some([scope, export]) => connection
-            .prepare_cached("DELETE FROM starts WHERE export_id = ?2 AND scope_id = ?1")?
-            .execute([scope, export]),
-        None => connection.prepare_cached("DELETE FROM starts")?.execute([]),
-    };
-    forgotten.map(drop)
+impl ForgottenStarts {
+    fn forget(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut all = connection.prepare_cached("SELECT attempt, scope_id, export_id FROM starts")?;
+        let mut delete = connection.prepare_cached("DELETE FROM starts WHERE attempt = ?1")?;
+        let ids = |row: &rusqlite::Row<'_>| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?))
+        };
+        let starts = all.query_map([], ids)?.collect::<Result<Vec<_>, _>>()?;
+        for (attempt, scope, export) in starts {
+            if (self.0)(&scope, &export) {
+                delete.execute([attempt])?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -24,7 +24,7 @@ use super::named::{NamedChange, NamedJob, NamedRow};
 use super::record::{Attempt, Served};
 use super::sends::RecordedSends;
 use super::settings::Settings;
-use super::starts::{FoundStart, StartCommand, StartSearch};
+use super::starts::{ForgottenStarts, FoundStart, StartCommand, StartSearch};
 use super::transfer::TransferRecord;
 use super::writer::{Job, RETRY, Writer, WriterContext};
 use crate::clock::{Clock, Now};
@@ -126,10 +126,11 @@ impl Journal {
         found.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Forgets the start of an export, given by the ids of its org or group and its own, or all of them. Where the journal does
-    /// not work at the moment, it does so later.
-    pub async fn forget_start(&self, export: Option<[String; 2]>) {
-        let _ = self.submit(WriterCommand::Start(StartCommand::Forget(export))).await;
+    /// Forgets the starts of exports of which `is_forgotten` is true, given the ids of their org or group and their own. Where
+    /// the journal does not work at the moment, it does so later.
+    pub async fn forget_starts(&self, is_forgotten: impl Fn(&str, &str) -> bool + Send + 'static) {
+        let forgotten = ForgottenStarts(Box::new(is_forgotten));
+        let _ = self.submit(WriterCommand::Start(StartCommand::Forget(forgotten))).await;
     }
 
     /// A place on record for the request that is attempt `id`, not taken yet.

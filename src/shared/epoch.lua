@@ -1,4 +1,4 @@
--- The beginning of both scripts: the time, and the epoch, which ends where the ledgers may not tell the truth any more.
+-- The beginning of all scripts: the time, and the epoch, which ends where the ledgers may not tell the truth any more.
 -- KEYS[1]: the fleet, a hash. ARGV: format, longest gap between two calls (ms), 1 for a caller that saw the clock run ahead.
 local fleet = KEYS[1]
 local time = redis.call('TIME')
@@ -16,5 +16,7 @@ if ARGV[3] == '1' or kept[2] ~= process or not last or not epoch or now < last o
   if split then
     redis.call('HSET', fleet, 'split', split)
   end
+  -- Purges outlive an epoch.
+  redis.call('HSET', fleet, 'purges', kept[6] or '0', 'purged_all', kept[7] or '0')
 end
 redis.call('HSET', fleet, 'now', string.format('%d', now))

@@ -17,6 +17,8 @@ mod connection;
 mod drift;
 mod error;
 mod examination;
+mod names;
+mod purges;
 mod script;
 mod seal;
 mod settings;
@@ -34,11 +36,14 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use connection::EngineConnection;
 use drift::{EngineClock, TimedCall};
+use purges::PurgeLog;
 use script::{Script, ScriptReply};
 use status::{Counts, StateLog};
 
 pub use error::EngineError;
 pub use examination::{Finding, Judgement, examine};
+pub use names::{export_name, hashed};
+pub use purges::{GatewayPurge, MissedPurges, PurgedExports};
 pub use seal::SealKeys;
 pub use settings::{EngineAddress, Settings};
 pub use status::{EngineState, SharedStatus};
@@ -125,6 +130,8 @@ struct Engine {
     clock: Clock,
     /// Names this process among the members.
     id: String,
+    /// Names it for people.
+    name: String,
     /// The split of the limits, as text: all members of a fleet have the same.
     split: String,
     connection: ArcSwapOption<Live>,
@@ -135,6 +142,7 @@ struct Engine {
     listener: OnceLock<NewsListener>,
     state: Mutex<StateLog>,
     counts: Counts,
+    purges: PurgeLog,
 }
 
 /// The connection in use.
@@ -156,9 +164,11 @@ impl Shared {
     #[must_use]
     pub fn new(settings: Settings, clock: Clock, split: String) -> Self {
         let now = clock.now();
+        let id = uuid::Uuid::new_v4().to_string();
         Self(Arc::new(Engine {
             settings,
-            id: uuid::Uuid::new_v4().to_string(),
+            name: names::of_gateway(&id),
+            id,
             split,
             connection: ArcSwapOption::empty(),
             timeouts: AtomicU32::new(0),
@@ -167,6 +177,7 @@ impl Shared {
             listener: OnceLock::new(),
             state: Mutex::new(StateLog::new(now)),
             counts: Counts::default(),
+            purges: PurgeLog::default(),
             clock,
         }))
     }
@@ -214,7 +225,14 @@ impl Shared {
     #[must_use]
     pub fn status(&self) -> SharedStatus {
         let now = self.0.clock.now();
-        lock(&self.0.state).status(&self.0.counts, self.0.settings.gateways, now)
+        let purges = self.0.purges.count();
+        SharedStatus { purges, ..lock(&self.0.state).status(&self.0.counts, self.0.settings.gateways, now) }
+    }
+
+    /// The name of this gateway, for people.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
     }
 
     /// The engine's address. No secret is in it.

@@ -8,7 +8,7 @@ use super::error::EngineError;
 /// The work of a connection, to be polled for as long as it is used.
 pub(super) type ConnectionDriver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A message on the channel of holds.
+/// A message on the channel of holds and purges.
 #[derive(Debug)]
 pub(super) struct HoldMessage(pub(super) String);
 
@@ -17,6 +17,9 @@ pub(super) const FORMAT: &str = "1";
 
 const RESERVE: &str = concat!(include_str!("epoch.lua"), include_str!("reserve.lua"));
 const BEAT: &str = concat!(include_str!("epoch.lua"), include_str!("beat.lua"));
+const PURGE: &str = concat!(include_str!("epoch.lua"), include_str!("purge.lua"));
+const MISSED: &str = concat!(include_str!("epoch.lua"), include_str!("missed.lua"));
+const GATEWAYS: &str = concat!(include_str!("epoch.lua"), include_str!("gateways.lua"));
 
 /// A script on the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,15 +28,24 @@ pub(super) enum Script {
     Reserve,
     /// Says that a member lives.
     Beat,
+    /// Purges, and tells all gateways.
+    Purge,
+    /// Finds the purges that were not applied.
+    Missed,
+    /// Finds the gateways that may keep something.
+    Gateways,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 2] = [Self::Reserve, Self::Beat];
+    pub(super) const ALL: [Self; 5] = [Self::Reserve, Self::Beat, Self::Purge, Self::Missed, Self::Gateways];
 
     pub(super) const fn text(self) -> &'static str {
         match self {
             Self::Reserve => RESERVE,
             Self::Beat => BEAT,
+            Self::Purge => PURGE,
+            Self::Missed => MISSED,
+            Self::Gateways => GATEWAYS,
         }
     }
 
@@ -42,6 +54,7 @@ impl Script {
         match self {
             Self::Reserve => 5,
             Self::Beat => 3,
+            Self::Purge | Self::Missed | Self::Gateways => 1,
         }
     }
 }

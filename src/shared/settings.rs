@@ -57,4 +57,6 @@ pub struct Settings {
     pub silence: Duration,
     /// Longest wait for an answer.
     pub timeout: Duration,
+    /// Longest wait for all gateways to apply a purge.
+    pub purge_wait: Duration,
 }

@@ -61,6 +61,8 @@ pub struct SharedStatus {
     pub granted: u64,
     /// Connections that were made.
     pub connections: u64,
+    /// Purges that were applied.
+    pub purges: u64,
 }
 
 impl SharedStatus {
@@ -147,6 +149,7 @@ impl StateLog {
             failures: of(&counts.failures),
             granted: of(&counts.granted),
             connections: of(&counts.connections),
+            purges: 0,
         }
     }
 }

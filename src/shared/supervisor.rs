@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::EngineConnection;
 use super::error::EngineError;
+use super::purges::CUT_OFF;
 use super::script::{HoldMessage, Script, ScriptReply};
 use super::{Engine, FleetNews, Live, Shared, duration, lock};
 
@@ -77,22 +78,37 @@ impl Engine {
         }
     }
 
-    /// Hears `NAME MILLISECONDS` on the channel of holds, until the connection ends.
+    /// Hears `NAME MILLISECONDS` of a hold, and `purge SEQUENCE NAME`, until the connection ends.
     async fn hear(&self, mut messages: mpsc::UnboundedReceiver<HoldMessage>) {
         while let Some(HoldMessage(text)) = messages.recv().await {
-            let Some((name, left)) = text.split_once(' ') else { continue };
-            let Ok(left) = left.parse::<i64>() else { continue };
-            self.tell(FleetNews::Hold(name.into(), (left > 0).then(|| duration(left))));
+            let words: Vec<&str> = text.split(' ').collect();
+            match words.as_slice() {
+                ["purge", sequence, _] => self.purges.heard(sequence.parse().unwrap_or_default()),
+                [name, left] => {
+                    let Ok(left) = left.parse::<i64>() else { continue };
+                    self.tell(FleetNews::Hold((*name).into(), (left > 0).then(|| duration(left))));
+                }
+                _ => {}
+            }
         }
         // The end of the connection is seen by its driver.
         std::future::pending::<()>().await;
     }
 
     /// Calls as a member.
-    async fn beat(&self) -> Result<(), EngineError> {
+    pub(super) async fn beat(&self) -> Result<(), EngineError> {
         let silence = self.settings.silence.as_millis().to_string();
-        let own = [self.id.clone(), self.split.clone(), silence];
-        let reply = self.call(Script::Beat, &[self.fleet_key()], &own).await?;
+        let own = [
+            self.id.clone(),
+            self.split.clone(),
+            silence,
+            self.purges.applied().to_string(),
+            self.name.clone(),
+            CUT_OFF.as_millis().to_string(),
+        ];
+        let keys = [self.fleet_key(), self.gateways_key()];
+        let reply = self.call(Script::Beat, &keys, &own).await?;
+        self.purges.heard(reply.number(4)?);
         let place = u32::try_from(reply.number(1)?).unwrap_or(0);
         let members = u32::try_from(reply.number(2)?).unwrap_or(0);
         let has_own = place > 0 && place <= self.settings.gateways;
@@ -128,7 +144,7 @@ impl Engine {
     }
 
     fn hold(&self, reply: &ScriptReply) {
-        for at in (4..).step_by(2) {
+        for at in (5..).step_by(2) {
             let (Some(name), Ok(left)) = (reply.text(at), reply.number(at + 1)) else { return };
             self.tell(FleetNews::Hold(name.into(), Some(duration(left))));
         }

@@ -386,6 +386,7 @@ async fn member(engine: &Engine) -> (Shared, Ledger) {
         gateways: 4,
         silence: Duration::from_secs(10),
         timeout: Duration::from_secs(2),
+        purge_wait: Duration::from_secs(2),
     };
     let shared = Shared::new(settings, Clock::system(), "a split".to_owned());
     let (news, mut heard) = tokio::sync::mpsc::unbounded_channel();

@@ -28,6 +28,8 @@ mod file_transfers;
 mod files_access;
 #[cfg(feature = "shared")]
 mod fleet;
+#[cfg(feature = "shared")]
+mod fleet_purge;
 mod floods;
 mod forwarding;
 mod framing;

@@ -137,9 +137,19 @@ impl AdminClient {
 
     /// Calls `target`, which must answer with JSON.
     pub(super) async fn call(&self, method: Method, target: &str) -> Result<Bytes, AdminError> {
+        self.call_for(&[StatusCode::OK], method, target).await
+    }
+
+    /// The same, for an answer with one of these statuses.
+    pub(super) async fn call_for(
+        &self,
+        wanted: &[StatusCode],
+        method: Method,
+        target: &str,
+    ) -> Result<Bytes, AdminError> {
         let (status, body) = self.fetch(method, target, TIMEOUT).await?;
         let address = self.address.clone();
-        if status == StatusCode::OK {
+        if wanted.contains(&status) {
             return Ok(body);
         }
         Err(match (status, &self.token, serde_json::from_slice::<ErrorReport>(&body)) {

@@ -68,7 +68,7 @@ impl Engine {
         format!("unix:{}", self.socket().display())
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("engine.sock")
     }
 

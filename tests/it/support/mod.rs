@@ -8,6 +8,8 @@ pub(crate) mod h2;
 pub(crate) mod pki;
 pub(crate) mod program;
 pub(crate) mod raw;
+#[cfg(feature = "shared")]
+pub(crate) mod relay;
 pub(crate) mod upstream;
 
 use std::fs::OpenOptions;
