@@ -205,7 +205,12 @@ impl Shared {
         claimed.or_else(|| lead(place, fence, &reply))
     }
 
-    async fn claimed(&self, place: &Place, fence: &str, claim: Claim<'_>) -> Result<ScriptReply, EngineError> {
+    async fn claimed(
+        &self,
+        place: &Place,
+        fence: &str,
+        claim: Claim<'_>,
+    ) -> Result<ScriptReply, EngineError> {
         let age = |age: Option<Duration>| age.map_or(-1, milliseconds).to_string();
         let own = [
             place.question.clone(),

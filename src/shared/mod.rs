@@ -41,7 +41,9 @@ use status::{Counts, StateLog};
 
 pub use error::EngineError;
 pub use examination::{Finding, Judgement, examine};
-pub use flight::{Claim, Claimed, FlightStart, KeptValue, Landed, Landing, Landings, Lead, Place, export_name};
+pub use flight::{
+    Claim, Claimed, FlightStart, KeptValue, Landed, Landing, Landings, Lead, Place, export_name,
+};
 pub use seal::SealKeys;
 pub use settings::{EngineAddress, Settings};
 pub use status::{EngineState, SharedStatus};
