@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use exportgate::clock::Clock;
 use exportgate::fake::{Fake, Script, Settings, State};
@@ -15,7 +16,9 @@ use tempfile::TempDir;
 use crate::support::engine::{Engine, signal};
 use crate::support::program::Program;
 use crate::support::raw::poll;
-use crate::support::{Flags, Got, ORG, World, flag, keep_secret, results, scope};
+use crate::support::{
+    Flags, Got, ORG, TOKEN, World, artefacts, flag, keep_file, keep_secret, results, scope,
+};
 
 const ANY: Option<Duration> = Some(Duration::MAX);
 const LIFE: Duration = Duration::from_secs(1_000);
@@ -218,6 +221,10 @@ impl Gateways {
             if !flags.iter().any(|(name, ..)| *name == "shared.key_file") {
                 flags.push(flag("shared.key_file", key_file.display()));
             }
+            if !flags.iter().any(|(name, ..)| *name == "shared.timeout") {
+                // A busy machine is no sick engine.
+                flags.push(flag("shared.timeout", "2s"));
+            }
             // The budget binds in a second alone, and opens after that.
             flags.extend([
                 flag("shared.url", engine.url()),
@@ -397,6 +404,7 @@ async fn lose_leader(signal_name: &str) {
         ("EXPORTGATE_SHARED_URL", url.as_str()),
         ("EXPORTGATE_SHARED_KEY_FILE", &key_file),
         ("EXPORTGATE_SHARED_LEASE", "1s"),
+        ("EXPORTGATE_SHARED_TIMEOUT", "2s"),
         ("EXPORTGATE_SHARED_GATEWAYS", "3"),
         ("EXPORTGATE_BUDGET_PER_SECOND", "100"),
         ("EXPORTGATE_BUDGET_PER_MINUTE", "6000"),
@@ -448,4 +456,159 @@ async fn a_leader_that_is_killed_is_taken_over_by_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_was_stopped_stores_nothing_and_answers_its_own_clients() {
     lose_leader("STOP").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waits_on_three_gateways_cost_about_the_reads_of_one() {
+    let engine = Engine::start(&[]);
+    let gateways = Gateways::start(&engine, 3, &[], Script::default()).await;
+    let put = |state: &State| {
+        for export in ["one", "all"] {
+            gateways.fake().put_export(&scope(), export, state.clone());
+        }
+    };
+    put(&State::Word("PENDING".to_owned()));
+    let mut asked = asking(&gateways.worlds[0], &results("one"), 20, Some("wait=55"));
+    for world in &gateways.worlds {
+        asked.extend(asking(world, &results("all"), 20, Some("wait=55")));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    // The time that an export takes.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    put(&State::Finished);
+    for got in answers(asked).await {
+        assert!(String::from_utf8_lossy(&got.body).contains("FINISHED"), "{}", got.cache());
+    }
+    let seen = gateways.fake().requests();
+    let reads = |export: &str| seen.iter().filter(|one| one.path().ends_with(export)).count();
+    let (one, all) = (reads("/one"), reads("/all"));
+    // Until they have met, each reads for itself: an answer counts for those who had come before it.
+    assert!(one >= 4 && all <= one + 4, "{all} reads for three, {one} for one");
+    gateways.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_clock_shows_freshness_ends_early() {
+    let engine = Engine::with_own_clock();
+    let flags = [flag("cache.refresh_ahead", "false")];
+    let gateways = Gateways::start(&engine, 2, &flags, Script::default()).await;
+    let [first, second] = [0, 1].map(|at| &gateways.worlds[at]);
+    let hour = 3_600;
+    let mut taken = Vec::new();
+    for (at, clocks) in
+        [[0, 0], [hour, 0], [0, hour], [-hour, 0], [0, -hour], [hour, -hour]].iter().enumerate()
+    {
+        let export = format!("e{at}");
+        gateways.fake().put_export(&scope(), &export, State::Finished);
+        first.clock.step_wall(clocks[0]);
+        second.clock.step_wall(clocks[1]);
+        for world in [first, second] {
+            let got = world.get(&results(&export)).await;
+            assert_eq!(got.status, 200);
+            if got.is_hit() {
+                assert!(ttl(&got) <= 2_700, "{clocks:?}: {}", got.cache());
+                taken.push(at);
+            }
+        }
+        first.clock.step_wall(-clocks[0]);
+        second.clock.step_wall(-clocks[1]);
+    }
+    // With a clock that is an hour ahead the links look dead.
+    assert_eq!(taken, [0, 1, 3, 4, 5]);
+    for (at, offset) in [hour, 0, -60].into_iter().enumerate() {
+        let export = format!("of-engine-{at}");
+        gateways.fake().put_export(&scope(), &export, State::Finished);
+        first.get(&results(&export)).await;
+        let before = gateways.hits();
+        engine.set_clock(offset);
+        let got = second.get(&results(&export)).await;
+        assert_eq!((got.status.as_u16(), gateways.hits() - before), (200, 1), "{offset}: {}", got.cache());
+    }
+    gateways.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_can_be_read_is_on_the_engine() {
+    let engine = Engine::start(&[
+        "--appendonly",
+        "yes",
+        "--slowlog-log-slower-than",
+        "0",
+        "--slowlog-max-len",
+        "5000",
+    ]);
+    let monitor = artefacts().join(format!("monitor-{}.log", std::process::id()));
+    let mut monitoring = engine.monitor(&monitor);
+    let gateways = Gateways::start(&engine, 2, &[flag("shared.lease", "1s")], Script::default()).await;
+    for (export, state) in [("e1", State::Finished), ("e2", State::Word("PENDING".to_owned()))] {
+        gateways.fake().put_export(&scope(), export, state);
+        let gate = gateways.fake().hold();
+        let asked: Vec<_> =
+            gateways.worlds.iter().flat_map(|world| asking(world, &results(export), 2, None)).collect();
+        followed(&engine, export).await;
+        drop(gate);
+        answers(asked).await;
+    }
+    assert_eq!(engine.ask(&["SAVE"]), "OK");
+    let slow = engine.ask(&["SLOWLOG", "GET", "5000"]);
+    monitoring.kill().unwrap();
+    monitoring.wait().unwrap();
+    let read = |path: &Path| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned();
+    let mut seen = vec![("SLOWLOG".to_owned(), slow), ("MONITOR".to_owned(), read(&monitor))];
+    for file in engine.files() {
+        keep_file(&file);
+        seen.push((file.display().to_string(), read(&file)));
+    }
+    assert!(seen.len() >= 4, "a database and a log of commands: {:?}", engine.files());
+    assert!(seen.iter().all(|(_, text)| text.contains("exportgate:x:")));
+    let links = gateways.fake().signatures();
+    assert!(!links.is_empty());
+    for (place, text) in &seen {
+        for secret in links.iter().map(String::as_str).chain([TOKEN, ORG, "https://", "FINISHED", "PENDING"])
+        {
+            assert!(!text.contains(secret), "{secret} in {place}");
+        }
+        // The ids are short here: they stand in names alone.
+        assert!(!text.contains("export/e1") && !text.contains(":e1"), "{place}");
+    }
+    gateways.stop().await;
+
+    // Without a key nothing of an answer goes there.
+    let engine = Engine::start(&[]);
+    let gateways = Gateways::start(&engine, 2, &[flag("shared.key_file", "")], Script::default()).await;
+    let before = gateways.hits();
+    gateways.fake().put_export(&scope(), "e1", State::Finished);
+    for world in &gateways.worlds {
+        world.get(&results("e1")).await;
+    }
+    assert_eq!((gateways.hits() - before, engine.ask(&["KEYS", "exportgate:x:*"]).as_str()), (2, ""));
+    gateways.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_dies_in_a_flight_holds_nobody_up() {
+    for is_killed in [false, true] {
+        let mut engine = Engine::start(&[]);
+        let flags = [flag("shared.timeout", "250ms")];
+        let gateways = Gateways::start(&engine, 2, &flags, Script::default()).await;
+        gateways.fake().put_export(&scope(), "e1", State::Finished);
+        let before = gateways.hits();
+        let gate = gateways.fake().hold();
+        let asked: Vec<_> =
+            gateways.worlds.iter().flat_map(|world| asking(world, &results("e1"), 10, None)).collect();
+        followed(&engine, "e1").await;
+        if is_killed {
+            engine.kill();
+        } else {
+            signal(engine.pid(), "STOP");
+        }
+        let lost = Instant::now();
+        // The follower asks for itself.
+        gateways.fake().wait_for_hits(before + 2).await;
+        drop(gate);
+        assert!(answers(asked).await.iter().all(|got| got.status == 200));
+        assert!(lost.elapsed() < Duration::from_secs(5), "{:?}", lost.elapsed());
+        assert_eq!(gateways.hits() - before, 2);
+        gateways.stop().await;
+    }
 }
