@@ -61,11 +61,15 @@ impl Fetch {
     /// Gets the answer and completes the flight. The record is committed before anybody is answered, also from the cache.
     pub(super) async fn run(mut self) {
         let purges = self.retrieval.cache.purges();
-        // 0. Look for what other gateways have. Who looks is boxed, too.
-        let lead = match Box::pin(self.look_elsewhere()).await {
-            Elsewhere::Found(fetched) => return self.hand_on(fetched, purges),
-            Elsewhere::Left(no_answer) => return self.leader.complete(Err(no_answer)),
-            Elsewhere::Ask(lead) => lead,
+        // 0. Look for what other gateways have.
+        let (lead, purges) = match &self.retrieval.fleet {
+            None => (None, purges),
+            Some(_) => match Box::pin(self.look_elsewhere()).await {
+                Elsewhere::Found(fetched) => return self.hand_on(fetched, purges),
+                Elsewhere::Left(no_answer) => return self.leader.complete(Err(no_answer)),
+                // Whatever was purged by now, it is asked for after that.
+                Elsewhere::Ask(lead) => (lead, self.retrieval.cache.purges()),
+            },
         };
         self.leader.asks();
         let is_polled = self.sought.is_polled();

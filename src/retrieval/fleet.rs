@@ -97,6 +97,10 @@ impl Sought {
     pub(super) fn is_polled(&self) -> bool {
         self.is_polled
     }
+
+    fn take_none(&mut self) {
+        *self = Self { is_polled: self.is_polled, ..Self::NONE };
+    }
 }
 
 /// The outcome of a look at the other gateways.
@@ -172,25 +176,31 @@ impl Fetch {
         let Some((shared, place)) = self.place() else { return Elsewhere::Ask(None) };
         if !self.leader.looks() {
             // It may have been joined by those who take no answer that was there before.
-            self.sought = Sought { is_polled: self.sought.is_polled, ..Sought::NONE };
+            self.sought.take_none();
         }
         let retrieval = Arc::clone(&self.retrieval);
         let (mut landings, mut since) = (shared.landings(), None);
         loop {
             match self.claim(&shared, &place, since).await {
-                None => return Elsewhere::Ask(None),
                 Some(Claimed::Lead(lead)) => {
                     return Elsewhere::Ask(Some(FleetLead::new(&shared, lead, &retrieval.shutdown)));
                 }
-                Some(Claimed::Entry(kept)) => match self.take_entry(kept).await {
-                    Some(fetched) => return Elsewhere::Found(fetched),
-                    None => (self.sought.stored, since) = (Reach::Nothing, None),
-                },
-                Some(Claimed::Answer(kept)) => match self.take_answer(kept).await {
-                    Some(fetched) => return Elsewhere::Found(fetched),
-                    None => (self.sought, since) = (Sought::anew(), None),
-                },
-                Some(Claimed::Failed) => (self.sought, since) = (Sought::anew(), None),
+                Some(Claimed::Entry(kept)) => {
+                    if let Some(fetched) = self.take_entry(kept).await {
+                        return Elsewhere::Found(fetched);
+                    }
+                    (self.sought.stored, since) = (Reach::Nothing, None);
+                }
+                Some(Claimed::Answer(kept)) => {
+                    if let Some(fetched) = self.take_answer(kept).await {
+                        return Elsewhere::Found(fetched);
+                    }
+                    (self.sought.others, since) = (Reach::Nothing, None);
+                }
+                Some(Claimed::Failed) => {
+                    self.sought.take_none();
+                    since = None;
+                }
                 Some(Claimed::Busy) if self.sought.known.take().is_some() => {
                     if self.leader.give_up() {
                         return Elsewhere::Left(Cause::Abandoned.into());
@@ -198,7 +208,7 @@ impl Fetch {
                     // Somebody has joined it by now.
                     (self.sought.follows, self.sought.least_life) = (true, Duration::ZERO);
                 }
-                Some(Claimed::Busy) => return Elsewhere::Ask(None),
+                None | Some(Claimed::Busy) => return Elsewhere::Ask(None),
                 Some(Claimed::Wait(start)) => {
                     since = since.or(Some(start));
                     tokio::select! {
