@@ -115,6 +115,8 @@ impl Admin {
             granted: status.granted,
             name: shared.name().to_owned(),
             purges: status.purges,
+            has_answers: status.has_answers,
+            taken: status.entries_taken + status.answers_taken,
         })
     }
 

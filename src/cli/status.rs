@@ -124,7 +124,10 @@ impl Report {
             "breaker      {}",
             words(&self.budget.breaker.state, self.budget.breaker.seconds_left)
         )?;
-        if let Some(SharedReport { engine, state, place, members, has_own_part, name, .. }) = &self.shared {
+        if let Some(shared) = &self.shared {
+            let SharedReport {
+                engine, state, place, members, has_own_part, has_answers, taken, name, ..
+            } = shared;
             let own = if *has_own_part { "with" } else { "WITHOUT" };
             writeln!(
                 out,
@@ -133,6 +136,9 @@ impl Report {
                 shown(engine),
                 shown(name)
             )?;
+            if *has_answers {
+                writeln!(out, "             {taken} answers taken from other gateways")?;
+            }
         }
         for credential in &self.budget.credentials {
             credential.write(out)?;

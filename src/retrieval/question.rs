@@ -137,6 +137,17 @@ pub(crate) enum LinkUse {
     },
 }
 
+/// The age of the answers that an asker takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Newness {
+    /// Any, of those that may be stored.
+    Any,
+    /// Not any.
+    Particular,
+    /// It is to be made after the question.
+    Anew,
+}
+
 impl Wanted {
     /// True if `entry`, fresh or not, is an answer that it takes.
     pub(super) fn takes(&self, entry: &Entry, now: Now) -> bool {
@@ -154,6 +165,23 @@ impl Wanted {
 
     pub(super) fn uses_links_here(&self) -> bool {
         self.links != LinkUse::Leave
+    }
+
+    /// The age of the answers that it takes.
+    pub(super) fn newness(&self) -> Newness {
+        let Directives { max_age, min_fresh, .. } = self.directives;
+        if self.is_revalidated() {
+            Newness::Anew
+        } else if max_age.is_some() || min_fresh.is_some() || self.links_are_renewed() {
+            Newness::Particular
+        } else {
+            Newness::Any
+        }
+    }
+
+    /// True if links were refused, and newer ones are wanted.
+    fn links_are_renewed(&self) -> bool {
+        matches!(self.links, LinkUse::Here { newer_than: Some(_) })
     }
 
     /// True if the answer must be made after it was asked for.

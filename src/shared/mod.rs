@@ -17,6 +17,7 @@ mod connection;
 mod drift;
 mod error;
 mod examination;
+mod flight;
 mod names;
 mod purges;
 mod script;
@@ -31,6 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -42,6 +44,9 @@ use status::{Counts, StateLog};
 
 pub use error::EngineError;
 pub use examination::{Finding, Judgement, examine};
+pub use flight::{
+    Claimed, FlightClaim, FlightPlace, FlightStart, KeptValue, Landed, Landing, Landings, Lead,
+};
 pub use names::{export_name, hashed};
 pub use purges::{GatewayPurge, MissedPurges, PurgedExports};
 pub use seal::SealKeys;
@@ -140,6 +145,8 @@ struct Engine {
     /// The engine's clock ran ahead: its ledgers are to be shut.
     is_ahead: AtomicBool,
     listener: OnceLock<NewsListener>,
+    /// The names of flights that have landed.
+    landings: broadcast::Sender<Arc<str>>,
     state: Mutex<StateLog>,
     counts: Counts,
     purges: PurgeLog,
@@ -175,6 +182,7 @@ impl Shared {
             time: Mutex::new(EngineClock::new(now.mono)),
             is_ahead: AtomicBool::new(false),
             listener: OnceLock::new(),
+            landings: broadcast::Sender::new(flight::MOST_LANDINGS),
             state: Mutex::new(StateLog::new(now)),
             counts: Counts::default(),
             purges: PurgeLog::default(),
@@ -226,7 +234,11 @@ impl Shared {
     pub fn status(&self) -> SharedStatus {
         let now = self.0.clock.now();
         let purges = self.0.purges.count();
-        SharedStatus { purges, ..lock(&self.0.state).status(&self.0.counts, self.0.settings.gateways, now) }
+        SharedStatus {
+            purges,
+            has_answers: self.has_answers(),
+            ..lock(&self.0.state).status(&self.0.counts, self.0.settings.gateways, now)
+        }
     }
 
     /// The name of this gateway, for people.
@@ -248,14 +260,14 @@ impl Engine {
         &self,
         script: Script,
         keys: &[String],
-        own: &[String],
+        own: &[impl AsRef<[u8]>],
     ) -> Result<ScriptReply, EngineError> {
         let live = self.connection.load_full().ok_or(EngineError::Away)?;
         let asked = self.clock.now().mono;
         let is_ahead = self.is_ahead.swap(false, Ordering::SeqCst);
-        let mut arguments =
-            vec![script::FORMAT.to_owned(), MAX_GAP.as_millis().to_string(), u8::from(is_ahead).to_string()];
-        arguments.extend_from_slice(own);
+        let gap = MAX_GAP.as_millis().to_string();
+        let common = [script::FORMAT.as_bytes(), gap.as_bytes(), if is_ahead { b"1" } else { b"0" }];
+        let arguments: Vec<&[u8]> = common.into_iter().chain(own.iter().map(AsRef::as_ref)).collect();
         let called =
             tokio::time::timeout(self.settings.timeout, live.connection.run(script, keys, &arguments));
         let reply = called.await.unwrap_or(Err(EngineError::Timeout)).and_then(ScriptReply::checked);

@@ -23,6 +23,8 @@ const KEPT: Duration = Duration::from_hours(72);
 pub(super) const CUT_OFF: Duration = Duration::from_hours(1);
 /// The sequence that a gateway tells when it leaves.
 const LEFT: i64 = -1;
+/// A script without arguments of its own.
+const NO_ARGUMENTS: &[&str] = &[];
 /// Bounds of the pause between two looks at who has applied a purge.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
@@ -206,7 +208,7 @@ impl Engine {
 
     async fn gateways(&self, sequence: i64) -> Result<Vec<GatewayPurge>, EngineError> {
         let keys = [self.fleet_key(), self.gateways_key()];
-        let reply = self.call(Script::Gateways, &keys, &[]).await?;
+        let reply = self.call(Script::Gateways, &keys, NO_ARGUMENTS).await?;
         let mut gateways = Vec::new();
         for at in (2..).step_by(3) {
             let Some(name) = reply.text(at) else { break };

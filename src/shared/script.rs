@@ -20,6 +20,9 @@ const BEAT: &str = concat!(include_str!("epoch.lua"), include_str!("beat.lua"));
 const PURGE: &str = concat!(include_str!("epoch.lua"), include_str!("purge.lua"));
 const MISSED: &str = concat!(include_str!("epoch.lua"), include_str!("missed.lua"));
 const GATEWAYS: &str = concat!(include_str!("epoch.lua"), include_str!("gateways.lua"));
+const CLAIM: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("claim.lua"));
+const RENEW: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("renew.lua"));
+const LAND: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("land.lua"));
 
 /// A script on the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,10 +37,25 @@ pub(super) enum Script {
     Missed,
     /// Finds the gateways that may keep something.
     Gateways,
+    /// Finds an answer, or has one gateway ask.
+    Claim,
+    /// Renews the lease of a flight.
+    Renew,
+    /// Ends a flight.
+    Land,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 5] = [Self::Reserve, Self::Beat, Self::Purge, Self::Missed, Self::Gateways];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Reserve,
+        Self::Beat,
+        Self::Purge,
+        Self::Missed,
+        Self::Gateways,
+        Self::Claim,
+        Self::Renew,
+        Self::Land,
+    ];
 
     pub(super) const fn text(self) -> &'static str {
         match self {
@@ -46,6 +64,9 @@ impl Script {
             Self::Purge => PURGE,
             Self::Missed => MISSED,
             Self::Gateways => GATEWAYS,
+            Self::Claim => CLAIM,
+            Self::Renew => RENEW,
+            Self::Land => LAND,
         }
     }
 
@@ -54,7 +75,7 @@ impl Script {
         match self {
             Self::Reserve => 5,
             Self::Beat => 3,
-            Self::Purge | Self::Missed | Self::Gateways => 1,
+            Self::Purge | Self::Missed | Self::Gateways | Self::Claim | Self::Renew | Self::Land => 1,
         }
     }
 }
@@ -64,6 +85,8 @@ impl Script {
 pub(super) enum ReplyValue {
     Number(i64),
     Text(String),
+    /// What is no text.
+    Bytes(Vec<u8>),
 }
 
 /// The answer of a script.
@@ -90,5 +113,13 @@ impl ScriptReply {
 
     pub(super) fn text(&self, at: usize) -> Option<&str> {
         if let Some(ReplyValue::Text(text)) = self.0.get(at) { Some(text) } else { None }
+    }
+
+    pub(super) fn bytes(&self, at: usize) -> &[u8] {
+        match self.0.get(at) {
+            Some(ReplyValue::Text(text)) => text.as_bytes(),
+            Some(ReplyValue::Bytes(bytes)) => bytes,
+            Some(ReplyValue::Number(_)) | None => &[],
+        }
     }
 }

@@ -63,6 +63,14 @@ pub struct SharedStatus {
     pub connections: u64,
     /// Purges that were applied.
     pub purges: u64,
+    /// True if answers are shared (`shared.key_file`).
+    pub has_answers: bool,
+    /// Stored responses of other gateways that were taken.
+    pub entries_taken: u64,
+    /// Other answers of theirs that were taken.
+    pub answers_taken: u64,
+    /// Stored responses that were given to the others.
+    pub entries_stored: u64,
 }
 
 impl SharedStatus {
@@ -150,6 +158,10 @@ impl StateLog {
             granted: of(&counts.granted),
             connections: of(&counts.connections),
             purges: 0,
+            has_answers: false,
+            entries_taken: of(&counts.entries_taken),
+            answers_taken: of(&counts.answers_taken),
+            entries_stored: of(&counts.entries_stored),
         }
     }
 }
@@ -162,6 +174,9 @@ pub(super) struct Counts {
     failures: AtomicU64,
     granted: AtomicU64,
     connections: AtomicU64,
+    entries_taken: AtomicU64,
+    answers_taken: AtomicU64,
+    entries_stored: AtomicU64,
 }
 
 impl Counts {
@@ -180,5 +195,17 @@ impl Counts {
 
     pub(super) fn connected(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn took_entry(&self) {
+        self.entries_taken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn took_answer(&self) {
+        self.answers_taken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn stored_entry(&self) {
+        self.entries_stored.fetch_add(1, Ordering::Relaxed);
     }
 }

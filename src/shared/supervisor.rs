@@ -78,12 +78,14 @@ impl Engine {
         }
     }
 
-    /// Hears `NAME MILLISECONDS` of a hold, and `purge SEQUENCE NAME`, until the connection ends.
+    /// Hears `NAME MILLISECONDS` of a hold, `purge SEQUENCE NAME` and `landed NAME` of a flight, until the connection ends.
     async fn hear(&self, mut messages: mpsc::UnboundedReceiver<HoldMessage>) {
         while let Some(HoldMessage(text)) = messages.recv().await {
             let words: Vec<&str> = text.split(' ').collect();
             match words.as_slice() {
                 ["purge", sequence, _] => self.purges.heard(sequence.parse().unwrap_or_default()),
+                // Nobody may follow any.
+                ["landed", name] => drop(self.landings.send((*name).into())),
                 [name, left] => {
                     let Ok(left) = left.parse::<i64>() else { continue };
                     self.tell(FleetNews::Hold((*name).into(), (left > 0).then(|| duration(left))));
