@@ -8,7 +8,7 @@ local since = tonumber(ARGV[11])
 local kept = redis.call('HMGET', place, 'life:' .. question, 'made:' .. question)
 local function is_taken(asked, oldest)
   local age = now - asked
-  return age >= 0 and (age <= tonumber(oldest) or (since > 0 and tonumber(asked) >= since))
+  return age >= 0 and (age < tonumber(oldest) or (since > 0 and tonumber(asked) >= since))
 end
 
 local asked, landed, fresh, life, tag = string.match(kept[1] or '', '^(%d+) (%d+) (%d+) (%d+) (%S+)$')
