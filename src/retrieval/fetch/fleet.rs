@@ -131,7 +131,7 @@ impl FleetLead {
     }
 
     /// Gives the result to the other gateways. True if it may be stored here: no purge has overtaken it, as far as is known.
-    /// Where the credential has another value by now, others are not given what that got.
+    /// The answer that another value of the credential got than the one of the claim is not given to them.
     pub(super) async fn land(self, fetch: &Fetch, result: &FlightResult) -> bool {
         let (is_polled, now) = (fetch.sought.is_polled, fetch.retrieval.clock.now());
         let is_same = fetch.place().is_some_and(|(_, place)| self.lead.is_at(&place));
