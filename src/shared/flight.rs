@@ -20,7 +20,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub(super) const MOST_LANDINGS: usize = 256;
 
 /// The place of all that is kept of one question.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlightPlace {
     /// The name of its hash, behind the prefix.
     group: String,
@@ -164,6 +164,14 @@ impl Landings {
     }
 }
 
+impl Lead {
+    /// True if it is the lead of a flight for the question at `place`.
+    #[must_use]
+    pub fn is_at(&self, place: &FlightPlace) -> bool {
+        self.place == *place
+    }
+}
+
 impl Shared {
     /// True if answers are shared: there is a key to seal them.
     #[must_use]
@@ -222,7 +230,10 @@ impl Shared {
 
     /// The outcome of a claim that is no lead; `None` also for a value that does not open.
     fn read(&self, place: &FlightPlace, reply: &ScriptReply, asked: Instant) -> Option<Claimed> {
-        let after = |at: usize| reply.number(at).map_or(asked, |left| asked + duration(left.max(0)));
+        let after = |at: usize| {
+            let left = duration(reply.number(at).unwrap_or(0).max(0));
+            asked.checked_add(left).unwrap_or(asked)
+        };
         let before = |at: usize| {
             let age = duration(reply.number(at).unwrap_or(0).max(0));
             asked.checked_sub(age).unwrap_or(asked)
