@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::shared::{self, FleetNews, HoldChange, Ledger, LedgerLimit, Reservation, Shared};
 use crate::shutdown::Shutdown;
+use crate::watched_file;
 
 /// Windows up to this length are used as requests come.
 const UNPACED: Duration = Duration::from_secs(1);
@@ -29,6 +30,8 @@ impl Fleet {
     /// `None` where nothing is shared.
     pub(super) fn new(config: &Config, upstream: &str, clock: Clock) -> Option<Self> {
         let settings = config.shared.clone()?;
+        let secrets = settings.password_file.iter().chain(settings.identity.as_ref().map(|files| &files.key));
+        secrets.for_each(|path| watched_file::report_exposed(path));
         let lanes = [&config.admission.rest, &config.admission.v1];
         let common = || lanes.iter().filter_map(|lane| lane.common.as_ref());
         let silence = common().map(|common| common.longest).max().unwrap_or_default().max(SILENCE);

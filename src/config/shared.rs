@@ -7,7 +7,9 @@ use super::admission::Split;
 use super::reader::Reader;
 use super::upstream::check_certificates;
 use crate::access::is_ours;
+use crate::error_text::error_text;
 use crate::shared::{EngineAddress, Settings};
+use crate::transport::ClientIdentity;
 
 /// The port of Redis and Valkey.
 const PORT: u16 = 6379;
@@ -20,6 +22,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
     let user = r.text("shared.user");
     let password_file = r.path("shared.password_file");
     let ca_file = r.path("shared.ca_file");
+    let identity = identity(r);
     let allow_plain = r.boolean("shared.allow_plain_text");
     let prefix = r.text("shared.prefix");
     let gateways = r.number("shared.gateways", 1..=1_000);
@@ -37,12 +40,16 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
     }
     let parsed = parse(&url, allow_plain).map_err(|what| r.invalid("shared.url", what)).ok()?;
     let (address, database) = parsed;
+    if identity.is_some() && !matches!(address, EngineAddress::Tcp { is_tls: true, .. }) {
+        r.invalid("shared.client_certificate", "is shown by TLS alone: write rediss:// in shared.url");
+    }
     let settings = Settings {
         address,
         database,
         user,
         password_file,
         ca_file,
+        identity,
         prefix,
         gateways,
         silence: Duration::ZERO,
@@ -50,6 +57,19 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
         purge_wait,
     };
     Some((settings, Split { gateways, own }))
+}
+
+/// The certificate for the engine, and its key.
+fn identity(r: &mut Reader<'_>) -> Option<ClientIdentity> {
+    let (certificate, key) = (r.path("shared.client_certificate"), r.path("shared.client_key"));
+    if certificate.is_some() != key.is_some() {
+        r.problem("shared", "", "set shared.client_certificate and shared.client_key together");
+    }
+    let identity = ClientIdentity { certificate: certificate?, key: key? };
+    if let Err(error) = identity.check() {
+        r.invalid("shared.client_certificate", error_text(&error));
+    }
+    Some(identity)
 }
 
 fn check_prefix(r: &mut Reader<'_>, prefix: &str) {

@@ -71,6 +71,9 @@ async fn look(settings: &Settings, clock: &Clock, findings: &mut Vec<Finding>) -
 }
 
 fn advice(settings: &Settings, error: &EngineError) -> String {
+    if settings.identity.is_none() && error.to_string().contains("CertificateRequired") {
+        return "; it asks for a certificate: set shared.client_certificate and shared.client_key".to_owned();
+    }
     if let EngineError::Refused(text) | EngineError::Connect(text) = error
         && ["NOPERM", "WRONGPASS", "NOAUTH"].iter().any(|word| text.contains(word))
     {

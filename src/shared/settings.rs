@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::transport::ClientIdentity;
+
 /// The engine's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EngineAddress {
@@ -49,6 +51,8 @@ pub struct Settings {
     pub password_file: Option<PathBuf>,
     /// The authorities to trust instead of the platform's.
     pub ca_file: Option<PathBuf>,
+    /// Our certificate there, and its key.
+    pub identity: Option<ClientIdentity>,
     /// The beginning of all names on the engine.
     pub prefix: String,
     /// Most gateways that have an own part.

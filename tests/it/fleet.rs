@@ -332,15 +332,17 @@ async fn a_check_of_the_engine_says_what_to_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_is_reached_by_tls_and_by_no_other_name() {
+async fn an_engine_is_reached_by_tls_with_a_certificate_and_by_no_other_name() {
     let authority = Authority::new("an engine's authority");
-    let identity = authority.server();
+    let (identity, client) = (authority.server(), authority.client(7, None, "a gateway"));
     let home = TempDir::new().unwrap();
     let file = |name: &str| home.path().join(name).display().to_string();
     for (name, text) in [
         ("ca.pem", authority.pem()),
         ("certificate.pem", identity.certificate_pem.clone()),
         ("key.pem", identity.key_pem.clone()),
+        ("client.pem", client.certificate_pem.clone()),
+        ("client-key.pem", client.key_pem.clone()),
         ("other.pem", Authority::new("another").pem()),
     ] {
         std::fs::write(file(name), text).unwrap();
@@ -358,19 +360,31 @@ async fn an_engine_is_reached_by_tls_and_by_no_other_name() {
         "--tls-ca-cert-file",
         &ca,
         "--tls-auth-clients",
-        "no",
+        "yes",
     ]);
-    let findings = |ca: &str| {
+    let findings = |ca: &str, client: Option<[&str; 2]>| {
         let mut command = exportgate(home.path());
         command.env("SNYK_TOKEN", TOKEN).env("EXPORTGATE_UPSTREAM_URL", "https://127.0.0.1:1");
         command.env("EXPORTGATE_SHARED_URL", format!("rediss://localhost:{port}"));
         command.env("EXPORTGATE_SHARED_CA_FILE", file(ca));
-        String::from_utf8(command.args(["check", "--live"]).output().unwrap().stdout).unwrap()
+        if let Some([certificate, key]) = client {
+            command.env("EXPORTGATE_SHARED_CLIENT_CERTIFICATE", file(certificate));
+            command.env("EXPORTGATE_SHARED_CLIENT_KEY", file(key));
+        }
+        let output = command.args(["check", "--live"]).output().unwrap();
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat()
     };
-    let said = findings("ca.pem");
+    let client = Some(["client.pem", "client-key.pem"]);
+    let said = findings("ca.pem", client);
     assert!(said.contains("shared engine, scripts: they run"), "{said}");
-    let said = findings("other.pem");
+    let said = findings("other.pem", client);
     assert!(said.contains("shared engine, connection: BAD: ") && said.contains("UnknownIssuer"), "{said}");
+    let said = findings("ca.pem", None);
+    assert!(said.contains("shared engine, connection: BAD: "), "{said}");
+    assert!(said.contains("shared.client_certificate"), "{said}");
+    // Another one's key is found before anything is sent.
+    let said = findings("ca.pem", Some(["client.pem", "key.pem"]));
+    assert!(said.contains("shared.client_certificate") && !said.contains("shared engine"), "{said}");
 }
 
 /// A member of a fleet that has a connection, and the ledger that it asks.
@@ -382,6 +396,7 @@ async fn member(engine: &Engine) -> (Shared, Ledger) {
         user: String::new(),
         password_file: None,
         ca_file: None,
+        identity: None,
         prefix: "exportgate".to_owned(),
         gateways: 4,
         silence: Duration::from_secs(10),
