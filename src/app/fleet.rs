@@ -69,7 +69,7 @@ impl Fleet {
         let name: Arc<str> = ledger_name(&self.upstream, &lane).into();
         while let Some(call) = queue.next_call().await {
             let limits = queue.common().map(|common| limits(&common)).unwrap_or_default();
-            let ledger = Ledger { name: Arc::clone(&name), limits };
+            let ledger = Ledger { name: Arc::clone(&name), limits, part: queue.told_part() };
             let (wanted, hold) = match call {
                 CommonCall::Reserve(wanted) => (wanted, HoldChange::None),
                 CommonCall::Hold(left) => (0, HoldChange::Begin(left)),

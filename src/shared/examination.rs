@@ -99,7 +99,7 @@ async fn scripts(connection: &EngineConnection, settings: &Settings, clock: &Clo
     let ran = async {
         let channel = name("holds");
         let member = with(&["check", "check", "1000", "0", "check", "1000"]);
-        let reserve = with(&["1", "1", "check", &channel, "10:1000:1"]);
+        let reserve = with(&["1", "1", "check", &channel, "10:1000:1", "1000"]);
         let calls = [
             (Script::Beat, [&fleet, &gateways], member),
             (Script::Reserve, [&fleet, &ledger], reserve),

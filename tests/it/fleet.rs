@@ -461,8 +461,11 @@ async fn member(engine: &Engine) -> (Shared, Ledger) {
     tokio::spawn(shared.clone().run());
     while !matches!(heard.recv().await, Some(FleetNews::Up { .. })) {}
     let limit = |most, ms, is_paced| LedgerLimit { most, length: Duration::from_millis(ms), is_paced };
-    let ledger =
-        Ledger { name: "ledger".into(), limits: vec![limit(20, 400, false), limit(50, 3_000, false)] };
+    let ledger = Ledger {
+        name: "ledger".into(),
+        limits: vec![limit(20, 400, false), limit(50, 3_000, false)],
+        part: 1_000,
+    };
     (shared, ledger)
 }
 
@@ -528,6 +531,18 @@ async fn a_clock_that_is_set_forward_a_little_is_found_by_the_gateways() {
     assert_eq!(granted(&first, 1_000).await, Some(0));
     assert_eq!(open(&first, 1_000).await, 20);
     assert!(before.elapsed() >= Duration::from_secs(3), "{:?}", before.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lower_limit_that_one_member_knows_of_binds_what_it_is_granted() {
+    let engine = Engine::start(&[]);
+    let (all, mut less) = (member(&engine).await, member(&engine).await);
+    less.1.part = 300;
+    assert_eq!(open(&less, 1_000).await, 6);
+    // Grants of others count: fourteen are left of all, and nothing of its part.
+    assert_eq!(granted(&less, 1_000).await, Some(0));
+    assert_eq!(granted(&all, 1_000).await, Some(14));
+    assert_eq!(open(&less, 1_000).await, 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
