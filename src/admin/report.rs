@@ -470,7 +470,6 @@ pub(crate) mod tests {
             ("Status", same::<Report>(&status)),
             ("Budget", same::<BudgetReport>(&status["budget"])),
             ("Exports", same::<ExportsReport>(&exports)),
-            ("Purged", same::<PurgeReport>(&json!({"purged": 1}))),
             ("Purged", same::<PurgeReport>(&incomplete)),
             ("Error", same::<ErrorReport>(&error)),
             ("Config", serde_json::to_value(config).expect("JSON")),

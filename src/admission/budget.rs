@@ -21,7 +21,7 @@ pub struct Limit {
 }
 
 /// Time for which a lower limit of Snyk's is believed, where it says nothing more.
-const TOLD_FOR: Duration = Duration::from_hours(1);
+pub(super) const TOLD_FOR: Duration = Duration::from_hours(1);
 
 /// One of the limits, as configured, and what Snyk says of it.
 #[derive(Debug)]

@@ -28,6 +28,11 @@ impl Queue {
         self.state().rules.common_settings()
     }
 
+    /// The part of the common limits, in thousandths, that Snyk allows.
+    pub(crate) fn told_part(&self) -> u32 {
+        self.state().rules.told_part(self.now())
+    }
+
     /// Takes the engine's answer to a call; `None` where it failed.
     pub(crate) fn answered(&self, answer: Option<CommonAnswer>) {
         self.state().rules.answered(answer, self.now());

@@ -4,7 +4,7 @@
 //! for, one for each request that waits; each is used within a short time, or thrown away. Without an engine there is the own
 //! part alone.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::budget::Limit;
@@ -14,6 +14,8 @@ use super::budget::Limit;
 pub struct CommonSettings {
     /// Its limits: those that bind.
     pub limits: Vec<Limit>,
+    /// The limits before they were divided.
+    pub undivided: Vec<Limit>,
     /// Added to the length of every window, besides the time for which a grant lives.
     pub margin: Duration,
     /// The longest window, with all that is added to it: an own part that is new begins as spent for so long.
@@ -58,6 +60,30 @@ pub enum EngineNews {
     },
     /// It does not.
     Alone,
+}
+
+/// All of a limit, in thousandths.
+pub(super) const WHOLE: u32 = 1_000;
+
+/// Lower limits that Snyk told, as parts of ours (in thousandths) by window, and their ends.
+#[derive(Debug, Default)]
+pub(super) struct ToldParts(HashMap<Duration, (u32, Instant)>);
+
+impl ToldParts {
+    /// Learns what is left of our limit for a window.
+    pub(super) fn learn(&mut self, told: Limit, ours: Limit, until: Instant) {
+        let part = u64::from(told.most) * u64::from(WHOLE) / u64::from(ours.most.max(1));
+        match u32::try_from(part) {
+            Ok(part) if part < WHOLE => drop(self.0.insert(told.window, (part, until))),
+            _ => drop(self.0.remove(&told.window)),
+        }
+    }
+
+    /// The part that all windows keep to.
+    pub(super) fn least(&self, now: Instant) -> u32 {
+        let parts = self.0.values().filter(|(_, until)| *until > now).map(|(part, _)| *part);
+        parts.min().unwrap_or(WHOLE)
+    }
 }
 
 /// Pause after a call that failed.
@@ -253,7 +279,8 @@ mod tests {
 
     fn part(now: Instant) -> CommonPart {
         let (margin, longest) = (Duration::ZERO, seconds(60));
-        let settings = CommonSettings { limits: limits(&[(5, 1)]), margin, longest, has_others: true };
+        let (limits, undivided) = (limits(&[(5, 1)]), limits(&[(10, 1)]));
+        let settings = CommonSettings { limits, undivided, margin, longest, has_others: true };
         CommonPart::new(&settings, now)
     }
 

@@ -30,6 +30,8 @@ impl Fleet {
     /// `None` where nothing is shared.
     pub(super) fn new(config: &Config, upstream: &str, clock: Clock) -> Option<Self> {
         let settings = config.shared.clone()?;
+        let secrets = settings.password_file.iter().chain(settings.identity.as_ref().map(|files| &files.key));
+        secrets.for_each(|path| watched_file::report_exposed(path));
         let lanes = [&config.admission.rest, &config.admission.v1];
         let common = || lanes.iter().filter_map(|lane| lane.common.as_ref());
         let silence = common().map(|common| common.longest).max().unwrap_or_default().max(SILENCE);
@@ -70,7 +72,7 @@ impl Fleet {
         let name: Arc<str> = ledger_name(&self.upstream, &lane).into();
         while let Some(call) = queue.next_call().await {
             let limits = queue.common().map(|common| limits(&common)).unwrap_or_default();
-            let ledger = Ledger { name: Arc::clone(&name), limits };
+            let ledger = Ledger { name: Arc::clone(&name), limits, part: queue.told_part() };
             let (wanted, hold) = match call {
                 CommonCall::Reserve(wanted) => (wanted, HoldChange::None),
                 CommonCall::Hold(left) => (0, HoldChange::Begin(left)),

@@ -73,6 +73,7 @@ fn divided(lane: LaneSettings, split: Split) -> LaneSettings {
     let common = |limit: &Limit| Limit { most: limit.most - own(limit) * split.gateways, ..*limit };
     let common = CommonSettings {
         limits: all.iter().map(common).collect(),
+        undivided: lane.limits.clone(),
         margin: lane.margin,
         longest: all.iter().map(|limit| limit.window).max().unwrap_or_default()
             + lane.margin

@@ -1,13 +1,15 @@
 //! `[shared]`: the engine that many gateways share.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::admission::Split;
 use super::reader::Reader;
 use super::upstream::check_certificates;
 use crate::access::is_ours;
+use crate::error_text::error_text;
 use crate::shared::{EngineAddress, SealKeys, Settings};
+use crate::transport::ClientIdentity;
 
 /// The port of Redis and Valkey.
 const PORT: u16 = 6379;
@@ -18,10 +20,11 @@ const EXAMPLE: &str =
 pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
     let url = r.text("shared.url");
     let user = r.text("shared.user");
-    let password_file = r.path("shared.password_file");
+    let password_file = password_file(r);
     let ca_file = r.path("shared.ca_file");
+    let identity = identity(r, &url);
     let allow_plain = r.boolean("shared.allow_plain_text");
-    let prefix = r.text("shared.prefix");
+    let prefix = prefix(r);
     let gateways = r.number("shared.gateways", 1..=1_000);
     let own = r.number("shared.own", 0.0..=1.0);
     let timeout = r.duration("shared.timeout", "10ms"..="5s");
@@ -30,8 +33,6 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
     let lease = r.duration("shared.lease", "1s"..="1m");
     let max_entry = r.size("shared.max_entry", "1KiB"..="64MiB");
     check_certificates(r, "shared.ca_file", ca_file.as_deref());
-    check_password(r, password_file.as_deref());
-    check_prefix(r, &prefix);
     if url.is_empty() {
         return None;
     }
@@ -42,6 +43,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
         user,
         password_file,
         ca_file,
+        identity,
         prefix,
         gateways,
         silence: Duration::ZERO,
@@ -55,19 +57,39 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
     Some((settings, Split { gateways, own }))
 }
 
-fn check_prefix(r: &mut Reader<'_>, prefix: &str) {
+/// The certificate for the engine, and its key.
+fn identity(r: &mut Reader<'_>, url: &str) -> Option<ClientIdentity> {
+    let (certificate, key) = (r.path("shared.client_certificate"), r.path("shared.client_key"));
+    if certificate.is_some() != key.is_some() {
+        r.problem("shared", "", "set shared.client_certificate and shared.client_key together");
+    }
+    if certificate.is_some() && !url.is_empty() && !url.starts_with("rediss:") && !url.starts_with("valkeys:")
+    {
+        r.invalid("shared.client_certificate", "is shown by TLS alone: write rediss:// in shared.url");
+    }
+    let identity = ClientIdentity { certificate: certificate?, key: key? };
+    if let Err(error) = identity.check() {
+        r.invalid("shared.client_certificate", error_text(&error));
+    }
+    Some(identity)
+}
+
+fn prefix(r: &mut Reader<'_>) -> String {
+    let prefix = r.text("shared.prefix");
     let is_name = prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b));
     if prefix.is_empty() || !is_name {
         r.invalid("shared.prefix", "must be a name of letters, digits and \"-_.:\"");
     }
+    prefix
 }
 
-fn check_password(r: &mut Reader<'_>, path: Option<&Path>) {
-    let Some(path) = path else { return };
-    r.check_file("shared.password_file", path, |content| {
+fn password_file(r: &mut Reader<'_>) -> Option<PathBuf> {
+    let path = r.path("shared.password_file")?;
+    r.check_file("shared.password_file", &path, |content| {
         let is_some = std::str::from_utf8(content).is_ok_and(|text| !text.trim_end().is_empty());
         is_some.then_some(()).ok_or_else(|| "holds no password".to_owned())
     });
+    Some(path)
 }
 
 /// The file, and the keys in it.

@@ -52,7 +52,8 @@ impl EngineConnection {
                 if !is_tls {
                     return Self::over(stream, info, channel, messages).await;
                 }
-                let stream = transport::tls_stream(stream, host, settings.ca_file.as_deref()).await;
+                let (ca_file, identity) = (settings.ca_file.as_deref(), settings.identity.as_ref());
+                let stream = transport::tls_stream(stream, host, ca_file, identity).await;
                 let stream = stream.map_err(|error| {
                     EngineError::Connect(format!(
                         "{}: {}",

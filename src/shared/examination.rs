@@ -71,6 +71,9 @@ async fn look(settings: &Settings, clock: &Clock, findings: &mut Vec<Finding>) -
 }
 
 fn advice(settings: &Settings, error: &EngineError) -> String {
+    if settings.identity.is_none() && error.to_string().contains("CertificateRequired") {
+        return "; it asks for a certificate: set shared.client_certificate and shared.client_key".to_owned();
+    }
     if let EngineError::Refused(text) | EngineError::Connect(text) = error
         && ["NOPERM", "WRONGPASS", "NOAUTH"].iter().any(|word| text.contains(word))
     {
@@ -97,7 +100,7 @@ async fn scripts(connection: &EngineConnection, settings: &Settings, clock: &Clo
     let ran = async {
         let channel = name("holds");
         let member = with(&["check", "check", "1000", "0", "check", "1000"]);
-        let reserve = with(&["1", "1", "check", &channel, "10:1000:1"]);
+        let reserve = with(&["1", "1", "check", &channel, "10:1000:1", "1000"]);
         let claim = with(&["check", "check", "1000", "-1", "-1", "0", "", "0", "0"]);
         let land = with(&["check", "check", "answer", "check", "0", "1000", "-", "1", &channel, "check"]);
         let calls = [

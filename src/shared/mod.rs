@@ -82,6 +82,8 @@ pub struct Ledger {
     pub name: Arc<str>,
     /// Its limits, for a ledger that begins.
     pub limits: Vec<LedgerLimit>,
+    /// The part of them, in thousandths, that may be granted now.
+    pub part: u32,
 }
 
 /// A message about a hold, with a call.
@@ -219,6 +221,7 @@ impl Shared {
             ledger.name.to_string(),
             inner.channel(),
             limits(&ledger.limits),
+            ledger.part.to_string(),
         ];
         let reply = inner.call(Script::Reserve, &keys, &own).await?;
         let received = inner.clock.now().mono;

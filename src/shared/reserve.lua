@@ -1,6 +1,7 @@
 -- Grants requests of one ledger. KEYS[2]: the ledger, a hash: a ring of the times of the last grants, by their numbers.
 -- ARGV[4]: grants wanted. ARGV[5]: a hold to begin (ms), -1 to end it, 0 for neither. ARGV[6]: the ledger's name in messages.
--- ARGV[7]: the channel. ARGV[8]: the limits "MOST:MS:PACED,..." for a ledger that begins.
+-- ARGV[7]: the channel. ARGV[8]: the limits "MOST:MS:PACED,..." for a ledger that begins. ARGV[9]: the part of the limits, in
+-- thousandths, that the caller may use.
 -- Gives: 'ok', grants, time until the next may fit (ms), time left of a hold, time for which the ledger is shut, the time.
 local ledger, name = KEYS[2], ARGV[6]
 local state = redis.call('HMGET', ledger, 'epoch', 'limits', 'shut', 'next')
@@ -15,7 +16,8 @@ if state[1] ~= epoch then
 end
 local windows, ring = {}, 1
 for most, length, paced in string.gmatch(state[2], '(%d+):(%d+):(%d)') do
-  windows[#windows + 1] = {most = tonumber(most), length = tonumber(length), paced = paced == '1'}
+  local part = math.floor(tonumber(most) * tonumber(ARGV[9]) / 1000)
+  windows[#windows + 1] = {most = part, length = tonumber(length), paced = paced == '1'}
   ring = math.max(ring, tonumber(most))
 end
 local shut, next = tonumber(state[3]), tonumber(state[4]) or 0

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::SealKeys;
+use crate::transport::ClientIdentity;
 
 /// The engine's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct Settings {
     pub password_file: Option<PathBuf>,
     /// The authorities to trust instead of the platform's.
     pub ca_file: Option<PathBuf>,
+    /// Our certificate there, and its key.
+    pub identity: Option<ClientIdentity>,
     /// The beginning of all names on the engine.
     pub prefix: String,
     /// Most gateways that have an own part.

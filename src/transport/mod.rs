@@ -5,6 +5,7 @@ mod checked;
 mod client;
 mod connect;
 mod gather;
+mod identity;
 mod memory;
 mod peer;
 mod pinned;
@@ -20,7 +21,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full, Limited};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::client::WantsClientCert;
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -30,6 +32,7 @@ pub use checked::CheckedBody;
 pub use client::{HttpClient, ManyHosts, RequestError, client};
 pub use connect::{ConnectError, ConnectStage};
 pub use gather::{BodySource, GatherError};
+pub use identity::ClientIdentity;
 pub use memory::{Connection, Memory, SMALL};
 pub use peer::{Certificate, Peer, User, Via};
 pub use pinned::{Pin, pinned};
@@ -55,6 +58,14 @@ pub enum TransportError {
         path: PathBuf,
         /// Why.
         source: Option<rustls_pki_types::pem::Error>,
+    },
+    /// Our certificate or its key cannot be read.
+    #[error("{}: not usable as a client's certificate or its key", path.display())]
+    Identity {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rustls_pki_types::pem::Error,
     },
     /// The platform has no root certificates.
     #[error("this machine has no root certificates: install ca-certificates, or name a ca_file")]
@@ -100,7 +111,7 @@ pub async fn fetch(
     tokio::time::timeout(time, exchange).await.unwrap_or(Err(FetchError::Timeout(time)))
 }
 
-/// Speaks TLS on an open connection to `host` that is for no HTTP.
+/// Speaks TLS on an open connection to `host` that is for no HTTP, and shows `identity` there.
 ///
 /// # Errors
 /// The roots cannot be read, or the handshake fails.
@@ -109,15 +120,32 @@ pub(crate) async fn tls_stream(
     stream: tokio::net::TcpStream,
     host: &str,
     ca_file: Option<&Path>,
+    identity: Option<&ClientIdentity>,
 ) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, BoxError> {
-    let mut config = tls(ca_file)?;
-    config.alpn_protocols.clear();
+    let builder = builder(roots(ca_file)?)?;
+    let config = match identity {
+        Some(identity) => identity.show(builder)?,
+        None => builder.with_no_client_auth(),
+    };
     let name = rustls_pki_types::ServerName::try_from(host.to_owned())?;
     Ok(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
 }
 
-/// TLS 1.2 and 1.3 with the platform's roots, or with those in `ca_file` alone.
+/// TLS for HTTP, with the platform's roots, or with those in `ca_file` alone.
 fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, TransportError> {
+    let mut config = builder(roots(ca_file)?)?.with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// TLS 1.2 and 1.3.
+fn builder(roots: RootCertStore) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TransportError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.with_root_certificates(roots))
+}
+
+fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, TransportError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = ca_file {
         let failed = |source| TransportError::CaFile { path: path.to_owned(), source };
@@ -133,11 +161,5 @@ fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, TransportError> {
             return Err(TransportError::NoRoots);
         }
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(roots)
 }

@@ -19,9 +19,11 @@ use tempfile::TempDir;
 
 use crate::budget::{MARGIN, arrivals, greedy, most};
 use crate::support::engine::{Engine, signal};
+use crate::support::namespace::Namespace;
 use crate::support::pki::Authority;
 use crate::support::program::{Program, exportgate};
 use crate::support::raw::poll;
+use crate::support::relay::EngineRelay;
 use crate::support::{TOKEN, keep_secret};
 
 const GATEWAYS: usize = 4;
@@ -59,16 +61,21 @@ struct Replicas {
     measure: Measure,
     homes: Vec<TempDir>,
     programs: Vec<Program>,
-    url: String,
+    /// The engine, as each of them reaches it.
+    urls: Vec<String>,
     addresses: Arc<Mutex<Vec<SocketAddr>>>,
 }
 
 impl Replicas {
     async fn start(engine: &Engine, measure: Measure) -> Self {
+        Self::over(vec![engine.url(); GATEWAYS], measure).await
+    }
+
+    async fn over(urls: Vec<String>, measure: Measure) -> Self {
         let fake = Fake::start(Settings::default()).await.unwrap();
         let homes = (0..GATEWAYS).map(|_| TempDir::new().unwrap()).collect();
         let (programs, addresses) = (Vec::new(), Arc::default());
-        let mut replicas = Self { fake, measure, homes, programs, url: engine.url(), addresses };
+        let mut replicas = Self { fake, measure, homes, programs, urls, addresses };
         for at in 0..GATEWAYS {
             let program = replicas.serve(at);
             replicas.addresses.lock().unwrap().push(program.address);
@@ -89,13 +96,22 @@ impl Replicas {
         let env = [
             ("RUST_LOG", "info"),
             ("EXPORTGATE_JOURNAL_MAX_WAIT", "10s"),
-            ("EXPORTGATE_SHARED_URL", self.url.as_str()),
+            ("EXPORTGATE_SHARED_URL", self.urls[at.min(GATEWAYS - 1)].as_str()),
+            ("EXPORTGATE_SHARED_ALLOW_PLAIN_TEXT", "true"),
             ("EXPORTGATE_SHARED_GATEWAYS", &gateways),
             ("EXPORTGATE_BUDGET_PER_SECOND", &second),
             ("EXPORTGATE_BUDGET_PER_MINUTE", &minute),
             ("EXPORTGATE_BUDGET_PER_HOUR", &hour),
         ];
         Program::serve(home, &self.fake, &["--journal", &journal], &env)
+    }
+
+    /// The answer of `exportgate status --json`.
+    fn status(&self, at: usize) -> serde_json::Value {
+        let mut command = exportgate(self.homes[at].path());
+        let admin = format!("http://{}", self.programs[at].admin());
+        let output = command.args(["status", "--json", "--admin", &admin]).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
     }
 
     fn journal(&self, at: usize) -> String {
@@ -139,9 +155,20 @@ fn park(length: Duration) {
 
 /// Greedy clients of four gateways, while `disturb` is called. All gateways must send at least `least` in the five seconds from
 /// then on, or for as long as it takes.
-async fn spend(mut engine: Engine, disturb: impl FnOnce(&mut Engine, &mut Replicas), least: usize) {
+async fn spend(engine: Engine, disturb: impl FnOnce(&mut Engine, &mut Replicas), least: usize) {
+    let urls = vec![engine.url(); GATEWAYS];
+    spend_over(urls, engine, disturb, least).await;
+}
+
+/// The same, where each gateway reaches the engine in its own way.
+async fn spend_over(
+    urls: Vec<String>,
+    mut engine: Engine,
+    disturb: impl FnOnce(&mut Engine, &mut Replicas),
+    least: usize,
+) {
     let measure = Measure::of_environment();
-    let mut replicas = Replicas::start(&engine, measure).await;
+    let mut replicas = Replicas::over(urls, measure).await;
     let addresses = Arc::clone(&replicas.addresses);
     let mut disturbed = SystemTime::now()..SystemTime::now();
     under_load(&addresses, || {
@@ -255,6 +282,36 @@ async fn a_gateway_that_is_killed_or_stopped_takes_nothing_from_the_others_and_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_cut_off_by_the_network_goes_on_within_its_own_part() {
+    let state = |replicas: &Replicas| replicas.status(0)["shared"]["state"].clone();
+    let cut = |replicas: &Replicas, cut: &dyn Fn(), heal: &dyn Fn()| {
+        poll("a connection", || (state(replicas) == "up").then_some(()));
+        cut();
+        poll("no connection", || (state(replicas) == "alone").then_some(()));
+        park(Duration::from_secs(4));
+        assert_eq!(replicas.status(1)["shared"]["state"], "up", "the others have theirs");
+        heal();
+        poll("a connection again", || (state(replicas) == "up").then_some(()));
+    };
+    if let Some(network) = Namespace::new().map(Arc::new) {
+        let engine = Engine::in_network(&network);
+        let mut urls = vec![engine.url(); GATEWAYS];
+        urls[0] = format!("redis://{}:6379", network.address);
+        let cut = |_: &mut Engine, replicas: &mut Replicas| {
+            cut(replicas, &|| network.cut(), &|| network.heal());
+        };
+        return spend_over(urls, engine, cut, 80).await;
+    }
+    println!("no network namespace for this user: a relay that falls silent stands in for it");
+    let engine = Engine::start(&[]);
+    let relay = EngineRelay::to(&engine.socket());
+    let mut urls = vec![engine.url(); GATEWAYS];
+    urls[0] = relay.url();
+    let cut = |_: &mut Engine, replicas: &mut Replicas| cut(replicas, &|| relay.cut(), &|| relay.heal());
+    spend_over(urls, engine, cut, 80).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_429_at_one_gateway_holds_all_of_them_and_one_probe_ends_it() {
     let engine = Engine::start(&[]);
     let replicas = Replicas::start(&engine, Measure::of_environment()).await;
@@ -280,12 +337,7 @@ async fn a_gateway_too_many_has_no_own_part_and_says_so() {
     let engine = Engine::start(&[]);
     let mut replicas = Replicas::start(&engine, Measure::of_environment()).await;
     replicas.homes.push(TempDir::new().unwrap());
-    let state = |at: usize, replicas: &Replicas| {
-        let mut command = exportgate(replicas.homes[at].path());
-        let admin = format!("http://{}", replicas.programs[at].admin());
-        let output = command.args(["status", "--json", "--admin", &admin]).output().unwrap();
-        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap_or_default()
-    };
+    let state = |at: usize, replicas: &Replicas| replicas.status(at);
     for at in 0..GATEWAYS {
         poll("a member", || (state(at, &replicas)["shared"]["place"].as_u64()? > 0).then_some(()));
     }
@@ -332,15 +384,17 @@ async fn a_check_of_the_engine_says_what_to_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_engine_is_reached_by_tls_and_by_no_other_name() {
+async fn an_engine_is_reached_by_tls_with_a_certificate_and_by_no_other_name() {
     let authority = Authority::new("an engine's authority");
-    let identity = authority.server();
+    let (identity, client) = (authority.server(), authority.client(7, None, "a gateway"));
     let home = TempDir::new().unwrap();
     let file = |name: &str| home.path().join(name).display().to_string();
     for (name, text) in [
         ("ca.pem", authority.pem()),
         ("certificate.pem", identity.certificate_pem.clone()),
         ("key.pem", identity.key_pem.clone()),
+        ("client.pem", client.certificate_pem.clone()),
+        ("client-key.pem", client.key_pem.clone()),
         ("other.pem", Authority::new("another").pem()),
     ] {
         std::fs::write(file(name), text).unwrap();
@@ -358,19 +412,31 @@ async fn an_engine_is_reached_by_tls_and_by_no_other_name() {
         "--tls-ca-cert-file",
         &ca,
         "--tls-auth-clients",
-        "no",
+        "yes",
     ]);
-    let findings = |ca: &str| {
+    let findings = |ca: &str, client: Option<[&str; 2]>| {
         let mut command = exportgate(home.path());
         command.env("SNYK_TOKEN", TOKEN).env("EXPORTGATE_UPSTREAM_URL", "https://127.0.0.1:1");
         command.env("EXPORTGATE_SHARED_URL", format!("rediss://localhost:{port}"));
         command.env("EXPORTGATE_SHARED_CA_FILE", file(ca));
-        String::from_utf8(command.args(["check", "--live"]).output().unwrap().stdout).unwrap()
+        if let Some([certificate, key]) = client {
+            command.env("EXPORTGATE_SHARED_CLIENT_CERTIFICATE", file(certificate));
+            command.env("EXPORTGATE_SHARED_CLIENT_KEY", file(key));
+        }
+        let output = command.args(["check", "--live"]).output().unwrap();
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat()
     };
-    let said = findings("ca.pem");
+    let client = Some(["client.pem", "client-key.pem"]);
+    let said = findings("ca.pem", client);
     assert!(said.contains("shared engine, scripts: they run"), "{said}");
-    let said = findings("other.pem");
+    let said = findings("other.pem", client);
     assert!(said.contains("shared engine, connection: BAD: ") && said.contains("UnknownIssuer"), "{said}");
+    let said = findings("ca.pem", None);
+    assert!(said.contains("shared engine, connection: BAD: "), "{said}");
+    assert!(said.contains("shared.client_certificate"), "{said}");
+    // Another one's key is found before anything is sent.
+    let said = findings("ca.pem", Some(["client.pem", "key.pem"]));
+    assert!(said.contains("shared.client_certificate") && !said.contains("shared engine"), "{said}");
 }
 
 /// A member of a fleet that has a connection, and the ledger that it asks.
@@ -382,6 +448,7 @@ async fn member(engine: &Engine) -> (Shared, Ledger) {
         user: String::new(),
         password_file: None,
         ca_file: None,
+        identity: None,
         prefix: "exportgate".to_owned(),
         gateways: 4,
         silence: Duration::from_secs(10),
@@ -398,8 +465,11 @@ async fn member(engine: &Engine) -> (Shared, Ledger) {
     tokio::spawn(shared.clone().run());
     while !matches!(heard.recv().await, Some(FleetNews::Up { .. })) {}
     let limit = |most, ms, is_paced| LedgerLimit { most, length: Duration::from_millis(ms), is_paced };
-    let ledger =
-        Ledger { name: "ledger".into(), limits: vec![limit(20, 400, false), limit(50, 3_000, false)] };
+    let ledger = Ledger {
+        name: "ledger".into(),
+        limits: vec![limit(20, 400, false), limit(50, 3_000, false)],
+        part: 1_000,
+    };
     (shared, ledger)
 }
 
@@ -465,6 +535,18 @@ async fn a_clock_that_is_set_forward_a_little_is_found_by_the_gateways() {
     assert_eq!(granted(&first, 1_000).await, Some(0));
     assert_eq!(open(&first, 1_000).await, 20);
     assert!(before.elapsed() >= Duration::from_secs(3), "{:?}", before.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lower_limit_that_one_member_knows_of_binds_what_it_is_granted() {
+    let engine = Engine::start(&[]);
+    let (all, mut less) = (member(&engine).await, member(&engine).await);
+    less.1.part = 300;
+    assert_eq!(open(&less, 1_000).await, 6);
+    // Grants of others count: fourteen are left of all, and nothing of its part.
+    assert_eq!(granted(&less, 1_000).await, Some(0));
+    assert_eq!(granted(&all, 1_000).await, Some(14));
+    assert_eq!(open(&less, 1_000).await, 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -166,6 +166,34 @@ async fn an_answer_on_its_way_to_another_gateway_is_not_stored_after_a_purge() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn at_no_point_of_a_flight_does_a_purge_leave_something_stored() {
+    let group = Group::start("8s").await;
+    let other = &group.worlds[1];
+    let mut judged = 0;
+    for round in 0..80 {
+        let hits = group.fake().requests().len();
+        let target = results("e1");
+        let purged = async {
+            // From the arrival at Snyk until after the answer was stored.
+            tokio::time::sleep(Duration::from_micros(round * 150)).await;
+            let is_on_its_way = group.fake().requests().len() > hits;
+            assert_eq!(names(&group.purge_one().await, true).len(), GATEWAYS);
+            is_on_its_way
+        };
+        let (answer, is_on_its_way) = tokio::join!(other.get(&target), purged);
+        assert_eq!(answer.status, 200);
+        if is_on_its_way {
+            judged += 1;
+            assert!(stored(other).await.is_empty(), "round {round}");
+        }
+        let everything = group.purge("").await;
+        assert_eq!(everything.status, 200);
+    }
+    assert!(judged >= 20, "{judged}");
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_is_cut_off_is_named_and_purges_when_it_is_back() {
     let group = Group::start("300ms").await;
     group.fill().await;

@@ -34,6 +34,7 @@ async fn member(engine: &Engine, key: &str, lease: Duration) -> Shared {
         user: String::new(),
         password_file: None,
         ca_file: None,
+        identity: None,
         prefix: "exportgate".to_owned(),
         gateways: 4,
         silence: Duration::from_secs(10),

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::super::budget::{Limit, TOLD_FOR};
 use super::super::common::{
-    CommonAnswer, CommonCall, CommonPart, CommonRoom, CommonSettings, EngineNews, HoldNews,
+    CommonAnswer, CommonCall, CommonPart, CommonRoom, CommonSettings, EngineNews, HoldNews, WHOLE,
 };
 use super::super::slots::SlotId;
 use super::{QueueEntry, Rules};
@@ -32,6 +33,29 @@ impl Rules {
     /// The common part of the limits.
     pub(crate) fn common_settings(&self) -> Option<CommonSettings> {
         self.settings.common.clone()
+    }
+
+    /// This machine's own parts of the limits that Snyk told: of each as much as is left of ours, by the window of which the
+    /// least is left.
+    pub(super) fn own_parts(&mut self, told: Vec<Limit>, now: Instant) -> Vec<Limit> {
+        let Some(common) = self.settings.common.as_ref().filter(|_| !told.is_empty()) else { return told };
+        for limit in told {
+            let ours = common.undivided.iter().find(|ours| ours.window == limit.window);
+            if let Some(ours) = ours {
+                self.told.learn(limit, *ours, now + TOLD_FOR);
+            }
+        }
+        let part = u64::from(self.told.least(now));
+        let own = |own: &Limit| {
+            let most = u64::from(own.most) * part / u64::from(WHOLE);
+            Limit { most: u32::try_from(most).unwrap_or(own.most), ..*own }
+        };
+        self.settings.limits.iter().map(own).collect()
+    }
+
+    /// The part of the common limits, in thousandths, that Snyk allows.
+    pub(crate) fn told_part(&self, now: Instant) -> u32 {
+        self.told.least(now)
     }
 
     /// The room for one more request, or the time at which there may be some.
@@ -184,9 +208,8 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::super::super::backoff::BackoffSettings;
-    use super::super::super::budget::Limit;
     use super::super::super::candidate::{Candidate, Obstacle};
-    use super::super::super::rate_fields::Bucket;
+    use super::super::super::rate_fields::{Bucket, CallKind, RateFields};
     use super::super::super::settings::LaneSettings;
     use super::super::{Grant, SendOutcome, Step};
     use super::*;
@@ -204,6 +227,7 @@ mod tests {
         let limit = |most| vec![Limit { most, window: seconds(1) }];
         let common = CommonSettings {
             limits: limit(10),
+            undivided: limit(20),
             margin: Duration::ZERO,
             longest: seconds(60),
             has_others: true,
@@ -335,6 +359,27 @@ mod tests {
         rules_own(&mut first, 20);
         (0..9).for_each(|_| ask(&mut first, later));
         assert_eq!(sends(&mut first, later).len(), 5);
+    }
+
+    #[test]
+    fn a_lower_limit_of_snyks_lowers_the_own_part_and_the_common_one_alike() {
+        let now = Instant::now();
+        let mut rules = rules(true, now);
+        let told = |most| {
+            let limits = vec![Limit { most, window: seconds(1) }];
+            RateFields { limits, ..RateFields::default() }
+        };
+        assert_eq!(rules.told_part(now), 1_000);
+        // Ten of twenty: less than ours, and more than the own part.
+        rules.learn(&told(10), CallKind::Read, now);
+        assert_eq!(rules.told_part(now), 500);
+        (0..3).for_each(|_| ask(&mut rules, now));
+        assert_eq!(sends(&mut rules, now).len(), 1);
+        assert_eq!(rules.told_part(now + TOLD_FOR), 1_000);
+        rules.learn(&told(40), CallKind::Read, now);
+        assert_eq!(rules.told_part(now), 1_000);
+        rules.learn(&RateFields::default(), CallKind::Read, now);
+        assert_eq!(sends(&mut rules, now).len(), 1);
     }
 
     #[test]

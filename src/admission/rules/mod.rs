@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::budget::Budget;
 use super::candidate::{AdmissionRefusal, Candidate, Obstacle, QueueId};
-use super::common::CommonPart;
+use super::common::{CommonPart, ToldParts};
 use super::fair_queue::FairQueue;
 use super::settings::LaneSettings;
 use super::slots::{SlotId, Slots};
@@ -70,6 +70,8 @@ pub struct Rules {
     budget: Budget,
     /// The part that other machines have too; then `budget` is this machine's own part.
     common: Option<CommonPart>,
+    /// Lower limits of Snyk's, where machines share.
+    told: ToldParts,
     /// Requests of the last hour are known, so a journal is there that forgot nothing.
     has_history: bool,
     backoff: Backoff,
@@ -88,6 +90,7 @@ impl Rules {
         Self {
             budget: Budget::new(settings.limits.clone(), settings.margin),
             common: None,
+            told: ToldParts::default(),
             has_history: false,
             backoff: Backoff::new(settings.backoff),
             starts: HashMap::new(),

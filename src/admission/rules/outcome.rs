@@ -96,11 +96,12 @@ impl Rules {
     pub fn learn(&mut self, rate: &RateFields, kind: CallKind, now: Instant) {
         let at_most =
             rate.reset.map_or(self.settings.backoff.most, |reset| reset.min(self.settings.backoff.most));
-        for limit in &rate.limits {
-            if kind == CallKind::Read || self.is_the_accounts(*limit) {
-                let remaining = rate.remaining.filter(|_| rate.first == Some(limit.most));
-                self.budget.learn(*limit, remaining, at_most, now);
-            }
+        let is_believed = |limit: &&Limit| kind == CallKind::Read || self.is_the_accounts(**limit);
+        let believed: Vec<Limit> = rate.limits.iter().filter(is_believed).copied().collect();
+        let first = believed.iter().find(|limit| rate.first == Some(limit.most)).map(|limit| limit.window);
+        for limit in self.own_parts(believed, now) {
+            let remaining = rate.remaining.filter(|_| first == Some(limit.window));
+            self.budget.learn(limit, remaining, at_most, now);
         }
     }
 

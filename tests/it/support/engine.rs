@@ -5,10 +5,12 @@ use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
 use super::artefacts;
+use super::namespace::Namespace;
 use super::raw::poll;
 
 /// A running engine.
@@ -17,22 +19,30 @@ pub(crate) struct Engine {
     directory: TempDir,
     arguments: Vec<String>,
     has_own_clock: bool,
+    /// A network from which it is reached, besides its socket.
+    network: Option<Arc<Namespace>>,
 }
 
 impl Engine {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        Self::of(arguments, false)
+        Self::of(arguments, false, None)
+    }
+
+    /// One that is reached from a network of its own too.
+    pub(crate) fn in_network(network: &Arc<Namespace>) -> Self {
+        let arguments = ["--bind", &network.address, "--port", "6379", "--protected-mode", "no"];
+        Self::of(&arguments, false, Some(Arc::clone(network)))
     }
 
     /// One whose clock can be set.
     pub(crate) fn with_own_clock() -> Self {
-        Self::of(&[], true)
+        Self::of(&[], true, None)
     }
 
-    fn of(arguments: &[&str], has_own_clock: bool) -> Self {
+    fn of(arguments: &[&str], has_own_clock: bool, network: Option<Arc<Namespace>>) -> Self {
         let directory = TempDir::new().unwrap();
         let arguments = arguments.iter().map(|text| (*text).to_owned()).collect();
-        let mut engine = Self { child: None, directory, arguments, has_own_clock };
+        let mut engine = Self { child: None, directory, arguments, has_own_clock, network };
         if has_own_clock {
             engine.set_clock(0);
             let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/engine/clock.c");
@@ -53,7 +63,9 @@ impl Engine {
             std::process::id(),
             self.directory.path().file_name().unwrap().display()
         ));
-        let mut command = Command::new("redis-server");
+        let server = "redis-server";
+        let command = self.network.as_ref().map(|network| network.command(server));
+        let mut command = command.unwrap_or_else(|| Command::new(server));
         command.args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"]).arg(&socket);
         command.arg("--dir").arg(self.directory.path()).arg("--logfile").arg(log).args(&self.arguments);
         if self.has_own_clock {

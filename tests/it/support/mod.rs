@@ -5,6 +5,8 @@ pub(crate) mod doors;
 #[cfg(feature = "shared")]
 pub(crate) mod engine;
 pub(crate) mod h2;
+#[cfg(feature = "shared")]
+pub(crate) mod namespace;
 pub(crate) mod pki;
 pub(crate) mod program;
 pub(crate) mod raw;
