@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::journal::Row;
+
 /// `GET /api/status`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Report {
@@ -38,12 +40,39 @@ pub(crate) struct Report {
     pub(crate) shared: Option<SharedReport>,
     #[serde(default)]
     pub(crate) journal: JournalReport,
+    /// Only with `journal.ship_to`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shipping: Option<ShippingReport>,
     #[serde(default)]
     pub(crate) connections: ConnectionsReport,
     #[serde(default)]
     pub(crate) drift: Vec<DriftReport>,
     #[serde(default)]
     pub(crate) reload: ReloadReport,
+}
+
+/// The shipping of records to the database of many gateways.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ShippingReport {
+    pub(crate) database: String,
+    pub(crate) up: bool,
+    pub(crate) waiting: u64,
+    pub(crate) oldest_s: u64,
+    pub(crate) shipped: u64,
+    pub(crate) dropped: u64,
+    pub(crate) failures: u64,
+}
+
+/// `GET /api/requests`.
+#[derive(Debug, Serialize)]
+pub(crate) struct FoundReport {
+    pub(crate) requests: Vec<Row>,
+    /// The place that was searched: `database` or `file`.
+    pub(crate) searched: &'static str,
+    /// The reason that the database was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) note: Option<String>,
 }
 
 /// The engine that many machines share.

@@ -10,7 +10,8 @@ use super::CommandError;
 use super::admin::{AdminAddress, AdminArgs};
 use crate::admin::report::{
     CacheReport, CountsReport, CredentialReport, DownloadReport, DownloadsReport, DriftReport, JournalReport,
-    PartReport, QueueReport, ReloadFailure, Report, SharedReport, SlotReport, StartsReport, WindowReport,
+    PartReport, QueueReport, ReloadFailure, Report, SharedReport, ShippingReport, SlotReport, StartsReport,
+    WindowReport,
 };
 use crate::error_text::visible;
 
@@ -119,6 +120,15 @@ impl Report {
         let JournalReport { failing, written, dropped, queued, .. } = self.journal;
         let failing = if failing { ", FAILING: see the log" } else { "" };
         writeln!(out, "journal      {written} written, {dropped} dropped, {queued} waiting{failing}")?;
+        if let Some(ShippingReport { database, up, waiting, oldest_s, shipped, dropped, .. }) = &self.shipping
+        {
+            let state = if *up { "shipping to" } else { "NOT SHIPPING to" };
+            let (oldest, database) = (span(*oldest_s), shown(database));
+            writeln!(
+                out,
+                "in one place {state} the {database}: {shipped} shipped, {dropped} dropped, {waiting} waiting since {oldest}"
+            )?;
+        }
         writeln!(
             out,
             "breaker      {}",

@@ -26,7 +26,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
     let own = r.number("shared.own", 0.0..=1.0);
     let timeout = r.duration("shared.timeout", "10ms"..="5s");
     check_certificates(r, "shared.ca_file", ca_file.as_deref());
-    check_password(r, password_file.as_deref());
+    check_password(r, "shared.password_file", password_file.as_deref());
     check_prefix(r, &prefix);
     if url.is_empty() {
         return None;
@@ -57,9 +57,10 @@ fn check_prefix(r: &mut Reader<'_>, prefix: &str) {
     }
 }
 
-fn check_password(r: &mut Reader<'_>, path: Option<&Path>) {
+/// Notes a file without a password.
+pub(super) fn check_password(r: &mut Reader<'_>, key: &str, path: Option<&Path>) {
     let Some(path) = path else { return };
-    r.check_file("shared.password_file", path, |content| {
+    r.check_file(key, path, |content| {
         let is_some = std::str::from_utf8(content).is_ok_and(|text| !text.trim_end().is_empty());
         is_some.then_some(()).ok_or_else(|| "holds no password".to_owned())
     });

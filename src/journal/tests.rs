@@ -24,6 +24,7 @@ fn settings(path: &Path) -> Settings {
         max_pending: 100,
         max_age: Duration::from_hours(24),
         max_rows: 1_000_000,
+        ship: None,
     }
 }
 
