@@ -68,8 +68,10 @@ fn parse(text: &str, allow_plain: bool) -> Result<Place, String> {
             }
             ("host", path) if path.starts_with('/') => directory = Some(PathBuf::from(path)),
             _ => {
-                return Err("may have the parameters sslmode and host (the directory of a Unix socket) alone"
-                    .to_owned());
+                return Err(
+                    "may have the parameters sslmode and host (the directory of a Unix socket) alone"
+                        .to_owned(),
+                );
             }
         }
     }

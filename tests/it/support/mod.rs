@@ -6,6 +6,8 @@ pub(crate) mod doors;
 pub(crate) mod engine;
 pub(crate) mod h2;
 pub(crate) mod pki;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 pub(crate) mod program;
 pub(crate) mod raw;
 pub(crate) mod upstream;
