@@ -42,7 +42,7 @@ async fn traffic(world: &World) {
     world.get(&results("broken")).await;
 }
 
-/// All that is on record in the file, and all that is in the database, in the same order.
+/// All that is on record in the file, and all that is in the database, in order.
 fn both(journal: &Path, database: &Postgres) -> [Vec<String>; 2] {
     let connection = rusqlite::Connection::open(journal).unwrap();
     let columns = [
@@ -64,17 +64,20 @@ fn both(journal: &Path, database: &Postgres) -> [Vec<String>; 2] {
     let all = format!(
         "SELECT {columns} FROM attempts a
          UNION ALL SELECT a.id || '|' || s.request_id || '|' || s.client FROM served s JOIN attempts a ON JOINED
-         UNION ALL SELECT request_id || '|' || file || '|' || bytes || '|' || outcome FROM transfers ORDER BY 1"
+         UNION ALL SELECT request_id || '|' || file || '|' || bytes || '|' || outcome FROM transfers"
     );
     let local = all.replace("JOINED", "a.seq = s.attempt");
     let mut select = connection.prepare(&local).unwrap();
     let here = select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-    let shipped = all.replace("JOINED", "a.id = s.attempt").replace("ORDER BY 1", "ORDER BY 1 COLLATE \"C\"");
+    let shipped = all.replace("JOINED", "a.id = s.attempt");
     let shipped = ["attempts a", "served s", "transfers"]
         .iter()
         .fold(shipped, |text, table| text.replace(&format!(" {table}"), &format!(" exportgate.{table}")));
     let there = database.sql(&shipped).lines().map(str::to_owned).collect();
-    [here, there]
+    [here, there].map(|mut rows: Vec<String>| {
+        rows.sort_unstable();
+        rows
+    })
 }
 
 fn wait_until_all_is_there(journal: &Path, database: &Postgres) {

@@ -98,8 +98,8 @@ pub(super) fn requests(query: &Query, ids: &[ResolvedId]) -> (String, Vec<Search
     let all = search.sources.iter().map(one).collect::<Vec<_>>().join(" UNION ");
     let text = format!(
         "SELECT to_json(r)::text FROM (
-            SELECT {} FROM exportgate.requests JOIN ({all} ORDER BY 1 DESC, 2 DESC, 3 DESC LIMIT {limit}) found
-                USING (id, month)
+            SELECT {} FROM exportgate.requests
+                JOIN (SELECT * FROM ({all}) every ORDER BY 1 DESC, 2 DESC, 3 DESC LIMIT {limit}) found USING (id, month)
             ORDER BY found.started_ms DESC, id DESC LIMIT {limit}) r",
         Row::COLUMNS
     );
