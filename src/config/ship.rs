@@ -20,7 +20,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<ShipSettings> {
     let password_file = r.path("journal.ship_password_file");
     let ca_file = r.path("journal.ship_ca_file");
     let allow_plain = r.boolean("journal.ship_allow_plain_text");
-    let max_rows = r.number("journal.ship_max_rows", 1_000..=1_000_000_000);
+    let max_rows = r.number("journal.ship_max_rows", 1..=1_000_000_000);
     let timeout = r.duration("journal.ship_timeout", "100ms"..="1m");
     check_certificates(r, "journal.ship_ca_file", ca_file.as_deref());
     check_password(r, "journal.ship_password_file", password_file.as_deref());
