@@ -120,14 +120,8 @@ impl Report {
         let JournalReport { failing, written, dropped, queued, .. } = self.journal;
         let failing = if failing { ", FAILING: see the log" } else { "" };
         writeln!(out, "journal      {written} written, {dropped} dropped, {queued} waiting{failing}")?;
-        if let Some(ShippingReport { database, up, waiting, oldest_s, shipped, dropped, .. }) = &self.shipping
-        {
-            let state = if *up { "shipping to" } else { "NOT SHIPPING to" };
-            let (oldest, database) = (span(*oldest_s), shown(database));
-            writeln!(
-                out,
-                "in one place {state} the {database}: {shipped} shipped, {dropped} dropped, {waiting} waiting since {oldest}"
-            )?;
+        if let Some(shipping) = &self.shipping {
+            shipping.write(out)?;
         }
         writeln!(
             out,
@@ -164,6 +158,20 @@ impl Report {
 
 /// Downloads that are named: the page has more of them.
 const NAMED_DOWNLOADS: usize = 5;
+
+impl ShippingReport {
+    fn write(&self, out: &mut String) -> fmt::Result {
+        let Self { database, up, waiting, oldest_s, shipped, dropped, .. } = self;
+        let state = if *up { "shipping to" } else { "NOT SHIPPING to" };
+        let oldest =
+            if *waiting > 0 { format!(", the oldest {} old", span(*oldest_s)) } else { String::new() };
+        writeln!(
+            out,
+            "in one place {state} the {}: {shipped} shipped, {dropped} dropped, {waiting} waiting{oldest}",
+            visible(database)
+        )
+    }
+}
 
 impl DownloadsReport {
     fn write(&self, out: &mut String) -> fmt::Result {

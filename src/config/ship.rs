@@ -32,19 +32,19 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<ShipSettings> {
         r.invalid("journal.ship_to", what);
     }
     let place = parse(&url, allow_plain).map_err(|what| r.invalid("journal.ship_to", what)).ok()?;
-    let Place { address, user, database } = place;
+    let ShipPlace { address, user, database } = place;
     Some(ShipSettings { address, user, database, password_file, ca_file, max_rows, timeout })
 }
 
 #[derive(Debug)]
-struct Place {
+struct ShipPlace {
     address: DatabaseAddress,
     user: String,
     database: String,
 }
 
 /// The place in a URL as `libpq` reads it. Nothing of the text is in an error: it might hold a password.
-fn parse(text: &str, allow_plain: bool) -> Result<Place, String> {
+fn parse(text: &str, allow_plain: bool) -> Result<ShipPlace, String> {
     let example = || EXAMPLE.to_owned();
     let rest = text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://"));
     let (rest, query) = rest.map(|rest| rest.split_once('?').unwrap_or((rest, ""))).ok_or_else(example)?;
@@ -83,7 +83,7 @@ fn parse(text: &str, allow_plain: bool) -> Result<Place, String> {
         (None, host) => tcp(host, is_tls, allow_plain)?,
         (Some(_), _) => return Err(example()),
     };
-    Ok(Place { address, user, database })
+    Ok(ShipPlace { address, user, database })
 }
 
 fn tcp(host: &str, is_tls: bool, allow_plain: bool) -> Result<DatabaseAddress, String> {

@@ -1,4 +1,4 @@
-//! The journal in one place: what was answered is in PostgreSQL, once, whatever ends or stands still meanwhile; and searches ask
+//! The journal in one place: what was answered is in the database, once, whatever ends or stands still meanwhile; and searches ask
 //! it.
 
 use std::collections::HashSet;
@@ -81,10 +81,19 @@ fn both(journal: &Path, database: &Postgres) -> [Vec<String>; 2] {
 }
 
 fn wait_until_all_is_there(journal: &Path, database: &Postgres) {
-    poll("all records in the database", || {
+    let until = Instant::now() + Duration::from_mins(2);
+    loop {
         let [here, there] = both(journal, database);
-        (here == there).then_some(()).filter(|()| !here.is_empty())
-    });
+        if here == there && !here.is_empty() {
+            return;
+        }
+        if Instant::now() > until {
+            let missing: Vec<_> = here.iter().filter(|row| !there.contains(row)).take(5).collect();
+            let strange: Vec<_> = there.iter().filter(|row| !here.contains(row)).take(5).collect();
+            panic!("{} here, {} there; missing {missing:?}; strange {strange:?}", here.len(), there.len());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn requests(home: &Path, database: &Postgres, args: &[&str]) -> Output {
@@ -190,6 +199,7 @@ fn rounds() -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::print_stdout, reason = "figures are told")]
 async fn kills_of_the_gateway_while_the_database_stands_still_lose_nothing_and_double_nothing() {
     let mut database = Postgres::start();
     let fake = Fake::start(Settings { script: Script::default(), ..Settings::default() }).await.unwrap();

@@ -1,25 +1,22 @@
 //! The connection of a build without support for a database.
 
-use std::pin::Pin;
-
 use super::super::query::Query;
 use super::super::row::Row;
 use super::super::transfer::{TransferQuery, TransferRow};
+use super::ShipDriver;
 use super::error::ShipError;
 use super::outbox::ShipRow;
 use super::settings::ShipSettings;
-
-pub(super) type DatabaseDriver = Pin<Box<dyn Future<Output = ShipError> + Send>>;
 
 /// None can be made.
 #[derive(Debug)]
 pub(super) enum NoDatabase {}
 
-pub(super) use NoDatabase as Database;
+pub(super) use NoDatabase as ShipDatabase;
 
 #[expect(clippy::unused_async, reason = "the connection of other builds waits")]
 impl NoDatabase {
-    pub(super) async fn open(_: &ShipSettings) -> Result<(Self, DatabaseDriver), ShipError> {
+    pub(super) async fn open(_: &ShipSettings) -> Result<(Self, ShipDriver), ShipError> {
         Err(ShipError::NotBuilt)
     }
 

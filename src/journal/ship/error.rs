@@ -44,13 +44,12 @@ impl ShipError {
 
     /// The remedy, where the words of the database do not tell it.
     pub(super) fn advice(&self) -> &'static str {
-        match self {
-            Self::Refused { code, .. } if ["42P01", "3F000", "42883"].contains(&code.as_str()) => {
+        let Self::Refused { code, .. } = self else { return "" };
+        match code.as_str() {
+            "42P01" | "3F000" | "42883" => {
                 "; it has no tables of exportgate: run the SQL of `exportgate journal schema` there"
             }
-            Self::Refused { code, .. } if code == "42501" => {
-                "; grant the role exportgate_writer to the user of journal.ship_to"
-            }
+            "42501" => "; grant the role exportgate_writer to the user of journal.ship_to",
             _ => "",
         }
     }

@@ -19,8 +19,11 @@ mod settings;
 mod sql;
 mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -32,8 +35,8 @@ use super::row::Row;
 use super::store::Journal;
 use super::transfer::{TransferQuery, TransferRow};
 use crate::clock::Clock;
-use outbox::{Batch, ShipRow};
-use postgres::Database;
+use outbox::{ShipBatch, ShipRow};
+use postgres::ShipDatabase;
 use status::ShipLog;
 
 pub use error::ShipError;
@@ -66,13 +69,16 @@ struct Shipped {
     /// Told by the writer of each commit.
     noted: Arc<Notify>,
     log: ShipLog,
+    /// Records of the next batch: fewer while the database is too slow for more.
+    batch: AtomicUsize,
 }
 
 impl Shipping {
     /// Not connected yet.
     pub(super) fn new(settings: ShipSettings, path: PathBuf, clock: Clock, noted: Arc<Notify>) -> Self {
         let gateway = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Self(Arc::new(Shipped { settings, path, clock, gateway, noted, log: ShipLog::default() }))
+        let (log, batch) = (ShipLog::default(), AtomicUsize::new(outbox::BATCH));
+        Self(Arc::new(Shipped { settings, path, clock, gateway, noted, log, batch }))
     }
 
     /// The state for people.
@@ -102,6 +108,9 @@ impl Shipping {
                 bound = PAUSES.0;
             }
             inner.log.failed(&inner.settings, &failed);
+            if failed == ShipError::Timeout {
+                let _ = inner.batch.fetch_update(Relaxed, Relaxed, |batch| Some((batch / 4).max(1)));
+            }
             let pause = tokio::time::sleep(bound.mul_f64(fastrand::f64()));
             tokio::select! {
                 () = pause => {}
@@ -131,13 +140,16 @@ impl Shipping {
     }
 }
 
+/// Moves the bytes of a connection; it ends with it.
+type ShipDriver = Pin<Box<dyn Future<Output = ShipError> + Send>>;
+
 /// Nothing comes of it.
 enum Never {}
 
 impl Shipped {
     /// Ships over one connection until it breaks; gives the reason.
     async fn connected(&self, journal: &Journal) -> ShipError {
-        let (database, driver) = match Database::open(&self.settings).await {
+        let (database, driver) = match ShipDatabase::open(&self.settings).await {
             Ok(opened) => opened,
             Err(error) => return error,
         };
@@ -147,7 +159,7 @@ impl Shipped {
         }
     }
 
-    async fn ship(&self, database: &Database, journal: &Journal) -> Result<Never, ShipError> {
+    async fn ship(&self, database: &ShipDatabase, journal: &Journal) -> Result<Never, ShipError> {
         let mut forget_at = self.clock.now().mono;
         loop {
             let now = self.clock.now().mono;
@@ -167,6 +179,7 @@ impl Shipped {
             }
             self.ship_rows(database, &batch.rows).await?;
             self.log.connected(&self.settings);
+            let _ = self.batch.fetch_update(Relaxed, Relaxed, |batch| Some((batch * 2).min(outbox::BATCH)));
             if batch.lost > 0 {
                 self.log.dropped(
                     batch.lost as u64,
@@ -181,7 +194,7 @@ impl Shipped {
     }
 
     /// Ships records together; those that the database takes for invalid are dropped alone.
-    async fn ship_rows(&self, database: &Database, rows: &[ShipRow]) -> Result<(), ShipError> {
+    async fn ship_rows(&self, database: &ShipDatabase, rows: &[ShipRow]) -> Result<(), ShipError> {
         match database.ship(rows, &self.gateway).await {
             Err(error) if error.is_in_the_data() => {}
             other => {
@@ -201,8 +214,9 @@ impl Shipped {
         Ok(())
     }
 
-    async fn read(&self) -> Result<Batch, ShipError> {
-        self.blocking(outbox::read).await
+    async fn read(&self) -> Result<ShipBatch, ShipError> {
+        let most = self.batch.load(Relaxed);
+        self.blocking(move |path| outbox::read(path, most)).await
     }
 
     /// Notes the size of the outbox.
@@ -239,7 +253,7 @@ impl Shipped {
 
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&std::path::Path) -> Result<T, JournalFault> + Send + 'static,
+        work: impl FnOnce(&Path) -> Result<T, JournalFault> + Send + 'static,
     ) -> Result<T, ShipError> {
         let path = self.path.clone();
         let done = spawn_blocking(move || work(&path)).await;
@@ -253,7 +267,7 @@ impl Shipped {
 /// # Errors
 /// [`ShipError`].
 pub async fn find_shipped(settings: &ShipSettings, query: &Query) -> Result<Vec<Row>, ShipError> {
-    let (database, driver) = Database::open(settings).await?;
+    let (database, driver) = ShipDatabase::open(settings).await?;
     tokio::select! {
         found = database.find(query) => found,
         broken = driver => Err(broken),
@@ -268,7 +282,7 @@ pub async fn find_shipped_transfers(
     settings: &ShipSettings,
     query: &TransferQuery,
 ) -> Result<Vec<TransferRow>, ShipError> {
-    let (database, driver) = Database::open(settings).await?;
+    let (database, driver) = ShipDatabase::open(settings).await?;
     tokio::select! {
         found = database.find_transfers(query) => found,
         broken = driver => Err(broken),
@@ -279,7 +293,7 @@ pub async fn find_shipped_transfers(
 pub async fn look_at(settings: &ShipSettings) -> Result<String, String> {
     let told = |error: ShipError| format!("{settings}: {error}{}", error.advice());
     let looked = async {
-        let (database, driver) = Database::open(settings).await?;
+        let (database, driver) = ShipDatabase::open(settings).await?;
         let look = async {
             // The rights of those who write: a batch of nothing is none, so that nothing is left there.
             database.ship(&[], "").await?;

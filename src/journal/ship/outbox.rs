@@ -100,7 +100,7 @@ pub(super) struct ShipRow {
 
 /// The oldest records that wait.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct ShipBatch {
     /// The number of the last one.
     pub(super) last: i64,
     pub(super) rows: Vec<ShipRow>,
@@ -126,18 +126,18 @@ pub(in super::super) fn forget(connection: &Connection, last: i64) -> rusqlite::
     connection.prepare_cached("DELETE FROM outbox WHERE n <= ?1")?.execute([last]).map(drop)
 }
 
-/// Reads the oldest records that wait.
-pub(super) fn read(path: &Path) -> Result<Batch, JournalFault> {
-    let Some(mut connection) = open(path)? else { return Ok(Batch::default()) };
+/// Reads the oldest records that wait, at most so many.
+pub(super) fn read(path: &Path, most: usize) -> Result<ShipBatch, JournalFault> {
+    let Some(mut connection) = open(path)? else { return Ok(ShipBatch::default()) };
     // One moment for all reads: a record that changes afterwards has a higher number then.
     let moment = connection.transaction()?;
     let mut oldest =
-        moment.prepare(&format!("SELECT n, kind, id, request FROM outbox ORDER BY n LIMIT {BATCH}"))?;
+        moment.prepare(&format!("SELECT n, kind, id, request FROM outbox ORDER BY n LIMIT {most}"))?;
     let waiting = oldest.query_map([], |row| {
         let (kind, keys) = (row.get::<_, String>(1)?, [row.get::<_, String>(2)?, row.get(3)?]);
         Ok((row.get::<_, i64>(0)?, ShipTable::named(&kind), keys))
     })?;
-    let mut batch = Batch::default();
+    let mut batch = ShipBatch::default();
     for one in waiting {
         let (n, table, keys) = one?;
         batch.last = n;
@@ -184,7 +184,7 @@ fn open(path: &Path) -> Result<Option<Connection>, JournalFault> {
 impl ShipRow {
     fn read(table: ShipTable, row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         let mut columns = Map::new();
-        for (at, name) in row.as_ref().column_names().into_iter().enumerate() {
+        for (at, name) in row.as_ref().column_names().enumerate() {
             columns.insert(name.to_owned(), json(row.get_ref(at)?));
         }
         let caused = columns.get("caused").and_then(Value::as_str).unwrap_or_default();

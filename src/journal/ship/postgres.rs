@@ -24,7 +24,7 @@ use super::super::transfer::{TransferQuery, TransferRow};
 use super::error::ShipError;
 use super::outbox::{ShipRow, ShipTable};
 use super::settings::{DatabaseAddress, ShipSettings};
-use super::sql;
+use super::{ShipDriver, sql};
 use crate::error_text::{BoxError, error_text};
 use crate::transport;
 
@@ -33,19 +33,16 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 /// Largest password.
 const MAX_PASSWORD: usize = 4096;
 
-/// Moves the bytes of a connection; it ends with it.
-pub(super) type DatabaseDriver = Pin<Box<dyn Future<Output = ShipError> + Send>>;
-
 /// A connection.
 #[derive(Debug)]
-pub(super) struct Database {
+pub(super) struct ShipDatabase {
     client: Client,
     timeout: Duration,
 }
 
-impl Database {
+impl ShipDatabase {
     /// Connects and checks the format of the tables.
-    pub(super) async fn open(settings: &ShipSettings) -> Result<(Self, DatabaseDriver), ShipError> {
+    pub(super) async fn open(settings: &ShipSettings) -> Result<(Self, ShipDriver), ShipError> {
         let opened = async {
             let (client, mut driver) = connect(settings).await?;
             let database = Self { client, timeout: settings.timeout };
@@ -190,15 +187,18 @@ fn object(row: &ShipRow, gateway: &str) -> Value {
     Value::Object(columns)
 }
 
-async fn connect(settings: &ShipSettings) -> Result<(Client, DatabaseDriver), ShipError> {
+async fn connect(settings: &ShipSettings) -> Result<(Client, ShipDriver), ShipError> {
     let mut login = Config::new();
     login.user(&settings.user).dbname(&settings.database).application_name("exportgate");
     if let Some(path) = &settings.password_file {
         login.password(&*password(path).await?);
     }
-    let failed = |error: &Error| match failure(error) {
-        ShipError::Broken(text) => ShipError::Connect(format!("{}: {text}", settings.address)),
-        other => other,
+    let failed = |error: &Error| {
+        let failure = failure(error);
+        if let ShipError::Broken(text) = failure {
+            return ShipError::Connect(format!("{}: {text}", settings.address));
+        }
+        failure
     };
     match &settings.address {
         DatabaseAddress::Unix(path) => {
@@ -226,7 +226,7 @@ async fn connect(settings: &ShipSettings) -> Result<(Client, DatabaseDriver), Sh
     }
 }
 
-fn boxed(driver: impl Future<Output = Result<(), Error>> + Send + 'static) -> DatabaseDriver {
+fn boxed(driver: impl Future<Output = Result<(), Error>> + Send + 'static) -> ShipDriver {
     Box::pin(async {
         match driver.await {
             Ok(()) => ShipError::Broken("closed by the database".to_owned()),

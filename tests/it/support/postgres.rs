@@ -154,11 +154,13 @@ impl Postgres {
     pub(crate) fn sql(&self, sql: &str) -> String {
         let database = if sql.contains("CREATE DATABASE") { "postgres" } else { "audit" };
         // A database is made outside of a transaction.
-        let statements = if database == "postgres" { sql.split("; ").collect() } else { vec![sql] };
-        let answers = statements
-            .iter()
-            .map(|sql| self.psql(database, sql).unwrap_or_else(|error| panic!("{error}: {sql}")));
-        answers.last().unwrap_or_default()
+        let statements: Vec<&str> =
+            if database == "postgres" { sql.split("; ").collect() } else { vec![sql] };
+        let mut answer = String::new();
+        for statement in statements {
+            answer = self.psql(database, statement).unwrap_or_else(|error| panic!("{error}: {statement}"));
+        }
+        answer
     }
 
     /// The same as `gate`, who may not do everything.
