@@ -409,6 +409,8 @@ pub(crate) mod tests {
                 "columns_changed_at": "2026-11-25T09:01:01Z", "columns_changed": "went: A; came: B"}],
             "budget": {"credentials": [credential],
                 "breaker": {"state": "half_open", "seconds_left": 0, "exports": 1}},
+            "shipping": {"database": "database audit at db.example:5432", "up": true, "waiting": 3, "oldest_s": 2,
+                "shipped": 120, "dropped": 0, "failures": 1},
             "shared": {"engine": "rediss://valkey.example:6379", "state": "shut", "shut_for_s": 12, "place": 3,
                 "members": 4, "gateways": 8, "has_own_part": true, "granted": 900},
             "journal": {"failing": true, "written": 100, "dropped": 2, "queued": 1, "log_bytes": 4096},

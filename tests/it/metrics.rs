@@ -198,6 +198,8 @@ async fn all_of_it_is_documented() {
         flag("shared.url", "unix:/nonexistent/engine.sock"),
         flag("shared.gateways", 1),
         flag("shared.own", 1),
+        // No database is there either.
+        flag("journal.ship_to", "postgresql://gate@/audit?host=/nonexistent"),
         flag("exports.weekly.scope", format!("org/{ORG}")),
         flag("exports.weekly.since", "all"),
     ]);
