@@ -39,15 +39,17 @@ pub(super) enum SearchTable {
 pub(super) struct SearchSource {
     pub(super) table: SearchTable,
     condition: String,
+    /// True if it finds few rows, by an index that has them in no order of time.
+    pub(super) is_few: bool,
 }
 
 impl SearchSource {
     fn attempts(condition: String) -> Self {
-        Self { table: SearchTable::Attempts, condition }
+        Self { table: SearchTable::Attempts, condition, is_few: false }
     }
 
     fn served(condition: String) -> Self {
-        Self { table: SearchTable::Served, condition }
+        Self { table: SearchTable::Served, condition, is_few: false }
     }
 }
 
@@ -186,6 +188,9 @@ impl<'a> Search<'a> {
             SearchSource::attempts(format!("a.received_id <> a.sent_id AND {}", is(received))),
             SearchSource::served(is("s.request_id")),
         ];
+        for source in &mut sources {
+            source.is_few = true;
+        }
         if begins_a_uuid(id) {
             sources.push(SearchSource::attempts(self.is_one("export_id", id)));
             sources.push(SearchSource::attempts(self.is_one("scope_id", id)));

@@ -121,10 +121,12 @@ impl ShipDatabase {
     /// Runs `work` in a transaction, bounded here and there.
     async fn transaction<T>(&self, work: impl Future<Output = Result<T, ShipError>>) -> Result<T, ShipError> {
         let bounded = async {
-            // A client that is gone must not keep its locks.
+            // A client that is gone must not keep its locks; and compiling a plan, or starting workers for it, takes longer than
+            // a search.
             let most = self.timeout.as_millis();
             let begin = format!(
-                "BEGIN; SET LOCAL statement_timeout = {most}; SET LOCAL idle_in_transaction_session_timeout = {most}"
+                "BEGIN; SET LOCAL statement_timeout = {most}; SET LOCAL idle_in_transaction_session_timeout = {most};
+                 SET LOCAL jit = off; SET LOCAL max_parallel_workers_per_gather = 0"
             );
             let run = async {
                 self.batch(&begin).await?;

@@ -72,7 +72,7 @@ CREATE TABLE IF NOT EXISTS exportgate.served (
     PRIMARY KEY (attempt, request_id, month)
 ) PARTITION BY LIST (month);
 CREATE INDEX IF NOT EXISTS served_request ON exportgate.served (request_id);
-CREATE INDEX IF NOT EXISTS served_client ON exportgate.served (client, started_ms, attempt);
+CREATE INDEX IF NOT EXISTS served_client ON exportgate.served (client, started_ms, attempt, month);
 
 CREATE TABLE IF NOT EXISTS exportgate.transfers (
     month       date NOT NULL,

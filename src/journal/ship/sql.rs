@@ -81,25 +81,24 @@ pub(super) fn requests(query: &Query, ids: &[ResolvedId]) -> (String, Vec<Search
     let limit = query.limit;
     // Each source gives its newest rows by an index of its own.
     let one = |source: &SearchSource| {
-        let (distinct, from, started) = match source.table {
-            SearchTable::Attempts => ("", "exportgate.attempts a", "a.started_ms"),
+        let (columns, from) = match source.table {
+            SearchTable::Attempts => ("a.started_ms, a.id, a.month", "exportgate.attempts a"),
             SearchTable::Served => (
-                "DISTINCT",
+                "DISTINCT s.started_ms, s.attempt, s.month",
                 "exportgate.served s JOIN exportgate.attempts a ON a.id = s.attempt AND a.month = s.month",
-                "s.started_ms",
             ),
         };
         let condition = search.condition(source).replace("FROM served", "FROM exportgate.served");
-        format!(
-            "(SELECT {distinct} {started} AS started_ms, a.id, a.month FROM {from} WHERE {condition}
-              ORDER BY 1 DESC, 2 DESC, 3 DESC LIMIT {limit})"
-        )
+        let newest = format!("ORDER BY 1 DESC, 2 DESC, 3 DESC LIMIT {limit}");
+        // Asked for the newest of few rows, the planner may read all rows by their time instead of an index on the id.
+        let newest = if source.is_few { "" } else { &*newest };
+        format!("(SELECT {columns} FROM {from} WHERE {condition} {newest})")
     };
     let all = search.sources.iter().map(one).collect::<Vec<_>>().join(" UNION ");
     let text = format!(
         "SELECT to_json(r)::text FROM (
             SELECT {} FROM exportgate.requests
-                JOIN (SELECT * FROM ({all}) every ORDER BY 1 DESC, 2 DESC, 3 DESC LIMIT {limit}) found USING (id, month)
+                JOIN (SELECT * FROM ({all}) every (started_ms, id, month) ORDER BY 1 DESC, 2 DESC, 3 DESC LIMIT {limit}) found USING (id, month)
             ORDER BY found.started_ms DESC, id DESC LIMIT {limit}) r",
         Row::COLUMNS
     );
