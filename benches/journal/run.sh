@@ -68,6 +68,7 @@ measure() {
     mapfile -t times < <(printf '%s\n' "${times[@]}" | sort -n)
     # The mean of all that the server did for a search: login aside, its transaction with parsing, planning and all.
     inside=$(awk -v runs=$runs '{for (i = 1; i < NF; i++) if ($i == "duration:") sum += $(i + 1)} END {printf "%.1f", sum / runs}' "$home/log")
+    # shellcheck disable=SC2016 # Backticks for Markdown.
     printf '| `%s` | %s | %s | %d.%02d | %d.%02d |\n' "$*" "$(grep -c '"started"' "$home/found" || true)" "$inside" \
         $((times[runs / 2] / 100)) $((times[runs / 2] % 100)) $((times[runs - 1] / 100)) $((times[runs - 1] % 100))
 }

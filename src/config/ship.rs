@@ -58,23 +58,7 @@ fn parse(text: &str, allow_plain: bool) -> Result<ShipPlace, String> {
     if user.is_empty() || database.is_empty() || database.contains('/') {
         return Err(example());
     }
-    let (mut is_tls, mut directory) = (true, None);
-    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        match (&*name, &*value) {
-            ("sslmode", "verify-full") => is_tls = true,
-            ("sslmode", "disable") => is_tls = false,
-            ("sslmode", _) => {
-                return Err("sslmode must be verify-full, which is the default, or disable".to_owned());
-            }
-            ("host", path) if path.starts_with('/') => directory = Some(PathBuf::from(path)),
-            _ => {
-                return Err(
-                    "may have the parameters sslmode and host (the directory of a Unix socket) alone"
-                        .to_owned(),
-                );
-            }
-        }
-    }
+    let Options { is_tls, directory } = options(query)?;
     let address = match (directory, host) {
         (Some(directory), port) if port.is_empty() || port.starts_with(':') => {
             let port = port_of(port.trim_start_matches(':')).ok_or_else(example)?;
@@ -84,6 +68,35 @@ fn parse(text: &str, allow_plain: bool) -> Result<ShipPlace, String> {
         (Some(_), _) => return Err(example()),
     };
     Ok(ShipPlace { address, user, database })
+}
+
+/// The parameters of a URL.
+#[derive(Debug)]
+struct Options {
+    is_tls: bool,
+    /// The directory of a Unix socket.
+    directory: Option<PathBuf>,
+}
+
+fn options(query: &str) -> Result<Options, String> {
+    let mut options = Options { is_tls: true, directory: None };
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        match (&*name, &*value) {
+            ("sslmode", "verify-full") => options.is_tls = true,
+            ("sslmode", "disable") => options.is_tls = false,
+            ("sslmode", _) => {
+                return Err("sslmode must be verify-full, which is the default, or disable".to_owned());
+            }
+            ("host", path) if path.starts_with('/') => options.directory = Some(PathBuf::from(path)),
+            _ => {
+                return Err(
+                    "may have the parameters sslmode and host (the directory of a Unix socket) alone"
+                        .to_owned(),
+                );
+            }
+        }
+    }
+    Ok(options)
 }
 
 fn tcp(host: &str, is_tls: bool, allow_plain: bool) -> Result<DatabaseAddress, String> {

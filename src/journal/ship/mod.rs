@@ -5,6 +5,10 @@
 //! there. A batch that was carried twice is there once (`sql`).
 
 mod error;
+#[cfg_attr(
+    not(feature = "postgres"),
+    allow(dead_code, reason = "a build without the database's client ships none")
+)]
 pub(super) mod outbox;
 #[cfg(feature = "postgres")]
 mod postgres;
