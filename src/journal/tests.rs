@@ -11,6 +11,7 @@ use super::*;
 use crate::clock::Clock;
 
 mod failing;
+mod outbox;
 mod search;
 mod transfers;
 

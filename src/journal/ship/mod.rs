@@ -137,10 +137,12 @@ impl Shipping {
             }
         }
         let rows = self.status().rows;
-        tracing::warn!(
-            records = rows,
-            "stopping; records wait in the outbox for the next start on this disk"
-        );
+        if rows > 0 {
+            tracing::warn!(
+                records = rows,
+                "stopping; records wait in the outbox for the next start on this disk"
+            );
+        }
     }
 }
 

@@ -52,7 +52,7 @@ END;
 
 /// The table of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ShipTable {
+pub(in super::super) enum ShipTable {
     Attempts,
     Served,
     Transfers,
@@ -90,28 +90,28 @@ impl ShipTable {
 
 /// A record to be shipped.
 #[derive(Debug, Clone)]
-pub(super) struct ShipRow {
-    pub(super) table: ShipTable,
+pub(in super::super) struct ShipRow {
+    pub(in super::super) table: ShipTable,
     /// The first day of the month of its partition. It never changes, for it is the month of a request's id.
     pub(super) month: String,
     /// Its columns.
-    pub(super) columns: Map<String, Value>,
+    pub(in super::super) columns: Map<String, Value>,
 }
 
 /// The oldest records that wait.
 #[derive(Debug, Default)]
-pub(super) struct ShipBatch {
+pub(in super::super) struct ShipBatch {
     /// The number of the last one.
-    pub(super) last: i64,
-    pub(super) rows: Vec<ShipRow>,
+    pub(in super::super) last: i64,
+    pub(in super::super) rows: Vec<ShipRow>,
     /// Those that were deleted here before they were shipped.
-    pub(super) lost: usize,
+    pub(in super::super) lost: usize,
 }
 
 /// The state of the outbox.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct OutboxSize {
-    pub(super) rows: u64,
+pub(in super::super) struct OutboxSize {
+    pub(in super::super) rows: u64,
     /// The time of the oldest record, in milliseconds since 1970.
     pub(super) oldest_ms: Option<i64>,
 }
@@ -127,7 +127,7 @@ pub(in super::super) fn forget(connection: &Connection, last: i64) -> rusqlite::
 }
 
 /// Reads the oldest records that wait, at most so many.
-pub(super) fn read(path: &Path, most: usize) -> Result<ShipBatch, JournalFault> {
+pub(in super::super) fn read(path: &Path, most: usize) -> Result<ShipBatch, JournalFault> {
     let Some(mut connection) = open(path)? else { return Ok(ShipBatch::default()) };
     // One moment for all reads: a record that changes afterwards has a higher number then.
     let moment = connection.transaction()?;
@@ -151,7 +151,7 @@ pub(super) fn read(path: &Path, most: usize) -> Result<ShipBatch, JournalFault> 
 }
 
 /// Counts what waits.
-pub(super) fn size(path: &Path) -> Result<OutboxSize, JournalFault> {
+pub(in super::super) fn size(path: &Path) -> Result<OutboxSize, JournalFault> {
     let Some(connection) = open(path)? else { return Ok(OutboxSize::default()) };
     let rows: i64 = connection.query_row("SELECT count(*) FROM outbox", [], |row| row.get(0))?;
     let oldest = "SELECT started_ms FROM outbox ORDER BY n LIMIT 1";
