@@ -106,8 +106,13 @@ fn tcp(host: &str, is_tls: bool, allow_plain: bool) -> Result<DatabaseAddress, S
             "another machine's database is reached without TLS: leave sslmode out, or set journal.ship_allow_plain_text".to_owned()
         );
     }
+    let port = authority.as_str()[authority.host().len()..].trim_start_matches(':');
+    let port = port_of(port).ok_or_else(|| EXAMPLE.to_owned())?;
     let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
-    Ok(DatabaseAddress::Tcp { host, port: authority.port_u16().unwrap_or(PORT), is_tls })
+    if host.is_empty() {
+        return Err(EXAMPLE.to_owned());
+    }
+    Ok(DatabaseAddress::Tcp { host, port, is_tls })
 }
 
 fn port_of(text: &str) -> Option<u16> {
