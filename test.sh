@@ -21,6 +21,8 @@ need sqlite3 sqlite3 --version
 need git git --version
 need redis-server redis-server --version
 need redis-tools redis-cli --version
+need postgresql-15 /usr/lib/postgresql/15/bin/postgres --version
+need procps pgrep --version
 cargo --version
 cargo fmt --version || fail 'rustfmt is missing: rustup component add rustfmt'
 cargo clippy --version || fail 'clippy is missing: rustup component add clippy'
@@ -37,8 +39,10 @@ cargo fmt --check || fail 'run cargo fmt'
 step 'Lints (tests and benches too)'
 cargo clippy --all-targets --locked -- -D warnings
 
-step 'Build, without and with the shared engine'
+step 'Build, without and with the shared engine and the journal in one place'
 cargo check --locked --no-default-features
+cargo check --locked --no-default-features --features shared
+cargo check --locked --no-default-features --features postgres
 cargo build --locked
 
 step 'Tests'

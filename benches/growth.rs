@@ -128,6 +128,7 @@ fn journal(path: &Path) -> Journal {
         on_failure: OnFailure::Refuse,
         max_wait: Duration::from_secs(30),
         max_pending: 10_000,
+        ship: None,
         max_age: Duration::from_hours(24 * 3_650),
         max_rows: 1_000_000_000,
     };

@@ -1,13 +1,12 @@
 //! The stored exports, and the search for request ids.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Response, StatusCode};
 
 use super::answer::{AdminRefusal, BUSY, PLAIN_TEXT, json_answer, whole};
-use super::report::{ExportReport, ExportsReport};
+use super::report::{ExportReport, ExportsReport, FoundReport};
 use super::{Admin, time};
 use crate::cache::StoredResponse;
 use crate::clock::Now;
@@ -76,16 +75,37 @@ impl Admin {
     /// Requests to Snyk, or the text about them for Snyk's support.
     pub(super) async fn requests(&self, query: &str) -> Result<Response<Body>, AdminRefusal> {
         let (wanted, as_text) = self.parse(query)?;
-        let path = self.views.journal_path.clone();
+        let found = self.found(wanted).await?;
+        if as_text {
+            let note = found.note.map(|note| format!("({note})\n")).unwrap_or_default();
+            let text = format!("{note}{}", journal::support(&found.requests));
+            return Ok(whole(StatusCode::OK, PLAIN_TEXT, text));
+        }
+        Ok(json_answer(&found))
+    }
+
+    /// Asks the database of many gateways where there is one, and else the file, also where the database does not answer.
+    async fn found(&self, wanted: Query) -> Result<FoundReport, AdminRefusal> {
+        let mut note = None;
+        if let Some(ship) = &self.views.journal.ship {
+            let _one = self.searches.try_acquire().map_err(|_| BUSY)?;
+            match journal::find_shipped(ship, &wanted).await {
+                Ok(requests) => return Ok(FoundReport { requests, searched: "database", note }),
+                Err(error) => {
+                    tracing::warn!(%error, "journal search in the {ship} failed; searching the file");
+                    note = Some(format!(
+                        "The {ship} was not searched ({error}): these are the records of this gateway alone."
+                    ));
+                }
+            }
+        }
+        let path = self.views.journal.path.clone();
         let found = self.search(move || journal::find(&path, &wanted)).await?;
-        let rows = found.map_err(|error| {
+        let requests = found.map_err(|error| {
             tracing::warn!(error = crate::error_text::error_text(&error), "journal search failed");
             NO_JOURNAL
         })?;
-        if as_text {
-            return Ok(whole(StatusCode::OK, PLAIN_TEXT, journal::support(&rows)));
-        }
-        Ok(json_answer(&HashMap::from([("requests", rows)])))
+        Ok(FoundReport { requests, searched: "file", note })
     }
 
     fn parse(&self, query: &str) -> Result<(Query, bool), AdminRefusal> {

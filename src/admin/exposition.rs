@@ -13,6 +13,7 @@ use super::named;
 use super::{Admin, lock};
 use crate::admission::Api;
 use crate::expiry::{Expiring, Kind, Standing};
+use crate::journal::Shipping;
 use crate::shared::{EngineState, Shared};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -24,8 +25,19 @@ const BREAKER: [&str; 3] = ["closed", "open", "half_open"];
 pub(super) fn of(admin: &Admin, wants_open_metrics: bool) -> (&'static str, String) {
     let (mut of_process, mut ours) = (Families::default(), Families::default());
     process(admin, &mut of_process);
-    for read in [gateway, admission, shared, credentials, stored, connections, expiring, files, named::count]
-    {
+    let readers = [
+        gateway,
+        admission,
+        shared,
+        shipping,
+        credentials,
+        stored,
+        connections,
+        expiring,
+        files,
+        named::count,
+    ];
+    for read in readers {
         read(admin, &mut ours);
     }
     let mut registry = Registry::default();
@@ -105,6 +117,24 @@ fn admission(admin: &Admin, found: &mut Families) {
         found.gauge("breaker_state", help).with(&[("state", word)], is_it);
     }
     found.gauge("breaker_open_exports", "Exports whose circuit breaker is not closed").is(number(broken));
+}
+
+/// The shipping to the database of many gateways; nothing where there is none.
+fn shipping(admin: &Admin, found: &mut Families) {
+    let Some(status) = admin.views.parts.journal.shipping().map(Shipping::status) else { return };
+    let help = "1 if the database takes the records of the journal; present only with journal.ship_to";
+    found.gauge("journal_ship_up", help).is(flag(status.is_up));
+    let help = "Records of the journal that wait to be shipped";
+    found.gauge("journal_outbox_rows", help).is(large(status.rows));
+    let help = "Age of the oldest record of the journal that waits to be shipped; 0 where none waits";
+    found.gauge("journal_outbox_oldest_seconds", help).is(status.oldest.as_secs_f64());
+    for (result, count) in [("shipped", status.shipped), ("dropped", status.dropped)] {
+        let help =
+            "Records of the journal that were shipped to the database, and that were dropped from the outbox";
+        found.counter("journal_shipped_records", help).with(&[("result", result)], large(count));
+    }
+    let help = "Failures of shipping records of the journal";
+    found.counter("journal_ship_failures", help).is(large(status.failures));
 }
 
 /// The engine that many machines share; nothing where there is none.

@@ -33,6 +33,7 @@ use crate::clock::Now;
 use crate::credential::Credentials;
 use crate::downloads::Downloads;
 use crate::export::Id;
+use crate::journal;
 use crate::listener::{self, Counters};
 use crate::named::Named;
 use crate::purge::Purger;
@@ -104,7 +105,8 @@ pub(crate) struct Views {
     /// The engine that many machines share, where there is one.
     pub(crate) shared: Option<Shared>,
     pub(crate) credentials: Arc<Credentials>,
-    pub(crate) journal_path: PathBuf,
+    /// The place of the records.
+    pub(crate) journal: journal::Settings,
     /// The connections of clients.
     pub(crate) clients: Arc<Counters>,
     pub(crate) addresses: Vec<listener::Address>,

@@ -32,6 +32,7 @@ impl Admin {
         let mut parts = vec![self.configuration()];
         parts.extend(self.credentials());
         parts.extend([self.listeners(), self.journal(), self.upstream()]);
+        parts.extend(self.shipping());
         parts.extend(self.shared_engine());
         parts.extend(self.certificates());
         parts.extend(self.client_keys());
@@ -98,6 +99,26 @@ impl Admin {
             }
         };
         Part::new("journal", state, detail).needed(is_needed)
+    }
+
+    /// A part for the database of many gateways. It is never needed: records wait in the file.
+    fn shipping(&self) -> Option<Part> {
+        let shipping = self.views.parts.journal.shipping()?;
+        let status = shipping.status();
+        let (database, rows, dropped) = (shipping.database(), status.rows, status.dropped);
+        let (state, detail) = match status.failure {
+            Some(why) => {
+                (PartState::Degraded, format!("{database}: {why}; {rows} records wait in the outbox"))
+            }
+            None if dropped > 0 => {
+                let detail =
+                    format!("shipping to the {database}, where {dropped} records are missing: see the log");
+                (PartState::Degraded, detail)
+            }
+            None if status.is_up => (PartState::Ok, format!("shipping to the {database}")),
+            None => (PartState::Ok, format!("connecting to the {database}")),
+        };
+        Some(Part::new("journal in one place", state, detail))
     }
 
     /// A part for the engine that many machines share. It is never needed: there is the own part of the budget.

@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::journal::Row;
+
 /// `GET /api/status`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Report {
@@ -38,12 +40,39 @@ pub(crate) struct Report {
     pub(crate) shared: Option<SharedReport>,
     #[serde(default)]
     pub(crate) journal: JournalReport,
+    /// Only with `journal.ship_to`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shipping: Option<ShippingReport>,
     #[serde(default)]
     pub(crate) connections: ConnectionsReport,
     #[serde(default)]
     pub(crate) drift: Vec<DriftReport>,
     #[serde(default)]
     pub(crate) reload: ReloadReport,
+}
+
+/// The shipping of records to the database of many gateways.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ShippingReport {
+    pub(crate) database: String,
+    pub(crate) up: bool,
+    pub(crate) waiting: u64,
+    pub(crate) oldest_s: u64,
+    pub(crate) shipped: u64,
+    pub(crate) dropped: u64,
+    pub(crate) failures: u64,
+}
+
+/// `GET /api/requests`.
+#[derive(Debug, Serialize)]
+pub(crate) struct FoundReport {
+    pub(crate) requests: Vec<Row>,
+    /// The place that was searched: `database` or `file`.
+    pub(crate) searched: &'static str,
+    /// The reason that the database was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) note: Option<String>,
 }
 
 /// The engine that many machines share.
@@ -401,6 +430,8 @@ pub(crate) mod tests {
                 "columns_changed_at": "2026-11-25T09:01:01Z", "columns_changed": "went: A; came: B"}],
             "budget": {"credentials": [credential],
                 "breaker": {"state": "half_open", "seconds_left": 0, "exports": 1}},
+            "shipping": {"database": "database audit at db.example:5432", "up": true, "waiting": 3, "oldest_s": 2,
+                "shipped": 120, "dropped": 0, "failures": 1},
             "shared": {"engine": "rediss://valkey.example:6379", "state": "shut", "shut_for_s": 12, "place": 3,
                 "members": 4, "gateways": 8, "has_own_part": true, "granted": 900,
                 "name": "gateway-0 (0199f3c2)", "purges": 3, "has_answers": true, "taken": 7},

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::report::{
     BackoffReport, BreakerReport, BudgetReport, CacheReport, ConnectionsReport, CountsReport,
     CredentialReport, DownloadReport, DownloadsReport, DriftReport, JournalReport, LaneReport, PartReport,
-    PointReport, QueueReport, ReloadFailure, ReloadReport, Report, SharedReport, SlotReport, StartsReport,
-    TrafficReport, WindowReport,
+    PointReport, QueueReport, ReloadFailure, ReloadReport, Report, SharedReport, ShippingReport, SlotReport,
+    StartsReport, TrafficReport, WindowReport,
 };
 use super::{Admin, lock, time};
 use crate::admission::{Api, Lane, LaneStatus};
@@ -40,6 +40,7 @@ impl Admin {
             budget: self.budget(),
             shared: self.shared_report(),
             journal: self.journal_report(),
+            shipping: self.shipping_report(),
             connections: ConnectionsReport {
                 open: self.views.clients.open.load(Ordering::Relaxed),
                 max: self.views.clients.max.load(Ordering::Relaxed),
@@ -129,6 +130,20 @@ impl Admin {
             queued: journal.queued(),
             log_bytes: journal.log_bytes(),
         }
+    }
+
+    fn shipping_report(&self) -> Option<ShippingReport> {
+        let shipping = self.views.parts.journal.shipping()?;
+        let status = shipping.status();
+        Some(ShippingReport {
+            database: shipping.database(),
+            up: status.is_up,
+            waiting: status.rows,
+            oldest_s: status.oldest.as_secs(),
+            shipped: status.shipped,
+            dropped: status.dropped,
+            failures: status.failures,
+        })
     }
 
     fn drift(&self) -> Vec<DriftReport> {

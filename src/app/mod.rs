@@ -132,7 +132,7 @@ impl App {
             memory: core.memory.clone(),
             shared: core.fleet.as_ref().map(fleet::Fleet::shared),
             credentials: Arc::clone(&core.credentials),
-            journal_path: config.journal.path.clone(),
+            journal: config.journal.clone(),
             clients: listener.counters(),
             addresses: listener.addresses(),
             expiry: expiry.clone(),
@@ -188,6 +188,9 @@ impl App {
             fleet.run(admission.clone(), shutdown);
             shutdown.spawn_helper(self.core.purger().follow());
         }
+        if let Some(shipping) = journal.shipping() {
+            shutdown.spawn_helper(shipping.clone().run(journal.clone()));
+        }
         queues::run(&admission.queues(), journal, self.core.fleet.as_ref(), shutdown);
         self.core.named_exports.run().await;
         let stop = Arc::clone(&self.reloader.stop);
@@ -222,6 +225,7 @@ impl App {
         };
         futures_util::future::join(self.listener.serve(respond, clock, shutdown), stopping).await;
         let drain = stop.load().drain;
+        let drain_ends = clock.now().mono + drain;
         match shutdown.in_time(shutdown.finished(drain)).await {
             Some(true) => {}
             ended => {
@@ -233,6 +237,9 @@ impl App {
                     tracing::warn!("some requests did not end in time; leaving them");
                 }
             }
+        }
+        if let Some(shipping) = journal.shipping() {
+            shutdown.in_time(shipping.finish(journal, drain_ends)).await;
         }
         // The admin listener shows the stop to its end.
         if let Some(end) = admin_end {

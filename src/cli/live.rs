@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::credential::{Credential, Credentials, NoValue};
 use crate::error_text::error_text;
 use crate::gateway::advice_on;
-use crate::journal::{Attempt, Journal};
+use crate::journal::{self, Attempt, Journal};
 use crate::shared::{self, Finding, Judgement};
 use crate::transport::Memory;
 use crate::upstream::{Upstream, UpstreamAnswer, UpstreamError, UpstreamRequest};
@@ -46,6 +46,7 @@ pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<
     memory.set(config.admission.rest.max_wait, config.admission.rest.several_clients);
     let upstream =
         Upstream::new(&config.upstream, memory).map_err(|error| failed("the upstream")(error.into()))?;
+    let ship = config.journal.ship.clone();
     let check = Check { upstream, journal: Journal::open(config.journal, clock.clone()), clock };
     let mut all_good = true;
     for finding in examined(config.shared.as_ref(), &check.clock).await {
@@ -57,6 +58,13 @@ pub(super) async fn run(config: Config, out: &mut (dyn Write + Send)) -> Result<
         };
         all_good &= finding.judgement != Judgement::Bad;
         writeln!(out, "shared engine, {what}: {word}{text}")
+            .map_err(|error| failed("cannot write")(error.into()))?;
+    }
+    if let Some(ship) = &ship {
+        let looked = journal::look_at(ship).await;
+        all_good &= looked.is_ok();
+        let text = looked.unwrap_or_else(|bad| format!("BAD: {bad}"));
+        writeln!(out, "journal in one place: {text}")
             .map_err(|error| failed("cannot write")(error.into()))?;
     }
     for credential in &*credentials.all() {

@@ -63,6 +63,9 @@ enum Command {
         #[command(flatten)]
         configured: Configured,
     },
+    /// Manage the journal of many gateways in one place.
+    #[command(subcommand)]
+    Journal(JournalCommand),
     /// Show the status of a running gateway: health, requests, budget, journal.
     Status(status::StatusArgs),
     /// List the named exports of a running gateway, and the exports in its cache.
@@ -106,6 +109,12 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum JournalCommand {
+    /// Print the SQL that makes the tables and roles for journal.ship_to (PostgreSQL 15 or newer).
+    Schema,
+}
+
 /// Sources of the configuration. Flags override EXPORTGATE_… variables, and these override the file.
 #[derive(Debug, Clone, Default, Args)]
 struct Configured {
@@ -126,6 +135,13 @@ struct Configured {
 impl Configured {
     fn resolve(&self) -> Result<(Config, Resolved), Problems> {
         Config::resolve(&self.sources()?)
+    }
+
+    /// The journal to search: a file that is named by a flag, and else the database of many gateways where there is one.
+    fn searched(&self) -> Result<crate::journal::Settings, Problems> {
+        let settings = self.sources()?.journal()?;
+        let ship = settings.ship.filter(|_| self.journal.is_none());
+        Ok(crate::journal::Settings { ship, ..settings })
     }
 
     fn sources(&self) -> Result<Sources, Problems> {
@@ -190,11 +206,12 @@ impl Cli {
             Command::Fetch(args) => fetch::run(*args),
             Command::Demo(args) => demo::run(&args),
             Command::Requests { args, configured } => {
-                searched(&mut out, &configured, |journal, now| requests::run(&args, journal, now))
+                print(&mut out, &block_on(requests::run(&args, &configured.searched()?))?)
             }
             Command::Transfers { args, configured } => {
-                searched(&mut out, &configured, |journal, now| transfers::run(&args, journal, now))
+                print(&mut out, &block_on(transfers::run(&args, &configured.searched()?))?)
             }
+            Command::Journal(JournalCommand::Schema) => print(&mut out, crate::journal::SCHEMA),
             Command::Check { client: Some(client), request, configured, .. } => {
                 let config = configured.resolve()?.0;
                 let [method, target] = request.as_slice() else { return Ok(()) };
@@ -227,17 +244,6 @@ impl Cli {
                 .map_err(cannot_write),
         }
     }
-}
-
-/// Searches the journal that is configured.
-fn searched(
-    out: &mut dyn std::io::Write,
-    configured: &Configured,
-    search: impl FnOnce(&Path, std::time::SystemTime) -> Result<String, crate::error_text::BoxError>,
-) -> Result<(), CommandError> {
-    let journal = configured.sources()?.journal_path()?;
-    let found = search(&journal, crate::clock::Clock::system().now().wall);
-    print(out, &found.map_err(|error| CommandError::Other("cannot search the journal", error))?)
 }
 
 fn print(out: &mut dyn std::io::Write, text: &str) -> Result<(), CommandError> {

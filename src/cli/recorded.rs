@@ -1,13 +1,16 @@
 //! The options and the formats of the commands that show what is on record: `requests` and `transfers`.
 
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use clap::ValueEnum;
 use comfy_table::Table;
 use serde::Serialize;
 
+use super::CommandError;
 use crate::error_text::BoxError;
-use crate::journal::moment;
+use crate::journal::{QueryError, Settings, ShipError, ShipSettings, moment};
 
 /// The records that are wanted, and their form.
 #[derive(Debug, clap::Args)]
@@ -69,6 +72,42 @@ impl RecordedArgs {
             }
         })
     }
+}
+
+/// The records that were found, and their place.
+pub(super) struct FoundRecords<R> {
+    pub(super) rows: Vec<R>,
+    pub(super) place: String,
+}
+
+impl<R: Send + 'static> FoundRecords<R> {
+    /// Asks the database where there is one, and else the file: also where the database does not answer, which is said.
+    pub(super) async fn of(
+        settings: &Settings,
+        ask: impl AsyncFnOnce(&ShipSettings) -> Result<Vec<R>, ShipError>,
+        read: impl FnOnce(&Path) -> Result<Vec<R>, QueryError>,
+    ) -> Result<Self, CommandError> {
+        let path: &PathBuf = &settings.path;
+        if let Some(ship) = &settings.ship {
+            match ask(ship).await {
+                Ok(rows) => return Ok(Self { rows, place: format!("the {ship}") }),
+                Err(error) => {
+                    // Standard output is for programs.
+                    let _ = writeln!(
+                        anstream::stderr(),
+                        "note: the {ship} was not searched ({error}); these are the records in {} alone, of this machine",
+                        path.display()
+                    );
+                }
+            }
+        }
+        let rows = read(path).map_err(|error| failed(error.into()))?;
+        Ok(Self { rows, place: path.display().to_string() })
+    }
+}
+
+pub(super) fn failed(error: BoxError) -> CommandError {
+    CommandError::Other("cannot search the journal", error)
 }
 
 /// The forms of one kind of row.

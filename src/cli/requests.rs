@@ -1,14 +1,13 @@
 //! `exportgate requests`.
 
-use std::path::Path;
-use std::time::SystemTime;
-
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 
-use super::recorded::{RecordForm, RecordedArgs, harmless_text, short};
-use crate::error_text::{BoxError, visible};
-use crate::journal::{Query, Row, StatusFilter, find, support};
+use super::CommandError;
+use super::recorded::{FoundRecords, RecordForm, RecordedArgs, failed, harmless_text, short};
+use crate::clock::Clock;
+use crate::error_text::visible;
+use crate::journal::{Query, Row, Settings, StatusFilter, find, find_shipped, support};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RequestsArgs {
@@ -34,8 +33,9 @@ pub(super) struct RequestsArgs {
     support: bool,
 }
 
-pub(super) fn run(args: &RequestsArgs, journal: &Path, now: SystemTime) -> Result<String, BoxError> {
+pub(super) async fn run(args: &RequestsArgs, journal: &Settings) -> Result<String, CommandError> {
     let RequestsArgs { recorded, .. } = args;
+    let now = Clock::system().now().wall;
     let query = Query {
         export: args.export.clone(),
         org: args.org.clone(),
@@ -48,15 +48,15 @@ pub(super) fn run(args: &RequestsArgs, journal: &Path, now: SystemTime) -> Resul
         limit: recorded.limit,
         within: None,
     };
-    let rows = find(journal, &query)?;
+    let ask = async |ship: &_| find_shipped(ship, &query).await;
+    let FoundRecords { rows, place } = FoundRecords::of(journal, ask, |path| find(path, &query)).await?;
     if args.support {
         return Ok(support(&rows));
     }
     let none = format!(
-        "No matching requests in {}. Try fewer filters, and at least 8 characters of an id.\nAnswers from the cache are in the gateway's log only: search it for the snyk-request-id of the answer.\n",
-        journal.display()
+        "No matching requests in {place}. Try fewer filters, and at least 8 characters of an id.\nAnswers from the cache are in the gateway's log only: search it for the snyk-request-id of the answer.\n"
     );
-    recorded.show(&rows, &RecordForm { none, table, harmless })
+    recorded.show(&rows, &RecordForm { none, table, harmless }).map_err(failed)
 }
 
 /// A table for a terminal. Tries and waits have columns only if there are any: lines are long enough.

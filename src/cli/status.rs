@@ -10,7 +10,8 @@ use super::CommandError;
 use super::admin::{AdminAddress, AdminArgs};
 use crate::admin::report::{
     CacheReport, CountsReport, CredentialReport, DownloadReport, DownloadsReport, DriftReport, JournalReport,
-    PartReport, QueueReport, ReloadFailure, Report, SharedReport, SlotReport, StartsReport, WindowReport,
+    PartReport, QueueReport, ReloadFailure, Report, SharedReport, ShippingReport, SlotReport, StartsReport,
+    WindowReport,
 };
 use crate::error_text::visible;
 
@@ -119,6 +120,9 @@ impl Report {
         let JournalReport { failing, written, dropped, queued, .. } = self.journal;
         let failing = if failing { ", FAILING: see the log" } else { "" };
         writeln!(out, "journal      {written} written, {dropped} dropped, {queued} waiting{failing}")?;
+        if let Some(shipping) = &self.shipping {
+            shipping.write(out)?;
+        }
         writeln!(
             out,
             "breaker      {}",
@@ -161,6 +165,20 @@ impl Report {
 
 /// Downloads that are named: the page has more of them.
 const NAMED_DOWNLOADS: usize = 5;
+
+impl ShippingReport {
+    fn write(&self, out: &mut String) -> fmt::Result {
+        let Self { database, up, waiting, oldest_s, shipped, dropped, .. } = self;
+        let state = if *up { "shipping to" } else { "NOT SHIPPING to" };
+        let oldest =
+            if *waiting > 0 { format!(", the oldest {} old", span(*oldest_s)) } else { String::new() };
+        writeln!(
+            out,
+            "in one place {state} the {}: {shipped} shipped, {dropped} dropped, {waiting} waiting{oldest}",
+            visible(database)
+        )
+    }
+}
 
 impl DownloadsReport {
     fn write(&self, out: &mut String) -> fmt::Result {

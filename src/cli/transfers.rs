@@ -1,14 +1,13 @@
 //! `exportgate transfers`.
 
-use std::path::Path;
-use std::time::SystemTime;
-
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{ContentArrangement, Table};
 
-use super::recorded::{RecordForm, RecordedArgs, harmless_text, short};
-use crate::error_text::{BoxError, visible};
-use crate::journal::{TransferQuery, TransferRow, find_transfers};
+use super::CommandError;
+use super::recorded::{FoundRecords, RecordForm, RecordedArgs, failed, harmless_text, short};
+use crate::clock::Clock;
+use crate::error_text::visible;
+use crate::journal::{Settings, TransferQuery, TransferRow, find_shipped_transfers, find_transfers};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TransfersArgs {
@@ -19,8 +18,9 @@ pub(super) struct TransfersArgs {
     recorded: RecordedArgs,
 }
 
-pub(super) fn run(args: &TransfersArgs, journal: &Path, now: SystemTime) -> Result<String, BoxError> {
+pub(super) async fn run(args: &TransfersArgs, journal: &Settings) -> Result<String, CommandError> {
     let TransfersArgs { id, recorded } = args;
+    let now = Clock::system().now().wall;
     let query = TransferQuery {
         id: id.clone(),
         client: recorded.client.clone(),
@@ -28,8 +28,11 @@ pub(super) fn run(args: &TransfersArgs, journal: &Path, now: SystemTime) -> Resu
         until: recorded.until(now),
         limit: recorded.limit,
     };
-    let none = format!("No matching transfers of files in {}.\n", journal.display());
-    recorded.show(&find_transfers(journal, &query)?, &RecordForm { none, table, harmless })
+    let ask = async |ship: &_| find_shipped_transfers(ship, &query).await;
+    let read = |path: &_| find_transfers(path, &query);
+    let FoundRecords { rows, place } = FoundRecords::of(journal, ask, read).await?;
+    let none = format!("No matching transfers of files in {place}.\n");
+    recorded.show(&rows, &RecordForm { none, table, harmless }).map_err(failed)
 }
 
 /// A table for a terminal.

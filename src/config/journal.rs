@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::reader::Reader;
+use super::ship;
 use crate::journal::{Durability, OnFailure, Settings};
 
 /// Gives nothing only after noting a problem.
@@ -29,7 +30,8 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<Settings> {
     let max_pending = r.number("journal.max_pending", 1..=1_000_000);
     let max_age = r.duration("journal.max_age", "1h"..="10y");
     let max_rows = r.number("journal.max_rows", 1..=1_000_000_000);
-    Some(Settings { path: path?, durability, on_failure, max_wait, max_pending, max_age, max_rows })
+    let ship = ship::read(r);
+    Some(Settings { path: path?, durability, on_failure, max_wait, max_pending, max_age, max_rows, ship })
 }
 
 /// systemd's state directory, or the user's (XDG Base Directory Specification).

@@ -22,6 +22,7 @@ mod problem;
 mod reader;
 mod routes;
 mod shared;
+mod ship;
 mod shutdown;
 mod sources;
 mod starts;
@@ -180,14 +181,16 @@ impl Sources {
         if problems.is_empty() { Ok(location) } else { Err(Problems(problems)) }
     }
 
-    /// The path of the journal, whatever else is set: `exportgate requests` needs no credential.
+    /// The journal, whatever else is set: `exportgate requests` needs no credential.
     ///
     /// # Errors
-    /// If it has no known place.
-    pub fn journal_path(&self) -> Result<PathBuf, Problems> {
+    /// If it has no known place, or its keys are not valid.
+    pub(crate) fn journal(&self) -> Result<crate::journal::Settings, Problems> {
         let mut reader = reader::Reader::new(self);
-        let found = journal::read(&mut reader).map(|settings| settings.path);
-        found.ok_or_else(|| Problems(reader.into_problems()))
+        let found = journal::read(&mut reader);
+        let problems = reader.into_problems();
+        let is_valid = !problems.iter().any(|problem| problem.key.starts_with("journal."));
+        found.filter(|_| is_valid).ok_or(Problems(problems))
     }
 }
 

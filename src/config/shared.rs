@@ -20,7 +20,7 @@ const EXAMPLE: &str =
 pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
     let url = r.text("shared.url");
     let user = r.text("shared.user");
-    let password_file = password_file(r);
+    let password_file = password_file(r, "shared.password_file");
     let ca_file = r.path("shared.ca_file");
     let identity = identity(r, &url);
     let allow_plain = r.boolean("shared.allow_plain_text");
@@ -83,9 +83,10 @@ fn prefix(r: &mut Reader<'_>) -> String {
     prefix
 }
 
-fn password_file(r: &mut Reader<'_>) -> Option<PathBuf> {
-    let path = r.path("shared.password_file")?;
-    r.check_file("shared.password_file", &path, |content| {
+/// The file of `key` with a password.
+pub(super) fn password_file(r: &mut Reader<'_>, key: &str) -> Option<PathBuf> {
+    let path = r.path(key)?;
+    r.check_file(key, &path, |content| {
         let is_some = std::str::from_utf8(content).is_ok_and(|text| !text.trim_end().is_empty());
         is_some.then_some(()).ok_or_else(|| "holds no password".to_owned())
     });

@@ -2,7 +2,6 @@
 //!
 //! Invariant: what [`Database::write`] returned `Ok` for is committed.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -15,17 +14,18 @@ use uuid::Uuid;
 use uuid::fmt::Hyphenated;
 
 use super::checkpoint::Checkpoints;
+use super::command::WriterCommand;
 use super::fault::JournalFault;
 use super::file::{self, Identity};
 use super::health::JournalHealth;
-use super::named::NamedJob;
 use super::record::{Attempt, Served, capped, unix_ms};
 use super::schema;
 use super::sends::{self, SendsListener, SendsReader};
 use super::settings::{Durability, Settings};
-use super::starts::{self, StartCommand};
-use super::transfer::{self, TransferRecord};
-use crate::clock::{Clock, Now};
+use super::ship::outbox;
+use super::starts;
+use super::transfer;
+use crate::clock::Clock;
 
 /// The write-ahead log is cut back to this size after a checkpoint.
 const LOG_LIMIT_BYTES: i64 = 16 * 1024 * 1024;
@@ -33,57 +33,6 @@ const LOG_LIMIT_BYTES: i64 = 16 * 1024 * 1024;
 const STATEMENTS: usize = 32;
 /// Most tries to enter WAL mode, 20 ms apart: SQLite does not wait by itself there.
 const WAL_TRIES: u32 = 50;
-
-/// A command to the thread that owns the file.
-#[derive(Debug)]
-pub(super) enum WriterCommand {
-    /// Records an attempt and the clients that it answered.
-    Attempt(Box<Attempt>, Vec<Served>),
-    /// Records the clients that an attempt answered later.
-    Serve(Uuid, Vec<Served>),
-    /// Puts a request on record before it is sent, if it may still be sent then.
-    Reserve(Box<Attempt>, Confirm),
-    /// Marks a request on record as not sent.
-    Withdraw(Uuid),
-    /// Records the transfer of a file.
-    Transfer(Box<TransferRecord>),
-    /// Reads the requests that other processes sent, and writes nothing.
-    Look,
-    /// Changes the row of a named export.
-    Named(NamedJob),
-    /// Finds or forgets starts.
-    Start(StartCommand),
-}
-
-/// Decides whether a request may be sent at a time.
-pub(super) struct Confirm(pub(super) Box<dyn Fn(Now) -> bool + Send>);
-
-impl fmt::Debug for Confirm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Confirm").finish_non_exhaustive()
-    }
-}
-
-impl WriterCommand {
-    /// Most rows that it inserts.
-    pub(super) fn rows(&self) -> usize {
-        match self {
-            Self::Attempt(_, served) => 1 + served.len(),
-            Self::Serve(_, served) => served.len(),
-            Self::Transfer(_) => 1,
-            Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::Named(_) | Self::Start(_) => 0,
-        }
-    }
-
-    /// True for a record, which is kept until it can be written.
-    pub(super) fn is_record(&self) -> bool {
-        match self {
-            Self::Attempt(..) | Self::Serve(..) | Self::Transfer(_) => true,
-            Self::Reserve(..) | Self::Withdraw(_) | Self::Look | Self::Named(_) => false,
-            Self::Start(command) => matches!(command, StartCommand::Forget(_)),
-        }
-    }
-}
 
 /// An open journal file.
 #[derive(Debug)]
@@ -118,6 +67,9 @@ impl Database {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         connection.pragma_update(None, "journal_size_limit", LOG_LIMIT_BYTES)?;
         schema::create(&mut connection)?;
+        if settings.ship.is_some() {
+            outbox::follow(&connection)?;
+        }
         let checkpoints = Box::new(Checkpoints::of(&mut connection, &path, health)?);
         let identity = file::identity(&path);
         Ok(Self { connection, path, identity, checkpoints })
@@ -189,6 +141,7 @@ impl Database {
                     transfer::insert(connection, transfer)?;
                     true
                 }
+                WriterCommand::Shipped(last) => outbox::forget(connection, *last).map(|()| true)?,
                 WriterCommand::Withdraw(attempt) => {
                     let mut withdraw = connection.prepare_cached(
                         "UPDATE attempts SET error = 'not_sent' WHERE id = ?1 AND status IS NULL AND error IS NULL",

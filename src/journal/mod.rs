@@ -6,13 +6,15 @@
 //!
 //! Reading order: [`record`](Attempt) (what is kept), `store` (the handle that the gateway holds),
 //! `writer` (the thread behind it), `health` (what both know), `database`, `checkpoint` and `schema` (the file), `prune`, `sends`,
-//! `query` and `support` (reading). `starts` is about answers that are given again, `named` about named exports; `transfer` about
+//! `query`, `find`, `search` and `support` (reading), `ship` (the journal of many gateways in one place). `starts` is about answers that are given again, `named` about named exports; `transfer` about
 //! files, which are no requests to Snyk.
 
 mod checkpoint;
+mod command;
 mod database;
 mod fault;
 mod file;
+mod find;
 mod health;
 mod named;
 mod prune;
@@ -20,8 +22,10 @@ mod query;
 mod record;
 mod row;
 mod schema;
+mod search;
 mod sends;
 mod settings;
+mod ship;
 mod starts;
 mod store;
 mod support;
@@ -31,13 +35,18 @@ mod transfer;
 mod writer;
 
 pub use fault::Unrecorded;
+pub use find::find;
 pub use named::{NamedChange, NamedKey, NamedRow, NamedView};
-pub use query::{Query, QueryError, StatusFilter, StatusFilterError, find, moment};
+pub use query::{Query, QueryError, StatusFilter, StatusFilterError, moment};
 pub(crate) use record::NOT_PROCESSED;
 pub use record::{Attempt, KeptStart, Served};
 pub use row::Row;
 pub use sends::{RecordedSend, RecordedSends};
 pub use settings::{Durability, OnFailure, Settings};
+pub use ship::{
+    DatabaseAddress, SCHEMA, ShipError, ShipSettings, ShipStatus, Shipping, find_shipped,
+    find_shipped_transfers, look_at,
+};
 pub use starts::FoundStart;
 pub use store::{AttemptReservation, Journal};
 pub use support::support;

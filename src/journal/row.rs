@@ -1,10 +1,10 @@
 //! One record, as it is read.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A request to the upstream, with the number of clients that it answered. Field names are those of the JSON and
 /// CSV that `exportgate requests` prints.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// The time of sending (RFC 3339, UTC).
     pub started: String,

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::ship::ShipSettings;
+
 /// `[journal]`.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -20,6 +22,8 @@ pub struct Settings {
     pub max_age: Duration,
     /// Most attempts that are kept.
     pub max_rows: u64,
+    /// The database of many gateways, where there is one.
+    pub ship: Option<ShipSettings>,
 }
 
 /// The failures that a committed record survives.

@@ -18,12 +18,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::error;
 use uuid::Uuid;
 
-use super::database::{Confirm, WriterCommand};
+use super::command::{Confirm, WriterCommand};
 use super::fault::Unrecorded;
 use super::named::{NamedChange, NamedJob, NamedRow};
 use super::record::{Attempt, Served};
 use super::sends::RecordedSends;
 use super::settings::Settings;
+use super::ship::Shipping;
 use super::starts::{ForgottenStarts, FoundStart, StartCommand, StartSearch};
 use super::transfer::TransferRecord;
 use super::writer::{Job, RETRY, Writer, WriterContext};
@@ -44,6 +45,7 @@ struct Inner {
     shared: WriterContext,
     path: PathBuf,
     max_wait: Duration,
+    shipping: Option<Shipping>,
     thread: Mutex<Option<Thread>>,
 }
 
@@ -64,7 +66,8 @@ impl Journal {
 
     /// [`Journal::open`], trying again after `retry`.
     pub(super) fn open_with_retry(settings: Settings, clock: Clock, retry: Duration) -> Self {
-        Self::start(settings, move |settings, shared, queue| {
+        let of_shipping = clock.clone();
+        Self::start(settings, of_shipping, move |settings, shared, queue| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_time()
                 .build()
@@ -77,11 +80,14 @@ impl Journal {
     /// Runs `body` on the writer's thread, and again where it panics.
     pub(super) fn start(
         settings: Settings,
+        clock: Clock,
         body: impl Fn(&Settings, &WriterContext, &mut mpsc::Receiver<Job>) + Send + 'static,
     ) -> Self {
         let (queue, mut jobs) = mpsc::channel(settings.max_pending);
         let (path, max_wait) = (settings.path.clone(), settings.max_wait);
         let shared = WriterContext::default();
+        let ship = settings.ship.clone();
+        let shipping = ship.map(|ship| Shipping::new(ship, path.clone(), clock, Arc::clone(&shared.noted)));
         let of_thread = shared.clone();
         let (end, ended) = oneshot::channel::<()>();
         let run = move || {
@@ -98,7 +104,7 @@ impl Journal {
             error!(%error, "journal thread not started; raise the limit on threads and restart");
         });
         let thread = Mutex::new(handle.ok().map(|handle| Thread { handle, ended }));
-        Self(Arc::new(Inner { queue, shared, path, max_wait, thread }))
+        Self(Arc::new(Inner { queue, shared, path, max_wait, shipping, thread }))
     }
 
     /// Records an attempt and the clients that it answered. `Ok` means committed; after [`Unrecorded::Failing`] it is written
@@ -153,6 +159,17 @@ impl Journal {
         let row = Arc::new(Mutex::new(None));
         self.submit(WriterCommand::Named(NamedJob { change, row: Arc::clone(&row) })).await?;
         row.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(Unrecorded::Failing)
+    }
+
+    /// The shipping of the records to the database of many gateways, where there is one.
+    #[must_use]
+    pub fn shipping(&self) -> Option<&Shipping> {
+        self.0.shipping.as_ref()
+    }
+
+    /// Takes the records up to `last` off the outbox.
+    pub(super) async fn shipped(&self, last: i64) -> Result<(), Unrecorded> {
+        self.submit(WriterCommand::Shipped(last)).await
     }
 
     /// Reads the requests of other processes, and waits for it as long as for a record.

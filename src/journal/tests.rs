@@ -11,6 +11,7 @@ use super::*;
 use crate::clock::Clock;
 
 mod failing;
+mod outbox;
 mod search;
 mod transfers;
 
@@ -24,6 +25,7 @@ fn settings(path: &Path) -> Settings {
         max_pending: 100,
         max_age: Duration::from_hours(24),
         max_rows: 1_000_000,
+        ship: None,
     }
 }
 

@@ -7,12 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::fault::JournalFault;
-use super::query::{self, QueryError};
+use super::find;
+use super::query::QueryError;
 use super::record::{capped, unix_ms};
+use super::search;
 
 /// A transfer that has ended.
 #[derive(Debug, Clone)]
@@ -48,7 +50,7 @@ pub struct TransferRecord {
 }
 
 /// A transfer, as it is read. Field names are those of the JSON and CSV that `exportgate transfers` prints.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TransferRow {
     /// The arrival of its request (RFC 3339, UTC).
     pub started: String,
@@ -130,11 +132,11 @@ pub(super) fn insert(connection: &Connection, transfer: &TransferRecord) -> rusq
 /// # Errors
 /// [`QueryError`].
 pub fn find_transfers(path: &Path, query: &TransferQuery) -> Result<Vec<TransferRow>, QueryError> {
-    query::reading(path, || search(path, query))
+    find::reading(path, || select(path, query))
 }
 
-fn search(path: &Path, query: &TransferQuery) -> Result<Vec<TransferRow>, JournalFault> {
-    let connection = query::open(path, None)?;
+fn select(path: &Path, query: &TransferQuery) -> Result<Vec<TransferRow>, JournalFault> {
+    let connection = find::open(path, None)?;
     let mut values = Vec::new();
     let mut filters = vec!["true".to_owned()];
     let mut filter = |condition: &str, value: Value| {
@@ -142,7 +144,7 @@ fn search(path: &Path, query: &TransferQuery) -> Result<Vec<TransferRow>, Journa
         filters.push(condition.replace('?', &format!("?{}", values.len())));
     };
     if let Some(id) = &query.id {
-        filter("? IN (request_id, export_id)", Value::Text(query::canonical(id)));
+        filter("? IN (request_id, export_id)", Value::Text(search::canonical(id)));
     }
     if let Some(client) = &query.client {
         filter("client = ?", Value::Text(client.clone()));

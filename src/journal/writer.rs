@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::database::{Database, WriterCommand};
+use super::command::WriterCommand;
+use super::database::Database;
 use super::fault::{JournalFault, Unrecorded};
 use super::health::JournalHealth;
 use super::prune::{self, Schedule};
@@ -45,6 +46,8 @@ pub(super) struct Job {
 pub(super) struct WriterContext {
     pub(super) health: Arc<JournalHealth>,
     pub(super) sends: Arc<SendsListener>,
+    /// Told when records are committed.
+    pub(super) noted: Arc<Notify>,
     /// Asks the thread to write what is queued and to end.
     pub(super) close: CancellationToken,
 }
@@ -164,6 +167,9 @@ impl Writer {
     /// Answers everybody in a group that is committed; `on_record` says whose attempt is on record.
     fn written(&mut self, group: Vec<Job>, on_record: &[bool]) {
         self.works();
+        if group.iter().any(|job| !matches!(job.command, WriterCommand::Shipped(_))) {
+            self.shared.noted.notify_one();
+        }
         let attempts = group
             .iter()
             .filter(|job| matches!(job.command, WriterCommand::Attempt(..) | WriterCommand::Transfer(_)))

@@ -115,7 +115,7 @@ pub async fn fetch(
 ///
 /// # Errors
 /// The roots cannot be read, or the handshake fails.
-#[cfg(feature = "shared")]
+#[cfg(any(feature = "postgres", feature = "shared"))]
 pub(crate) async fn tls_stream(
     stream: tokio::net::TcpStream,
     host: &str,

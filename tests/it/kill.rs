@@ -13,7 +13,7 @@ use crate::support::program::Program;
 use crate::support::{keep_file, results, scope};
 
 /// Asks over and over until the program is gone; the request ids of all answers that came whole.
-fn ask(
+pub(crate) fn ask(
     address: SocketAddr,
     targets: &[String],
     received: &Mutex<Vec<(String, bool)>>,

@@ -48,6 +48,8 @@ mod reload;
 mod rotation;
 #[cfg(feature = "shared")]
 mod second_tier;
+#[cfg(feature = "postgres")]
+mod ship;
 mod simulation;
 mod slow;
 mod sparing;

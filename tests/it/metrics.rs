@@ -204,6 +204,8 @@ async fn all_of_it_is_documented() {
         flag("shared.gateways", 1),
         flag("shared.own", 1),
         flag("shared.key_file", seal.display()),
+        // No database is there either.
+        flag("journal.ship_to", "postgresql://gate@/audit?host=/nonexistent"),
         flag("exports.weekly.scope", format!("org/{ORG}")),
         flag("exports.weekly.since", "all"),
     ]);

@@ -462,12 +462,12 @@ async fn lose_leader(signal_name: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_killed_is_taken_over_by_one() {
-    lose_leader("KILL").await;
+    Box::pin(lose_leader("KILL")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_was_stopped_stores_nothing_and_answers_its_own_clients() {
-    lose_leader("STOP").await;
+    Box::pin(lose_leader("STOP")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

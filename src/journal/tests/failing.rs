@@ -64,7 +64,7 @@ async fn a_thread_that_panics_begins_anew_and_what_it_had_in_hand_is_counted() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("journal.db");
     let panics = AtomicBool::new(true);
-    let journal = Journal::start(settings(&path), move |settings, shared, queue| {
+    let journal = Journal::start(settings(&path), Clock::system(), move |settings, shared, queue| {
         if panics.swap(false, Ordering::Relaxed) {
             drop(queue.blocking_recv());
             shared.health.in_hand.store(1, Ordering::Relaxed);

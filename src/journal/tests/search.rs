@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::*;
-use crate::journal::database::{Database, WriterCommand};
+use crate::journal::command::WriterCommand;
+use crate::journal::database::Database;
 use crate::journal::sends::{SendsListener, SendsReader};
 
 const CLIENTS: [&str; 4] = ["alice", "bob", "carol", "dave"];

@@ -8,6 +8,8 @@ pub(crate) mod h2;
 #[cfg(feature = "shared")]
 pub(crate) mod namespace;
 pub(crate) mod pki;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 pub(crate) mod program;
 pub(crate) mod raw;
 #[cfg(feature = "shared")]
