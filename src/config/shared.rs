@@ -40,9 +40,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
     }
     let parsed = parse(&url, allow_plain).map_err(|what| r.invalid("shared.url", what)).ok()?;
     let (address, database) = parsed;
-    if identity.is_some() && !matches!(address, EngineAddress::Tcp { is_tls: true, .. }) {
-        r.invalid("shared.client_certificate", "is shown by TLS alone: write rediss:// in shared.url");
-    }
+    check_identity(r, identity.as_ref(), &address);
     let settings = Settings {
         address,
         database,
@@ -65,11 +63,17 @@ fn identity(r: &mut Reader<'_>) -> Option<ClientIdentity> {
     if certificate.is_some() != key.is_some() {
         r.problem("shared", "", "set shared.client_certificate and shared.client_key together");
     }
-    let identity = ClientIdentity { certificate: certificate?, key: key? };
+    Some(ClientIdentity { certificate: certificate?, key: key? })
+}
+
+fn check_identity(r: &mut Reader<'_>, identity: Option<&ClientIdentity>, address: &EngineAddress) {
+    let Some(identity) = identity else { return };
+    if !matches!(address, EngineAddress::Tcp { is_tls: true, .. }) {
+        r.invalid("shared.client_certificate", "is shown by TLS alone: write rediss:// in shared.url");
+    }
     if let Err(error) = identity.check() {
         r.invalid("shared.client_certificate", error_text(&error));
     }
-    Some(identity)
 }
 
 fn check_prefix(r: &mut Reader<'_>, prefix: &str) {

@@ -134,11 +134,14 @@ impl Shared {
         let sequence = inner.purge(exports).await?;
         let mut pause = PAUSES.0;
         loop {
-            let gateways = inner.gateways(sequence).await?;
+            let mut gateways = inner.gateways(sequence).await?;
+            if !gateways.iter().any(|gateway| gateway.name == inner.name) {
+                // The engine has lost their names, and learns them again from their beats.
+                let (name, silence) = (inner.name.clone(), Duration::ZERO);
+                gateways.push(GatewayPurge { name, has_applied: false, silence });
+            }
             let left = until.saturating_duration_since(inner.clock.now().mono);
-            // One that is not among them itself knows nothing of the others.
-            let is_known = gateways.iter().any(|gateway| gateway.name == inner.name);
-            if left.is_zero() || (is_known && gateways.iter().all(|gateway| gateway.has_applied)) {
+            if left.is_zero() || gateways.iter().all(|gateway| gateway.has_applied) {
                 return Ok(gateways);
             }
             tokio::time::sleep(pause.min(left)).await;
