@@ -24,7 +24,7 @@ pub(super) const CUT_OFF: Duration = Duration::from_hours(1);
 /// The sequence that a gateway tells when it leaves.
 const LEFT: i64 = -1;
 /// Bounds of the pause between two looks at who has applied a purge.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(10));
 
 /// The exports that a purge takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
