@@ -22,7 +22,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
     let user = r.text("shared.user");
     let password_file = password_file(r, "shared.password_file");
     let ca_file = r.path("shared.ca_file");
-    let identity = identity(r, &url);
+    let identity = identity(r);
     let allow_plain = r.boolean("shared.allow_plain_text");
     let prefix = prefix(r);
     let gateways = r.number("shared.gateways", 1..=1_000);
@@ -37,6 +37,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
         return None;
     }
     let (address, database) = parse(&url, allow_plain).map_err(|what| r.invalid("shared.url", what)).ok()?;
+    check_identity(r, identity.as_ref(), &address);
     let settings = Settings {
         address,
         database,
@@ -58,20 +59,22 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
 }
 
 /// The certificate for the engine, and its key.
-fn identity(r: &mut Reader<'_>, url: &str) -> Option<ClientIdentity> {
+fn identity(r: &mut Reader<'_>) -> Option<ClientIdentity> {
     let (certificate, key) = (r.path("shared.client_certificate"), r.path("shared.client_key"));
     if certificate.is_some() != key.is_some() {
         r.problem("shared", "", "set shared.client_certificate and shared.client_key together");
     }
-    if certificate.is_some() && !url.is_empty() && !url.starts_with("rediss:") && !url.starts_with("valkeys:")
-    {
+    Some(ClientIdentity { certificate: certificate?, key: key? })
+}
+
+fn check_identity(r: &mut Reader<'_>, identity: Option<&ClientIdentity>, address: &EngineAddress) {
+    let Some(identity) = identity else { return };
+    if !matches!(address, EngineAddress::Tcp { is_tls: true, .. }) {
         r.invalid("shared.client_certificate", "is shown by TLS alone: write rediss:// in shared.url");
     }
-    let identity = ClientIdentity { certificate: certificate?, key: key? };
     if let Err(error) = identity.check() {
         r.invalid("shared.client_certificate", error_text(&error));
     }
-    Some(identity)
 }
 
 fn prefix(r: &mut Reader<'_>) -> String {

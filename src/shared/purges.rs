@@ -26,7 +26,7 @@ const LEFT: i64 = -1;
 /// A script without arguments of its own.
 const NO_ARGUMENTS: &[&str] = &[];
 /// Bounds of the pause between two looks at who has applied a purge.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(10));
 
 /// The exports that a purge takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,16 +133,15 @@ impl Shared {
     pub async fn purge(&self, exports: PurgedExports) -> Result<Vec<GatewayPurge>, EngineError> {
         let inner = &self.0;
         let until = inner.clock.now().mono + inner.settings.purge_wait;
-        let sequence = inner.purge(exports).await?;
-        let mut pause = PAUSES.0;
+        let (mut sequence, mut pause) = (None, PAUSES.0);
         loop {
-            let gateways = inner.gateways(sequence).await?;
+            let looked = inner.purge_and_look(exports, &mut sequence).await;
             let left = until.saturating_duration_since(inner.clock.now().mono);
-            // One that is not among them itself knows nothing of the others.
-            let is_known = gateways.iter().any(|gateway| gateway.name == inner.name);
-            if left.is_zero() || (is_known && gateways.iter().all(|gateway| gateway.has_applied)) {
-                return Ok(gateways);
+            let is_done = |gateways: &Vec<GatewayPurge>| gateways.iter().all(|gateway| gateway.has_applied);
+            if left.is_zero() || looked.as_ref().is_ok_and(is_done) {
+                return looked;
             }
+            // An engine that did not answer may do so the next time, and a purge may be made twice.
             tokio::time::sleep(pause.min(left)).await;
             pause = (pause * 2).min(PAUSES.1);
         }
@@ -182,6 +181,25 @@ impl Shared {
 }
 
 impl Engine {
+    /// Purges, unless it has a number by now, and looks at who has applied it.
+    async fn purge_and_look(
+        &self,
+        exports: PurgedExports,
+        sequence: &mut Option<i64>,
+    ) -> Result<Vec<GatewayPurge>, EngineError> {
+        let number = match *sequence {
+            Some(number) => number,
+            None => *sequence.insert(self.purge(exports).await?),
+        };
+        let mut gateways = self.gateways(number).await?;
+        if !gateways.iter().any(|gateway| gateway.name == self.name) {
+            // The engine has lost their names, and learns them again from their beats.
+            let (name, silence) = (self.name.clone(), Duration::ZERO);
+            gateways.push(GatewayPurge { name, has_applied: false, silence });
+        }
+        Ok(gateways)
+    }
+
     async fn purge(&self, exports: PurgedExports) -> Result<i64, EngineError> {
         let prefix = &self.settings.prefix;
         let mut keys = vec![self.fleet_key(), self.purges_key()];

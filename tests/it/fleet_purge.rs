@@ -33,6 +33,8 @@ impl Group {
                 flag("shared.url", relay.url()),
                 flag("shared.gateways", 4),
                 flag("shared.purge_wait", purge_wait),
+                // A busy machine is no engine that is away.
+                flag("shared.timeout", "1s"),
                 // A second shows what a minute would.
                 flag("budget.per_second", 600),
                 flag("budget.per_minute", 36_000),
@@ -110,7 +112,7 @@ async fn status(world: &World) -> Value {
 /// The exports that are stored, by name.
 async fn stored(world: &World) -> Vec<String> {
     let listed = world.get(&format!("{}/api/exports", world.admin)).await.json();
-    let ids = listed["exports"].as_array().unwrap().iter();
+    let ids = listed["exports"].as_array().unwrap_or_else(|| panic!("{listed}")).iter();
     let mut ids: Vec<_> = ids.map(|export| export["export_id"].as_str().unwrap().to_owned()).collect();
     ids.sort();
     ids
