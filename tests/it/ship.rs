@@ -237,8 +237,12 @@ async fn kills_of_the_gateway_while_the_database_stands_still_lose_nothing_and_d
                 // At a different moment each time.
                 if count == 3 * (round % 7) {
                     match round % 3 {
+                        // It stands still until the middle of the next round: gateways are killed and start meanwhile.
                         0 => database.signal_all("STOP"),
-                        1 => database.stop("QUIT"),
+                        1 => {
+                            database.signal_all("CONT");
+                            database.stop("QUIT");
+                        }
                         _ => {}
                     }
                 }
@@ -246,15 +250,11 @@ async fn kills_of_the_gateway_while_the_database_stands_still_lose_nothing_and_d
             program.kill();
         });
         answered.extend(received.into_inner().unwrap().into_iter().filter(|(_, hit)| !hit).map(|(id, _)| id));
-        match round % 3 {
-            // Two rounds long it stands still, or is gone.
-            0 if round % 2 == 0 => database.signal_all("CONT"),
-            1 => database.restart(),
-            _ => {
-                database.signal_all("CONT");
-            }
+        if round % 3 == 1 {
+            database.restart();
         }
     }
+    database.signal_all("CONT");
     // It is back: a gateway that starts on this disk ships the rest.
     let variables = database.variables();
     let env: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
