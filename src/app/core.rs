@@ -16,6 +16,7 @@ use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
 use crate::named::{Named, NamedParts};
 use crate::retrieval::{self, Retrieval, RetrievalSettings};
+use crate::shared::Shared;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
@@ -76,6 +77,7 @@ impl Core {
             metrics: Arc::clone(&parts.metrics),
             shutdown: parts.shutdown.clone(),
             upstream: parts.upstream.root().to_string(),
+            shared: fleet.as_ref().map(Fleet::shared).filter(Shared::has_answers),
         };
         let named_exports = Named::new(&config.named, named_parts);
         let with = Collaborators {

@@ -122,6 +122,35 @@ impl NamedState {
         serde_json::to_string(self).ok()
     }
 
+    /// The state as another gateway reads it: with the time of this one's clock.
+    pub(super) fn to_fleet(text: &str, now_ms: u64) -> String {
+        format!("{now_ms}\n{text}")
+    }
+
+    /// A state that another gateway put `age` ago, in our own time. Clocks that differ by no more than a second are taken as equal.
+    pub(super) fn of_fleet(text: &str, age: Duration, now_ms: u64) -> Option<Self> {
+        let (then, text) = text.split_once('\n')?;
+        let (then, mut state) = (then.parse::<u64>().ok()?, serde_json::from_str::<Self>(text).ok()?);
+        let ours = now_ms.saturating_sub(span_ms(age));
+        if ours.abs_diff(then) > span_ms(AHEAD) {
+            let moved = |time: u64| (time + ours).saturating_sub(then);
+            state.times().into_iter().flatten().for_each(|time| *time = moved(*time));
+            state.next_turn_ms = moved(state.next_turn_ms);
+        }
+        Some(state)
+    }
+
+    /// True if something has happened in it since the last that happened in the other.
+    pub(super) fn is_newer_than(&self, other: &Self) -> bool {
+        self.newest_ms() > other.newest_ms().saturating_add(span_ms(AHEAD))
+    }
+
+    /// The time of the last that happened; 0 in a state in which nothing has.
+    fn newest_ms(&self) -> u64 {
+        let mut events = Self { created_ms: 0, ..self.clone() };
+        events.times().into_iter().flatten().map(|time| *time).max().unwrap_or_default()
+    }
+
     pub(super) fn is_due(&self, pace: Pace, now_ms: u64) -> bool {
         let left = self.next_turn_ms.saturating_sub(now_ms);
         self.pending.is_none() && (left == 0 || left > pace.longest_ms())
@@ -129,18 +158,7 @@ impl NamedState {
 
     /// Takes what is ahead as now, after the clock went back; the next turn keeps its distance. Gives true if it did so.
     pub(super) fn settle(&mut self, now_ms: u64) -> bool {
-        let current = self.current.as_mut();
-        let (made, proven) = current.map(|one| (&mut one.made_ms, &mut one.proven_ms)).unzip();
-        let times = [
-            Some(&mut self.created_ms),
-            Some(&mut self.turn_began_ms),
-            self.claimed.as_mut().map(|one| &mut one.at_ms),
-            self.pending.as_mut().map(|one| &mut one.started_ms),
-            made,
-            proven,
-            self.failure.as_mut().map(|one| &mut one.at_ms),
-            self.columns_changed.as_mut().map(|one| &mut one.at_ms),
-        ];
+        let times = self.times();
         // The newest of them is from when the next turn was set, or later.
         let newest = times.iter().flatten().map(|time| **time).max().unwrap_or_default();
         let ahead = newest.saturating_sub(now_ms);
@@ -150,6 +168,22 @@ impl NamedState {
         times.into_iter().flatten().for_each(|time| *time = now_ms.min(*time));
         self.next_turn_ms = self.next_turn_ms.saturating_sub(ahead);
         true
+    }
+
+    /// The times of all that has happened.
+    fn times(&mut self) -> [Option<&mut u64>; 8] {
+        let current = self.current.as_mut();
+        let (made, proven) = current.map(|one| (&mut one.made_ms, &mut one.proven_ms)).unzip();
+        [
+            Some(&mut self.created_ms),
+            Some(&mut self.turn_began_ms),
+            self.claimed.as_mut().map(|one| &mut one.at_ms),
+            self.pending.as_mut().map(|one| &mut one.started_ms),
+            made,
+            proven,
+            self.failure.as_mut().map(|one| &mut one.at_ms),
+            self.columns_changed.as_mut().map(|one| &mut one.at_ms),
+        ]
     }
 
     /// Counts a try before its start is sent. Whoever finds the state without its end makes the next try.

@@ -205,7 +205,12 @@ impl Shared {
         claimed.or_else(|| lead(place, fence, &reply))
     }
 
-    async fn claimed(&self, place: &Place, fence: &str, claim: Claim<'_>) -> Result<ScriptReply, EngineError> {
+    async fn claimed(
+        &self,
+        place: &Place,
+        fence: &str,
+        claim: Claim<'_>,
+    ) -> Result<ScriptReply, EngineError> {
         let age = |age: Option<Duration>| age.map_or(-1, milliseconds).to_string();
         let own = [
             place.question.clone(),
@@ -309,7 +314,7 @@ fn lead(place: &Place, fence: String, reply: &ScriptReply) -> Option<Claimed> {
 }
 
 /// Half of a SHA-256 in hex.
-fn hashed(text: &str) -> String {
+pub(super) fn hashed(text: &str) -> String {
     use std::fmt::Write as _;
     digest(&SHA256, text.as_bytes()).as_ref().iter().take(16).fold(String::new(), |mut name, byte| {
         let _ = write!(name, "{byte:02x}");

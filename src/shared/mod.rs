@@ -18,6 +18,7 @@ mod drift;
 mod error;
 mod examination;
 mod flight;
+mod named;
 mod script;
 mod seal;
 mod settings;
@@ -41,7 +42,10 @@ use status::{Counts, StateLog};
 
 pub use error::EngineError;
 pub use examination::{Finding, Judgement, examine};
-pub use flight::{Claim, Claimed, FlightStart, KeptValue, Landed, Landing, Landings, Lead, Place, export_name};
+pub use flight::{
+    Claim, Claimed, FlightStart, KeptValue, Landed, Landing, Landings, Lead, Place, export_name,
+};
+pub use named::{NamedAct, NamedPlace, NamedSeen};
 pub use seal::SealKeys;
 pub use settings::{EngineAddress, Settings};
 pub use status::{EngineState, SharedStatus};

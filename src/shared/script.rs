@@ -20,6 +20,7 @@ const BEAT: &str = concat!(include_str!("epoch.lua"), include_str!("beat.lua"));
 const CLAIM: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("claim.lua"));
 const RENEW: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("renew.lua"));
 const LAND: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("land.lua"));
+const NAMED: &str = concat!(include_str!("epoch.lua"), include_str!("named.lua"));
 
 /// A script on the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,10 +35,13 @@ pub(super) enum Script {
     Renew,
     /// Ends a flight.
     Land,
+    /// The state of a named export.
+    Named,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 5] = [Self::Reserve, Self::Beat, Self::Claim, Self::Renew, Self::Land];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Reserve, Self::Beat, Self::Claim, Self::Renew, Self::Land, Self::Named];
 
     pub(super) const fn text(self) -> &'static str {
         match self {
@@ -46,6 +50,7 @@ impl Script {
             Self::Claim => CLAIM,
             Self::Renew => RENEW,
             Self::Land => LAND,
+            Self::Named => NAMED,
         }
     }
 
@@ -54,7 +59,7 @@ impl Script {
         match self {
             Self::Reserve => 5,
             Self::Beat => 3,
-            Self::Claim | Self::Renew | Self::Land => 1,
+            Self::Claim | Self::Renew | Self::Land | Self::Named => 1,
         }
     }
 }
