@@ -132,8 +132,15 @@ impl FleetRow {
         }
     }
 
-    /// Lets another gateway go on.
-    pub(super) async fn leave(&self, memory: &FleetMemory) {
+    /// Lets another gateway go on, from `state` where the engine does not have that yet.
+    pub(super) async fn leave(&self, memory: &FleetMemory, state: Option<&NamedState>, now_ms: u64) {
+        if let Some(state) = state.filter(|_| memory.is_behind).and_then(NamedState::to_text) {
+            let seen = self.shared.look_named(&self.place, &self.holder, NamedAct::Take, memory.fence).await;
+            if let Ok(seen) = seen {
+                let text = NamedState::to_fleet(&state, now_ms);
+                let _ = self.shared.put_named(&self.place, &self.holder, &seen, &text).await;
+            }
+        }
         let _ = self.shared.look_named(&self.place, &self.holder, NamedAct::Leave, memory.fence).await;
     }
 }

@@ -104,7 +104,8 @@ impl TurnTask {
             let change = NamedChange { key, holder, fence: None, is_last: true, change: Box::new(|_| None) };
             let _ = self.parts().journal.change_named(change).await;
             if let Some(fleet) = &self.export.fleet {
-                fleet.leave(&*self.export.memory.lock().await).await;
+                let memory = self.export.memory.lock().await;
+                fleet.leave(&memory, self.export.state().as_deref(), self.now_ms()).await;
             }
         }
     }

@@ -28,6 +28,7 @@ mod file_transfers;
 mod files_access;
 #[cfg(feature = "shared")]
 mod fleet;
+mod fleet_named;
 mod floods;
 mod forwarding;
 mod framing;
