@@ -97,7 +97,7 @@ impl FleetRow {
         }
         let is_same = fence.and_then(|fence| fence.fleet).is_none_or(|before| before == seen.fence);
         let news = seen.state.as_ref().filter(|_| seen.version != memory.version);
-        let offered = news.and_then(|(text, age)| NamedState::of_fleet(text, *age, now_ms));
+        let offered = news.and_then(|text| NamedState::of_fleet(text, seen.age, now_ms));
         FleetLook { may_act: seen.is_held && is_same, offered, seen: Some(seen), patience_ms: 0 }
     }
 
@@ -134,12 +134,13 @@ impl FleetRow {
 
     /// Lets another gateway go on, from `state` where the engine does not have that yet.
     pub(super) async fn leave(&self, memory: &FleetMemory, state: Option<&NamedState>, now_ms: u64) {
-        if let Some(state) = state.filter(|_| memory.is_behind).and_then(NamedState::to_text) {
-            let seen = self.shared.look_named(&self.place, &self.holder, NamedAct::Take, memory.fence).await;
-            if let Ok(seen) = seen {
-                let text = NamedState::to_fleet(&state, now_ms);
-                let _ = self.shared.put_named(&self.place, &self.holder, &seen, &text).await;
-            }
+        let seen = self.shared.look_named(&self.place, &self.holder, NamedAct::Take, memory.fence).await;
+        if let (Ok(seen), Some(state)) = (seen, state.and_then(NamedState::to_text))
+            && seen.is_held
+            && (memory.is_behind || seen.state.is_none())
+        {
+            let text = NamedState::to_fleet(&state, now_ms);
+            let _ = self.shared.put_named(&self.place, &self.holder, &seen, &text).await;
         }
         let _ = self.shared.look_named(&self.place, &self.holder, NamedAct::Leave, memory.fence).await;
     }

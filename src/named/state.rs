@@ -127,11 +127,12 @@ impl NamedState {
         format!("{now_ms}\n{text}")
     }
 
-    /// A state that another gateway put `age` ago, in our own time. Clocks that differ by no more than a second are taken as equal.
-    pub(super) fn of_fleet(text: &str, age: Duration, now_ms: u64) -> Option<Self> {
+    /// A state that another gateway put `age` ago, in our own time. Where the age is not known, and up to a second, the clocks
+    /// are taken as equal.
+    pub(super) fn of_fleet(text: &str, age: Option<Duration>, now_ms: u64) -> Option<Self> {
         let (then, text) = text.split_once('\n')?;
         let (then, mut state) = (then.parse::<u64>().ok()?, serde_json::from_str::<Self>(text).ok()?);
-        let ours = now_ms.saturating_sub(span_ms(age));
+        let ours = age.map_or(then, |age| now_ms.saturating_sub(span_ms(age)));
         if ours.abs_diff(then) > span_ms(AHEAD) {
             let moved = |time: u64| (time + ours).saturating_sub(then);
             state.times().into_iter().flatten().for_each(|time| *time = moved(*time));

@@ -51,8 +51,10 @@ pub struct NamedSeen {
     pub fence: i64,
     /// The number of the state: another one for each change.
     pub version: i64,
-    /// The state, and its age by the engine's clock; `None` if there is none, or it does not open.
-    pub state: Option<(String, Duration)>,
+    /// The state; `None` if there is none, or it does not open.
+    pub state: Option<String>,
+    /// Its age by the engine's clock, if that is known.
+    pub age: Option<Duration>,
 }
 
 impl Shared {
@@ -75,12 +77,13 @@ impl Shared {
         let own = own(holder, act, fence);
         let reply = self.0.call(Script::Named, &self.named_keys(place), &own).await?;
         let opened = self.0.settings.seal.as_ref().and_then(|keys| keys.open(&place.context, reply.bytes(5)));
-        let age = duration(reply.number(6)?.max(0));
+        let age = Some(reply.number(6)?).filter(|age| *age >= 0).map(duration);
         Ok(NamedSeen {
             is_held: reply.number(2)? == 1,
             fence: reply.number(3)?,
             version: reply.number(4)?,
-            state: opened.and_then(|state| Some((String::from_utf8(state).ok()?, age))),
+            state: opened.and_then(|state| String::from_utf8(state).ok()),
+            age,
         })
     }
 

@@ -1,7 +1,5 @@
 //! Named exports of gateways with a journal each, on a real engine: one start a turn for all of them (0020).
 
-use std::time::Duration;
-
 use exportgate::fake::Fake;
 use exportgate::shared::SealKeys;
 use tempfile::TempDir;
