@@ -229,6 +229,14 @@ impl Exchange {
         (self.origin, self.snyk_id, self.sending, self.refused) = (None, None, None, None);
     }
 
+    /// True if the answer came from another gateway for this request.
+    pub(super) const fn is_taken(&self) -> bool {
+        match self.origin {
+            Some(Origin::Fresh { is_taken, .. } | Origin::Upstream(Forward { is_taken, .. })) => is_taken,
+            Some(Origin::Stale { .. } | Origin::SharedStart { .. }) | None => false,
+        }
+    }
+
     /// The `Age` of a stored answer, in seconds.
     const fn age(&self) -> Option<u64> {
         match self.origin {

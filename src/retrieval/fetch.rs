@@ -12,14 +12,14 @@ use uuid::Uuid;
 use super::answer::{Cause, Fetched, NoAnswer, Sending};
 use super::attempt::{self, Draft};
 use super::equal_starts::kept;
-use super::fleet::{Elsewhere, FleetLead, Sought};
+use super::fleet::{Elsewhere, Sought};
 use super::flights::Leader;
 use super::question::{Asker, Question};
 use super::reading::{self, Reading};
 use super::verdict::{CredentialVerdict, Repeat, Reply, Verdict};
 use super::{Retrieval, fields, record, response_fields};
 use crate::admission::RequestSlot;
-use crate::cache::{self, CacheKey, Entry, NotStored, Purges, WholeAnswer};
+use crate::cache::{self, CacheKey, Entry, NotStored, WholeAnswer};
 use crate::clock::Now;
 use crate::credential::{Authorization, Unavailable};
 use crate::export::{Document, Id};
@@ -61,11 +61,15 @@ impl Fetch {
     /// Gets the answer and completes the flight. The record is committed before anybody is answered, also from the cache.
     pub(super) async fn run(mut self) {
         let purges = self.retrieval.cache.purges();
-        // 0. Look for what other gateways have. Who looks is boxed, too.
-        let lead = match Box::pin(self.look_elsewhere()).await {
-            Elsewhere::Found(fetched) => return self.hand_on(fetched, purges),
-            Elsewhere::Left(no_answer) => return self.leader.complete(Err(no_answer)),
-            Elsewhere::Ask(lead) => lead,
+        // 0. Look for what other gateways have.
+        let (lead, purges) = match &self.retrieval.fleet {
+            None => (None, purges),
+            Some(_) => match Box::pin(self.look_elsewhere()).await {
+                Elsewhere::Found(fetched) => return self.hand_on(fetched, purges),
+                Elsewhere::Left(no_answer) => return self.leader.complete(Err(no_answer)),
+                // Whatever was purged by now, it is asked for after that.
+                Elsewhere::Ask(lead) => (lead, self.retrieval.cache.purges()),
+            },
         };
         self.leader.asks();
         let is_polled = self.sought.is_polled();
@@ -118,24 +122,6 @@ impl Fetch {
             && !self.question.is_start()
         {
             return self.leader.complete(Err(no_answer));
-        }
-        self.leader.complete(result);
-    }
-
-    /// Completes the flight with another gateway's answer. It is on record there.
-    fn hand_on(mut self, fetched: Arc<Fetched>, purges: Purges) {
-        if let Some((entry, key)) = fetched.entry.clone().zip(self.key) {
-            self.retrieval.cache.store(&key, entry, purges);
-        }
-        let _ = self.leader.close();
-        self.leader.complete(Ok(fetched));
-    }
-
-    /// Completes the flight without an answer.
-    async fn fail(self, lead: Option<FleetLead>, no_answer: NoAnswer) {
-        let result = Err(no_answer);
-        if let Some(lead) = lead {
-            lead.land(&result, false, self.retrieval.clock.now()).await;
         }
         self.leader.complete(result);
     }

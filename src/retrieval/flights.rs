@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::polls::Waiters;
+use super::question::Newness;
 use crate::cache::CacheKey;
 use crate::journal::Served;
 
@@ -29,17 +30,6 @@ pub(super) struct Flights<T> {
     max_followers: usize,
     /// True if flights look at what other gateways have first.
     look: bool,
-}
-
-/// The age of the answers that an asker takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Newness {
-    /// Any, of those that may be stored.
-    Any,
-    /// Not any.
-    Particular,
-    /// It is to be made after the question.
-    Anew,
 }
 
 #[derive(Debug)]
@@ -463,6 +453,24 @@ mod tests {
         let _ = leader.answered();
         assert!(matches!(anew(3), Ok(Role::Leader(..))));
         assert!(matches!(join(&flights, "a", 4), Role::Follower(_)));
+    }
+
+    #[test]
+    fn who_does_not_take_any_answer_joins_no_flight_that_may_find_one() {
+        let flights = Flights::<u8>::new(10, true);
+        let join = |n, newness| flights.join(&key("a"), member(n), newness, || None::<()>);
+        let Ok(Role::Leader(leader, _first)) = join(1, Newness::Any) else { panic!("first leads") };
+        assert!(leader.looks());
+        assert!(matches!(join(2, Newness::Any), Ok(Role::Follower(_))));
+        // They have one beside it, and share that.
+        let Ok(Role::Leader(beside, _second)) = join(3, Newness::Particular) else { panic!("it leads") };
+        assert!(!beside.looks());
+        assert!(matches!(join(4, Newness::Anew), Ok(Role::Follower(_))));
+        // Once Snyk is asked, it is for all.
+        leader.asks();
+        assert!(matches!(join(5, Newness::Anew), Ok(Role::Follower(_))));
+        drop((leader, beside));
+        assert!(matches!(join(6, Newness::Anew), Ok(Role::Leader(leader, _)) if !leader.looks()));
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ if asked and now - landed < tonumber(life) and is_taken(asked, ARGV[8]) then
   if value then
     return {'ok', now, 'answer', value, now - asked, now - landed}
   end
-  if since > 0 then
+  if since > 0 and tonumber(asked) >= since then
     return {'ok', now, 'failed'}
   end
 end

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use exportgate::clock::Clock;
 use exportgate::fake::{Fake, Script, Settings, State};
 use exportgate::shared::{
-    self, Claim, Claimed, EngineAddress, FleetNews, Landing, Lead, Place, SealKeys, Shared, export_name,
+    self, Claimed, EngineAddress, FleetNews, FlightClaim, FlightPlace, Landing, Lead, SealKeys, Shared,
+    export_name,
 };
 use tempfile::TempDir;
 
@@ -48,12 +49,12 @@ async fn member(engine: &Engine, key: &str, lease: Duration) -> Shared {
     shared
 }
 
-fn place(question: &str) -> Place {
-    Place::of_export("the-org", "the-export", question)
+fn place(question: &str) -> FlightPlace {
+    FlightPlace::of_export("the-org", "the-export", question)
 }
 
-fn any() -> Claim<'static> {
-    Claim { entry: ANY, follows: true, ..Claim::default() }
+fn any() -> FlightClaim<'static> {
+    FlightClaim { entry: ANY, follows: true, ..FlightClaim::default() }
 }
 
 async fn lead(shared: &Shared, question: &str) -> Lead {
@@ -75,18 +76,18 @@ async fn a_claim_finds_what_was_landed_and_nothing_that_does_not_open() {
     let (first, second) = (member(&engine, &key, lease).await, member(&engine, &key, lease).await);
     let leading = lead(&first, "a").await;
     let Some(Claimed::Wait(since)) = second.claim(&place("a"), any()).await else { panic!("it waits") };
-    let busy = second.claim(&place("a"), Claim::default()).await;
+    let busy = second.claim(&place("a"), FlightClaim::default()).await;
     assert!(matches!(busy, Some(Claimed::Busy)), "{busy:?}");
     let mut landings = second.landings();
     let here = place("a");
     let (landed, ()) = tokio::join!(first.land(&leading, entry(b"the value")), landings.next(&here));
     assert!(landed.unwrap().is_ours);
-    let followed = Claim { since: Some(since), follows: true, ..Claim::default() };
+    let followed = FlightClaim { since: Some(since), follows: true, ..FlightClaim::default() };
     let Some(Claimed::Entry(kept)) = second.claim(&place("a"), followed).await else { panic!("an entry") };
     assert_eq!(kept.value, b"the value");
     assert!(kept.life.duration_since(kept.landed) <= LIFE);
     // Not for whoever knows it, or wants more of it.
-    for claim in [Claim { known: "tag", ..any() }, Claim { least_life: LIFE, ..any() }] {
+    for claim in [FlightClaim { known: "tag", ..any() }, FlightClaim { least_life: LIFE, ..any() }] {
         let claimed = second.claim(&place("a"), claim).await;
         assert!(matches!(claimed, Some(Claimed::Lead(_))), "{claimed:?}");
         engine.ask(&["HDEL", &hash(), &field(&engine, "flight")]);
@@ -120,7 +121,7 @@ async fn other_answers_live_for_those_who_follow_or_poll() {
     let key = SealKeys::generate().unwrap();
     let shared = member(&engine, &key, Duration::from_secs(5)).await;
     let answer = |is_kept| Landing::Answer { value: b"pending", is_kept };
-    let since = |since| Claim { since: Some(since), ..Claim::default() };
+    let since = |since| FlightClaim { since: Some(since), ..FlightClaim::default() };
     for (landing, is_followed) in [(answer(false), false), (answer(false), true), (Landing::Failed, true)] {
         let leading = lead(&shared, "a").await;
         let mut start = None;
@@ -129,12 +130,12 @@ async fn other_answers_live_for_those_who_follow_or_poll() {
             start = Some(at);
         }
         shared.land(&leading, landing).await.unwrap();
-        let claim = start.map_or_else(Claim::default, since);
+        let claim = start.map_or_else(FlightClaim::default, since);
         let claimed = shared.claim(&place("a"), claim).await;
         match landing {
             Landing::Failed => assert!(matches!(claimed, Some(Claimed::Failed)), "{claimed:?}"),
             _ if is_followed => assert!(matches!(claimed, Some(Claimed::Answer(_))), "{claimed:?}"),
-            _ => {
+            Landing::Answer { .. } | Landing::Entry { .. } | Landing::Left => {
                 let Some(Claimed::Lead(lead)) = claimed else { panic!("{claimed:?}") };
                 shared.land(&lead, Landing::Left).await.unwrap();
             }
@@ -149,7 +150,7 @@ async fn other_answers_live_for_those_who_follow_or_poll() {
     // A poller takes what is new enough for it.
     let leading = lead(&shared, "c").await;
     shared.land(&leading, answer(true)).await.unwrap();
-    let aged = |age| Claim { answer: Some(Duration::from_secs(age)), ..Claim::default() };
+    let aged = |age| FlightClaim { answer: Some(Duration::from_secs(age)), ..FlightClaim::default() };
     assert!(matches!(shared.claim(&place("c"), aged(60)).await, Some(Claimed::Answer(_))));
     assert!(matches!(shared.claim(&place("c"), aged(0)).await, Some(Claimed::Lead(_))));
 }
@@ -534,6 +535,8 @@ async fn nothing_that_can_be_read_is_on_the_engine() {
         "yes",
         "--slowlog-log-slower-than",
         "0",
+        "--rdbcompression",
+        "no",
         "--slowlog-max-len",
         "5000",
     ]);
@@ -560,7 +563,7 @@ async fn nothing_that_can_be_read_is_on_the_engine() {
         seen.push((file.display().to_string(), read(&file)));
     }
     assert!(seen.len() >= 4, "a database and a log of commands: {:?}", engine.files());
-    assert!(seen.iter().all(|(_, text)| text.contains("exportgate:x:")));
+    assert!(seen.iter().filter(|(_, text)| text.contains("exportgate:x:")).count() >= 4);
     let links = gateways.fake().signatures();
     assert!(!links.is_empty());
     for (place, text) in &seen {
@@ -611,4 +614,51 @@ async fn an_engine_that_dies_in_a_flight_holds_nobody_up() {
         assert_eq!(gateways.hits() - before, 2);
         gateways.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_near_its_end_is_fetched_again_by_one_gateway() {
+    let engine = Engine::start(&[]);
+    let gateways = Gateways::start(&engine, 2, &[], Script::default()).await;
+    let [first, second] = [0, 1].map(|at| &gateways.worlds[at]);
+    gateways.fake().put_export(&scope(), "e1", State::Finished);
+    for world in [first, second] {
+        assert_eq!(world.get(&results("e1")).await.status, 200);
+    }
+    // The last tenth.
+    let later = 2_600;
+    gateways.fake().step_clock(later);
+    for world in [first, second] {
+        world.clock.step_wall(later);
+    }
+    let before = gateways.hits();
+    let gate = gateways.fake().hold();
+    assert!(first.get(&results("e1")).await.is_hit());
+    gateways.fake().wait_for_hits(before + 1).await;
+    // While one asks, the other leaves it.
+    assert!(second.get(&results("e1")).await.is_hit());
+    drop(gate);
+    poll_hits(first, 2_000).await;
+    // The next to try it, ten seconds on, finds what the first one got.
+    second.clock.step_wall(-later);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    second.clock.step_wall(later);
+    poll_hits(second, 2_000).await;
+    assert_eq!(gateways.hits() - before, 1);
+    gateways.stop().await;
+}
+
+/// Asks until a stored response is fresh for so long.
+async fn poll_hits(world: &World, fresh_for: u64) {
+    let asking = async {
+        loop {
+            let got = world.get(&results("e1")).await;
+            assert!(got.is_hit(), "{}", got.cache());
+            if ttl(&got) >= fresh_for {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), asking).await.expect("it is fetched again");
 }
