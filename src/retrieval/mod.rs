@@ -10,6 +10,7 @@ mod equal_starts;
 mod fetch;
 mod fields;
 mod fleet;
+mod fleet_starts;
 mod flights;
 mod pass_through;
 mod polls;

@@ -14,6 +14,7 @@ use super::attempt::scope_name;
 use super::equal_starts::{ShareWish, age, given_again, start_key};
 use super::fetch::{Fetch, FlightResult};
 use super::fleet::Sought;
+use super::fleet_starts::StartElsewhere;
 use super::flights::{Leader, Member, Role};
 use super::question::{Asker, Newness, Question, Wanted};
 use super::{Retrieval, fields, reading, wait};
@@ -67,7 +68,7 @@ impl Retrieval {
         let key = if settings.is_on() { self.start_key(&question).await } else { None };
         let call = StartRequest { question, asker: Arc::new(asker), key, wish };
         if wanted.directives.only_if_cached {
-            let found = self.find_start(&call, call.wish.age).await.ok_or(Cause::OnlyIfCached)?;
+            let found = self.newest_start(&call, call.wish.age).await.ok_or(Cause::OnlyIfCached)?;
             return self.shared(&call, given_again(found, self.clock.now()), None).await;
         }
         let StartResult { result, is_collapsed } = self.equal_start(&call).await?;
@@ -152,19 +153,39 @@ impl Retrieval {
         Ok(StartResult { result: wait(follower, &asker).await, is_collapsed })
     }
 
-    /// Takes an equal start that is on record, or sends this one. Within the flight: whoever asks meanwhile joins it.
-    async fn lead_start(self: Arc<Self>, call: StartRequest, leader: Leader<FlightResult>) {
+    /// Takes an equal start that is on record here or at another gateway, or sends this one. Within the flight: whoever asks
+    /// meanwhile joins it.
+    async fn lead_start(self: Arc<Self>, call: StartRequest, mut leader: Leader<FlightResult>) {
         if let Some(found) = self.find_start(&call, call.wish.age).await {
             return leader.complete(Ok(given_again(found, self.clock.now())));
         }
-        let StartRequest { question, asker, key: start, .. } = call;
+        let (start, lead) = match call.key {
+            None => (None, None),
+            Some(key) => match Box::pin(self.look_for_start(key, call.wish.age, &mut leader)).await {
+                StartElsewhere::Found(found) => {
+                    return leader.complete(Ok(given_again(found, self.clock.now())));
+                }
+                StartElsewhere::Left(no_answer) => return leader.complete(Err(no_answer)),
+                StartElsewhere::Send(start, lead) => (Some(start), lead),
+            },
+        };
+        let StartRequest { question, asker, .. } = call;
         let sought = Sought::anew();
         Fetch { retrieval: self, question, asker, key: None, start, sought, leader }.run().await;
+        if let Some(lead) = lead {
+            lead.leave().await;
+        }
     }
 
-    /// The newest equal start on record, at most `max_age` old; none where that is zero.
+    /// The newest equal start on record here, at most `max_age` old; none where that is zero.
     async fn find_start(&self, call: &StartRequest, max_age: Duration) -> Option<FoundStart> {
         self.journal.find_start(call.key.filter(|_| !max_age.is_zero())?, max_age).await
+    }
+
+    /// The newest equal start of all gateways, at most `max_age` old; none where that is zero.
+    async fn newest_start(&self, call: &StartRequest, max_age: Duration) -> Option<FoundStart> {
+        let here = self.find_start(call, max_age).await;
+        here.into_iter().chain(self.start_of_fleet(call.key, max_age).await).max_by_key(|found| found.made)
     }
 
     /// Gives the answer of a start on record again. Its client is put on record with it.
@@ -174,7 +195,10 @@ impl Retrieval {
         fetched: Arc<Fetched>,
         refusal: Option<StartRefusal>,
     ) -> Result<Retrieved, NoAnswer> {
-        self.record_late(fetched.attempt, vec![call.asker.member()]).await?;
+        // Another gateway's attempt is on record there.
+        if fetched.taken.is_none() {
+            self.record_late(fetched.attempt, vec![call.asker.member()]).await?;
+        }
         let age = age(fetched.arrival.wall, self.clock.now()).as_secs();
         let origin = Origin::SharedStart { age, refusal };
         Ok(Retrieved { origin, answer: Payload::Fetched(fetched), refused: None, is_waited: false })
@@ -186,7 +210,7 @@ impl Retrieval {
         call: &StartRequest,
         refused: Result<Retrieved, NoAnswer>,
     ) -> Result<Retrieved, NoAnswer> {
-        let newest = self.find_start(call, NAMED).await;
+        let newest = self.newest_start(call, NAMED).await;
         let (held, now) = (call.wish.held, self.clock.now());
         let equal = match newest {
             Some(found) if !held.is_zero() && age(found.made, now) <= held => {

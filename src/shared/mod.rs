@@ -22,6 +22,7 @@ mod named;
 mod script;
 mod seal;
 mod settings;
+mod starts;
 mod status;
 mod supervisor;
 
@@ -48,6 +49,7 @@ pub use flight::{
 pub use named::{NamedAct, NamedPlace, NamedSeen};
 pub use seal::SealKeys;
 pub use settings::{EngineAddress, Settings};
+pub use starts::{ExportFate, NewStart, StartSeen};
 pub use status::{EngineState, SharedStatus};
 
 /// A request with a grant is sent within this time of asking for it. Windows are longer by it.

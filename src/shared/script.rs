@@ -20,6 +20,8 @@ const BEAT: &str = concat!(include_str!("epoch.lua"), include_str!("beat.lua"));
 const CLAIM: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("claim.lua"));
 const RENEW: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("renew.lua"));
 const LAND: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("land.lua"));
+const START: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("start.lua"));
+const FATE: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("fate.lua"));
 const NAMED: &str = concat!(include_str!("epoch.lua"), include_str!("named.lua"));
 
 /// A script on the engine.
@@ -35,13 +37,25 @@ pub(super) enum Script {
     Renew,
     /// Ends a flight.
     Land,
+    /// Finds or puts the answer to an equal start.
+    Start,
+    /// Notes what became of an export.
+    Fate,
     /// The state of a named export.
     Named,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Reserve, Self::Beat, Self::Claim, Self::Renew, Self::Land, Self::Named];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Reserve,
+        Self::Beat,
+        Self::Claim,
+        Self::Renew,
+        Self::Land,
+        Self::Start,
+        Self::Fate,
+        Self::Named,
+    ];
 
     pub(super) const fn text(self) -> &'static str {
         match self {
@@ -50,6 +64,8 @@ impl Script {
             Self::Claim => CLAIM,
             Self::Renew => RENEW,
             Self::Land => LAND,
+            Self::Start => START,
+            Self::Fate => FATE,
             Self::Named => NAMED,
         }
     }
@@ -59,7 +75,7 @@ impl Script {
         match self {
             Self::Reserve => 5,
             Self::Beat => 3,
-            Self::Claim | Self::Renew | Self::Land | Self::Named => 1,
+            Self::Claim | Self::Renew | Self::Land | Self::Start | Self::Fate | Self::Named => 1,
         }
     }
 }
