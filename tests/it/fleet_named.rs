@@ -56,7 +56,7 @@ impl Team {
         self.worlds.push(world);
     }
 
-    fn starts(&self) -> u64 {
+    pub(crate) fn starts(&self) -> u64 {
         self.fake.hits().start
     }
 
@@ -85,7 +85,7 @@ impl Team {
         futures_util::future::select_all(each).await.0
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         for world in self.worlds {
             world.stop().await;
         }

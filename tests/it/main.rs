@@ -29,6 +29,7 @@ mod files_access;
 #[cfg(feature = "shared")]
 mod fleet;
 mod fleet_named;
+mod fleet_starts;
 mod floods;
 mod forwarding;
 mod framing;
