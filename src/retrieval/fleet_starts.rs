@@ -9,7 +9,7 @@ use super::fetch::FlightResult;
 use super::fleet::FleetLead;
 use super::flights::Leader;
 use crate::journal::{Attempt, FoundStart, KeptStart};
-use crate::shared::{Claimed, ExportFate, FlightClaim, FlightPlace, NewStart, StartSeen};
+use crate::shared::{Claimed, ExportFate, FlightClaim, FlightPlace, NewStart, StartSeen, export_name};
 use crate::upstream::UpstreamErrorKind;
 
 /// The key of a start, and what all gateways know of it.
@@ -30,15 +30,20 @@ pub(super) enum StartElsewhere {
 }
 
 impl Retrieval {
-    /// The newest equal start of all gateways, at most `max_age` old; none where that is zero, or where the engine is away.
-    pub(super) async fn start_of_fleet(
+    /// The newest equal start of all gateways, at most `max_age` old, `here` among them: the one on record here. One whose
+    /// export another gateway has seen fail is none.
+    pub(super) async fn newest_of_fleet(
         &self,
-        key: Option<[u8; 32]>,
+        key: [u8; 32],
+        scope: &str,
+        here: Option<FoundStart>,
         max_age: Duration,
     ) -> Option<FoundStart> {
-        let key = key.filter(|_| !max_age.is_zero())?;
-        let seen = self.fleet.as_ref()?.find_start(&place(&key), max_age).await.ok()?;
-        self.found(key, seen)
+        let Some(shared) = &self.fleet else { return here };
+        let Ok(mut seen) = shared.find_start(&place(&key), max_age).await else { return here };
+        let failed = seen.failed.take();
+        let here = here.filter(|found| failed != Some(export_name(scope, &found.export_id)));
+        here.into_iter().chain(self.found(key, seen)).max_by_key(|found| found.made)
     }
 
     fn found(&self, key: [u8; 32], seen: StartSeen) -> Option<FoundStart> {

@@ -68,7 +68,7 @@ impl Retrieval {
         let key = if settings.is_on() { self.start_key(&question).await } else { None };
         let call = StartRequest { question, asker: Arc::new(asker), key, wish };
         if wanted.directives.only_if_cached {
-            let found = self.newest_start(&call, call.wish.age).await.ok_or(Cause::OnlyIfCached)?;
+            let found = self.find_start(&call, call.wish.age).await.ok_or(Cause::OnlyIfCached)?;
             return self.shared(&call, given_again(found, self.clock.now()), None).await;
         }
         let StartResult { result, is_collapsed } = self.equal_start(&call).await?;
@@ -177,15 +177,11 @@ impl Retrieval {
         }
     }
 
-    /// The newest equal start on record here, at most `max_age` old; none where that is zero.
+    /// The newest equal start on record, here or at another gateway, at most `max_age` old; none where that is zero.
     async fn find_start(&self, call: &StartRequest, max_age: Duration) -> Option<FoundStart> {
-        self.journal.find_start(call.key.filter(|_| !max_age.is_zero())?, max_age).await
-    }
-
-    /// The newest equal start of all gateways, at most `max_age` old; none where that is zero.
-    async fn newest_start(&self, call: &StartRequest, max_age: Duration) -> Option<FoundStart> {
-        let here = self.find_start(call, max_age).await;
-        here.into_iter().chain(self.start_of_fleet(call.key, max_age).await).max_by_key(|found| found.made)
+        let key = call.key.filter(|_| !max_age.is_zero())?;
+        let here = self.journal.find_start(key, max_age).await;
+        self.newest_of_fleet(key, call.question.call.scope.id.as_str(), here, max_age).await
     }
 
     /// Gives the answer of a start on record again. Its client is put on record with it.
@@ -210,7 +206,7 @@ impl Retrieval {
         call: &StartRequest,
         refused: Result<Retrieved, NoAnswer>,
     ) -> Result<Retrieved, NoAnswer> {
-        let newest = self.newest_start(call, NAMED).await;
+        let newest = self.find_start(call, NAMED).await;
         let (held, now) = (call.wish.held, self.clock.now());
         let equal = match newest {
             Some(found) if !held.is_zero() && age(found.made, now) <= held => {

@@ -4,6 +4,6 @@ local made, version = string.match(redis.call('HGET', place, 'started') or '', '
 if made and ARGV[6] == 'finished' then
   redis.call('HSET', place, 'started', made .. ' 1 ' .. version)
 elseif made and (ARGV[6] == 'failed' or version == ARGV[7]) then
-  redis.call('HDEL', place, 'started')
+  redis.call('HSET', place, 'started', made .. ' 2 ' .. version)
 end
 return {'ok', now}

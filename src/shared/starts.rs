@@ -19,6 +19,8 @@ pub struct StartSeen {
     pub purges: i64,
     /// The answer to the newest equal start, and its age by the engine's clock.
     pub start: Option<(Vec<u8>, Duration)>,
+    /// The name of the newest one's export, if that has failed.
+    pub failed: Option<String>,
 }
 
 /// A start that was made.
@@ -70,7 +72,8 @@ impl Shared {
         let value = keys.and_then(|keys| keys.open(&place.context("start"), reply.bytes(3)));
         let passed = self.0.clock.now().mono.saturating_duration_since(asked);
         let age = duration(reply.number(4)?.max(0)) + passed;
-        Ok(StartSeen { purges: reply.number(2)?, start: value.map(|value| (value, age)) })
+        let failed = reply.text(5).filter(|name| !name.is_empty()).map(str::to_owned);
+        Ok(StartSeen { purges: reply.number(2)?, start: value.map(|value| (value, age)), failed })
     }
 
     /// Puts a start where equal ones find it, unless there was a purge since, or a newer one is there.
