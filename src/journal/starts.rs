@@ -37,7 +37,7 @@ pub struct FoundStart {
 }
 
 impl FoundStart {
-    /// What another gateway needs of it: attempt, export and the length of the fields in a line, the fields, and the body.
+    /// The value for other gateways: attempt, export and the length of the fields in a line, the fields, and the body.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let Self { attempt, export_id, kept, .. } = self;

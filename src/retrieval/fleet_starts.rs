@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use super::Retrieval;
 use super::answer::{Cause, NoAnswer};
-use super::fetch::FlightResult;
-use super::fleet::FleetLead;
+use super::fetch::FleetLead;
 use super::flights::Leader;
 use crate::journal::{Attempt, FoundStart, KeptStart};
 use crate::shared::{Claimed, ExportFate, FlightClaim, FlightPlace, NewStart, StartSeen, export_name};
@@ -53,11 +52,11 @@ impl Retrieval {
 
     /// Looks for an equal start of another gateway, at most `max_age` old, or waits for one that is on its way there. Where it is
     /// zero, the start is sent alone.
-    pub(super) async fn look_for_start(
+    pub(super) async fn look_for_start<T>(
         &self,
         key: [u8; 32],
         max_age: Duration,
-        leader: &mut Leader<FlightResult>,
+        leader: &mut Leader<T>,
     ) -> StartElsewhere {
         let alone = |purges| StartElsewhere::Send(StartKey { key, purges }, None);
         let Some(shared) = &self.fleet else { return alone(None) };
@@ -126,7 +125,7 @@ impl Retrieval {
     }
 }
 
-/// What is known of a start besides its answer.
+/// The question of a start, as far as others need it.
 #[derive(Debug, Clone)]
 pub(super) struct StartOnRecord {
     scope: String,

@@ -40,7 +40,7 @@ pub struct NewStart<'a> {
     pub purges: i64,
 }
 
-/// What became of an export, as its answers show.
+/// The fate of an export, as its answers show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExportFate<'a> {
     /// It has finished.

@@ -210,6 +210,11 @@ struct Gateways {
 
 impl Gateways {
     async fn start(engine: &Engine, count: usize, flags: &[Flag], script: Script) -> Self {
+        Self::each(engine, &vec![flags.to_vec(); count], script).await
+    }
+
+    /// Gateways with flags of their own.
+    async fn each(engine: &Engine, flags: &[Flags], script: Script) -> Self {
         let keys = TempDir::new().unwrap();
         let key_file = keys.path().join("seal.key");
         let key = SealKeys::generate().unwrap();
@@ -217,8 +222,9 @@ impl Gateways {
         std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
         keep_secret([key.to_string()]);
         let mut worlds: Vec<Arc<World>> = Vec::new();
-        for _ in 0..count {
-            let mut flags: Flags = flags.to_vec();
+        let count = flags.len();
+        for flags in flags {
+            let mut flags = flags.clone();
             if !flags.iter().any(|(name, ..)| *name == "shared.key_file") {
                 flags.push(flag("shared.key_file", key_file.display()));
             }
@@ -290,14 +296,15 @@ fn asking(
 async fn clients_of_four_gateways_with_one_question_cost_one_request() {
     let engine = Engine::start(&[]);
     let gateways = Gateways::start(&engine, 4, &[], Script::default()).await;
-    for (export, state) in [("done", State::Finished), ("going", State::Word("PENDING".to_owned()))] {
+    let pending = State::Word("PENDING".to_owned());
+    for (export, state, clients) in [("done", State::Finished, 500), ("going", pending, 100)] {
         gateways.fake().put_export(&scope(), export, state);
         let before = gateways.hits();
         let gate = gateways.fake().hold();
         let asked: Vec<_> =
-            gateways.worlds.iter().flat_map(|world| asking(world, &results(export), 100, None)).collect();
+            gateways.worlds.iter().flat_map(|world| asking(world, &results(export), clients, None)).collect();
         for world in &gateways.worlds {
-            world.wait_for_followers(100).await;
+            world.wait_for_followers(clients).await;
         }
         followed(&engine, export).await;
         drop(gate);
@@ -308,9 +315,9 @@ async fn clients_of_four_gateways_with_one_question_cost_one_request() {
         let etags: HashSet<_> = answers.iter().map(|got| got.field("etag").to_owned()).collect();
         if export == "done" {
             let hits = answers.iter().filter(|got| got.cache().ends_with("; detail=shared")).count();
-            assert_eq!((hits, etags.len()), (300, 1), "{:?}", answers[150].cache());
+            assert_eq!((hits, etags.len()), (3 * clients, 1), "{}", answers[clients].cache());
         } else {
-            assert_eq!(of("exportgate; fwd=uri-miss; fwd-status=200; collapsed; detail=shared"), 300);
+            assert_eq!(of("exportgate; fwd=uri-miss; fwd-status=200; collapsed; detail=shared"), 3 * clients);
         }
     }
     // The next question about what goes on is one for Snyk.
@@ -661,4 +668,52 @@ async fn poll_hits(world: &World, fresh_for: u64) {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), asking).await.expect("it is fetched again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_credential_may_see_is_none_of_another_of_the_same_name() {
+    let engine = Engine::start(&[]);
+    let home = TempDir::new().unwrap();
+    let token = home.path().join("token");
+    let other = "0ther-0f-the-same-name-0123456789abcdef";
+    keep_secret([other.to_owned()]);
+    std::fs::write(&token, other).unwrap();
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let flags = [vec![], vec![flag("credential.token_file", token.display())]];
+    let gateways = Gateways::each(&engine, &flags, Script::default()).await;
+    gateways.fake().put_export(&scope(), "e1", State::Finished);
+    gateways.fake().put_export(&scope(), "e2", State::Word("PENDING".to_owned()));
+    let before = gateways.hits();
+    gateways.worlds[0].get(&results("e1")).await;
+    let got = gateways.worlds[1].get(&results("e1")).await;
+    assert_eq!(got.cache(), "exportgate; fwd=uri-miss; fwd-status=200; stored");
+    assert_eq!(gateways.hits() - before, 2);
+    // Nor does one follow the other.
+    let gate = gateways.fake().hold();
+    let asked: Vec<_> =
+        gateways.worlds.iter().flat_map(|world| asking(world, &results("e2"), 1, None)).collect();
+    gateways.fake().wait_for_hits(before + 4).await;
+    drop(gate);
+    answers(asked).await;
+    gateways.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_a_purge_has_overtaken_stores_nothing_anywhere() {
+    let engine = Engine::start(&[]);
+    let gateways = Gateways::start(&engine, 1, &[], Script::default()).await;
+    gateways.fake().put_export(&scope(), "e1", State::Finished);
+    let before = gateways.hits();
+    let gate = gateways.fake().hold();
+    let asked = asking(&gateways.worlds[0], &results("e1"), 1, None);
+    gateways.fake().wait_for_hits(before + 1).await;
+    // As the purge of another gateway does, whose message is lost.
+    engine.ask(&["HINCRBY", "exportgate:fleet", "purges", "1"]);
+    assert_eq!(engine.ask(&["DEL", &export_hash("e1")]), "1");
+    drop(gate);
+    assert!(answers(asked).await.iter().all(|got| got.status == 200));
+    assert_eq!(engine.ask(&["EXISTS", &export_hash("e1")]), "0");
+    assert!(!gateways.worlds[0].get(&results("e1")).await.is_hit());
+    assert_eq!(gateways.hits() - before, 2);
+    gateways.stop().await;
 }
