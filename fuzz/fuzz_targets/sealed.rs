@@ -5,15 +5,18 @@
 #![no_main]
 
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
+use exportgate::journal::FoundStart;
 use exportgate::shared::SealKeys;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     let Some((which, rest)) = data.split_first() else { return };
-    match which % 3 {
+    match which % 4 {
         0 => key_file(rest),
         1 => sealed_by_nobody(rest),
+        2 => start(rest),
         _ => sealed(rest),
     }
 });
@@ -42,6 +45,15 @@ fn sealed_by_nobody(data: &[u8]) {
     let mut with_version = vec![1];
     with_version.extend_from_slice(value);
     assert_eq!(keys().open(context, &with_version), None);
+}
+
+/// The value of a start: what is read, written again, is the same start.
+fn start(data: &[u8]) {
+    let Some(found) = FoundStart::of_bytes([7; 32], data, SystemTime::UNIX_EPOCH) else { return };
+    assert!(found.is_elsewhere);
+    assert!(found.kept.fields.len() + found.kept.body.len() < data.len());
+    let again = FoundStart::of_bytes([7; 32], &found.to_bytes(), SystemTime::UNIX_EPOCH);
+    assert_eq!(again.as_ref(), Some(&found));
 }
 
 /// A value opens at its own place alone, and as long as no bit of it differs.

@@ -29,7 +29,6 @@ use crate::journal::Attempt;
 use crate::upstream::{UpstreamAnswer, UpstreamError, UpstreamErrorKind, UpstreamRequest};
 
 use fleet::Elsewhere;
-
 pub(super) use fleet::{FleetLead, Sought};
 
 /// The result of a flight.
