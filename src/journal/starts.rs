@@ -186,3 +186,25 @@ fn forget(connection: &Connection, export: Option<&[String; 2]>) -> rusqlite::Re
     };
     forgotten.map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_start_for_other_gateways_is_the_same_there_and_nothing_cut_is_one(
+            fields in prop::collection::vec(any::<u8>(), 0..40), body in prop::collection::vec(any::<u8>(), 0..40), at in any::<prop::sample::Index>(),
+        ) {
+            let kept = KeptStart { key: [7; 32], fields, body: body.into() };
+            let made = SystemTime::UNIX_EPOCH;
+            let found = FoundStart { attempt: Uuid::now_v7(), made, export_id: "an-export".to_owned(), kept, is_elsewhere: true };
+            let bytes = found.to_bytes();
+            prop_assert_eq!(FoundStart::of_bytes([7; 32], &bytes, made), Some(found.clone()));
+            let head = bytes.len() - found.kept.body.len();
+            prop_assert_eq!(FoundStart::of_bytes([7; 32], &bytes[..at.index(head)], made), None);
+        }
+    }
+}

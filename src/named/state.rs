@@ -372,6 +372,35 @@ mod tests {
     }
 
     #[test]
+    fn a_state_of_another_gateway_is_read_by_its_age_and_the_newest_wins() {
+        let mut state = NamedState::new(0);
+        state.claim(PACE, HOUR);
+        state.started("e1", HOUR);
+        let text = NamedState::to_fleet(&state.to_text().expect("a text"), HOUR + MINUTE);
+        // Clocks alike, within a second; one that is an hour ahead, and one that is half an hour behind.
+        for by in [900, 60 * 60_000, -30 * 60_000] {
+            let now = (HOUR + 2 * MINUTE).saturating_add_signed(by);
+            let found = NamedState::of_fleet(&text, Some(Duration::from_mins(1)), now).expect("a state");
+            let at = |time: u64| time.saturating_add_signed(if by == 900 { 0 } else { by });
+            assert_eq!(found.pending.as_ref().map(|pending| pending.started_ms), Some(at(HOUR)), "{by}");
+            assert_eq!(found.next_turn_ms, at(state.next_turn_ms), "{by}");
+        }
+        // Of an age that is not known, the clocks are taken as equal.
+        assert_eq!(NamedState::of_fleet(&text, None, 50 * HOUR), Some(state.clone()));
+        for bad in ["", "x\n{}", "5", "5\n{"] {
+            assert_eq!(NamedState::of_fleet(bad, None, 0), None);
+        }
+        // A state in which nothing has happened is no newer than any.
+        assert!(
+            !NamedState::new(50 * HOUR).is_newer_than(&state)
+                && state.is_newer_than(&NamedState::new(50 * HOUR))
+        );
+        let mut later = state.clone();
+        assert_eq!(later.proven(&table(&["a"]), PACE, HOUR + 2_000), None);
+        assert!(later.is_newer_than(&state) && !state.is_newer_than(&later) && !later.is_newer_than(&later));
+    }
+
+    #[test]
     fn the_current_export_stays_until_another_one_is_proven_and_ages() {
         let mut state = NamedState::new(0);
         assert!(!state.is_stale(EVERY, 6 * HOUR) && state.is_stale(EVERY, 7 * HOUR));
