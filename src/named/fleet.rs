@@ -96,7 +96,9 @@ impl FleetRow {
             memory.fence = seen.fence;
         }
         let is_same = fence.and_then(|fence| fence.fleet).is_none_or(|before| before == seen.fence);
-        let news = seen.state.as_ref().filter(|_| seen.version != memory.version);
+        // One of an age that is not known waits until its holder has put it again.
+        let is_readable = seen.version != memory.version && (seen.is_held || seen.age.is_some());
+        let news = seen.state.as_ref().filter(|_| is_readable);
         let offered = news.and_then(|text| NamedState::of_fleet(text, seen.age, now_ms));
         FleetLook { may_act: seen.is_held && is_same, offered, seen: Some(seen), patience_ms: 0 }
     }
@@ -118,7 +120,7 @@ impl FleetRow {
         }
         // The engine's state is older than ours, or there is none.
         let is_older = look.offered.is_some() && !own.is_taken;
-        let is_due = memory.is_behind || is_older || seen.state.is_none();
+        let is_due = memory.is_behind || is_older || seen.state.is_none() || seen.age.is_none();
         let Some(state) = own.state.filter(|_| is_held && is_due) else { return is_held };
         let text = NamedState::to_fleet(state, now_ms);
         match self.shared.put_named(&self.place, &self.holder, &seen, &text).await {

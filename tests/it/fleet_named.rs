@@ -52,6 +52,8 @@ impl Team {
 
     async fn join(&mut self) {
         let world = World::before(fake().await, &self.fake.url(), named(self.flags())).await;
+        // Before that it would take its turns as late.
+        member(&world).await;
         world.clock.step_wall(self.seconds);
         self.worlds.push(world);
     }
@@ -89,6 +91,13 @@ impl Team {
         for world in self.worlds {
             world.stop().await;
         }
+    }
+}
+
+/// Waits until the engine answers a gateway.
+pub(crate) async fn member(world: &World) {
+    while world.get(&format!("{}/api/status", world.admin)).await.json()["shared"]["place"] == 0 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
 }
 

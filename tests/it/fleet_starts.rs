@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use exportgate::fake::{Fake, Fault, Settings, Target};
 use futures_util::future::join_all;
 
-use crate::fleet_named::Team;
+use crate::fleet_named::{Team, member};
 use crate::starts::{id, start};
 use crate::support::engine::Engine;
 use crate::support::{Got, ORG, START, V, World, flag};
@@ -24,13 +24,6 @@ async fn team(count: usize) -> Team {
         team.worlds.push(world);
     }
     team
-}
-
-/// Waits until the engine answers a gateway.
-async fn member(world: &World) {
-    while world.get(&format!("{}/api/status", world.admin)).await.json()["shared"]["place"] == 0 {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
 }
 
 async fn read(world: &World, export: &str) -> Got {
