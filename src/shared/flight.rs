@@ -236,7 +236,10 @@ impl Shared {
 
     /// The outcome of a claim that is no lead; `None` also for a value that does not open.
     fn read(&self, place: &FlightPlace, reply: &ScriptReply, asked: Instant) -> Option<Claimed> {
-        let after = |at: usize| reply.number(at).map_or(asked, |left| asked + duration(left.max(0)));
+        let after = |at: usize| {
+            let left = duration(reply.number(at).unwrap_or(0).max(0));
+            asked.checked_add(left).unwrap_or(asked)
+        };
         let before = |at: usize| {
             let age = duration(reply.number(at).unwrap_or(0).max(0));
             asked.checked_sub(age).unwrap_or(asked)

@@ -151,12 +151,19 @@ impl FleetLead {
                 Landing::Entry { value, fresh: *fresh, life: *life, tag: &tag }
             }
             (None, Some(value)) => Landing::Answer { value, is_kept: is_polled },
-            (None, None) if matches!(result, Err(NoAnswer { attempt: None, .. })) => Landing::Left,
+            (None, None) if matches!(result, Err(none) if is_own(none)) => Landing::Left,
             (None, None) => Landing::Failed,
         };
         let landed = self.shared.land(&self.lead, landing).await;
         landed.map_or(true, |landed| landed.is_ours || !landed.is_purged)
     }
+}
+
+/// True if there is no answer for a reason of this gateway's: another one may ask at once.
+fn is_own(no_answer: &NoAnswer) -> bool {
+    use UpstreamErrorKind::{Abandoned, Stopped};
+    no_answer.attempt.is_none()
+        || matches!(no_answer.cause, Cause::Abandoned | Cause::Upstream(Abandoned | Stopped))
 }
 
 fn portable_answer(fetched: &Fetched, now: Now) -> Vec<u8> {
