@@ -47,7 +47,8 @@ pub fn generate() -> Result<Zeroizing<String>, aws_lc_rs::error::Unspecified> {
 }
 
 /// True if `text` has the form and the checksum of a key.
-pub(crate) fn is_well_formed(text: &str) -> bool {
+#[must_use]
+pub fn is_well_formed(text: &str) -> bool {
     let Some((body, check)) = text.split_at_checked(PREFIX.len() + 2 * RANDOM) else { return false };
     let mut expected = String::new();
     push_hex(&mut expected, &checksum(body));

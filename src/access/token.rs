@@ -92,7 +92,8 @@ fn verifying(jwk: &Jwk) -> Option<VerifyingKey> {
 }
 
 /// True if text has the form of a signed token: three parts, the first a JSON object in base64.
-pub(crate) fn is_jwt_like(text: &str) -> bool {
+#[must_use]
+pub fn is_jwt_like(text: &str) -> bool {
     text.starts_with("eyJ") && text.split('.').count() == 3
 }
 

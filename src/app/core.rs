@@ -88,6 +88,7 @@ impl Core {
             metrics: Arc::clone(&parts.metrics),
             shutdown: parts.shutdown.clone(),
             upstream: parts.upstream.root().to_string(),
+            shared: parts.fleet.clone(),
         };
         let named_exports = Named::new(&config.named, named_parts);
         let with = Collaborators {

@@ -36,7 +36,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
     if url.is_empty() {
         return None;
     }
-    let (address, database) = parse(&url, allow_plain).map_err(|what| r.invalid("shared.url", what)).ok()?;
+    let (address, database) = built(&url, allow_plain).map_err(|what| r.invalid("shared.url", what)).ok()?;
     check_identity(r, identity.as_ref(), &address);
     let settings = Settings {
         address,
@@ -110,11 +110,17 @@ fn seal_keys(r: &mut Reader<'_>) -> (Option<PathBuf>, Option<SealKeys>) {
     (path, keys)
 }
 
+/// The address, where this build has support for it.
+fn built(text: &str, allow_plain: bool) -> Result<(EngineAddress, i64), String> {
+    if cfg!(feature = "shared") {
+        parse(text, allow_plain)
+    } else {
+        Err("this build has no support for it: build with the cargo feature \"shared\"".to_owned())
+    }
+}
+
 /// The address and the number of the database. Nothing of the text is in an error: it might hold a password.
 fn parse(text: &str, allow_plain: bool) -> Result<(EngineAddress, i64), String> {
-    if !cfg!(feature = "shared") {
-        return Err("this build has no support for it: build with the cargo feature \"shared\"".to_owned());
-    }
     if let Some(path) = text.strip_prefix("unix:") {
         let path = PathBuf::from(path);
         return if path.is_absolute() { Ok((EngineAddress::Unix(path), 0)) } else { Err(EXAMPLE.to_owned()) };
@@ -144,7 +150,7 @@ fn parse(text: &str, allow_plain: bool) -> Result<(EngineAddress, i64), String> 
     Ok((EngineAddress::Tcp { host, port: authority.port_u16().unwrap_or(PORT), is_tls }, database))
 }
 
-#[cfg(all(test, feature = "shared"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -33,6 +33,37 @@ pub struct FoundStart {
     pub export_id: String,
     /// The answer.
     pub kept: KeptStart,
+    /// True if it is another gateway's: its attempt is on record there.
+    pub is_elsewhere: bool,
+}
+
+impl FoundStart {
+    /// The value for other gateways: attempt, export and the length of the fields in a line, the fields, and the body.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let Self { attempt, export_id, kept, .. } = self;
+        let head = format!("{} {export_id} {}\n", attempt.simple(), kept.fields.len());
+        [head.as_bytes(), &kept.fields, &kept.body].concat()
+    }
+
+    /// Another gateway's start with this key; `None` for anything that [`Self::to_bytes`] does not write.
+    #[must_use]
+    pub fn of_bytes(key: [u8; 32], bytes: &[u8], made: SystemTime) -> Option<Self> {
+        let end = bytes.iter().position(|byte| *byte == b'\n')?;
+        let (head, rest) = (std::str::from_utf8(&bytes[..end]).ok()?, &bytes[end + 1..]);
+        let mut words = head.split(' ');
+        let (attempt, export_id, length) = (words.next()?, words.next()?, words.next()?);
+        let (fields, body) = rest.split_at_checked(length.parse().ok()?)?;
+        let kept = KeptStart { key, fields: fields.to_vec(), body: body.to_vec().into() };
+        let attempt = attempt.parse().ok()?;
+        words.next().is_none().then(|| Self {
+            attempt,
+            made,
+            export_id: export_id.to_owned(),
+            kept,
+            is_elsewhere: true,
+        })
+    }
 }
 
 /// A command about starts on record.
@@ -150,6 +181,7 @@ impl StartSearch {
                     fields: row.get(3)?,
                     body: row.get::<_, Vec<u8>>(4)?.into(),
                 },
+                is_elsewhere: false,
             })
         });
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found.optional()?;
@@ -171,5 +203,27 @@ impl ForgottenStarts {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_start_for_other_gateways_is_the_same_there_and_nothing_cut_is_one(
+            fields in prop::collection::vec(any::<u8>(), 0..40), body in prop::collection::vec(any::<u8>(), 0..40), at in any::<prop::sample::Index>(),
+        ) {
+            let kept = KeptStart { key: [7; 32], fields, body: body.into() };
+            let made = SystemTime::UNIX_EPOCH;
+            let found = FoundStart { attempt: Uuid::now_v7(), made, export_id: "an-export".to_owned(), kept, is_elsewhere: true };
+            let bytes = found.to_bytes();
+            prop_assert_eq!(FoundStart::of_bytes([7; 32], &bytes, made), Some(found.clone()));
+            let head = bytes.len() - found.kept.body.len();
+            prop_assert_eq!(FoundStart::of_bytes([7; 32], &bytes[..at.index(head)], made), None);
+        }
     }
 }

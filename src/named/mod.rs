@@ -7,6 +7,7 @@
 mod asking;
 mod columns;
 mod failure;
+mod fleet;
 mod settings;
 mod state;
 mod turn;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures_util::future::join_all;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -27,9 +29,11 @@ use crate::export::{CallQuery, ExportName, FilesCall, FilesTarget, Id, Scope};
 use crate::files::Files;
 use crate::journal::{Journal, NamedKey};
 use crate::retrieval::Retrieval;
+use crate::shared::{NamedPlace, Shared};
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 
+use fleet::{FleetMemory, FleetRow};
 use turn::TurnTask;
 
 pub(crate) use settings::NamedSettings;
@@ -48,6 +52,8 @@ pub(crate) struct NamedParts {
     pub(crate) shutdown: Shutdown,
     /// The upstream's root.
     pub(crate) upstream: String,
+    /// The engine, where states are shared.
+    pub(crate) shared: Option<Shared>,
 }
 
 /// All named exports. Clones share them.
@@ -70,6 +76,10 @@ pub(crate) struct NamedExport {
     pub(crate) settings: NamedSettings,
     reserve: u32,
     key: NamedKey,
+    /// Its state on the engine.
+    fleet: Option<FleetRow>,
+    /// Locked for one change at a time.
+    memory: Mutex<FleetMemory>,
     /// Its state as it was last read; `None` before that.
     state: Arc<ArcSwapOption<NamedState>>,
     pub(crate) counts: Arc<TurnCounts>,
@@ -153,6 +163,12 @@ impl Named {
             let export = Arc::new(NamedExport {
                 settings: one.clone(),
                 reserve: settings.reserve,
+                fleet: self.0.parts.shared.clone().map(|shared| FleetRow {
+                    shared,
+                    place: NamedPlace::new(&key.name, &key.question),
+                    holder: self.0.holder.to_string(),
+                }),
+                memory: Mutex::default(),
                 key,
                 state: state.unwrap_or_default(),
                 counts: same.map(|same| Arc::clone(&same.counts)).unwrap_or_default(),

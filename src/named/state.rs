@@ -122,6 +122,36 @@ impl NamedState {
         serde_json::to_string(self).ok()
     }
 
+    /// The state as another gateway reads it: with the time of this one's clock.
+    pub(super) fn to_fleet(text: &str, now_ms: u64) -> String {
+        format!("{now_ms}\n{text}")
+    }
+
+    /// A state that another gateway put `age` ago, in our own time. Where the age is not known, and up to a second, the clocks
+    /// are taken as equal.
+    pub(super) fn of_fleet(text: &str, age: Option<Duration>, now_ms: u64) -> Option<Self> {
+        let (then, text) = text.split_once('\n')?;
+        let (then, mut state) = (then.parse::<u64>().ok()?, serde_json::from_str::<Self>(text).ok()?);
+        let ours = age.map_or(then, |age| now_ms.saturating_sub(span_ms(age)));
+        if ours.abs_diff(then) > span_ms(AHEAD) {
+            let moved = |time: u64| (time + ours).saturating_sub(then);
+            state.times().into_iter().flatten().for_each(|time| *time = moved(*time));
+            state.next_turn_ms = moved(state.next_turn_ms);
+        }
+        Some(state)
+    }
+
+    /// True if something has happened in it since the last that happened in the other.
+    pub(super) fn is_newer_than(&self, other: &Self) -> bool {
+        self.newest_ms() > other.newest_ms().saturating_add(span_ms(AHEAD))
+    }
+
+    /// The time of the last that happened; 0 in a state in which nothing has.
+    fn newest_ms(&self) -> u64 {
+        let mut events = Self { created_ms: 0, ..self.clone() };
+        events.times().into_iter().flatten().map(|time| *time).max().unwrap_or_default()
+    }
+
     pub(super) fn is_due(&self, pace: Pace, now_ms: u64) -> bool {
         let left = self.next_turn_ms.saturating_sub(now_ms);
         self.pending.is_none() && (left == 0 || left > pace.longest_ms())
@@ -129,18 +159,7 @@ impl NamedState {
 
     /// Takes what is ahead as now, after the clock went back; the next turn keeps its distance. Gives true if it did so.
     pub(super) fn settle(&mut self, now_ms: u64) -> bool {
-        let current = self.current.as_mut();
-        let (made, proven) = current.map(|one| (&mut one.made_ms, &mut one.proven_ms)).unzip();
-        let times = [
-            Some(&mut self.created_ms),
-            Some(&mut self.turn_began_ms),
-            self.claimed.as_mut().map(|one| &mut one.at_ms),
-            self.pending.as_mut().map(|one| &mut one.started_ms),
-            made,
-            proven,
-            self.failure.as_mut().map(|one| &mut one.at_ms),
-            self.columns_changed.as_mut().map(|one| &mut one.at_ms),
-        ];
+        let times = self.times();
         // The newest of them is from when the next turn was set, or later.
         let newest = times.iter().flatten().map(|time| **time).max().unwrap_or_default();
         let ahead = newest.saturating_sub(now_ms);
@@ -150,6 +169,22 @@ impl NamedState {
         times.into_iter().flatten().for_each(|time| *time = now_ms.min(*time));
         self.next_turn_ms = self.next_turn_ms.saturating_sub(ahead);
         true
+    }
+
+    /// The times of all that has happened.
+    fn times(&mut self) -> [Option<&mut u64>; 8] {
+        let current = self.current.as_mut();
+        let (made, proven) = current.map(|one| (&mut one.made_ms, &mut one.proven_ms)).unzip();
+        [
+            Some(&mut self.created_ms),
+            Some(&mut self.turn_began_ms),
+            self.claimed.as_mut().map(|one| &mut one.at_ms),
+            self.pending.as_mut().map(|one| &mut one.started_ms),
+            made,
+            proven,
+            self.failure.as_mut().map(|one| &mut one.at_ms),
+            self.columns_changed.as_mut().map(|one| &mut one.at_ms),
+        ]
     }
 
     /// Counts a try before its start is sent. Whoever finds the state without its end makes the next try.
@@ -334,6 +369,35 @@ mod tests {
         // More than the longest that is ever set.
         state.next_turn_ms = now + 27 * HOUR;
         assert!(state.is_due(PACE, now));
+    }
+
+    #[test]
+    fn a_state_of_another_gateway_is_read_by_its_age_and_the_newest_wins() {
+        let mut state = NamedState::new(0);
+        state.claim(PACE, HOUR);
+        state.started("e1", HOUR);
+        let text = NamedState::to_fleet(&state.to_text().expect("a text"), HOUR + MINUTE);
+        // Clocks alike, within a second; one that is an hour ahead, and one that is half an hour behind.
+        for by in [900, 60 * 60_000, -30 * 60_000] {
+            let now = (HOUR + 2 * MINUTE).saturating_add_signed(by);
+            let found = NamedState::of_fleet(&text, Some(Duration::from_mins(1)), now).expect("a state");
+            let at = |time: u64| time.saturating_add_signed(if by == 900 { 0 } else { by });
+            assert_eq!(found.pending.as_ref().map(|pending| pending.started_ms), Some(at(HOUR)), "{by}");
+            assert_eq!(found.next_turn_ms, at(state.next_turn_ms), "{by}");
+        }
+        // Of an age that is not known, the clocks are taken as equal.
+        assert_eq!(NamedState::of_fleet(&text, None, 50 * HOUR), Some(state.clone()));
+        for bad in ["", "x\n{}", "5", "5\n{"] {
+            assert_eq!(NamedState::of_fleet(bad, None, 0), None);
+        }
+        // A state in which nothing has happened is no newer than any.
+        assert!(
+            !NamedState::new(50 * HOUR).is_newer_than(&state)
+                && state.is_newer_than(&NamedState::new(50 * HOUR))
+        );
+        let mut later = state.clone();
+        assert_eq!(later.proven(&table(&["a"]), PACE, HOUR + 2_000), None);
+        assert!(later.is_newer_than(&state) && !state.is_newer_than(&later) && !later.is_newer_than(&later));
     }
 
     #[test]

@@ -8,9 +8,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use uuid::Uuid;
 
 use super::failure::{NoStart, TurnError};
+use super::fleet::{FleetLook, OwnChange, TurnFence};
 use super::state::{ClaimedStart, NamedState, Pace, PendingExport, unix_ms};
 use super::{Named, NamedExport, NamedParts};
-use crate::journal::{NamedChange, NamedRow, NamedView};
+use crate::journal::{NamedChange, NamedView};
 use crate::telemetry::drift::DriftKind;
 
 /// Time between two looks at the state: at the clock, and at what another process changed.
@@ -37,9 +38,37 @@ enum LookOutcome {
     Claimed,
 }
 
-/// The row and the state after a change, and the outcome of it.
+/// A state that is changed.
+struct StateView<'a> {
+    now_ms: u64,
+    /// True if nothing was known of it.
+    is_new: bool,
+    /// A turn is due so much later than its time.
+    patience_ms: u64,
+    /// The start calls of a credential in the last hour.
+    starts: &'a dyn Fn(&str) -> u32,
+}
+
+/// The findings of a change within its transaction.
+struct ChangeFound<T> {
+    /// True if the clock went back.
+    was_ahead: bool,
+    /// True if the state is another gateway's.
+    is_taken: bool,
+    outcome: Option<T>,
+}
+
+impl<T> Default for ChangeFound<T> {
+    fn default() -> Self {
+        Self { was_ahead: false, is_taken: false, outcome: None }
+    }
+}
+
+/// The state after a change, and the outcome of it.
 struct Changed<T> {
-    row: NamedRow,
+    /// True if the turn is ours, so that the change was made.
+    is_held: bool,
+    fence: TurnFence,
     state: NamedState,
     outcome: Option<T>,
 }
@@ -53,13 +82,17 @@ impl TurnTask {
         self.export.settings.name.as_str()
     }
 
+    fn now_ms(&self) -> u64 {
+        unix_ms(self.parts().clock.now().wall)
+    }
+
     fn pace(&self) -> Pace {
         Pace { every: self.export.settings.every, jitter: fastrand::f64() }
     }
 
     /// Reads the state and shows it.
     pub(super) async fn show(&self) {
-        let _ = self.change(None, |_, view| view.state.is_none().then_some(())).await;
+        let _ = self.change(None, |_, view| view.is_new.then_some(())).await;
     }
 
     /// Makes turns until a stop, and lets another process go on then.
@@ -70,6 +103,10 @@ impl TurnTask {
             let (key, holder) = (self.export.key.clone(), self.named.0.holder);
             let change = NamedChange { key, holder, fence: None, is_last: true, change: Box::new(|_| None) };
             let _ = self.parts().journal.change_named(change).await;
+            if let Some(fleet) = &self.export.fleet {
+                let memory = self.export.memory.lock().await;
+                fleet.leave(&memory, self.export.state().as_deref(), self.now_ms()).await;
+            }
         }
     }
 
@@ -109,14 +146,14 @@ impl TurnTask {
     }
 
     /// Looks at the state, and claims the turn if it is due.
-    async fn next(&self) -> Option<(i64, NextStep)> {
+    async fn next(&self) -> Option<(TurnFence, NextStep)> {
         let credential = self.parts().credentials.choose(std::slice::from_ref(self.export.scope()))?;
         let (pace, reserve) = (self.pace(), self.export.reserve);
         let request = Uuid::now_v7();
-        let change = move |state: &mut NamedState, view: &NamedView<'_>| {
-            let now_ms = unix_ms(view.now);
-            if !state.is_due(pace, now_ms) {
-                return view.state.is_none().then_some(LookOutcome::New);
+        let change = move |state: &mut NamedState, view: &StateView<'_>| {
+            let now_ms = view.now_ms;
+            if !state.is_due(pace, now_ms.saturating_sub(view.patience_ms)) {
+                return view.is_new.then_some(LookOutcome::New);
             }
             if (view.starts)(&credential.name).saturating_add(reserve) >= SNYKS_STARTS {
                 let reason = "no more starts than exports.reserve are left in this hour";
@@ -130,37 +167,37 @@ impl TurnTask {
                 Some(LookOutcome::Claimed)
             }
         };
-        let Changed { row, state, outcome } = self.change(None, change).await?;
+        let Changed { is_held, fence, state, outcome } = self.change(None, change).await?;
         if let Some(LookOutcome::PutOff) = outcome {
             self.was_put_off(&state);
         }
         let step = match (state.pending, outcome) {
-            _ if !row.is_held => return None,
+            _ if !is_held => return None,
             (Some(pending), _) => NextStep::GoOn(pending),
             (None, Some(LookOutcome::Claimed)) => NextStep::Start(request),
             (None, _) => return None,
         };
-        Some((row.fence, step))
+        Some((fence, step))
     }
 
     /// Starts an export and notes its id.
-    async fn begin(&self, fence: i64, request: Uuid) -> Option<PendingExport> {
+    async fn begin(&self, fence: TurnFence, request: Uuid) -> Option<PendingExport> {
         let pace = self.pace();
         match self.start(request).await {
             Ok(id) => {
                 tracing::info!(export.name = self.name(), export.id = id.as_str(), "named export started");
                 let noted = self
                     .change(Some(fence), move |state, view| {
-                        state.started(id.as_str(), unix_ms(view.now));
+                        state.started(id.as_str(), view.now_ms);
                         Some(())
                     })
                     .await;
-                noted.filter(|noted| noted.row.is_held).and_then(|noted| noted.state.pending)
+                noted.filter(|noted| noted.is_held).and_then(|noted| noted.state.pending)
             }
             Err(NoStart::NotSent { reason, wait }) => {
-                let put_off = move |state: &mut NamedState, view: &NamedView<'_>| {
+                let put_off = move |state: &mut NamedState, view: &StateView<'_>| {
                     state.take_back();
-                    state.put_off(&reason, wait, pace, unix_ms(view.now));
+                    state.put_off(&reason, wait, pace, view.now_ms);
                     Some(())
                 };
                 if let Some(put_off) = self.change(Some(fence), put_off).await {
@@ -176,7 +213,7 @@ impl TurnTask {
     }
 
     /// Waits for the export, proves it, and has it served.
-    async fn complete(&self, fence: i64, pending: &PendingExport) {
+    async fn complete(&self, fence: TurnFence, pending: &PendingExport) {
         let table = match self.wait(pending).await {
             Ok(()) => self.prove(pending).await,
             Err(error) => Err(error),
@@ -186,9 +223,9 @@ impl TurnTask {
             Err(error) => return self.fail(fence, error).await,
         };
         let (pace, id, rows) = (self.pace(), pending.id.clone(), table.rows);
-        let proven = move |state: &mut NamedState, view: &NamedView<'_>| {
+        let proven = move |state: &mut NamedState, view: &StateView<'_>| {
             let is_it = state.pending.as_ref().is_some_and(|pending| pending.id == id);
-            is_it.then(|| state.proven(&table, pace, unix_ms(view.now)))
+            is_it.then(|| state.proven(&table, pace, view.now_ms))
         };
         let Some(Changed { outcome: Some(columns), .. }) = self.change(Some(fence), proven).await else {
             return;
@@ -209,7 +246,7 @@ impl TurnTask {
         parts.metrics.drifted(DriftKind::Columns, &detail, parts.clock.now().wall);
     }
 
-    async fn fail(&self, fence: i64, error: TurnError) {
+    async fn fail(&self, fence: TurnFence, error: TurnError) {
         let TurnError { reason, is_at_once } = error;
         tracing::warn!(
             export.name = self.name(),
@@ -218,8 +255,8 @@ impl TurnTask {
         );
         self.export.counts.failed.fetch_add(1, Ordering::Relaxed);
         let pace = self.pace();
-        let failed = move |state: &mut NamedState, view: &NamedView<'_>| {
-            state.failed(&reason, is_at_once, pace, unix_ms(view.now));
+        let failed = move |state: &mut NamedState, view: &StateView<'_>| {
+            state.failed(&reason, is_at_once, pace, view.now_ms);
             Some(())
         };
         let _ = self.change(Some(fence), failed).await;
@@ -232,43 +269,54 @@ impl TurnTask {
     }
 
     /// Keeps the lease; ends when another process has it.
-    async fn renew(&self, fence: i64) {
+    async fn renew(&self, fence: TurnFence) {
         loop {
             tokio::time::sleep(LOOK).await;
             // A journal that fails takes no lease away.
             let changed = self.change(Some(fence), |_, _| None::<()>).await;
-            if changed.is_some_and(|changed| !changed.row.is_held) {
+            if changed.is_some_and(|changed| !changed.is_held) {
                 return;
             }
         }
     }
 
-    /// Changes the state in a transaction, where the lease is ours, and shows it. `act` gives `None` if it changed nothing.
+    /// Changes the state, where the lease is ours: in a transaction of the journal, and then on the engine. `act` gives `None` if
+    /// it changed nothing.
     async fn change<T: Send + 'static>(
         &self,
-        fence: Option<i64>,
-        act: impl Fn(&mut NamedState, &NamedView<'_>) -> Option<T> + Send + 'static,
+        fence: Option<TurnFence>,
+        act: impl Fn(&mut NamedState, &StateView<'_>) -> Option<T> + Send + 'static,
     ) -> Option<Changed<T>> {
-        // What the transaction brought: true if the clock went back, and the outcome of `act`.
-        let found = Arc::new(Mutex::new((false, None)));
+        let mut memory = self.export.memory.lock().await;
+        let look = match &self.export.fleet {
+            Some(fleet) => fleet.look(&mut memory, fence, self.export.settings.every, self.now_ms()).await,
+            None => FleetLook::alone(),
+        };
+        let found = Arc::new(Mutex::new(ChangeFound::default()));
         let within = Arc::clone(&found);
+        let (offered, may_act, patience_ms) = (look.offered.clone(), look.may_act, look.patience_ms);
         let change = Box::new(move |view: &NamedView<'_>| {
             let now_ms = unix_ms(view.now);
             let mut state = NamedState::read(view.state, now_ms);
             let was_ahead = state.settle(now_ms);
-            let outcome = act(&mut state, view);
-            let is_changed = outcome.is_some() || was_ahead;
-            *lock(&within) = (was_ahead, outcome);
+            let taken = offered.as_ref().filter(|offered| !state.is_newer_than(offered)).cloned();
+            let (is_taken, is_new) = (taken.is_some(), view.state.is_none() && taken.is_none());
+            state = taken.unwrap_or(state);
+            let view = StateView { now_ms, is_new, patience_ms, starts: view.starts };
+            let outcome = if may_act { act(&mut state, &view) } else { None };
+            let is_changed = outcome.is_some() || was_ahead || is_taken;
+            *lock(&within) = ChangeFound { was_ahead, is_taken, outcome };
             is_changed.then(|| state.to_text()).flatten()
         });
-        let (key, holder) = (self.export.key.clone(), self.named.0.holder);
-        let row = self
-            .parts()
-            .journal
-            .change_named(NamedChange { key, holder, fence, is_last: false, change })
-            .await
-            .ok()?;
-        let (was_ahead, outcome) = std::mem::take(&mut *lock(&found));
+        let change = NamedChange {
+            key: self.export.key.clone(),
+            holder: self.named.0.holder,
+            fence: fence.map(|fence| fence.own),
+            is_last: false,
+            change,
+        };
+        let row = self.parts().journal.change_named(change).await.ok()?;
+        let ChangeFound { was_ahead, is_taken, outcome } = std::mem::take(&mut *lock(&found));
         if was_ahead {
             let name = self.name();
             tracing::warn!(
@@ -276,13 +324,20 @@ impl TurnTask {
                 "the clock went back: times of a named export are taken as now"
             );
         }
+        let (is_held, is_changed) = (row.is_held, outcome.is_some() || was_ahead);
+        let own = OwnChange { is_held, is_changed, is_taken, state: row.state.as_deref() };
+        let fence = TurnFence { own: row.fence, fleet: look.fence() };
+        let is_held = match &self.export.fleet {
+            Some(fleet) => fleet.share(&mut memory, look, own, self.now_ms()).await,
+            None => is_held,
+        };
         let text = row.state.as_deref()?;
-        let state = NamedState::read(Some(text), unix_ms(self.parts().clock.now().wall));
+        let state = NamedState::read(Some(text), self.now_ms());
         let shown = self.export.state.load();
         if shown.as_deref() != Some(&state) {
             self.export.state.store(Some(Arc::new(state.clone())));
         }
-        Some(Changed { row, state, outcome })
+        Some(Changed { is_held, fence, state, outcome })
     }
 }
 

@@ -55,7 +55,7 @@ impl Retrieved {
             (Some(Taken::Flight), _) => {
                 Self::fetched(fetched, Forward { is_collapsed: true, is_taken: true, ..forward })
             }
-            (Some(Taken::Entry) | None, _) => Self::fetched(fetched, forward),
+            (Some(Taken::Entry | Taken::Start) | None, _) => Self::fetched(fetched, forward),
         }
     }
 
@@ -258,6 +258,8 @@ impl Fetched {
 /// The way of an answer from another gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Taken {
+    /// It is a start that was kept.
+    Start,
     /// It was stored.
     Entry,
     /// It was fetched, for those who followed or polled.

@@ -181,6 +181,7 @@ impl Retrieval {
     /// # Errors
     /// With `journal.on_failure = "refuse"`, no answer leaves that is not on record.
     pub(super) async fn record(&self, attempt: Attempt, clients: Vec<Served>) -> Result<(), NoAnswer> {
+        self.note_fate(&attempt).await;
         self.must_be_recorded(self.journal.record(attempt, clients).await)
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AGE, CONTENT_LOCATION, CONTENT_TYPE, LOCATION, RETRY_AFTER, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::answer::Fetched;
+use super::answer::{Fetched, Taken};
 use super::fields::retry_after;
 use super::question::Question;
 use super::response_fields::{PLACEHOLDER, end_to_end};
@@ -164,7 +164,7 @@ pub(super) fn given_again(found: FoundStart, now: Now) -> Arc<Fetched> {
         attempt: found.attempt,
         trace: None,
         sending: None,
-        taken: None,
+        taken: found.is_elsewhere.then_some(Taken::Start),
         asked: now.mono,
         is_unfinished: false,
         arrival: Now { wall: found.made, mono: now.mono.checked_sub(age).unwrap_or(now.mono) },

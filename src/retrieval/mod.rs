@@ -9,6 +9,7 @@ mod attempt;
 mod equal_starts;
 mod fetch;
 mod fields;
+mod fleet_starts;
 mod flights;
 mod pass_through;
 mod polls;

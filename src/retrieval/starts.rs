@@ -13,6 +13,7 @@ use super::answer::{
 use super::attempt::scope_name;
 use super::equal_starts::{ShareWish, age, given_again, start_key};
 use super::fetch::{Fetch, FlightResult, Sought};
+use super::fleet_starts::StartElsewhere;
 use super::flights::{Leader, Member, Role};
 use super::question::{Asker, Newness, Question, Wanted};
 use super::{Retrieval, fields, reading, wait};
@@ -151,19 +152,35 @@ impl Retrieval {
         Ok(StartResult { result: wait(follower, &asker).await, is_collapsed })
     }
 
-    /// Takes an equal start that is on record, or sends this one. Within the flight: whoever asks meanwhile joins it.
-    async fn lead_start(self: Arc<Self>, call: StartRequest, leader: Leader<FlightResult>) {
+    /// Takes an equal start that is on record here or at another gateway, or sends this one. Within the flight: whoever asks
+    /// meanwhile joins it.
+    async fn lead_start(self: Arc<Self>, call: StartRequest, mut leader: Leader<FlightResult>) {
         if let Some(found) = self.find_start(&call, call.wish.age).await {
             return leader.complete(Ok(given_again(found, self.clock.now())));
         }
-        let StartRequest { question, asker, key: start, .. } = call;
+        let (start, lead) = match call.key {
+            None => (None, None),
+            Some(key) => match Box::pin(self.look_for_start(key, call.wish.age, &mut leader)).await {
+                StartElsewhere::Found(found) => {
+                    return leader.complete(Ok(given_again(found, self.clock.now())));
+                }
+                StartElsewhere::Left(no_answer) => return leader.complete(Err(no_answer)),
+                StartElsewhere::Send(start, lead) => (Some(start), lead),
+            },
+        };
+        let StartRequest { question, asker, .. } = call;
         let sought = Sought::anew();
         Fetch { retrieval: self, question, asker, key: None, start, sought, leader }.run().await;
+        if let Some(lead) = lead {
+            lead.leave().await;
+        }
     }
 
-    /// The newest equal start on record, at most `max_age` old; none where that is zero.
+    /// The newest equal start on record, here or at another gateway, at most `max_age` old; none where that is zero.
     async fn find_start(&self, call: &StartRequest, max_age: Duration) -> Option<FoundStart> {
-        self.journal.find_start(call.key.filter(|_| !max_age.is_zero())?, max_age).await
+        let key = call.key.filter(|_| !max_age.is_zero())?;
+        let here = self.journal.find_start(key, max_age).await;
+        self.newest_of_fleet(key, call.question.call.scope.id.as_str(), here, max_age).await
     }
 
     /// Gives the answer of a start on record again. Its client is put on record with it.
@@ -173,7 +190,10 @@ impl Retrieval {
         fetched: Arc<Fetched>,
         refusal: Option<StartRefusal>,
     ) -> Result<Retrieved, NoAnswer> {
-        self.record_late(fetched.attempt, vec![call.asker.member()]).await?;
+        // Another gateway's attempt is on record there.
+        if fetched.taken.is_none() {
+            self.record_late(fetched.attempt, vec![call.asker.member()]).await?;
+        }
         let age = age(fetched.arrival.wall, self.clock.now()).as_secs();
         let origin = Origin::SharedStart { age, refusal };
         Ok(Retrieved { origin, answer: Payload::Fetched(fetched), refused: None, is_waited: false })

@@ -47,7 +47,7 @@ impl FlightPlace {
         format!("{}:{}", self.group, self.question)
     }
 
-    fn context(&self, kind: &str) -> Vec<u8> {
+    pub(super) fn context(&self, kind: &str) -> Vec<u8> {
         [kind.as_bytes(), b"\n", self.text.as_bytes()].concat()
     }
 }
@@ -308,7 +308,7 @@ impl Shared {
         Ok(Landed { is_ours, is_purged: purges.is_some_and(|before| before != now) })
     }
 
-    fn keys(&self, place: &FlightPlace) -> [String; 2] {
+    pub(super) fn keys(&self, place: &FlightPlace) -> [String; 2] {
         [self.0.fleet_key(), format!("{}:{}", self.0.settings.prefix, place.group)]
     }
 }

@@ -18,11 +18,13 @@ mod drift;
 mod error;
 mod examination;
 mod flight;
+mod named;
 mod names;
 mod purges;
 mod script;
 mod seal;
 mod settings;
+mod starts;
 mod status;
 mod supervisor;
 
@@ -47,10 +49,12 @@ pub use examination::{Finding, Judgement, examine};
 pub use flight::{
     Claimed, FlightClaim, FlightPlace, FlightStart, KeptValue, Landed, Landing, Landings, Lead,
 };
+pub use named::{NamedAct, NamedPlace, NamedSeen};
 pub use names::{export_name, hashed};
 pub use purges::{GatewayPurge, MissedPurges, PurgedExports};
 pub use seal::SealKeys;
 pub use settings::{EngineAddress, Settings};
+pub use starts::{ExportFate, NewStart, StartSeen};
 pub use status::{EngineState, SharedStatus};
 
 /// A request with a grant is sent within this time of asking for it. Windows are longer by it.

@@ -23,6 +23,9 @@ const GATEWAYS: &str = concat!(include_str!("epoch.lua"), include_str!("gateways
 const CLAIM: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("claim.lua"));
 const RENEW: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("renew.lua"));
 const LAND: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("land.lua"));
+const START: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("start.lua"));
+const FATE: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("fate.lua"));
+const NAMED: &str = concat!(include_str!("epoch.lua"), include_str!("named.lua"));
 
 /// A script on the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +46,16 @@ pub(super) enum Script {
     Renew,
     /// Ends a flight.
     Land,
+    /// Finds or puts the answer to an equal start.
+    Start,
+    /// Notes what became of an export.
+    Fate,
+    /// The state of a named export.
+    Named,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Reserve,
         Self::Beat,
         Self::Purge,
@@ -55,6 +64,9 @@ impl Script {
         Self::Claim,
         Self::Renew,
         Self::Land,
+        Self::Start,
+        Self::Fate,
+        Self::Named,
     ];
 
     pub(super) const fn text(self) -> &'static str {
@@ -67,6 +79,9 @@ impl Script {
             Self::Claim => CLAIM,
             Self::Renew => RENEW,
             Self::Land => LAND,
+            Self::Start => START,
+            Self::Fate => FATE,
+            Self::Named => NAMED,
         }
     }
 
@@ -75,7 +90,15 @@ impl Script {
         match self {
             Self::Reserve => 5,
             Self::Beat => 3,
-            Self::Purge | Self::Missed | Self::Gateways | Self::Claim | Self::Renew | Self::Land => 1,
+            Self::Purge
+            | Self::Missed
+            | Self::Gateways
+            | Self::Claim
+            | Self::Renew
+            | Self::Land
+            | Self::Start
+            | Self::Fate
+            | Self::Named => 1,
         }
     }
 }

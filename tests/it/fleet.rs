@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use exportgate::clock::Clock;
 use exportgate::fake::{Fake, Fault, Settings};
 use exportgate::journal::{Query, Row, find};
-use exportgate::shared::{self, EngineAddress, FleetNews, HoldChange, Ledger, LedgerLimit, Shared};
+use exportgate::shared::{self, EngineAddress, FleetNews, HoldChange, Ledger, LedgerLimit, NamedAct, Shared};
 use tempfile::TempDir;
 
 use crate::budget::{MARGIN, arrivals, greedy, most};
@@ -441,6 +441,21 @@ async fn an_engine_is_reached_by_tls_with_a_certificate_and_by_no_other_name() {
 
 /// A member of a fleet that has a connection, and the ledger that it asks.
 async fn member(engine: &Engine) -> (Shared, Ledger) {
+    let shared = joined(engine, None).await;
+    let limit = |most, ms, is_paced| LedgerLimit { most, length: Duration::from_millis(ms), is_paced };
+    let ledger = Ledger {
+        name: "ledger".into(),
+        limits: vec![limit(20, 400, false), limit(50, 3_000, false)],
+        part: 1_000,
+    };
+    (shared, ledger)
+}
+
+async fn sealing(engine: &Engine, key: &str) -> Shared {
+    joined(engine, Some(shared::SealKeys::parse(key.as_bytes()).unwrap())).await
+}
+
+async fn joined(engine: &Engine, seal: Option<shared::SealKeys>) -> Shared {
     let address = EngineAddress::Unix(engine.url().trim_start_matches("unix:").into());
     let settings = shared::Settings {
         address,
@@ -455,7 +470,7 @@ async fn member(engine: &Engine) -> (Shared, Ledger) {
         timeout: Duration::from_secs(2),
         purge_wait: Duration::from_secs(2),
         key_file: None,
-        seal: None,
+        seal,
         lease: Duration::from_secs(5),
         max_entry: 1024 * 1024,
     };
@@ -464,13 +479,41 @@ async fn member(engine: &Engine) -> (Shared, Ledger) {
     shared.on_news(move |one| drop(news.send(one)));
     tokio::spawn(shared.clone().run());
     while !matches!(heard.recv().await, Some(FleetNews::Up { .. })) {}
-    let limit = |most, ms, is_paced| LedgerLimit { most, length: Duration::from_millis(ms), is_paced };
-    let ledger = Ledger {
-        name: "ledger".into(),
-        limits: vec![limit(20, 400, false), limit(50, 3_000, false)],
-        part: 1_000,
-    };
-    (shared, ledger)
+    shared
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_of_a_named_export_changes_only_under_its_lease_and_its_version() {
+    let engine = Engine::start(&[]);
+    let key = shared::SealKeys::generate().unwrap();
+    keep_secret([key.to_string()]);
+    let (one, other) = (sealing(&engine, &key).await, sealing(&engine, &key).await);
+    let place = shared::NamedPlace::new("crit", "a question");
+    let look =
+        async |shared: &Shared, who, act, fence| shared.look_named(&place, who, act, fence).await.unwrap();
+    // A state that nobody has is left to its last holder for a while.
+    assert!(!look(&other, "b", NamedAct::Take, 0).await.is_held);
+    let held = look(&one, "a", NamedAct::Take, 7).await;
+    assert_eq!((held.is_held, held.fence, held.version, held.state.as_deref()), (true, 7, 0, None));
+    assert!(!look(&other, "b", NamedAct::Take, 0).await.is_held);
+    let version = one.put_named(&place, "a", &held, "first").await.unwrap().expect("it is put");
+    // Another version, another holder, another fence.
+    assert_eq!(one.put_named(&place, "a", &held, "late").await.unwrap(), None);
+    let seen = look(&one, "a", NamedAct::Look, 7).await;
+    assert_eq!((seen.version, seen.state.as_deref()), (version, Some("first")));
+    assert_eq!(other.put_named(&place, "b", &seen, "stolen").await.unwrap(), None);
+    look(&one, "a", NamedAct::Leave, 7).await;
+    let taken = look(&other, "b", NamedAct::Take, 0).await;
+    assert!(taken.is_held && taken.fence > 7, "{taken:?}");
+    assert_eq!(one.put_named(&place, "a", &seen, "late").await.unwrap(), None);
+    assert!(!look(&one, "a", NamedAct::Take, 7).await.is_held);
+    assert!(other.put_named(&place, "b", &taken, "second").await.unwrap().is_some());
+    let seen = look(&one, "a", NamedAct::Look, 7).await;
+    assert_eq!(seen.state.as_deref(), Some("second"));
+    assert!(seen.age.is_some_and(|age| age < MINUTE));
+    // Another key opens nothing.
+    let stranger = sealing(&engine, &shared::SealKeys::generate().unwrap()).await;
+    assert_eq!(look(&stranger, "c", NamedAct::Look, 0).await.state, None);
 }
 
 async fn granted((shared, ledger): &(Shared, Ledger), wanted: u32) -> Option<u32> {

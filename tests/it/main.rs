@@ -29,7 +29,11 @@ mod files_access;
 #[cfg(feature = "shared")]
 mod fleet;
 #[cfg(feature = "shared")]
+mod fleet_named;
+#[cfg(feature = "shared")]
 mod fleet_purge;
+#[cfg(feature = "shared")]
+mod fleet_starts;
 mod floods;
 mod forwarding;
 mod framing;

@@ -22,19 +22,19 @@ use crate::support::raw::DEADLINE;
 use crate::support::{Flags, Got, ORG, TOKEN, V, World, flag, keep_secret};
 
 /// A little more than two hours, so that a turn is due whatever its delay.
-const TURN: i64 = 2 * 3600 + 6 * 60;
+pub(crate) const TURN: i64 = 2 * 3600 + 6 * 60;
 
 fn samples(names: &[&str]) -> StoreScript {
     StoreScript { parts: PartSource::samples(names), ..StoreScript::default() }
 }
 
-async fn fake() -> Fake {
+pub(crate) async fn fake() -> Fake {
     let script = Script { polls: 1, store: samples(&["a1", "a2", "a3"]), ..Script::default() };
     Fake::start(Settings { tls: false, script, ..Settings::default() }).await.unwrap()
 }
 
 /// One export, `crit`, of the tests' org.
-fn named(more: Flags) -> Flags {
+pub(crate) fn named(more: Flags) -> Flags {
     let mut flags = vec![flag("exports.crit.scope", format!("org/{ORG}")), flag("exports.crit.since", "90d")];
     flags.extend(more);
     flags
@@ -54,7 +54,7 @@ async fn beside(fake: &Fake, journal: &std::path::Path, more: Flags) -> World {
 }
 
 /// The state of `crit`, once it is as wanted.
-async fn state(world: &World, is_wanted: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn state(world: &World, is_wanted: impl Fn(&Value) -> bool) -> Value {
     let looking = async {
         loop {
             let got = world.get("/named/crit").await;
@@ -72,16 +72,16 @@ async fn state(world: &World, is_wanted: impl Fn(&Value) -> bool) -> Value {
     panic!("{}", world.get("/named/crit").await.json())
 }
 
-fn export_of(state: &Value) -> String {
+pub(crate) fn export_of(state: &Value) -> String {
     state["export"].as_str().unwrap_or_default().to_owned()
 }
 
-async fn made(world: &World) -> String {
+pub(crate) async fn made(world: &World) -> String {
     export_of(&state(world, |state| state["export"].is_string()).await)
 }
 
 /// Waits for another export than `before`.
-async fn made_after(world: &World, before: &str) -> String {
+pub(crate) async fn made_after(world: &World, before: &str) -> String {
     export_of(&state(world, |state| state["export"].is_string() && state["export"] != before).await)
 }
 

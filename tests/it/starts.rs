@@ -18,7 +18,7 @@ fn body(columns: &str) -> String {
     START.replace(r#""dataset":"issues","#, &format!(r#""dataset":"issues","columns":[{columns}],"#))
 }
 
-async fn start(world: &World, wish: &str, body: &str) -> Got {
+pub(crate) async fn start(world: &World, wish: &str, body: &str) -> Got {
     start_of(world, ORG, wish, body).await
 }
 
@@ -28,7 +28,7 @@ async fn start_of(world: &World, org: &str, wish: &str, body: &str) -> Got {
     world.send(Method::POST, &format!("/orgs/{org}/export?{V}"), fields, body).await
 }
 
-fn id(got: &Got) -> String {
+pub(crate) fn id(got: &Got) -> String {
     assert_eq!(got.status, 202, "{got:?}");
     got.json()["data"]["id"].as_str().expect("an id").to_owned()
 }

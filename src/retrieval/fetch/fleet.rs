@@ -114,20 +114,25 @@ pub(super) enum Elsewhere {
 }
 
 /// The lead of a flight of all gateways. It is renewed until it is dropped.
-pub(super) struct FleetLead {
+pub(in crate::retrieval) struct FleetLead {
     shared: Shared,
     lead: Lead,
     _renewing: DropGuard,
 }
 
 impl FleetLead {
-    fn new(shared: &Shared, lead: Lead, shutdown: &Shutdown) -> Self {
+    pub(in crate::retrieval) fn new(shared: &Shared, lead: Lead, shutdown: &Shutdown) -> Self {
         let (ended, renewing, kept) = (CancellationToken::new(), shared.clone(), lead.clone());
         let until = ended.clone();
         shutdown.spawn(async move {
             until.run_until_cancelled(renewing.keep(&kept)).await;
         });
         Self { shared: shared.clone(), lead, _renewing: ended.drop_guard() }
+    }
+
+    /// Ends the flight with nothing to hand on: those who follow look again.
+    pub(in crate::retrieval) async fn leave(self) {
+        let _ = self.shared.land(&self.lead, Landing::Left).await;
     }
 
     /// Gives the result to the other gateways. True if it may be stored here: no purge has overtaken it, as far as is known.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::answer::{Cause, Fetched, NoAnswer, Sending};
 use super::attempt::{self, Draft};
 use super::equal_starts::kept;
+use super::fleet_starts::{StartKey, start_made};
 use super::flights::Leader;
 use super::question::{Asker, Question};
 use super::reading::{self, Reading};
@@ -28,8 +29,7 @@ use crate::journal::Attempt;
 use crate::upstream::{UpstreamAnswer, UpstreamError, UpstreamErrorKind, UpstreamRequest};
 
 use fleet::Elsewhere;
-
-pub(super) use fleet::Sought;
+pub(super) use fleet::{FleetLead, Sought};
 
 /// The result of a flight.
 pub(super) type FlightResult = Result<Arc<Fetched>, NoAnswer>;
@@ -43,7 +43,7 @@ pub(super) struct Fetch {
     /// The key under which the answer may be stored.
     pub(super) key: Option<CacheKey>,
     /// The key under which equal starts may share the answer.
-    pub(super) start: Option<[u8; 32]>,
+    pub(super) start: Option<StartKey>,
     /// The answers of other gateways that it takes.
     pub(super) sought: Sought,
     pub(super) leader: Leader<FlightResult>,
@@ -106,6 +106,7 @@ impl Fetch {
             // It fails its own caller only.
             clients.retain(|client| client.request == self.asker.request);
         }
+        let made = start_made(&attempt);
         //    An export that Snyk has begun is answered in any case: a client that is told nothing of it begins another.
         if let Err(no_answer) = self.retrieval.record(attempt, clients).await
             && !self.question.is_start()
@@ -120,6 +121,9 @@ impl Fetch {
         };
         if let Some((entry, key)) = entry.zip(self.key).filter(|_| is_storable) {
             self.retrieval.cache.store(&key, entry, purges);
+        }
+        if let (Some(start), Some((made, on_record))) = (self.start, &made) {
+            self.retrieval.put_start(start, made, on_record).await;
         }
         let late = self.leader.close();
         if let Err(no_answer) = self.retrieval.record_late(id, late).await
@@ -271,7 +275,8 @@ impl Fetch {
         } else {
             record::note(&mut attempt, &answer, document);
             // The credential may have got another value meanwhile: then the key is another, too.
-            if let (Some(key), Ok(answer), Some(_)) = (self.start, &answer, &attempt.export_id)
+            if let (Some(StartKey { key, .. }), Ok(answer), Some(_)) =
+                (self.start, &answer, &attempt.export_id)
                 && retrieval.start_key(&self.question).await == Some(key)
             {
                 attempt.kept = kept(key, answer, document, retrieval.upstream.root()).map(Box::new);
