@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::shared::{self, FleetNews, HoldChange, Ledger, LedgerLimit, Reservation, Shared};
 use crate::shutdown::Shutdown;
+use crate::watched_file;
 
 /// Windows up to this length are used as requests come.
 const UNPACED: Duration = Duration::from_secs(1);
@@ -35,6 +36,9 @@ impl Fleet {
         let common = || lanes.iter().filter_map(|lane| lane.common.as_ref());
         let silence = common().map(|common| common.longest).max().unwrap_or_default().max(SILENCE);
         let split = split(&lanes, settings.gateways);
+        for path in settings.password_file.iter().chain(&settings.key_file) {
+            watched_file::report_exposed(path);
+        }
         let settings = shared::Settings { silence, ..settings };
         Some(Self { shared: Shared::new(settings, clock, split), upstream: upstream.into() })
     }

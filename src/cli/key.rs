@@ -4,21 +4,31 @@ use std::io::{self, Write};
 
 use crate::access::key::{Digest, generate, parse_time};
 use crate::clock::Clock;
+use crate::shared::SealKeys;
+
+const SEAL_NOTES: &str = "
+This is the key. It is shown only once: write it into the file that shared.key_file names (mode 0600), the same on all
+gateways. To replace a key: add the new one as the second line and restart all gateways; swap the lines and restart
+them; take the old one out and restart them.
+";
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum KeyCommand {
-    /// Generate a key for a client. It is printed once, with the lines for the clients file.
+    /// Generate a key for a client, or one that seals what gateways share. It is printed once, with what to do with it.
     New(New),
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct New {
     /// Name of the client
-    #[arg(long, value_name = "NAME", value_parser = client_name)]
-    client: String,
+    #[arg(long, value_name = "NAME", value_parser = client_name, required_unless_present = "seal")]
+    client: Option<String>,
     /// End of its validity (UTC), such as 2027-01-31
-    #[arg(long, value_name = "DATE", value_parser = until)]
+    #[arg(long, value_name = "DATE", value_parser = until, conflicts_with = "seal")]
     until: Option<String>,
+    /// A key for shared.key_file, the same on all gateways
+    #[arg(long, conflicts_with = "client")]
+    seal: bool,
 }
 
 fn client_name(text: &str) -> Result<String, String> {
@@ -38,8 +48,19 @@ fn until(text: &str) -> Result<String, String> {
 }
 
 /// Prints a key to standard output, and nothing else: it may be piped into a secret store.
-pub(super) fn run(New { client, until }: &New, out: &mut dyn Write, notes: &mut dyn Write) -> io::Result<()> {
-    let key = generate().map_err(|_| io::Error::other("the system gives no random numbers"))?;
+pub(super) fn run(
+    New { client, until, .. }: &New,
+    out: &mut dyn Write,
+    notes: &mut dyn Write,
+) -> io::Result<()> {
+    let no_random = || io::Error::other("the system gives no random numbers");
+    let Some(client) = client else {
+        let key = SealKeys::generate().ok_or_else(no_random)?;
+        writeln!(out, "{}", *key)?;
+        out.flush()?;
+        return notes.write_all(SEAL_NOTES.as_bytes());
+    };
+    let key = generate().map_err(|_| no_random())?;
     let until = until.as_ref().map_or_else(String::new, |until| format!(" until {until}"));
     writeln!(out, "{}", *key)?;
     out.flush()?;

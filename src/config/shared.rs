@@ -7,7 +7,7 @@ use super::admission::Split;
 use super::reader::Reader;
 use super::upstream::check_certificates;
 use crate::access::is_ours;
-use crate::shared::{EngineAddress, Settings};
+use crate::shared::{EngineAddress, SealKeys, Settings};
 
 /// The port of Redis and Valkey.
 const PORT: u16 = 6379;
@@ -25,17 +25,16 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
     let gateways = r.number("shared.gateways", 1..=1_000);
     let own = r.number("shared.own", 0.0..=1.0);
     let timeout = r.duration("shared.timeout", "10ms"..="5s");
+    let (key_file, seal) = seal_keys(r);
+    let lease = r.duration("shared.lease", "1s"..="1m");
+    let max_entry = r.size("shared.max_entry", "1KiB"..="64MiB");
     check_certificates(r, "shared.ca_file", ca_file.as_deref());
     check_password(r, password_file.as_deref());
     check_prefix(r, &prefix);
     if url.is_empty() {
         return None;
     }
-    if !cfg!(feature = "shared") {
-        r.invalid("shared.url", "this build has no support for it: build with the cargo feature \"shared\"");
-    }
-    let parsed = parse(&url, allow_plain).map_err(|what| r.invalid("shared.url", what)).ok()?;
-    let (address, database) = parsed;
+    let (address, database) = parse(&url, allow_plain).map_err(|what| r.invalid("shared.url", what)).ok()?;
     let settings = Settings {
         address,
         database,
@@ -46,6 +45,10 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
         gateways,
         silence: Duration::ZERO,
         timeout,
+        key_file,
+        seal,
+        lease,
+        max_entry,
     };
     Some((settings, Split { gateways, own }))
 }
@@ -65,8 +68,25 @@ fn check_password(r: &mut Reader<'_>, path: Option<&Path>) {
     });
 }
 
+/// The file, and the keys in it.
+fn seal_keys(r: &mut Reader<'_>) -> (Option<PathBuf>, Option<SealKeys>) {
+    let (path, mut keys) = (r.path("shared.key_file"), None);
+    if let Some(path) = &path {
+        r.check_file("shared.key_file", path, |content| {
+            keys = Some(SealKeys::parse(content)?);
+            Ok(())
+        });
+    } else if r.given("shared.url").is_some() {
+        r.note("without shared.key_file gateways share the budget, and no answers");
+    }
+    (path, keys)
+}
+
 /// The address and the number of the database. Nothing of the text is in an error: it might hold a password.
 fn parse(text: &str, allow_plain: bool) -> Result<(EngineAddress, i64), String> {
+    if !cfg!(feature = "shared") {
+        return Err("this build has no support for it: build with the cargo feature \"shared\"".to_owned());
+    }
     if let Some(path) = text.strip_prefix("unix:") {
         let path = PathBuf::from(path);
         return if path.is_absolute() { Ok((EngineAddress::Unix(path), 0)) } else { Err(EXAMPLE.to_owned()) };
@@ -96,7 +116,7 @@ fn parse(text: &str, allow_plain: bool) -> Result<(EngineAddress, i64), String> 
     Ok((EngineAddress::Tcp { host, port: authority.port_u16().unwrap_or(PORT), is_tls }, database))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "shared"))]
 mod tests {
     use super::*;
 

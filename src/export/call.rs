@@ -65,7 +65,8 @@ pub struct ExportCall {
 
 impl ExportCall {
     /// The method that goes up: each operation has exactly one.
-    pub(crate) const fn method(&self) -> Method {
+    #[must_use]
+    pub const fn method(&self) -> Method {
         self.operation.method()
     }
 

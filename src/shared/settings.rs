@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::SealKeys;
+
 /// The engine's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EngineAddress {
@@ -57,4 +59,12 @@ pub struct Settings {
     pub silence: Duration,
     /// Longest wait for an answer.
     pub timeout: Duration,
+    /// The file with the keys that seal, read at the start.
+    pub key_file: Option<PathBuf>,
+    /// The keys that seal what can be read there. Without them budget, holds and purges are shared, and nothing else.
+    pub seal: Option<SealKeys>,
+    /// Longest silence of the gateway that leads a flight, before another one leads.
+    pub lease: Duration,
+    /// Largest finished export that is kept there, in bytes.
+    pub max_entry: usize,
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use exportgate::fake::{Fake, Settings, State};
+use exportgate::shared::SealKeys;
 use tempfile::TempDir;
 
 use crate::support::doors::{Door, tls_client};
@@ -241,6 +242,33 @@ async fn the_process_leaves_no_core_and_reports_exposed_secrets() {
     assert_eq!(program.terminate(), Some(0));
     let text = std::fs::read_to_string(log).unwrap();
     assert!(text.contains("everybody on this machine can read or change this secret file"), "{text}");
+}
+
+#[test]
+fn a_sealing_key_is_made_once_and_no_output_repeats_it() {
+    let home = TempDir::new().unwrap();
+    let seal = exportgate(home.path()).args(["key", "new", "--seal"]).output().unwrap();
+    let (sealing, told) = (String::from_utf8(seal.stdout).unwrap(), String::from_utf8(seal.stderr).unwrap());
+    keep_secret([sealing.trim().to_owned()]);
+    assert!(SealKeys::parse(sealing.as_bytes()).is_ok() && told.contains("shared.key_file"), "{told}");
+    assert!(!told.contains(sealing.trim()));
+    for args in [vec!["key", "new"], vec!["key", "new", "--seal", "--client", "a"]] {
+        assert_eq!(exportgate(home.path()).args(&args).output().unwrap().status.code(), Some(2), "{args:?}");
+    }
+    let key_file = home.path().join("seal");
+    std::fs::write(&key_file, &sealing).unwrap();
+    let check = |content: &str| {
+        std::fs::write(&key_file, content).unwrap();
+        let mut command = exportgate(home.path());
+        command.arg("check").env("SNYK_TOKEN", TOKEN).env("EXPORTGATE_SHARED_URL", "redis://127.0.0.1");
+        let output = command.env("EXPORTGATE_SHARED_KEY_FILE", &key_file).output().unwrap();
+        (output.status.success(), [output.stdout, output.stderr].concat())
+    };
+    let (is_valid, said) = check(&sealing);
+    assert!(is_valid && !String::from_utf8_lossy(&said).contains(sealing.trim()));
+    let (is_valid, said) = check(&sealing[..20]);
+    let said = String::from_utf8_lossy(&said);
+    assert!(!is_valid && said.contains("shared.key_file: line 1 is no key of 32 bytes"), "{said}");
 }
 
 #[test]

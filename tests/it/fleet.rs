@@ -386,6 +386,10 @@ async fn member(engine: &Engine) -> (Shared, Ledger) {
         gateways: 4,
         silence: Duration::from_secs(10),
         timeout: Duration::from_secs(2),
+        key_file: None,
+        seal: None,
+        lease: Duration::from_secs(5),
+        max_entry: 1024 * 1024,
     };
     let shared = Shared::new(settings, Clock::system(), "a split".to_owned());
     let (news, mut heard) = tokio::sync::mpsc::unbounded_channel();
