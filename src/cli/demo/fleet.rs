@@ -19,9 +19,10 @@ const CLIENTS: usize = 300;
 const PER_SECOND: usize = 60;
 /// Time that Snyk takes to answer the question of all.
 const ANSWER: Duration = Duration::from_millis(500);
-/// Length of a step under load, and the time until something is killed in it.
-const STEP: Duration = Duration::from_secs(4);
+/// Length of a step under load: the time until something is killed in it, and the time after that.
+const STEP: Duration = UNTIL_KILL.saturating_add(AFTER);
 const UNTIL_KILL: Duration = Duration::from_secs(1);
+const AFTER: Duration = Duration::from_secs(3);
 /// Looks at a gateway until it is a member, each after a pause.
 const LOOKS: usize = 300;
 const PAUSE: Duration = Duration::from_millis(50);
@@ -180,7 +181,7 @@ impl FleetDemo {
         let ((), killed) = tokio::join!(greedy.ask_for(STEP), kill);
         let (killed, tally) = (killed?, greedy.tally());
         let sent = less(&on_record(&self.doors)?, &killed);
-        let seconds = (STEP - UNTIL_KILL).as_secs();
+        let seconds = AFTER.as_secs();
         let text =
             format!("{} requests to Snyk in the {seconds} s after it, by gateway {sent:?}", sum(&sent));
         self.claim(sent.iter().take(last - 1).all(|sent| *sent > 0), &text)?;
@@ -205,7 +206,7 @@ impl FleetDemo {
         let ((), killed) = tokio::join!(greedy.ask_for(STEP), kill);
         let (killed, tally) = (killed?, greedy.tally());
         let sent = less(&on_record(&self.doors)?, &killed);
-        let seconds = (STEP - UNTIL_KILL).as_secs();
+        let seconds = AFTER.as_secs();
         let text = format!(
             "{} requests to Snyk in the {seconds} s after it, from the gateways' own parts: {sent:?}",
             sum(&sent)

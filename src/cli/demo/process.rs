@@ -104,6 +104,7 @@ impl FleetSettings {
             ("EXPORTGATE_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
             ("EXPORTGATE_SHARED_URL", format!("unix:{}", engine.socket().display())),
             ("EXPORTGATE_SHARED_GATEWAYS", gateways.to_string()),
+            ("EXPORTGATE_SHARED_KEY_FILE", key_file.display().to_string()),
             // Only the limit of a second is ever reached, so that the demo is over in seconds.
             ("EXPORTGATE_BUDGET_PER_SECOND", per_second.to_string()),
             ("EXPORTGATE_BUDGET_PER_MINUTE", (per_second * 60).to_string()),
