@@ -18,7 +18,7 @@ use exportgate::shared::{self, EngineAddress, FleetNews, HoldChange, Ledger, Led
 use tempfile::TempDir;
 
 use crate::budget::{MARGIN, arrivals, greedy, most};
-use crate::support::engine::{Engine, signal};
+use crate::support::engine::{self, Engine, documented_rights, signal};
 use crate::support::pki::Authority;
 use crate::support::program::{Program, exportgate};
 use crate::support::raw::poll;
@@ -86,10 +86,16 @@ impl Replicas {
         let Measure { per_second, per_minute, .. } = self.measure;
         let [second, minute, hour] = [per_second, per_minute, per_minute * 60].map(|most| most.to_string());
         let gateways = GATEWAYS.to_string();
+        let password = home.join("password");
+        std::fs::write(&password, engine::PASSWORD).unwrap();
+        keep_secret([engine::PASSWORD.to_owned()]);
+        let password = password.display().to_string();
         let env = [
             ("RUST_LOG", "info"),
             ("EXPORTGATE_JOURNAL_MAX_WAIT", "10s"),
             ("EXPORTGATE_SHARED_URL", self.url.as_str()),
+            ("EXPORTGATE_SHARED_USER", "exportgate"),
+            ("EXPORTGATE_SHARED_PASSWORD_FILE", &password),
             ("EXPORTGATE_SHARED_GATEWAYS", &gateways),
             ("EXPORTGATE_BUDGET_PER_SECOND", &second),
             ("EXPORTGATE_BUDGET_PER_MINUTE", &minute),
@@ -307,8 +313,8 @@ async fn a_check_of_the_engine_says_what_to_set() {
     let home = TempDir::new().unwrap();
     let (ca, password) = (home.path().join("ca.pem"), home.path().join("password"));
     std::fs::write(&ca, fake.ca_pem()).unwrap();
-    std::fs::write(&password, "engine-passw0rd\n").unwrap();
-    keep_secret(["engine-passw0rd".to_owned()]);
+    std::fs::write(&password, format!("{}\n", engine::PASSWORD)).unwrap();
+    keep_secret([engine::PASSWORD.to_owned()]);
     let check = || {
         let mut command = exportgate(home.path());
         command.env("SNYK_TOKEN", TOKEN).env("EXPORTGATE_UPSTREAM_CA_FILE", &ca);
@@ -320,9 +326,14 @@ async fn a_check_of_the_engine_says_what_to_set() {
     let (is_good, said) = check();
     assert!(!is_good && said.contains("shared engine, connection: BAD: "), "{said}");
     let advice = said.split_once("ACL SETUSER gate ").expect("the rights").1.lines().next().unwrap();
+    // Everybody is told the same; all other tests here run with these rights.
+    assert_eq!(advice.strip_prefix("on >PASSWORD "), Some(documented_rights().as_str()));
+    let compose = include_str!("../../deploy/compose/secrets.sh");
+    assert!(compose.contains(&format!("rights='{}'", documented_rights())), "deploy/compose/secrets.sh");
     let rights: Vec<&str> = advice.split(' ').map(|word| word.trim_end_matches(',')).collect();
+    let given = format!(">{}", engine::PASSWORD);
     let mut words = vec!["ACL", "SETUSER", "gate"];
-    words.extend(rights.into_iter().map(|word| if word == ">PASSWORD" { ">engine-passw0rd" } else { word }));
+    words.extend(rights.into_iter().map(|word| if word == ">PASSWORD" { given.as_str() } else { word }));
     assert_eq!(engine.ask(&words), "OK");
     let (is_good, said) = check();
     assert!(is_good, "{said}");
