@@ -1,10 +1,14 @@
 //! A real `redis-server` that a test starts, on a Unix socket of its own.
 
 use std::fs::OpenOptions;
+use std::io::Read as _;
 use std::io::Write as _;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -128,6 +132,57 @@ impl Engine {
     pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
+}
+
+/// The way of one gateway to an engine, which can be cut: then nothing goes through, and nobody is told.
+pub(crate) struct Way {
+    directory: TempDir,
+    is_cut: Arc<AtomicBool>,
+}
+
+impl Way {
+    pub(crate) fn to(engine: &Engine) -> Self {
+        let way = Self { directory: TempDir::new().unwrap(), is_cut: Arc::default() };
+        let listener = UnixListener::bind(way.socket()).unwrap();
+        let (is_cut, engine) = (Arc::clone(&way.is_cut), engine.socket());
+        std::thread::spawn(move || {
+            for gateway in listener.incoming().map_while(Result::ok) {
+                let Ok(engine) = UnixStream::connect(&engine) else { continue };
+                let ends = (gateway.try_clone().unwrap(), engine.try_clone().unwrap());
+                for (from, to) in [(gateway, engine), (ends.1, ends.0)] {
+                    let is_cut = Arc::clone(&is_cut);
+                    std::thread::spawn(move || carry(from, to, &is_cut));
+                }
+            }
+        });
+        way
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("way.sock")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("unix:{}", self.socket().display())
+    }
+
+    pub(crate) fn cut(&self, is_cut: bool) {
+        self.is_cut.store(is_cut, Ordering::SeqCst);
+    }
+}
+
+/// Carries bytes until one end is closed; what comes while the way is cut arrives after that.
+fn carry(mut from: UnixStream, mut to: UnixStream, is_cut: &AtomicBool) {
+    let mut bytes = [0; 4_096];
+    while let Ok(count) = from.read(&mut bytes) {
+        while is_cut.load(Ordering::SeqCst) {
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        if count == 0 || to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(std::net::Shutdown::Both), to.shutdown(std::net::Shutdown::Both));
 }
 
 /// Sends a signal, such as `STOP`.
