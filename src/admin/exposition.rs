@@ -133,6 +133,27 @@ fn shared(admin: &Admin, found: &mut Families) {
     found
         .counter("shared_connections", "Connections made to the shared engine")
         .is(large(status.connections));
+    for (name, help, count) in [
+        (
+            "shared_entries_stored",
+            "Finished exports that this gateway gave to the others",
+            status.entries_stored,
+        ),
+        (
+            "shared_entries_taken",
+            "Finished exports of other gateways that this one took",
+            status.entries_taken,
+        ),
+        (
+            "shared_answers_taken",
+            "Other answers that this gateway took from the flights of others, which it followed or polled with",
+            status.answers_taken,
+        ),
+    ] {
+        if status.has_answers {
+            found.counter(name, help).is(large(count));
+        }
+    }
 }
 
 fn credentials(admin: &Admin, found: &mut Families) {

@@ -58,6 +58,10 @@ pub(crate) struct SharedReport {
     pub(crate) gateways: u32,
     pub(crate) has_own_part: bool,
     pub(crate) granted: u64,
+    /// True if answers are shared.
+    pub(crate) has_answers: bool,
+    /// Answers that other gateways had.
+    pub(crate) taken: u64,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -113,6 +113,8 @@ impl Admin {
             gateways: status.gateways,
             has_own_part: status.has_own_part(),
             granted: status.granted,
+            has_answers: status.has_answers,
+            taken: status.entries_taken + status.answers_taken,
         })
     }
 

@@ -16,6 +16,7 @@ use crate::gateway::{self, Collaborators, Gateway};
 use crate::journal::Journal;
 use crate::named::{Named, NamedParts};
 use crate::retrieval::{self, Retrieval, RetrievalSettings};
+use crate::shared::Shared;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
@@ -58,7 +59,17 @@ impl Core {
         queues::follow(&journal, admission.clone(), root, clock.clone());
         let metrics = Arc::new(Metrics::default());
         let traces = config.traces.as_ref().map(Traces::open).transpose()?;
-        let parts = retrieval::Parts { clock, admission, upstream, journal, metrics, traces, shutdown };
+        let shared = fleet.as_ref().map(Fleet::shared).filter(Shared::has_answers);
+        let parts = retrieval::Parts {
+            clock,
+            admission,
+            upstream,
+            journal,
+            metrics,
+            traces,
+            shutdown,
+            fleet: shared,
+        };
         let downloads = downloads(&parts);
         let retrieval = Arc::new(Retrieval::new(retrieval_settings(config), parts.clone()));
         let files = Files::new(FilesCollaborators {

@@ -1,15 +1,18 @@
 //! One stored response.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
+use http::header::ETAG;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use uuid::Uuid;
 
 use super::directives::Directives;
-use super::freshness::{Freshness, LEAST_LIFE};
+use super::freshness::{Freshness, LEAST_LIFE, ToldEnd};
+use super::portable::PortableAnswer;
+use super::settings::Settings;
 use crate::clock::Now;
 use crate::transport::Room;
 
@@ -74,6 +77,26 @@ pub struct Whole {
     pub age: Duration,
 }
 
+/// A stored response on its way to other gateways.
+pub(crate) struct PortableEntry {
+    pub(crate) bytes: Vec<u8>,
+    /// Time until it is not fresh any more.
+    pub(crate) fresh: Duration,
+    /// Time until its first link dies.
+    pub(crate) life: Duration,
+}
+
+/// The times of a stored response that came from another gateway, by our monotonic clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PortedTimes {
+    /// The time at which it was given to the others.
+    pub(crate) landed: Instant,
+    /// Fresh before this.
+    pub(crate) fresh: Instant,
+    /// Its links live until then.
+    pub(crate) life: Instant,
+}
+
 impl Entry {
     /// Makes an entry of an answer that was received at `received`.
     #[must_use]
@@ -93,6 +116,57 @@ impl Entry {
             refreshed: AtomicU64::new(0),
             hits: AtomicU64::new(0),
         }
+    }
+
+    /// The same for other gateways; `None` if it is not fresh.
+    pub(crate) fn to_portable(&self, now: Now) -> Option<PortableEntry> {
+        let fresh = self.freshness.until.duration_since(now.wall).unwrap_or_default();
+        let fresh = fresh.min(self.freshness.until_mono.saturating_duration_since(now.mono));
+        let life = self.life(now).unwrap_or(fresh);
+        let answer = PortableAnswer {
+            status: self.status,
+            attempt: self.attempt,
+            fields: self.fields.clone(),
+            body: self.body.clone(),
+            age: now.mono.saturating_duration_since(self.received.mono),
+            initial_age: self.initial_age,
+            signed_end: self.freshness.signed_end,
+            is_uncertain: self.freshness.uncertain,
+            is_unfinished: false,
+        };
+        (!fresh.is_zero()).then(|| PortableEntry { bytes: answer.to_bytes(), fresh, life })
+    }
+
+    /// Makes an entry of one that came from another gateway, with the room that is held for its body; `None` if it is not fresh.
+    pub(crate) fn of_portable(
+        answer: PortableAnswer,
+        reservation: Room,
+        times: PortedTimes,
+        now: Now,
+        settings: &Settings,
+    ) -> Option<Self> {
+        let PortedTimes { landed, fresh, life } = times;
+        let age = now.mono.saturating_duration_since(landed) + answer.age;
+        let (signed, is_uncertain) = (answer.signed_end, answer.is_uncertain);
+        let freshness = Freshness::told(ToldEnd { fresh, life, signed, is_uncertain }, age, now, settings)?;
+        let received = Now { wall: now.wall.checked_sub(age)?, mono: now.mono.checked_sub(age)? };
+        let whole = Whole {
+            status: answer.status,
+            etag: answer.fields.get(ETAG)?.clone(),
+            fields: answer.fields,
+            body: answer.body,
+            reservation,
+            age: Duration::from_secs(answer.initial_age),
+        };
+        Some(Self::new(whole, freshness, received, answer.attempt))
+    }
+
+    /// Time until its first link dies, by both clocks; `None` if a link does not say.
+    pub(crate) fn life(&self, now: Now) -> Option<Duration> {
+        let end = self.freshness.links_end?;
+        let whole = end.duration_since(self.received.wall).unwrap_or_default();
+        let lived = now.mono.saturating_duration_since(self.received.mono);
+        Some(end.duration_since(now.wall).unwrap_or_default().min(whole.saturating_sub(lived)))
     }
 
     /// Counts that it was served.

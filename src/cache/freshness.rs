@@ -46,8 +46,55 @@ pub struct Freshness {
     pub until_mono: Instant,
     /// The end of the first link, in our own wall time; `None` if a link does not say.
     pub links_end: Option<SystemTime>,
+    /// The same as its signer wrote it.
+    pub signed_end: Option<SystemTime>,
     /// True if `cache.default_age` set the limit, because a link's end is not certain.
     pub uncertain: bool,
+}
+
+/// The end of an answer that another gateway stored, as the engine counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ToldEnd {
+    /// Fresh before this.
+    pub(crate) fresh: Instant,
+    /// Its links live until then.
+    pub(crate) life: Instant,
+    /// The end of its first link, as its signer wrote it.
+    pub(crate) signed: Option<SystemTime>,
+    /// True if the end of its links is not certain.
+    pub(crate) is_uncertain: bool,
+}
+
+impl Freshness {
+    /// The freshness of an answer that another gateway stored, and that is `age` old: it ends with the first of what the engine
+    /// counts, what the links show by our own clock, and what our own settings allow. `None` where it has ended.
+    pub(crate) fn told(end: ToldEnd, age: Duration, now: Now, settings: &Settings) -> Option<Self> {
+        let ToldEnd { fresh, life, signed, is_uncertain: uncertain } = end;
+        let mut lifetime = fresh.saturating_duration_since(now.mono);
+        lifetime = lifetime.min(settings.max_age.saturating_sub(age));
+        if uncertain {
+            lifetime = lifetime.min(settings.default_age.saturating_sub(age));
+        }
+        let alive = signed.map(|signed| {
+            let by_wall = signed.duration_since(now.wall).unwrap_or_default();
+            by_wall.min(life.saturating_duration_since(now.mono))
+        });
+        if let Some(alive) = alive {
+            lifetime = lifetime.min(less_margin(alive, settings.link_margin));
+        }
+        (!lifetime.is_zero()).then(|| Self {
+            until: now.wall + lifetime,
+            until_mono: now.mono + lifetime,
+            links_end: alive.map(|alive| now.wall + alive),
+            signed_end: signed,
+            uncertain,
+        })
+    }
+}
+
+/// Of a link's last minutes, half are for whoever reads it.
+fn less_margin(left: Duration, margin: Duration) -> Duration {
+    left.saturating_sub(margin.min((left / 2).max(LEAST_LIFE)))
 }
 
 /// Decides whether `candidate` is stored and how long it is fresh.
@@ -77,6 +124,7 @@ pub fn assess(candidate: &WholeAnswer<'_>, settings: &Settings) -> Result<Freshn
         until: received.wall + lifetime,
         until_mono: received.mono + lifetime,
         links_end: links.map(|links| received.wall + links.alive),
+        signed_end: document.links.end,
         uncertain,
     })
 }
@@ -116,8 +164,7 @@ fn remaining(links: &Links, candidate: &WholeAnswer<'_>, margin: Duration) -> Op
     let left = |now: SystemTime| end.duration_since(now).unwrap_or_default().min(life);
     let ours = left(candidate.received.wall);
     let was_signed_after = |clock: SystemTime| links.not_before.is_some_and(|at| at > clock + TOLERANCE);
-    // Of a link's last minutes, half are for whoever reads it.
-    let less_margin = |left: Duration| left.saturating_sub(margin.min((left / 2).max(LEAST_LIFE)));
+    let less_margin = |left| less_margin(left, margin);
     let by = |left: Duration, is_certain| Remaining { fresh: less_margin(left), alive: left, is_certain };
 
     let Some(date) = date(candidate.fields).filter(|date| !was_signed_after(*date)) else {

@@ -33,6 +33,11 @@ impl CacheKey {
         text
     }
 
+    /// The key of what is asked of Snyk beside it. No other is like it: no field is an empty line.
+    pub(crate) fn beside(&self) -> Self {
+        Self(format!("{}\n\nbeside", self.0).into())
+    }
+
     /// Its text.
     pub(crate) fn as_str(&self) -> &str {
         &self.0

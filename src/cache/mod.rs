@@ -10,6 +10,7 @@ mod entry;
 mod freshness;
 mod key;
 mod not_stored;
+mod portable;
 mod settings;
 mod stored;
 
@@ -26,10 +27,12 @@ use crate::export::Id;
 
 pub use directives::Directives;
 pub use entry::{Entry, Whole, etag};
+pub(crate) use entry::{PortableEntry, PortedTimes};
 pub(crate) use freshness::age;
 pub use freshness::{Freshness, WholeAnswer, assess};
 pub use key::CacheKey;
 pub use not_stored::NotStored;
+pub(crate) use portable::PortableAnswer;
 pub use settings::Settings;
 pub(crate) use stored::StoredResponse;
 

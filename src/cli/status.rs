@@ -124,7 +124,8 @@ impl Report {
             "breaker      {}",
             words(&self.budget.breaker.state, self.budget.breaker.seconds_left)
         )?;
-        if let Some(SharedReport { engine, state, place, members, has_own_part, .. }) = &self.shared {
+        if let Some(shared) = &self.shared {
+            let SharedReport { engine, state, place, members, has_own_part, has_answers, taken, .. } = shared;
             let own = if *has_own_part { "with" } else { "WITHOUT" };
             writeln!(
                 out,
@@ -132,6 +133,9 @@ impl Report {
                 shown(state),
                 shown(engine)
             )?;
+            if *has_answers {
+                writeln!(out, "             {taken} answers taken from other gateways")?;
+            }
         }
         for credential in &self.budget.credentials {
             credential.write(out)?;

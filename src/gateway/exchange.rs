@@ -229,6 +229,14 @@ impl Exchange {
         (self.origin, self.snyk_id, self.sending, self.refused) = (None, None, None, None);
     }
 
+    /// True if the answer came from another gateway for this request.
+    pub(super) const fn is_taken(&self) -> bool {
+        match self.origin {
+            Some(Origin::Fresh { is_taken, .. } | Origin::Upstream(Forward { is_taken, .. })) => is_taken,
+            Some(Origin::Stale { .. } | Origin::SharedStart { .. }) | None => false,
+        }
+    }
+
     /// The `Age` of a stored answer, in seconds.
     const fn age(&self) -> Option<u64> {
         match self.origin {
@@ -343,10 +351,12 @@ impl Exchange {
         let mut text = String::with_capacity(64);
         text.push_str("exportgate");
         match self.origin? {
-            Origin::Fresh { ttl, is_uncertain, .. } => {
+            Origin::Fresh { ttl, is_uncertain, is_taken, .. } => {
                 text.push_str("; hit; ttl=");
                 text.push_str(itoa::Buffer::new().format(ttl));
-                if is_uncertain {
+                if is_taken {
+                    text.push_str("; detail=shared");
+                } else if is_uncertain {
                     text.push_str("; detail=links-end-uncertain");
                 }
             }
@@ -361,14 +371,16 @@ impl Exchange {
                 Some(StartRefusal::Held) => "; hit; detail=shared-start-in-hold",
                 Some(StartRefusal::BySnyk) => "; fwd=method; fwd-status=429; detail=shared-start-in-hold",
             }),
-            Origin::Upstream(Forward { reason, is_collapsed, status, is_stored, not_stored }) => {
+            Origin::Upstream(Forward { reason, is_collapsed, status, is_stored, not_stored, is_taken }) => {
                 let _ = write!(text, "; fwd={}", reason.as_str());
                 if let Some(status) = status {
                     let _ = write!(text, "; fwd-status={}", status.as_u16());
                 }
                 text.push_str(if is_stored { "; stored" } else { "" });
                 text.push_str(if is_collapsed { "; collapsed" } else { "" });
-                if let Some(reason) = not_stored {
+                if is_taken {
+                    text.push_str("; detail=shared");
+                } else if let Some(reason) = not_stored {
                     text.extend(["; detail=", reason]);
                 }
             }

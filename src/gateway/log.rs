@@ -52,6 +52,7 @@ impl Exchange {
                     cache.status = cache,
                     cache.fwd = reason,
                     cache.not_stored = not_stored,
+                    cache.shared = self.is_taken().then_some(true),
                     snyk.request.id = response_text(end.fields, SNYK_REQUEST_ID),
                     attempt.id = attempt.map(tracing::field::display),
                     attempt.tries = self.sending.map(|sending| sending.tries),

@@ -40,8 +40,23 @@ pub(crate) enum Payload {
 impl Retrieved {
     /// A stored response that is fresh at `now`.
     pub(super) fn fresh(entry: Arc<Entry>, now: Now) -> Self {
+        Self::fresh_of(entry, now, false)
+    }
+
+    fn fresh_of(entry: Arc<Entry>, now: Now, is_taken: bool) -> Self {
         let (ttl, age, is_uncertain) = (entry.ttl(now), entry.age(now), entry.is_uncertain());
-        Self::stored(entry, Origin::Fresh { ttl, age, is_uncertain })
+        Self::stored(entry, Origin::Fresh { ttl, age, is_uncertain, is_taken })
+    }
+
+    /// The result of a flight: Snyk's answer, or a stored response of another gateway.
+    pub(super) fn of_flight(fetched: Arc<Fetched>, forward: Forward, now: Now) -> Self {
+        match (&fetched.taken, &fetched.entry) {
+            (Some(Taken::Entry), Some(entry)) => Self::fresh_of(Arc::clone(entry), now, true),
+            (Some(Taken::Flight), _) => {
+                Self::fetched(fetched, Forward { is_collapsed: true, is_taken: true, ..forward })
+            }
+            (Some(Taken::Entry) | None, _) => Self::fetched(fetched, forward),
+        }
     }
 
     /// A stored response past its freshness; with `detail`, after asking failed.
@@ -106,6 +121,8 @@ pub(crate) enum Origin {
         age: u64,
         /// True if the end of its links is not certain.
         is_uncertain: bool,
+        /// True if it came from another gateway for this request.
+        is_taken: bool,
     },
     /// The cache, past the freshness.
     Stale {
@@ -165,12 +182,14 @@ pub(crate) struct Forward {
     pub(crate) is_stored: bool,
     /// The reason that a finished export was not stored.
     pub(crate) not_stored: Option<&'static str>,
+    /// True if another gateway's request fetched the answer.
+    pub(crate) is_taken: bool,
 }
 
 impl Forward {
     /// A request that has no answer yet.
     pub(super) const fn new(reason: ForwardReason, is_collapsed: bool) -> Self {
-        Self { reason, is_collapsed, status: None, is_stored: false, not_stored: None }
+        Self { reason, is_collapsed, status: None, is_stored: false, not_stored: None, is_taken: false }
     }
 }
 
@@ -208,8 +227,10 @@ pub(crate) struct Fetched {
     pub(crate) attempt: Uuid,
     /// The place of that attempt in a trace.
     pub(crate) trace: Option<Trace>,
-    /// The way that it was sent; `None` if it is a start that was on record.
+    /// The way that it was sent; `None` if it is a start that was on record, or another gateway's.
     pub(crate) sending: Option<Sending>,
+    /// The way that it came from another gateway, if it did.
+    pub(crate) taken: Option<Taken>,
     /// The time at which Snyk was asked.
     pub(crate) asked: Instant,
     pub(crate) arrival: Now,
@@ -225,6 +246,15 @@ pub(crate) struct Fetched {
     pub(crate) entry: Option<Arc<Entry>>,
     /// The reason that a finished export was not stored.
     pub(crate) not_stored: Option<&'static str>,
+}
+
+/// The way of an answer from another gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It was stored.
+    Entry,
+    /// It was fetched, for those who followed or polled.
+    Flight,
 }
 
 /// The last try of a request.

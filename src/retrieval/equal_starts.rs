@@ -164,6 +164,7 @@ pub(super) fn given_again(found: FoundStart, now: Now) -> Arc<Fetched> {
         attempt: found.attempt,
         trace: None,
         sending: None,
+        taken: None,
         asked: now.mono,
         is_unfinished: false,
         arrival: Now { wall: found.made, mono: now.mono.checked_sub(age).unwrap_or(now.mono) },

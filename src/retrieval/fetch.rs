@@ -12,13 +12,14 @@ use uuid::Uuid;
 use super::answer::{Cause, Fetched, NoAnswer, Sending};
 use super::attempt::{self, Draft};
 use super::equal_starts::kept;
+use super::fleet::{Elsewhere, FleetLead, Sought};
 use super::flights::Leader;
 use super::question::{Asker, Question};
 use super::reading::{self, Reading};
 use super::verdict::{CredentialVerdict, Repeat, Reply, Verdict};
 use super::{Retrieval, fields, record, response_fields};
 use crate::admission::RequestSlot;
-use crate::cache::{self, CacheKey, Entry, NotStored, WholeAnswer};
+use crate::cache::{self, CacheKey, Entry, NotStored, Purges, WholeAnswer};
 use crate::clock::Now;
 use crate::credential::{Authorization, Unavailable};
 use crate::export::{Document, Id};
@@ -38,6 +39,8 @@ pub(super) struct Fetch {
     pub(super) key: Option<CacheKey>,
     /// The key under which equal starts may share the answer.
     pub(super) start: Option<[u8; 32]>,
+    /// The answers of other gateways that it takes.
+    pub(super) sought: Sought,
     pub(super) leader: Leader<FlightResult>,
 }
 
@@ -58,10 +61,26 @@ impl Fetch {
     /// Gets the answer and completes the flight. The record is committed before anybody is answered, also from the cache.
     pub(super) async fn run(mut self) {
         let purges = self.retrieval.cache.purges();
+        // 0. Look for what other gateways have.
+        let (lead, purges) = match &self.retrieval.fleet {
+            None => (None, purges),
+            Some(_) => match Box::pin(self.look_elsewhere()).await {
+                Elsewhere::Found(fetched) => return self.hand_on(fetched, purges),
+                Elsewhere::Left(no_answer) => return self.leader.complete(Err(no_answer)),
+                // Whatever was purged by now, it is asked for after that.
+                Elsewhere::Ask(lead) => (lead, self.retrieval.cache.purges()),
+            },
+        };
+        self.leader.asks();
+        let is_polled = self.sought.is_polled();
+        if is_polled {
+            self.retrieval.metrics.polled();
+        }
+
         // 1. Ask. It is large: boxed, it is not moved about with what is spawned.
         let trial = match Box::pin(self.ask()).await {
             Ok(trial) => trial,
-            Err(no_answer) => return self.leader.complete(Err(no_answer)),
+            Err(no_answer) => return self.fail(lead, no_answer).await,
         };
 
         // 2. Judge whether it may be stored.
@@ -87,11 +106,15 @@ impl Fetch {
         if let Err(no_answer) = self.retrieval.record(attempt, clients).await
             && !self.question.is_start()
         {
-            return self.leader.complete(Err(no_answer));
+            return self.fail(lead, no_answer).await;
         }
 
-        // 4. Store it, and record those who came meanwhile.
-        if let Some((entry, key)) = entry.zip(self.key) {
+        // 4. Give it to the other gateways, store it, and record those who came meanwhile.
+        let is_storable = match lead {
+            Some(lead) => lead.land(&result, is_polled, self.retrieval.clock.now()).await,
+            None => true,
+        };
+        if let Some((entry, key)) = entry.zip(self.key).filter(|_| is_storable) {
             self.retrieval.cache.store(&key, entry, purges);
         }
         let late = self.leader.close();
@@ -99,6 +122,24 @@ impl Fetch {
             && !self.question.is_start()
         {
             return self.leader.complete(Err(no_answer));
+        }
+        self.leader.complete(result);
+    }
+
+    /// Completes the flight with another gateway's answer. It is on record there.
+    fn hand_on(mut self, fetched: Arc<Fetched>, purges: Purges) {
+        if let Some((entry, key)) = fetched.entry.clone().zip(self.key) {
+            self.retrieval.cache.store(&key, entry, purges);
+        }
+        let _ = self.leader.close();
+        self.leader.complete(Ok(fetched));
+    }
+
+    /// Completes the flight without an answer.
+    async fn fail(self, lead: Option<FleetLead>, no_answer: NoAnswer) {
+        let result = Err(no_answer);
+        if let Some(lead) = lead {
+            lead.land(&result, false, self.retrieval.clock.now()).await;
         }
         self.leader.complete(result);
     }
@@ -295,6 +336,7 @@ impl Fetch {
                 attempt: id,
                 trace: self.asker.trace.as_ref().map(|trace| trace.child(id)),
                 sending: Some(Sending::of(&attempt)),
+                taken: None,
                 asked: sent.mono,
                 arrival,
                 is_unfinished,

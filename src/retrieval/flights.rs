@@ -27,6 +27,19 @@ pub(crate) const HALF_CLOSED_GRACE: Duration = Duration::from_secs(1);
 pub(super) struct Flights<T> {
     by_key: Arc<Mutex<HashMap<CacheKey, Arc<Flight<T>>>>>,
     max_followers: usize,
+    /// True if flights look at what other gateways have first.
+    look: bool,
+}
+
+/// The age of the answers that an asker takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Newness {
+    /// Any, of those that may be stored.
+    Any,
+    /// Not any.
+    Particular,
+    /// It is to be made after the question.
+    Anew,
 }
 
 #[derive(Debug)]
@@ -34,6 +47,8 @@ struct Flight<T> {
     result: watch::Sender<Option<T>>,
     /// True once its answer is there and only being recorded and stored.
     is_answered: AtomicBool,
+    /// True while it may end with an answer that another gateway had before.
+    is_looking: AtomicBool,
     /// Notified when somebody left and nobody waits any more.
     left: Notify,
     members: Mutex<HashMap<Uuid, Membership>>,
@@ -128,15 +143,16 @@ impl<T> Role<T> {
 }
 
 impl<T: Clone> Flights<T> {
-    /// No flights yet; at most `max_followers` may wait for one.
-    pub(super) fn new(max_followers: usize) -> Self {
-        Self { by_key: Arc::default(), max_followers }
+    /// No flights yet; at most `max_followers` may wait for one. With `look` they look first for what other gateways have.
+    pub(super) fn new(max_followers: usize, look: bool) -> Self {
+        Self { by_key: Arc::default(), max_followers, look }
     }
 
     /// Joins the flight of `key`, or starts one, unless `stored` finds that an earlier one has ended
     /// since the cache was looked at. A result is stored before its flight is taken off the map, so that under
-    /// the map's lock one of the two is seen. An asker that wants an answer made after it asked (`anew`)
-    /// joins no flight whose answer is there already; it leads one that nobody else can join.
+    /// the map's lock one of the two is seen. An asker that wants an answer made after it asked joins no flight whose answer
+    /// is there already; it leads one that nobody else can join. One that does not take any answer joins none that may end
+    /// with what another gateway had; it leads or joins one beside it, which asks Snyk.
     ///
     /// # Errors
     /// The stored response that `stored` found.
@@ -144,12 +160,17 @@ impl<T: Clone> Flights<T> {
         &self,
         key: &CacheKey,
         member: Member,
-        anew: bool,
+        newness: Newness,
         stored: impl FnOnce() -> Option<S>,
     ) -> Result<Role<T>, S> {
         let mut by_key = lock(&self.by_key);
+        let is_looking = |flight: &Arc<Flight<T>>| flight.is_looking.load(Ordering::Acquire);
+        let beside =
+            (newness != Newness::Any && by_key.get(key).is_some_and(is_looking)).then(|| key.beside());
+        let look = self.look && newness != Newness::Anew && beside.is_none();
+        let key = beside.as_ref().unwrap_or(key);
         if let Some(flight) = by_key.get(key) {
-            if anew && flight.is_answered.load(Ordering::Acquire) {
+            if newness == Newness::Anew && flight.is_answered.load(Ordering::Acquire) {
                 return Ok(Role::alone(member));
             }
             if lock(&flight.members).len() > self.max_followers {
@@ -161,6 +182,7 @@ impl<T: Clone> Flights<T> {
             return Err(stored);
         }
         let (leader, follower) = Leader::start(Some((Arc::clone(&self.by_key), key.clone())), member);
+        leader.flight.is_looking.store(look, Ordering::Release);
         by_key.insert(key.clone(), Arc::clone(&leader.flight));
         Ok(Role::Leader(leader, follower))
     }
@@ -172,6 +194,7 @@ impl<T: Clone> Flights<T> {
             return None;
         }
         let leader = Leader::of(Some((Arc::clone(&self.by_key), key.clone())), None);
+        leader.flight.is_looking.store(self.look, Ordering::Release);
         by_key.insert(key.clone(), Arc::clone(&leader.flight));
         Some(leader)
     }
@@ -219,6 +242,7 @@ impl<T> Leader<T> {
         let flight = Arc::new(Flight {
             result: watch::Sender::new(None),
             is_answered: AtomicBool::new(false),
+            is_looking: AtomicBool::new(false),
             left: Notify::new(),
             members: Mutex::default(),
             cause: first.and_then(Member::client).cloned(),
@@ -263,6 +287,16 @@ impl<T> Leader<T> {
         }
         self.on_map = None;
         true
+    }
+
+    /// True if it may end with an answer that another gateway has.
+    pub(super) fn looks(&self) -> bool {
+        self.flight.is_looking.load(Ordering::Acquire)
+    }
+
+    /// Notes that Snyk is to be asked.
+    pub(super) fn asks(&self) {
+        self.flight.is_looking.store(false, Ordering::Release);
     }
 
     /// Notes that the answer is there; the followers so far.
@@ -393,24 +427,24 @@ mod tests {
     }
 
     fn join<T: Clone>(flights: &Flights<T>, export: &str, n: u128) -> Role<T> {
-        let role = flights.join(&key(export), member(n), false, || None::<()>);
+        let role = flights.join(&key(export), member(n), Newness::Any, || None::<()>);
         role.unwrap_or_else(|()| unreachable!("nothing is stored"))
     }
 
     #[test]
     fn a_result_that_was_stored_meanwhile_is_found_and_a_flight_comes_before_it() {
-        let flights = Flights::<u8>::new(10);
-        assert!(matches!(flights.join(&key("a"), member(1), false, || Some("stored")), Err("stored")));
+        let flights = Flights::<u8>::new(10, false);
+        assert!(matches!(flights.join(&key("a"), member(1), Newness::Any, || Some("stored")), Err("stored")));
         let _leading = join(&flights, "a", 2);
         assert!(matches!(
-            flights.join(&key("a"), member(3), false, || Some("stored")),
+            flights.join(&key("a"), member(3), Newness::Any, || Some("stored")),
             Ok(Role::Follower(_))
         ));
     }
 
     #[tokio::test]
     async fn followers_get_the_leaders_answer_and_later_ones_lead_again() {
-        let flights = Flights::new(10);
+        let flights = Flights::new(10, false);
         let Role::Leader(mut leader, first) = join(&flights, "a", 1) else { panic!("first leads") };
         let Role::Follower(second) = join(&flights, "a", 2) else { panic!("second follows") };
         assert!(matches!(join(&flights, "b", 3), Role::Leader(..)));
@@ -422,18 +456,36 @@ mod tests {
 
     #[test]
     fn who_wants_a_new_answer_joins_none_that_is_there_already() {
-        let flights = Flights::<u8>::new(10);
+        let flights = Flights::<u8>::new(10, false);
         let Role::Leader(leader, _first) = join(&flights, "a", 1) else { panic!("first leads") };
-        let anew = |n| flights.join(&key("a"), member(n), true, || None::<()>);
+        let anew = |n| flights.join(&key("a"), member(n), Newness::Anew, || None::<()>);
         assert!(matches!(anew(2), Ok(Role::Follower(_))));
         let _ = leader.answered();
         assert!(matches!(anew(3), Ok(Role::Leader(..))));
         assert!(matches!(join(&flights, "a", 4), Role::Follower(_)));
     }
 
+    #[test]
+    fn who_does_not_take_any_answer_joins_no_flight_that_may_find_one() {
+        let flights = Flights::<u8>::new(10, true);
+        let join = |n, newness| flights.join(&key("a"), member(n), newness, || None::<()>);
+        let Ok(Role::Leader(leader, _first)) = join(1, Newness::Any) else { panic!("first leads") };
+        assert!(leader.looks());
+        assert!(matches!(join(2, Newness::Any), Ok(Role::Follower(_))));
+        // They have one beside it, and share that.
+        let Ok(Role::Leader(beside, _second)) = join(3, Newness::Particular) else { panic!("it leads") };
+        assert!(!beside.looks());
+        assert!(matches!(join(4, Newness::Anew), Ok(Role::Follower(_))));
+        // Once Snyk is asked, it is for all.
+        leader.asks();
+        assert!(matches!(join(5, Newness::Anew), Ok(Role::Follower(_))));
+        drop((leader, beside));
+        assert!(matches!(join(6, Newness::Anew), Ok(Role::Leader(leader, _)) if !leader.looks()));
+    }
+
     #[tokio::test]
     async fn who_leaves_is_not_counted_and_changes_nothing() {
-        let flights = Flights::new(10);
+        let flights = Flights::new(10, false);
         let Role::Leader(mut leader, first) = join(&flights, "a", 1) else { panic!("first leads") };
         let Role::Follower(second) = join(&flights, "a", 2) else { panic!("second follows") };
         drop(first);
@@ -444,7 +496,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_has_closed_one_half_counts_as_gone_after_a_while_and_gets_the_result() {
-        let flights = Flights::new(10);
+        let flights = Flights::new(10, false);
         let Role::Leader(mut leader, first) = join(&flights, "a", 1) else { panic!("first leads") };
         let Role::Follower(second) = join(&flights, "a", 2) else { panic!("second follows") };
         let abandoning = async {
@@ -460,7 +512,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn another_try_knows_that_all_left_during_an_earlier_one() {
-        let flights = Flights::<u8>::new(10);
+        let flights = Flights::<u8>::new(10, false);
         let Role::Leader(mut leader, first) = join(&flights, "a", 1) else { panic!("first leads") };
         drop(first);
         // The earlier try was told.
@@ -475,7 +527,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_lost_lead_ends_the_wait() {
-        let flights = Flights::<u8>::new(10);
+        let flights = Flights::<u8>::new(10, false);
         let Role::Leader(leader, first) = join(&flights, "a", 1) else { panic!("first leads") };
         drop(leader);
         assert_eq!(first.result(pending()).await, None);
@@ -484,7 +536,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_number_of_followers_is_limited() {
-        let flights = Flights::<u8>::new(1);
+        let flights = Flights::<u8>::new(1, false);
         let roles: Vec<_> = (1..=3).map(|n| join(&flights, "a", n)).collect();
         assert!(matches!(roles.as_slice(), [Role::Leader(..), Role::Follower(_), Role::Full]));
     }

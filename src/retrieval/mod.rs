@@ -9,6 +9,7 @@ mod attempt;
 mod equal_starts;
 mod fetch;
 mod fields;
+mod fleet;
 mod flights;
 mod pass_through;
 mod polls;
@@ -35,12 +36,14 @@ use crate::admission::{Admission, Resource};
 use crate::cache::{self, Cache, CacheKey, Entry, NotStored};
 use crate::clock::{Clock, Now};
 use crate::journal::{Journal, OnFailure};
+use crate::shared::Shared;
 use crate::shutdown::Shutdown;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
 use crate::upstream::Upstream;
 
 use fetch::{Fetch, FlightResult};
+use fleet::Sought;
 use flights::{Flights, Follower, Member, Role};
 use polls::Pollers;
 use waiting::Awaited;
@@ -67,6 +70,8 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) traces: Option<Traces>,
     pub(crate) shutdown: Shutdown,
+    /// The engine of many gateways, where they share answers.
+    pub(crate) fleet: Option<Shared>,
 }
 
 /// The settings that may change while it runs.
@@ -91,6 +96,7 @@ pub struct Retrieval {
     metrics: Arc<Metrics>,
     traces: Option<Traces>,
     shutdown: Shutdown,
+    fleet: Option<Shared>,
     cache: Cache,
     flights: Flights<FlightResult>,
     pollers: Pollers,
@@ -109,7 +115,8 @@ impl Retrieval {
             traces: parts.traces,
             shutdown: parts.shutdown,
             cache: Cache::new(&settings.cache),
-            flights: Flights::new(settings.cache.max_followers),
+            flights: Flights::new(settings.cache.max_followers, parts.fleet.is_some()),
+            fleet: parts.fleet,
             pollers: Pollers::new(settings.cache.max_followers),
             settings: ArcSwap::from_pointee(settings),
         }
@@ -155,7 +162,7 @@ impl Retrieval {
         let miss = match self.look_up(&question, &asker, &wanted, now) {
             LookUp::Fresh { entry, key } => {
                 if entry.wants_refresh(now) && self.settings.load().cache.refresh_ahead {
-                    self.refresh_ahead(question, asker, key.into());
+                    self.refresh_ahead(question, asker, key.into(), &entry);
                 }
                 return Either::Left(ready(Ok(Retrieved::fresh(entry, now))));
             }
@@ -231,6 +238,7 @@ impl Retrieval {
         let Miss { reason, key, stale } = miss;
         // The asker's permit is held until the answer is there, and by the fetch until that has ended.
         let asker = Arc::new(asker);
+        let sought = Sought::of(&wanted, self.clock.now().mono);
 
         // 2. Collapse: the first to ask has it fetched, everybody waits for it.
         let role = match &key {
@@ -239,8 +247,7 @@ impl Retrieval {
                 let now = self.clock.now();
                 let usable = |entry: &Arc<Entry>| wanted.is_met_by(entry, now);
                 let stored = || self.cache.find(key.as_str()).filter(usable);
-                match self.flights.join(key, Member::Client(asker.member()), wanted.is_revalidated(), stored)
-                {
+                match self.flights.join(key, Member::Client(asker.member()), wanted.newness(), stored) {
                     Ok(role) => role,
                     Err(entry) => return Ok(Retrieved::fresh(entry, now)),
                 }
@@ -250,7 +257,8 @@ impl Retrieval {
         // 3. Fetch: a task of its own, so that no client can cancel it.
         let joined = role.follow(|leader| {
             let (retrieval, asker) = (Arc::clone(&self), Arc::clone(&asker));
-            self.shutdown.spawn(Fetch { retrieval, question, asker, key, start: None, leader }.run());
+            let fetch = Fetch { retrieval, question, asker, key, start: None, sought, leader };
+            self.shutdown.spawn(fetch.run());
         });
         let (follower, is_collapsed) = joined.ok_or(Cause::TooManyFollowers)?;
 
@@ -263,21 +271,22 @@ impl Retrieval {
         }
         let forward = Forward::new(reason, is_collapsed);
         match result {
-            Ok(fetched) => Ok(Retrieved::fetched(fetched, forward)),
+            Ok(fetched) => Ok(Retrieved::of_flight(fetched, forward, now)),
             Err(no_answer) => Err(NoAnswer { forward: Some(forward), ..no_answer }),
         }
     }
 
     /// Fetches an entry again ahead of its end, once for all its readers, so that none of them waits for it. It is
     /// nobody's request: it takes no place of the reader's.
-    fn refresh_ahead(self: &Arc<Self>, question: Question, asker: Asker, key: CacheKey) {
+    fn refresh_ahead(self: &Arc<Self>, question: Question, asker: Asker, key: CacheKey, entry: &Arc<Entry>) {
         // An answer that may not leave is not worth asking for.
         if self.refuse_unrecorded().is_ok()
             && let Some(leader) = self.flights.lead_ahead(&key)
         {
             let asker = Arc::new(Asker { permit: Permit::unlimited(), sent_id: None, ..asker });
             let (retrieval, key) = (Arc::clone(self), Some(key));
-            let fetch = Fetch { retrieval, question, asker, key, start: None, leader };
+            let sought = Sought::ahead(Arc::clone(entry), self.clock.now());
+            let fetch = Fetch { retrieval, question, asker, key, start: None, sought, leader };
             self.shutdown.spawn(fetch.run());
         }
     }

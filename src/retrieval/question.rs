@@ -9,6 +9,7 @@ use tokio::time::Instant as Deadline;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::flights::Newness;
 use crate::access::Permit;
 use crate::admission::{Api, CallKind, Candidate, Lane};
 use crate::cache::{CacheKey, Directives, Entry};
@@ -154,6 +155,23 @@ impl Wanted {
 
     pub(super) fn uses_links_here(&self) -> bool {
         self.links != LinkUse::Leave
+    }
+
+    /// The age of the answers that it takes.
+    pub(super) fn newness(&self) -> Newness {
+        let Directives { max_age, min_fresh, .. } = self.directives;
+        if self.is_revalidated() {
+            Newness::Anew
+        } else if max_age.is_some() || min_fresh.is_some() || self.links_are_renewed() {
+            Newness::Particular
+        } else {
+            Newness::Any
+        }
+    }
+
+    /// True if links were refused, and newer ones are wanted.
+    fn links_are_renewed(&self) -> bool {
+        matches!(self.links, LinkUse::Here { newer_than: Some(_) })
     }
 
     /// True if the answer must be made after it was asked for.

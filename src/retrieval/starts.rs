@@ -13,7 +13,8 @@ use super::answer::{
 use super::attempt::scope_name;
 use super::equal_starts::{ShareWish, age, given_again, start_key};
 use super::fetch::{Fetch, FlightResult};
-use super::flights::{Leader, Member, Role};
+use super::fleet::Sought;
+use super::flights::{Leader, Member, Newness, Role};
 use super::question::{Asker, Question, Wanted};
 use super::{Retrieval, fields, reading, wait};
 use crate::admission::Obstacle;
@@ -138,7 +139,7 @@ impl Retrieval {
             None => Role::alone(member),
             Some(key) => {
                 let none = || None::<Infallible>;
-                match self.flights.join(&flight_key(&key), member, false, none) {
+                match self.flights.join(&flight_key(&key), member, Newness::Any, none) {
                     Ok(role) => role,
                     Err(never) => match never {},
                 }
@@ -157,7 +158,8 @@ impl Retrieval {
             return leader.complete(Ok(given_again(found, self.clock.now())));
         }
         let StartRequest { question, asker, key: start, .. } = call;
-        Fetch { retrieval: self, question, asker, key: None, start, leader }.run().await;
+        let sought = Sought::anew();
+        Fetch { retrieval: self, question, asker, key: None, start, sought, leader }.run().await;
     }
 
     /// The newest equal start on record, at most `max_age` old; none where that is zero.

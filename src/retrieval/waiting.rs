@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::answer::{Cause, Forward, NoAnswer, Retrieved};
 use super::fetch::Fetch;
-use super::flights::Member;
-use super::polls::{PollRead, PollTask, PolledAnswer, Waiter, Waiters};
+use super::fleet::Sought;
+use super::flights::{Member, Newness};
+use super::polls::{BegunRead, PollRead, PollTask, PolledAnswer, Waiter, Waiters};
 use super::question::{Asker, Question, Wait, Wanted};
 use super::{LookUp, Miss, Retrieval};
 use crate::cache::CacheKey;
@@ -41,7 +42,7 @@ impl Retrieval {
         let _lent = asker.permit.lend();
         loop {
             let Miss { reason, key: Some(key), .. } = miss else { return Err(Cause::Internal.into()) };
-            let waiter = Waiter::new(&asker, now.mono, wait.until);
+            let waiter = Waiter::new(&asker, now.mono, wait.until, wanted.newness() == Newness::Any);
             let (waiting, task) = self.pollers.join(&key, waiter)?;
             if let Some(task) = task {
                 let poll = Arc::clone(&self).poll(question.clone(), key, task);
@@ -57,7 +58,8 @@ impl Retrieval {
                     let forward = Forward { is_collapsed: cause != Some(asker.request), ..forward };
                     return match result {
                         Ok(fetched) => {
-                            Ok(Retrieved { is_waited: true, ..Retrieved::fetched(fetched, forward) })
+                            let retrieved = Retrieved::of_flight(fetched, forward, self.clock.now());
+                            Ok(Retrieved { is_waited: true, ..retrieved })
                         }
                         Err(none) => Err(NoAnswer { forward: Some(forward), is_waited: true, ..none }),
                     };
@@ -81,24 +83,24 @@ impl Retrieval {
     /// Runs a poller.
     async fn poll(self: Arc<Self>, question: Question, key: CacheKey, task: PollTask) {
         let waiters = task.waiters();
-        let read = |asker: Asker| {
+        let read = |begun: BegunRead| {
             let (question, key, waiters) = (question.clone(), key.clone(), Arc::clone(&waiters));
-            Arc::clone(&self).poll_once(PollQuestion { question, key, waiters }, asker)
+            Arc::clone(&self).poll_once(PollQuestion { question, key, waiters }, begun)
         };
         task.run(&self.clock, &self.shutdown, read).await;
     }
 
     /// Reads once, by an ordinary flight: plain polls and pollers share their requests.
-    async fn poll_once(self: Arc<Self>, poll: PollQuestion, asker: Asker) -> PollRead {
+    async fn poll_once(self: Arc<Self>, poll: PollQuestion, begun: BegunRead) -> PollRead {
         let PollQuestion { question, key, waiters } = poll;
-        let asker = Arc::new(asker);
+        let sought = Sought::poll(begun.after, begun.takes_stored);
+        let asker = Arc::new(begun.asker);
         let member = Member::Poller(asker.request, Arc::clone(&waiters));
-        let Ok(role) = self.flights.join(&key, member, false, || None::<Infallible>);
+        let Ok(role) = self.flights.join(&key, member, Newness::Any, || None::<Infallible>);
         let joined = role.follow(|leader| {
             let retrieval = Arc::clone(&self);
-            self.metrics.polled();
-            self.shutdown
-                .spawn(Fetch { retrieval, question, asker, key: Some(key), start: None, leader }.run());
+            let fetch = Fetch { retrieval, question, asker, key: Some(key), start: None, sought, leader };
+            self.shutdown.spawn(fetch.run());
         });
         let Some((follower, is_collapsed)) = joined else {
             return PollRead { result: Some(Err(Cause::TooManyFollowers.into())), is_collapsed: true };

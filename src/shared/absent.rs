@@ -26,7 +26,7 @@ impl NoConnection {
         &self,
         _: Script,
         _: &[String],
-        _: &[String],
+        _: &[impl AsRef<[u8]>],
     ) -> Result<ScriptReply, EngineError> {
         match *self {}
     }

@@ -101,11 +101,14 @@ impl EngineConnection {
         &self,
         script: Script,
         keys: &[String],
-        arguments: &[String],
+        arguments: &[impl AsRef<[u8]>],
     ) -> Result<ScriptReply, EngineError> {
         let call = |name: &str, what: &str| {
             let mut call = cmd(name);
-            call.arg(what).arg(keys.len()).arg(keys).arg(arguments);
+            call.arg(what).arg(keys.len()).arg(keys);
+            for argument in arguments {
+                call.arg(argument.as_ref());
+            }
             let mut redis = self.redis.clone();
             async move { call.query_async::<Value>(&mut redis).await }
         };
@@ -170,7 +173,8 @@ fn reply(value: Value) -> Result<ScriptReply, EngineError> {
             return Ok(ReplyValue::Number(number));
         }
         let Value::BulkString(bytes) = value else { return Err(EngineError::Unreadable) };
-        String::from_utf8(bytes).map(ReplyValue::Text).map_err(|_| EngineError::Unreadable)
+        Ok(String::from_utf8(bytes)
+            .map_or_else(|error| ReplyValue::Bytes(error.into_bytes()), ReplyValue::Text))
     };
     values.into_iter().map(one).collect::<Result<_, _>>().map(ScriptReply)
 }

@@ -14,9 +14,9 @@ use crate::clock::Clock;
 /// Longest time of the whole look.
 const LIMIT: Duration = Duration::from_secs(10);
 /// Removes what the look wrote.
-const CLEAN: &str = "return redis.call('DEL', KEYS[1], KEYS[2])";
+const CLEAN: &str = "return redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])";
 /// The rights that are needed, as the engine's `ACL SETUSER` takes them.
-const RIGHTS: &str = "-@all +hello +auth +select +script|load +eval +evalsha +subscribe +publish +info +time +hget +hmget +hset +hdel +hgetall +del";
+const RIGHTS: &str = "-@all +hello +auth +select +script|load +eval +evalsha +subscribe +publish +info +time +hget +hmget +hset +hdel +hgetall +del +pttl +pexpire";
 
 /// The judgement on one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ async fn look(settings: &Settings, clock: &Clock, findings: &mut Vec<Finding>) -
         let version = server.get("valkey_version").or(server.get("redis_version")).unwrap_or("unknown");
         findings.push(good("connection", format!("{}, version {version}", settings.address)));
         findings.push(scripts(&connection, settings, clock).await);
-        findings.push(eviction(&Facts::of(&connection, "memory").await?));
+        findings.push(eviction(&Facts::of(&connection, "memory").await?, settings.seal.is_some()));
         findings.extend(replicas(&Facts::of(&connection, "replication").await?));
         Ok(())
     };
@@ -83,9 +83,9 @@ fn advice(settings: &Settings, error: &EngineError) -> String {
     String::new()
 }
 
-/// Runs both scripts, on names of their own.
+/// Runs the scripts, on names of their own.
 async fn scripts(connection: &EngineConnection, settings: &Settings, clock: &Clock) -> Finding {
-    let keys = ["fleet", "ledger"].map(|name| format!("{}:check:{name}", settings.prefix));
+    let keys = ["fleet", "ledger", "place"].map(|name| format!("{}:check:{name}", settings.prefix));
     let common = [FORMAT.to_owned(), MAX_GAP.as_millis().to_string(), "0".to_owned()];
     let with = |own: &[&str]| {
         let own = own.iter().map(|text| (*text).to_owned());
@@ -97,8 +97,17 @@ async fn scripts(connection: &EngineConnection, settings: &Settings, clock: &Clo
         let beat = connection.run(Script::Beat, &keys[..1], &with(&["check", "check", "1000"])).await;
         beat.and_then(ScriptReply::checked)?;
         let reserve = with(&["1", "1", "check", &channel, "10:1000:1"]);
-        let reply = connection.run(Script::Reserve, &keys, &reserve).await.and_then(ScriptReply::checked)?;
-        connection.look(&["EVAL", CLEAN, "2", &keys[0], &keys[1]]).await?;
+        let reply =
+            connection.run(Script::Reserve, &keys[..2], &reserve).await.and_then(ScriptReply::checked)?;
+        let place = [keys[0].clone(), keys[2].clone()];
+        let claim = with(&["check", "check", "1000", "-1", "-1", "0", "", "0", "0"]);
+        let land = with(&["check", "check", "answer", "check", "0", "1000", "-", "1", &channel, "check"]);
+        for (script, own) in
+            [(Script::Claim, claim), (Script::Renew, with(&["check", "check", "1000"])), (Script::Land, land)]
+        {
+            connection.run(script, &place, &own).await.and_then(ScriptReply::checked)?;
+        }
+        connection.look(&["EVAL", CLEAN, "3", &keys[0], &keys[1], &keys[2]]).await?;
         reply.number(Script::Reserve.place_of_time())
     };
     match ran.await {
@@ -109,7 +118,7 @@ async fn scripts(connection: &EngineConnection, settings: &Settings, clock: &Clo
             let apart = (milliseconds(ours) - time).unsigned_abs() / 1_000;
             let slow = slow(took, settings.timeout);
             let text = format!(
-                "they run; four calls took {} ms; its clock is {apart} s from ours, which does no harm{slow}",
+                "they run; seven calls took {} ms; its clock is {apart} s from ours, which does no harm{slow}",
                 took.as_millis()
             );
             let judgement = if slow.is_empty() { Judgement::Good } else { Judgement::Warning };
@@ -120,10 +129,10 @@ async fn scripts(connection: &EngineConnection, settings: &Settings, clock: &Clo
 }
 
 fn slow(took: Duration, timeout: Duration) -> &'static str {
-    if took > timeout * 2 { "; too slow: bring it nearer, or raise shared.timeout" } else { "" }
+    if took > timeout * 4 { "; too slow: bring it nearer, or raise shared.timeout" } else { "" }
 }
 
-fn eviction(memory: &Facts) -> Finding {
+fn eviction(memory: &Facts, has_answers: bool) -> Finding {
     let policy = memory.get("maxmemory_policy").unwrap_or("unknown");
     let is_bounded = memory.get("maxmemory").is_some_and(|most| most != "0");
     if is_bounded && policy.starts_with("allkeys") {
@@ -131,6 +140,10 @@ fn eviction(memory: &Facts) -> Finding {
             "maxmemory-policy is {policy}: the ledgers may be evicted, and each time the common part is shut for a minute; set noeviction or volatile-lru"
         );
         return Finding { what: "eviction", judgement: Judgement::Warning, text };
+    }
+    if is_bounded && has_answers && policy == "noeviction" {
+        let text = "maxmemory-policy is noeviction: with its memory full of finished exports all calls fail; set volatile-lru, which drops these alone";
+        return Finding { what: "eviction", judgement: Judgement::Warning, text: text.to_owned() };
     }
     good("eviction", format!("maxmemory-policy is {policy}"))
 }

@@ -17,6 +17,7 @@ mod connection;
 mod drift;
 mod error;
 mod examination;
+mod flight;
 mod script;
 mod seal;
 mod settings;
@@ -29,6 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -39,6 +41,9 @@ use status::{Counts, StateLog};
 
 pub use error::EngineError;
 pub use examination::{Finding, Judgement, examine};
+pub use flight::{
+    Claim, Claimed, FlightStart, KeptValue, Landed, Landing, Landings, Lead, Place, export_name,
+};
 pub use seal::SealKeys;
 pub use settings::{EngineAddress, Settings};
 pub use status::{EngineState, SharedStatus};
@@ -133,6 +138,8 @@ struct Engine {
     /// The engine's clock ran ahead: its ledgers are to be shut.
     is_ahead: AtomicBool,
     listener: OnceLock<NewsListener>,
+    /// The names of flights that have landed.
+    landings: broadcast::Sender<Arc<str>>,
     state: Mutex<StateLog>,
     counts: Counts,
 }
@@ -165,6 +172,7 @@ impl Shared {
             time: Mutex::new(EngineClock::new(now.mono)),
             is_ahead: AtomicBool::new(false),
             listener: OnceLock::new(),
+            landings: broadcast::Sender::new(flight::MOST_LANDINGS),
             state: Mutex::new(StateLog::new(now)),
             counts: Counts::default(),
             clock,
@@ -214,7 +222,8 @@ impl Shared {
     #[must_use]
     pub fn status(&self) -> SharedStatus {
         let now = self.0.clock.now();
-        lock(&self.0.state).status(&self.0.counts, self.0.settings.gateways, now)
+        let status = lock(&self.0.state).status(&self.0.counts, self.0.settings.gateways, now);
+        SharedStatus { has_answers: self.has_answers(), ..status }
     }
 
     /// The engine's address. No secret is in it.
@@ -230,14 +239,14 @@ impl Engine {
         &self,
         script: Script,
         keys: &[String],
-        own: &[String],
+        own: &[impl AsRef<[u8]>],
     ) -> Result<ScriptReply, EngineError> {
         let live = self.connection.load_full().ok_or(EngineError::Away)?;
         let asked = self.clock.now().mono;
         let is_ahead = self.is_ahead.swap(false, Ordering::SeqCst);
-        let mut arguments =
-            vec![script::FORMAT.to_owned(), MAX_GAP.as_millis().to_string(), u8::from(is_ahead).to_string()];
-        arguments.extend_from_slice(own);
+        let gap = MAX_GAP.as_millis().to_string();
+        let common = [script::FORMAT.as_bytes(), gap.as_bytes(), if is_ahead { b"1" } else { b"0" }];
+        let arguments: Vec<&[u8]> = common.into_iter().chain(own.iter().map(AsRef::as_ref)).collect();
         let called =
             tokio::time::timeout(self.settings.timeout, live.connection.run(script, keys, &arguments));
         let reply = called.await.unwrap_or(Err(EngineError::Timeout)).and_then(ScriptReply::checked);

@@ -17,6 +17,9 @@ pub(super) const FORMAT: &str = "1";
 
 const RESERVE: &str = concat!(include_str!("epoch.lua"), include_str!("reserve.lua"));
 const BEAT: &str = concat!(include_str!("epoch.lua"), include_str!("beat.lua"));
+const CLAIM: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("claim.lua"));
+const RENEW: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("renew.lua"));
+const LAND: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("land.lua"));
 
 /// A script on the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,15 +28,24 @@ pub(super) enum Script {
     Reserve,
     /// Says that a member lives.
     Beat,
+    /// Finds an answer, or has one gateway ask.
+    Claim,
+    /// Renews the lease of a flight.
+    Renew,
+    /// Ends a flight.
+    Land,
 }
 
 impl Script {
-    pub(super) const ALL: [Self; 2] = [Self::Reserve, Self::Beat];
+    pub(super) const ALL: [Self; 5] = [Self::Reserve, Self::Beat, Self::Claim, Self::Renew, Self::Land];
 
     pub(super) const fn text(self) -> &'static str {
         match self {
             Self::Reserve => RESERVE,
             Self::Beat => BEAT,
+            Self::Claim => CLAIM,
+            Self::Renew => RENEW,
+            Self::Land => LAND,
         }
     }
 
@@ -42,6 +54,7 @@ impl Script {
         match self {
             Self::Reserve => 5,
             Self::Beat => 3,
+            Self::Claim | Self::Renew | Self::Land => 1,
         }
     }
 }
@@ -51,6 +64,8 @@ impl Script {
 pub(super) enum ReplyValue {
     Number(i64),
     Text(String),
+    /// What is no text.
+    Bytes(Vec<u8>),
 }
 
 /// The answer of a script.
@@ -77,5 +92,13 @@ impl ScriptReply {
 
     pub(super) fn text(&self, at: usize) -> Option<&str> {
         if let Some(ReplyValue::Text(text)) = self.0.get(at) { Some(text) } else { None }
+    }
+
+    pub(super) fn bytes(&self, at: usize) -> &[u8] {
+        match self.0.get(at) {
+            Some(ReplyValue::Text(text)) => text.as_bytes(),
+            Some(ReplyValue::Bytes(bytes)) => bytes,
+            Some(ReplyValue::Number(_)) | None => &[],
+        }
     }
 }

@@ -61,6 +61,14 @@ pub struct SharedStatus {
     pub granted: u64,
     /// Connections that were made.
     pub connections: u64,
+    /// True if answers are shared (`shared.key_file`).
+    pub has_answers: bool,
+    /// Stored responses of other gateways that were taken.
+    pub entries_taken: u64,
+    /// Other answers of theirs that were taken.
+    pub answers_taken: u64,
+    /// Stored responses that were given to the others.
+    pub entries_stored: u64,
 }
 
 impl SharedStatus {
@@ -147,6 +155,10 @@ impl StateLog {
             failures: of(&counts.failures),
             granted: of(&counts.granted),
             connections: of(&counts.connections),
+            has_answers: false,
+            entries_taken: of(&counts.entries_taken),
+            answers_taken: of(&counts.answers_taken),
+            entries_stored: of(&counts.entries_stored),
         }
     }
 }
@@ -159,6 +171,9 @@ pub(super) struct Counts {
     failures: AtomicU64,
     granted: AtomicU64,
     connections: AtomicU64,
+    entries_taken: AtomicU64,
+    answers_taken: AtomicU64,
+    entries_stored: AtomicU64,
 }
 
 impl Counts {
@@ -177,5 +192,17 @@ impl Counts {
 
     pub(super) fn connected(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn took_entry(&self) {
+        self.entries_taken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn took_answer(&self) {
+        self.answers_taken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn stored_entry(&self) {
+        self.entries_stored.fetch_add(1, Ordering::Relaxed);
     }
 }

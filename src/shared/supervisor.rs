@@ -77,10 +77,15 @@ impl Engine {
         }
     }
 
-    /// Hears `NAME MILLISECONDS` on the channel of holds, until the connection ends.
+    /// Hears of holds (`NAME MILLISECONDS`) and of flights (`landed NAME`) on the channel, until the connection ends.
     async fn hear(&self, mut messages: mpsc::UnboundedReceiver<HoldMessage>) {
         while let Some(HoldMessage(text)) = messages.recv().await {
             let Some((name, left)) = text.split_once(' ') else { continue };
+            if name == "landed" {
+                // Nobody may follow any.
+                let _ = self.landings.send(left.into());
+                continue;
+            }
             let Ok(left) = left.parse::<i64>() else { continue };
             self.tell(FleetNews::Hold(name.into(), (left > 0).then(|| duration(left))));
         }

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use http_body_util::Limited;
+use http_body_util::{Full, Limited};
 use hyper::body::Body as _;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout_at};
@@ -186,6 +186,11 @@ impl Upstream {
             Ok(Err(error)) => Some(error::before_head(error)).filter(|kind| kind.is_proxys()),
         };
         *self.proxy_failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+    }
+
+    /// Holds room for a body that is there already, for `client`; `None` if there is none.
+    pub async fn hold(&self, body: Bytes, client: &Arc<str>) -> Option<(Bytes, Room)> {
+        self.memory.gather(Full::new(body), BodySource::Upstream, client).await.ok()
     }
 
     async fn read(

@@ -44,6 +44,8 @@ mod named_exports;
 mod oauth;
 mod reload;
 mod rotation;
+#[cfg(feature = "shared")]
+mod second_tier;
 mod simulation;
 mod slow;
 mod sparing;

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use super::answer::Cause;
+use super::answer::{Cause, Taken};
 use super::fetch::FlightResult;
 use super::flights::HALF_CLOSED_GRACE;
 use super::question::{Asker, Wait};
@@ -26,9 +26,9 @@ use crate::clock::Clock;
 use crate::shutdown::Shutdown;
 
 use schedule::{PollSchedule, ReadOutcome};
-use waiters::{BegunRead, ReadMark, WaitBegin};
+use waiters::{ReadMark, WaitBegin};
 
-pub(super) use waiters::{Waiter, Waiters};
+pub(super) use waiters::{BegunRead, Waiter, Waiters};
 
 /// A poller goes on for so long after its last waiter, without reading: who asks again goes on with its schedule.
 const LINGER: Duration = Duration::from_secs(10);
@@ -126,7 +126,7 @@ impl PollTask {
     }
 
     /// Reads by the schedule until the export has ended, nobody waits any more, or a stop is announced.
-    pub(super) async fn run<R>(self, clock: &Clock, shutdown: &Shutdown, read: impl Fn(Asker) -> R)
+    pub(super) async fn run<R>(self, clock: &Clock, shutdown: &Shutdown, read: impl Fn(BegunRead) -> R)
     where
         R: Future<Output = PollRead>,
     {
@@ -137,14 +137,14 @@ impl PollTask {
         }
     }
 
-    async fn poll<R>(&self, clock: &Clock, read: impl Fn(Asker) -> R)
+    async fn poll<R>(&self, clock: &Clock, read: impl Fn(BegunRead) -> R)
     where
         R: Future<Output = PollRead>,
     {
         let waiters = &self.poller.waiters;
         let mut schedule = PollSchedule::default();
         let mut next = clock.now().mono;
-        let (mut newest, mut idle_since) = (None, None);
+        let (mut newest, mut last, mut idle_since) = (None, None, None);
         let mut changes = waiters.changes();
         loop {
             // 1. Until the next read is due, or nobody has waited for long.
@@ -163,7 +163,7 @@ impl PollTask {
                 }
                 continue;
             }
-            let Some(BegunRead { number, asker }) = waiters.begin_read() else {
+            let Some(begun) = waiters.begin_read(last) else {
                 if self.leave_if_idle() {
                     return;
                 }
@@ -171,14 +171,14 @@ impl PollTask {
             };
 
             // 2. Read for all who are there.
-            let request = asker.request;
+            let (number, request) = (begun.number, begun.asker.request);
             let PollRead { result, is_collapsed } = tokio::select! {
                 biased;
-                read = read(asker) => read,
+                read = read(begun) => read,
                 () = waiters.all_gone() => continue,
             };
             let result = result.unwrap_or_else(|| Err(Cause::Internal.into()));
-            let mark = ReadMark { number, asked: result.as_ref().map_or(now, |fetched| fetched.asked) };
+            let mark = ReadMark { number, asked: asked_at(&result).unwrap_or(now) };
             let answer = PolledAnswer { result, mark, cause: Some(request).filter(|_| !is_collapsed) };
             newest = Some(mark);
 
@@ -189,7 +189,10 @@ impl PollTask {
                 self.leave();
                 return self.poller.newest.send_modify(|known| known.end = Some(answer));
             };
-            next = clock.now().mono + pause;
+            let ended = clock.now().mono;
+            // From the end of the read, by whichever gateway.
+            next = taken_at(&answer.result).unwrap_or(ended) + pause;
+            last = Some(ended);
             self.poller.newest.send_modify(|known| {
                 let is_unfinished = outcome == ReadOutcome::Unfinished;
                 let place = if is_unfinished { &mut known.unfinished } else { &mut known.failure };
@@ -312,6 +315,19 @@ impl Newest {
         let is_failure = |end: &PolledAnswer| ReadOutcome::of(&end.result) != ReadOutcome::Ended;
         end.map(|end| unfinished.filter(|_| is_failure(end)).unwrap_or(end)).or(held).cloned()
     }
+}
+
+/// The time at which Snyk was asked for an answer; `None` for a stored response of another gateway, which is as good as one that
+/// was found here.
+fn asked_at(result: &FlightResult) -> Option<std::time::Instant> {
+    let fetched = result.as_ref().ok()?;
+    Some(fetched.asked).filter(|_| fetched.taken != Some(Taken::Entry))
+}
+
+/// The time at which another gateway got the answer, if it did.
+fn taken_at(result: &FlightResult) -> Option<std::time::Instant> {
+    let fetched = result.as_ref().ok()?;
+    fetched.taken.map(|_| fetched.arrival.mono)
 }
 
 /// A panic while it was locked left it whole: each change is one call.

@@ -95,6 +95,7 @@ impl Snyk {
                 attempt: Uuid::nil(),
                 trace: None,
                 sending: Some(Sending { tries: 1, queued: Duration::ZERO, waited_for: None }),
+                taken: None,
                 asked: asked.mono,
                 arrival: self.0.clock.now(),
                 is_unfinished,
@@ -147,7 +148,7 @@ impl Snyk {
         let call = ExportCall::of_target("/orgs/o/export/e").expect("a call");
         let key = CacheKey::from(CacheKey::text("u", "c", &call, &HeaderMap::new()));
         let result = loop {
-            let waiter = Waiter::new(&asker, now, wait.until);
+            let waiter = Waiter::new(&asker, now, wait.until, true);
             let (waiting, task) = self.0.pollers.join(&key, waiter).expect("a place");
             if let Some(task) = task {
                 let snyk = self.clone();

@@ -29,9 +29,13 @@ struct WaitersState {
 
 /// A read that was begun.
 #[derive(Debug)]
-pub(super) struct BegunRead {
+pub(crate) struct BegunRead {
     pub(super) number: u64,
-    pub(super) asker: Asker,
+    pub(crate) asker: Asker,
+    /// An answer that was asked for after this is for all of them, and newer than the last.
+    pub(crate) after: Instant,
+    /// True if a stored response is for all of them.
+    pub(crate) takes_stored: bool,
 }
 
 /// A read that has ended.
@@ -69,11 +73,13 @@ pub(crate) struct Waiter {
     reads: u64,
     /// False once it has closed its half of the connection for a while: most of those are gone.
     is_counted: bool,
+    /// True if any stored response is good for it.
+    takes_stored: bool,
 }
 
 impl Waiter {
-    pub(crate) fn new(asker: &Arc<Asker>, since: Instant, until: Instant) -> Self {
-        Self { asker: Arc::clone(asker), asked: since, until, reads: 0, is_counted: true }
+    pub(crate) fn new(asker: &Arc<Asker>, since: Instant, until: Instant, takes_stored: bool) -> Self {
+        Self { asker: Arc::clone(asker), asked: since, until, reads: 0, is_counted: true, takes_stored }
     }
 
     fn begin(&self) -> WaitBegin {
@@ -157,15 +163,19 @@ impl Waiters {
         counted.map(|waiter| waiter.needs_read(newest).map_or(next, |needed| needed.min(next))).min()
     }
 
-    /// Begins a read for all who are there: the asker of it, after the one who came first. `None` if nobody waits.
-    pub(super) fn begin_read(&self) -> Option<BegunRead> {
+    /// Begins a read for all who are there: the asker of it, after the one who came first. `None` if nobody waits. `last` is the
+    /// end of the last one.
+    pub(super) fn begin_read(&self, last: Option<Instant>) -> Option<BegunRead> {
         let mut state = self.lock();
         let counted = || state.by_request.values().filter(|waiter| waiter.is_counted);
         let first = counted().min_by_key(|waiter| waiter.asked)?;
         let deadline = counted().map(|waiter| waiter.asker.deadline).max()?;
         let asker = first.asker.later(deadline);
+        let newest = counted().map(|waiter| waiter.asked).max()?;
+        let takes_stored = state.by_request.values().all(|waiter| waiter.takes_stored);
         state.reads += 1;
-        Some(BegunRead { number: state.reads, asker })
+        let after = last.map_or(newest, |last| last.max(newest));
+        Some(BegunRead { number: state.reads, asker, after, takes_stored })
     }
 
     /// The clients that the read on its way is for.

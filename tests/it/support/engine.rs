@@ -118,7 +118,29 @@ impl Engine {
     pub(crate) fn ask(&self, words: &[&str]) -> String {
         let mut command = Command::new("redis-cli");
         let output = command.arg("-s").arg(self.socket()).args(words).output().expect("redis-cli is there");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    /// Writes all that is asked of it to a file, until the child is ended.
+    pub(crate) fn monitor(&self, file: &Path) -> Child {
+        let mut command = Command::new("redis-cli");
+        command.arg("-s").arg(self.socket()).arg("MONITOR").stdout(std::fs::File::create(file).unwrap());
+        let child = command.spawn().expect("redis-cli is there");
+        poll("the monitor", || std::fs::read(file).is_ok_and(|text| !text.is_empty()).then_some(()));
+        child
+    }
+
+    /// The files of its data.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let of =
+            |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap().path());
+        let top = of(self.directory.path().to_owned());
+        let log = of(self.directory.path().join("appendonlydir"));
+        let is_data = |path: &PathBuf| {
+            path.extension().is_some_and(|name| name == "rdb" || name == "aof")
+                && path.metadata().unwrap().len() > 0
+        };
+        top.chain(log).filter(is_data).collect()
     }
 
     /// `kill -9`.
