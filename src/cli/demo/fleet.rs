@@ -5,7 +5,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use super::directory::Directory;
-use super::load::{Door, Greedy, most_in_a_second, on_record, one_question};
+use super::load::{GatewayDoor, Greedy, most_in_a_second, on_record, one_question};
 use super::process::{EngineProgram, FleetSettings, OwnProcess};
 use super::{ORG, VERSION};
 use crate::cli::{CommandError, signals};
@@ -56,7 +56,7 @@ struct FleetDemo {
     engine: EngineProgram,
     engine_process: OwnProcess,
     gateways: Vec<OwnProcess>,
-    doors: Vec<Door>,
+    doors: Vec<GatewayDoor>,
     all_held: bool,
 }
 
@@ -70,7 +70,7 @@ impl FleetDemo {
         for number in 1..=replicas {
             let (process, places) = settings.start(number).await?;
             gateways.push(process);
-            doors.push(Door::new(places)?);
+            doors.push(GatewayDoor::new(places)?);
         }
         let out = anstream::stdout();
         let mut demo = Self { out, fake, engine, engine_process, gateways, doors, all_held: true };

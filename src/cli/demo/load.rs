@@ -12,7 +12,7 @@ use http_body_util::{BodyExt as _, Either, Full};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::process::Places;
+use super::process::GatewayPlaces;
 use super::{ORG, VERSION};
 use crate::error_text::BoxError;
 use crate::fake::{Fake, State};
@@ -27,7 +27,7 @@ const GREEDY: usize = 8;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A gateway, as clients see it.
-pub(super) struct Door {
+pub(super) struct GatewayDoor {
     pub(super) root: String,
     pub(super) admin: String,
     journal: PathBuf,
@@ -35,8 +35,8 @@ pub(super) struct Door {
     admins: HttpClient,
 }
 
-impl Door {
-    pub(super) fn new(Places { root, admin, journal }: Places) -> Result<Self, BoxError> {
+impl GatewayDoor {
+    pub(super) fn new(GatewayPlaces { root, admin, journal }: GatewayPlaces) -> Result<Self, BoxError> {
         let clients = transport::client(&root.parse()?, None, CONNECT)?;
         let admins = transport::client(&admin.parse()?, None, CONNECT)?;
         Ok(Self { root, admin, journal, clients, admins })
@@ -74,7 +74,12 @@ pub(super) struct OneAnswer {
 }
 
 /// All clients ask the same at the same time, and Snyk takes `pause` to answer.
-pub(super) async fn one_question(doors: &[Door], clients: usize, fake: &Fake, pause: Duration) -> OneAnswer {
+pub(super) async fn one_question(
+    doors: &[GatewayDoor],
+    clients: usize,
+    fake: &Fake,
+    pause: Duration,
+) -> OneAnswer {
     let export = finished(fake);
     let before = fake.hits().results;
     let gate = fake.hold();
@@ -103,14 +108,14 @@ fn finished(fake: &Fake) -> Uuid {
 /// Greedy clients of all gateways: each asks for one export after another that nobody has asked for. Where a gateway is gone
 /// its clients ask the next one.
 pub(super) struct Greedy<'a> {
-    doors: &'a [Door],
+    doors: &'a [GatewayDoor],
     fake: &'a Fake,
     answered: Vec<Cell<usize>>,
     broken: Cell<usize>,
     refused: Cell<usize>,
 }
 
-/// What came of it.
+/// The outcome.
 pub(super) struct Tally {
     /// Answers, by gateway.
     pub(super) answered: Vec<usize>,
@@ -121,7 +126,7 @@ pub(super) struct Tally {
 }
 
 impl<'a> Greedy<'a> {
-    pub(super) fn new(doors: &'a [Door], fake: &'a Fake) -> Self {
+    pub(super) fn new(doors: &'a [GatewayDoor], fake: &'a Fake) -> Self {
         let answered = doors.iter().map(|_| Cell::new(0)).collect();
         Self { doors, fake, answered, broken: Cell::new(0), refused: Cell::new(0) }
     }
@@ -158,8 +163,8 @@ fn add(count: &Cell<usize>) {
 }
 
 /// The requests that the gateways have on record, each.
-pub(super) fn on_record(doors: &[Door]) -> Result<Vec<usize>, BoxError> {
-    doors.iter().map(Door::sent).collect()
+pub(super) fn on_record(doors: &[GatewayDoor]) -> Result<Vec<usize>, BoxError> {
+    doors.iter().map(GatewayDoor::sent).collect()
 }
 
 /// The most requests that Snyk got within any second.

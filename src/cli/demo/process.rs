@@ -123,7 +123,7 @@ impl FleetSettings {
     }
 
     /// Starts the gateway with this number, with a journal of its own.
-    pub(super) async fn start(&self, number: usize) -> Result<(OwnProcess, Places), BoxError> {
+    pub(super) async fn start(&self, number: usize) -> Result<(OwnProcess, GatewayPlaces), BoxError> {
         let home = self.directory.join(format!("gateway-{number}"));
         std::fs::create_dir(&home)?;
         let (log, journal) = (home.join("log"), home.join("journal.db"));
@@ -135,7 +135,7 @@ impl FleetSettings {
             let said = std::fs::read_to_string(&log)?;
             if let (Some(root), Some(admin)) = (address(&said, "listening"), address(&said, "admin listener"))
             {
-                return Ok((process, Places { root, admin, journal }));
+                return Ok((process, GatewayPlaces { root, admin, journal }));
             }
             if process.0.try_wait()?.is_some() {
                 return Err(format!("gateway {number} ended: {}", said.trim()).into());
@@ -146,8 +146,8 @@ impl FleetSettings {
     }
 }
 
-/// Where a gateway is found.
-pub(super) struct Places {
+/// The addresses and the journal of a gateway.
+pub(super) struct GatewayPlaces {
     pub(super) root: String,
     pub(super) admin: String,
     pub(super) journal: PathBuf,
