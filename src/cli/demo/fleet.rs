@@ -2,7 +2,10 @@
 //! killed. Each claim stands beside the number that was measured.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use super::directory::Directory;
 use super::load::{GatewayDoor, Greedy, most_in_a_second, on_record, one_question};
@@ -29,8 +32,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) async fn run(replicas: usize, is_once: bool) -> Result<(), CommandError> {
     let failed = |error: BoxError| CommandError::Other("the demo failed", error);
-    let shutdown = Shutdown::new();
-    signals::receive(&shutdown, None).map_err(|error| failed(error.into()))?;
+    let (shutdown, hangup) = (Shutdown::new(), Arc::new(Notify::new()));
+    // Engine and gateways live through the end of a terminal.
+    signals::receive(&shutdown, Some(Arc::clone(&hangup))).map_err(|error| failed(error.into()))?;
     let directory = Directory::create().map_err(|error| failed(error.into()))?;
     let engine = EngineProgram::find(&directory.0)?;
     let story = async {
@@ -45,6 +49,7 @@ pub(super) async fn run(replicas: usize, is_once: bool) -> Result<(), CommandErr
     let all_held = tokio::select! {
         told = story => told.map_err(failed)?,
         () = shutdown.begun() => true,
+        () = hangup.notified() => true,
     };
     if all_held { Ok(()) } else { Err(CommandError::Refused) }
 }
