@@ -385,7 +385,7 @@ pub(crate) mod tests {
             "budget": {"credentials": [credential],
                 "breaker": {"state": "half_open", "seconds_left": 0, "exports": 1}},
             "shared": {"engine": "rediss://valkey.example:6379", "state": "shut", "shut_for_s": 12, "place": 3,
-                "members": 4, "gateways": 8, "has_own_part": true, "granted": 900},
+                "members": 4, "gateways": 8, "has_own_part": true, "granted": 900, "has_answers": true, "taken": 7},
             "journal": {"failing": true, "written": 100, "dropped": 2, "queued": 1, "log_bytes": 4096},
             "connections": {"open": 3, "max": 10_000},
             "drift": [{"kind": "deprecation", "count": 3, "last": "2026-11-24T09:02:00Z", "detail": "version 1"}],

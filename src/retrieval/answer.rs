@@ -248,6 +248,13 @@ pub(crate) struct Fetched {
     pub(crate) not_stored: Option<&'static str>,
 }
 
+impl Fetched {
+    /// True if another gateway had it at `now`, and it is not one that is stored.
+    pub(super) fn was_there_before(&self, now: Now) -> bool {
+        self.taken == Some(Taken::Flight) && self.arrival.mono < now.mono
+    }
+}
+
 /// The way of an answer from another gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Taken {

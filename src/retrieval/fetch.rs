@@ -12,14 +12,14 @@ use uuid::Uuid;
 use super::answer::{Cause, Fetched, NoAnswer, Sending};
 use super::attempt::{self, Draft};
 use super::equal_starts::kept;
-use super::fleet::{Elsewhere, FleetLead, Sought};
+use super::fleet::{Elsewhere, Sought};
 use super::flights::Leader;
 use super::question::{Asker, Question};
 use super::reading::{self, Reading};
 use super::verdict::{CredentialVerdict, Repeat, Reply, Verdict};
 use super::{Retrieval, fields, record, response_fields};
 use crate::admission::RequestSlot;
-use crate::cache::{self, CacheKey, Entry, NotStored, Purges, WholeAnswer};
+use crate::cache::{self, CacheKey, Entry, NotStored, WholeAnswer};
 use crate::clock::Now;
 use crate::credential::{Authorization, Unavailable};
 use crate::export::{Document, Id};
@@ -122,24 +122,6 @@ impl Fetch {
             && !self.question.is_start()
         {
             return self.leader.complete(Err(no_answer));
-        }
-        self.leader.complete(result);
-    }
-
-    /// Completes the flight with another gateway's answer. It is on record there.
-    fn hand_on(mut self, fetched: Arc<Fetched>, purges: Purges) {
-        if let Some((entry, key)) = fetched.entry.clone().zip(self.key) {
-            self.retrieval.cache.store(&key, entry, purges);
-        }
-        let _ = self.leader.close();
-        self.leader.complete(Ok(fetched));
-    }
-
-    /// Completes the flight without an answer.
-    async fn fail(self, lead: Option<FleetLead>, no_answer: NoAnswer) {
-        let result = Err(no_answer);
-        if let Some(lead) = lead {
-            lead.land(&result, false, self.retrieval.clock.now()).await;
         }
         self.leader.complete(result);
     }

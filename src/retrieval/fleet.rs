@@ -10,9 +10,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::answer::{Cause, Fetched, NoAnswer, Taken};
 use super::fetch::{Fetch, FlightResult};
 use super::question::{LinkUse, Wanted};
-use crate::cache::{Entry, PortableAnswer, PortableEntry, PortedTimes};
+use crate::cache::{Entry, PortableAnswer, PortableEntry, PortedTimes, Purges};
 use crate::clock::Now;
-use crate::shared::{Claim, Claimed, FlightStart, KeptValue, Landing, Lead, Place, Shared};
+use crate::shared::{Claimed, FlightClaim, FlightPlace, FlightStart, KeptValue, Landing, Lead, Shared};
 use crate::shutdown::Shutdown;
 use crate::upstream::UpstreamErrorKind;
 
@@ -223,22 +223,45 @@ impl Fetch {
         }
     }
 
+    /// Completes the flight with another gateway's answer. It is on record there.
+    pub(super) fn hand_on(mut self, fetched: Arc<Fetched>, purges: Purges) {
+        if let Some((entry, key)) = fetched.entry.clone().zip(self.key) {
+            self.retrieval.cache.store(&key, entry, purges);
+        }
+        let _ = self.leader.close();
+        self.leader.complete(Ok(fetched));
+    }
+
+    /// Completes the flight without an answer.
+    pub(super) async fn fail(self, lead: Option<FleetLead>, no_answer: NoAnswer) {
+        let result = Err(no_answer);
+        if let Some(lead) = lead {
+            lead.land(&result, false, self.retrieval.clock.now()).await;
+        }
+        self.leader.complete(result);
+    }
+
     /// The place of the question; `None` where its answer is not shared among gateways.
-    fn place(&self) -> Option<(Shared, Place)> {
+    fn place(&self) -> Option<(Shared, FlightPlace)> {
         let (shared, key) = (self.retrieval.fleet.clone()?, self.key.as_ref()?);
         let call = &self.question.call;
         let export = call.operation.export().filter(|_| call.is_shared())?;
-        Some((shared, Place::of_export(call.scope.id.as_str(), export.as_str(), key.as_str())))
+        Some((shared, FlightPlace::of_export(call.scope.id.as_str(), export.as_str(), key.as_str())))
     }
 
-    async fn claim(&self, shared: &Shared, place: &Place, since: Option<FlightStart>) -> Option<Claimed> {
+    async fn claim(
+        &self,
+        shared: &Shared,
+        place: &FlightPlace,
+        since: Option<FlightStart>,
+    ) -> Option<Claimed> {
         let Sought { stored, others, least_life, follows, known, .. } = &self.sought;
         // Ages are measured before the call, so that they are the smaller ones.
         let now = self.retrieval.clock.now().mono;
         let known = known.as_deref().map(tag_of).unwrap_or_default();
         let (entry, answer) = (stored.age(now), others.age(now));
         let (least_life, follows) = (*least_life, *follows);
-        shared.claim(place, Claim { entry, answer, least_life, known: &known, since, follows }).await
+        shared.claim(place, FlightClaim { entry, answer, least_life, known: &known, since, follows }).await
     }
 
     /// Makes a stored response of another gateway's; `None` if it is of no use here.

@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::polls::Waiters;
+use super::question::Newness;
 use crate::cache::CacheKey;
 use crate::journal::Served;
 
@@ -29,17 +30,6 @@ pub(super) struct Flights<T> {
     max_followers: usize,
     /// True if flights look at what other gateways have first.
     look: bool,
-}
-
-/// The age of the answers that an asker takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Newness {
-    /// Any, of those that may be stored.
-    Any,
-    /// Not any.
-    Particular,
-    /// It is to be made after the question.
-    Anew,
 }
 
 #[derive(Debug)]

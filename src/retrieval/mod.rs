@@ -238,41 +238,48 @@ impl Retrieval {
         let Miss { reason, key, stale } = miss;
         // The asker's permit is held until the answer is there, and by the fetch until that has ended.
         let asker = Arc::new(asker);
-        let sought = Sought::of(&wanted, self.clock.now().mono);
-
-        // 2. Collapse: the first to ask has it fetched, everybody waits for it.
-        let role = match &key {
-            None => Role::alone(Member::Client(asker.member())),
-            Some(key) => {
-                let now = self.clock.now();
-                let usable = |entry: &Arc<Entry>| wanted.is_met_by(entry, now);
-                let stored = || self.cache.find(key.as_str()).filter(usable);
-                match self.flights.join(key, Member::Client(asker.member()), wanted.newness(), stored) {
-                    Ok(role) => role,
-                    Err(entry) => return Ok(Retrieved::fresh(entry, now)),
+        let mut is_asked_again = false;
+        loop {
+            // 2. Collapse: the first to ask has it fetched, everybody waits for it.
+            let joined = self.clock.now();
+            let role = match &key {
+                None => Role::alone(Member::Client(asker.member())),
+                Some(key) => {
+                    let usable = |entry: &Arc<Entry>| wanted.is_met_by(entry, joined);
+                    let stored = || self.cache.find(key.as_str()).filter(usable);
+                    match self.flights.join(key, Member::Client(asker.member()), wanted.newness(), stored) {
+                        Ok(role) => role,
+                        Err(entry) => return Ok(Retrieved::fresh(entry, joined)),
+                    }
                 }
+            };
+
+            // 3. Fetch: a task of its own, so that no client can cancel it.
+            let flight = role.follow(|leader| {
+                let (retrieval, asker) = (Arc::clone(&self), Arc::clone(&asker));
+                let (question, key, sought) =
+                    (question.clone(), key.clone(), Sought::of(&wanted, joined.mono));
+                let fetch = Fetch { retrieval, question, asker, key, start: None, sought, leader };
+                self.shutdown.spawn(fetch.run());
+            });
+            let (follower, is_collapsed) = flight.ok_or(Cause::TooManyFollowers)?;
+
+            // 4. Wait for the result. Another gateway's may have come there just before this client had asked.
+            let result = wait(follower, &asker).await;
+            if !is_asked_again && result.as_ref().is_ok_and(|fetched| fetched.was_there_before(joined)) {
+                is_asked_again = true;
+                continue;
             }
-        };
-
-        // 3. Fetch: a task of its own, so that no client can cancel it.
-        let joined = role.follow(|leader| {
-            let (retrieval, asker) = (Arc::clone(&self), Arc::clone(&asker));
-            let fetch = Fetch { retrieval, question, asker, key, start: None, sought, leader };
-            self.shutdown.spawn(fetch.run());
-        });
-        let (follower, is_collapsed) = joined.ok_or(Cause::TooManyFollowers)?;
-
-        // 4. Wait for the result.
-        let result = wait(follower, &asker).await;
-        // A stored response is better than Snyk's trouble (RFC 5861 §4). The try took its time; the links must live still.
-        let now = self.clock.now();
-        if let Some(entry) = stale.filter(|entry| is_no_use(&result) && entry.links_live(now)) {
-            return Ok(Retrieved::stale(entry, now, Some("stale-if-error")));
-        }
-        let forward = Forward::new(reason, is_collapsed);
-        match result {
-            Ok(fetched) => Ok(Retrieved::of_flight(fetched, forward, now)),
-            Err(no_answer) => Err(NoAnswer { forward: Some(forward), ..no_answer }),
+            // A stored response is better than Snyk's trouble (RFC 5861 §4). The try took its time; the links must live still.
+            let now = self.clock.now();
+            if let Some(entry) = stale.filter(|entry| is_no_use(&result) && entry.links_live(now)) {
+                return Ok(Retrieved::stale(entry, now, Some("stale-if-error")));
+            }
+            let forward = Forward::new(reason, is_collapsed);
+            return match result {
+                Ok(fetched) => Ok(Retrieved::of_flight(fetched, forward, now)),
+                Err(no_answer) => Err(NoAnswer { forward: Some(forward), ..no_answer }),
+            };
         }
     }
 

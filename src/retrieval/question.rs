@@ -9,7 +9,6 @@ use tokio::time::Instant as Deadline;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::flights::Newness;
 use crate::access::Permit;
 use crate::admission::{Api, CallKind, Candidate, Lane};
 use crate::cache::{CacheKey, Directives, Entry};
@@ -136,6 +135,17 @@ pub(crate) enum LinkUse {
         /// The arrival of the answer whose links were refused: another is wanted.
         newer_than: Option<Instant>,
     },
+}
+
+/// The age of the answers that an asker takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Newness {
+    /// Any, of those that may be stored.
+    Any,
+    /// Not any.
+    Particular,
+    /// It is to be made after the question.
+    Anew,
 }
 
 impl Wanted {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::answer::{Cause, Forward, NoAnswer, Retrieved};
 use super::fetch::Fetch;
 use super::fleet::Sought;
-use super::flights::{Member, Newness};
+use super::flights::Member;
 use super::polls::{BegunRead, PollRead, PollTask, PolledAnswer, Waiter, Waiters};
-use super::question::{Asker, Question, Wait, Wanted};
+use super::question::{Asker, Newness, Question, Wait, Wanted};
 use super::{LookUp, Miss, Retrieval};
 use crate::cache::CacheKey;
 use crate::clock::Now;
@@ -96,7 +96,8 @@ impl Retrieval {
         let sought = Sought::poll(begun.after, begun.takes_stored);
         let asker = Arc::new(begun.asker);
         let member = Member::Poller(asker.request, Arc::clone(&waiters));
-        let Ok(role) = self.flights.join(&key, member, Newness::Any, || None::<Infallible>);
+        let newness = if begun.takes_stored { Newness::Any } else { Newness::Particular };
+        let Ok(role) = self.flights.join(&key, member, newness, || None::<Infallible>);
         let joined = role.follow(|leader| {
             let retrieval = Arc::clone(&self);
             let fetch = Fetch { retrieval, question, asker, key: Some(key), start: None, sought, leader };

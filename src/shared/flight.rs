@@ -21,7 +21,7 @@ pub(super) const MOST_LANDINGS: usize = 256;
 
 /// The place of all that is kept of one question.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct FlightPlace {
     /// The name of its hash, behind the prefix.
     group: String,
     /// Its name in the hash.
@@ -36,7 +36,7 @@ pub fn export_name(scope: &str, export: &str) -> String {
     hashed(&format!("export\n{scope}\n{export}"))
 }
 
-impl Place {
+impl FlightPlace {
     /// The place of a question about an export; `text` is all of the question.
     #[must_use]
     pub fn of_export(scope: &str, export: &str, text: &str) -> Self {
@@ -60,7 +60,7 @@ impl Place {
 
 /// The answers of others that an asker takes. Ages count from the time at which a flight was claimed, so that Snyk was asked later.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Claim<'a> {
+pub struct FlightClaim<'a> {
     /// Greatest age of a finished export; `None` for none.
     pub entry: Option<Duration>,
     /// Greatest age of another answer; `None` for none.
@@ -114,7 +114,7 @@ pub struct KeptValue {
 /// The right to land an answer.
 #[derive(Debug, Clone)]
 pub struct Lead {
-    place: Place,
+    place: FlightPlace,
     fence: String,
     /// The number of purges when it was claimed; unknown where the answer to the claim was lost.
     purges: Option<i64>,
@@ -162,7 +162,7 @@ pub struct Landings(broadcast::Receiver<Arc<str>>);
 
 impl Landings {
     /// Resolves when a flight has landed at `place`, or it is time to look.
-    pub async fn next(&mut self, place: &Place) {
+    pub async fn next(&mut self, place: &FlightPlace) {
         let name = place.name();
         let heard = async { while self.0.recv().await.is_ok_and(|landed| *landed != *name) {} };
         // Late is as good: it looks again.
@@ -185,7 +185,7 @@ impl Shared {
 
     /// Finds the answer to a question, or has the asker lead or follow. `None` where the engine is of no use and the asker is on
     /// its own; where it may have heard of the claim all the same, the asker leads.
-    pub async fn claim(&self, place: &Place, claim: Claim<'_>) -> Option<Claimed> {
+    pub async fn claim(&self, place: &FlightPlace, claim: FlightClaim<'_>) -> Option<Claimed> {
         let inner = &self.0;
         inner.settings.seal.as_ref()?;
         let fence = Uuid::new_v4().simple().to_string();
@@ -198,7 +198,7 @@ impl Shared {
         let claimed = self.read(place, &reply, asked);
         if claimed.is_none() && reply.text(2) != Some("lead") {
             // A value that does not open is none.
-            let claim = Claim { entry: None, answer: None, since: None, ..claim };
+            let claim = FlightClaim { entry: None, answer: None, since: None, ..claim };
             let again = self.claimed(place, &fence, claim).await.ok()?;
             return self.read(place, &again, asked).or_else(|| lead(place, fence, &again));
         }
@@ -207,9 +207,9 @@ impl Shared {
 
     async fn claimed(
         &self,
-        place: &Place,
+        place: &FlightPlace,
         fence: &str,
-        claim: Claim<'_>,
+        claim: FlightClaim<'_>,
     ) -> Result<ScriptReply, EngineError> {
         let age = |age: Option<Duration>| age.map_or(-1, milliseconds).to_string();
         let own = [
@@ -227,7 +227,7 @@ impl Shared {
     }
 
     /// The outcome of a claim that is no lead; `None` also for a value that does not open.
-    fn read(&self, place: &Place, reply: &ScriptReply, asked: Instant) -> Option<Claimed> {
+    fn read(&self, place: &FlightPlace, reply: &ScriptReply, asked: Instant) -> Option<Claimed> {
         let after = |at: usize| reply.number(at).map_or(asked, |left| asked + duration(left.max(0)));
         let before = |at: usize| {
             let age = duration(reply.number(at).unwrap_or(0).max(0));
@@ -303,12 +303,12 @@ impl Shared {
         Ok(Landed { is_ours, is_purged: purges.is_some_and(|before| before != now) })
     }
 
-    fn keys(&self, place: &Place) -> [String; 2] {
+    fn keys(&self, place: &FlightPlace) -> [String; 2] {
         [self.0.fleet_key(), format!("{}:{}", self.0.settings.prefix, place.group)]
     }
 }
 
-fn lead(place: &Place, fence: String, reply: &ScriptReply) -> Option<Claimed> {
+fn lead(place: &FlightPlace, fence: String, reply: &ScriptReply) -> Option<Claimed> {
     let is_lead = reply.text(2) == Some("lead");
     is_lead.then(|| Claimed::Lead(Lead { place: place.clone(), fence, purges: reply.number(3).ok() }))
 }

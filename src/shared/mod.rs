@@ -42,7 +42,7 @@ use status::{Counts, StateLog};
 pub use error::EngineError;
 pub use examination::{Finding, Judgement, examine};
 pub use flight::{
-    Claim, Claimed, FlightStart, KeptValue, Landed, Landing, Landings, Lead, Place, export_name,
+    Claimed, FlightClaim, FlightPlace, FlightStart, KeptValue, Landed, Landing, Landings, Lead, export_name,
 };
 pub use seal::SealKeys;
 pub use settings::{EngineAddress, Settings};

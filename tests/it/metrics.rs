@@ -8,6 +8,7 @@ use std::path::Path;
 
 use exportgate::fake::{Fault, Script, Settings, State};
 use exportgate::listener::Address;
+use exportgate::shared::SealKeys;
 use http::{Method, StatusCode};
 
 use crate::support::raw::{DEADLINE, reset};
@@ -183,6 +184,10 @@ async fn all_of_it_is_documented() {
     std::fs::write(&next, crate::support::TOKEN).unwrap();
     std::fs::write(&secret, "metr1cs-0f-a-secret").unwrap();
     keep_secret(["metr1cs-0f-a-secret".to_owned()]);
+    let seal = known.path("seal.key");
+    let seal_key = SealKeys::generate().unwrap();
+    std::fs::write(&seal, format!("{}\n", *seal_key)).unwrap();
+    keep_secret([seal_key.to_string()]);
     let tls = |flags: Flags| {
         flags.into_iter().filter(|(key, ..)| key.starts_with("tls.") || key.starts_with("oidc."))
     };
@@ -198,6 +203,7 @@ async fn all_of_it_is_documented() {
         flag("shared.url", "unix:/nonexistent/engine.sock"),
         flag("shared.gateways", 1),
         flag("shared.own", 1),
+        flag("shared.key_file", seal.display()),
         flag("exports.weekly.scope", format!("org/{ORG}")),
         flag("exports.weekly.since", "all"),
     ]);

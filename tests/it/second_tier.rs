@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use exportgate::clock::Clock;
 use exportgate::fake::{Fake, Script, Settings, State};
 use exportgate::shared::{
-    self, Claim, Claimed, EngineAddress, FleetNews, Landing, Lead, Place, SealKeys, Shared, export_name,
+    self, Claimed, EngineAddress, FleetNews, FlightClaim, FlightPlace, Landing, Lead, SealKeys, Shared,
+    export_name,
 };
 use tempfile::TempDir;
 
@@ -48,12 +49,12 @@ async fn member(engine: &Engine, key: &str, lease: Duration) -> Shared {
     shared
 }
 
-fn place(question: &str) -> Place {
-    Place::of_export("the-org", "the-export", question)
+fn place(question: &str) -> FlightPlace {
+    FlightPlace::of_export("the-org", "the-export", question)
 }
 
-fn any() -> Claim<'static> {
-    Claim { entry: ANY, follows: true, ..Claim::default() }
+fn any() -> FlightClaim<'static> {
+    FlightClaim { entry: ANY, follows: true, ..FlightClaim::default() }
 }
 
 async fn lead(shared: &Shared, question: &str) -> Lead {
@@ -75,18 +76,18 @@ async fn a_claim_finds_what_was_landed_and_nothing_that_does_not_open() {
     let (first, second) = (member(&engine, &key, lease).await, member(&engine, &key, lease).await);
     let leading = lead(&first, "a").await;
     let Some(Claimed::Wait(since)) = second.claim(&place("a"), any()).await else { panic!("it waits") };
-    let busy = second.claim(&place("a"), Claim::default()).await;
+    let busy = second.claim(&place("a"), FlightClaim::default()).await;
     assert!(matches!(busy, Some(Claimed::Busy)), "{busy:?}");
     let mut landings = second.landings();
     let here = place("a");
     let (landed, ()) = tokio::join!(first.land(&leading, entry(b"the value")), landings.next(&here));
     assert!(landed.unwrap().is_ours);
-    let followed = Claim { since: Some(since), follows: true, ..Claim::default() };
+    let followed = FlightClaim { since: Some(since), follows: true, ..FlightClaim::default() };
     let Some(Claimed::Entry(kept)) = second.claim(&place("a"), followed).await else { panic!("an entry") };
     assert_eq!(kept.value, b"the value");
     assert!(kept.life.duration_since(kept.landed) <= LIFE);
     // Not for whoever knows it, or wants more of it.
-    for claim in [Claim { known: "tag", ..any() }, Claim { least_life: LIFE, ..any() }] {
+    for claim in [FlightClaim { known: "tag", ..any() }, FlightClaim { least_life: LIFE, ..any() }] {
         let claimed = second.claim(&place("a"), claim).await;
         assert!(matches!(claimed, Some(Claimed::Lead(_))), "{claimed:?}");
         engine.ask(&["HDEL", &hash(), &field(&engine, "flight")]);
@@ -120,7 +121,7 @@ async fn other_answers_live_for_those_who_follow_or_poll() {
     let key = SealKeys::generate().unwrap();
     let shared = member(&engine, &key, Duration::from_secs(5)).await;
     let answer = |is_kept| Landing::Answer { value: b"pending", is_kept };
-    let since = |since| Claim { since: Some(since), ..Claim::default() };
+    let since = |since| FlightClaim { since: Some(since), ..FlightClaim::default() };
     for (landing, is_followed) in [(answer(false), false), (answer(false), true), (Landing::Failed, true)] {
         let leading = lead(&shared, "a").await;
         let mut start = None;
@@ -129,7 +130,7 @@ async fn other_answers_live_for_those_who_follow_or_poll() {
             start = Some(at);
         }
         shared.land(&leading, landing).await.unwrap();
-        let claim = start.map_or_else(Claim::default, since);
+        let claim = start.map_or_else(FlightClaim::default, since);
         let claimed = shared.claim(&place("a"), claim).await;
         match landing {
             Landing::Failed => assert!(matches!(claimed, Some(Claimed::Failed)), "{claimed:?}"),
@@ -149,7 +150,7 @@ async fn other_answers_live_for_those_who_follow_or_poll() {
     // A poller takes what is new enough for it.
     let leading = lead(&shared, "c").await;
     shared.land(&leading, answer(true)).await.unwrap();
-    let aged = |age| Claim { answer: Some(Duration::from_secs(age)), ..Claim::default() };
+    let aged = |age| FlightClaim { answer: Some(Duration::from_secs(age)), ..FlightClaim::default() };
     assert!(matches!(shared.claim(&place("c"), aged(60)).await, Some(Claimed::Answer(_))));
     assert!(matches!(shared.claim(&place("c"), aged(0)).await, Some(Claimed::Lead(_))));
 }
