@@ -25,7 +25,7 @@ const CLIENTS: usize = 40;
 pub(crate) const MARGIN: Duration = Duration::from_millis(248);
 
 /// Pause of a client that is turned away.
-const REFUSED: Duration = Duration::from_millis(250);
+const REFUSED: Duration = Duration::from_secs(1);
 
 /// Asks for one export after another, until it is over; where the program is gone, the next one.
 pub(crate) fn greedy(client: usize, addresses: &Mutex<Vec<SocketAddr>>, is_over: &AtomicBool) {
