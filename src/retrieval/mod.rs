@@ -9,7 +9,6 @@ mod attempt;
 mod equal_starts;
 mod fetch;
 mod fields;
-mod fleet;
 mod flights;
 mod pass_through;
 mod polls;
@@ -42,8 +41,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Traces;
 use crate::upstream::Upstream;
 
-use fetch::{Fetch, FlightResult};
-use fleet::Sought;
+use fetch::{Fetch, FlightResult, Sought};
 use flights::{Flights, Follower, Member, Role};
 use polls::Pollers;
 use waiting::Awaited;

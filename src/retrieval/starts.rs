@@ -12,8 +12,7 @@ use super::answer::{
 };
 use super::attempt::scope_name;
 use super::equal_starts::{ShareWish, age, given_again, start_key};
-use super::fetch::{Fetch, FlightResult};
-use super::fleet::Sought;
+use super::fetch::{Fetch, FlightResult, Sought};
 use super::flights::{Leader, Member, Role};
 use super::question::{Asker, Newness, Question, Wanted};
 use super::{Retrieval, fields, reading, wait};

@@ -4,8 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use super::answer::{Cause, Forward, NoAnswer, Retrieved};
-use super::fetch::Fetch;
-use super::fleet::Sought;
+use super::fetch::{Fetch, Sought};
 use super::flights::Member;
 use super::polls::{BegunRead, PollRead, PollTask, PolledAnswer, Waiter, Waiters};
 use super::question::{Asker, Newness, Question, Wait, Wanted};

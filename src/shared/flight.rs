@@ -20,7 +20,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 pub(super) const MOST_LANDINGS: usize = 256;
 
 /// The place of all that is kept of one question.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlightPlace {
     /// The name of its hash, behind the prefix.
     group: String,
@@ -167,6 +167,14 @@ impl Landings {
         let heard = async { while self.0.recv().await.is_ok_and(|landed| *landed != *name) {} };
         // Late is as good: it looks again.
         let _ = tokio::time::timeout(LOOK, heard).await;
+    }
+}
+
+impl Lead {
+    /// True if it is the lead of a flight for the question at `place`.
+    #[must_use]
+    pub fn is_at(&self, place: &FlightPlace) -> bool {
+        self.place == *place
     }
 }
 

@@ -64,7 +64,7 @@ impl Script {
 pub(super) enum ReplyValue {
     Number(i64),
     Text(String),
-    /// What is no text.
+    /// Bytes that are no text.
     Bytes(Vec<u8>),
 }
 

@@ -210,6 +210,11 @@ struct Gateways {
 
 impl Gateways {
     async fn start(engine: &Engine, count: usize, flags: &[Flag], script: Script) -> Self {
+        Self::each(engine, &vec![flags.to_vec(); count], script).await
+    }
+
+    /// Gateways with flags of their own.
+    async fn each(engine: &Engine, flags: &[Flags], script: Script) -> Self {
         let keys = TempDir::new().unwrap();
         let key_file = keys.path().join("seal.key");
         let key = SealKeys::generate().unwrap();
@@ -217,8 +222,9 @@ impl Gateways {
         std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o600)).unwrap();
         keep_secret([key.to_string()]);
         let mut worlds: Vec<Arc<World>> = Vec::new();
-        for _ in 0..count {
-            let mut flags: Flags = flags.to_vec();
+        let count = flags.len();
+        for flags in flags {
+            let mut flags = flags.clone();
             if !flags.iter().any(|(name, ..)| *name == "shared.key_file") {
                 flags.push(flag("shared.key_file", key_file.display()));
             }
@@ -661,4 +667,32 @@ async fn poll_hits(world: &World, fresh_for: u64) {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), asking).await.expect("it is fetched again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_credential_may_see_is_none_of_another_of_the_same_name() {
+    let engine = Engine::start(&[]);
+    let home = TempDir::new().unwrap();
+    let token = home.path().join("token");
+    let other = "0ther-0f-the-same-name-0123456789abcdef";
+    keep_secret([other.to_owned()]);
+    std::fs::write(&token, other).unwrap();
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let flags = [vec![], vec![flag("credential.token_file", token.display())]];
+    let gateways = Gateways::each(&engine, &flags, Script::default()).await;
+    gateways.fake().put_export(&scope(), "e1", State::Finished);
+    gateways.fake().put_export(&scope(), "e2", State::Word("PENDING".to_owned()));
+    let before = gateways.hits();
+    gateways.worlds[0].get(&results("e1")).await;
+    let got = gateways.worlds[1].get(&results("e1")).await;
+    assert_eq!(got.cache(), "exportgate; fwd=uri-miss; fwd-status=200; stored");
+    assert_eq!(gateways.hits() - before, 2);
+    // Nor does one follow the other.
+    let gate = gateways.fake().hold();
+    let asked: Vec<_> =
+        gateways.worlds.iter().flat_map(|world| asking(world, &results("e2"), 1, None)).collect();
+    gateways.fake().wait_for_hits(before + 4).await;
+    drop(gate);
+    answers(asked).await;
+    gateways.stop().await;
 }

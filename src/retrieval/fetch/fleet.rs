@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::answer::{Cause, Fetched, NoAnswer, Taken};
-use super::fetch::{Fetch, FlightResult};
-use super::question::{LinkUse, Wanted};
-use crate::cache::{Entry, PortableAnswer, PortableEntry, PortedTimes, Purges};
+use super::super::answer::{Cause, Fetched, NoAnswer, Taken};
+use super::super::question::{LinkUse, Question, Wanted};
+use super::{Fetch, FlightResult};
+use crate::cache::{CacheKey, Entry, PortableAnswer, PortableEntry, PortedTimes, Purges};
 use crate::clock::Now;
 use crate::shared::{Claimed, FlightClaim, FlightPlace, FlightStart, KeptValue, Landing, Lead, Shared};
 use crate::shutdown::Shutdown;
@@ -18,7 +18,7 @@ use crate::upstream::UpstreamErrorKind;
 
 /// The answers of other gateways that a flight takes.
 #[derive(Debug, Clone)]
-pub(super) struct Sought {
+pub(crate) struct Sought {
     /// Stored responses.
     stored: Reach,
     /// Answers that are not stored.
@@ -63,12 +63,12 @@ impl Sought {
     };
 
     /// None: the answer is to be made anew.
-    pub(super) fn anew() -> Self {
+    pub(crate) fn anew() -> Self {
         Self::NONE
     }
 
     /// Those that one takes who does not wait for the end of an export.
-    pub(super) fn of(wanted: &Wanted, now: Instant) -> Self {
+    pub(crate) fn of(wanted: &Wanted, now: Instant) -> Self {
         if wanted.is_revalidated() {
             return Self::NONE;
         }
@@ -82,14 +82,14 @@ impl Sought {
 
     /// Those that a poller takes: what was asked for after its newest waiter and its last read. Where all of these take a stored
     /// response, any is good.
-    pub(super) fn poll(after: Instant, takes_stored: bool) -> Self {
+    pub(crate) fn poll(after: Instant, takes_stored: bool) -> Self {
         let others = Reach::After(after);
         let stored = if takes_stored { Reach::Any } else { others };
         Self { stored, others, follows: true, is_polled: true, ..Self::NONE }
     }
 
     /// One that lives longer than the stored response that is there.
-    pub(super) fn ahead(known: Arc<Entry>, now: Now) -> Self {
+    pub(crate) fn ahead(known: Arc<Entry>, now: Now) -> Self {
         let least_life = known.life(now).unwrap_or_else(|| Duration::from_secs(known.ttl(now)));
         Self { stored: Reach::Any, least_life, known: Some(known), ..Self::NONE }
     }
@@ -131,13 +131,17 @@ impl FleetLead {
     }
 
     /// Gives the result to the other gateways. True if it may be stored here: no purge has overtaken it, as far as is known.
-    pub(super) async fn land(self, result: &FlightResult, is_polled: bool, now: Now) -> bool {
+    /// The answer that another value of the credential got than the one of the claim is not given to them.
+    pub(super) async fn land(self, fetch: &Fetch, result: &FlightResult) -> bool {
+        let (is_polled, now) = (fetch.sought.is_polled, fetch.retrieval.clock.now());
+        let is_same = fetch.place().is_some_and(|(_, place)| self.lead.is_at(&place));
         let stored = result.as_ref().ok().and_then(|fetched| fetched.entry.as_ref());
         let portable = stored.and_then(|entry| entry.to_portable(now));
         let tag = stored.map(|entry| tag_of(entry)).unwrap_or_default();
         let answer =
             result.as_ref().ok().filter(|_| stored.is_none()).map(|fetched| portable_answer(fetched, now));
         let landing = match (&portable, &answer) {
+            _ if !is_same => Landing::Failed,
             (Some(PortableEntry { bytes: value, fresh, life }), _) => {
                 Landing::Entry { value, fresh: *fresh, life: *life, tag: &tag }
             }
@@ -236,17 +240,20 @@ impl Fetch {
     pub(super) async fn fail(self, lead: Option<FleetLead>, no_answer: NoAnswer) {
         let result = Err(no_answer);
         if let Some(lead) = lead {
-            lead.land(&result, false, self.retrieval.clock.now()).await;
+            lead.land(&self, &result).await;
         }
         self.leader.complete(result);
     }
 
     /// The place of the question; `None` where its answer is not shared among gateways.
     fn place(&self) -> Option<(Shared, FlightPlace)> {
-        let (shared, key) = (self.retrieval.fleet.clone()?, self.key.as_ref()?);
-        let call = &self.question.call;
+        let shared = self.retrieval.fleet.clone().filter(|_| self.key.is_some())?;
+        let Question { call, credential, fields, .. } = &self.question;
         let export = call.operation.export().filter(|_| call.is_shared())?;
-        Some((shared, FlightPlace::of_export(call.scope.id.as_str(), export.as_str(), key.as_str())))
+        // On other gateways a name may stand for another credential: what one may see is none of another's.
+        let key = CacheKey::text(&self.retrieval.upstream_name, &credential.name, call, fields);
+        let text = format!("{key}\n\n{:02x?}", credential.account());
+        Some((shared, FlightPlace::of_export(call.scope.id.as_str(), export.as_str(), &text)))
     }
 
     async fn claim(

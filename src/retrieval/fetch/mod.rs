@@ -1,5 +1,7 @@
 //! One fetch: the question of a flight on its way to Snyk, until the flight has its result.
 
+mod fleet;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +14,6 @@ use uuid::Uuid;
 use super::answer::{Cause, Fetched, NoAnswer, Sending};
 use super::attempt::{self, Draft};
 use super::equal_starts::kept;
-use super::fleet::{Elsewhere, Sought};
 use super::flights::Leader;
 use super::question::{Asker, Question};
 use super::reading::{self, Reading};
@@ -25,6 +26,10 @@ use crate::credential::{Authorization, Unavailable};
 use crate::export::{Document, Id};
 use crate::journal::Attempt;
 use crate::upstream::{UpstreamAnswer, UpstreamError, UpstreamErrorKind, UpstreamRequest};
+
+use fleet::Elsewhere;
+
+pub(super) use fleet::Sought;
 
 /// The result of a flight.
 pub(super) type FlightResult = Result<Arc<Fetched>, NoAnswer>;
@@ -72,8 +77,7 @@ impl Fetch {
             },
         };
         self.leader.asks();
-        let is_polled = self.sought.is_polled();
-        if is_polled {
+        if self.sought.is_polled() {
             self.retrieval.metrics.polled();
         }
 
@@ -111,7 +115,7 @@ impl Fetch {
 
         // 4. Give it to the other gateways, store it, and record those who came meanwhile.
         let is_storable = match lead {
-            Some(lead) => lead.land(&result, is_polled, self.retrieval.clock.now()).await,
+            Some(lead) => lead.land(&self, &result).await,
             None => true,
         };
         if let Some((entry, key)) = entry.zip(self.key).filter(|_| is_storable) {
