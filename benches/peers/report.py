@@ -127,7 +127,7 @@ def main():
     docs.mkdir(parents=True, exist_ok=True)
     page = docs / "benchmarks.md"
     # That of benches/files stays.
-    parts.append(pages.section(page, "files"))
+    parts += [pages.section(page, name) for name in ("files", "fleet")]
     page.write_text("\n".join(parts))
     chart(saved, docs / "benchmarks.svg")
 

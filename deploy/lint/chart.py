@@ -26,6 +26,10 @@ REFUSED = {
     "no clients": ({"snyk": {"existingSecret": "s"}, "tls": {"existingSecret": "t"}}, "clients.inline"),
     "two kinds of clients": ({"clients": {"inline": "x", "existingSecret": "c"}}, "exactly one"),
     "a claim for two pods": ({"replicas": 2, "journal": {"persistence": {"enabled": True}}}, "replicas = 1"),
+    "more pods than gateways": ({"replicas": 4, "shared": {"existingSecret": "v"}}, "5 pods may live at once"),
+    "an engine that cannot be reached": ({"shared": {"existingSecret": "v"}}, "networkPolicy.shared"),
+    "one claim for many pods": ({"shared": {"existingSecret": "v"}, "networkPolicy": {"shared": [{}]},
+                                 "journal": {"persistence": {"enabled": True, "existingClaim": "j"}}}, "existingClaim"),
     "a claim for two that overlap": ({"zeroDowntime": True, "journal": {"persistence": {"enabled": True}}}, "zeroDowntime"),
     "a monitor of a loopback address": ({"monitor": {"enabled": True}}, "admin.existingSecret"),
     "an unknown value": ({"replica": 2}, "replica"),
@@ -118,7 +122,7 @@ def judge_pod(where, pod):
             finding(f"{where}: a subPath is never updated")
         if name != "exportgate":
             continue
-        variables = {entry["name"]: entry["value"] for entry in container["env"]}
+        variables = environment(container)
         seconds = [float(variables.get(f"EXPORTGATE_SHUTDOWN_{key}", usual).rstrip("s"))
                    for key, usual in (("DELAY", "0.5s"), ("DRAIN", "30s"))]
         if pod["terminationGracePeriodSeconds"] <= sum(seconds):
@@ -128,20 +132,34 @@ def judge_pod(where, pod):
                 finding(f"{where}: no {probe}")
 
 
+def environment(container):
+    """Its variables. Those from a Secret have a value that the program takes."""
+    stand_ins = {"url": "rediss://valkey.example:6379", "user": "exportgate"}
+    return {entry["name"]: entry.get("value") or stand_ins[entry["valueFrom"]["secretKeyRef"]["key"]]
+            for entry in container["env"]}
+
+
 def judge_release(where, values, documents):
     """What a schema cannot say about a release."""
-    (deployment,) = [document for document in documents if document["kind"] == "Deployment"]
+    (deployment,) = [document for document in documents if document["kind"] in ("Deployment", "StatefulSet")]
     spec = deployment["spec"]
     (container,) = spec["template"]["spec"]["containers"]
-    variables = {entry["name"]: entry["value"] for entry in container["env"]}
-    surge = spec["strategy"].get("rollingUpdate", {}).get("maxSurge", 0)
-    together = (spec["replicas"] + surge) * float(variables.get("EXPORTGATE_BUDGET_SHARE", 1))
+    variables = environment(container)
+    surge = spec.get("strategy", {}).get("rollingUpdate", {}).get("maxSurge", 0)
+    processes = spec["replicas"] + surge
+    is_shared = "EXPORTGATE_SHARED_URL" in variables
+    if is_shared and processes > int(variables["EXPORTGATE_SHARED_GATEWAYS"]):
+        finding(f"{where}: {processes} pods may live at once, more than shared.gateways")
+    if is_shared and spec["replicas"] > 1 and not any(document["kind"] == "PodDisruptionBudget" for document in documents):
+        finding(f"{where}: several replicas and no PodDisruptionBudget")
+    together = (1 if is_shared else processes) * float(variables.get("EXPORTGATE_BUDGET_SHARE", 1))
     most = values.get("budgetShare", 1)
     if not 0.99 * most <= together <= most:
         finding(f"{where}: all processes together have {together} of the budget, not {most}")
     if set(spec["selector"]["matchLabels"].items()) - set(spec["template"]["metadata"]["labels"].items()):
         finding(f"{where}: the selector does not find the pods")
     names = {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
+    names |= {claim["metadata"]["name"] for claim in spec.get("volumeClaimTemplates", [])}
     if {mount["name"] for mount in container["volumeMounts"]} != names:
         finding(f"{where}: volumes and mounts do not fit")
     (policy,) = [document for document in documents if document["kind"] == "NetworkPolicy"]
@@ -160,7 +178,7 @@ def leave_settings(stem, rendered, documents):
             for container in [*pod.get("initContainers", []), *pod["containers"]]:
                 if container["name"] != "exportgate":
                     continue
-                variables = {entry["name"]: entry["value"] for entry in container["env"]}
+                variables = environment(container)
                 if "EXPORTGATE_CONFIG" in variables:
                     variables["EXPORTGATE_CONFIG"] = str(rendered / f"{stem}.toml")
                 text = "".join(f"{name}={value}\0" for name, value in variables.items())

@@ -24,6 +24,9 @@ const CLIENTS: usize = 40;
 /// The margin of the windows, less what is rounded in records.
 pub(crate) const MARGIN: Duration = Duration::from_millis(248);
 
+/// Pause of a client that is turned away.
+const REFUSED: Duration = Duration::from_secs(1);
+
 /// Asks for one export after another, until it is over; where the program is gone, the next one.
 pub(crate) fn greedy(client: usize, addresses: &Mutex<Vec<SocketAddr>>, is_over: &AtomicBool) {
     let mut asked = 0;
@@ -38,7 +41,14 @@ pub(crate) fn greedy(client: usize, addresses: &Mutex<Vec<SocketAddr>>, is_over:
         };
         let mut next = || {
             asked += 1;
-            raw::ask(&mut connection, &results(&format!("c{client}-{asked}"))).is_ok()
+            let Ok((status, _)) = raw::ask(&mut connection, &results(&format!("c{client}-{asked}"))) else {
+                return false;
+            };
+            // One that is refused would ask for nothing but processor time.
+            if status == 503 || status == 429 {
+                std::thread::park_timeout(REFUSED);
+            }
+            true
         };
         while !is_over.load(Ordering::Relaxed) && next() {}
     }

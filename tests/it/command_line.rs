@@ -261,6 +261,26 @@ fn the_demo_runs_to_a_cached_result() {
     );
 }
 
+#[test]
+fn the_demo_of_a_fleet_shows_that_everything_holds() {
+    let home = TempDir::new().unwrap();
+    let demo = |path: &str| {
+        let mut command = exportgate(home.path());
+        command.env("PATH", path).args(["demo", "--replicas", "3", "--once"]).output().unwrap()
+    };
+    let output = demo("/usr/local/bin:/usr/bin:/bin");
+    let said = text(&output);
+    assert!(output.status.success() && !said.contains("DOES NOT HOLD"), "{said}");
+    assert!(said.contains("300 of 300 have the export, 1 different: holds"), "{said}");
+    assert!(said.contains("Snyk was asked 1 time(s) for all of them: holds"), "{said}");
+    assert_eq!(said.matches("of 60 in any second: holds").count(), 3, "{said}");
+    assert!(said.contains("from the gateways' own parts"), "{said}");
+    // Without an engine there is nothing to show.
+    let output = demo("/nowhere");
+    let said = text(&output);
+    assert!(output.status.code() == Some(2) && said.contains("apt-get install redis-server"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn http_2_in_the_clear_is_spoken_only_where_it_is_opened() {
     let fake = Fake::start(Settings::default()).await.unwrap();

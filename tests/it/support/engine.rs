@@ -13,7 +13,19 @@ use super::artefacts;
 use super::namespace::Namespace;
 use super::raw::poll;
 
-/// A running engine.
+/// The password of the user that has the rights of the documents.
+pub(crate) const PASSWORD: &str = "engine-passw0rd";
+
+/// The rights of the gateways' user, as docs/operations.md tells them.
+pub(crate) fn documented_rights() -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, rest) = page.split_once("ACL SETUSER exportgate on >PASSWORD ").expect("the command");
+    let (rights, _) = rest.split_once("```").expect("its end");
+    rights.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A running engine. Its user `exportgate` has the rights of the documents and no more; without a user there are all rights.
 pub(crate) struct Engine {
     child: Option<Child>,
     directory: TempDir,
@@ -67,7 +79,18 @@ impl Engine {
         let command = self.network.as_ref().map(|network| network.command(server));
         let mut command = command.unwrap_or_else(|| Command::new(server));
         command.args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"]).arg(&socket);
-        command.arg("--dir").arg(self.directory.path()).arg("--logfile").arg(log).args(&self.arguments);
+        let users = self.directory.path().join("users.acl");
+        let rights = documented_rights();
+        let text = format!("user default on nopass ~* &* +@all\nuser exportgate on >{PASSWORD} {rights}\n");
+        std::fs::write(&users, text).unwrap();
+        command
+            .arg("--aclfile")
+            .arg(&users)
+            .arg("--dir")
+            .arg(self.directory.path())
+            .arg("--logfile")
+            .arg(log)
+            .args(&self.arguments);
         if self.has_own_clock {
             command.env("LD_PRELOAD", self.clock_library()).env("CLOCK_FILE", self.clock_file());
         }

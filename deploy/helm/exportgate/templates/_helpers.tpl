@@ -40,9 +40,24 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
-{{/* How many processes may run at once: each counts Snyk's limit by itself. */}}
+{{/* Each pod has a volume claim of its own. */}}
+{{- define "exportgate.stateful" -}}
+{{- if and .Values.shared.existingSecret .Values.journal.persistence.enabled -}}yes{{- end -}}
+{{- end -}}
+
+{{/* A new pod starts before the old one ends. */}}
+{{- define "exportgate.surge" -}}
+{{- if and (or .Values.zeroDowntime .Values.shared.existingSecret) (not (include "exportgate.stateful" .)) -}}1{{- else -}}0{{- end -}}
+{{- end -}}
+
+{{/* How many processes may run at once. Without an engine that they share, each counts Snyk's limit by itself. */}}
 {{- define "exportgate.processes" -}}
-{{- if .Values.zeroDowntime -}}{{ add .Values.replicas 1 }}{{- else -}}{{ int .Values.replicas }}{{- end -}}
+{{ add .Values.replicas (include "exportgate.surge" .) }}
+{{- end -}}
+
+{{/* How many processes the budget is divided by here. */}}
+{{- define "exportgate.divisor" -}}
+{{- if .Values.shared.existingSecret -}}1{{- else -}}{{ include "exportgate.processes" . }}{{- end -}}
 {{- end -}}
 
 {{/* What the schema cannot say: combinations that would not work. */}}
@@ -51,8 +66,20 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if ne (len $clients) 1 -}}
 {{- fail "set exactly one of clients.inline, clients.existingSecret and clients.existingConfigMap: other machines are served only where clients are known" -}}
 {{- end -}}
+{{- if not .Values.shared.existingSecret -}}
 {{- if and .Values.journal.persistence.enabled (gt (int (include "exportgate.processes" .)) 1) -}}
-{{- fail "journal.persistence needs replicas = 1 and zeroDowntime = false: a claim is for one pod, and SQLite for one machine" -}}
+{{- fail "journal.persistence needs replicas = 1 and zeroDowntime = false, or shared.existingSecret: a claim is for one pod, and SQLite for one machine" -}}
+{{- end -}}
+{{- else -}}
+{{- if gt (int (include "exportgate.processes" .)) (int .Values.shared.gateways) -}}
+{{- fail (printf "shared.gateways is %d, and %s pods may live at once: raise it" (int .Values.shared.gateways) (include "exportgate.processes" .)) -}}
+{{- end -}}
+{{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.shared) -}}
+{{- fail "shared.existingSecret needs networkPolicy.shared: the peers where the engine is; nothing else could be reached" -}}
+{{- end -}}
+{{- if and (include "exportgate.stateful" .) .Values.journal.persistence.existingClaim -}}
+{{- fail "journal.persistence.existingClaim is for one pod: leave it empty with shared.existingSecret" -}}
+{{- end -}}
 {{- end -}}
 {{- if and .Values.monitor.enabled (not .Values.admin.existingSecret) -}}
 {{- fail "monitor.enabled needs admin.existingSecret: without it the admin listener is inside the pod only" -}}

@@ -1,5 +1,10 @@
 //! `exportgate demo`: a fake Snyk, a gateway in front of it, and one export from its start to a cached result and a proven
-//! table, all over real sockets.
+//! table, all over real sockets. With `--replicas` it is a fleet of them on one engine.
+
+mod directory;
+mod fleet;
+mod load;
+mod process;
 
 use std::io::Write;
 use std::path::Path;
@@ -10,6 +15,8 @@ use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Either, Full};
 use serde_json::Value;
 use uuid::Uuid;
+
+use directory::Directory;
 
 use super::{CommandError, block_on, requests, signals};
 use crate::app::App;
@@ -40,10 +47,16 @@ pub(super) struct DemoArgs {
     /// Address of the gateway [default: a free port]
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", hide_default_value = true)]
     listen: String,
+    /// Show so many gateways that share one engine instead (1 to 8). Needs valkey-server or redis-server on PATH
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8), conflicts_with = "listen")]
+    replicas: Option<u8>,
 }
 
 pub(super) fn run(args: &DemoArgs) -> Result<(), CommandError> {
     block_on(async {
+        if let Some(replicas) = args.replicas {
+            return Box::pin(fleet::run(usize::from(replicas), args.once)).await;
+        }
         Box::pin(show(args)).await.map_err(|error| CommandError::Other("the demo failed", error))
     })
 }
@@ -239,22 +252,4 @@ fn invite(out: &mut impl Write, root: &str, page: &str, journal: &Path) -> Resul
         std::env::current_exe().map_or_else(|_| "exportgate".to_owned(), |path| path.display().to_string());
     writeln!(out, "  {program} requests --journal {}", journal.display())?;
     Ok(())
-}
-
-/// A directory of the demo's own, removed at its end.
-struct Directory(std::path::PathBuf);
-
-impl Directory {
-    fn create() -> std::io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        let path = std::env::temp_dir().join(format!("exportgate-demo-{}", Uuid::new_v4().simple()));
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
