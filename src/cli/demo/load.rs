@@ -1,7 +1,7 @@
 //! Clients that ask the gateways of a fleet, and what came of it.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::process::GatewayPlaces;
 use super::{ORG, VERSION};
+use crate::clock::Clock;
 use crate::error_text::BoxError;
 use crate::fake::{Fake, State};
 use crate::journal::{Query, find};
@@ -25,6 +26,9 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// The greedy clients of each gateway.
 const GREEDY: usize = 8;
 const SECOND: Duration = Duration::from_secs(1);
+/// The margin of the windows, less what is rounded in records.
+const MARGIN: Duration = Duration::from_millis(248);
+const MOST_ROWS: u32 = 1_000_000;
 
 /// A gateway, as clients see it.
 pub(super) struct GatewayDoor {
@@ -54,7 +58,7 @@ impl GatewayDoor {
 
     /// The number of requests to Snyk on record.
     fn sent(&self) -> Result<usize, BoxError> {
-        Ok(find(&self.journal, &Query { limit: 1_000_000, ..Query::default() })?.len())
+        Ok(find(&self.journal, &Query { limit: MOST_ROWS, ..Query::default() })?.len())
     }
 }
 
@@ -167,9 +171,36 @@ pub(super) fn on_record(doors: &[GatewayDoor]) -> Result<Vec<usize>, BoxError> {
     doors.iter().map(GatewayDoor::sent).collect()
 }
 
-/// The most requests that Snyk got within any second.
-pub(super) fn most_in_a_second(fake: &Fake) -> usize {
-    let mut arrivals: Vec<Instant> = fake.requests().iter().map(|seen| seen.at).collect();
+/// The requests that Snyk got.
+pub(super) struct Arrivals {
+    /// The most within any second, of those that came in time.
+    pub(super) most: usize,
+    /// Those that were on their way for longer than the margin of the windows: this machine is too busy, and no gateway can keep
+    /// them within.
+    pub(super) late: usize,
+}
+
+impl Arrivals {
+    pub(super) fn of(fake: &Fake, doors: &[GatewayDoor]) -> Result<Self, BoxError> {
+        let mut started = HashMap::new();
+        for door in doors {
+            for row in find(&door.journal, &Query { limit: MOST_ROWS, ..Query::default() })? {
+                started.insert(row.sent_id, humantime::parse_rfc3339(&row.started)?);
+            }
+        }
+        let now = Clock::system().now();
+        let (mut arrivals, mut late) = (Vec::new(), 0);
+        for seen in fake.requests() {
+            let arrived = now.wall - now.mono.saturating_duration_since(seen.at);
+            let id = seen.header("snyk-request-id").first().copied().unwrap_or_default();
+            let way = started.get(id).and_then(|started| arrived.duration_since(*started).ok());
+            if way.is_some_and(|way| way >= MARGIN) { late += 1 } else { arrivals.push(seen.at) }
+        }
+        Ok(Self { most: most_in_a_second(arrivals), late })
+    }
+}
+
+fn most_in_a_second(mut arrivals: Vec<Instant>) -> usize {
     arrivals.sort_unstable();
     let mut first = 0;
     let held = arrivals.iter().enumerate().map(|(last, at)| {
