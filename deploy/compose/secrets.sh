@@ -33,9 +33,12 @@ if [ ! -e clients.toml ]; then
 fi
 [ -e snyk-token ] || printf 'any\n' >snyk-token
 [ -e seal.key ] || "${program[@]}" key new --seal >seal.key 2>/dev/null
-for name in valkey postgres; do
+for name in valkey postgres postgres-owner; do
     [ -e "$name-password" ] || openssl rand -hex 24 >"$name-password"
 done
+"${program[@]}" journal schema >schema.sql
+printf "CREATE ROLE exportgate LOGIN PASSWORD '%s';\nGRANT exportgate_writer TO exportgate;\n" \
+    "$(tr -d '\n' <postgres-password)" >login.sql
 {
     # As a hash: this file alone opens nothing.
     printf 'user default off\n'
