@@ -14,7 +14,7 @@ read -ra program <<<"${EXPORTGATE:-docker run --rm exportgate:0.1.0}"
 # In the containers others than their owner read them; only this directory keeps other users of this machine out.
 umask 022
 # The rights that the gateways need, and no other (docs/operations.md, "Many machines").
-rights='~exportgate:* &exportgate:* -@all +hello +auth +select +script|load +eval +evalsha +subscribe +publish +info +time +hget +hmget +hset +hdel +hgetall +del +pttl +pexpire'
+rights='~exportgate:* &exportgate:* -@all +hello +auth +select +script|load +eval +evalsha +subscribe +publish +info +time +hget +hmget +hset +hdel +hgetall +del +rpush +ltrim +lrange +pttl +pexpire'
 
 if [ ! -e tls.crt ]; then
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 365 -subj /CN=localhost \

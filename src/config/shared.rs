@@ -137,7 +137,13 @@ fn parse(text: &str, allow_plain: bool) -> Result<(EngineAddress, i64), String> 
         "redis" | "valkey" => false,
         _ => return Err(EXAMPLE.to_owned()),
     };
+    let port = authority.as_str()[authority.host().len()..].trim_start_matches(':');
+    let port = if port.is_empty() { Ok(PORT) } else { port.parse() };
+    let port = port.map_err(|_| EXAMPLE.to_owned())?;
     let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
+    if host.is_empty() {
+        return Err(EXAMPLE.to_owned());
+    }
     if !is_tls && !is_ours(authority.host(), &[]) && !allow_plain {
         return Err(
             "another machine's engine is reached without TLS: write rediss://, or set shared.allow_plain_text".to_owned()
@@ -147,7 +153,7 @@ fn parse(text: &str, allow_plain: bool) -> Result<(EngineAddress, i64), String> 
     let database = if database.is_empty() { Ok(0) } else { database.parse() };
     let database =
         database.map_err(|_| "must end with the port, or with the number of a database".to_owned())?;
-    Ok((EngineAddress::Tcp { host, port: authority.port_u16().unwrap_or(PORT), is_tls }, database))
+    Ok((EngineAddress::Tcp { host, port, is_tls }, database))
 }
 
 #[cfg(test)]
@@ -180,6 +186,8 @@ mod tests {
             "http://s3cr3t.example",
             "unix:s3cr3t",
             "rediss://a/s3cr3t",
+            "rediss://a:s3cr3t",
+            "rediss://:6379",
         ] {
             let refused = parse(text, true).expect_err("it is refused");
             assert!(!refused.contains("s3cr3t"), "{refused}");

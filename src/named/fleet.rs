@@ -86,7 +86,7 @@ impl FleetRow {
         let act = if memory.has_row { NamedAct::Take } else { NamedAct::Look };
         let Ok(seen) = self.shared.look_named(&self.place, &self.holder, act, memory.fence).await else {
             // What this gateway has begun it goes on with.
-            let is_first = memory.was_holder || fence.is_some();
+            let is_first = memory.was_holder || fence.is_some() || !self.shared.has_others();
             let patience = if is_first { Duration::ZERO } else { ALONE_AFTER.min(every / 4) };
             let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
             return FleetLook { may_act: true, patience_ms, ..FleetLook::default() };

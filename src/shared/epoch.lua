@@ -1,10 +1,11 @@
 -- The beginning of all scripts: the time, and the epoch, which ends where the ledgers may not tell the truth any more.
 -- KEYS[1]: the fleet, a hash. ARGV: format, longest gap between two calls (ms), 1 for a caller that saw the clock run ahead.
+-- `knows_process` is set before: true for a script that grants nothing. Its connection has begun with a beat, which looks.
 local fleet = KEYS[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local process = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-local kept = redis.call('HMGET', fleet, 'format', 'process', 'now', 'epoch', 'split')
+local kept = redis.call('HMGET', fleet, 'format', 'process', 'now', 'epoch', 'split', 'purges', 'purged_all')
+local process = knows_process and kept[2] or string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 if kept[1] and kept[1] ~= ARGV[1] then
   return {'format', kept[1]}
 end

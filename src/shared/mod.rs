@@ -164,6 +164,8 @@ struct Live {
     connection: EngineConnection,
     /// It is not to be used any more.
     given_up: CancellationToken,
+    /// True after the first beat: what a former server process left is gone.
+    has_beaten: AtomicBool,
 }
 
 impl fmt::Debug for Engine {
@@ -254,6 +256,11 @@ impl Shared {
         &self.0.name
     }
 
+    /// True if there may be other gateways.
+    pub(crate) fn has_others(&self) -> bool {
+        self.0.settings.gateways > 1
+    }
+
     /// The engine's address. No secret is in it.
     #[must_use]
     pub fn address(&self) -> String {
@@ -269,7 +276,9 @@ impl Engine {
         keys: &[String],
         own: &[impl AsRef<[u8]>],
     ) -> Result<ScriptReply, EngineError> {
-        let live = self.connection.load_full().ok_or(EngineError::Away)?;
+        let live = self.connection.load_full();
+        let live = live.filter(|live| script == Script::Beat || live.has_beaten.load(Ordering::SeqCst));
+        let live = live.ok_or(EngineError::Away)?;
         let asked = self.clock.now().mono;
         let is_ahead = self.is_ahead.swap(false, Ordering::SeqCst);
         let gap = MAX_GAP.as_millis().to_string();
@@ -289,6 +298,7 @@ impl Engine {
         match &reply {
             Ok(_) => {
                 self.timeouts.store(0, Ordering::SeqCst);
+                live.has_beaten.store(true, Ordering::SeqCst);
                 self.counts.answered();
             }
             Err(error) => self.judge(&live, error, is_ahead),

@@ -15,17 +15,15 @@ pub(super) struct HoldMessage(pub(super) String);
 /// The format of fleet and ledgers. Gateways with another one have their own parts alone.
 pub(super) const FORMAT: &str = "1";
 
-const RESERVE: &str = concat!(include_str!("epoch.lua"), include_str!("reserve.lua"));
-const BEAT: &str = concat!(include_str!("epoch.lua"), include_str!("beat.lua"));
-const PURGE: &str = concat!(include_str!("epoch.lua"), include_str!("purge.lua"));
-const MISSED: &str = concat!(include_str!("epoch.lua"), include_str!("missed.lua"));
-const GATEWAYS: &str = concat!(include_str!("epoch.lua"), include_str!("gateways.lua"));
-const CLAIM: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("claim.lua"));
-const RENEW: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("renew.lua"));
-const LAND: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("land.lua"));
-const START: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("start.lua"));
-const FATE: &str = concat!(include_str!("epoch.lua"), include_str!("place.lua"), include_str!("fate.lua"));
-const NAMED: &str = concat!(include_str!("epoch.lua"), include_str!("named.lua"));
+/// A script: `LOOKS` if it looks at the server process, then its files.
+macro_rules! script {
+    (LOOKS $($file:literal)*) => {
+        concat!("local knows_process = false\n", include_str!("epoch.lua"), $(include_str!($file)),*)
+    };
+    ($($file:literal)*) => {
+        concat!("local knows_process = true\n", include_str!("epoch.lua"), $(include_str!($file)),*)
+    };
+}
 
 /// A script on the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,17 +69,17 @@ impl Script {
 
     pub(super) const fn text(self) -> &'static str {
         match self {
-            Self::Reserve => RESERVE,
-            Self::Beat => BEAT,
-            Self::Purge => PURGE,
-            Self::Missed => MISSED,
-            Self::Gateways => GATEWAYS,
-            Self::Claim => CLAIM,
-            Self::Renew => RENEW,
-            Self::Land => LAND,
-            Self::Start => START,
-            Self::Fate => FATE,
-            Self::Named => NAMED,
+            Self::Reserve => script!(LOOKS "reserve.lua"),
+            Self::Beat => script!(LOOKS "beat.lua"),
+            Self::Purge => script!(LOOKS "purge.lua"),
+            Self::Missed => script!(LOOKS "missed.lua"),
+            Self::Gateways => script!(LOOKS "gateways.lua"),
+            Self::Claim => script!("place.lua" "claim.lua"),
+            Self::Renew => script!("place.lua" "renew.lua"),
+            Self::Land => script!("place.lua" "land.lua"),
+            Self::Start => script!("place.lua" "start.lua"),
+            Self::Fate => script!("place.lua" "fate.lua"),
+            Self::Named => script!(LOOKS "named.lua"),
         }
     }
 
