@@ -8,8 +8,13 @@ use super::answer::{Cause, NoAnswer};
 use super::fetch::FleetLead;
 use super::flights::Leader;
 use crate::journal::{Attempt, FoundStart, KeptStart};
-use crate::shared::{Claimed, ExportFate, FlightClaim, FlightPlace, NewStart, StartSeen, export_name};
+use crate::shared::{
+    Claimed, EngineError, ExportFate, FlightClaim, FlightPlace, NewStart, StartSeen, export_name,
+};
 use crate::upstream::UpstreamErrorKind;
+
+/// Most calls that put a start where others find it.
+const PUTS: u32 = 3;
 
 /// The key of a start, and what all gateways know of it.
 #[derive(Debug, Clone, Copy)]
@@ -104,7 +109,12 @@ impl Retrieval {
         let age = self.clock.now().wall.duration_since(found.made).unwrap_or_default();
         let (export, value) = (found.export_id.as_str(), found.to_bytes());
         let new = NewStart { scope, export, version, value: &value, age, purges };
-        let _ = shared.put_start(&place(&start.key), new).await;
+        // One that is not there is sent again by those who wait for it.
+        for _ in 0..PUTS {
+            if shared.put_start(&place(&start.key), new).await != Err(EngineError::Timeout) {
+                break;
+            }
+        }
     }
 
     /// Tells the other gateways what an attempt shows of its export: a start whose export has failed answers nobody.

@@ -14,7 +14,9 @@ for i = 1, #all, 2 do
   if member then
     local joined, seen, its = string.match(value, '^(%d+) (%d+) (.*)$')
     joined, seen = tonumber(joined), tonumber(seen)
-    if member == id then
+    if not joined or seen > now then
+      redis.call('HDEL', fleet, field)
+    elseif member == id then
       me.joined = its == ARGV[5] and joined or now
     elseif now - seen > silent then
       redis.call('HDEL', fleet, field)

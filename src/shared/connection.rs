@@ -192,9 +192,14 @@ fn lines(value: Value) -> Vec<String> {
     text.lines().map(|line| line.trim_end().to_owned()).collect()
 }
 
-/// The engine's own words, in one line. They repeat no argument.
+/// The engine's own words, in one line, without the arguments that it repeats of a command that it does not know: one of them is
+/// the password.
 fn told(error: &RedisError) -> String {
-    error.to_string().replace(['\r', '\n'], " ")
+    without_arguments(&error.to_string().replace(['\r', '\n'], " ")).to_owned()
+}
+
+fn without_arguments(words: &str) -> &str {
+    words.split_once(", with args").map_or(words, |(before, _)| before)
 }
 
 fn failure(error: &RedisError) -> EngineError {
@@ -204,5 +209,19 @@ fn failure(error: &RedisError) -> EngineError {
         EngineError::Broken(told(error))
     } else {
         EngineError::Refused(told(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_that_an_engine_repeats_are_left_out() {
+        // Redis 7.0 with `rename-command HELLO ""`.
+        let words =
+            "ResponseError: unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'gate' 's3cr3t' ";
+        assert_eq!(without_arguments(words), "ResponseError: unknown command 'HELLO'");
+        assert_eq!(without_arguments("LOADING"), "LOADING");
     }
 }

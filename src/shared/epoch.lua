@@ -6,11 +6,13 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local kept = redis.call('HMGET', fleet, 'format', 'process', 'now', 'epoch', 'split', 'purges', 'purged_all')
 local process = knows_process and kept[2] or string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-if kept[1] and kept[1] ~= ARGV[1] then
+local last, epoch, split = tonumber(kept[3]), kept[4], kept[5]
+-- Another format is left alone while somebody calls by it.
+local is_other = kept[1] and kept[1] ~= ARGV[1]
+if is_other and last and now >= last and now - last <= tonumber(ARGV[2]) then
   return {'format', kept[1]}
 end
-local last, epoch, split = tonumber(kept[3]), kept[4], kept[5]
-if ARGV[3] == '1' or kept[2] ~= process or not last or not epoch or now < last or now - last > tonumber(ARGV[2]) then
+if is_other or ARGV[3] == '1' or kept[2] ~= process or not last or not epoch or now < last or now - last > tonumber(ARGV[2]) then
   epoch = process .. '-' .. now .. '-' .. (tonumber(string.match(epoch or '', '%d+$')) or 0) + 1
   redis.call('DEL', fleet)
   redis.call('HSET', fleet, 'format', ARGV[1], 'process', process, 'epoch', epoch)

@@ -164,7 +164,7 @@ struct Live {
     connection: EngineConnection,
     /// It is not to be used any more.
     given_up: CancellationToken,
-    /// True after the first beat: what a former server process left is gone.
+    /// True after the first beat: what a former server process left is gone, and so is what was purged while it was away.
     has_beaten: AtomicBool,
 }
 
@@ -277,7 +277,8 @@ impl Engine {
         own: &[impl AsRef<[u8]>],
     ) -> Result<ScriptReply, EngineError> {
         let live = self.connection.load_full();
-        let live = live.filter(|live| script == Script::Beat || live.has_beaten.load(Ordering::SeqCst));
+        let begins = matches!(script, Script::Beat | Script::Purge);
+        let live = live.filter(|live| begins || live.has_beaten.load(Ordering::SeqCst));
         let live = live.ok_or(EngineError::Away)?;
         let asked = self.clock.now().mono;
         let is_ahead = self.is_ahead.swap(false, Ordering::SeqCst);
@@ -298,7 +299,10 @@ impl Engine {
         match &reply {
             Ok(_) => {
                 self.timeouts.store(0, Ordering::SeqCst);
-                live.has_beaten.store(true, Ordering::SeqCst);
+                // Its first beat sends the purges that it has not heard of.
+                if !self.purges.has_unsent() {
+                    live.has_beaten.store(true, Ordering::SeqCst);
+                }
                 self.counts.answered();
             }
             Err(error) => self.judge(&live, error, is_ahead),

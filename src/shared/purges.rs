@@ -5,6 +5,7 @@
 //! far, it purges all that it has.
 
 use std::fmt;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::sync::Notify;
 use super::error::EngineError;
 use super::names::{export_number, name_of};
 use super::script::Script;
-use super::{Engine, Shared, duration};
+use super::{Engine, Shared, duration, lock};
 
 /// Most purges in the list.
 const MOST: usize = 1_000;
@@ -97,6 +98,8 @@ pub(super) struct PurgeLog {
     news: Notify,
     /// Purges of others that were applied.
     count: AtomicU64,
+    /// Purges that the engine has not heard of: it was away. They are sent before anything else when it is back.
+    unsent: Mutex<Vec<PurgedExports>>,
 }
 
 impl PurgeLog {
@@ -115,6 +118,21 @@ impl PurgeLog {
         self.newest.fetch_max(newest, Ordering::SeqCst);
         if self.is_behind() {
             self.news.notify_one();
+        }
+    }
+
+    /// True if there are purges that the engine has not heard of.
+    pub(super) fn has_unsent(&self) -> bool {
+        !lock(&self.unsent).is_empty()
+    }
+
+    /// Notes a purge that the engine has not heard of. Beyond so many, everything is to be purged.
+    fn keep(&self, exports: PurgedExports) {
+        let mut unsent = lock(&self.unsent);
+        if unsent.len() >= MOST {
+            *unsent = vec![PurgedExports::All];
+        } else if !unsent.contains(&exports) {
+            unsent.push(exports);
         }
     }
 
@@ -139,6 +157,9 @@ impl Shared {
             let left = until.saturating_duration_since(inner.clock.now().mono);
             let is_done = |gateways: &Vec<GatewayPurge>| gateways.iter().all(|gateway| gateway.has_applied);
             if left.is_zero() || looked.as_ref().is_ok_and(is_done) {
+                if sequence.is_none() {
+                    inner.purges.keep(exports);
+                }
                 return looked;
             }
             // An engine that did not answer may do so the next time, and a purge may be made twice.
@@ -200,6 +221,17 @@ impl Engine {
         Ok(gateways)
     }
 
+    /// Sends the purges that the engine has not heard of.
+    pub(super) async fn purge_unsent(&self) -> Result<(), EngineError> {
+        loop {
+            let Some(exports) = lock(&self.purges.unsent).pop() else { return Ok(()) };
+            if let Err(error) = self.purge(exports).await {
+                self.purges.keep(exports);
+                return Err(error);
+            }
+        }
+    }
+
     async fn purge(&self, exports: PurgedExports) -> Result<i64, EngineError> {
         let prefix = &self.settings.prefix;
         let mut keys = vec![self.fleet_key(), self.purges_key()];
@@ -212,10 +244,12 @@ impl Engine {
     }
 
     async fn missed(&self) -> Result<MissedPurges, EngineError> {
+        // Before the call: a purge that comes meanwhile is not one that the engine has forgotten.
+        let newest = self.purges.newest.load(Ordering::SeqCst);
         let keys = [self.fleet_key(), self.purges_key()];
         let own = [self.purges.applied().to_string(), KEPT.as_millis().to_string()];
         let reply = self.call(Script::Missed, &keys, &own).await?;
-        let (sequence, newest) = (reply.number(2)?, self.purges.newest.load(Ordering::SeqCst));
+        let sequence = reply.number(2)?;
         if sequence < newest {
             // The engine has forgotten one that it told of.
             return Ok(MissedPurges { exports: vec![PurgedExports::All], sequence: newest });

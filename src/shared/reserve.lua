@@ -32,7 +32,8 @@ local told = tonumber(ARGV[5])
 if told > 0 then
   hold = math.max(hold or 0, now + told)
   redis.call('PUBLISH', ARGV[7], name .. ' ' .. string.format('%d', hold - now))
-elseif told < 0 and hold then
+elseif told < 0 and hold and hold <= now + 5000 then
+  -- A later 429 than the one that was probed holds on.
   hold = nil
   redis.call('HDEL', fleet, field)
   redis.call('PUBLISH', ARGV[7], name .. ' 0')

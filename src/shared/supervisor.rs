@@ -85,7 +85,8 @@ impl Engine {
         while let Some(HoldMessage(text)) = messages.recv().await {
             let words: Vec<&str> = text.split(' ').collect();
             match words.as_slice() {
-                ["purge", sequence, _] => self.purges.heard(sequence.parse().unwrap_or_default()),
+                // A beat tells the number: a message may say anything.
+                ["purge", _, _] => drop(self.beat().await),
                 // Nobody may follow any.
                 ["landed", name] => drop(self.landings.send((*name).into())),
                 [name, left] => {
@@ -112,6 +113,7 @@ impl Engine {
         ];
         let keys = [self.fleet_key(), self.gateways_key()];
         let reply = self.call(Script::Beat, &keys, &own).await?;
+        self.purge_unsent().await?;
         self.purges.heard(reply.number(4)?);
         let place = u32::try_from(reply.number(1)?).unwrap_or(0);
         let members = u32::try_from(reply.number(2)?).unwrap_or(0);

@@ -259,7 +259,7 @@ async fn a_gateway_that_cannot_know_what_was_purged_purges_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_purge_without_the_engine_is_this_gateways_alone_and_says_so() {
+async fn a_purge_without_the_engine_is_this_gateways_alone_says_so_and_is_told_later() {
     let mut group = Group::start("100ms").await;
     group.fill().await;
     group.engine.kill();
@@ -270,6 +270,15 @@ async fn a_purge_without_the_engine_is_this_gateways_alone_and_says_so() {
     );
     assert_eq!(stored(&group.worlds[0]).await, ["e2"]);
     assert_eq!(stored(&group.worlds[1]).await, ["e1", "e2"]);
+    // It is told when the engine is back.
+    group.engine.restart();
+    let told = async {
+        while stored(&group.worlds[1]).await != ["e2"] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), told).await.expect("the others purge");
+    assert_eq!(stored(&group.worlds[0]).await, ["e2"]);
     group.stop().await;
 }
 

@@ -146,6 +146,8 @@ GRANT EXECUTE ON FUNCTION exportgate.prepare(date), exportgate.forget() TO expor
 GRANT USAGE ON SCHEMA exportgate TO exportgate_writer, exportgate_reader;
 GRANT SELECT ON ALL TABLES IN SCHEMA exportgate TO exportgate_reader, exportgate_writer;
 GRANT INSERT ON exportgate.attempts, exportgate.served, exportgate.transfers TO exportgate_writer;
-GRANT UPDATE ON exportgate.attempts TO exportgate_writer;
+-- What completes an attempt, and nothing that would move it to another month.
+GRANT UPDATE (started_ms, latency_us, answered, received_id, export_id, status, export_status, bytes, version_served, lifecycle,
+    deprecation, sunset, error, queued_us, waited_for) ON exportgate.attempts TO exportgate_writer;
 
 COMMIT;
