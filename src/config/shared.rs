@@ -1,6 +1,6 @@
 //! `[shared]`: the engine that many gateways share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::admission::Split;
@@ -33,6 +33,7 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
     let lease = r.duration("shared.lease", "1s"..="1m");
     let max_entry = r.size("shared.max_entry", "1KiB"..="64MiB");
     check_certificates(r, "shared.ca_file", ca_file.as_deref());
+    check_user(r, &user, password_file.as_deref());
     if url.is_empty() {
         return None;
     }
@@ -84,6 +85,12 @@ fn prefix(r: &mut Reader<'_>) -> String {
         r.invalid("shared.prefix", "must be a name of letters, digits and \"-_.:\"");
     }
     prefix
+}
+
+fn check_user(r: &mut Reader<'_>, user: &str, password_file: Option<&Path>) {
+    if !user.is_empty() && password_file.is_none() {
+        r.invalid("shared.user", "logs in with a password: set shared.password_file too");
+    }
 }
 
 /// The file of `key` with a password.

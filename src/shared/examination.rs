@@ -74,16 +74,23 @@ fn advice(settings: &Settings, error: &EngineError) -> String {
     if settings.identity.is_none() && error.to_string().contains("CertificateRequired") {
         return "; it asks for a certificate: set shared.client_certificate and shared.client_key".to_owned();
     }
-    if let EngineError::Refused(text) | EngineError::Connect(text) = error
-        && ["NOPERM", "WRONGPASS", "NOAUTH"].iter().any(|word| text.contains(word))
-    {
-        let prefix = &settings.prefix;
-        let user = if settings.user.is_empty() { "exportgate" } else { &settings.user };
-        return format!(
-            "; give the user these rights: ACL SETUSER {user} on >PASSWORD ~{prefix}:* &{prefix}:* {RIGHTS}"
-        );
+    let (EngineError::Refused(text) | EngineError::Connect(text)) = error else { return String::new() };
+    let text = text.to_ascii_lowercase();
+    if text.contains("noauth") {
+        return "; it wants a password: set shared.user and shared.password_file".to_owned();
     }
-    String::new()
+    let wrong = text.contains("wrongpass");
+    if !wrong && !text.contains("noperm") {
+        return String::new();
+    }
+    let prefix = &settings.prefix;
+    let user = if settings.user.is_empty() { "exportgate" } else { &settings.user };
+    let cause = if wrong {
+        "the password in shared.password_file is wrong, or there is no such user"
+    } else {
+        "rights are missing"
+    };
+    format!("; {cause}; the user's rights: ACL SETUSER {user} on >PASSWORD ~{prefix}:* &{prefix}:* {RIGHTS}")
 }
 
 /// Runs the scripts, on names of their own.
