@@ -1,6 +1,6 @@
 //! `[shared]`: the engine that many gateways share.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::admission::Split;
@@ -19,8 +19,7 @@ const EXAMPLE: &str =
 /// `None` where no engine is named: then this gateway shares nothing.
 pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
     let url = r.text("shared.url");
-    let user = r.text("shared.user");
-    let password_file = password_file(r, "shared.password_file");
+    let (user, password_file) = login(r);
     let ca_file = r.path("shared.ca_file");
     let identity = identity(r);
     let allow_plain = r.boolean("shared.allow_plain_text");
@@ -33,7 +32,6 @@ pub(super) fn read(r: &mut Reader<'_>) -> Option<(Settings, Split)> {
     let lease = r.duration("shared.lease", "1s"..="1m");
     let max_entry = r.size("shared.max_entry", "1KiB"..="64MiB");
     check_certificates(r, "shared.ca_file", ca_file.as_deref());
-    check_user(r, &user, password_file.as_deref());
     if url.is_empty() {
         return None;
     }
@@ -87,10 +85,13 @@ fn prefix(r: &mut Reader<'_>) -> String {
     prefix
 }
 
-fn check_user(r: &mut Reader<'_>, user: &str, password_file: Option<&Path>) {
+/// The user, and the file with the password.
+fn login(r: &mut Reader<'_>) -> (String, Option<PathBuf>) {
+    let (user, password_file) = (r.text("shared.user"), password_file(r, "shared.password_file"));
     if !user.is_empty() && password_file.is_none() {
         r.invalid("shared.user", "logs in with a password: set shared.password_file too");
     }
+    (user, password_file)
 }
 
 /// The file of `key` with a password.

@@ -101,12 +101,14 @@ impl Shipping {
     pub async fn run(self, journal: Journal) {
         let inner = &*self.0;
         let mut bound = PAUSES.0;
+        // The outbox has its bound also while the database does not answer. It is one task for all tries: one that were ended in the
+        // middle would drop records and not count them.
+        let mut keeping = std::pin::pin!(inner.keep_bound(&journal));
         loop {
             let connected = inner.connected(&journal);
-            // The outbox has its bound also while the database does not answer.
             let failed = tokio::select! {
                 failed = connected => failed,
-                never = inner.keep_bound(&journal) => match never {},
+                never = &mut keeping => match never {},
             };
             if inner.log.is_up() {
                 bound = PAUSES.0;
@@ -118,7 +120,7 @@ impl Shipping {
             let pause = tokio::time::sleep(bound.mul_f64(fastrand::f64()));
             tokio::select! {
                 () = pause => {}
-                never = inner.keep_bound(&journal) => match never {},
+                never = &mut keeping => match never {},
             }
             bound = (bound * 2).min(PAUSES.1);
         }
