@@ -8,7 +8,7 @@ use redis::{
     ServerErrorKind, Value, cmd,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::error::EngineError;
@@ -43,12 +43,8 @@ impl EngineConnection {
                 Self::over(stream, info, channel, messages).await
             }
             EngineAddress::Tcp { host, port, is_tls } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await;
+                let stream = transport::tcp_stream(host, *port, UNACKNOWLEDGED).await;
                 let stream = stream.map_err(|error| refused(settings, &error))?;
-                let socket = socket2::SockRef::from(&stream);
-                let set = stream.set_nodelay(true);
-                let set = set.and_then(|()| socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED)));
-                set.map_err(|error| refused(settings, &error))?;
                 if !is_tls {
                     return Self::over(stream, info, channel, messages).await;
                 }

@@ -111,6 +111,23 @@ pub async fn fetch(
     tokio::time::timeout(time, exchange).await.unwrap_or(Err(FetchError::Timeout(time)))
 }
 
+/// A connection that is for no HTTP: it sends at once, and breaks where what it sent is not acknowledged for `unacknowledged`, so
+/// that a dead machine is found.
+///
+/// # Errors
+/// The name has no address, or none can be connected to.
+#[cfg(any(feature = "postgres", feature = "shared"))]
+pub(crate) async fn tcp_stream(
+    host: &str,
+    port: u16,
+    unacknowledged: Duration,
+) -> std::io::Result<tokio::net::TcpStream> {
+    let stream = tokio::net::TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(unacknowledged))?;
+    Ok(stream)
+}
+
 /// Speaks TLS on an open connection to `host` that is for no HTTP, and shows `identity` there.
 ///
 /// # Errors

@@ -13,10 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use exportgate::clock::Clock;
 use exportgate::fake::{Fake, Fault, Settings};
 use exportgate::journal::{Query, Row, find};
-use exportgate::shared::{self, EngineAddress, FleetNews, HoldChange, Ledger, LedgerLimit, NamedAct, Shared};
+use exportgate::shared::{self, HoldChange, Ledger, LedgerLimit, NamedAct, Shared};
 use tempfile::TempDir;
 
 use crate::budget::{MARGIN, arrivals, greedy, most};
@@ -469,7 +468,7 @@ async fn an_engine_is_reached_by_tls_with_a_certificate_and_by_no_other_name() {
 
 /// A member of a fleet that has a connection, and the ledger that it asks.
 async fn member(engine: &Engine) -> (Shared, Ledger) {
-    let shared = joined(engine, None).await;
+    let shared = engine.joined(|_| {}).await;
     let limit = |most, ms, is_paced| LedgerLimit { most, length: Duration::from_millis(ms), is_paced };
     let ledger = Ledger {
         name: "ledger".into(),
@@ -480,34 +479,8 @@ async fn member(engine: &Engine) -> (Shared, Ledger) {
 }
 
 async fn sealing(engine: &Engine, key: &str) -> Shared {
-    joined(engine, Some(shared::SealKeys::parse(key.as_bytes()).unwrap())).await
-}
-
-async fn joined(engine: &Engine, seal: Option<shared::SealKeys>) -> Shared {
-    let address = EngineAddress::Unix(engine.url().trim_start_matches("unix:").into());
-    let settings = shared::Settings {
-        address,
-        database: 0,
-        user: String::new(),
-        password_file: None,
-        ca_file: None,
-        identity: None,
-        prefix: "exportgate".to_owned(),
-        gateways: 4,
-        silence: Duration::from_secs(10),
-        timeout: Duration::from_secs(2),
-        purge_wait: Duration::from_secs(2),
-        key_file: None,
-        seal,
-        lease: Duration::from_secs(5),
-        max_entry: 1024 * 1024,
-    };
-    let shared = Shared::new(settings, Clock::system(), "a split".to_owned());
-    let (news, mut heard) = tokio::sync::mpsc::unbounded_channel();
-    shared.on_news(move |one| drop(news.send(one)));
-    tokio::spawn(shared.clone().run());
-    while !matches!(heard.recv().await, Some(FleetNews::Up { .. })) {}
-    shared
+    let seal = shared::SealKeys::parse(key.as_bytes()).unwrap();
+    engine.joined(|settings| settings.seal = Some(seal)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

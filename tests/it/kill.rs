@@ -12,6 +12,17 @@ use tempfile::TempDir;
 use crate::support::program::Program;
 use crate::support::{keep_file, results, scope};
 
+/// New exports for a round, so that some answers are stored and then hit, among polls of one that goes on.
+pub(crate) fn targets(fake: &Fake, round: usize, exports: usize) -> Vec<String> {
+    let mut targets = vec![results("pending")];
+    for export in 0..exports {
+        let name = format!("r{round}-{export}");
+        fake.put_export(&scope(), &name, State::Finished);
+        targets.extend([results(&name), results(&name), results("pending")]);
+    }
+    targets
+}
+
 /// Asks over and over until the program is gone; the request ids of all answers that came whole.
 pub(crate) fn ask(
     address: SocketAddr,
@@ -60,13 +71,7 @@ async fn kill_at_any_moment_loses_no_record_of_an_answer() {
         let path = journal.to_string_lossy().into_owned();
         let wait = [("EXPORTGATE_JOURNAL_MAX_WAIT", "10s")];
         let mut program = Program::serve(home.path(), &fake, &["--journal", &path], &wait);
-        // New exports each round, so that some answers are stored and then hit.
-        let mut targets = vec![results("pending")];
-        for export in 0..20 {
-            let name = format!("r{round}-{export}");
-            fake.put_export(&scope(), &name, State::Finished);
-            targets.extend([results(&name), results(&name), results("pending")]);
-        }
+        let targets = targets(&fake, round, 20);
         let received = Mutex::new(Vec::new());
         let (told, tells) = mpsc::channel();
         let address = program.address;

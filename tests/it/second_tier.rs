@@ -8,12 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use exportgate::clock::Clock;
 use exportgate::fake::{Fake, Script, Settings, State};
-use exportgate::shared::{
-    self, Claimed, EngineAddress, FleetNews, FlightClaim, FlightPlace, Landing, Lead, SealKeys, Shared,
-    export_name,
-};
+use exportgate::shared::{Claimed, FlightClaim, FlightPlace, Landing, Lead, SealKeys, Shared, export_name};
 use tempfile::TempDir;
 
 use crate::support::engine::{Engine, signal};
@@ -28,29 +24,8 @@ const LIFE: Duration = Duration::from_secs(1_000);
 
 /// A member of a fleet that has a connection.
 async fn member(engine: &Engine, key: &str, lease: Duration) -> Shared {
-    let settings = shared::Settings {
-        address: EngineAddress::Unix(engine.url().trim_start_matches("unix:").into()),
-        database: 0,
-        user: String::new(),
-        password_file: None,
-        ca_file: None,
-        identity: None,
-        prefix: "exportgate".to_owned(),
-        gateways: 4,
-        silence: Duration::from_secs(10),
-        timeout: Duration::from_secs(2),
-        key_file: None,
-        seal: (!key.is_empty()).then(|| SealKeys::parse(key.as_bytes()).unwrap()),
-        purge_wait: Duration::from_secs(2),
-        lease,
-        max_entry: 100,
-    };
-    let shared = Shared::new(settings, Clock::system(), "a split".to_owned());
-    let (news, mut heard) = tokio::sync::mpsc::unbounded_channel();
-    shared.on_news(move |one| drop(news.send(one)));
-    tokio::spawn(shared.clone().run());
-    while !matches!(heard.recv().await, Some(FleetNews::Up { .. })) {}
-    shared
+    let seal = (!key.is_empty()).then(|| SealKeys::parse(key.as_bytes()).unwrap());
+    engine.joined(|to| (to.seal, to.lease, to.max_entry) = (seal, lease, 100)).await
 }
 
 fn place(question: &str) -> FlightPlace {

@@ -12,7 +12,7 @@ use exportgate::fake::{Fake, Fault, Script, Settings, State};
 use http::{Method, StatusCode};
 use tempfile::TempDir;
 
-use crate::kill::ask;
+use crate::kill::{ask, targets};
 use crate::support::pki::Authority;
 use crate::support::postgres::Postgres;
 use crate::support::program::{Program, exportgate};
@@ -218,12 +218,7 @@ async fn kills_of_the_gateway_while_the_database_stands_still_lose_nothing_and_d
             ("RUST_LOG", "info"),
         ]);
         let mut program = Program::serve(home.path(), &fake, &["--journal", &path], &env);
-        let mut targets = vec![results("pending")];
-        for export in 0..10 {
-            let name = format!("r{round}-{export}");
-            fake.put_export(&scope(), &name, State::Finished);
-            targets.extend([results(&name), results(&name), results("pending")]);
-        }
+        let targets = targets(&fake, round, 10);
         let received = Mutex::new(Vec::new());
         let (told, tells) = mpsc::channel();
         let address = program.address;

@@ -209,12 +209,8 @@ async fn connect(settings: &ShipSettings) -> Result<(Client, ShipDriver), ShipEr
             opened.map(|(client, driver)| (client, boxed(driver))).map_err(|error| failed(&error))
         }
         DatabaseAddress::Tcp { host, port, is_tls } => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await;
+            let stream = transport::tcp_stream(host, *port, UNACKNOWLEDGED).await;
             let stream = stream.map_err(|error| refused(settings, &error))?;
-            let socket = socket2::SockRef::from(&stream);
-            let set = stream.set_nodelay(true);
-            let set = set.and_then(|()| socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED)));
-            set.map_err(|error| refused(settings, &error))?;
             if !is_tls {
                 let opened = login.ssl_mode(SslMode::Disable).connect_raw(stream, NoTls).await;
                 return opened

@@ -6,7 +6,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
+use exportgate::clock::Clock;
+use exportgate::shared::{EngineAddress, FleetNews, Settings, Shared};
 use tempfile::TempDir;
 
 use super::artefacts;
@@ -105,6 +108,34 @@ impl Engine {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("engine.sock")
+    }
+
+    /// A member of a fleet on it that has a connection.
+    pub(crate) async fn joined(&self, set: impl FnOnce(&mut Settings)) -> Shared {
+        let mut settings = Settings {
+            address: EngineAddress::Unix(self.socket()),
+            database: 0,
+            user: String::new(),
+            password_file: None,
+            ca_file: None,
+            identity: None,
+            prefix: "exportgate".to_owned(),
+            gateways: 4,
+            silence: Duration::from_secs(10),
+            timeout: Duration::from_secs(2),
+            purge_wait: Duration::from_secs(2),
+            key_file: None,
+            seal: None,
+            lease: Duration::from_secs(5),
+            max_entry: 1024 * 1024,
+        };
+        set(&mut settings);
+        let shared = Shared::new(settings, Clock::system(), "a split".to_owned());
+        let (news, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        shared.on_news(move |one| drop(news.send(one)));
+        tokio::spawn(shared.clone().run());
+        while !matches!(heard.recv().await, Some(FleetNews::Up { .. })) {}
+        shared
     }
 
     fn clock_file(&self) -> PathBuf {
