@@ -71,8 +71,7 @@ impl Shared {
         let reply = self.0.call(Script::Start, &self.keys(place), &own).await?;
         let keys = self.0.settings.seal.as_ref();
         let value = keys.and_then(|keys| keys.open(&place.context("start"), reply.bytes(3)));
-        let passed = self.0.clock.now().mono.saturating_duration_since(asked);
-        let age = duration(reply.number(4)?.max(0)) + passed;
+        let age = duration(reply.number(4)?.max(0)) + (self.0.clock.now().mono - asked);
         let failed = reply.text(5).filter(|name| !name.is_empty()).map(str::to_owned);
         Ok(StartSeen { purges: reply.number(2)?, start: value.map(|value| (value, age)), failed })
     }
