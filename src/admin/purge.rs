@@ -77,7 +77,7 @@ fn away(error: &EngineError) -> ErrorText {
         code: "shared_engine_away".to_owned(),
         title: "Only this gateway has applied the purge".to_owned(),
         detail: format!(
-            "The shared engine is away ({error}). Purge again when it is back, or at each gateway."
+            "The shared engine is away ({error}). This gateway tells the others when it is back, unless it is stopped before; or purge at each."
         ),
     }
 }

@@ -119,6 +119,8 @@ pub(super) struct CommonPart {
     own_from: Option<Instant>,
     /// News of a hold, to be told.
     told: Option<HoldNews>,
+    /// News that is being told.
+    telling: Option<HoldNews>,
 }
 
 /// News of a hold that the others do not know.
@@ -139,6 +141,7 @@ impl CommonPart {
             free: None,
             own_from: Some(own_from),
             told: None,
+            telling: None,
         }
     }
 
@@ -195,9 +198,10 @@ impl CommonPart {
         self.told = Some(news);
     }
 
-    /// The news to be told now. It is told once.
+    /// The news to be told now. It is told again if its call fails.
     pub(super) fn take_news(&mut self) -> Option<HoldNews> {
-        if self.is_up() { self.told.take() } else { None }
+        self.telling = if self.is_up() { self.told.take() } else { None };
+        self.telling
     }
 
     pub(super) fn has_news(&self) -> bool {
@@ -217,7 +221,9 @@ impl CommonPart {
     /// Takes the answer to a call; `None` where it failed.
     pub(super) fn answered(&mut self, answer: Option<CommonAnswer>, now: Instant) {
         self.is_asked = false;
+        let telling = self.telling.take();
         let Some(answer) = answer else {
+            self.told = self.told.or(telling);
             self.free = Some(now + AFTER_FAILURE);
             return;
         };

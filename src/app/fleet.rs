@@ -9,15 +9,12 @@ use crate::admission::{
 };
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::shared::{self, EngineError, FleetNews, HoldChange, Ledger, LedgerLimit, Reservation, Shared};
+use crate::shared::{self, FleetNews, HoldChange, Ledger, LedgerLimit, Reservation, Shared};
 use crate::shutdown::Shutdown;
 use crate::watched_file;
 
 /// Windows up to this length are used as requests come.
 const UNPACED: Duration = Duration::from_secs(1);
-
-/// Most further calls for news of a hold that was not answered.
-const HOLD_RETRIES: u32 = 2;
 
 /// Least silence after which a member is gone: it may miss some of its calls.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -81,14 +78,7 @@ impl Fleet {
                 CommonCall::Hold(left) => (0, HoldChange::Begin(left)),
                 CommonCall::EndHold => (0, HoldChange::End),
             };
-            let mut answer = self.shared.reserve(&ledger, wanted, hold).await;
-            // News of a hold is not lost with one answer.
-            for _ in 0..HOLD_RETRIES {
-                if hold == HoldChange::None || answer != Err(EngineError::Timeout) {
-                    break;
-                }
-                answer = self.shared.reserve(&ledger, wanted, hold).await;
-            }
+            let answer = self.shared.reserve(&ledger, wanted, hold).await;
             queue.answered(answer.ok().map(|Reservation { granted, until, free, hold }| CommonAnswer {
                 granted,
                 until,

@@ -337,6 +337,11 @@ mod tests {
         let outcome = SendOutcome::TooMany { retry_after: Some(seconds(5)), bucket, jitter };
         first.ended(refused[0], &outcome, now);
         assert_eq!(first.take_call(now), Some(CommonCall::Hold(seconds(5))));
+        // It is told again where nobody has heard it.
+        first.answered(None, now);
+        assert_eq!(first.take_call(now), Some(CommonCall::Hold(seconds(5))));
+        first.answered(Some(answer(0, now)), now);
+        assert_eq!(first.take_call(now), None);
         second.hold(Some(seconds(5)), now);
         assert!(sends(&mut second, now).is_empty() && second.take_call(now).is_none());
         // Its time is over: there is an own part, and yet who probes is the engine's word.
